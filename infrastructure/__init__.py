@@ -1,0 +1,1 @@
+"""What prepares the ground: servers of this machine, Terraform's outputs, Prefect blocks."""

@@ -1,0 +1,106 @@
+"""Every error a person meets, in one small tree.
+
+    MillraceError             exit code 2: nothing was changed
+    ├── ConfigurationError    a setting, a block, a file or a parameter is wrong
+    │   ├── ContractError     Terraform's outputs do not keep the contract; lists every fault
+    │   ├── BlockMissing      setup has not been run for this target
+    │   ├── ProjectError      the dbt project does not parse
+    │   └── SelectionError    the selection matches nothing
+    ├── ServerError           a server of this machine does not start or stop
+    ├── PrefectUnreachable    the Prefect API does not answer
+    ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
+    ├── IngestionError        exit code 1: a source could not be read or loaded
+    └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
+
+Each error says what is wrong, where, and the exact command or edit that mends it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MillraceError(Exception):
+    """What is wrong, where it is, and what mends it.
+
+    Attributes:
+        exit_code: what a command line returns when it ends with this error.
+        retryable: whether the same work may pass when it is tried again.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, *, where: str, mend: str, retryable: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.mend = mend
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+
+
+class ConfigurationError(MillraceError):
+    """A setting, a block, a file or a parameter is wrong."""
+
+
+class ContractError(ConfigurationError):
+    """Terraform's outputs do not keep the contract.
+
+    Attributes:
+        faults: one line a fault, each beginning with its path in the document.
+    """
+
+    def __init__(self, faults: list[str], *, where: str, mend: str) -> None:
+        listed = "\n".join(f"  - {fault}" for fault in faults)
+        super().__init__(
+            f"{len(faults)} fault(s) in Terraform's outputs:\n{listed}", where=where, mend=mend
+        )
+        self.faults = faults
+
+
+class BlockMissing(ConfigurationError):
+    """A block that setup makes does not exist for this target."""
+
+
+class ProjectError(ConfigurationError):
+    """The dbt project does not parse."""
+
+
+class SelectionError(ConfigurationError):
+    """The selection matches no node of the dbt project."""
+
+
+class ServerError(MillraceError):
+    """A server of this machine does not start or stop."""
+
+
+class PrefectUnreachable(MillraceError):
+    """The Prefect API does not answer."""
+
+
+class WarehouseUnreachable(MillraceError):
+    """The warehouse does not answer, or refuses the credentials."""
+
+
+class IngestionError(MillraceError):
+    """A source could not be read or loaded; what was loaded before stays as it was."""
+
+    exit_code = 1
+
+
+class StageFailed(MillraceError):
+    """A dbt stage ran, and some of its nodes failed.
+
+    Attributes:
+        record: what the stage did, as the pipeline returns it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, where: str, mend: str, record: dict[str, object], retryable: bool
+    ) -> None:
+        super().__init__(what, where=where, mend=mend, retryable=retryable)
+        self.record = record

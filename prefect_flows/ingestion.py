@@ -1,0 +1,196 @@
+"""What every source shares: finding it, its raw schema, and loading it into a target with dlt.
+
+A source is a folder `prefect_flows/sources/<owner>__<name>` whose module `source.py` holds a dlt
+source function of the folder's name. Rows go through Arrow and Parquet: into Postgres by ADBC's
+COPY, into BigQuery by a load job. State lives in the warehouse, beside the rows it speaks of:
+the working folder is temporary, so that a load killed anywhere leaves nothing half done behind,
+and any machine can go on from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dlt
+import sqlalchemy
+from dlt.common.destination import Destination
+from dlt.common.exceptions import TerminalException, TransientException
+from dlt.extract import DltResource, DltSource
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from prefect_flows.errors import ConfigurationError, IngestionError, MillraceError
+from prefect_flows.targets import Profile
+
+SOURCES_PACKAGE = "prefect_flows.sources"
+SOURCES_DIR = Path(__file__).parent / "sources"
+
+
+@dataclass(frozen=True)
+class Ingestion:
+    """What a load did: rows per table (only those that were new), seconds, and dlt's load ids."""
+
+    source: str
+    schema: str
+    rows: dict[str, int]
+    seconds: float
+    load_ids: list[str]
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain JSON-able data."""
+        return asdict(self)
+
+
+def sources() -> list[str]:
+    """The names of all sources, sorted: every folder with a `source.py`."""
+    return sorted(file.parent.name for file in SOURCES_DIR.glob("*/source.py"))
+
+
+def raw_schema(source: str) -> str:
+    """Schema (Postgres) or dataset (BigQuery) into which a source is loaded."""
+    return f"raw_{source}"
+
+
+def source_function(name: str) -> Callable[..., DltSource]:
+    """The dlt source function of a source.
+
+    Raises:
+        ConfigurationError: there is no such source, or its dependencies are not installed.
+    """
+    if name not in sources():
+        raise ConfigurationError(
+            f"Source {name!r} does not exist; there are: {', '.join(sources())}.",
+            where=str(SOURCES_DIR),
+            mend=f"name one of them, or add the folder {name} with a source.py",
+        )
+    module = f"{SOURCES_PACKAGE}.{name}.source"
+    try:
+        function: Callable[..., DltSource] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"Source {name!r} cannot be imported: {error}.",
+            where=module,
+            mend="uv sync --all-packages",
+        ) from error
+    return function
+
+
+def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
+    """Load a source into the warehouse of a target.
+
+    Args:
+        source: name of the source's folder.
+        profile: where to load to.
+        arguments: passed to the source function.
+
+    Raises:
+        IngestionError: the source could not be read or loaded; `retryable` when a lost
+            connection, a timeout or the like is the cause.
+    """
+    started = time.monotonic()
+    dlt.config["runtime.dlthub_telemetry"] = False
+    dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
+    function = source_function(source)
+    with tempfile.TemporaryDirectory(prefix="millrace-dlt-") as folder:
+        pipeline = dlt.pipeline(
+            pipeline_name=source,
+            destination=_destination(profile),
+            dataset_name=raw_schema(source),
+            pipelines_dir=folder,
+        )
+        try:
+            data = function(**arguments)
+            tables = list(data.resources)
+            data.resources.add(_heartbeat())
+            info = pipeline.run(data, loader_file_format="parquet")
+        except PipelineStepFailed as error:
+            raise _ingestion_error(source, profile, error) from error
+        counts = pipeline.last_trace.last_normalize_info.row_counts
+    return Ingestion(
+        source=source,
+        schema=raw_schema(source),
+        rows={name: counts.get(name, 0) for name in tables},
+        seconds=round(time.monotonic() - started, 2),
+        load_ids=list(info.loads_ids),
+    )
+
+
+def _heartbeat() -> DltResource:
+    """Change the source's state, so that dlt records the load even when no row is new.
+
+    That record, a row of `_dlt_loads`, is what `dbt source freshness` reads.
+    """
+
+    def beat() -> Iterator[None]:
+        dlt.current.source_state()["checked_at"] = datetime.now(UTC).isoformat()
+        yield from ()
+
+    return dlt.resource(beat, name="_heartbeat")
+
+
+def _destination(profile: Profile) -> Destination[Any, Any]:
+    """The dlt destination of a target, from the same credentials as dbt."""
+    options: dict[str, Any] = {
+        # `raw_<owner>__<name>` keeps its two underscores.
+        "enable_dataset_name_normalization": False,
+        # Inserts in one transaction: views on the table stay, readers see the old or the new.
+        "replace_strategy": "insert-from-staging",
+    }
+    output = profile.credentials()
+    if profile.warehouse == "postgres":
+        query = {
+            key: str(output[key]) for key in ("sslmode", "connect_timeout") if key in output
+        }
+        url = sqlalchemy.URL.create(
+            "postgresql",
+            username=output["user"],
+            # dlt insists on a password; libpq prefers none to an empty one (PG*, .pgpass, trust).
+            password=output["password"],
+            host="localhost",
+            port=output["port"],
+            database=output["dbname"],
+            query=query | {"host": output["host"]},
+        )
+        return dlt.destinations.postgres(url.render_as_string(hide_password=False), **options)
+    if profile.warehouse == "bigquery":
+        return dlt.destinations.bigquery(
+            credentials=output.get("keyfile_json"),
+            project_id=output["project"],
+            location=output.get("location", "US"),
+            **options,
+        )
+    raise ConfigurationError(
+        f"Sources cannot be loaded into a warehouse of type {profile.warehouse!r}.",
+        where=f"target {profile.target!r}",
+        mend="choose a target of type postgres or bigquery",
+    )
+
+
+def _ingestion_error(source: str, profile: Profile, error: PipelineStepFailed) -> MillraceError:
+    """The error a person reads: the source's own, or the database's."""
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, MillraceError):
+            return link
+    cause = chain[-1]
+    return IngestionError(
+        f"Loading source {source!r} failed while dlt ran its step {error.step!r}: "
+        f"{type(cause).__name__}: {str(cause).strip()}.",
+        where=f"schema {raw_schema(source)!r} of target {profile.target!r}",
+        mend="mend the cause and run it again; what was loaded before is as it was",
+        retryable=any(isinstance(link, TransientException) for link in chain)
+        and not any(isinstance(link, TerminalException) for link in chain),
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__

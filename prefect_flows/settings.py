@@ -1,0 +1,108 @@
+"""Settings of a run: where the project lies, and how each stage retries.
+
+Built once at the entry of a command or flow, never at import. Every value can be set by a
+variable `MILLRACE_…` (in the environment or in the project's `.env`), nested ones with `__`:
+`MILLRACE_STAGES__DBT_RUN__RETRIES=4`. A deployment overrides its own with `job_variables.env`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from prefect_flows.errors import ConfigurationError
+
+PREFIX = "MILLRACE_"
+
+Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class StagePolicy(BaseModel):
+    """How often, how late and how long a stage is tried.
+
+    Only causes that may pass are retried; see `prefect_flows.transform.causes`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retries: NonNegativeInt
+    retry_delay_seconds: NonNegativeFloat
+    timeout_seconds: float = Field(gt=0)
+
+
+class StagePolicies(BaseModel):
+    """One policy a task of the pipeline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dbt_deps: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=10, timeout_seconds=600)
+    ingest: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=30, timeout_seconds=3600)
+    dbt_freshness: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
+    dbt_seed: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=1800)
+    dbt_snapshot: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=3600)
+    dbt_run: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=7200)
+    dbt_test: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
+
+
+class Settings(BaseSettings):
+    """Settings shared by the pipeline and by the commands that prepare its ground."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", nested_model_default_partial_update=True,
+        frozen=True, extra="ignore",
+    )
+
+    project_dir: Path = Path(__file__).resolve().parents[1]
+    stages: StagePolicies = StagePolicies()
+
+    @property
+    def dbt_dir(self) -> Path:
+        """The dbt project."""
+        return self.project_dir / "dbt"
+
+    @property
+    def profiles_file(self) -> Path:
+        """The `profiles.yml` that setup writes for whoever calls dbt by hand."""
+        return self.dbt_dir / "profiles.yml"
+
+    @property
+    def local_dir(self) -> Path:
+        """Everything this machine makes: database files, server home, state."""
+        return self.project_dir / ".local"
+
+    def target_path(self, target: str) -> Path:
+        """The folder where the pipeline's dbt keeps its artifacts and partial parse."""
+        return self.local_dir / "dbt" / target
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment and the project's `.env`.
+
+    Raises:
+        ConfigurationError: a value is invalid, or a `MILLRACE_…` variable is not a setting.
+    """
+    where = f"the environment and {Path(os.environ.get(PREFIX + 'PROJECT_DIR', '.')) / '.env'}"
+    mend = "correct the variables named above; .env.example lists what can be set"
+    known = tuple(PREFIX + name.upper() for name in Settings.model_fields)
+    unknown = [
+        name for name in os.environ
+        if name.startswith(PREFIX) and name.split("__")[0] not in known
+    ]
+    if unknown:
+        raise ConfigurationError(
+            f"Unknown settings: {', '.join(sorted(unknown))}.", where=where, mend=mend
+        )
+    root = Path(os.environ.get(PREFIX + "PROJECT_DIR", Settings.model_fields["project_dir"].default))
+    try:
+        return Settings(_env_file=root / ".env")
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ConfigurationError(f"Invalid settings: {faults}.", where=where, mend=mend) from error

@@ -1,0 +1,1 @@
+"""One folder a source, named `<owner>__<name>`."""

@@ -1,0 +1,273 @@
+"""Names that setup and pipeline agree on, and a target's dbt profile, loaded from its blocks.
+
+A block document is read through the Prefect client and turned into a dbt profile here, without
+the block classes of prefect-dbt: loading a referenced `TargetConfigs` through `DbtCliProfile`
+loses its host and credentials, and importing the classes takes four seconds. Setup, which
+creates the blocks, uses the real classes (`infrastructure.setup_profiles.blocks`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import StringConstraints
+
+from prefect_flows.errors import BlockMissing, ConfigurationError, PrefectUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prefect.client.orchestration import SyncPrefectClient
+
+Warehouse = Literal["postgres", "bigquery"]
+
+TARGET_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+TargetName = Annotated[str, StringConstraints(pattern=TARGET_PATTERN, max_length=40)]
+
+PROFILE_TYPE = "dbt-cli-profile"
+SETUP_COMMAND = "uv run python -m infrastructure.setup_profiles"
+LOCAL_UP_COMMAND = "uv run python -m infrastructure.local up"
+
+
+def profile_block(target: str) -> str:
+    """Name of the `DbtCliProfile` block of a target."""
+    return f"dbt-cli-profile-{target}"
+
+
+def target_configs_block(warehouse: Warehouse, target: str) -> str:
+    """Name of the `…TargetConfigs` block of a target."""
+    return f"{warehouse}-target-configs-{target}"
+
+
+def postgres_credentials_block(target: str) -> str:
+    """Name of the `SqlAlchemyConnector` block of a Postgres target."""
+    return f"postgres-credentials-{target}"
+
+
+def gcp_credentials_block(target: str | None = None) -> str:
+    """Name of the `GcpCredentials` block: the shared one, or a target's own."""
+    return "gcp-credentials" if target is None else f"gcp-credentials-{target}"
+
+
+def secret_variable(target: str, key: str) -> str:
+    """Environment variable that carries a secret to dbt, which scrubs `DBT_ENV_SECRET_*`."""
+    return "DBT_ENV_SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{target}_{key}".upper())
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A dbt profile with one target, its secrets kept apart.
+
+    Attributes:
+        name: the profile's name, as in `dbt_project.yml`.
+        target: the target's name.
+        output: the target's settings in dbt's own keys, without secrets.
+        secrets: path in `output` → secret value, for example `("password",)`.
+    """
+
+    name: str
+    target: str
+    output: Mapping[str, Any]
+    secrets: Mapping[tuple[str, ...], str] = field(default_factory=dict, repr=False)
+
+    @property
+    def warehouse(self) -> str:
+        """dbt's adapter type: `postgres` or `bigquery`."""
+        return str(self.output["type"])
+
+    @classmethod
+    def from_output(cls, name: str, target: str, output: Mapping[str, Any]) -> Profile:
+        """Build a profile from dbt's own output, its secrets moved aside."""
+        rest = dict(output)
+        secrets: dict[tuple[str, ...], str] = {}
+        if rest.get("password"):
+            # dbt asks for the key; libpq takes an empty one as none, and reads PG* or .pgpass.
+            secrets["password",] = str(rest["password"])
+            rest["password"] = ""
+        if "keyfile_json" in rest:
+            key = dict(rest["keyfile_json"])
+            secrets["keyfile_json", "private_key"] = str(key.pop("private_key"))
+            rest["keyfile_json"] = key
+        return cls(name, target, rest, secrets)
+
+    def dbt_output(self) -> dict[str, Any]:
+        """The output as it stands in profiles.yml: every secret is an `env_var` call."""
+        return self._filled(
+            {
+                path: f"{{{{ env_var('{secret_variable(self.target, path[-1])}') }}}}"
+                for path in self.secrets
+            }
+        )
+
+    def credentials(self) -> dict[str, Any]:
+        """The output with its secrets, for a client that is given them in memory."""
+        return self._filled(self.secrets)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that `dbt_output` refers to."""
+        return {
+            secret_variable(self.target, path[-1]): value for path, value in self.secrets.items()
+        }
+
+    def _filled(self, values: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+        output = dict(self.output)
+        for path, value in values.items():
+            inner = output
+            for key in path[:-1]:
+                inner[key] = dict(inner[key])
+                inner = inner[key]
+            inner[path[-1]] = value
+        return output
+
+
+def profile_from_block(data: Mapping[str, Any]) -> Profile:
+    """Build a profile from the data of a `DbtCliProfile` block, its references resolved.
+
+    Raises:
+        KeyError: the data lacks a field that setup always writes.
+        ValueError: the target configs are of a warehouse this project does not run on.
+    """
+    configs = data["target_configs"]
+    output = {"type": configs["type"], "schema": configs["schema"], "threads": configs["threads"]}
+    if configs["type"] == "postgres":
+        connection = configs["credentials"]["connection_info"]
+        output |= {
+            "host": connection["host"],
+            "port": connection["port"],
+            "user": connection["username"],
+            "dbname": connection["database"],
+            "password": connection.get("password") or "",
+        }
+    elif configs["type"] == "bigquery":
+        key = configs["credentials"].get("service_account_info")
+        output |= {"project": configs["project"], "method": "oauth"}
+        if key:
+            output |= {"method": "service-account-json", "keyfile_json": key}
+    else:
+        raise ValueError(f"unknown warehouse type {configs['type']!r}")
+    output |= configs.get("extras") or {}
+    return Profile.from_output(data["name"], data["target"], output)
+
+
+@contextmanager
+def prefect_client() -> Iterator[SyncPrefectClient]:
+    """A client of the configured Prefect API, known to answer.
+
+    Raises:
+        ConfigurationError: no API is configured; Prefect would start a private one of its own,
+            which knows no block.
+        PrefectUnreachable: the configured API does not answer.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if url is None:
+        raise ConfigurationError(
+            "No Prefect API is configured.",
+            where="PREFECT_API_URL, the Prefect profile, and prefect.toml in this folder",
+            mend=f"in the project's folder: {LOCAL_UP_COMMAND}; or set PREFECT_API_URL",
+        )
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
+        if failure is not None:
+            raise PrefectUnreachable(
+                f"The Prefect API does not answer: {type(failure).__name__}: {failure}.",
+                where=f"PREFECT_API_URL={url}",
+                mend=f"start it ({LOCAL_UP_COMMAND}), correct PREFECT_API_URL, "
+                "or run the pipeline with --no-prefect",
+            ) from failure
+        yield client
+
+
+def load_profile(client: SyncPrefectClient, target: str) -> Profile:
+    """Load the profile of a target from its blocks, secrets included.
+
+    Raises:
+        BlockMissing: setup has not been run for this target; names those that exist.
+        ConfigurationError: the block exists, but is not as setup writes it.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    name = profile_block(target)
+    mend = f"{SETUP_COMMAND} --target {target}"
+    try:
+        document = client.read_block_document_by_name(name, PROFILE_TYPE, include_secrets=True)
+    except ObjectNotFound as error:
+        existing = existing_targets(client)
+        known = f"targets that exist: {', '.join(existing)}" if existing else "no target exists yet"
+        raise BlockMissing(
+            f"Block {name!r} does not exist: setup has not been run for target {target!r} "
+            f"({known}).",
+            where=f"the Prefect API at {client.api_url}",
+            mend=mend,
+        ) from error
+    try:
+        return profile_from_block(document.data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Block {name!r} is not as setup writes it: {type(error).__name__}: {error}.",
+            where=f"the Prefect API at {client.api_url}",
+            mend=mend,
+        ) from error
+
+
+def existing_targets(client: SyncPrefectClient) -> list[str]:
+    """The targets for which a `DbtCliProfile` block exists, sorted."""
+    prefix = profile_block("")
+    documents = client.read_block_documents_by_type(PROFILE_TYPE)
+    return sorted(
+        document.name.removeprefix(prefix)
+        for document in documents
+        if document.name is not None and document.name.startswith(prefix)
+    )
+
+
+def profile_from_file(file: Path, target: str) -> Profile:
+    """Load the profile of a target from the `profiles.yml` that setup writes.
+
+    For runs without a Prefect API. Secrets are read, as dbt reads them, from the environment and
+    from the project's `.env`.
+
+    Raises:
+        ConfigurationError: the file, the target, or a variable it asks for is missing.
+    """
+    from dbt.config.profile import Profile as DbtProfile
+    from dbt.config.profile import read_profile
+    from dbt.config.renderer import ProfileRenderer
+    from dbt_common.context import set_invocation_context
+    from dbt_common.exceptions import DbtBaseException
+    from dotenv import load_dotenv
+
+    load_dotenv(file.parents[1] / ".env")
+    set_invocation_context(os.environ)
+    mend = f"{SETUP_COMMAND} --profiles-only"
+    if not file.exists():
+        raise ConfigurationError(f"{file.name} does not exist.", where=str(file), mend=mend)
+    (name, raw), *others = (
+        (name, body) for name, body in read_profile(str(file.parent)).items() if name != "config"
+    )
+    if others:
+        raise ConfigurationError(
+            f"{file.name} holds more than one profile.", where=str(file), mend=mend
+        )
+    if target not in raw["outputs"]:
+        raise ConfigurationError(
+            f"{file.name} has no target {target!r}; it has {', '.join(sorted(raw['outputs']))}.",
+            where=str(file),
+            mend=f"{SETUP_COMMAND} --profiles-only --target {target}",
+        )
+    try:
+        _, output = DbtProfile.render_profile(raw, name, target, ProfileRenderer({}))
+    except DbtBaseException as error:
+        raise ConfigurationError(
+            f"Target {target!r} cannot be read: {error}", where=str(file),
+            mend="set the variable it names, in the environment or in .env",
+        ) from error
+    return Profile.from_output(name, target, output)
