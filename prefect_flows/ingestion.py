@@ -26,7 +26,9 @@ from dlt.extract import DltResource, DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from prefect_flows.errors import ConfigurationError, IngestionError, MillraceError
-from prefect_flows.targets import Profile
+from prefect_flows.settings import load_settings
+from prefect_flows.stages import Logger, Work, as_task
+from prefect_flows.targets import Profile, load_profile, prefect_client
 
 SOURCES_PACKAGE = "prefect_flows.sources"
 SOURCES_DIR = Path(__file__).parent / "sources"
@@ -111,7 +113,8 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
             info = pipeline.run(data, loader_file_format="parquet")
         except PipelineStepFailed as error:
             raise _ingestion_error(source, profile, error) from error
-        counts = pipeline.last_trace.last_normalize_info.row_counts
+        trace: Any = pipeline.last_trace
+        counts = trace.last_normalize_info.row_counts
     return Ingestion(
         source=source,
         schema=raw_schema(source),
@@ -119,6 +122,34 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
         seconds=round(time.monotonic() - started, 2),
         load_ids=list(info.loads_ids),
     )
+
+
+def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
+    """Load a source into a target, as a Prefect task with the retries of the settings.
+
+    The body of a source's own flow.
+
+    Raises:
+        MillraceError: the target has no block, or the source could not be read or loaded.
+    """
+    settings = load_settings()
+    with prefect_client() as client:
+        profile = load_profile(client, target)
+    return as_task(
+        f"ingest-{source}", settings.stages.ingest, ingest_work(source, profile, **arguments)
+    )
+
+
+def ingest_work(source: str, profile: Profile, **arguments: Any) -> Work:
+    """The work of the stage `ingest-<source>`: load, and log the new rows of each table."""
+
+    def work(log: Logger) -> dict[str, Any]:
+        load = ingest(source, profile, **arguments)
+        for table, rows in load.rows.items():
+            log.info("%s.%s: %s new rows", load.schema, table, f"{rows:,}")
+        return load.as_record()
+
+    return work
 
 
 def _heartbeat() -> DltResource:
@@ -144,9 +175,7 @@ def _destination(profile: Profile) -> Destination[Any, Any]:
     }
     output = profile.credentials()
     if profile.warehouse == "postgres":
-        query = {
-            key: str(output[key]) for key in ("sslmode", "connect_timeout") if key in output
-        }
+        query = {key: str(output[key]) for key in ("sslmode", "connect_timeout") if key in output}
         url = sqlalchemy.URL.create(
             "postgresql",
             username=output["user"],
@@ -159,12 +188,10 @@ def _destination(profile: Profile) -> Destination[Any, Any]:
         )
         return dlt.destinations.postgres(url.render_as_string(hide_password=False), **options)
     if profile.warehouse == "bigquery":
-        return dlt.destinations.bigquery(
-            credentials=output.get("keyfile_json"),
-            project_id=output["project"],
-            location=output.get("location", "US"),
-            **options,
-        )
+        options |= {"project_id": output["project"], "location": output["location"]}
+        if "keyfile_json" in output:
+            options["credentials"] = output["keyfile_json"]
+        return dlt.destinations.bigquery(**options)
     raise ConfigurationError(
         f"Sources cannot be loaded into a warehouse of type {profile.warehouse!r}.",
         where=f"target {profile.target!r}",

@@ -53,8 +53,11 @@ class Settings(BaseSettings):
     """Settings shared by the pipeline and by the commands that prepare its ground."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", nested_model_default_partial_update=True,
-        frozen=True, extra="ignore",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        frozen=True,
+        extra="ignore",
     )
 
     project_dir: Path = Path(__file__).resolve().parents[1]
@@ -90,14 +93,15 @@ def load_settings() -> Settings:
     mend = "correct the variables named above; .env.example lists what can be set"
     known = tuple(PREFIX + name.upper() for name in Settings.model_fields)
     unknown = [
-        name for name in os.environ
-        if name.startswith(PREFIX) and name.split("__")[0] not in known
+        name for name in os.environ if name.startswith(PREFIX) and name.split("__")[0] not in known
     ]
     if unknown:
         raise ConfigurationError(
             f"Unknown settings: {', '.join(sorted(unknown))}.", where=where, mend=mend
         )
-    root = Path(os.environ.get(PREFIX + "PROJECT_DIR", Settings.model_fields["project_dir"].default))
+    root = Path(
+        os.environ.get(PREFIX + "PROJECT_DIR", Settings.model_fields["project_dir"].default)
+    )
     try:
         return Settings(_env_file=root / ".env")
     except ValidationError as error:

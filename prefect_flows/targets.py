@@ -78,7 +78,7 @@ class Profile:
 
     @property
     def warehouse(self) -> str:
-        """dbt's adapter type: `postgres` or `bigquery`."""
+        """Dbt's adapter type: `postgres` or `bigquery`."""
         return str(self.output["type"])
 
     @classmethod
@@ -267,7 +267,8 @@ def profile_from_file(file: Path, target: str) -> Profile:
         _, output = DbtProfile.render_profile(raw, name, target, ProfileRenderer({}))
     except DbtBaseException as error:
         raise ConfigurationError(
-            f"Target {target!r} cannot be read: {error}", where=str(file),
+            f"Target {target!r} cannot be read: {error}",
+            where=str(file),
             mend="set the variable it names, in the environment or in .env",
         ) from error
     return Profile.from_output(name, target, output)

@@ -59,11 +59,24 @@ TABLES = (
         "flights",
         "flights.csv.zip",
         {
-            "year": INTEGER, "month": INTEGER, "day": INTEGER,
-            "dep_time": INTEGER, "sched_dep_time": INTEGER, "dep_delay": INTEGER,
-            "arr_time": INTEGER, "sched_arr_time": INTEGER, "arr_delay": INTEGER,
-            "carrier": TEXT, "flight": INTEGER, "tailnum": TEXT, "origin": TEXT, "dest": TEXT,
-            "air_time": INTEGER, "distance": INTEGER, "hour": INTEGER, "minute": INTEGER,
+            "year": INTEGER,
+            "month": INTEGER,
+            "day": INTEGER,
+            "dep_time": INTEGER,
+            "sched_dep_time": INTEGER,
+            "dep_delay": INTEGER,
+            "arr_time": INTEGER,
+            "sched_arr_time": INTEGER,
+            "arr_delay": INTEGER,
+            "carrier": TEXT,
+            "flight": INTEGER,
+            "tailnum": TEXT,
+            "origin": TEXT,
+            "dest": TEXT,
+            "air_time": INTEGER,
+            "distance": INTEGER,
+            "hour": INTEGER,
+            "minute": INTEGER,
             "time_hour": TIMESTAMP,
         },
         key=("time_hour", "carrier", "flight"),
@@ -73,10 +86,21 @@ TABLES = (
         "weather",
         "weather.csv",
         {
-            "origin": TEXT, "year": INTEGER, "month": INTEGER, "day": INTEGER, "hour": INTEGER,
-            "temp": FLOAT, "dewp": FLOAT, "humid": FLOAT, "wind_dir": INTEGER,
-            "wind_speed": FLOAT, "wind_gust": FLOAT, "precip": FLOAT, "pressure": FLOAT,
-            "visib": FLOAT, "time_hour": TIMESTAMP,
+            "origin": TEXT,
+            "year": INTEGER,
+            "month": INTEGER,
+            "day": INTEGER,
+            "hour": INTEGER,
+            "temp": FLOAT,
+            "dewp": FLOAT,
+            "humid": FLOAT,
+            "wind_dir": INTEGER,
+            "wind_speed": FLOAT,
+            "wind_gust": FLOAT,
+            "precip": FLOAT,
+            "pressure": FLOAT,
+            "visib": FLOAT,
+            "time_hour": TIMESTAMP,
         },
         # The local hour repeats when summer time ends; the UTC hour does not.
         key=("origin", "time_hour"),
@@ -85,8 +109,15 @@ TABLES = (
         "planes",
         "planes.csv",
         {
-            "tailnum": TEXT, "year": INTEGER, "type": TEXT, "manufacturer": TEXT, "model": TEXT,
-            "engines": INTEGER, "seats": INTEGER, "speed": INTEGER, "engine": TEXT,
+            "tailnum": TEXT,
+            "year": INTEGER,
+            "type": TEXT,
+            "manufacturer": TEXT,
+            "model": TEXT,
+            "engines": INTEGER,
+            "seats": INTEGER,
+            "speed": INTEGER,
+            "engine": TEXT,
         },
         key=("tailnum",),
     ),
@@ -94,8 +125,14 @@ TABLES = (
         "airports",
         "airports.csv",
         {
-            "faa": TEXT, "name": TEXT, "lat": FLOAT, "lon": FLOAT, "alt": INTEGER, "tz": INTEGER,
-            "dst": TEXT, "tzone": TEXT,
+            "faa": TEXT,
+            "name": TEXT,
+            "lat": FLOAT,
+            "lon": FLOAT,
+            "alt": INTEGER,
+            "tz": INTEGER,
+            "dst": TEXT,
+            "tzone": TEXT,
         },
         key=("faa",),
     ),
@@ -119,7 +156,7 @@ def nyc__flights(data_dir: str | None = None, full_refresh: bool = False) -> lis
 
 
 def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
-    incremental = (
+    incremental: dlt.sources.incremental[Any] | None = (
         dlt.sources.incremental(table.cursor, range_start="open")
         if table.cursor is not None and not full_refresh
         else None
@@ -135,7 +172,9 @@ def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
         if incremental is not None and incremental.last_value is not None:
             _check_nothing_came_late(table, data, incremental.last_value, state["rows"])
         state |= {"sha256": digest, "rows": data.num_rows}
-        data = data.append_column("_loaded_at", pa.array([datetime.now(UTC)] * len(data), TIMESTAMP))
+        data = data.append_column(
+            "_loaded_at", pa.array([datetime.now(UTC)] * len(data), TIMESTAMP)
+        )
         if incremental is None:
             # Not a hint of the resource: dlt empties a table whose replacing resource is silent.
             yield dlt.mark.with_hints(data, dlt.mark.make_hints(write_disposition="replace"))

@@ -1,0 +1,71 @@
+"""`python -m infrastructure.local up|status|down`: the two servers of this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.local import postgres, prefect_server
+from infrastructure.local.files import only_one
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.settings import load_settings
+
+UP_WAIT_SECONDS = 300.0
+
+app = typer.Typer(
+    help="The embedded Postgres and the Prefect server of this machine.", no_args_is_help=True
+)
+
+
+@app.command()
+@exits_with_expected_errors
+def up(
+    port: Annotated[int | None, typer.Option(help="Port of the Prefect server.")] = None,
+) -> None:
+    """Start both servers, or find them running. They stay up until `down`."""
+    console = Console()
+    settings = load_settings()
+    local = settings.local_dir
+    with only_one(local, "local-up", UP_WAIT_SECONDS):
+        console.print("Prefect server: starting (the first time takes a while)")
+        server = prefect_server.launch(local, port)
+        console.print("Postgres: starting")
+        database = postgres.start(local)
+        console.print(f"Postgres: ready, {database.host} port {database.port}", soft_wrap=True)
+        prefect_server.wait(server, settings.project_dir, local)
+        console.print(f"Prefect server: ready, {server.ui_url}", soft_wrap=True)
+
+
+@app.command()
+@exits_with_expected_errors
+def status() -> None:
+    """Say whether both run; exit code 1 when one does not."""
+    console = Console()
+    settings = load_settings()
+    server = prefect_server.find(settings.local_dir)
+    prefect_up = server is not None and server.is_healthy()
+    postgres_up = postgres.is_running(settings.local_dir)
+    console.print(f"Postgres: {'running' if postgres_up else 'not running'}")
+    place = f", {server.ui_url}" if prefect_up and server is not None else ""
+    console.print(f"Prefect server: {'running' if prefect_up else 'not running'}{place}")
+    if not (postgres_up and prefect_up):
+        raise typer.Exit(1)
+
+
+@app.command()
+@exits_with_expected_errors
+def down() -> None:
+    """Stop both servers; what they hold stays."""
+    console = Console()
+    settings = load_settings()
+    with only_one(settings.local_dir, "local-up", UP_WAIT_SECONDS):
+        stopped = prefect_server.stop(settings.project_dir, settings.local_dir)
+        console.print(f"Prefect server: {'stopped' if stopped else 'was not running'}")
+        stopped = postgres.stop(settings.local_dir)
+        console.print(f"Postgres: {'stopped' if stopped else 'was not running'}")
+
+
+if __name__ == "__main__":
+    app()

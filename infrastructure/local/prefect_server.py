@@ -1,0 +1,200 @@
+"""A Prefect server of this machine: its home is `.local/prefect`, and it stays up.
+
+It is a plain `prefect server start` with its output in a file. (`--background` would leave it
+writing into a pipe that nobody reads.) Where it answers is written to the project's
+`prefect.toml`, which every Prefect client in this folder reads: the `prefect` command line too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from infrastructure.local.files import writable_folder
+from prefect_flows.errors import ServerError
+
+HOST = "127.0.0.1"
+USUAL_PORT = 4200
+START_SECONDS = 180.0
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A server that was started: process, its start time (seconds since 1970), and port."""
+
+    pid: int
+    started: float
+    port: int
+
+    @property
+    def ui_url(self) -> str:
+        """Where a person looks."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        """Where a client connects to."""
+        return f"{self.ui_url}/api"
+
+    def process(self) -> psutil.Process | None:
+        """The running process; none when it ended, or when its number serves another one."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def is_healthy(self) -> bool:
+        """Whether the API answers."""
+        try:
+            return httpx.get(f"{self.api_url}/health", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+
+def launch(local_dir: Path, port: int | None = None) -> PrefectServer:
+    """Start the server's process, or find it running; `wait` waits until it answers.
+
+    Args:
+        port: the port to listen on; 4200 when none is given, another one when that is taken.
+
+    Raises:
+        ServerError: the given port is taken.
+    """
+    running = find(local_dir)
+    if running is not None:
+        return running
+    home = writable_folder(_home(local_dir))
+    home.chmod(0o700)  # the server's database holds the blocks and the key that opens them
+    if port is None:
+        port = USUAL_PORT if _is_free(USUAL_PORT) else _any_free_port()
+    elif not _is_free(port):
+        raise ServerError(
+            f"Port {port} is taken by another program.",
+            where=f"{HOST}:{port}",
+            mend="name another --port, or none to have a free one chosen",
+        )
+    environment = os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
+        "DO_NOT_TRACK": "1",
+    }
+    with log_file(local_dir).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start",
+             "--host", HOST, "--port", str(port)],
+            env=environment, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    server = PrefectServer(process.pid, psutil.Process(process.pid).create_time(), port)
+    _state_file(local_dir).write_text(json.dumps(asdict(server)))
+    return server
+
+
+def wait(server: PrefectServer, project_dir: Path, local_dir: Path) -> None:
+    """Wait until the server answers, then point this project's Prefect clients at it.
+
+    Raises:
+        ServerError: it ended, or did not answer in time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while not server.is_healthy():
+        ended = server.process() is None
+        if ended or time.monotonic() > deadline:
+            why = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
+            last = log_file(local_dir).read_text(errors="replace").strip().splitlines()[-1:]
+            raise ServerError(
+                f"The Prefect server {why}: {' '.join(last)}",
+                where=f"{server.ui_url}; its log is {log_file(local_dir)}",
+                mend="read the log, then: uv run python -m infrastructure.local up",
+            )
+        time.sleep(0.1)
+    client_settings_file(project_dir).write_text(
+        "# Written by `python -m infrastructure.local up`, removed by `down`. A variable\n"
+        "# PREFECT_API_URL goes before it.\n"
+        f"home = {json.dumps(str(_home(local_dir)))}\n\n"
+        f"[api]\nurl = {json.dumps(server.api_url)}\n\n"
+        "[server]\nanalytics_enabled = false\n"
+    )
+
+
+def stop(project_dir: Path, local_dir: Path) -> bool:
+    """Stop the server and all that it started; whether it was running.
+
+    Raises:
+        ServerError: it does not end.
+    """
+    server = find(local_dir)
+    client_settings_file(project_dir).unlink(missing_ok=True)
+    process = server.process() if server is not None else None
+    if process is None:
+        return False
+    family = [process, *process.children(recursive=True)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for survivor in alive:
+        survivor.kill()
+    _, alive = psutil.wait_procs(alive, timeout=STOP_SECONDS)
+    if alive:
+        raise ServerError(
+            f"The Prefect server does not end (process {process.pid}).",
+            where=str(_state_file(local_dir)),
+            mend=f"kill -9 {process.pid}",
+        )
+    _state_file(local_dir).unlink()
+    return True
+
+
+def find(local_dir: Path) -> PrefectServer | None:
+    """The server that was started before, when its process is still there."""
+    file = _state_file(local_dir)
+    if not file.exists():
+        return None
+    server = PrefectServer(**json.loads(file.read_text()))
+    return server if server.process() is not None else None
+
+
+def client_settings_file(project_dir: Path) -> Path:
+    """The file from which every Prefect client in the project's folder reads its settings."""
+    return project_dir / "prefect.toml"
+
+
+def log_file(local_dir: Path) -> Path:
+    """What the server says."""
+    return _home(local_dir) / "server.log"
+
+
+def _home(local_dir: Path) -> Path:
+    return local_dir / "prefect"
+
+
+def _state_file(local_dir: Path) -> Path:
+    return _home(local_dir) / "millrace-server.json"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

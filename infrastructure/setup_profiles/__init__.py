@@ -1,0 +1,1 @@
+"""Terraform's outputs → a plan → Prefect blocks and `dbt/profiles.yml`."""

@@ -1,0 +1,173 @@
+"""`python -m infrastructure.setup_profiles`: Terraform's outputs become Prefect blocks."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infrastructure.setup_profiles import blocks as block_writer
+from infrastructure.setup_profiles import profiles_yml
+from infrastructure.setup_profiles.contract import Contract
+from infrastructure.setup_profiles.desired import Block, desired_blocks, of_targets, profile_of
+from infrastructure.setup_profiles.plan import Action, Step, plan
+from infrastructure.setup_profiles.terraform import read_contract
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.errors import ConfigurationError, WarehouseUnreachable
+from prefect_flows.settings import Settings, load_settings
+from prefect_flows.targets import Profile, prefect_client
+
+DRIFT = 1
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def setup_profiles(
+    outputs: Annotated[
+        str | None, typer.Option(help="File of `terraform output -json`; - is standard input.")
+    ] = None,
+    terraform_dir: Annotated[
+        Path | None, typer.Option(help="Root module whose outputs Terraform is asked for.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
+    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned blocks.")] = False,
+    test_connection: Annotated[
+        bool, typer.Option("--test-connection", help="Connect to each target with dbt debug.")
+    ] = False,
+    blocks_only: Annotated[
+        bool, typer.Option("--blocks-only", help="Leave dbt/profiles.yml alone.")
+    ] = False,
+    profiles_only: Annotated[
+        bool, typer.Option("--profiles-only", help="Write dbt/profiles.yml; no Prefect API needed.")
+    ] = False,
+) -> None:
+    """Create or update one dbt-cli-profile-<target> block per target, and dbt/profiles.yml."""
+    console = Console()
+    _refuse_together({"--outputs": outputs, "--terraform-dir": terraform_dir})
+    _refuse_together({"--blocks-only": blocks_only, "--profiles-only": profiles_only})
+    settings = load_settings()
+    contract = read_contract(settings, outputs, terraform_dir)
+    names = _chosen(contract, target)
+    every_block = desired_blocks(contract, profiles_yml.profile_name(settings.dbt_dir))
+    chosen = of_targets(every_block, names)
+    profiles = [profile_of(every_block, name) for name in names]
+
+    only_look = dry_run or check
+    drift = False
+    if not profiles_only:
+        keep = every_block if target is None else None
+        drift |= _setup_blocks(console, chosen, keep, prune=prune, only_look=only_look)
+    if not blocks_only:
+        drift |= _setup_file(console, settings, profiles, target is None, only_look=only_look)
+    if check and drift:
+        raise typer.Exit(DRIFT)
+    if test_connection:
+        _test_connections(console, settings, profiles)
+
+
+def _refuse_together(options: dict[str, object]) -> None:
+    if all(options.values()):
+        raise ConfigurationError(
+            f"{' and '.join(options)} exclude each other.",
+            where="the command line",
+            mend="give one of them",
+        )
+
+
+def _chosen(contract: Contract, target: list[str] | None) -> list[str]:
+    unknown = [name for name in target or [] if name not in contract.targets]
+    if unknown:
+        raise ConfigurationError(
+            f"Terraform's outputs have no target {', '.join(map(repr, unknown))}; "
+            f"they have {', '.join(contract.targets)}.",
+            where="--target",
+            mend="name one of them, or add the target to Terraform and apply it",
+        )
+    return [name for name in contract.targets if not target or name in target]
+
+
+def _setup_blocks(
+    console: Console, blocks: list[Block], keep: list[Block] | None, *, prune: bool, only_look: bool
+) -> bool:
+    """Plan, show and apply; whether anything differs."""
+    with prefect_client() as client:
+        steps = plan(client, blocks, keep=keep)
+        console.print(_table(steps, prune=prune))
+        if not only_look:
+            block_writer.apply(client, steps, prune=prune)
+            console.print(_summary(steps, prune=prune))
+    return any(step.action is not Action.UNCHANGED for step in steps)
+
+
+def _setup_file(
+    console: Console, settings: Settings, profiles: list[Profile], whole: bool, *, only_look: bool
+) -> bool:
+    """Write dbt/profiles.yml where it differs; whether it did."""
+    file = settings.profiles_file
+    text = profiles_yml.rendered(file, profiles, whole=whole)
+    differs = not file.exists() or file.read_text() != text
+    action = Action.UNCHANGED
+    if differs:
+        action = Action.UPDATE if file.exists() else Action.CREATE
+    if differs and not only_look:
+        profiles_yml.write(file, text)
+    console.print(f"{file.parent.name}/{file.name}: {action}")
+    return differs
+
+
+def _table(steps: list[Step], *, prune: bool) -> Table:
+    table = Table("action", "block", "changes", title="Plan", title_justify="left")
+    for step in steps:
+        action = "remove" if prune and step.action is Action.ORPHANED else str(step.action)
+        changes = "\n".join(step.changes)
+        if step.action is Action.ORPHANED and not prune:
+            changes = "no target asks for it; --prune removes it"
+        table.add_row(action, step.name, changes)
+    return table
+
+
+def _summary(steps: list[Step], *, prune: bool) -> str:
+    count = {action: sum(step.action is action for step in steps) for action in Action}
+    parts = [
+        f"{count[Action.CREATE]} created",
+        f"{count[Action.UPDATE]} updated",
+        f"{count[Action.UNCHANGED]} unchanged",
+    ]
+    if count[Action.ORPHANED]:
+        parts.append(f"{count[Action.ORPHANED]} {'removed' if prune else 'orphaned'}")
+    return f"Blocks: {', '.join(parts)}."
+
+
+def _test_connections(console: Console, settings: Settings, profiles: list[Profile]) -> None:
+    from prefect_flows.transform.session import DbtSession
+
+    failures = []
+    for profile in profiles:
+        with (
+            tempfile.TemporaryDirectory(prefix="millrace-debug-") as folder,
+            DbtSession(settings.dbt_dir, profile, Path(folder), {}) as session,
+        ):
+            try:
+                session.check_connection()
+                console.print(f"{profile.target}: connected")
+            except WarehouseUnreachable as error:
+                failures.append(error)
+                console.print(f"{profile.target}: {error}", markup=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(WarehouseUnreachable.exit_code)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,190 @@
+"""The contract between Terraform and setup: what `terraform output -json` must hold.
+
+Validated as a whole before anything is written; every fault is listed with its path.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
+
+from prefect_flows.errors import ContractError
+from prefect_flows.targets import TARGET_PATTERN, TargetName
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PostgresTarget(_Strict):
+    """A Postgres server and the schema that dbt builds into."""
+
+    type: Literal["postgres"]
+    host: Text
+    port: Annotated[int, Field(ge=1, le=65535)]
+    database: Text
+    user: Text
+    schema_: Annotated[Text, Field(alias="schema")]
+    threads: PositiveInt
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None = (
+        None
+    )
+
+
+class BigQueryTarget(_Strict):
+    """A BigQuery project and the dataset that dbt builds into."""
+
+    type: Literal["bigquery"]
+    project: Text
+    dataset: Text
+    location: Text
+    threads: PositiveInt
+    priority: Literal["interactive", "batch"] | None = None
+    maximum_bytes_billed: PositiveInt | None = None
+    job_execution_timeout_seconds: PositiveInt | None = None
+    impersonate_service_account: Text | None = None
+    api_endpoint: Text | None = None
+
+
+Target = Annotated[PostgresTarget | BigQueryTarget, Field(discriminator="type")]
+
+
+class ServiceAccountKey(BaseModel):
+    """A Google service account's key, as Google gives it. Other fields are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: Literal["service_account"]
+    project_id: Text
+    private_key: SecretStr
+    client_email: Text
+    token_uri: Text
+
+
+def _from_json_text(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class TargetSecret(_Strict):
+    """The secret of a target: a password (Postgres), or a key as object or JSON text (BigQuery)."""
+
+    password: Annotated[SecretStr, Field(min_length=1)] | None = None
+    service_account_key: Annotated[ServiceAccountKey, BeforeValidator(_from_json_text)] | None = (
+        None
+    )
+
+
+SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
+
+
+class Contract(_Strict):
+    """The outputs, validated.
+
+    Attributes:
+        targets: target's name → where it is.
+        secrets: target's name → its secret; a target without one uses what its machine offers.
+        state_url: where run state and docs are kept.
+    """
+
+    targets: Annotated[dict[TargetName, Target], Field(alias="dbt_targets", min_length=1)]
+    secrets: Annotated[dict[TargetName, TargetSecret], Field(alias="dbt_target_secrets")] = {}
+    state_url: Text | None = None
+
+
+def parse(text: str, *, where: str, mend: str) -> Contract:
+    """Validate a document in the shape of `terraform output -json`.
+
+    Args:
+        where: where the document comes from, for the error.
+        mend: the command that makes it anew, for the error.
+
+    Raises:
+        ContractError: with every fault at once, each beginning with its path.
+    """
+    if not text.strip():
+        raise ContractError(["the document is empty"], where=where, mend=mend)
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ContractError([f"not JSON: {error}"], where=where, mend=mend) from error
+    if document == {}:
+        raise ContractError(["the document has no outputs"], where=where, mend=mend)
+    faults = _shape_faults(document)
+    if faults:
+        raise ContractError(faults, where=where, mend=mend)
+    values = {name: _without_nulls(output["value"]) for name, output in document.items()}
+    faults = _pairing_faults(values)
+    try:
+        contract = Contract.model_validate(values)
+    except ValidationError as error:
+        found = [_fault(fault) for fault in error.errors(include_input=False)]
+        raise ContractError(found + faults, where=where, mend=mend) from None
+    if faults:
+        raise ContractError(faults, where=where, mend=mend)
+    return contract
+
+
+def _shape_faults(document: Any) -> list[str]:
+    if not isinstance(document, dict):
+        return ["the document is not an object of outputs"]
+    return [
+        f'{name}: not an output of `terraform output -json` (an object with a "value")'
+        for name, output in document.items()
+        if not isinstance(output, dict) or "value" not in output
+    ]
+
+
+def _pairing_faults(values: dict[str, Any]) -> list[str]:
+    """Secrets that have no target, or are not of its kind."""
+    targets, secrets = values.get("dbt_targets"), values.get("dbt_target_secrets", {})
+    if not isinstance(targets, dict) or not isinstance(secrets, dict):
+        return []
+    faults = []
+    for name, secret in secrets.items():
+        target = targets.get(name)
+        if target is None:
+            faults.append(f"dbt_target_secrets.{name}: dbt_targets has no such target")
+        elif isinstance(target, dict) and isinstance(secret, dict) and secret:
+            takes = SECRET_OF.get(str(target.get("type")))
+            if takes is not None and takes not in secret:
+                faults.append(
+                    f"dbt_target_secrets.{name}: a target of type {target['type']} takes {takes}"
+                )
+    return faults
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop the nulls that Terraform writes for optional attributes that are not set."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
+def _fault(fault: Any) -> str:
+    """One line: path and message, without the input, which may be a secret."""
+    # Pydantic adds the tag of a union to the path, behind the target's name.
+    path = ".".join(
+        str(part)
+        for index, part in enumerate(fault["loc"])
+        if part != "[key]" and not (index == 2 and part in SECRET_OF)
+    )
+    if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == TARGET_PATTERN:
+        message = (
+            "not a valid target name: lowercase letters, digits and single dashes, "
+            "beginning with a letter (it becomes part of a block's name)"
+        )
+    else:
+        message = fault["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}" if path else message

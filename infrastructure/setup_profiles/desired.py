@@ -1,0 +1,182 @@
+"""The blocks that a contract asks for, each before those that refer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from infrastructure.setup_profiles.contract import (
+    BigQueryTarget,
+    Contract,
+    PostgresTarget,
+    ServiceAccountKey,
+)
+from prefect_flows import targets
+from prefect_flows.targets import Profile, profile_from_block
+
+# Prefect's slugs of the block types, credentials first: the order in which blocks are written.
+SQLALCHEMY = "sqlalchemy-connector"
+GCP = "gcp-credentials"
+POSTGRES_CONFIGS = "dbt-cli-postgres-target-configs"
+BIGQUERY_CONFIGS = "dbt-cli-bigquery-target-configs"
+PROFILE = targets.PROFILE_TYPE
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block as it should be stored.
+
+    Attributes:
+        slug: Prefect's slug of its type.
+        data: its fields; secrets in plain, kept out of the representation.
+        references: field → name of the block that it refers to.
+    """
+
+    slug: str
+    name: str
+    data: Mapping[str, Any] = field(repr=False)
+    references: Mapping[str, str] = field(default_factory=dict)
+
+
+def desired_blocks(contract: Contract, profile_name: str) -> list[Block]:
+    """Every block of every target, in the order in which they are written."""
+    blocks = _google_credentials(contract)
+    for name, target in contract.targets.items():
+        if isinstance(target, PostgresTarget):
+            blocks += _postgres(contract, name, target)
+        else:
+            blocks.append(_bigquery_configs(contract, name, target))
+        blocks.append(
+            Block(
+                PROFILE,
+                targets.profile_block(name),
+                {"name": profile_name, "target": name},
+                {"target_configs": targets.target_configs_block(target.type, name)},
+            )
+        )
+    return blocks
+
+
+def of_targets(blocks: Iterable[Block], names: Iterable[str]) -> list[Block]:
+    """The profiles of the given targets and all that they refer to."""
+    by_name = {block.name: block for block in blocks}
+    wanted: set[str] = set()
+    queue = [targets.profile_block(name) for name in names]
+    while queue:
+        name = queue.pop()
+        wanted.add(name)
+        queue += by_name[name].references.values()
+    return [block for name, block in by_name.items() if name in wanted]
+
+
+def profile_of(blocks: Iterable[Block], target: str) -> Profile:
+    """The dbt profile that the pipeline will find in these blocks."""
+    by_name = {block.name: block for block in blocks}
+
+    def resolved(name: str) -> dict[str, Any]:
+        block = by_name[name]
+        return dict(block.data) | {
+            key: resolved(reference) for key, reference in block.references.items()
+        }
+
+    return profile_from_block(resolved(targets.profile_block(target)))
+
+
+def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Block]:
+    secret = contract.secrets.get(name)
+    password = secret.password if secret is not None else None
+    return [
+        Block(
+            SQLALCHEMY,
+            targets.postgres_credentials_block(name),
+            {
+                "connection_info": {
+                    "driver": "postgresql+psycopg2",
+                    "host": target.host,
+                    "port": target.port,
+                    "database": target.database,
+                    "username": target.user,
+                    "password": password.get_secret_value() if password is not None else None,
+                }
+            },
+        ),
+        Block(
+            POSTGRES_CONFIGS,
+            targets.target_configs_block("postgres", name),
+            {
+                "type": "postgres",
+                "schema": target.schema_,
+                "threads": target.threads,
+                "extras": _given(target, "sslmode"),
+            },
+            {"credentials": targets.postgres_credentials_block(name)},
+        ),
+    ]
+
+
+def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> Block:
+    return Block(
+        BIGQUERY_CONFIGS,
+        targets.target_configs_block("bigquery", name),
+        {
+            "type": "bigquery",
+            "project": target.project,
+            "schema": target.dataset,
+            "threads": target.threads,
+            "extras": _given(
+                target,
+                "location",
+                "priority",
+                "maximum_bytes_billed",
+                "job_execution_timeout_seconds",
+                "impersonate_service_account",
+                "api_endpoint",
+            ),
+        },
+        {"credentials": _google_credentials_name(contract, name)},
+    )
+
+
+def _google_credentials(contract: Contract) -> list[Block]:
+    """One block for all BigQuery targets, or one each where their keys differ."""
+    blocks = {}
+    for name, target in contract.targets.items():
+        if isinstance(target, BigQueryTarget):
+            key = _google_key(contract, name)
+            block = Block(
+                GCP,
+                _google_credentials_name(contract, name),
+                # The project is the target's; without one here, the block asks Google for it.
+                {
+                    "project": target.project if key is None else key.project_id,
+                    "service_account_info": None if key is None else _plain(key),
+                },
+            )
+            blocks[block.name] = block
+    return list(blocks.values())
+
+
+def _google_credentials_name(contract: Contract, name: str) -> str:
+    identities = {
+        (key.client_email, key.private_key.get_secret_value())
+        if key is not None
+        else target.project
+        for other, target in contract.targets.items()
+        if isinstance(target, BigQueryTarget)
+        for key in [_google_key(contract, other)]
+    }
+    return targets.gcp_credentials_block(None if len(identities) == 1 else name)
+
+
+def _google_key(contract: Contract, name: str) -> ServiceAccountKey | None:
+    secret = contract.secrets.get(name)
+    return secret.service_account_key if secret is not None else None
+
+
+def _plain(key: ServiceAccountKey) -> dict[str, Any]:
+    return key.model_dump() | {"private_key": key.private_key.get_secret_value()}
+
+
+def _given(target: PostgresTarget | BigQueryTarget, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(target, name)) is not None}

@@ -1,0 +1,81 @@
+"""Where Terraform's outputs come from: a file, standard input, or Terraform itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from infrastructure.local.postgres import outputs_file
+from infrastructure.setup_profiles import contract
+from infrastructure.setup_profiles.contract import Contract
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import Settings
+from prefect_flows.targets import LOCAL_UP_COMMAND
+
+STDIN = "-"
+
+
+def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path | None) -> Contract:
+    """Read and validate the outputs.
+
+    Without either argument: those of the embedded default where it has been started, else
+    `infrastructure/terraform-outputs.json`.
+
+    Raises:
+        ConfigurationError: there are none, or Terraform does not give them.
+        ContractError: they do not keep the contract.
+    """
+    if terraform_dir is not None:
+        command = f"terraform -chdir={terraform_dir} output -json"
+        return contract.parse(
+            _run_terraform(terraform_dir),
+            where=command,
+            mend=f"terraform -chdir={terraform_dir} apply; its outputs are the contract of "
+            "documentation/contract.md",
+        )
+    if outputs == STDIN:
+        return contract.parse(
+            sys.stdin.read(), where="standard input", mend="pipe `terraform output -json` into it"
+        )
+    file = Path(outputs) if outputs is not None else _default_file(settings)
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise ConfigurationError(
+            f"Terraform's outputs cannot be read: {error.strerror}.",
+            where=str(file),
+            mend=f"make them: terraform -chdir=DIR output -json > {file}; or start the embedded "
+            f"default: {LOCAL_UP_COMMAND}",
+        ) from error
+    return contract.parse(text, where=str(file), mend=f"terraform -chdir=DIR output -json > {file}")
+
+
+def _default_file(settings: Settings) -> Path:
+    embedded = outputs_file(settings.local_dir)
+    if embedded.exists():
+        return embedded
+    return settings.project_dir / "infrastructure" / "terraform-outputs.json"
+
+
+def _run_terraform(folder: Path) -> str:
+    program = shutil.which("terraform")
+    if program is None:
+        raise ConfigurationError(
+            "Terraform is not installed.",
+            where="PATH",
+            mend="install it, or make the outputs elsewhere and give them with --outputs FILE",
+        )
+    # Its warnings go to stderr and must not get into the JSON.
+    done = subprocess.run(
+        [program, f"-chdir={folder}", "output", "-json"],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise ConfigurationError(
+            f"Terraform gives no outputs: {' '.join(done.stderr.split())}",
+            where=str(folder),
+            mend=f"terraform -chdir={folder} init && terraform -chdir={folder} apply",
+        )
+    return done.stdout

@@ -1,0 +1,122 @@
+"""Summaries of a run's record: Markdown for Prefect's artifacts, tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Record = Mapping[str, Any]
+
+TRANSFORMATIONS = ("seed", "snapshot", "run")
+CHECKS = ("freshness", "test")
+
+
+def extraction(record: Record) -> str:
+    """Rows that each source brought, table by table."""
+    rows = [
+        (source, table, f"{count:,}", f"{load['seconds']:.1f}")
+        for source, load in record.get("ingest", {}).items()
+        for table, count in load["rows"].items()
+    ]
+    return _titled(
+        f"Extraction into {record['target']}",
+        _markdown(("source", "table", "new rows", "seconds of the source"), rows)
+        if rows
+        else "No source was ingested.",
+    )
+
+
+def transformation(record: Record) -> str:
+    """What seeds, snapshots and models did."""
+    return _titled(f"Transformation of {record['target']}", _stages(record, TRANSFORMATIONS))
+
+
+def tests(record: Record) -> str:
+    """What freshness and tests found."""
+    return _titled(f"Tests of {record['target']}", _stages(record, CHECKS))
+
+
+def run(record: Record, failure: str | None = None) -> str:
+    """The whole run on one page."""
+    outcome = "Every stage passed." if failure is None else f"**Failed.**\n\n```\n{failure}\n```"
+    marts = _markdown(
+        ("mart", "rows"), [(mart, f"{rows:,}") for mart, rows in record.get("marts", {}).items()]
+    )
+    parts = [outcome, _markdown(("stage", "what it did", "seconds"), _lines(record))]
+    if record.get("marts"):
+        parts.append(marts)
+    return _titled(f"Run of {record['target']}", "\n\n".join(parts))
+
+
+def print_run(console: Console, record: Record) -> None:
+    """Print the run to a terminal: stages with their seconds, then rows per mart."""
+    stages = Table("stage", "what it did", title=f"Run of {record['target']}", title_justify="left")
+    stages.add_column("seconds", justify="right")
+    for line in _lines(record):
+        stages.add_row(*line)
+    console.print(stages)
+    if record.get("marts"):
+        marts = Table("mart")
+        marts.add_column("rows", justify="right")
+        for mart, rows in record["marts"].items():
+            marts.add_row(mart, f"{rows:,}")
+        console.print(marts)
+
+
+def _lines(record: Record) -> list[tuple[str, str, str]]:
+    lines = []
+    for source, load in record.get("ingest", {}).items():
+        new = f"{sum(load['rows'].values()):,} new rows"
+        lines.append((f"ingest-{source}", new, f"{load['seconds']:.1f}"))
+    for stage in ("freshness", *TRANSFORMATIONS, "test"):
+        done = record.get(stage)
+        if done is None:
+            continue
+        if "skipped" in done:
+            lines.append((f"dbt-{stage}", f"skipped: {done['skipped']}", ""))
+        else:
+            attempts = f", in {done['attempts']} attempts" if done["attempts"] > 1 else ""
+            lines.append((f"dbt-{stage}", _statuses(done) + attempts, f"{done['seconds']:.1f}"))
+    if "seconds" in record:
+        lines.append(("whole run", "", f"{record['seconds']:.1f}"))
+    return lines
+
+
+def _stages(record: Record, stages: Iterable[str]) -> str:
+    done = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
+    if not done:
+        return "Nothing was run."
+    table = _markdown(
+        ("stage", "nodes", "by status", "attempts", "seconds"),
+        [
+            (f"dbt-{stage}", str(r["nodes"]), _statuses(r), str(r["attempts"]), str(r["seconds"]))
+            for stage, r in done.items()
+        ],
+    )
+    troubled = [
+        (node["status"], node["node"], node["cause"] or "", node["message"] or "")
+        for r in done.values()
+        for node in (*r["failed"], *r["warned"])
+    ]
+    if troubled:
+        table += "\n\n" + _markdown(("status", "node", "cause", "message"), troubled)
+    return table
+
+
+def _statuses(done: Record) -> str:
+    return ", ".join(f"{count} {status}" for status, count in done["statuses"].items()) or "nothing"
+
+
+def _titled(title: str, body: str) -> str:
+    return f"# {title}\n\n{body}\n"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |"
+        for line in lines
+    )

@@ -1,0 +1,88 @@
+"""How a stage is run, with its retries and its timeout: as a Prefect task, or as a function.
+
+Either way only an error that says it is `retryable` is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.utilities.timeout import timeout
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_fixed
+
+from prefect_flows.errors import MillraceError
+from prefect_flows.settings import StagePolicy
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+Work = Callable[[Logger], dict[str, Any]]
+RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
+
+
+def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
+    """Run a stage as a task of the flow that calls it; Prefect retries it, and times it out."""
+    return _stage.with_options(
+        name=name,
+        task_run_name=name,
+        retries=policy.retries,
+        retry_delay_seconds=policy.retry_delay_seconds,
+        timeout_seconds=policy.timeout_seconds,
+        retry_condition_fn=_may_pass_on_retry,
+    )(work)
+
+
+def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
+    """Run a stage without a Prefect API, with the same retries and timeout."""
+    log = logging.getLogger(f"millrace.{name}")
+
+    def say(attempt: RetryCallState) -> None:
+        error = attempt.outcome.exception() if attempt.outcome else None
+        log.warning("%s\nTrying again in %g s.", error, policy.retry_delay_seconds)
+
+    retrying = Retrying(
+        stop=stop_after_attempt(policy.retries + 1),
+        wait=wait_fixed(policy.retry_delay_seconds),
+        retry=retry_if_exception(_is_retryable),
+        before_sleep=say,
+        reraise=True,
+    )
+
+    def attempt() -> dict[str, Any]:
+        with timeout(policy.timeout_seconds):
+            return work(log)
+
+    return retrying(attempt)
+
+
+def say_expected_errors_without_stack() -> None:
+    """Keep the stack of an error that names its cause, place and remedy out of Prefect's logs."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logger = logging.getLogger(name)
+        if _without_stack not in logger.filters:
+            logger.addFilter(_without_stack)
+
+
+@task(name="stage", cache_policy=NO_CACHE, persist_result=False)
+def _stage(work: Work) -> dict[str, Any]:
+    return work(get_run_logger())
+
+
+def _may_pass_on_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    return _is_retryable(state.data)
+
+
+def _is_retryable(error: object) -> bool:
+    return isinstance(error, MillraceError) and error.retryable
+
+
+def _without_stack(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], MillraceError):
+        record.exc_info = None
+    return True

@@ -1,0 +1,289 @@
+"""One dbt process for a whole run: one parse, one private profile, every command in-process."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+from dbt.cli.main import dbtRunner
+from dbt.contracts.graph.manifest import Manifest
+
+from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
+from prefect_flows.targets import LOCAL_UP_COMMAND, SETUP_COMMAND, Profile
+from prefect_flows.transform.causes import Cause, recorded_causes
+
+# dbt's generated event messages carry no types.
+Listener = Callable[[Any], None]
+
+# dbt's callbacks and adapters are global to a process: two invocations at once corrupt each other.
+_ONE_INVOCATION = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to run: dbt's own selection syntax, and what else every command is given."""
+
+    select: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    vars: Mapping[str, Any] = field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        """The selection as arguments of dbt's command line."""
+        arguments: list[str] = []
+        if self.select:
+            arguments += ["--select", *self.select]
+        if self.exclude:
+            arguments += ["--exclude", *self.exclude]
+        return arguments
+
+    def __str__(self) -> str:
+        return " ".join(self.arguments()) or "everything"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one command gave: dbt's results, the exception that ended it, causes by node."""
+
+    results: list[Any]
+    exception: BaseException | None
+    causes: Mapping[str, Cause]
+
+
+class DbtSession:
+    """A dbt project bound to a target.
+
+    Used as a context: the profile lies in a private temporary folder in which every secret is an
+    `env_var`, and folder and variables are gone when the context, or the invocation, ends.
+
+    Args:
+        project_dir: the dbt project.
+        profile: the target's profile.
+        target_path: folder of dbt's artifacts; keeping it saves most of the next parse.
+        vars: dbt's `--vars`.
+    """
+
+    def __init__(
+        self, project_dir: Path, profile: Profile, target_path: Path, vars: Mapping[str, Any]
+    ) -> None:
+        self.project_dir = project_dir
+        self.profile = profile
+        self.target_path = target_path
+        self._vars = dict(vars)
+        self._manifest: Manifest | None = None
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="millrace-dbt-")
+        document = {
+            self.profile.name: {
+                "target": self.profile.target,
+                "outputs": {self.profile.target: self.profile.dbt_output()},
+            }
+        }
+        Path(self._folder.name, "profiles.yml").write_text(yaml.safe_dump(document))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._folder.cleanup()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The parsed project; parsed at the first call.
+
+        Raises:
+            ProjectError: the project does not parse.
+        """
+        if self._manifest is None:
+            outcome = self._invoke(["parse"])
+            if outcome.exception is not None:
+                raise ProjectError(
+                    f"The dbt project does not parse: {outcome.exception}",
+                    where=str(self.project_dir),
+                    mend=f"correct the file; to see it again: cd {self.project_dir.name} && "
+                    "uv run dbt parse",
+                ) from outcome.exception
+            (self._manifest,) = outcome.results
+        return self._manifest
+
+    def has_packages(self) -> bool:
+        """Whether the project asks for dbt packages."""
+        return any(
+            (self.project_dir / name).exists() for name in ("packages.yml", "dependencies.yml")
+        )
+
+    def install_packages(self) -> dict[str, Any]:
+        """Run `dbt deps`, which has to come before the parse.
+
+        Raises:
+            ProjectError: a package cannot be installed.
+        """
+        outcome = self._invoke(["deps"], artifacts=False)
+        if outcome.exception is not None:
+            raise ProjectError(
+                f"dbt's packages cannot be installed: {outcome.exception}",
+                where=str(self.project_dir / "packages.yml"),
+                mend=f"correct it; to see it again: cd {self.project_dir.name} && uv run dbt deps",
+            ) from outcome.exception
+        return {}
+
+    def check_connection(self) -> None:
+        """Connect to the warehouse once, before anything is changed.
+
+        Raises:
+            WarehouseUnreachable: it does not answer, or refuses the credentials.
+        """
+        said: list[str] = []
+
+        def listen(event: Any) -> None:
+            # dbt frames the database's own words: "… following error:\n\n  >{error}\n\nCheck …".
+            if event.info.name == "DebugCmdResult" and ">" in event.info.msg:
+                error = event.info.msg.split(">", 1)[1].split("\n\n", 1)[0]
+                said.append(" ".join(error.split()))
+
+        outcome = self._invoke(["debug", "--connection"], listen, artifacts=False)
+        if outcome.exception is not None or outcome.results == [False]:
+            output = self.profile.output
+            if self.profile.warehouse == "postgres":
+                place = f"{output['user']}@{output['host']}:{output['port']}/{output['dbname']}"
+            else:
+                place = str(output.get("project"))
+            local = str(output.get("host", "")).startswith("/")
+            what = str(outcome.exception) if outcome.exception else " ".join(said)
+            raise WarehouseUnreachable(
+                f"The warehouse of target {self.profile.target!r} cannot be used: {what}",
+                where=f"{self.profile.warehouse} {place}",
+                mend=f"start it: {LOCAL_UP_COMMAND}"
+                if local
+                else "see that the server runs and that Terraform's outputs hold the right "
+                f"address and credentials, then: {SETUP_COMMAND} --target {self.profile.target}",
+            ) from outcome.exception
+
+    def selected(self, selection: Selection) -> dict[str, list[str]]:
+        """Ids of the selected nodes by resource type.
+
+        Raises:
+            SelectionError: nothing is selected, or the selection is not valid.
+        """
+        outcome = self.invoke(
+            ["ls", "--quiet", "--output", "json", "--output-keys", "unique_id", "resource_type"],
+            selection.arguments(),
+        )
+        mend = (
+            f"cd {self.project_dir.name} && uv run dbt ls {selection} shows what is selected; "
+            "the names of models are the names of their files"
+        )
+        if outcome.exception is not None:
+            raise SelectionError(
+                f"The selection is not valid: {outcome.exception}", where=str(selection), mend=mend
+            ) from outcome.exception
+        selected: dict[str, list[str]] = {}
+        for line in outcome.results:
+            node = json.loads(line)
+            if self._is_executed(node["unique_id"]):
+                selected.setdefault(node["resource_type"], []).append(node["unique_id"])
+        if not selected:
+            raise SelectionError(
+                "The selection matches no node of the dbt project.",
+                where=str(selection),
+                mend=mend,
+            )
+        return selected
+
+    def _is_executed(self, unique_id: str) -> bool:
+        """Whether a command has a result for the node; a model may live only inside others."""
+        if unique_id in self.manifest.sources:
+            return bool(self.manifest.sources[unique_id].has_freshness)
+        return not (
+            unique_id in self.manifest.nodes and self.manifest.nodes[unique_id].is_ephemeral_model
+        )
+
+    def row_counts(self, unique_ids: Sequence[str]) -> dict[str, int]:
+        """Rows of each of the given relations, by name, counted in the warehouse."""
+        nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=lambda node: node.name)
+        if not nodes:
+            return {}
+        query = " union all ".join(
+            # Names and relations are dbt's own, quoted for the warehouse.
+            f"select '{node.name}' as mart, count(*) as row_count from {node.relation_name}"  # noqa: S608
+            for node in nodes
+        )
+        outcome = self.invoke(["show", "--quiet", "--inline", query, "--limit", "-1"])
+        if outcome.exception is not None:
+            raise outcome.exception
+        (result,) = outcome.results
+        return {row["mart"]: int(row["row_count"]) for row in result.agate_table.rows}
+
+    def invoke(
+        self,
+        command: Sequence[str],
+        arguments: Sequence[str] = (),
+        on_event: Listener | None = None,
+    ) -> Outcome:
+        """Run one dbt command on the parsed project."""
+        manifest = self.manifest
+        return self._invoke([*command, *arguments], on_event, manifest=manifest)
+
+    def _invoke(
+        self,
+        arguments: list[str],
+        on_event: Listener | None = None,
+        manifest: Manifest | None = None,
+        artifacts: bool = True,
+    ) -> Outcome:
+        common = [
+            "--project-dir", str(self.project_dir),
+            "--profiles-dir", self._folder.name,
+            "--target", self.profile.target,
+            "--vars", json.dumps(self._vars),
+            "--log-level", "none",
+            "--log-level-file", "info",
+            "--log-path", str(self.target_path / "logs"),
+        ]  # fmt: skip
+        if artifacts:
+            common += ["--target-path", str(self.target_path)]
+        runner = dbtRunner(manifest=manifest, callbacks=[on_event] if on_event else None)
+        with (
+            _ONE_INVOCATION,
+            _environment(self.profile.environment()),
+            recorded_causes() as causes,
+        ):
+            returned = runner.invoke([*arguments, *common])
+        if returned.exception is not None and not isinstance(returned.exception, Exception):
+            # An interrupt, or the timeout of a task: dbt's runner swallows what should end us.
+            raise returned.exception
+        result: Any = returned.result
+        if result is None:
+            results = []
+        elif isinstance(result, list):
+            results = result
+        else:
+            results = list(getattr(result, "results", [result]))
+        return Outcome(results, returned.exception, causes)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while; those that were set before come back."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
