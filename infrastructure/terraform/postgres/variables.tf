@@ -1,0 +1,81 @@
+variable "targets" {
+  description = "Target's name => an existing Postgres server, and the schema dbt builds into."
+  type = map(object({
+    host     = string
+    port     = optional(number, 5432)
+    database = string
+    user     = string
+    schema   = string
+    threads  = optional(number, 4)
+    sslmode  = optional(string)
+  }))
+
+  validation {
+    condition     = length(var.targets) > 0
+    error_message = "There has to be at least one target."
+  }
+
+  validation {
+    condition = alltrue([
+      for name in keys(var.targets) :
+      can(regex("^[a-z][a-z0-9]*(-[a-z0-9]+)*$", name)) && length(name) <= 40
+    ])
+    error_message = "A target's name is at most 40 lowercase letters, digits and single dashes, beginning with a letter: it becomes part of a block's name."
+  }
+
+  validation {
+    condition = alltrue([
+      for target in values(var.targets) :
+      alltrue([for text in [target.host, target.database, target.user, target.schema] : length(text) > 0])
+    ])
+    error_message = "host, database, user and schema of a target must not be empty."
+  }
+
+  validation {
+    condition = alltrue([
+      for target in values(var.targets) :
+      target.port >= 1 && target.port <= 65535 && floor(target.port) == target.port
+    ])
+    error_message = "A port is a whole number from 1 to 65535."
+  }
+
+  validation {
+    condition = alltrue([
+      for target in values(var.targets) : target.threads >= 1 && floor(target.threads) == target.threads
+    ])
+    error_message = "threads is a whole number, at least 1."
+  }
+
+  validation {
+    condition = alltrue([
+      for target in values(var.targets) : contains(
+        ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+        coalesce(target.sslmode, "prefer")
+      )
+    ])
+    error_message = "sslmode is one of disable, allow, prefer, require, verify-ca, verify-full."
+  }
+}
+
+variable "passwords" {
+  description = "Target's name => password. A target without one uses what its machine offers: a trusted socket, PG* variables, .pgpass. What is given here stands in Terraform's state."
+  type        = map(string)
+  default     = {}
+  sensitive   = true
+
+  validation {
+    condition     = length(setsubtract(nonsensitive(keys(var.passwords)), keys(var.targets))) == 0
+    error_message = "Every password belongs to one of the targets."
+  }
+
+  validation {
+    condition     = alltrue([for password in values(var.passwords) : length(password) > 0])
+    error_message = "A password must not be empty; leave the target out instead."
+  }
+}
+
+variable "state_url" {
+  description = "Where run state and docs are kept, any fsspec URL; a folder of the machine when null."
+  type        = string
+  default     = null
+}
