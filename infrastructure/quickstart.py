@@ -44,3 +44,7 @@ def quickstart() -> None:
 def main() -> None:
     """Entry point of the console script."""
     typer.run(quickstart)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The ground that tests stand on: a copy of the project, made ready by the quickstart itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# What a clone has, and no more: nothing of a run that somebody made by hand.
+NOT_IN_A_CLONE = shutil.ignore_patterns(
+    ".git", ".venv", ".local", "target", "logs", "profiles.yml", "prefect.toml", "uv.lock", ".env",
+    ".terraform", "*.tfstate*", "__pycache__", ".*_cache", "terraform-outputs.json",
+)  # fmt: skip
+
+
+@dataclass
+class Project:
+    """A copy of the project, and commands run in it as a person runs them."""
+
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def local(self) -> Path:
+        return self.folder / ".local"
+
+    def run(
+        self, *arguments: str, cwd: Path | None = None, text: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`uv run python ARGUMENTS` in the project's folder."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=cwd or self.folder,
+            env=self.variables(**environment),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def variables(self, **environment: str) -> dict[str, str]:
+        """A clean environment: an empty home, none of this shell's settings of Prefect or dbt."""
+        home = self.folder.parent / "home"
+        home.mkdir(exist_ok=True)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG"))
+        }
+        return inherited | {
+            "HOME": str(home),
+            "PYTHONPATH": str(self.folder),
+            "MILLRACE_PROJECT_DIR": str(self.folder),
+            "COLUMNS": "200",
+            **self.environment,
+            **environment,
+        }
+
+    def pipeline(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run("prefect_flows/pipeline.py", *arguments, **environment)
+
+    def setup(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
+        return self.run("-m", "infrastructure.setup_profiles", *arguments, **environment)
+
+    def dbt(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`cd dbt && uv run dbt ARGUMENTS`."""
+        return self.run("-m", "dbt.cli.main", *arguments, cwd=self.folder / "dbt", **environment)
+
+    @property
+    def dev(self) -> dict[str, Any]:
+        """The embedded target, as the embedded default's outputs give it."""
+        outputs = json.loads((self.local / "terraform-outputs.json").read_text())
+        return outputs["dbt_targets"]["value"]["dev"]
+
+    def connect(self, database: str = "millrace") -> Any:
+        dev = self.dev
+        connection = psycopg2.connect(
+            host=dev["host"], port=dev["port"], user=dev["user"], dbname=database
+        )
+        connection.autocommit = True
+        return connection
+
+    def query(self, sql: str, database: str = "millrace") -> list[tuple[Any, ...]]:
+        connection = self.connect(database)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+def copy_of_the_project(folder: Path) -> Project:
+    shutil.copytree(REPOSITORY, folder, ignore=NOT_IN_A_CLONE)
+    return Project(folder)
+
+
+def stop_servers(project: Project) -> None:
+    done = project.run("-m", "infrastructure.local", "down")
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass
+class Quickstart:
+    """The project after `uv run quickstart`, and what that printed."""
+
+    project: Project
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
+    """The servers, blocks and tables that the first command makes; stopped at the end."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("quickstart") / "millrace")
+    try:
+        done = project.run("-m", "infrastructure.quickstart")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield Quickstart(project, done)
+    finally:
+        stop_servers(project)
+
+
+@pytest.fixture(scope="session")
+def project(quickstart: Quickstart) -> Project:
+    return quickstart.project
+
+
+@pytest.fixture(scope="module")
+def other_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A second project with servers of its own, for tests that change all blocks or stop them."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("other") / "millrace")
+    try:
+        done = project.run("-m", "infrastructure.local", "up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield project
+    finally:
+        stop_servers(project)
+
+
+@dataclass
+class Scratch(Project):
+    """A small dbt project with a database and a target of its own, on the quickstart's servers."""
+
+    target: str = ""
+    database: str = ""
+
+    def model(self, name: str, sql: str) -> None:
+        (self.folder / "dbt" / "models" / f"{name}.sql").write_text(sql)
+
+    def properties(self, **document: Any) -> None:
+        file = self.folder / "dbt" / "models" / "properties.yml"
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def run_pipeline(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.pipeline("--target", self.target, "--skip", "ingest", *arguments, **environment)
+
+    def relations(self) -> set[str]:
+        return {
+            name
+            for (name,) in self.query(
+                "select table_name from information_schema.tables where table_schema = 'scratch'",
+                self.database,
+            )
+        }
+
+
+@pytest.fixture
+def scratch(project: Project, tmp_path: Path) -> Scratch:
+    """A fresh copy of the small dbt project on an empty schema; its blocks are as at first."""
+    folder = tmp_path / "millrace"
+    shutil.copytree(REPOSITORY / "tests" / "scratch_dbt", folder / "dbt")
+    for package in ("prefect_flows", "infrastructure"):
+        (folder / package).symlink_to(project.folder / package)
+    # The API is found as a person's client finds it: through the file that `local up` wrote.
+    (folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
+    (folder / ".local").mkdir()
+    shutil.copy(project.local / "terraform-outputs.json", folder / ".local")
+    scratch = Scratch(folder, target="scratch", database="scratch")
+    outputs = folder / "outputs.json"
+    target = project.dev | {"database": "scratch", "schema": "scratch", "threads": 2}
+    outputs.write_text(json.dumps({"dbt_targets": {"value": {"scratch": target}}}))
+    project.query("drop database if exists scratch with (force)")
+    project.query("create database scratch")
+    done = scratch.setup("--outputs", str(outputs), "--target", "scratch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return scratch

@@ -1,0 +1,5 @@
+{{ config(materialized='table') }}
+
+select 1 as id
+union all
+select 2 as id
