@@ -7,7 +7,6 @@ from pathlib import Path
 
 import yaml
 
-from infrastructure.local.files import writable_folder
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.targets import SETUP_COMMAND, Profile
 
@@ -52,10 +51,20 @@ def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
 
 
 def write(file: Path, text: str) -> None:
-    """Replace the file in one step, readable by its owner only."""
-    writable_folder(file.parent)
+    """Replace the file in one step, readable by its owner only.
+
+    Raises:
+        ConfigurationError: the disk, or the folder's permissions, do not allow it.
+    """
     draft = file.with_suffix(".tmp")
-    draft.touch(mode=0o600)
-    draft.chmod(0o600)
-    draft.write_text(text)
-    draft.replace(file)
+    try:
+        draft.touch(mode=0o600)
+        draft.chmod(0o600)
+        draft.write_text(text)
+        draft.replace(file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{file.name} cannot be written: {error.strerror}.",
+            where=str(file),
+            mend=f"give yourself write permission there, then: {SETUP_COMMAND} --profiles-only",
+        ) from error

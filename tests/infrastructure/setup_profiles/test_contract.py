@@ -1,0 +1,139 @@
+"""Every fault of Terraform's outputs is named at once, with its path."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from infrastructure.setup_profiles.contract import Contract, parse
+from prefect_flows.errors import ContractError
+
+POSTGRES = {
+    "type": "postgres",
+    "host": "localhost",
+    "port": 5432,
+    "database": "analytics",
+    "user": "dbt",
+    "schema": "dev",
+    "threads": 4,
+}
+BIGQUERY = {
+    "type": "bigquery",
+    "project": "made-up",
+    "dataset": "analytics",
+    "location": "EU",
+    "threads": 8,
+}
+KEY = {
+    "type": "service_account",
+    "project_id": "made-up",
+    "private_key": "made-up-secret",
+    "client_email": "dbt@made-up.example",
+    "token_uri": "https://made-up.example/token",
+    "private_key_id": "1",
+}
+
+
+def parsed(**outputs: Any) -> Contract:
+    document = {name: {"sensitive": False, "value": value} for name, value in outputs.items()}
+    return parse(json.dumps(document), where="here", mend="this")
+
+
+def faults_of(text: str) -> list[str]:
+    with pytest.raises(ContractError) as error:
+        parse(text, where="outputs.json", mend="terraform apply")
+    assert "where: outputs.json" in str(error.value)
+    assert "mend:  terraform apply" in str(error.value)
+    return error.value.faults
+
+
+def faults(**outputs: Any) -> list[str]:
+    return faults_of(json.dumps({name: {"value": value} for name, value in outputs.items()}))
+
+
+def test_both_warehouses_and_any_names_are_taken() -> None:
+    contract = parsed(
+        dbt_targets={"dev": POSTGRES, "blue-2": BIGQUERY | {"priority": "batch"}},
+        dbt_target_secrets={
+            "dev": {"password": "made-up"},
+            "blue-2": {"service_account_key": json.dumps(KEY)},
+        },
+        state_url="gs://made-up/state",
+    )
+    assert list(contract.targets) == ["dev", "blue-2"]
+    assert contract.state_url == "gs://made-up/state"
+    assert "made-up-secret" not in repr(contract)
+
+
+def test_nulls_of_optional_attributes_are_as_if_absent() -> None:
+    contract = parsed(
+        dbt_targets={"dev": POSTGRES | {"sslmode": None}},
+        dbt_target_secrets={"dev": {"password": None}},
+        state_url=None,
+    )
+    assert contract.targets["dev"] == parsed(dbt_targets={"dev": POSTGRES}).targets["dev"]
+    assert contract.secrets["dev"].password is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "the document is empty"),
+        ("{", "not JSON: Expecting property name"),
+        ("{}", "the document has no outputs"),
+        ("[]", "the document is not an object of outputs"),
+        ('{"dbt_targets": 5}', "dbt_targets: not an output of `terraform output -json`"),
+    ],
+)
+def test_a_document_that_is_none(text: str, fault: str) -> None:
+    assert faults_of(text)[0].startswith(fault)
+
+
+def test_every_fault_is_listed_at_once() -> None:
+    incomplete = {"type": "bigquery", "project": "made-up", "threads": 0}
+    found = faults(
+        dbt_targets={
+            "dev": POSTGRES | {"port": "5432", "ssl": True},
+            "prod": incomplete,
+            "Prod_1": POSTGRES,
+            "old": {"type": "oracle"},
+        },
+        dbt_target_secrets={"prod": {"password": "made-up"}, "staging": {"password": "made-up"}},
+        more=1,
+    )
+    assert found == [
+        "dbt_targets.dev.port: Input should be a valid integer",
+        "dbt_targets.dev.ssl: Extra inputs are not permitted",
+        "dbt_targets.prod.dataset: Field required",
+        "dbt_targets.prod.location: Field required",
+        "dbt_targets.prod.threads: Input should be greater than 0",
+        "dbt_targets.Prod_1: not a valid target name: lowercase letters, digits and single dashes, "
+        "beginning with a letter (it becomes part of a block's name)",
+        "dbt_targets.old: Input tag 'oracle' found using 'type' does not match any of the expected "
+        "tags: 'postgres', 'bigquery'",
+        "more: Extra inputs are not permitted",
+        "dbt_target_secrets.prod: a target of type bigquery takes service_account_key",
+        "dbt_target_secrets.staging: dbt_targets has no such target",
+    ]
+
+
+def test_no_target_is_a_fault() -> None:
+    assert faults(dbt_targets={})[0].startswith("dbt_targets: Dictionary should have at least 1")
+    assert faults(state_url="x") == ["dbt_targets: Field required"]
+
+
+def test_a_wrong_secret_is_not_repeated_in_the_fault() -> None:
+    found = faults(
+        dbt_targets={"dev": POSTGRES, "prod": BIGQUERY},
+        dbt_target_secrets={
+            "dev": {"password": ["made-up-secret"]},
+            "prod": {"service_account_key": KEY | {"type": "user"}},
+        },
+    )
+    assert [fault.split(":")[0] for fault in found] == [
+        "dbt_target_secrets.dev.password",
+        "dbt_target_secrets.prod.service_account_key.type",
+    ]
+    assert "made-up-secret" not in " ".join(found)

@@ -1,0 +1,333 @@
+"""Setup against a real Prefect API: plan, apply, drift, orphans, secrets, half-way ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from conftest import Project
+from test_contract import BIGQUERY, KEY, POSTGRES
+
+TARGETS = {"dev": POSTGRES, "prod": BIGQUERY}
+SECRETS = {"dev": {"password": "made-up-1"}, "prod": {"service_account_key": KEY}}
+BLOCKS = {
+    "gcp-credentials",
+    "bigquery-target-configs-prod",
+    "dbt-cli-profile-prod",
+    "postgres-credentials-dev",
+    "postgres-target-configs-dev",
+    "dbt-cli-profile-dev",
+}
+
+
+class Api:
+    """The Prefect API of a project, asked directly."""
+
+    def __init__(self, project: Project) -> None:
+        state = json.loads((project.local / "prefect" / "millrace-server.json").read_text())
+        self.url = f"http://127.0.0.1:{state['port']}/api"
+
+    def blocks(self, *, include_secrets: bool = False) -> dict[str, dict[str, Any]]:
+        found = httpx.post(
+            f"{self.url}/block_documents/filter", json={"include_secrets": include_secrets}
+        ).json()
+        return {block["name"]: block for block in found if not block["is_anonymous"]}
+
+    def delete(self, name: str) -> None:
+        url = f"{self.url}/block_documents/{self.blocks()[name]['id']}"
+        while httpx.delete(url).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            time.sleep(0.2)  # SQLite was locked by a service of the server
+
+
+@pytest.fixture
+def empty_api(other_project: Project) -> Api:
+    """An API without blocks."""
+    api = Api(other_project)
+    for name in api.blocks():
+        api.delete(name)
+    other_project.folder.joinpath("dbt", "profiles.yml").unlink(missing_ok=True)
+    return api
+
+
+@pytest.fixture
+def api(other_project: Project) -> Api:
+    """An API with the blocks of both targets, and nothing else."""
+    done = other_project.setup("--outputs", outputs(other_project), "--prune")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Api(other_project)
+
+
+def outputs(project: Project, targets: Any = TARGETS, secrets: Any = SECRETS) -> str:
+    file = project.folder / "outputs.json"
+    document = {"dbt_targets": {"value": targets}, "dbt_target_secrets": {"value": secrets}}
+    file.write_text(json.dumps(document))
+    return str(file)
+
+
+def test_a_second_run_changes_nothing(other_project: Project, empty_api: Api) -> None:
+    file = outputs(other_project)
+
+    first = other_project.setup("--outputs", file)
+    before = empty_api.blocks(include_secrets=True)
+    second = other_project.setup("--outputs", file)
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "Blocks: 6 created, 0 updated, 0 unchanged." in first.stdout
+    assert set(before) == BLOCKS
+    assert second.returncode == 0
+    assert "Blocks: 0 created, 0 updated, 6 unchanged." in second.stdout
+    assert "dbt/profiles.yml: unchanged" in second.stdout
+    assert empty_api.blocks(include_secrets=True) == before
+
+
+def test_blocks_are_references_and_a_plain_read_shows_no_secret(
+    other_project: Project, api: Api
+) -> None:
+    plain, secret = api.blocks(), api.blocks(include_secrets=True)
+
+    references = {
+        name: {key: ref["block_document"]["name"] for key, ref in refs.items()}
+        for name, block in plain.items()
+        if (refs := block["block_document_references"])
+    }
+    assert references == {
+        "dbt-cli-profile-dev": {"target_configs": "postgres-target-configs-dev"},
+        "dbt-cli-profile-prod": {"target_configs": "bigquery-target-configs-prod"},
+        "postgres-target-configs-dev": {"credentials": "postgres-credentials-dev"},
+        "bigquery-target-configs-prod": {"credentials": "gcp-credentials"},
+    }
+    for value in ("made-up-1", "made-up-secret"):
+        assert value not in json.dumps(plain)
+        assert value in json.dumps(secret)
+
+
+def test_prefects_own_classes_read_what_setup_wrote(other_project: Project, api: Api) -> None:
+    done = other_project.run(
+        "-W",
+        "ignore",
+        "-c",
+        "from prefect_dbt.cli.configs.postgres import PostgresTargetConfigs as Configs\n"
+        "print(Configs.load('postgres-target-configs-dev').get_configs()['password'])\n"
+        "from prefect_sqlalchemy import SqlAlchemyConnector\n"
+        "print(SqlAlchemyConnector.load('postgres-credentials-dev').connection_info.host)\n",
+    )
+
+    assert done.stdout.split() == ["made-up-1", "localhost"], done.stderr
+
+
+def test_a_change_is_planned_masked_checked_and_applied(other_project: Project, api: Api) -> None:
+    changed = outputs(
+        other_project,
+        TARGETS | {"dev": POSTGRES | {"host": "elsewhere", "threads": 2}},
+        SECRETS | {"dev": {"password": "made-up-2"}},
+    )
+    before = api.blocks(include_secrets=True)
+
+    dry = other_project.setup("--outputs", changed, "--dry-run")
+    check = other_project.setup("--outputs", changed, "--check")
+
+    assert (dry.returncode, check.returncode) == (0, 1)
+    for done in (dry, check):
+        assert "connection_info.host: localhost → elsewhere" in done.stdout
+        assert "connection_info.password: ******** → ********" in done.stdout
+        assert "threads: 4 → 2" in done.stdout
+        assert "made-up-" not in done.stdout + done.stderr
+    assert api.blocks(include_secrets=True) == before
+
+    done = other_project.setup("--outputs", changed)
+    assert "Blocks: 0 created, 2 updated, 4 unchanged." in done.stdout
+    assert other_project.setup("--outputs", changed, "--check").returncode == 0
+    assert "made-up-2" in json.dumps(api.blocks(include_secrets=True))
+
+
+def test_a_field_that_somebody_added_by_hand_is_drift(other_project: Project, api: Api) -> None:
+    file = outputs(other_project)
+    block = api.blocks(include_secrets=True)["postgres-target-configs-dev"]
+    httpx.patch(
+        f"{api.url}/block_documents/{block['id']}",
+        json={"data": {"extras": {"sslmode": "disable"}}, "merge_existing_data": True},
+    ).raise_for_status()
+
+    done = other_project.setup("--outputs", file, "--check")
+
+    assert done.returncode == 1
+    assert "extras.sslmode: disable → none" in done.stdout
+
+
+def test_orphans_are_named_and_removed_only_when_asked(other_project: Project, api: Api) -> None:
+    only_dev = outputs(other_project, {"dev": POSTGRES}, {"dev": SECRETS["dev"]})
+
+    left = other_project.setup("--outputs", only_dev)
+    assert left.returncode == 0
+    assert "3 orphaned" in left.stdout
+    assert set(api.blocks()) == BLOCKS
+    assert other_project.setup("--outputs", only_dev, "--check").returncode == 1
+
+    pruned = other_project.setup("--outputs", only_dev, "--prune")
+    assert "3 removed" in pruned.stdout
+    assert set(api.blocks()) == {name for name in BLOCKS if name.endswith("-dev")}
+    assert other_project.setup("--outputs", only_dev, "--check").returncode == 0
+
+
+def test_one_target_alone_leaves_the_others(other_project: Project, empty_api: Api) -> None:
+    done = other_project.setup("--outputs", outputs(other_project), "--target", "prod")
+    assert done.returncode == 0, done.stderr
+    assert set(empty_api.blocks()) == {
+        "gcp-credentials", "bigquery-target-configs-prod", "dbt-cli-profile-prod",
+    }  # fmt: skip
+
+    other_project.setup("--outputs", outputs(other_project), "--target", "dev")
+    file = other_project.folder / "dbt" / "profiles.yml"
+    assert set(yaml.safe_load(file.read_text())["millrace"]["outputs"]) == {"dev", "prod"}
+
+
+def test_google_targets_with_other_keys_have_blocks_of_their_own(
+    other_project: Project, api: Api
+) -> None:
+    other = KEY | {"client_email": "other@made-up.example"}
+    file = outputs(
+        other_project,
+        {"staging": BIGQUERY, "prod": BIGQUERY},
+        {"staging": {"service_account_key": KEY}, "prod": {"service_account_key": other}},
+    )
+
+    done = other_project.setup("--outputs", file)
+
+    assert done.returncode == 0, done.stderr
+    assert {"gcp-credentials-staging", "gcp-credentials-prod"} <= set(api.blocks())
+
+
+def test_a_run_that_ended_half_way_is_finished_by_the_next(
+    other_project: Project, api: Api
+) -> None:
+    file = outputs(other_project)
+    # As after an end before the last writes: a profile is written after what it refers to.
+    api.delete("dbt-cli-profile-dev")
+    api.delete("dbt-cli-profile-prod")
+    api.delete("bigquery-target-configs-prod")
+
+    done = other_project.setup("--outputs", file)
+
+    assert done.returncode == 0, done.stderr
+    assert "3 created, 0 updated, 3 unchanged" in done.stdout
+    assert set(api.blocks()) == BLOCKS
+
+
+def test_profiles_yml_is_private_and_holds_no_secret(other_project: Project, empty_api: Api) -> None:
+    done = other_project.setup(
+        "--outputs", outputs(other_project), "--profiles-only", PREFECT_API_URL="http://127.0.0.1:9"
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert empty_api.blocks() == {}
+    file = other_project.folder / "dbt" / "profiles.yml"
+    assert file.stat().st_mode & 0o777 == 0o600
+    text = file.read_text()
+    assert "made-up-1" not in text
+    assert "made-up-secret" not in text
+    document = yaml.safe_load(text)["millrace"]
+    assert document["target"] == "dev"
+    assert document["outputs"]["dev"]["password"] == "{{ env_var('DBT_ENV_SECRET_DEV_PASSWORD') }}"
+    assert document["outputs"]["prod"]["keyfile_json"]["private_key"] == (
+        "{{ env_var('DBT_ENV_SECRET_PROD_PRIVATE_KEY') }}"
+    )
+
+
+def test_blocks_only_leaves_the_file_alone(other_project: Project, empty_api: Api) -> None:
+    assert other_project.setup("--outputs", outputs(other_project), "--blocks-only").returncode == 0
+    assert set(empty_api.blocks()) == BLOCKS
+    assert not (other_project.folder / "dbt" / "profiles.yml").exists()
+
+
+def test_outputs_come_from_standard_input_too(other_project: Project, api: Api) -> None:
+    text = json.dumps({"dbt_targets": {"value": {"dev": POSTGRES}}})
+
+    done = other_project.setup("--outputs", "-", text=text)
+
+    assert done.returncode == 0, done.stderr
+    assert set(api.blocks()) == {name for name in BLOCKS if name.endswith("-dev")}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "the document is empty"),
+        ("no json", "not JSON"),
+        ('{"dbt_targets": {"value": {"dev": {"type": "postgres"}}}}', "dbt_targets.dev.host"),
+        ('{"dbt_targets": {"value": {"Dev": {"type": "postgres"}}}}', "not a valid target name"),
+    ],
+)
+def test_bad_outputs_change_nothing(
+    other_project: Project, api: Api, text: str, fault: str
+) -> None:
+    before = api.blocks(include_secrets=True)
+    profiles = (other_project.folder / "dbt" / "profiles.yml").read_text()
+
+    done = other_project.setup("--outputs", "-", text=text)
+
+    assert done.returncode == 2
+    assert "ContractError:" in done.stderr
+    assert fault in done.stderr
+    assert "Traceback" not in done.stderr
+    assert api.blocks(include_secrets=True) == before
+    assert (other_project.folder / "dbt" / "profiles.yml").read_text() == profiles
+
+
+def test_outputs_that_are_absent(other_project: Project, api: Api) -> None:
+    done = other_project.setup("--outputs", "nowhere.json")
+
+    assert done.returncode == 2
+    assert "Terraform's outputs cannot be read: No such file or directory." in done.stderr
+    assert "where: nowhere.json" in done.stderr
+    assert "terraform -chdir=DIR output -json > nowhere.json" in done.stderr
+
+
+def test_a_target_that_terraform_does_not_have(other_project: Project, empty_api: Api) -> None:
+    done = other_project.setup("--outputs", outputs(other_project), "--target", "nowhere")
+
+    assert done.returncode == 2
+    assert "Terraform's outputs have no target 'nowhere'; they have dev, prod." in done.stderr
+    assert empty_api.blocks() == {}
+
+
+def test_options_that_exclude_each_other(other_project: Project) -> None:
+    done = other_project.setup("--blocks-only", "--profiles-only")
+
+    assert done.returncode == 2
+    assert "--blocks-only and --profiles-only exclude each other." in done.stderr
+
+
+def test_an_api_that_is_down(other_project: Project, empty_api: Api) -> None:
+    done = other_project.setup(
+        "--outputs", outputs(other_project), PREFECT_API_URL="http://127.0.0.1:9/api"
+    )
+
+    assert done.returncode == 2
+    assert "PrefectUnreachable:" in done.stderr
+    assert not (other_project.folder / "dbt" / "profiles.yml").exists()
+
+
+def test_connections_are_tested_one_by_one(other_project: Project, api: Api) -> None:
+    good = other_project.dev
+    file = outputs(other_project, {"bad": good | {"database": "nowhere"}, "dev": good}, {})
+
+    done = other_project.setup("--outputs", file, "--test-connection")
+
+    assert done.returncode == 2
+    assert 'database "nowhere" does not exist' in done.stdout
+    assert "dev: connected" in done.stdout
+
+
+def test_a_file_that_cannot_be_written(other_project: Project, api: Api) -> None:
+    file = other_project.folder / "dbt" / "profiles.tmp"
+    file.mkdir()
+    try:
+        done = other_project.setup("--outputs", outputs(other_project))
+    finally:
+        file.rmdir()
+    assert done.returncode == 2
+    assert "profiles.yml cannot be written" in done.stderr
