@@ -31,7 +31,9 @@ def test_it_shows_every_step_and_ends_with_a_summary(quickstart: Quickstart) -> 
 
 
 def test_the_link_leads_to_the_flow_run(quickstart: Quickstart) -> None:
-    link = re.search(r"Flow run: (http://127\.0\.0\.1:\d+)/runs/flow-run/(\S+)", quickstart.done.stdout)
+    link = re.search(
+        r"Flow run: (http://127\.0\.0\.1:\d+)/runs/flow-run/(\S+)", quickstart.done.stdout
+    )
     assert link, "the link to the flow run is not said"
     run = httpx.get(f"{link[1]}/api/flow_runs/{link[2]}").json()
     assert run["state"]["type"] == "COMPLETED"

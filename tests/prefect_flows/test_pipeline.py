@@ -352,9 +352,7 @@ def test_wrong_credentials_are_said_and_a_secret_is_nowhere(
         variable = secret_variable(scratch.target, "password")
         profiles = (scratch.folder / "dbt" / "profiles.yml").read_text()
         assert f"password: '{{{{ env_var(''{variable}'') }}}}'" in profiles
-        by_hand = scratch.dbt(
-            "run", "--target", scratch.target, **{variable: "right-made-up"}
-        )
+        by_hand = scratch.dbt("run", "--target", scratch.target, **{variable: "right-made-up"})
         assert by_hand.returncode == 0, by_hand.stdout
     finally:
         rules.write_text(before)

@@ -1,0 +1,122 @@
+"""The two servers of this machine: up, status, down, and what stands in their way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import psutil
+import psycopg2
+import pytest
+from conftest import Project, copy_of_the_project, stop_servers
+
+
+def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return project.run("-m", "infrastructure.local", *arguments)
+
+
+def server_of(project: Project) -> dict:
+    return json.loads((project.local / "prefect" / "millrace-server.json").read_text())
+
+
+def test_up_again_finds_both_running(other_project: Project) -> None:
+    before = server_of(other_project)
+    done = local(other_project, "up")
+    assert done.returncode == 0, done.stderr
+    assert server_of(other_project) == before
+    assert local(other_project, "status").returncode == 0
+
+
+def test_the_ui_calls_its_own_port(other_project: Project) -> None:
+    port = server_of(other_project)["port"]
+    settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
+    assert settings["api_url"] == f"http://127.0.0.1:{port}/api"
+
+
+def test_postgres_is_closed_to_the_network_and_to_other_users(other_project: Project) -> None:
+    dev = other_project.dev
+    assert Path(dev["host"]).stat().st_mode & 0o777 == 0o700
+    postmaster = int((other_project.local / "postgres" / "postmaster.pid").read_text().split()[0])
+    assert psutil.Process(postmaster).net_connections("tcp") == []
+
+
+def test_the_home_of_the_server_is_private(other_project: Project) -> None:
+    assert (other_project.local / "prefect").stat().st_mode & 0o777 == 0o700
+
+
+def test_down_stops_what_was_started_and_keeps_what_it_held(other_project: Project) -> None:
+    process = psutil.Process(server_of(other_project)["pid"])
+    other_project.query("create table kept as select 42 as answer")
+
+    down = local(other_project, "down")
+
+    assert down.returncode == 0, down.stderr
+    assert not process.is_running()
+    assert not (other_project.folder / "prefect.toml").exists()
+    with pytest.raises(psycopg2.OperationalError):
+        other_project.query("select 1")
+    status = local(other_project, "status")
+    assert status.returncode == 1
+    assert "Postgres: not running" in status.stdout
+    assert "Prefect server: not running" in status.stdout
+    assert "was not running" in local(other_project, "down").stdout
+
+    assert local(other_project, "up").returncode == 0
+    assert other_project.query("select answer from kept") == [(42,)]
+
+
+def test_a_server_that_was_killed_is_started_anew(other_project: Project) -> None:
+    process = psutil.Process(server_of(other_project)["pid"])
+    for victim in [*process.children(recursive=True), process]:
+        victim.kill()
+    process.wait(10)
+
+    assert local(other_project, "status").returncode == 1
+    assert local(other_project, "up").returncode == 0
+    assert local(other_project, "status").returncode == 0
+
+
+def test_another_port_is_found_when_the_usual_one_is_taken(quickstart, other_project) -> None:
+    ports = {server_of(quickstart.project)["port"], server_of(other_project)["port"]}
+    assert len(ports) == 2
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path) -> None:
+    project = Project(tmp_path / "millrace")
+    shutil.copytree(Path(__file__).parents[3] / "infrastructure", project.folder / "infrastructure")
+    shutil.copytree(Path(__file__).parents[3] / "prefect_flows", project.folder / "prefect_flows")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = local(project, "up", "--port", str(port))
+    assert done.returncode == 2
+    assert f"ServerError: Port {port} is taken by another program." in done.stderr
+    assert not (project.local / "postgres").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path / "millrace")
+    # A file in the folder's place stops root too, whom permissions would not.
+    project.local.touch()
+    done = local(project, "up")
+    assert done.returncode == 2
+    assert "ServerError: The folder cannot be written to: File exists." in done.stderr
+    assert f"where: {project.local}" in done.stderr
+
+
+def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path / ("long-" * 15) / "millrace")
+    try:
+        done = local(project, "up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        socket_folder = Path(project.dev["host"])
+        assert not socket_folder.is_relative_to(project.folder)
+        assert socket_folder.stat().st_mode & 0o777 == 0o700
+        assert project.query("select 1") == [(1,)]
+    finally:
+        stop_servers(project)

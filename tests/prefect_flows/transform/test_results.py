@@ -1,0 +1,51 @@
+"""What a further attempt runs."""
+
+from __future__ import annotations
+
+from prefect_flows.transform.causes import Cause
+from prefect_flows.transform.results import NodeResult, left_to_do
+
+#     lost ── a ── b ── c         d hangs on both failures
+#     bad ────────────── d ───┘
+CHILDREN = {"lost": ["a"], "a": ["b", "d"], "b": ["c"], "bad": ["d"], "c": [], "d": []}
+
+
+def node(name: str, status: str, cause: Cause | None = None) -> NodeResult:
+    return NodeResult(
+        unique_id=name,
+        name=name,
+        resource_type="model",
+        path=f"models/{name}.sql",
+        fqn=("project", name),
+        status=status,
+        message=None,
+        seconds=0.0,
+        failures=None,
+        rows=None,
+        cause=cause,
+    )
+
+
+def left(*nodes: NodeResult) -> set[str]:
+    results = {node.unique_id: node for node in nodes}
+    return {node.unique_id for node in left_to_do(results, CHILDREN)}
+
+
+def test_what_failed_for_a_passing_cause_and_what_was_skipped_for_it() -> None:
+    done = node("done", "success")
+    skipped = [node(name, "skipped") for name in ("a", "b", "c")]
+    assert left(done, node("lost", "error", Cause.TRANSIENT), *skipped) == {"lost", "a", "b", "c"}
+
+
+def test_nothing_when_no_cause_may_pass() -> None:
+    assert left(node("bad", "error", Cause.CODE), node("d", "skipped")) == set()
+    assert left(node("bad", "fail", Cause.DATA)) == set()
+
+
+def test_what_lies_behind_a_lasting_failure_stays_skipped() -> None:
+    nodes = [
+        node("lost", "error", Cause.TRANSIENT),
+        node("bad", "error", Cause.CODE),
+        *(node(name, "skipped") for name in ("a", "b", "c", "d")),
+    ]
+    assert left(*nodes) == {"lost", "a", "b", "c"}
