@@ -25,7 +25,13 @@ from dlt.common.exceptions import TerminalException, TransientException
 from dlt.extract import DltResource, DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from prefect_flows.errors import ConfigurationError, IngestionError, MillraceError
+from prefect_flows.causes import Cause, cause_of, chain_of
+from prefect_flows.errors import (
+    ConfigurationError,
+    IngestionError,
+    MillraceError,
+    WarehouseUnreachable,
+)
 from prefect_flows.settings import load_settings
 from prefect_flows.stages import Logger, Work, as_task
 from prefect_flows.targets import Profile, load_profile, prefect_client
@@ -200,24 +206,26 @@ def _destination(profile: Profile) -> Destination[Any, Any]:
 
 
 def _ingestion_error(source: str, profile: Profile, error: PipelineStepFailed) -> MillraceError:
-    """The error a person reads: the source's own, or the database's."""
-    chain = list(_chain(error))
+    """The error a person reads: the source's own, or the warehouse's."""
+    chain = list(chain_of(error))
     for link in chain:
         if isinstance(link, MillraceError):
             return link
-    cause = chain[-1]
+    first = f"{type(chain[-1]).__name__}: {str(chain[-1]).strip()}"
+    if error.step == "sync":
+        # dlt's first connection. What fails here is an address or a credential.
+        return WarehouseUnreachable(
+            f"The warehouse of target {profile.target!r} cannot be used: {first}",
+            where=profile.address,
+            mend=profile.mend_of_address,
+        )
+    may_pass = cause_of(error) is Cause.TRANSIENT or (
+        any(isinstance(link, TransientException) for link in chain)
+        and not any(isinstance(link, TerminalException) for link in chain)
+    )
     return IngestionError(
-        f"Loading source {source!r} failed while dlt ran its step {error.step!r}: "
-        f"{type(cause).__name__}: {str(cause).strip()}.",
+        f"Loading source {source!r} failed while dlt ran its step {error.step!r}: {first}.",
         where=f"schema {raw_schema(source)!r} of target {profile.target!r}",
         mend="mend the cause and run it again; what was loaded before is as it was",
-        retryable=any(isinstance(link, TransientException) for link in chain)
-        and not any(isinstance(link, TerminalException) for link in chain),
+        retryable=may_pass,
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__

@@ -25,7 +25,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 class StagePolicy(BaseModel):
     """How often, how late and how long a stage is tried.
 
-    Only causes that may pass are retried; see `prefect_flows.transform.causes`.
+    Only causes that may pass are retried; see `prefect_flows.causes`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -81,6 +81,24 @@ class Profile:
         """Dbt's adapter type: `postgres` or `bigquery`."""
         return str(self.output["type"])
 
+    @property
+    def address(self) -> str:
+        """Where the warehouse is, as an error names it."""
+        if self.warehouse == "postgres":
+            o = self.output
+            return f"postgres {o['user']}@{o['host']}:{o['port']}/{o['dbname']}"
+        return f"{self.warehouse} {self.output.get('project')}"
+
+    @property
+    def mend_of_address(self) -> str:
+        """What to do when nobody answers there, or refuses."""
+        if str(self.output.get("host", "")).startswith("/"):
+            return f"start it ({LOCAL_UP_COMMAND}), or correct the target and: {SETUP_COMMAND}"
+        return (
+            "see that the server runs and that Terraform's outputs hold the right address and "
+            f"credentials, then: {SETUP_COMMAND} --target {self.target}"
+        )
+
     @classmethod
     def from_output(cls, name: str, target: str, output: Mapping[str, Any]) -> Profile:
         """Build a profile from dbt's own output, its secrets moved aside."""

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from prefect_flows.causes import Cause, cause_of
 from prefect_flows.errors import StageFailed
 from prefect_flows.stages import Logger
-from prefect_flows.transform.causes import Cause, cause_of
 from prefect_flows.transform.results import SKIPPED, NodeResult, counts, left_to_do
 from prefect_flows.transform.session import DbtSession
 

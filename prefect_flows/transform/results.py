@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefect_flows.transform.causes import Cause
+from prefect_flows.causes import Cause
 
 # What dbt's own retry calls for a second try, and what ends its command line with exit code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})

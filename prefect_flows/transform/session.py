@@ -17,9 +17,10 @@ import yaml
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
 
+from prefect_flows.causes import Cause
 from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
-from prefect_flows.targets import LOCAL_UP_COMMAND, SETUP_COMMAND, Profile
-from prefect_flows.transform.causes import Cause, recorded_causes
+from prefect_flows.targets import Profile
+from prefect_flows.transform.causes import recorded_causes
 
 # dbt's generated event messages carry no types.
 Listener = Callable[[Any], None]
@@ -155,20 +156,11 @@ class DbtSession:
 
         outcome = self._invoke(["debug", "--connection"], listen, artifacts=False)
         if outcome.exception is not None or outcome.results == [False]:
-            output = self.profile.output
-            if self.profile.warehouse == "postgres":
-                place = f"{output['user']}@{output['host']}:{output['port']}/{output['dbname']}"
-            else:
-                place = str(output.get("project"))
-            local = str(output.get("host", "")).startswith("/")
             what = str(outcome.exception) if outcome.exception else " ".join(said)
             raise WarehouseUnreachable(
                 f"The warehouse of target {self.profile.target!r} cannot be used: {what}",
-                where=f"{self.profile.warehouse} {place}",
-                mend=f"start it: {LOCAL_UP_COMMAND}"
-                if local
-                else "see that the server runs and that Terraform's outputs hold the right "
-                f"address and credentials, then: {SETUP_COMMAND} --target {self.profile.target}",
+                where=self.profile.address,
+                mend=self.profile.mend_of_address,
             ) from outcome.exception
 
     def selected(self, selection: Selection) -> dict[str, list[str]]:

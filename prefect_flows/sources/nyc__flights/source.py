@@ -217,21 +217,13 @@ def read(table: Table, content: bytes, *, where: str) -> pa.Table:
                 strings_can_be_null=True,
                 timestamp_parsers=[csv.ISO8601],
             ),
-        ).cast(table.schema)
+        ).cast(table.schema)  # refuses a null in a key column
     except (pa.ArrowInvalid, ValueError) as error:
         raise IngestionError(
             f"Table {table.name!r}: the file holds a row that does not fit: {error}.",
             where=where,
             mend=f"correct the row, or restore the file: {REPAIR_COMMAND}",
         ) from error
-    for name in table.key:
-        if data[name].null_count:
-            raise IngestionError(
-                f"Table {table.name!r}: {data[name].null_count} row(s) have no {name!r}, "
-                "which is part of the key.",
-                where=where,
-                mend=f"correct the rows, or restore the file: {REPAIR_COMMAND}",
-            )
     repeated = len(data) - len(data.group_by(list(table.key)).aggregate([]))
     if repeated:
         raise IngestionError(

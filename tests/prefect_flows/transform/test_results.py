@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_flows.transform.causes import Cause
+from prefect_flows.causes import Cause
 from prefect_flows.transform.results import NodeResult, left_to_do
 
 #     lost ── a ── b ── c         d hangs on both failures

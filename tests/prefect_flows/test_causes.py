@@ -6,7 +6,7 @@ import psycopg2
 import pytest
 from conftest import Project
 
-from prefect_flows.transform.causes import Cause, cause_of, postgres_cause
+from prefect_flows.causes import Cause, cause_of, postgres_cause
 
 
 @pytest.mark.parametrize(
