@@ -22,7 +22,7 @@ NEXT = """\
 What next:
   cd dbt && uv run dbt build                      work on the models, without Prefect
   uv run python prefect_flows/pipeline.py         run the pipeline again
-  uv run prefect deploy --all                     schedule it: documentation/deployments.md
+  uv run prefect deploy --name dbt-dev            deploy it: documentation/deployments.md
   uv run python -m infrastructure.local down      stop both servers"""
 
 

@@ -109,14 +109,10 @@ def test_every_fault_is_listed_at_once() -> None:
         "dbt_targets.prod.dataset: Field required",
         "dbt_targets.prod.location: Field required",
         "dbt_targets.prod.threads: Input should be greater than 0",
-        (
-            "dbt_targets.Prod_1: not a valid target name: lowercase letters, digits and single dashes, "
-            "beginning with a letter (it becomes part of a block's name)"
-        ),
-        (
-            "dbt_targets.old: Input tag 'oracle' found using 'type' does not match any of the expected "
-            "tags: 'postgres', 'bigquery'"
-        ),
+        "dbt_targets.Prod_1: not a valid target name: lowercase letters, digits and single "
+        "dashes, beginning with a letter (it becomes part of a block's name)",
+        "dbt_targets.old: Input tag 'oracle' found using 'type' does not match any of the "
+        "expected tags: 'postgres', 'bigquery'",
         "more: Extra inputs are not permitted",
         "dbt_target_secrets.prod: a target of type bigquery takes service_account_key",
         "dbt_target_secrets.staging: dbt_targets has no such target",
