@@ -22,7 +22,14 @@ from prefect_flows import ingestion
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, MillraceError, StageFailed
 from prefect_flows.reporting import summaries
-from prefect_flows.settings import STAGES, Settings, Stage, StagePolicy, load_settings
+from prefect_flows.settings import (
+    STAGES,
+    Settings,
+    Stage,
+    StagePolicies,
+    StagePolicy,
+    load_settings,
+)
 from prefect_flows.stages import (
     Logger,
     RunStage,
@@ -68,11 +75,12 @@ class Parameters(BaseModel):
 def dbt_full_pipeline(
     target: TargetName = "dev",
     sources: list[str] | None = None,
-    select: list[str] | None = None,
-    exclude: list[str] | None = None,
+    # Empty rather than none, so that the form in the UI asks for a list; never changed here.
+    select: list[str] = [],  # noqa: B006
+    exclude: list[str] = [],  # noqa: B006
     full_refresh: bool = False,
-    vars: dict[str, Any] | None = None,
-    skip: list[Stage] | None = None,
+    vars: dict[str, Any] = {},  # noqa: B006
+    skip: list[Stage] = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Ingest the sources, then run and test the dbt models of a target.
 
@@ -95,11 +103,11 @@ def dbt_full_pipeline(
     parameters = Parameters(
         target=target,
         sources=sources,
-        select=select or [],
-        exclude=exclude or [],
+        select=select,
+        exclude=exclude,
         full_refresh=full_refresh,
-        vars=vars or {},
-        skip=skip or [],
+        vars=vars,
+        skip=skip,
     )
     settings = load_settings()
     with prefect_client() as client:
@@ -125,57 +133,65 @@ def run_pipeline(
         publish: takes the key and the Markdown of each summary.
     """
     started = time.monotonic()
-    policies = settings.stages
     record: dict[str, Any] = {"target": parameters.target}
-    failure: str | None = None
     target_path = settings.target_path(parameters.target)
+    failure: str | None = "The run ended before its last stage did; its log says why."
     try:
         with DbtSession(settings.dbt_dir, profile, target_path, parameters.vars) as session:
-            names = ingestion.sources() if parameters.sources is None else parameters.sources
-            for name in names:
-                ingestion.source_function(name)
-            session.check_connection()
-            if session.has_packages():
-                run_stage("dbt-deps", policies.dbt_deps, lambda _: session.install_packages())
-            selection = Selection(parameters.select, parameters.exclude)
-            selected = session.selected(selection)
-            if "ingest" in parameters.skip:
-                names = []
-            record["ingest"] = {}
-            for name in names:
-                record["ingest"][name] = run_stage(
-                    f"ingest-{name}", policies.ingest, ingestion.ingest_work(name, profile)
-                )
-            for stage, (command, types) in DBT_STAGES.items():
-                nodes = [node for kind in types for node in selected.get(kind, [])]
-                if stage in parameters.skip or not nodes:
-                    why = "as asked" if stage in parameters.skip else "nothing selected"
-                    record[stage] = {"skipped": why}
-                    continue
-                flags = ["--full-refresh"] if _refreshes(stage, parameters) else []
-                dbt = DbtStage(
-                    session, f"dbt-{stage}", command, selection.arguments(), len(nodes), flags
-                )
-                try:
-                    policy: StagePolicy = getattr(policies, f"dbt_{stage}")
-                    record[stage] = run_stage(dbt.name, policy, dbt.attempt)
-                except StageFailed as error:
-                    record[stage] = error.record
-                    raise
-            if "run" not in parameters.skip:
-                marts = [node for node in selected.get("model", []) if _is_mart(session, node)]
-                record["marts"] = session.row_counts(marts)
+            _run_stages(session, parameters, settings.stages, run_stage, record)
+        failure = None
     except MillraceError as error:
         failure = str(error)
         raise
     finally:
         record["seconds"] = round(time.monotonic() - started, 2)
-        publish("extraction", summaries.extraction(record))
-        publish("transformation", summaries.transformation(record))
-        publish("tests", summaries.tests(record))
-        publish("run", summaries.run(record, failure))
+        publish(f"{parameters.target}-extraction", summaries.extraction(record))
+        publish(f"{parameters.target}-transformation", summaries.transformation(record))
+        publish(f"{parameters.target}-tests", summaries.tests(record))
+        publish(f"{parameters.target}-run", summaries.run(record, failure))
     log.info("Target %s is done in %.1f s.", parameters.target, record["seconds"])
     return record
+
+
+def _run_stages(
+    session: DbtSession,
+    parameters: Parameters,
+    policies: StagePolicies,
+    run_stage: RunStage,
+    record: dict[str, Any],
+) -> None:
+    """Look at what can be wrong, then run each stage; the record grows as they end."""
+    names = ingestion.sources() if parameters.sources is None else parameters.sources
+    for name in names:
+        ingestion.source_function(name)
+    session.check_connection()
+    if session.has_packages():
+        run_stage("dbt-deps", policies.dbt_deps, lambda _: session.install_packages())
+    selection = Selection(parameters.select, parameters.exclude)
+    selected = session.selected(selection)
+
+    record["ingest"] = {}
+    for name in [] if "ingest" in parameters.skip else names:
+        work = ingestion.ingest_work(name, session.profile)
+        record["ingest"][name] = run_stage(f"ingest-{name}", policies.ingest, work)
+    for stage, (command, types) in DBT_STAGES.items():
+        nodes = [node for kind in types for node in selected.get(kind, [])]
+        if stage in parameters.skip or not nodes:
+            why = "as asked" if stage in parameters.skip else "nothing selected"
+            record[stage] = {"skipped": why}
+            continue
+        flags = ["--full-refresh"] if _refreshes(stage, parameters) else []
+        arguments = selection.arguments()
+        dbt = DbtStage(session, f"dbt-{stage}", command, arguments, len(nodes), flags)
+        try:
+            policy: StagePolicy = getattr(policies, f"dbt_{stage}")
+            record[stage] = run_stage(dbt.name, policy, dbt.attempt)
+        except StageFailed as error:
+            record[stage] = error.record
+            raise
+    if "run" not in parameters.skip:
+        marts = [node for node in selected.get("model", []) if _is_mart(session, node)]
+        record["marts"] = session.row_counts(marts)
 
 
 def _refreshes(stage: Stage, parameters: Parameters) -> bool:
@@ -187,12 +203,7 @@ def _is_mart(session: DbtSession, unique_id: str) -> bool:
 
 
 def _publish(key: str, markdown: str) -> None:
-    from prefect.runtime import flow_run
-
-    target = flow_run.parameters["target"]
-    create_markdown_artifact(
-        markdown, key=f"{target}-{key}", description=f"{key} of target {target}"
-    )
+    create_markdown_artifact(markdown, key=key)
 
 
 @exits_with_expected_errors

@@ -84,6 +84,15 @@ class Project:
         outputs = json.loads((self.local / "terraform-outputs.json").read_text())
         return outputs["dbt_targets"]["value"]["dev"]
 
+    @property
+    def server(self) -> dict[str, Any]:
+        """The Prefect server that `local up` started: process and port."""
+        return json.loads((self.local / "prefect" / "millrace-server.json").read_text())
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.server['port']}/api"
+
     def connect(self, database: str = "millrace") -> Any:
         dev = self.dev
         connection = psycopg2.connect(

@@ -20,13 +20,8 @@ def deployed(project: Project) -> dict[str, dict]:
     for arguments in ([], ["--prefect-file", SOURCE_FILE]):
         done = project.run("-m", "prefect", "--no-prompt", "deploy", *arguments, "--all")
         assert done.returncode == 0, done.stdout + done.stderr
-    found = httpx.post(f"{api_url(project)}/deployments/filter", json={}).json()
+    found = httpx.post(f"{project.api_url}/deployments/filter", json={}).json()
     return {deployment["name"]: deployment for deployment in found}
-
-
-def api_url(project: Project) -> str:
-    state = json.loads((project.local / "prefect" / "millrace-server.json").read_text())
-    return f"http://127.0.0.1:{state['port']}/api"
 
 
 def test_one_a_target_and_prod_at_two(deployed: dict[str, dict]) -> None:
@@ -71,12 +66,12 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
 
     assert worker.returncode == 0, worker.stdout + worker.stderr
     (run,) = httpx.post(
-        f"{api_url(project)}/flow_runs/filter",
+        f"{project.api_url}/flow_runs/filter",
         json={"deployments": {"id": {"any_": [deployed["dbt-dev"]["id"]]}}},
     ).json()
     assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
     tasks = httpx.post(
-        f"{api_url(project)}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}
+        f"{project.api_url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}
     ).json()
     policies = {task["name"]: task["empirical_policy"]["retries"] for task in tasks}
     assert policies == {"dbt-run": 4, "dbt-test": 1}
@@ -86,7 +81,7 @@ def test_a_value_that_is_none_is_refused_by_the_api(
     project: Project, deployed: dict[str, dict]
 ) -> None:
     refused = httpx.post(
-        f"{api_url(project)}/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
+        f"{project.api_url}/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
         json={"parameters": {"target": "No Target"}},
     )
     assert refused.status_code == httpx.codes.CONFLICT

@@ -52,7 +52,7 @@ def test_a_second_one_changes_nothing_and_finds_all_running(quickstart: Quicksta
     project = quickstart.project
     sums = "select sum(hashtext(f::text)) from raw_nyc__flights.flights f"
     before = project.query(sums)
-    server = (project.local / "prefect" / "millrace-server.json").read_text()
+    server = project.server
 
     done = project.run("-m", "infrastructure.quickstart")
 
@@ -60,7 +60,7 @@ def test_a_second_one_changes_nothing_and_finds_all_running(quickstart: Quicksta
     assert "0 created, 0 updated, 3 unchanged" in done.stdout
     assert re.search(r"ingest-nyc__flights\W+0 new rows", done.stdout)
     assert project.query(sums) == before
-    assert (project.local / "prefect" / "millrace-server.json").read_text() == server
+    assert project.server == server
 
 
 def test_two_at_once_the_second_says_so_and_does_nothing(quickstart: Quickstart) -> None:

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,11 +31,10 @@ _ONE_INVOCATION = threading.Lock()
 
 @dataclass(frozen=True)
 class Selection:
-    """What to run: dbt's own selection syntax, and what else every command is given."""
+    """What to run, in dbt's own selection syntax."""
 
     select: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    vars: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         """The selection as arguments of dbt's command line."""

@@ -15,14 +15,9 @@ from conftest import Project, Scratch
 from prefect_flows.targets import secret_variable
 
 
-def api_url(project: Project) -> str:
-    state = json.loads((project.local / "prefect" / "millrace-server.json").read_text())
-    return f"http://127.0.0.1:{state['port']}/api"
-
-
 def last_run(project: Project, target: str) -> dict:
     runs = httpx.post(
-        f"{api_url(project)}/flow_runs/filter",
+        f"{project.api_url}/flow_runs/filter",
         json={"flow_runs": {"name": {"any_": [target]}}, "sort": "START_TIME_DESC", "limit": 1},
     ).json()
     return runs[0]
@@ -30,9 +25,17 @@ def last_run(project: Project, target: str) -> dict:
 
 def task_runs(project: Project, run: dict) -> dict[str, dict]:
     found = httpx.post(
-        f"{api_url(project)}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}
+        f"{project.api_url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}
     ).json()
     return {task["name"]: task for task in found}
+
+
+def artifacts(project: Project, run: dict) -> dict[str, str]:
+    found = httpx.post(
+        f"{project.api_url}/artifacts/filter",
+        json={"artifacts": {"flow_run_id": {"any_": [run["id"]]}}},
+    ).json()
+    return {artifact["key"]: artifact["data"] for artifact in found}
 
 
 def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch: Scratch) -> None:
@@ -50,11 +53,7 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
         "dbt-run": "Completed",
         "dbt-test": "Completed",
     }
-    artifacts = httpx.post(
-        f"{api_url(project)}/artifacts/filter",
-        json={"artifacts": {"flow_run_id": {"any_": [run["id"]]}}},
-    ).json()
-    texts = {artifact["key"]: artifact["data"] for artifact in artifacts}
+    texts = artifacts(project, run)
     assert set(texts) == {
         f"{scratch.target}-{key}" for key in ("extraction", "transformation", "tests", "run")
     }
@@ -97,6 +96,9 @@ def test_a_model_with_a_sql_error_fails_at_once_and_names_it(
     run = last_run(project, scratch.target)
     assert run["state"]["type"] == "FAILED"
     assert "model broken_table" in run["state"]["message"]
+    texts = artifacts(project, run)
+    assert "**Failed.**" in texts["scratch-run"]
+    assert "| error | model.scratch.broken_table | code |" in texts["scratch-transformation"]
     tasks = task_runs(project, run)
     assert tasks["dbt-run"]["run_count"] == 1, "a failure that cannot pass was tried again"
     assert "dbt-test" not in tasks
@@ -342,7 +344,7 @@ def test_wrong_credentials_are_said_and_a_secret_is_nowhere(
                 assert found == []
         run = last_run(project, scratch.target)
         logs = httpx.post(
-            f"{api_url(project)}/logs/filter",
+            f"{project.api_url}/logs/filter",
             json={"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200},
         ).text
         assert "dbt-run" in logs or "numbers" in logs

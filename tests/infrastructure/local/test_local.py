@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import subprocess
@@ -19,20 +18,16 @@ def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]
     return project.run("-m", "infrastructure.local", *arguments)
 
 
-def server_of(project: Project) -> dict:
-    return json.loads((project.local / "prefect" / "millrace-server.json").read_text())
-
-
 def test_up_again_finds_both_running(other_project: Project) -> None:
-    before = server_of(other_project)
+    before = other_project.server
     done = local(other_project, "up")
     assert done.returncode == 0, done.stderr
-    assert server_of(other_project) == before
+    assert other_project.server == before
     assert local(other_project, "status").returncode == 0
 
 
 def test_the_ui_calls_its_own_port(other_project: Project) -> None:
-    port = server_of(other_project)["port"]
+    port = other_project.server["port"]
     settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
     assert settings["api_url"] == f"http://127.0.0.1:{port}/api"
 
@@ -49,7 +44,7 @@ def test_the_home_of_the_server_is_private(other_project: Project) -> None:
 
 
 def test_down_stops_what_was_started_and_keeps_what_it_held(other_project: Project) -> None:
-    process = psutil.Process(server_of(other_project)["pid"])
+    process = psutil.Process(other_project.server["pid"])
     other_project.query("create table kept as select 42 as answer")
 
     down = local(other_project, "down")
@@ -70,7 +65,7 @@ def test_down_stops_what_was_started_and_keeps_what_it_held(other_project: Proje
 
 
 def test_a_server_that_was_killed_is_started_anew(other_project: Project) -> None:
-    process = psutil.Process(server_of(other_project)["pid"])
+    process = psutil.Process(other_project.server["pid"])
     for victim in [*process.children(recursive=True), process]:
         victim.kill()
     process.wait(10)
@@ -81,7 +76,7 @@ def test_a_server_that_was_killed_is_started_anew(other_project: Project) -> Non
 
 
 def test_another_port_is_found_when_the_usual_one_is_taken(quickstart, other_project) -> None:
-    ports = {server_of(quickstart.project)["port"], server_of(other_project)["port"]}
+    ports = {quickstart.project.server["port"], other_project.server["port"]}
     assert len(ports) == 2
 
 

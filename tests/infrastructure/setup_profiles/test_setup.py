@@ -28,8 +28,7 @@ class Api:
     """The Prefect API of a project, asked directly."""
 
     def __init__(self, project: Project) -> None:
-        state = json.loads((project.local / "prefect" / "millrace-server.json").read_text())
-        self.url = f"http://127.0.0.1:{state['port']}/api"
+        self.url = project.api_url
 
     def blocks(self, *, include_secrets: bool = False) -> dict[str, dict[str, Any]]:
         found = httpx.post(
