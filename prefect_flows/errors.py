@@ -10,6 +10,7 @@
     ├── PrefectUnreachable    the Prefect API does not answer
     ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
     ├── IngestionError        exit code 1: a source could not be read or loaded
+    ├── StageTimedOut         exit code 1: a stage did not end within its timeout
     └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
 
 Each error says what is wrong, where, and the exact command or edit that mends it.
@@ -86,6 +87,12 @@ class WarehouseUnreachable(MillraceError):
 
 class IngestionError(MillraceError):
     """A source could not be read or loaded; what was loaded before stays as it was."""
+
+    exit_code = 1
+
+
+class StageTimedOut(MillraceError):
+    """A stage did not end within its timeout."""
 
     exit_code = 1
 

@@ -6,7 +6,8 @@ Either way only an error that says it is `retryable` is tried again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
@@ -14,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.utilities.timeout import timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
-from prefect_flows.errors import MillraceError
+from prefect_flows.errors import MillraceError, StageTimedOut
 from prefect_flows.settings import StagePolicy
 
 if TYPE_CHECKING:
@@ -28,14 +29,16 @@ RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
 def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
     """Run a stage as a task of the flow that calls it; Prefect retries it, and times it out."""
-    return _stage.with_options(
+    stage = _stage.with_options(
         name=name,
         task_run_name=name,
         retries=policy.retries,
         retry_delay_seconds=policy.retry_delay_seconds,
         timeout_seconds=policy.timeout_seconds,
         retry_condition_fn=_may_pass_on_retry,
-    )(work)
+    )
+    with _named_timeout(name, policy):
+        return stage(work)
 
 
 def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
@@ -58,7 +61,8 @@ def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         with timeout(policy.timeout_seconds):
             return work(log)
 
-    return retrying(attempt)
+    with _named_timeout(name, policy):
+        return retrying(attempt)
 
 
 def say_expected_errors_without_stack() -> None:
@@ -72,6 +76,21 @@ def say_expected_errors_without_stack() -> None:
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False)
 def _stage(work: Work) -> dict[str, Any]:
     return work(get_run_logger())
+
+
+@contextmanager
+def _named_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        # The task of a source is `ingest-<source>`, and all of them share one policy.
+        setting = "INGEST" if name.startswith("ingest-") else name.replace("-", "_").upper()
+        raise StageTimedOut(
+            f"{name} did not end within {policy.timeout_seconds:g} s.",
+            where=f"task {name}",
+            mend="see in the log what took so long, or give it more time with "
+            f"MILLRACE_STAGES__{setting}__TIMEOUT_SECONDS",
+        ) from error
 
 
 def _may_pass_on_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

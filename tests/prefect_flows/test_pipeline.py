@@ -172,6 +172,18 @@ def test_a_deadlock_is_retried_with_what_is_left_only(project: Project, scratch:
     assert task_runs(project, last_run(project, scratch.target))["dbt-run"]["run_count"] == 2
 
 
+@pytest.mark.parametrize("door", [(), ("--no-prefect",)], ids=["prefect", "no prefect"])
+def test_a_stage_that_takes_too_long_is_named(scratch: Scratch, door: tuple[str, ...]) -> None:
+    scratch.model("slow", "{{ config(materialized='table') }} select 1 as id from pg_sleep(4)")
+
+    done = scratch.run_pipeline(*door, MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS="1")
+
+    assert done.returncode == 1
+    assert "StageTimedOut: dbt-run did not end within 1 s." in done.stderr
+    assert "MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_without_prefect_it_does_the_same(scratch: Scratch) -> None:
     scratch.query("create sequence attempts", scratch.database)
     scratch.model("deadlocked", PASSING_FAULT + "select id from {{ ref('numbers') }}")
