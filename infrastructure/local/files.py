@@ -47,12 +47,21 @@ def only_one(local_dir: Path, what: str, wait_seconds: float = 0) -> Iterator[No
     holder = local_dir / f"{what}.pid"
     try:
         with FileLock(file, timeout=wait_seconds):
-            holder.write_text(str(os.getpid()))
-            yield
+            # In one step, so that whoever waits reads the whole number.
+            draft = holder.with_suffix(f".{os.getpid()}")
+            draft.write_text(str(os.getpid()))
+            draft.replace(holder)
+            try:
+                yield
+            finally:
+                holder.unlink()
     except Timeout as error:
-        pid = holder.read_text() if holder.exists() else "unknown"
+        try:
+            who = f"process {holder.read_text()}"
+        except FileNotFoundError:
+            who = "it has just begun or ended"
         raise ServerError(
-            f"Another {what} is at work (process {pid}).",
+            f"Another {what} is at work ({who}).",
             where=str(file),
             mend="wait until it has ended, and run this again",
         ) from error

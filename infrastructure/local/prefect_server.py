@@ -70,10 +70,16 @@ def launch(local_dir: Path, port: int | None = None) -> PrefectServer:
         port: the port to listen on; 4200 when none is given, another one when that is taken.
 
     Raises:
-        ServerError: the given port is taken.
+        ServerError: the given port is taken, or the server runs on another one.
     """
     running = find(local_dir)
     if running is not None:
+        if port not in (None, running.port):
+            raise ServerError(
+                f"The Prefect server already runs, on port {running.port}.",
+                where=running.ui_url,
+                mend="uv run python -m infrastructure.local down, then up with the other --port",
+            )
         return running
     home = writable_folder(_home(local_dir))
     home.chmod(0o700)  # the server's database holds the blocks and the key that opens them

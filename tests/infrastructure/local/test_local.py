@@ -26,6 +26,12 @@ def test_up_again_finds_both_running(other_project: Project) -> None:
     assert local(other_project, "status").returncode == 0
 
 
+def test_a_running_server_does_not_move_to_another_port(other_project: Project) -> None:
+    done = local(other_project, "up", "--port", "1")
+    assert done.returncode == 2
+    assert f"already runs, on port {other_project.server['port']}" in done.stderr
+
+
 def test_the_ui_calls_its_own_port(other_project: Project) -> None:
     port = other_project.server["port"]
     settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
