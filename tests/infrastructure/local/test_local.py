@@ -110,6 +110,16 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     assert f"where: {project.local}" in done.stderr
 
 
+def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path / "my projects" / "millrace")
+    try:
+        done = local(project, "up")
+    finally:
+        stop_servers(project)
+    assert done.returncode == 2
+    assert "cannot lie in a folder whose path has a space in it" in done.stderr
+
+
 def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
     project = copy_of_the_project(tmp_path / ("long-" * 15) / "millrace")
     try:
