@@ -7,7 +7,7 @@
     │   ├── ProjectError      the dbt project does not parse
     │   └── SelectionError    the selection matches nothing
     ├── ServerError           a server of this machine does not start or stop
-    ├── PrefectUnreachable    the Prefect API does not answer
+    ├── PrefectUnreachable    the Prefect API does not answer, or refuses
     ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
     ├── IngestionError        exit code 1: a source could not be read or loaded
     ├── StageTimedOut         exit code 1: a stage did not end within its timeout
@@ -78,7 +78,7 @@ class ServerError(MillraceError):
 
 
 class PrefectUnreachable(MillraceError):
-    """The Prefect API does not answer."""
+    """The Prefect API does not answer, or refuses."""
 
 
 class WarehouseUnreachable(MillraceError):

@@ -180,9 +180,10 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
     Raises:
         ConfigurationError: no API is configured; Prefect would start a private one of its own,
             which knows no block.
-        PrefectUnreachable: the configured API does not answer.
+        PrefectUnreachable: the configured API does not answer, or refuses.
     """
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
@@ -201,7 +202,16 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
                 mend=f"start it ({LOCAL_UP_COMMAND}), correct PREFECT_API_URL, "
                 "or run the pipeline with --no-prefect",
             ) from failure
-        yield client
+        try:
+            yield client
+        except PrefectHTTPStatusError as error:
+            raise PrefectUnreachable(
+                f"The Prefect API refuses: {error.response.status_code} "
+                f"{error.response.reason_phrase} for {error.request.method} {error.request.url}.",
+                where=f"PREFECT_API_URL={url}",
+                mend="401 and 403: set PREFECT_API_KEY to a key that may read and write blocks; "
+                "404: correct PREFECT_API_URL, which ends in /api",
+            ) from error
 
 
 def load_profile(client: SyncPrefectClient, target: str) -> Profile:
@@ -268,25 +278,34 @@ def profile_from_file(file: Path, target: str) -> Profile:
     mend = f"{SETUP_COMMAND} --profiles-only"
     if not file.exists():
         raise ConfigurationError(f"{file.name} does not exist.", where=str(file), mend=mend)
-    (name, raw), *others = (
-        (name, body) for name, body in read_profile(str(file.parent)).items() if name != "config"
-    )
-    if others:
-        raise ConfigurationError(
-            f"{file.name} holds more than one profile.", where=str(file), mend=mend
-        )
-    if target not in raw["outputs"]:
-        raise ConfigurationError(
-            f"{file.name} has no target {target!r}; it has {', '.join(sorted(raw['outputs']))}.",
-            where=str(file),
-            mend=f"{SETUP_COMMAND} --profiles-only --target {target}",
-        )
     try:
+        document = read_profile(str(file.parent))
+        (name, raw), *others = ((n, body) for n, body in document.items() if n != "config")
+        if others:
+            raise ConfigurationError(
+                f"{file.name} holds more than one profile.", where=str(file), mend=mend
+            )
+        outputs = raw["outputs"]
+        if target not in outputs:
+            raise ConfigurationError(
+                f"{file.name} has no target {target!r}; it has {', '.join(sorted(outputs))}.",
+                where=str(file),
+                mend=f"{SETUP_COMMAND} --profiles-only --target {target}",
+            )
+        # dbt renders a password whose variable is not set as none, and says nothing.
+        asked = re.findall(r"env_var\('(\w+)'\)", str(outputs[target]).replace('"', "'"))
+        missing = sorted(variable for variable in asked if variable not in os.environ)
+        if missing:
+            raise ConfigurationError(
+                f"Target {target!r} asks for variables that are not set: {', '.join(missing)}.",
+                where=str(file),
+                mend="set them in the environment, or in the .env of the project",
+            )
         _, output = DbtProfile.render_profile(raw, name, target, ProfileRenderer({}))
-    except DbtBaseException as error:
+    except (DbtBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"Target {target!r} cannot be read: {error}",
+            f"{file.name} is not as setup writes it: {type(error).__name__}: {error}.",
             where=str(file),
-            mend="set the variable it names, in the environment or in .env",
+            mend=f"{mend}, after moving the file away",
         ) from error
     return Profile.from_output(name, target, output)

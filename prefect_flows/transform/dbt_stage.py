@@ -49,15 +49,16 @@ class DbtStage:
         Raises:
             StageFailed: a node failed; `retryable` when a further attempt has something to do.
         """
-        arguments = self.arguments
+        arguments, total = self.arguments, self.total
         if self.results:
             left = left_to_do(self.results, self.session.manifest.child_map)
             arguments = ["--select", *(f"fqn:{'.'.join(node.fqn)}" for node in left)]
-            log.info("Attempt %d runs the %d nodes that are left.", self.attempts + 1, len(left))
+            total = len(left)
+            log.info("Attempt %d runs the %d nodes that are left.", self.attempts + 1, total)
         self.attempts += 1
         started = time.monotonic()
         outcome = self.session.invoke(
-            self.command, [*arguments, *self.flags], _NodeLog(log, self.total).listen
+            self.command, [*arguments, *self.flags], _NodeLog(log, total).listen
         )
         self.seconds += time.monotonic() - started
         for result in outcome.results:

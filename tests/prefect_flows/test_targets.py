@@ -1,0 +1,139 @@
+"""A target's profile: its secrets apart, from blocks and from profiles.yml."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Project
+
+from prefect_flows import targets
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.targets import Profile, profile_from_block, profile_from_file
+
+KEY = {"type": "service_account", "private_key": "made-up-secret", "client_email": "a@b.example"}
+
+
+def bigquery(key: dict | None) -> Profile:
+    return profile_from_block(
+        {
+            "name": "millrace",
+            "target": "prod",
+            "target_configs": {
+                "type": "bigquery",
+                "project": "made-up",
+                "schema": "analytics",
+                "threads": 8,
+                "extras": {"location": "EU", "maximum_bytes_billed": 10},
+                "credentials": {"service_account_info": key},
+            },
+        }
+    )
+
+
+def test_a_key_goes_to_dbt_by_variable() -> None:
+    profile = bigquery(KEY)
+    written = profile.dbt_output()
+    assert written["method"] == "service-account-json"
+    assert written["keyfile_json"] == KEY | {
+        "private_key": "{{ env_var('DBT_ENV_SECRET_PROD_PRIVATE_KEY') }}"
+    }
+    assert profile.environment() == {"DBT_ENV_SECRET_PROD_PRIVATE_KEY": "made-up-secret"}
+    assert profile.credentials()["keyfile_json"] == KEY
+    assert "made-up-secret" not in repr(profile) + str(written)
+
+
+def test_without_a_key_the_machine_answers() -> None:
+    profile = bigquery(None)
+    assert profile.dbt_output() == {
+        "type": "bigquery", "method": "oauth", "project": "made-up", "schema": "analytics",
+        "threads": 8, "location": "EU", "maximum_bytes_billed": 10,
+    }  # fmt: skip
+    assert profile.environment() == {}
+
+
+PROFILES = """
+millrace:
+  target: prod
+  outputs:
+    prod: {type: postgres, host: h, port: 5432, user: u, dbname: d, schema: s, threads: 1,
+           password: "{{ env_var('DBT_ENV_SECRET_PROD_PASSWORD') }}"}
+"""
+
+
+@pytest.fixture
+def profiles(tmp_path: Path) -> Path:
+    file = tmp_path / "dbt" / "profiles.yml"
+    file.parent.mkdir()
+    file.write_text(PROFILES)
+    return file
+
+
+def test_a_secret_of_the_file_comes_from_the_environment(profiles, monkeypatch) -> None:
+    monkeypatch.setenv("DBT_ENV_SECRET_PROD_PASSWORD", "made-up-secret")
+    profile = profile_from_file(profiles, "prod")
+    assert profile.credentials()["password"] == "made-up-secret"
+    assert "made-up-secret" not in str(profile.dbt_output())
+
+
+def test_a_secret_that_is_not_set_is_named(profiles, monkeypatch) -> None:
+    monkeypatch.delenv("DBT_ENV_SECRET_PROD_PASSWORD", raising=False)
+    with pytest.raises(ConfigurationError, match="DBT_ENV_SECRET_PROD_PASSWORD"):
+        profile_from_file(profiles, "prod")
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "millrace: {}", "a: 1\nb: 2", "{"])
+def test_a_file_that_is_none_is_named(profiles: Path, text: str) -> None:
+    profiles.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        profile_from_file(profiles, "prod")
+    assert f"where: {profiles}" in str(error.value)
+    assert "--profiles-only" in str(error.value)
+
+
+def test_a_target_that_the_file_lacks_is_named(profiles: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no target 'dev'; it has prod"):
+        profile_from_file(profiles, "dev")
+
+
+@pytest.fixture
+def refusing_api() -> Iterator[str]:
+    """An API that is healthy and knows nobody, as Prefect Cloud is for a wrong key."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.endswith("/health") else 401)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/api"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_api_that_refuses_is_said_in_words(project: Project, refusing_api: str) -> None:
+    done = project.setup("--blocks-only", PREFECT_API_URL=refusing_api)
+    assert done.returncode == 2
+    assert "PrefectUnreachable: The Prefect API refuses: 401 Unauthorized" in done.stderr
+    assert "PREFECT_API_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_names_are_those_of_the_contract() -> None:
+    assert targets.profile_block("dev") == "dbt-cli-profile-dev"
+    assert targets.target_configs_block("bigquery", "prod") == "bigquery-target-configs-prod"
+    assert targets.postgres_credentials_block("dev") == "postgres-credentials-dev"
+    assert targets.gcp_credentials_block() == "gcp-credentials"
+    assert targets.gcp_credentials_block("prod") == "gcp-credentials-prod"
+    assert targets.secret_variable("blue-2", "password") == "DBT_ENV_SECRET_BLUE_2_PASSWORD"
