@@ -91,8 +91,8 @@ class IngestionError(MillraceError):
     exit_code = 1
 
 
-class StageTimedOut(MillraceError):
-    """A stage did not end within its timeout."""
+class StageTimedOut(MillraceError, TimeoutError):
+    """A stage did not end within its timeout. Prefect shows a `TimeoutError` as TimedOut."""
 
     exit_code = 1
 

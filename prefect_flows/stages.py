@@ -6,6 +6,8 @@ Either way only an error that says it is `retryable` is tried again.
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,17 +30,19 @@ RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
 
 def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
-    """Run a stage as a task of the flow that calls it; Prefect retries it, and times it out."""
-    stage = _stage.with_options(
+    """Run a stage as a task of the flow that calls it; Prefect retries it."""
+
+    def timed(log: Logger) -> dict[str, Any]:
+        with _stopping_timeout(name, policy):
+            return work(log)
+
+    return _stage.with_options(
         name=name,
         task_run_name=name,
         retries=policy.retries,
         retry_delay_seconds=policy.retry_delay_seconds,
-        timeout_seconds=policy.timeout_seconds,
         retry_condition_fn=_may_pass_on_retry,
-    )
-    with _named_timeout(name, policy):
-        return stage(work)
+    )(timed)
 
 
 def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
@@ -58,11 +62,10 @@ def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
     )
 
     def attempt() -> dict[str, Any]:
-        with timeout(policy.timeout_seconds):
+        with _stopping_timeout(name, policy):
             return work(log)
 
-    with _named_timeout(name, policy):
-        return retrying(attempt)
+    return retrying(attempt)
 
 
 def say_expected_errors_without_stack() -> None:
@@ -79,18 +82,50 @@ def _stage(work: Work) -> dict[str, Any]:
 
 
 @contextmanager
-def _named_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
+def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
+    """Stop the stage when its time is up, as Ctrl-C does.
+
+    dbt answers an interrupt by cancelling its statements in the warehouse. What Prefect's own
+    timeout raises it does not know, and would wait for the statements to end. A signal reaches the
+    main thread only; in another one Prefect's timeout has to serve.
+
+    Raises:
+        StageTimedOut: the stage did not end within its timeout.
+    """
+    # The task of a source is `ingest-<source>`, and all of them share one policy.
+    setting = "INGEST" if name.startswith("ingest-") else name.replace("-", "_").upper()
+    timed_out = StageTimedOut(
+        f"{name} did not end within {policy.timeout_seconds:g} s.",
+        where=f"task {name}",
+        mend="see in the log what took so long, or give it more time with "
+        f"MILLRACE_STAGES__{setting}__TIMEOUT_SECONDS",
+    )
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            with timeout(policy.timeout_seconds):
+                yield
+        except TimeoutError as error:
+            raise timed_out from error
+        return
+
+    lock, over, interrupted = threading.Lock(), threading.Event(), threading.Event()
+
+    def interrupt() -> None:
+        with lock:
+            if not over.is_set():
+                interrupted.set()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    timer = threading.Timer(policy.timeout_seconds, interrupt)
+    timer.start()
     try:
         yield
-    except TimeoutError as error:
-        # The task of a source is `ingest-<source>`, and all of them share one policy.
-        setting = "INGEST" if name.startswith("ingest-") else name.replace("-", "_").upper()
-        raise StageTimedOut(
-            f"{name} did not end within {policy.timeout_seconds:g} s.",
-            where=f"task {name}",
-            mend="see in the log what took so long, or give it more time with "
-            f"MILLRACE_STAGES__{setting}__TIMEOUT_SECONDS",
-        ) from error
+        with lock:
+            over.set()
+    finally:
+        timer.cancel()
+        if interrupted.is_set():
+            raise timed_out
 
 
 def _may_pass_on_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -173,13 +173,21 @@ def test_a_deadlock_is_retried_with_what_is_left_only(project: Project, scratch:
 
 
 @pytest.mark.parametrize("door", [(), ("--no-prefect",)], ids=["prefect", "no prefect"])
-def test_a_stage_that_takes_too_long_is_named(scratch: Scratch, door: tuple[str, ...]) -> None:
-    scratch.model("slow", "{{ config(materialized='table') }} select 1 as id from pg_sleep(4)")
+def test_a_stage_that_takes_too_long_is_stopped_in_the_warehouse_too(
+    project: Project, scratch: Scratch, door: tuple[str, ...]
+) -> None:
+    scratch.model("slow", "{{ config(materialized='table') }} select 1 as id from pg_sleep(120)")
 
-    done = scratch.run_pipeline(*door, MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS="1")
+    started = time.monotonic()
+    done = scratch.run_pipeline(*door, MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS="2")
 
+    assert time.monotonic() - started < 30
+    sleeping = "select count(*) from pg_stat_activity where query like '%pg_sleep(120)%'"
+    assert project.query(f"{sleeping} and pid <> pg_backend_pid()") == [(0,)]
+    if not door:
+        assert last_run(project, scratch.target)["state"]["name"] == "TimedOut"
     assert done.returncode == 1
-    assert "StageTimedOut: dbt-run did not end within 1 s." in done.stderr
+    assert "StageTimedOut: dbt-run did not end within 2 s." in done.stderr
     assert "MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 

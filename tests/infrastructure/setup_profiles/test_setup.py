@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -200,20 +204,69 @@ def test_google_targets_with_other_keys_have_blocks_of_their_own(
     assert {"gcp-credentials-staging", "gcp-credentials-prod"} <= set(api.blocks())
 
 
-def test_a_run_that_ended_half_way_is_finished_by_the_next(
-    other_project: Project, api: Api
+@contextmanager
+def refusing_after(api: Api, writes: int) -> Iterator[str]:
+    """A proxy in front of the API that lets some blocks be created, and refuses the next."""
+    left = writes
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            nonlocal left
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.command == "POST" and self.path == "/api/block_documents/":
+                left -= 1
+            if left < 0:
+                status, content = 403, b"{}"
+            else:
+                answer = httpx.request(
+                    self.command,
+                    api.url.removesuffix("/api") + self.path,
+                    content=body,
+                    headers={"Content-Type": "application/json"},
+                    timeout=30,
+                )
+                status, content = answer.status_code, answer.content
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = forward  # noqa: N815 (http.server's names)
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/api"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("writes", [2, 4])
+def test_a_run_that_is_cut_off_is_finished_by_the_next(
+    other_project: Project, empty_api: Api, writes: int
 ) -> None:
     file = outputs(other_project)
-    # As after an end before the last writes: a profile is written after what it refers to.
-    api.delete("dbt-cli-profile-dev")
-    api.delete("dbt-cli-profile-prod")
-    api.delete("bigquery-target-configs-prod")
+
+    with refusing_after(empty_api, writes) as url:
+        cut_off = other_project.setup("--outputs", file, PREFECT_API_URL=url)
+
+    assert cut_off.returncode == 2
+    assert "PrefectUnreachable: The Prefect API refuses: 403 Forbidden" in cut_off.stderr
+    left = empty_api.blocks()
+    assert len(left) == writes
+    for block in left.values():
+        for reference in block["block_document_references"].values():
+            assert reference["block_document"]["name"] in left, "it points at nothing"
 
     done = other_project.setup("--outputs", file)
-
     assert done.returncode == 0, done.stderr
-    assert "3 created, 0 updated, 3 unchanged" in done.stdout
-    assert set(api.blocks()) == BLOCKS
+    assert f"{6 - writes} created, 0 updated, {writes} unchanged" in done.stdout
+    assert set(empty_api.blocks()) == BLOCKS
 
 
 def test_profiles_yml_is_private_and_holds_no_secret(
