@@ -33,7 +33,7 @@ from prefect_flows.errors import (
     WarehouseUnreachable,
 )
 from prefect_flows.settings import load_settings
-from prefect_flows.stages import Logger, Work, as_task
+from prefect_flows.stages import Logger, Work, as_task, say_expected_errors_without_stack
 from prefect_flows.targets import Profile, load_profile, prefect_client
 
 SOURCES_PACKAGE = "prefect_flows.sources"
@@ -138,6 +138,7 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
     Raises:
         MillraceError: the target has no block, or the source could not be read or loaded.
     """
+    say_expected_errors_without_stack()
     settings = load_settings()
     with prefect_client() as client:
         profile = load_profile(client, target)

@@ -73,6 +73,8 @@ class DbtStage:
         failed = [node for node in self.results.values() if node.failed]
         if failed:
             raise self._failed(failed)
+        if not outcome.success:
+            raise self._ended_by(RuntimeError("it reports a failure that no node explains"))
         return self.record()
 
     def record(self) -> dict[str, Any]:
@@ -101,14 +103,14 @@ class DbtStage:
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
             mend="correct it, and to see it again: cd dbt && uv run dbt "
-            f"{command} --target {self.session.profile.target} --select {_selector(first)}",
+            f"{command} --target {self.session.profile.target}{_selection_of(first)}",
             record=self.record(),
             retryable=bool(left_to_do(self.results, self.session.manifest.child_map)),
         )
 
     def _ended_by(self, error: BaseException) -> StageFailed:
         return StageFailed(
-            f"{self.name}: dbt stopped before it ran its nodes: {' '.join(str(error).split())}",
+            f"{self.name}: dbt did not run through: {' '.join(str(error).split())}",
             where=f"target {self.session.profile.target!r}",
             mend=f"correct it, and to see it again: cd dbt && uv run dbt {' '.join(self.command)} "
             f"--target {self.session.profile.target}",
@@ -159,5 +161,10 @@ def _brief(node: NodeResult) -> dict[str, Any]:
     }
 
 
-def _selector(node: NodeResult) -> str:
-    return f"source:{'.'.join(node.fqn[-2:])}" if node.resource_type == "source" else node.name
+def _selection_of(node: NodeResult) -> str:
+    """The argument that selects a node alone; a hook runs with every selection."""
+    if node.resource_type == "operation":
+        return ""
+    if node.resource_type == "source":
+        return f" --select source:{'.'.join(node.fqn[-2:])}"
+    return f" --select {node.name}"

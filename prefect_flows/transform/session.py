@@ -51,8 +51,16 @@ class Selection:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one command gave: dbt's results, the exception that ended it, causes by node."""
+    """What one command gave.
 
+    Attributes:
+        success: dbt's own word, which is the exit code of its command line.
+        results: dbt's results.
+        exception: what ended the command before it was through.
+        causes: node's id → why it failed.
+    """
+
+    success: bool
     results: list[Any]
     exception: BaseException | None
     causes: Mapping[str, Cause]
@@ -262,7 +270,7 @@ class DbtSession:
             results = result
         else:
             results = list(getattr(result, "results", [result]))
-        return Outcome(results, returned.exception, causes)
+        return Outcome(returned.success, results, returned.exception, causes)
 
 
 @contextmanager

@@ -104,6 +104,18 @@ def test_a_model_with_a_sql_error_fails_at_once_and_names_it(
     assert "dbt-test" not in tasks
 
 
+def test_a_hook_that_fails_fails_the_run(scratch: Scratch) -> None:
+    with (scratch.folder / "dbt" / "dbt_project.yml").open("a") as project_file:
+        project_file.write('on-run-end: ["select 1 / 0"]\n')
+
+    done = scratch.run_pipeline()
+
+    assert done.returncode == 1
+    assert "operation scratch-on-run-end-0" in done.stderr
+    assert "division by zero" in done.stderr
+    assert "cd dbt && uv run dbt run --target scratch\n" in done.stderr
+
+
 def test_a_failing_test_fails_the_run_and_is_not_tried_again(
     project: Project, scratch: Scratch
 ) -> None:

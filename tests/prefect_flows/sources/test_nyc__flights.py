@@ -259,6 +259,13 @@ def test_it_is_a_flow_of_its_own(project: Project) -> None:
     assert "raw_nyc__flights.flights: 0 new rows" in done.stderr
 
 
+def test_a_target_without_blocks_is_said_without_a_stack(project: Project) -> None:
+    done = project.run("-m", "prefect_flows.sources.nyc__flights.flow", "--target", "nowhere")
+    assert done.returncode == 2
+    assert "BlockMissing: Block 'dbt-cli-profile-nowhere' does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_source_is_found() -> None:
     assert ingestion.sources() == ["nyc__flights"]
 
