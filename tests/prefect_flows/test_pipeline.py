@@ -155,30 +155,36 @@ def test_a_test_that_warns_is_seen_and_does_not_fail(scratch: Scratch) -> None:
     assert "WARNING" in done.stderr
 
 
-# A statement that fails for a passing cause the first time, and passes the second.
-PASSING_FAULT = """
-{% set attempts = run_query("select nextval('attempts')").columns[0][0] if execute else 1 %}
-{% if attempts == 1 %}
-{% do run_query("do $$ begin raise exception 'made up' using errcode = '40P01'; end $$") %}
-{% endif %}
-"""
+DEADLOCK = "do $$ begin raise exception 'made up' using errcode = '40P01'; end $$"
+LOST_CONNECTION = "select pg_terminate_backend(pg_backend_pid())"
 
 
-def test_a_deadlock_is_retried_with_what_is_left_only(project: Project, scratch: Scratch) -> None:
+def failing_once(fault: str) -> str:
+    """The head of a model that fails for a passing cause the first time it is built."""
+    return (
+        "{% set attempts = run_query(\"select nextval('attempts')\").columns[0][0] "
+        f'if execute else 2 %}}{{% if attempts == 1 %}}{{% do run_query("{fault}") %}}{{% endif %}}'
+    )
+
+
+@pytest.mark.parametrize("fault", [DEADLOCK, LOST_CONNECTION], ids=["deadlock", "lost connection"])
+def test_a_passing_fault_is_retried_with_what_is_left_only(
+    project: Project, scratch: Scratch, fault: str
+) -> None:
     scratch.query("create sequence attempts; create sequence built", scratch.database)
     scratch.model(
         "numbers",
         "{{ config(materialized='table', post_hook=\"select nextval('built')\") }} select 1 as id",
     )
-    scratch.model("deadlocked", PASSING_FAULT + "select id from {{ ref('numbers') }}")
-    scratch.model("behind", "select id from {{ ref('deadlocked') }}")
+    scratch.model("faulty", failing_once(fault) + "select id from {{ ref('numbers') }}")
+    scratch.model("behind", "select id from {{ ref('faulty') }}")
 
     done = scratch.run_pipeline(MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS="0.1")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Attempt 2 runs the 2 nodes that are left." in done.stderr
     assert "4 success, in 2 attempts" in done.stdout
-    assert {"numbers", "doubled", "deadlocked", "behind"} == scratch.relations()
+    assert {"numbers", "doubled", "faulty", "behind"} == scratch.relations()
     built = scratch.query("select last_value from built", scratch.database)
     assert built == [(1,)], "a model that had been built was built again"
     assert task_runs(project, last_run(project, scratch.target))["dbt-run"]["run_count"] == 2
@@ -206,7 +212,7 @@ def test_a_stage_that_takes_too_long_is_stopped_in_the_warehouse_too(
 
 def test_without_prefect_it_does_the_same(scratch: Scratch) -> None:
     scratch.query("create sequence attempts", scratch.database)
-    scratch.model("deadlocked", PASSING_FAULT + "select id from {{ ref('numbers') }}")
+    scratch.model("faulty", failing_once(DEADLOCK) + "select id from {{ ref('numbers') }}")
 
     done = scratch.run_pipeline(
         "--no-prefect",
