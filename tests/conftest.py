@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg2
 import pytest
 import yaml
@@ -92,6 +96,24 @@ class Project:
     @property
     def api_url(self) -> str:
         return f"http://127.0.0.1:{self.server['port']}/api"
+
+    def asked(self, path: str, **body: Any) -> Any:
+        """What the Prefect API answers to a filter."""
+        return httpx.post(f"{self.api_url}/{path}/filter", json=body).json()
+
+    def last_run(self, target: str) -> dict[str, Any]:
+        flow_runs = {"name": {"any_": [target]}}
+        return self.asked("flow_runs", flow_runs=flow_runs, sort="START_TIME_DESC", limit=1)[0]
+
+    def task_runs(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The tasks of a flow run, by name."""
+        found = self.asked("task_runs", flow_runs={"id": {"any_": [run["id"]]}})
+        return {task["name"]: task for task in found}
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, str]:
+        """The text of a flow run's artifacts, by key."""
+        found = self.asked("artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        return {artifact["key"]: artifact["data"] for artifact in found}
 
     def connect(self, database: str = "millrace") -> Any:
         dev = self.dev
@@ -183,6 +205,21 @@ class Scratch(Project):
                 self.database,
             )
         }
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A real HTTP server on loopback, quiet; its address."""
+    quiet = type(handler.__name__, (handler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ def deployed(project: Project) -> dict[str, dict]:
     for arguments in ([], ["--prefect-file", SOURCE_FILE]):
         done = project.run("-m", "prefect", "--no-prompt", "deploy", *arguments, "--all")
         assert done.returncode == 0, done.stdout + done.stderr
-    found = httpx.post(f"{project.api_url}/deployments/filter", json={}).json()
-    return {deployment["name"]: deployment for deployment in found}
+    return {deployment["name"]: deployment for deployment in project.asked("deployments")}
 
 
 def test_one_a_target_and_prod_at_two(deployed: dict[str, dict]) -> None:
@@ -65,15 +64,10 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     worker = project.run("-m", "prefect", "worker", "start", "--pool", "default-pool", "--run-once")
 
     assert worker.returncode == 0, worker.stdout + worker.stderr
-    (run,) = httpx.post(
-        f"{project.api_url}/flow_runs/filter",
-        json={"deployments": {"id": {"any_": [deployed["dbt-dev"]["id"]]}}},
-    ).json()
+    (run,) = project.asked("flow_runs", deployments={"id": {"any_": [deployed["dbt-dev"]["id"]]}})
     assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
-    tasks = httpx.post(
-        f"{project.api_url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}
-    ).json()
-    policies = {task["name"]: task["empirical_policy"]["retries"] for task in tasks}
+    tasks = project.task_runs(run)
+    policies = {name: task["empirical_policy"]["retries"] for name, task in tasks.items()}
     assert policies == {"dbt-run": 4, "dbt-test": 1}
 
 

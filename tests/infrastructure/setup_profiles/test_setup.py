@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import Project
+from conftest import Project, serving
 from test_contract import BIGQUERY, KEY, POSTGRES
 
 TARGETS = {"dev": POSTGRES, "prod": BIGQUERY}
@@ -234,16 +233,8 @@ def refusing_after(api: Api, writes: int) -> Iterator[str]:
 
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = forward  # noqa: N815 (http.server's names)
 
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/api"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Proxy) as url:
+        yield f"{url}/api"
 
 
 @pytest.mark.parametrize("writes", [2, 4])

@@ -1,0 +1,189 @@
+"""What is wrong before anything is run: said in words, with an exit code, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import httpx
+import pytest
+from conftest import Project, Scratch
+
+from prefect_flows.targets import secret_variable
+
+
+def test_an_unknown_target_names_the_block_the_command_and_those_that_exist(
+    project: Project,
+) -> None:
+    done = project.pipeline("--target", "nowhere")
+
+    assert done.returncode == 2
+    assert "BlockMissing: Block 'dbt-cli-profile-nowhere' does not exist" in done.stderr
+    assert "setup has not been run for target 'nowhere'" in done.stderr
+    assert re.search(r"targets that exist: dev(, scratch)?\)", done.stderr)
+    assert "uv run python -m infrastructure.setup_profiles --target nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_target_that_is_no_name_is_refused_before_a_run_begins(project: Project) -> None:
+    done = project.pipeline("--target", "Dev_1", "--skip", "tests", "--vars", "[1]")
+
+    assert done.returncode == 2
+    for fault in ("target: String should match", "skip.0: Input should be", "vars: Input should"):
+        assert fault in done.stderr
+    assert "Beginning flow run" not in done.stderr
+
+
+def test_an_unknown_source_stops_before_anything_is_run(scratch: Scratch) -> None:
+    done = scratch.pipeline("--target", scratch.target, "--source", "nyc__trains")
+
+    assert done.returncode == 2
+    assert "Source 'nyc__trains' does not exist; there are: nyc__flights." in done.stderr
+    assert scratch.relations() == set()
+
+
+def test_a_selection_of_nothing_stops_before_anything_is_run(scratch: Scratch) -> None:
+    done = scratch.run_pipeline("--select", "fct_nothing")
+
+    assert done.returncode == 2
+    assert "SelectionError: The selection matches no node of the dbt project." in done.stderr
+    assert "where: --select fct_nothing" in done.stderr
+    assert scratch.relations() == set()
+
+
+def test_a_project_that_does_not_parse_stops_before_anything_is_run(scratch: Scratch) -> None:
+    scratch.model("broken", "select * from {{ ref('nothing_of_this_name') }}")
+
+    done = scratch.run_pipeline()
+
+    assert done.returncode == 2
+    assert "ProjectError: The dbt project does not parse:" in done.stderr
+    assert "nothing_of_this_name" in done.stderr
+    assert "uv run dbt parse" in done.stderr
+    assert scratch.relations() == set()
+
+
+@pytest.mark.parametrize("retries", ["many", "-1"])
+def test_a_setting_that_is_none_is_named(scratch: Scratch, retries: str) -> None:
+    done = scratch.run_pipeline(MILLRACE_STAGES__DBT_RUN__RETRIES=retries)
+
+    assert done.returncode == 2
+    assert "MILLRACE_STAGES__DBT_RUN__RETRIES: Input should be" in done.stderr
+
+
+def test_a_setting_that_does_not_exist_is_named(scratch: Scratch) -> None:
+    done = scratch.run_pipeline(MILLRACE_STAGE__DBT_RUN__RETRIES="1")
+
+    assert done.returncode == 2
+    assert "Unknown settings: MILLRACE_STAGE__DBT_RUN__RETRIES." in done.stderr
+
+
+def test_an_api_that_is_down_is_said_at_once(scratch: Scratch) -> None:
+    started = time.monotonic()
+    done = scratch.run_pipeline(PREFECT_API_URL="http://127.0.0.1:9/api")
+
+    assert done.returncode == 2
+    assert "PrefectUnreachable: The Prefect API does not answer" in done.stderr
+    assert "where: PREFECT_API_URL=http://127.0.0.1:9/api" in done.stderr
+    assert "--no-prefect" in done.stderr
+    assert time.monotonic() - started < 20
+    assert scratch.relations() == set()
+
+
+def test_no_api_at_all_is_said_instead_of_starting_a_private_one(scratch: Scratch) -> None:
+    (scratch.folder / "prefect.toml").unlink()
+
+    done = scratch.run_pipeline()
+
+    assert done.returncode == 2
+    assert "ConfigurationError: No Prefect API is configured." in done.stderr
+    assert "uv run python -m infrastructure.local up" in done.stderr
+
+
+def point_target_at(scratch: Scratch, **fields: object) -> None:
+    """Change the target's address, or give it a password, by way of setup."""
+    outputs = json.loads((scratch.folder / "outputs.json").read_text())
+    password = fields.pop("password", None)
+    outputs["dbt_targets"]["value"][scratch.target] |= fields
+    if password is not None:
+        outputs["dbt_target_secrets"] = {"value": {scratch.target: {"password": password}}}
+    (scratch.folder / "outputs.json").write_text(json.dumps(outputs))
+    done = scratch.setup(
+        "--outputs", str(scratch.folder / "outputs.json"), "--target", scratch.target
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_warehouse_that_is_down_is_said_before_anything_is_run(scratch: Scratch) -> None:
+    point_target_at(scratch, host="127.0.0.1", port=9)
+
+    done = scratch.pipeline("--target", scratch.target)
+
+    assert done.returncode == 2
+    assert f"WarehouseUnreachable: The warehouse of target '{scratch.target}'" in done.stderr
+    assert "Connection refused" in done.stderr
+    assert "where: postgres postgres@127.0.0.1:9" in done.stderr
+    assert f"setup_profiles --target {scratch.target}" in done.stderr
+
+
+def test_a_database_that_does_not_exist_is_named(scratch: Scratch) -> None:
+    point_target_at(scratch, database="nowhere")
+
+    done = scratch.pipeline("--target", scratch.target)
+
+    assert done.returncode == 2
+    assert 'database "nowhere" does not exist' in done.stderr
+
+
+def test_wrong_credentials_are_said_and_a_secret_is_nowhere(
+    project: Project, scratch: Scratch
+) -> None:
+    # GIVEN a role that has to give a password, which the embedded server asks of no other
+    rules = project.local / "postgres" / "pg_hba.conf"
+    before = rules.read_text()
+    role = f"role_{scratch.database}"
+    project.query(f"create role {role} login password 'right-made-up' superuser")
+    rules.write_text(f"local all {role} scram-sha-256\n{before}")
+    project.query("select pg_reload_conf()")
+    try:
+        # WHEN the block holds another one
+        point_target_at(scratch, user=role, password="wrong-made-up")
+        wrong = scratch.run_pipeline()
+        # THEN it is said, and nothing was built
+        assert wrong.returncode == 2
+        assert f'password authentication failed for user "{role}"' in wrong.stderr
+        assert scratch.relations() == set()
+
+        # WHEN the block holds the right one THEN all works, and the password is nowhere
+        point_target_at(scratch, password="right-made-up")
+        right = scratch.run_pipeline()
+        assert right.returncode == 0, right.stdout + right.stderr
+        for password in ("wrong-made-up", "right-made-up"):
+            assert password not in wrong.stdout + wrong.stderr + right.stdout + right.stderr
+            for folder in (scratch.folder / ".local", scratch.folder / "dbt"):
+                found = [
+                    file
+                    for file in folder.rglob("*")
+                    if file.is_file() and password.encode() in file.read_bytes()
+                ]
+                assert found == []
+        run = project.last_run(scratch.target)
+        logs = httpx.post(
+            f"{project.api_url}/logs/filter",
+            json={"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200},
+        ).text
+        assert "dbt-run" in logs or "numbers" in logs
+        assert "made-up" not in logs
+
+        # AND by hand, dbt takes it from the variable that profiles.yml names
+        variable = secret_variable(scratch.target, "password")
+        profiles = (scratch.folder / "dbt" / "profiles.yml").read_text()
+        assert f"password: '{{{{ env_var(''{variable}'') }}}}'" in profiles
+        by_hand = scratch.dbt("run", "--target", scratch.target, **{variable: "right-made-up"})
+        assert by_hand.returncode == 0, by_hand.stdout
+    finally:
+        rules.write_text(before)
+        project.query("select pg_reload_conf()")
+        project.query(f"drop database {scratch.database} with (force); ")
+        project.query(f"drop role {role}")
