@@ -116,6 +116,9 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
                 interrupted.set()
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.SIG_IGN:  # a shell's background job: the interrupt has to be heard
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(policy.timeout_seconds, interrupt)
     timer.start()
     try:
@@ -124,6 +127,7 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
             over.set()
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, handler)
         if interrupted.is_set():
             raise timed_out
 

@@ -56,7 +56,21 @@ class PrefectServer:
             return None
 
     def is_healthy(self) -> bool:
-        """Whether the API answers."""
+        """Whether the API answers, and it is this server that does.
+
+        Two projects that start at once may find the same port free; the one that lost it must not
+        take the other's API for its own.
+        """
+        process = self.process()
+        if process is None:
+            return False
+        try:
+            family = [process, *process.children(recursive=True)]
+            ports = {c.laddr.port for p in family for c in p.net_connections("tcp") if not c.raddr}
+        except psutil.NoSuchProcess:
+            return False
+        if self.port not in ports:
+            return False
         try:
             return httpx.get(f"{self.api_url}/health", timeout=5).is_success
         except httpx.TransportError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from infrastructure.setup_profiles import desired
+from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
 from infrastructure.setup_profiles.desired import Block
 from prefect_flows import targets
 
@@ -24,7 +25,12 @@ NAMES_BY_SLUG = {
     desired.SQLALCHEMY: targets.postgres_credentials_block(""),
     desired.GCP: targets.gcp_credentials_block(),
 }
-SECRETS = frozenset({"password", "private_key"})
+# Fields whose values a plan may print. Any other is masked: it may be a secret, also one that
+# somebody added by hand.
+PRINTED = frozenset(
+    {*PostgresTarget.model_fields, *BigQueryTarget.model_fields}
+    | {"schema", "name", "target", "driver", "username", "project_id", "client_email"}
+)
 
 
 class Action(StrEnum):
@@ -102,7 +108,7 @@ def _differences(wanted: Mapping[str, Any], found: Any, path: str = "") -> Itera
 def _shown(key: str, value: Any) -> str:
     if value is None:
         return "none"
-    return "********" if key in SECRETS else str(value)
+    return str(value) if key in PRINTED and not isinstance(value, Mapping) else "********"
 
 
 def _stored(client: SyncPrefectClient, block: Block) -> BlockDocument | None:

@@ -9,7 +9,7 @@ from typing import Any
 from prefect_flows.causes import Cause, cause_of
 from prefect_flows.errors import StageFailed
 from prefect_flows.stages import Logger
-from prefect_flows.transform.results import SKIPPED, NodeResult, counts, left_to_do
+from prefect_flows.transform.results import FAILED, SKIPPED, NodeResult, counts, left_to_do
 from prefect_flows.transform.session import DbtSession
 
 
@@ -133,7 +133,7 @@ class _NodeLog:
             node = event.data.node_info
             result = event.data.run_result
             status = node.node_status
-            say = self._log.error if status in ("error", "fail") else self._log.info
+            say = self._log.error if status in FAILED else self._log.info
             if status == "warn":
                 say = self._log.warning
             say(

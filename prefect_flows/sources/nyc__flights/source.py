@@ -172,9 +172,8 @@ def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
         if incremental is not None and incremental.last_value is not None:
             _check_nothing_came_late(table, data, incremental.last_value, state["rows"])
         state |= {"sha256": digest, "rows": data.num_rows}
-        data = data.append_column(
-            "_loaded_at", pa.array([datetime.now(UTC)] * len(data), TIMESTAMP)
-        )
+        now = pa.scalar(datetime.now(UTC), TIMESTAMP)
+        data = data.append_column("_loaded_at", pa.repeat(now, len(data)))
         if incremental is None:
             # Not a hint of the resource: dlt empties a table whose replacing resource is silent.
             yield dlt.mark.with_hints(data, dlt.mark.make_hints(write_disposition="replace"))

@@ -160,6 +160,32 @@ def test_a_field_that_somebody_added_by_hand_is_drift(other_project: Project, ap
     assert "extras.sslmode: disable → none" in done.stdout
 
 
+def test_a_key_that_is_taken_away_is_not_printed(other_project: Project, api: Api) -> None:
+    file = outputs(other_project, TARGETS, {"dev": SECRETS["dev"]})
+
+    done = other_project.setup("--outputs", file, "--check")
+
+    assert done.returncode == 1
+    assert "service_account_info: ******** → none" in done.stdout
+    assert "made-up-secret" not in done.stdout + done.stderr
+
+
+def test_a_secret_that_somebody_added_by_hand_is_not_printed(
+    other_project: Project, api: Api
+) -> None:
+    block = api.blocks(include_secrets=True)["bigquery-target-configs-prod"]
+    httpx.patch(
+        f"{api.url}/block_documents/{block['id']}",
+        json={"data": {"extras": {"client_secret": "by-hand"}}, "merge_existing_data": True},
+    ).raise_for_status()
+
+    done = other_project.setup("--outputs", outputs(other_project), "--check")
+
+    assert done.returncode == 1
+    assert "extras.client_secret: ******** → none" in done.stdout
+    assert "by-hand" not in done.stdout + done.stderr
+
+
 def test_orphans_are_named_and_removed_only_when_asked(other_project: Project, api: Api) -> None:
     only_dev = outputs(other_project, {"dev": POSTGRES}, {"dev": SECRETS["dev"]})
 
