@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from prefect_flows.causes import Cause
@@ -26,6 +27,12 @@ class NodeResult:
         rows: rows that the statement wrote, where the warehouse says so.
         cause: class of the failure; none where the node did not fail.
         attempts: how often the node was tried.
+        stage: the stage that ran it, for example `dbt-run`.
+        started_at: when the last attempt began, UTC; none where nothing was executed.
+        completed_at: when the last attempt ended, UTC; none where nothing was executed.
+        thread: dbt's thread that ran it.
+        bytes: bytes that the statement processed, where the warehouse says so.
+        resumed: whether an earlier run did it, which this one went on from.
     """
 
     unique_id: str
@@ -40,6 +47,12 @@ class NodeResult:
     rows: int | None
     cause: Cause | None = None
     attempts: int = 1
+    stage: str = ""
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    thread: str | None = None
+    bytes: int | None = None
+    resumed: bool = False
 
     @property
     def failed(self) -> bool:
