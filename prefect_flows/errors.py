@@ -9,8 +9,11 @@
     ├── ServerError           a server of this machine does not start or stop
     ├── PrefectUnreachable    the Prefect API does not answer, or refuses
     ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
+    ├── StateStoreError       the state store cannot be read or written
+    ├── TargetBusy            another run of the target is under way
     ├── IngestionError        exit code 1: a source could not be read or loaded
     ├── StageTimedOut         exit code 1: a stage did not end within its timeout
+    ├── RunCancelled          exit code 130: the run was told to stop
     └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
 
 Each error says what is wrong, where, and the exact command or edit that mends it.
@@ -85,6 +88,14 @@ class WarehouseUnreachable(MillraceError):
     """The warehouse does not answer, or refuses the credentials."""
 
 
+class StateStoreError(MillraceError):
+    """The state store cannot be read or written."""
+
+
+class TargetBusy(MillraceError):
+    """Another run of the target is under way."""
+
+
 class IngestionError(MillraceError):
     """A source could not be read or loaded; what was loaded before stays as it was."""
 
@@ -95,6 +106,12 @@ class StageTimedOut(MillraceError, TimeoutError):
     """A stage did not end within its timeout. Prefect shows a `TimeoutError` as TimedOut."""
 
     exit_code = 1
+
+
+class RunCancelled(MillraceError):
+    """The run was told to stop, by Ctrl-C, SIGTERM or Prefect. Its next run goes on from there."""
+
+    exit_code = 130
 
 
 class StageFailed(MillraceError):

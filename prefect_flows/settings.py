@@ -11,14 +11,22 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from prefect_flows.errors import ConfigurationError
 
 PREFIX = "MILLRACE_"
 
-Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test"]
+Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test", "docs"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -47,6 +55,9 @@ class StagePolicies(BaseModel):
     dbt_snapshot: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=3600)
     dbt_run: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=7200)
     dbt_test: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
+    # Of `strategy="build"`: how often a node is tried again is what its own stage above allows.
+    dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=9000)
+    dbt_docs: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
 
 
 class Settings(BaseSettings):
@@ -62,6 +73,13 @@ class Settings(BaseSettings):
 
     project_dir: Path = Path(__file__).resolve().parents[1]
     stages: StagePolicies = StagePolicies()
+    # Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`.
+    state_url: str | None = None
+    # An interrupted run that began longer ago is not resumed: what it built is out of date.
+    resume_within_hours: float = Field(default=6, ge=0)
+    # A run's folder is removed when it is not among the last of its target, or older than this.
+    keep_runs: PositiveInt = 100
+    keep_days: float = Field(default=30, ge=0)
 
     @property
     def dbt_dir(self) -> Path:
@@ -77,6 +95,11 @@ class Settings(BaseSettings):
     def local_dir(self) -> Path:
         """Everything this machine makes: database files, server home, state."""
         return self.project_dir / ".local"
+
+    @property
+    def default_state_url(self) -> str:
+        """The state store where nothing else is configured."""
+        return str(self.local_dir / "state")
 
     def target_path(self, target: str) -> Path:
         """The folder where the pipeline's dbt keeps its artifacts and partial parse."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 from prefect.utilities.timeout import timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
@@ -30,19 +31,29 @@ RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
 
 def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
-    """Run a stage as a task of the flow that calls it; Prefect retries it."""
+    """Run a stage as a task of the flow that calls it; Prefect retries it.
 
-    def timed(log: Logger) -> dict[str, Any]:
-        with _stopping_timeout(name, policy):
-            return work(log)
+    Raises:
+        KeyboardInterrupt: the run was told to stop; the task is shown as cancelled.
+    """
 
-    return _stage.with_options(
+    def timed(log: Logger) -> dict[str, Any] | State[Any]:
+        try:
+            with _stopping_timeout(name, policy):
+                return work(log)
+        except KeyboardInterrupt:
+            return Cancelled(message="The run was told to stop.")
+
+    state = _stage.with_options(
         name=name,
         task_run_name=name,
         retries=policy.retries,
         retry_delay_seconds=policy.retry_delay_seconds,
         retry_condition_fn=_may_pass_on_retry,
-    )(timed)
+    )(timed, return_state=True)
+    if state.is_cancelled():
+        raise KeyboardInterrupt
+    return dict(state.result())
 
 
 def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
@@ -77,7 +88,7 @@ def say_expected_errors_without_stack() -> None:
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False)
-def _stage(work: Work) -> dict[str, Any]:
+def _stage(work: Callable[[Logger], Any]) -> Any:
     return work(get_run_logger())
 
 

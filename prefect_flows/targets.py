@@ -55,6 +55,15 @@ def gcp_credentials_block(target: str | None = None) -> str:
     return "gcp-credentials" if target is None else f"gcp-credentials-{target}"
 
 
+def lease_limit(target: str) -> str:
+    """Name of the global concurrency limit of which a run of the target holds the only slot."""
+    return f"millrace-target-{target}"
+
+
+# Name of the Prefect variable that holds the state store's URL, where Terraform gives one.
+STATE_URL_VARIABLE = "millrace_state_url"
+
+
 def secret_variable(target: str, key: str) -> str:
     """Environment variable that carries a secret to dbt, which scrubs `DBT_ENV_SECRET_*`."""
     return "DBT_ENV_SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{target}_{key}".upper())
@@ -244,6 +253,12 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
             where=f"the Prefect API at {client.api_url}",
             mend=mend,
         ) from error
+
+
+def stored_state_url(client: SyncPrefectClient) -> str | None:
+    """The state store's URL that setup took from Terraform; none when Terraform gives none."""
+    variable = client.read_variable_by_name(STATE_URL_VARIABLE)
+    return None if variable is None else str(variable.value)
 
 
 def existing_targets(client: SyncPrefectClient) -> list[str]:

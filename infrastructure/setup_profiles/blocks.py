@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from infrastructure.setup_profiles import desired
+from infrastructure.setup_profiles import desired, other_objects
 from infrastructure.setup_profiles.plan import NAMES_BY_SLUG, Action, Step
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ def apply(client: SyncPrefectClient, steps: Iterable[Step], *, prune: bool) -> N
     for step in steps:
         if step.block is None or step.action is Action.UNCHANGED:
             continue
+        if step.slug in other_objects.SLUGS:
+            other_objects.write(client, step.block, exists=step.document_id is not None)
+            continue
         data = dict(step.block.data) | {
             key: {"$ref": {"block_document_id": str(ids[name])}}
             for key, name in step.block.references.items()
@@ -66,7 +69,9 @@ def apply(client: SyncPrefectClient, steps: Iterable[Step], *, prune: bool) -> N
         orphans = [step for step in steps if step.action is Action.ORPHANED]
         for slug in NAMES_BY_SLUG:
             for step in orphans:
-                if step.slug == slug and step.document_id is not None:
+                if step.slug == slug and slug in other_objects.SLUGS:
+                    other_objects.remove(client, slug, step.name)
+                elif step.slug == slug and step.document_id is not None:
                     client.delete_block_document(step.document_id)
 
 

@@ -21,6 +21,9 @@ GCP = "gcp-credentials"
 POSTGRES_CONFIGS = "dbt-cli-postgres-target-configs"
 BIGQUERY_CONFIGS = "dbt-cli-bigquery-target-configs"
 PROFILE = targets.PROFILE_TYPE
+# What is no block in Prefect, and is planned and written like one.
+LIMIT = "global-concurrency-limit"
+VARIABLE = "variable"
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,30 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Block]:
             blocks += _postgres(contract, name, target)
         else:
             blocks.append(_bigquery_configs(contract, name, target))
-        blocks.append(
+        blocks += [
             Block(
                 PROFILE,
                 targets.profile_block(name),
                 {"name": profile_name, "target": name},
                 {"target_configs": targets.target_configs_block(target.type, name)},
-            )
-        )
+            ),
+            # A run holds its only slot: one run of the target at a time.
+            Block(LIMIT, targets.lease_limit(name), {"limit": 1}),
+        ]
+    if contract.state_url is not None:
+        blocks.append(Block(VARIABLE, targets.STATE_URL_VARIABLE, {"value": contract.state_url}))
     return blocks
 
 
 def of_targets(blocks: Iterable[Block], names: Iterable[str]) -> list[Block]:
-    """The profiles of the given targets and all that they refer to."""
+    """What the given targets need: their profiles, all that these refer to, and what is shared."""
     by_name = {block.name: block for block in blocks}
-    wanted: set[str] = set()
-    queue = [targets.profile_block(name) for name in names]
+    wanted = {name for name, block in by_name.items() if block.slug == VARIABLE}
+    queue = [
+        block
+        for name in names
+        for block in (targets.profile_block(name), targets.lease_limit(name))
+    ]
     while queue:
         name = queue.pop()
         wanted.add(name)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from infrastructure.setup_profiles import desired
+from infrastructure.setup_profiles import desired, other_objects
 from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
 from infrastructure.setup_profiles.desired import Block
+from infrastructure.setup_profiles.other_objects import Stored
 from prefect_flows import targets
 
 if TYPE_CHECKING:
@@ -24,12 +25,24 @@ NAMES_BY_SLUG = {
     desired.BIGQUERY_CONFIGS: targets.target_configs_block("bigquery", ""),
     desired.SQLALCHEMY: targets.postgres_credentials_block(""),
     desired.GCP: targets.gcp_credentials_block(),
+    desired.LIMIT: targets.lease_limit(""),
+    desired.VARIABLE: targets.STATE_URL_VARIABLE,
 }
 # Fields whose values a plan may print. Any other is masked: it may be a secret, also one that
 # somebody added by hand.
 PRINTED = frozenset(
     {*PostgresTarget.model_fields, *BigQueryTarget.model_fields}
-    | {"schema", "name", "target", "driver", "username", "project_id", "client_email"}
+    | {
+        "limit",
+        "value",
+        "schema",
+        "name",
+        "target",
+        "driver",
+        "username",
+        "project_id",
+        "client_email",
+    }
 )
 
 
@@ -81,7 +94,7 @@ def plan(
     return steps
 
 
-def _step(block: Block, stored: BlockDocument | None) -> Step:
+def _step(block: Block, stored: BlockDocument | Stored | None) -> Step:
     if stored is None:
         return Step(Action.CREATE, block.slug, block.name, block=block)
     changes = tuple(_differences(block.data, stored.data)) + tuple(
@@ -111,24 +124,29 @@ def _shown(key: str, value: Any) -> str:
     return str(value) if key in PRINTED and not isinstance(value, Mapping) else "********"
 
 
-def _stored(client: SyncPrefectClient, block: Block) -> BlockDocument | None:
+def _stored(client: SyncPrefectClient, block: Block) -> BlockDocument | Stored | None:
     from prefect.exceptions import ObjectNotFound
 
+    if block.slug in other_objects.SLUGS:
+        found = other_objects.stored(client, block.slug)
+        return next((each for each in found if each.name == block.name), None)
     try:
         return client.read_block_document_by_name(block.name, block.slug, include_secrets=True)
     except ObjectNotFound:
         return None
 
 
-def _of_type(client: SyncPrefectClient, slug: str) -> list[BlockDocument]:
+def _of_type(client: SyncPrefectClient, slug: str) -> Sequence[BlockDocument | Stored]:
     from prefect.exceptions import ObjectNotFound
 
+    if slug in other_objects.SLUGS:
+        return other_objects.stored(client, slug)
     try:
         return client.read_block_documents_by_type(slug)
     except ObjectNotFound:  # the type itself is not registered yet
         return []
 
 
-def _reference(stored: BlockDocument, key: str) -> str | None:
+def _reference(stored: BlockDocument | Stored, key: str) -> str | None:
     reference = stored.block_document_references.get(key)
     return reference["block_document"]["name"] if reference else None

@@ -12,13 +12,12 @@ from prefect_flows.causes import Cause, cause_of
 
 
 @contextmanager
-def recorded_causes() -> Iterator[dict[str, Cause]]:
+def recorded_causes(causes: dict[str, Cause]) -> Iterator[None]:
     """Record the cause of each node that dbt ends with an error: node's id → cause.
 
     dbt's results keep only the error's text. Its runners hand every error of a node to one
     method, `handle_exception`, which is wrapped here for the time of an invocation.
     """
-    causes: dict[str, Cause] = {}
     handle = BaseRunner.handle_exception
 
     def recording(self: BaseRunner[Any, Any], e: Exception, ctx: Any) -> str:
@@ -27,6 +26,6 @@ def recorded_causes() -> Iterator[dict[str, Cause]]:
 
     setattr(BaseRunner, handle.__name__, recording)
     try:
-        yield causes
+        yield
     finally:
         setattr(BaseRunner, handle.__name__, handle)

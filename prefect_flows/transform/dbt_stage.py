@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from dbt.artifacts.schemas.run import process_run_result
 
 from prefect_flows.causes import Cause, cause_of
 from prefect_flows.errors import StageFailed
 from prefect_flows.stages import Logger
-from prefect_flows.transform.results import FAILED, SKIPPED, NodeResult, counts, left_to_do
+from prefect_flows.transform.node_log import NodeLog
+from prefect_flows.transform.recorder import Recorder, Watcher
+from prefect_flows.transform.results import SKIPPED, NodeResult, counts, left_to_do
 from prefect_flows.transform.session import DbtSession
+
+Safe = Callable[[str, Sequence[NodeResult]], None]
 
 
 class DbtStage:
@@ -20,8 +26,13 @@ class DbtStage:
         session: the dbt project and its target.
         name: the stage's name, which is also its task's: `dbt-run`.
         command: dbt's command, for example `["source", "freshness"]`.
-        arguments: selection and flags of the first attempt.
-        total: number of nodes that the selection holds for this command.
+        arguments: selection of the first attempt.
+        selected: ids of the nodes that the selection holds for this command.
+        retries: resource type → how often a node of it is tried again.
+        flags: further flags of every attempt.
+        done: results of the run that this one resumes; these nodes are not run again.
+        safe: makes results safe in the journal, with the stage's name.
+        watchers: see the stage go by.
     """
 
     def __init__(
@@ -30,18 +41,29 @@ class DbtStage:
         name: str,
         command: Sequence[str],
         arguments: Sequence[str],
-        total: int,
-        flags: Sequence[str] = (),
+        selected: Sequence[str],
+        retries: Mapping[str, int],
+        flags: Sequence[str],
+        done: Mapping[str, NodeResult],
+        safe: Safe,
+        watchers: Sequence[Watcher],
     ) -> None:
         self.session = session
         self.name = name
         self.command = list(command)
         self.arguments = list(arguments)
+        self.selected = list(selected)
+        self.retries = retries
         self.flags = list(flags)
-        self.total = total
         self.attempts = 0
         self.seconds = 0.0
-        self.results: dict[str, NodeResult] = {}
+        self.results: dict[str, NodeResult] = {i: done[i] for i in self.selected if i in done}
+        # Entries of dbt's run_results.json.
+        self.documents: dict[str, dict[str, Any]] = {}
+        # What dbt's command itself returned at the last attempt.
+        self.returned: Any = None
+        self._safe = safe
+        self._watchers = watchers
 
     def attempt(self, log: Logger) -> dict[str, Any]:
         """Run what is left, and return the record of all attempts so far.
@@ -49,25 +71,40 @@ class DbtStage:
         Raises:
             StageFailed: a node failed; `retryable` when a further attempt has something to do.
         """
-        arguments, total = self.arguments, self.total
-        if self.results:
-            left = left_to_do(self.results, self.session.manifest.child_map)
-            arguments = ["--select", *(f"fqn:{'.'.join(node.fqn)}" for node in left)]
-            total = len(left)
-            log.info("Attempt %d runs the %d nodes that are left.", self.attempts + 1, total)
+        arguments, only = self.arguments, self._left()
+        if only is not None:
+            log.info(
+                "%s %d of %d nodes, which are left.",
+                f"Attempt {self.attempts + 1} runs" if self.attempts else "Going on with",
+                len(only),
+                len(self.selected),
+            )
         self.attempts += 1
         started = time.monotonic()
-        outcome = self.session.invoke(
-            self.command, [*arguments, *self.flags], _NodeLog(log, total).listen
-        )
-        self.seconds += time.monotonic() - started
-        for result in outcome.results:
-            node = NodeResult.from_dbt(
-                result,
-                outcome.causes,
-                self._attempts_of(result.node.unique_id) + (str(result.status) != SKIPPED),
+        watchers = [*self._watchers, NodeLog(log, self._compiled)]
+        for watcher in watchers:
+            watcher.stage_started(self.name, len(self.selected if only is None else only))
+        causes: dict[str, Cause] = {}
+        recorder = Recorder(self.name, self._reader(causes), self._journal, watchers)
+        try:
+            outcome = self.session.invoke(
+                self.command, [*arguments, *self.flags], recorder.listen, only=only, causes=causes
             )
-            self.results[node.unique_id] = node
+        finally:
+            recorder.close()
+            self.seconds += time.monotonic() - started
+            for watcher in watchers:
+                watcher.stage_finished(self.name)
+            before = dict(self.results)
+            self.results |= recorder.results
+        self.returned = outcome.returned
+        for result in outcome.results:
+            unique_id = result.node.unique_id
+            skipped = str(result.status) == SKIPPED
+            attempts = _attempts(before, unique_id) + (not skipped)
+            self.results[unique_id] = NodeResult.from_dbt(result, causes, attempts, self.name)
+            if self.command != ["source", "freshness"]:
+                self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)
         if outcome.exception is not None:
             raise self._ended_by(outcome.exception) from outcome.exception
         failed = [node for node in self.results.values() if node.failed]
@@ -85,27 +122,54 @@ class DbtStage:
             "statuses": counts(nodes),
             "seconds": round(self.seconds, 2),
             "attempts": self.attempts,
+            "resumed": sum(node.resumed for node in nodes),
+            "rows": sum(node.rows or 0 for node in nodes),
+            "bytes": sum(node.bytes or 0 for node in nodes),
             "failed": [_brief(node) for node in nodes if node.failed],
             "warned": [_brief(node) for node in nodes if node.status == "warn"],
         }
 
-    def _attempts_of(self, unique_id: str) -> int:
-        return self.results[unique_id].attempts if unique_id in self.results else 0
+    def _left(self) -> set[str] | None:
+        """Ids of the nodes to run; none for all that the selection holds."""
+        if self.attempts:
+            left = left_to_do(self.results, self.session.manifest.child_map, self.retries)
+            # Hooks are no part of a selection; they run with every attempt.
+            return {i for i in left if self.results[i].resource_type != "operation"}
+        if self.results:
+            return set(self.selected) - set(self.results)
+        return None
+
+    def _reader(self, causes: Mapping[str, Cause]) -> Callable[[Any], NodeResult]:
+        before = dict(self.results)
+
+        def read(event: Any) -> NodeResult:
+            unique_id = event.data.node_info.unique_id
+            skipped = event.data.run_result.status == SKIPPED
+            attempts = _attempts(before, unique_id) + (not skipped)
+            node = self.session.node(unique_id)
+            return NodeResult.from_event(event, node, causes, attempts, self.name)
+
+        return read
+
+    def _compiled(self, unique_id: str) -> str | None:
+        compiled = self.session.compiled(unique_id)
+        return None if compiled is None else str(compiled[0])
+
+    def _journal(self, results: Sequence[NodeResult]) -> None:
+        self._safe(self.name, results)
 
     def _failed(self, failed: list[NodeResult]) -> StageFailed:
-        # The first cause that no retry mends is the one to look at.
-        first = min(failed, key=lambda node: node.cause is Cause.TRANSIENT)
+        first = first_cause(failed)
         skipped = sum(node.status == SKIPPED for node in self.results.values())
         message = " ".join((first.message or first.status).split())
-        command = " ".join(self.command)
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(self.results)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
-            mend="correct it, and to see it again: cd dbt && uv run dbt "
-            f"{command} --target {self.session.profile.target}{_selection_of(first)}",
+            mend=f"correct it, and to see it again: "
+            f"{reproduction(first, self.session.profile.target)}",
             record=self.record(),
-            retryable=bool(left_to_do(self.results, self.session.manifest.child_map)),
+            retryable=bool(left_to_do(self.results, self.session.manifest.child_map, self.retries)),
         )
 
     def _ended_by(self, error: BaseException) -> StageFailed:
@@ -119,35 +183,35 @@ class DbtStage:
         )
 
 
-class _NodeLog:
-    """Logs one line a finished node, and every warning of dbt that is about something else."""
+def first_cause(failed: Sequence[NodeResult]) -> NodeResult:
+    """The failure to look at: the first that no retry mends, else the first."""
+    return min(failed, key=lambda node: node.cause is Cause.TRANSIENT)
 
-    def __init__(self, log: Logger, total: int) -> None:
-        self._log = log
-        self._total = total
-        self._done = 0
 
-    def listen(self, event: Any) -> None:
-        if event.info.name == "NodeFinished":
-            self._done += 1
-            node = event.data.node_info
-            result = event.data.run_result
-            status = node.node_status
-            say = self._log.error if status in FAILED else self._log.info
-            if status == "warn":
-                say = self._log.warning
-            say(
-                "%d of %d  %-8s %s %s  %s  %.2f s",
-                self._done,
-                self._total,
-                status,
-                node.resource_type,
-                node.node_name,
-                " ".join(result.message.split()),
-                result.execution_time,
-            )
-        elif event.info.level == "warn" and not event.info.name.startswith("Log"):
-            self._log.warning("dbt: %s", " ".join(event.info.msg.split()))
+# Resource type → dbt's command that runs a node of it.
+COMMANDS = {
+    "source": "source freshness",
+    "seed": "seed",
+    "snapshot": "snapshot",
+    "test": "test",
+    "unit_test": "test",
+    "function": "build",
+}
+
+
+def reproduction(node: NodeResult, target: str) -> str:
+    """The one command that does it again; a hook runs with every selection."""
+    command = COMMANDS.get(node.resource_type, "run")
+    selection = f" --select {node.name}"
+    if node.resource_type == "operation":
+        command, selection = node.stage.removeprefix("dbt-"), ""
+    if node.resource_type == "source":
+        selection = f" --select source:{'.'.join(node.fqn[-2:])}"
+    return f"cd dbt && uv run dbt {command} --target {target}{selection}"
+
+
+def _attempts(results: Mapping[str, NodeResult], unique_id: str) -> int:
+    return results[unique_id].attempts if unique_id in results else 0
 
 
 def _brief(node: NodeResult) -> dict[str, Any]:
@@ -159,12 +223,3 @@ def _brief(node: NodeResult) -> dict[str, Any]:
         "failures": node.failures,
         "attempts": node.attempts,
     }
-
-
-def _selection_of(node: NodeResult) -> str:
-    """The argument that selects a node alone; a hook runs with every selection."""
-    if node.resource_type == "operation":
-        return ""
-    if node.resource_type == "source":
-        return f" --select source:{'.'.join(node.fqn[-2:])}"
-    return f" --select {node.name}"

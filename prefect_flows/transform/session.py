@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from prefect_flows.causes import Cause
 from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
 from prefect_flows.targets import Profile
 from prefect_flows.transform.causes import recorded_causes
+from prefect_flows.transform.only import narrowed_to
+from prefect_flows.transform.savings import spared
 
 # dbt's generated event messages carry no types.
 Listener = Callable[[Any], None]
@@ -31,18 +33,29 @@ _ONE_INVOCATION = threading.Lock()
 
 @dataclass(frozen=True)
 class Selection:
-    """What to run, in dbt's own selection syntax."""
+    """What to run, in dbt's own selection syntax.
+
+    Attributes:
+        since: folder with the manifest of an earlier run: of what is selected, only what changed
+            since then and all that depends on it; the rest is deferred to.
+    """
 
     select: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    since: Path | None = None
 
     def arguments(self) -> list[str]:
         """The selection as arguments of dbt's command line."""
+        select = [word for words in self.select for word in words.split()]
         arguments: list[str] = []
-        if self.select:
-            arguments += ["--select", *self.select]
+        if self.since is not None:
+            select = [f"state:modified+,{word}" for word in select] or ["state:modified+"]
+        if select:
+            arguments += ["--select", *select]
         if self.exclude:
             arguments += ["--exclude", *self.exclude]
+        if self.since is not None:
+            arguments += ["--state", str(self.since)]
         return arguments
 
     def __str__(self) -> str:
@@ -57,13 +70,13 @@ class Outcome:
         success: dbt's own word, which is the exit code of its command line.
         results: dbt's results.
         exception: what ended the command before it was through.
-        causes: node's id → why it failed.
+        returned: what dbt's command returned, of which the results are a part.
     """
 
     success: bool
     results: list[Any]
     exception: BaseException | None
-    causes: Mapping[str, Cause]
+    returned: Any
 
 
 class DbtSession:
@@ -85,7 +98,8 @@ class DbtSession:
         self.project_dir = project_dir
         self.profile = profile
         self.target_path = target_path
-        self._vars = dict(vars)
+        self.log_dir = target_path / "logs"
+        self.vars = dict(vars)
         self._manifest: Manifest | None = None
 
     def __enter__(self) -> Self:
@@ -125,6 +139,25 @@ class DbtSession:
                 ) from outcome.exception
             (self._manifest,) = outcome.results
         return self._manifest
+
+    @property
+    def is_parsed(self) -> bool:
+        """Whether the project was parsed already."""
+        return self._manifest is not None
+
+    def compiled(self, unique_id: str) -> tuple[Path, str] | None:
+        """File and text of a node's compiled SQL; none where nothing was compiled."""
+        node = self.node(unique_id)
+        code, path = getattr(node, "compiled_code", None), getattr(node, "compiled_path", None)
+        return (Path(path), code) if code and path else None
+
+    def node(self, unique_id: str) -> Any:
+        """Any node of the project that a command has a result for."""
+        m = self.manifest
+        for found in (m.nodes, m.sources, m.unit_tests, m.exposures, m.saved_queries, m.functions):
+            if unique_id in found:
+                return found[unique_id]
+        raise KeyError(unique_id)
 
     def has_packages(self) -> bool:
         """Whether the project asks for dbt packages."""
@@ -171,7 +204,7 @@ class DbtSession:
             ) from outcome.exception
 
     def selected(self, selection: Selection) -> dict[str, list[str]]:
-        """Ids of the selected nodes by resource type.
+        """Ids of the selected nodes by resource type; none when nothing has changed since.
 
         Raises:
             SelectionError: nothing is selected, or the selection is not valid.
@@ -193,7 +226,7 @@ class DbtSession:
             node = json.loads(line)
             if self._is_executed(node["unique_id"]):
                 selected.setdefault(node["resource_type"], []).append(node["unique_id"])
-        if not selected:
+        if not selected and selection.since is None:
             raise SelectionError(
                 "The selection matches no node of the dbt project.",
                 where=str(selection),
@@ -225,15 +258,56 @@ class DbtSession:
         (result,) = outcome.results
         return {row["mart"]: int(row["row_count"]) for row in result.agate_table.rows}
 
+    def first_rows(self, sql: str, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Names of the columns and first rows of a query in the warehouse's own SQL.
+
+        Raises:
+            DbtBaseException: the warehouse refuses it.
+        """
+        outcome = self.invoke(
+            ["show", "--quiet", "--inline-direct", sql, "--limit", str(limit)],
+        )
+        if outcome.exception is not None:
+            raise outcome.exception
+        (result,) = outcome.results
+        table = result.agate_table
+        return list(table.column_names), [tuple(row.values()) for row in table.rows]
+
+    def generate_docs(self) -> None:
+        """Write `catalog.json` and the documentation's one page `static_index.html`.
+
+        Raises:
+            DbtBaseException: the catalog cannot be read from the warehouse.
+        """
+        outcome = self._invoke(
+            ["docs", "generate", "--no-compile", "--static"], manifest=self.manifest
+        )
+        if outcome.exception is not None:
+            raise outcome.exception
+
     def invoke(
         self,
         command: Sequence[str],
         arguments: Sequence[str] = (),
         on_event: Listener | None = None,
+        *,
+        only: Collection[str] | None = None,
+        causes: dict[str, Cause] | None = None,
     ) -> Outcome:
-        """Run one dbt command on the parsed project."""
+        """Run one dbt command on the parsed project.
+
+        dbt's own artifacts are not written: results are merged over commands and attempts, and the
+        manifest was written by the parse.
+
+        Args:
+            only: ids of the nodes to which the selection is narrowed.
+            causes: takes up why each node failed, before its event `NodeFinished`.
+        """
         manifest = self.manifest
-        return self._invoke([*command, *arguments], on_event, manifest=manifest)
+        with spared(), narrowed_to(only), recorded_causes({} if causes is None else causes):
+            return self._invoke(
+                [*command, *arguments, "--no-write-json"], on_event, manifest=manifest
+            )
 
     def _invoke(
         self,
@@ -246,19 +320,15 @@ class DbtSession:
             "--project-dir", str(self.project_dir),
             "--profiles-dir", self._folder.name,
             "--target", self.profile.target,
-            "--vars", json.dumps(self._vars),
+            "--vars", json.dumps(self.vars),
             "--log-level", "none",
             "--log-level-file", "info",
-            "--log-path", str(self.target_path / "logs"),
+            "--log-path", str(self.log_dir),
         ]  # fmt: skip
         if artifacts:
             common += ["--target-path", str(self.target_path)]
         runner = dbtRunner(manifest=manifest, callbacks=[on_event] if on_event else None)
-        with (
-            _ONE_INVOCATION,
-            _environment(self.profile.environment()),
-            recorded_causes() as causes,
-        ):
+        with _ONE_INVOCATION, _environment(self.profile.environment()):
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):
             # An interrupt, or the timeout of a task: dbt's runner swallows what should end us.
@@ -270,7 +340,7 @@ class DbtSession:
             results = result
         else:
             results = list(getattr(result, "results", [result]))
-        return Outcome(returned.success, results, returned.exception, causes)
+        return Outcome(returned.success, results, returned.exception, result)
 
 
 @contextmanager

@@ -1,0 +1,64 @@
+"""What all pictures share: colours of the statuses, and text that SVG takes."""
+
+from __future__ import annotations
+
+from markupsafe import escape
+
+# Okabe and Ito's colours, which people who see colours differently can tell apart.
+GROUPS = {
+    "good": frozenset({"success", "pass", "reused", "reported"}),
+    "warned": frozenset({"warn"}),
+    "failed": frozenset({"error", "fail", "runtime error", "partial success"}),
+    "skipped": frozenset({"skipped", "no-op"}),
+}
+LEGEND = {
+    "good": "success, pass",
+    "warned": "warn",
+    "failed": "error, fail",
+    "skipped": "skipped",
+    "other": "not run",
+}
+STYLE = """
+.mr{--ink:#1b1f24;--soft:#5b6570;--line:#d5dae0;--paper:#fff;--good:#009e73;--warned:#e69f00;
+--failed:#d55e00;--skipped:#9aa3ad;--other:#c3cad2;--critical:#0b3d91;
+font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+@media(prefers-color-scheme:dark){.mr{--ink:#e6e9ec;--soft:#a3adb8;--line:#3a424b;--paper:#14181d;
+--good:#1fb88b;--warned:#f0b429;--failed:#f2803a;--skipped:#75808c;--other:#4d5762;
+--critical:#9cc4ff}}
+.mr .good{fill:var(--good)}.mr .warned{fill:var(--warned)}.mr .failed{fill:var(--failed)}
+.mr .skipped{fill:var(--skipped)}.mr .other{fill:var(--other)}
+.mr text{fill:var(--ink);font-size:12px}.mr .soft{fill:var(--soft)}.mr .on{fill:#10151a}
+"""
+
+
+def group_of(status: str | None) -> str:
+    """The class of a status, which is its colour."""
+    for group, statuses in GROUPS.items():
+        if status in statuses:
+            return group
+    return "other"
+
+
+def text(value: str) -> str:
+    """Text for an attribute or an element; characters that XML forbids are left out."""
+    return str(escape("".join(c for c in value if c >= " " or c in "\t\n")))
+
+
+def fitted(value: str, characters: int) -> str:
+    """The text, cut in its middle so that it has no more characters than these."""
+    if len(value) <= characters:
+        return value
+    kept = max(characters - 1, 1)
+    return f"{value[: (kept + 1) // 2]}…{value[len(value) - kept // 2 :]}"
+
+
+def seconds(value: float) -> str:
+    """A duration for people: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,148 @@
+"""The nodes of a dbt project and what each is made from, with owner, group and personal data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dbt.contracts.graph.manifest import Manifest
+
+TESTS = frozenset({"test", "unit_test"})
+# A column list that holds this name stands for a relation whose every column is personal data.
+EVERY_COLUMN = "*"
+
+
+@dataclass(frozen=True)
+class LineageNode:
+    """A node of the project.
+
+    Attributes:
+        path: its file, relative to the dbt project.
+        parents: ids of what it is made from.
+        owner: who answers for it: `meta.owner`, else the owner of its group.
+        pii_columns: lower-case names of the columns that are marked `meta.pii`.
+        relation: its relation in the warehouse, quoted by dbt.
+        attached_to: for a test, the node whose file declares it.
+    """
+
+    unique_id: str
+    name: str
+    resource_type: str
+    path: str
+    parents: tuple[str, ...]
+    owner: str | None
+    group: str | None
+    pii_columns: frozenset[str]
+    relation: str | None
+    attached_to: str | None = None
+
+
+def lineage_of(manifest: Manifest) -> dict[str, LineageNode]:
+    """Every node of a parsed project by its id: nodes, unit tests, sources and exposures."""
+    groups = {group.name: group for group in manifest.groups.values()}
+    found: list[Any] = [
+        *manifest.nodes.values(),
+        *manifest.unit_tests.values(),
+        *manifest.sources.values(),
+        *manifest.exposures.values(),
+    ]
+    return {node.unique_id: _lineage_node(node, groups) for node in found}
+
+
+def children_of(lineage: Mapping[str, LineageNode]) -> dict[str, list[str]]:
+    """Node's id → ids of those made from it."""
+    children: dict[str, list[str]] = {unique_id: [] for unique_id in lineage}
+    for unique_id, node in lineage.items():
+        for parent in node.parents:
+            children.setdefault(parent, []).append(unique_id)
+    return children
+
+
+def ancestors(lineage: Mapping[str, LineageNode], unique_id: str) -> set[str]:
+    """Ids of all that a node is made from, directly or not."""
+    return set(reach(parents_of(lineage), [unique_id]))
+
+
+def reach(edges: Mapping[str, Collection[str]], starts: Collection[str]) -> Iterator[str]:
+    """What can be reached from some nodes, nearest first, each once, without these nodes."""
+    seen = set(starts)
+    level = list(starts)
+    while level:
+        following = []
+        for unique_id in level:
+            for other in edges.get(unique_id, ()):
+                if other not in seen:
+                    seen.add(other)
+                    following.append(other)
+                    yield other
+        level = following
+
+
+def nearest(
+    edges: Mapping[str, Collection[str]], unique_id: str, wanted: Collection[str]
+) -> set[str]:
+    """The wanted nodes that are reached from a node through unwanted ones only."""
+    found, seen, queue = set(), {unique_id}, [unique_id]
+    while queue:
+        for other in edges.get(queue.pop(), ()):
+            if other in seen:
+                continue
+            seen.add(other)
+            if other in wanted:
+                found.add(other)
+            else:
+                queue.append(other)
+    return found
+
+
+def parents_of(lineage: Mapping[str, LineageNode]) -> dict[str, tuple[str, ...]]:
+    """Node's id → ids of what it is made from."""
+    return {unique_id: node.parents for unique_id, node in lineage.items()}
+
+
+def personal_columns(lineage: Mapping[str, LineageNode], unique_id: str) -> frozenset[str]:
+    """Names of the personal columns of a node and of all that it is made from, lower case."""
+    ids = {unique_id, *ancestors(lineage, unique_id)}
+    return frozenset().union(*(lineage[i].pii_columns for i in ids if i in lineage))
+
+
+def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
+    config = node.config
+    group = getattr(config, "group", None) or getattr(node, "group", None)
+    owner = _meta(node).get("owner")
+    if owner is None and str(node.resource_type) == "exposure":
+        owner = _contact(node.owner)
+    if owner is None and group is not None and group in groups:
+        owner = _contact(groups[group].owner)
+    columns = getattr(node, "columns", {}).values()
+    model = getattr(node, "tested_node_unique_id", None)  # of a unit test
+    return LineageNode(
+        unique_id=node.unique_id,
+        name=node.name,
+        resource_type=str(node.resource_type),
+        path=node.original_file_path,
+        parents=tuple(dict.fromkeys(node.depends_on_nodes))
+        if hasattr(node, "depends_on_nodes")
+        else (),
+        owner=None if owner is None else str(owner),
+        group=group,
+        pii_columns=frozenset(c.name.lower() for c in columns if _meta(c).get("pii")),
+        relation=getattr(node, "relation_name", None),
+        attached_to=getattr(node, "attached_node", None) or model,
+    )
+
+
+def _meta(resource: Any) -> dict[str, Any]:
+    """The `meta` of a node or a column; what stands in its config comes first."""
+    config = getattr(resource, "config", None)
+    return {**(getattr(resource, "meta", None) or {}), **(getattr(config, "meta", None) or {})}
+
+
+def _contact(owner: Any) -> str | None:
+    """An owner's name and address, as far as they are given; dbt allows a list of addresses."""
+    email = owner.email
+    addresses = ", ".join(email) if isinstance(email, list) else email
+    if owner.name and addresses:
+        return f"{owner.name} <{addresses}>"
+    return owner.name or addresses or None

@@ -1,0 +1,199 @@
+"""The report of a run that just ended: gathered, kept in the state store, shown in Prefect."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from dbt_common.exceptions import DbtBaseException
+
+from prefect_flows.reporting import build as reports
+from prefect_flows.reporting import summaries
+from prefect_flows.reporting.cards_markdown import cards_markdown
+from prefect_flows.reporting.html_page import html_page
+from prefect_flows.reporting.lineage import lineage_of
+from prefect_flows.reporting.live import LiveDisplay
+from prefect_flows.reporting.model import FailingRows, RunReport, StageLine
+from prefect_flows.runtime import Runtime
+from prefect_flows.state.runs import Ending, Run
+from prefect_flows.state.target import REPORT, RUN_RESULTS, TargetState
+from prefect_flows.transform.artifacts import run_results
+from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.recorder import Watcher
+from prefect_flows.transform.results import NodeResult
+from prefect_flows.transform.session import DbtSession
+
+# Failed tests whose rows are fetched, and rows of each.
+MOST_TESTS = 20
+MOST_ROWS = 10
+
+
+class RunReporter:
+    """Shows a run while it goes, and leaves its report behind."""
+
+    def __init__(
+        self, session: DbtSession, stored: Run, state: TargetState, runtime: Runtime
+    ) -> None:
+        self._session = session
+        self._stored = stored
+        self._state = state
+        self._runtime = runtime
+        self._display = LiveDisplay()
+
+    @property
+    def watchers(self) -> Sequence[Watcher]:
+        """The live display."""
+        return (self._display,)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Draw the run in the terminal, if there is one."""
+        with self._display:
+            yield
+
+    def report(
+        self,
+        record: Mapping[str, Any],
+        stages: Sequence[DbtStage],
+        ended: Ending,
+        failure: str | None,
+    ) -> None:
+        """Keep results and report in the state store, and show them in Prefect."""
+        target = self._session.profile.target
+        publish = self._runtime.publish
+        results = [result for stage in stages for result in stage.results.values()]
+        if self._stored.journal.failure is not None:
+            self._runtime.log.warning("%s", self._stored.journal.failure)
+        if self._session.is_parsed:
+            report = self._built(record, results, ended, failure)
+            self._keep(record, stages, results, html_page(report).encode())
+            publish(f"{target}-report", cards_markdown(report))
+        publish(f"{target}-extraction", summaries.extraction(record))
+        publish(f"{target}-transformation", summaries.transformation(record))
+        publish(f"{target}-tests", summaries.tests(record))
+        publish(f"{target}-run", summaries.run(record, failure))
+
+    def _built(
+        self,
+        record: Mapping[str, Any],
+        results: Sequence[NodeResult],
+        ended: Ending,
+        failure: str | None,
+    ) -> RunReport:
+        session = self._session
+        lineage = lineage_of(session.manifest)
+        failed = [result.unique_id for result in results if result.failed]
+        near = {parent for i in failed if i in lineage for parent in lineage[i].parents}
+        compiled = dict(self._compiled([*failed, *near]))
+        self._history = self._state.timings()
+        facts = reports.Facts(
+            target=session.profile.target,
+            run_id=self._stored.header.id,
+            project_name=session.manifest.metadata.project_name or "",
+            dialect=session.profile.warehouse,
+            outcome=ended if ended != "resumed" else "cancelled",
+            started_at=self._stored.header.started_at,
+            seconds=record["seconds"],
+            lineage=lineage,
+            results=results,
+            stages=list(_stage_lines(record)),
+            history=self._history,
+            compiled=compiled,
+            failing_rows=dict(self._failing_rows(results, lineage, compiled))
+            if ended == "failed"
+            else {},
+            marts=record.get("marts", {}),
+            flow_run_url=self._runtime.url,
+            first_cause=None if failed else failure,
+            flags=_flags(session.vars),
+            unreported=self._runtime.unreported,
+        )
+        return reports.build(facts)
+
+    def _compiled(self, unique_ids: Iterable[str]) -> Iterator[tuple[str, reports.Compiled]]:
+        for unique_id in unique_ids:
+            compiled = self._session.compiled(unique_id)
+            if compiled is not None:
+                yield unique_id, reports.Compiled(str(compiled[0]), compiled[1])
+
+    def _failing_rows(
+        self,
+        results: Sequence[NodeResult],
+        lineage: Mapping[str, Any],
+        compiled: Mapping[str, reports.Compiled],
+    ) -> Iterator[tuple[str, FailingRows]]:
+        """Rows of the first failed tests, asked from the warehouse once more."""
+        session = self._session
+        failed = [
+            result.unique_id
+            for result in results
+            if result.status == "fail"
+            and result.resource_type == "test"
+            and result.unique_id in compiled
+        ][:MOST_TESTS]
+        dialect = session.profile.warehouse
+        personal = reports.personal_columns_near(lineage, failed, compiled, dialect)
+        for unique_id in failed:
+            sql = compiled[unique_id].sql or ""
+            try:
+                columns, rows = session.first_rows(sql, MOST_ROWS)
+            except DbtBaseException as error:
+                note = f"They could not be fetched: {type(error).__name__}."
+                yield unique_id, FailingRows((), [], note=note)
+                continue
+            pii = personal.get(unique_id, frozenset())
+            yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
+
+    def _keep(
+        self,
+        record: Mapping[str, Any],
+        stages: Sequence[DbtStage],
+        results: Sequence[NodeResult],
+        page: bytes,
+    ) -> None:
+        documents = {i: document for stage in stages for i, document in stage.documents.items()}
+        header = self._stored.header
+        merged = run_results(
+            [result for result in results if result.resource_type != "source"],
+            documents,
+            seconds=record["seconds"],
+            invocation_id=header.id,
+            arguments=header.parameters,
+        )
+        for folder in (self._stored.folder, self._state.folder):
+            self._stored.store.write(f"{folder}/{RUN_RESULTS}", merged)
+            self._stored.store.write(f"{folder}/{REPORT}", page)
+        (self._session.target_path / RUN_RESULTS).write_bytes(merged)
+        seconds = {r.unique_id: r.seconds for r in results if r.done and not r.resumed}
+        if seconds:
+            self._state.add_timings(self._history, seconds)
+        self._stored.store.put(self._session.log_dir / "dbt.log", f"{self._stored.folder}/dbt.log")
+
+
+def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
+    for source, load in record.get("ingest", {}).items():
+        yield StageLine(f"ingest-{source}", {}, load["seconds"], rows=sum(load["rows"].values()))
+    for stage in ("freshness", "seed", "snapshot", "run", "test", "build"):
+        done = record.get(stage)
+        if done is None:
+            continue
+        if "skipped" in done:
+            yield StageLine(f"dbt-{stage}", {}, 0.0, skipped=done["skipped"])
+        else:
+            yield StageLine(
+                f"dbt-{stage}",
+                done["statuses"],
+                done["seconds"],
+                attempts=done["attempts"],
+                rows=done["rows"] or None,
+                bytes=done["bytes"] or None,
+            )
+    if "docs" in record:
+        yield StageLine("dbt-docs", {}, record["docs"]["seconds"])
+
+
+def _flags(vars: Mapping[str, Any]) -> str:
+    return f"--vars {shlex.quote(json.dumps(dict(vars)))}" if vars else ""

@@ -1,0 +1,388 @@
+"""One run of the pipeline: its stages in their order, its place in the state store, its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import filelock
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_flows import ingestion
+from prefect_flows.errors import MillraceError, RunCancelled, StageFailed, StageTimedOut
+from prefect_flows.reporting.of_run import RunReporter
+from prefect_flows.runtime import SAY_SECONDS, Holder, Runtime, busy
+from prefect_flows.settings import Settings, Stage, StagePolicy
+from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, last_run, prune
+from prefect_flows.state.store import StateStore
+from prefect_flows.state.target import MANIFEST, SOURCES, TargetState
+from prefect_flows.targets import Profile, TargetName
+from prefect_flows.transform.code import CodeHashes
+from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.resume import Done, done_before, node_entry, stage_entry
+from prefect_flows.transform.session import DbtSession, Selection
+
+Strategy = Literal["run_then_test", "build"]
+
+# Stage → dbt's command, and the resource types it runs.
+FRESHNESS = (["source", "freshness"], ("source",))
+RUN_THEN_TEST = {
+    "freshness": FRESHNESS,
+    "seed": (["seed"], ("seed",)),
+    "snapshot": (["snapshot"], ("snapshot",)),
+    "run": (["run"], ("model",)),
+    "test": (["test"], ("test", "unit_test")),
+}
+BUILT = ("seed", "snapshot", "model", "test", "unit_test", "function", "saved_query", "exposure")
+STAGES_OF = {
+    "run_then_test": RUN_THEN_TEST,
+    "build": {"freshness": FRESHNESS, "build": (["build"], BUILT)},
+}
+# What `skip` leaves out of a build.
+TYPES_OF_STAGE: dict[Stage, tuple[str, ...]] = {
+    "seed": ("seed",),
+    "snapshot": ("snapshot",),
+    "run": ("model",),
+    "test": ("test", "unit_test"),
+}
+
+
+class Parameters(BaseModel):
+    """The pipeline's parameters, validated. The flow's docstring says what each is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: TargetName = "dev"
+    sources: list[str] | None = None
+    select: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
+    full_refresh: bool = False
+    vars: dict[str, Any] = Field(default_factory=dict)
+    skip: list[Stage] = Field(default_factory=list)
+    strategy: Strategy = "run_then_test"
+    changed: bool = False
+    fresh: bool = False
+    wait: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs have to share for one to go on from the other."""
+        return self.model_dump(mode="json", exclude={"fresh", "wait"})
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run leaves out nothing that may have changed."""
+        built = {"seed", "snapshot", "run", "test"}
+        return not (self.select or self.exclude or built & set(self.skip))
+
+
+def run_pipeline(
+    parameters: Parameters,
+    profile: Profile,
+    settings: Settings,
+    store: StateStore,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Run the stages in their order, and return the record of what they did.
+
+    Everything that can be wrong before a row is written (the warehouse, the project, the
+    selection, the names of the sources) is looked at before the first stage.
+
+    Raises:
+        MillraceError: a setting is wrong, a server does not answer, or a stage failed.
+    """
+    with runtime.stopping(), _alone(parameters, store, runtime):
+        return _PipelineRun(parameters, profile, settings, store, runtime).run()
+
+
+@contextmanager
+def _alone(parameters: Parameters, store: StateStore, runtime: Runtime) -> Iterator[None]:
+    """Hold the target: by a lock in the folder of the state store, and by the runtime's lease.
+
+    The lock keeps runs with and without Prefect apart that share a state folder; it ends with the
+    process that holds it.
+    """
+    target = parameters.target
+
+    def holder() -> str:
+        last = last_run(store, target)
+        if last is None or last[1].ended is not None:
+            return "a run that has just begun, or was killed less than a minute ago"
+        header = last[1]
+        return (
+            f"run {header.url or header.id} (process {header.process} on {header.host}, "
+            f"since {header.started_at:%Y-%m-%d %H:%M:%S} UTC)"
+        )
+
+    with _locked(parameters, store, runtime, holder):  # noqa: SIM117 # in this order
+        with runtime.lease(target, holder, wait=parameters.wait):
+            yield
+
+
+@contextmanager
+def _locked(
+    parameters: Parameters, store: StateStore, runtime: Runtime, holder: Holder
+) -> Iterator[None]:
+    if store.folder is None:
+        yield
+        return
+    file = store.folder / "locks" / f"{parameters.target}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        if not parameters.wait:
+            raise busy(parameters.target, holder(), str(file)) from error
+    while not lock.is_locked:
+        runtime.log.info("Target %r is taken. Waiting for %s.", parameters.target, holder())
+        with suppress(filelock.Timeout):
+            lock.acquire(timeout=SAY_SECONDS, poll_interval=0.5)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _PipelineRun:
+    """The state of a run while it goes."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        profile: Profile,
+        settings: Settings,
+        store: StateStore,
+        runtime: Runtime,
+    ) -> None:
+        self.parameters = parameters
+        self.profile = profile
+        self.settings = settings
+        self.runtime = runtime
+        self.log = runtime.log
+        self.record: dict[str, Any] = {"target": parameters.target}
+        self.stages: list[DbtStage] = []
+        self.done = Done()
+        self._started = time.monotonic()
+        target_path = settings.target_path(parameters.target)
+        self.state = TargetState(store, parameters.target, target_path)
+        self.stored = Run(
+            store,
+            RunHeader(
+                id=runtime.run_id,
+                target=parameters.target,
+                parameters=parameters.identity(),
+                url=runtime.url,
+                started_at=datetime.now(UTC),
+            ),
+        )
+        self.session = DbtSession(settings.dbt_dir, profile, target_path, parameters.vars)
+        self.reporter = RunReporter(self.session, self.stored, self.state, runtime)
+
+    def run(self) -> dict[str, Any]:
+        """Run it, and leave its report behind however it ends."""
+        ended: Ending = "failed"
+        failure: str | None = "The run ended before its last stage did; its log says why."
+        try:
+            with self.session, self.reporter.live():
+                try:
+                    self._run_stages()
+                    ended, failure = "passed", None
+                except (KeyboardInterrupt, RunCancelled):
+                    ended, failure = "cancelled", "The run was told to stop."
+                    raise
+                except StageTimedOut as error:
+                    ended, failure = "timed out", str(error)
+                    raise
+                except MillraceError as error:
+                    failure = str(error)
+                    raise
+                finally:
+                    self.record["seconds"] = round(time.monotonic() - self._started, 2)
+                    self._finish(ended, failure)
+        finally:
+            for line in self.runtime.unreported:
+                self.log.warning("Could not be reported to Prefect: %s", line)
+        self.log.info(
+            "Target %s is done in %.1f s.", self.parameters.target, self.record["seconds"]
+        )
+        return self.record
+
+    def _run_stages(self) -> None:
+        """Look at what can be wrong, then run each stage; the record grows as they end."""
+        parameters, session = self.parameters, self.session
+        names = ingestion.sources() if parameters.sources is None else parameters.sources
+        for name in names:
+            ingestion.source_function(name)
+        session.check_connection()
+        if session.has_packages():
+            self.runtime.run_stage(
+                "dbt-deps", self.settings.stages.dbt_deps, lambda _: session.install_packages()
+            )
+        self.state.bring_partial_parse()
+        selection = self._selection()
+        selected = session.selected(selection)
+        self._begin()
+        self.record["ingest"] = {}
+        for name in [] if "ingest" in parameters.skip else names:
+            self._ingest(name)
+        for stage, (command, types) in STAGES_OF[parameters.strategy].items():
+            self._run_dbt(stage, command, types, selection, selected)
+        self._count_marts(selected)
+        self._document()
+
+    def _selection(self) -> Selection:
+        parameters = self.parameters
+        since = None
+        if parameters.changed:
+            since = self.state.last_good()
+            if since is None:
+                self.log.info("No run of the target was good yet: everything counts as changed.")
+        return Selection(parameters.select, parameters.exclude, since)
+
+    def _begin(self) -> None:
+        """Make the run known in the state store, with what an interrupted one had done."""
+        parameters = self.parameters
+        self.code = CodeHashes(self.session.manifest)
+        resumes = None
+        if not parameters.fresh:
+            resumes = interrupted_run(
+                self.stored.store,
+                parameters.target,
+                parameters.identity(),
+                timedelta(hours=self.settings.resume_within_hours),
+            )
+        if resumes is not None:
+            self.done = done_before(resumes.entries, self.code)
+            self.record["resumes"] = resumes.header.id
+            self.log.info(
+                "Going on with run %s, which was interrupted: %d nodes are done, %d changed since "
+                "and run again. --fresh starts over.",
+                resumes.header.url or resumes.header.id,
+                len(self.done.nodes),
+                len(self.done.changed),
+            )
+        self.stored.begin(resumes, self.done.entries)
+
+    def _ingest(self, name: str) -> None:
+        stage = f"ingest-{name}"
+        if stage in self.done.records:
+            self.record["ingest"][name] = dict(self.done.records[stage])
+            return
+        work = ingestion.ingest_work(name, self.profile)
+        record = self.runtime.run_stage(stage, self.settings.stages.ingest, work)
+        self.record["ingest"][name] = record
+        self.stored.journal.add([stage_entry(stage, record)])
+
+    def _run_dbt(
+        self,
+        stage: str,
+        command: list[str],
+        types: tuple[str, ...],
+        selection: Selection,
+        selected: Mapping[str, list[str]],
+    ) -> None:
+        parameters = self.parameters
+        left_out = {t for skip in parameters.skip for t in TYPES_OF_STAGE.get(skip, ())}
+        types = tuple(t for t in types if t not in left_out)
+        nodes = [node for kind in types for node in selected.get(kind, [])]
+        if stage in parameters.skip or not nodes:
+            asked = stage in parameters.skip or not types
+            self.record[stage] = {"skipped": "as asked" if asked else "nothing selected"}
+            return
+        name = f"dbt-{stage}"
+        before = self.done.records.get(name)
+        if before is not None and all(node in self.done.nodes for node in nodes):
+            self.record[stage] = dict(before) | {"resumed": len(nodes)}
+            return
+        flags = ["--full-refresh"] if parameters.full_refresh and stage in REFRESHED else []
+        if stage == "build":
+            flags += [f for t in sorted(left_out) for f in ("--exclude-resource-type", t)]
+        if selection.since is not None and stage != "freshness":
+            flags += ["--defer"]
+        policy: StagePolicy = getattr(self.settings.stages, f"dbt_{stage}")
+        dbt = DbtStage(
+            self.session,
+            name,
+            command,
+            selection.arguments(),
+            nodes,
+            self._retries(stage),
+            flags,
+            self.done.nodes,
+            self._safe,
+            [*self.runtime.watchers, *self.reporter.watchers],
+        )
+        self.stages.append(dbt)
+        try:
+            self.record[stage] = self.runtime.run_stage(name, policy, dbt.attempt)
+        except StageFailed as error:
+            self.record[stage] = error.record
+            raise
+        finally:
+            if stage == "freshness" and dbt.returned is not None:
+                dbt.returned.write(str(self.session.target_path / SOURCES))
+                self.state.keep(SOURCES)
+        self.stored.journal.add([stage_entry(name, self.record[stage])])
+
+    def _retries(self, stage: str) -> dict[str, int]:
+        """How often a node of each type is tried again: tests as tests, in a build too."""
+        policies = self.settings.stages
+        if stage != "build":
+            retries = getattr(policies, f"dbt_{stage}").retries
+            return dict.fromkeys(("source", *BUILT, "operation"), retries)
+        return {
+            "seed": policies.dbt_seed.retries,
+            "snapshot": policies.dbt_snapshot.retries,
+            "test": policies.dbt_test.retries,
+            "unit_test": policies.dbt_test.retries,
+        } | dict.fromkeys(("model", "function", "operation"), policies.dbt_run.retries)
+
+    def _safe(self, _stage: str, results: Any) -> None:
+        self.stored.journal.add([node_entry(result, self.code) for result in results])
+
+    def _count_marts(self, selected: Mapping[str, list[str]]) -> None:
+        if "run" in self.parameters.skip:
+            return
+        nodes = self.session.manifest.nodes
+        marts = [i for i in selected.get("model", []) if "marts" in nodes[i].fqn]
+        self.record["marts"] = self.session.row_counts(marts)
+
+    def _document(self) -> None:
+        """Write dbt's documentation, when something was built."""
+        built = any(
+            "nodes" in self.record.get(stage, {}) for stage in ("seed", "snapshot", "run", "build")
+        )
+        if "docs" in self.parameters.skip or not built:
+            return
+        started = time.monotonic()
+
+        def work(_log: Any) -> dict[str, Any]:
+            self.session.generate_docs()
+            return {}
+
+        self.runtime.run_stage("dbt-docs", self.settings.stages.dbt_docs, work)
+        self.state.keep("catalog.json")
+        self.state.keep("static_index.html", "docs.html")
+        self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
+
+    def _finish(self, ended: Ending, failure: str | None) -> None:
+        """Leave behind what the run was, and what the next one starts from."""
+        if ended == "passed" and self.parameters.whole:
+            self.state.keep(MANIFEST)
+        self.state.keep_partial_parse()
+        self.reporter.report(self.record, self.stages, ended, failure)
+        if hasattr(self, "code"):
+            self.stored.end(ended)
+        prune(
+            self.stored.store,
+            self.parameters.target,
+            keep=self.settings.keep_runs,
+            keep_days=self.settings.keep_days,
+        )
+
+
+# Stages that `full_refresh` is for.
+REFRESHED = frozenset({"seed", "run", "build"})

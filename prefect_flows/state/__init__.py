@@ -1,0 +1,1 @@
+"""What outlives a run: results, journals, logs and parsed projects, under one URL."""

@@ -1,0 +1,146 @@
+"""The runs of a target in the state store: how each began and ended, and which to go on from."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_flows.state.journal import Entry, Journal
+from prefect_flows.state.store import StateStore
+
+Ending = Literal["passed", "failed", "cancelled", "timed out", "resumed"]
+
+# A run that ended so, or that never said how it ended, can be resumed.
+INTERRUPTED: frozenset[str | None] = frozenset({None, "cancelled", "timed out"})
+
+
+class RunHeader(BaseModel):
+    """`run.json` of a run.
+
+    Attributes:
+        id: the flow run's id, or one of its own without Prefect.
+        parameters: what was asked for; only a run of the same parameters resumes it.
+        ended: how it ended; none while it runs, and for ever when it was killed.
+        resumed: id of the run that this one went on from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    target: str
+    parameters: Mapping[str, Any]
+    url: str | None
+    started_at: datetime
+    host: str = Field(default_factory=socket.gethostname)
+    process: int = Field(default_factory=os.getpid)
+    ended_at: datetime | None = None
+    ended: Ending | None = None
+    resumed: str | None = None
+
+
+# How the name of a run's folder begins, so that names sort by time.
+STARTED = "%Y%m%dT%H%M%S.%f"
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A run that was killed or stopped, and what it had done."""
+
+    header: RunHeader
+    folder: str
+    entries: Sequence[Entry]
+
+
+class Run:
+    """A run's folder in the state store."""
+
+    def __init__(self, store: StateStore, header: RunHeader) -> None:
+        self.store = store
+        self.header = header
+        started = header.started_at.strftime(STARTED)
+        self.folder = f"{runs_folder(header.target)}/{started}-{header.id}"
+        self.journal = Journal(store, self.folder)
+
+    def begin(self, resumes: Interrupted | None, entries: Sequence[Entry]) -> None:
+        """Make the run known, with the entries that it carries over.
+
+        The journal comes first: a run that is known has all that it carries, and until then the
+        one that it resumes is still the one to resume.
+
+        Raises:
+            StateStoreError: the store cannot be written.
+        """
+        self.journal.begin(entries)
+        self._write(self.header)
+        if resumes is not None:
+            ended = resumes.header.model_copy(update={"ended": "resumed"})
+            self.store.write(f"{resumes.folder}/run.json", ended.model_dump_json().encode())
+
+    def end(self, ended: Ending) -> None:
+        """Say how the run ended.
+
+        Raises:
+            StateStoreError: the store cannot be written.
+        """
+        self._write(self.header.model_copy(update={"ended": ended, "ended_at": datetime.now(UTC)}))
+
+    def _write(self, header: RunHeader) -> None:
+        self.store.write(f"{self.folder}/run.json", header.model_dump_json().encode())
+
+
+def runs_folder(target: str) -> str:
+    """Folder of a target's runs in the state store."""
+    return f"runs/{target}"
+
+
+def interrupted_run(
+    store: StateStore, target: str, parameters: Mapping[str, Any], within: timedelta
+) -> Interrupted | None:
+    """The last run of a target, if it was killed or stopped and asked for the same.
+
+    Args:
+        within: how long ago it may have begun: what an older one built is out of date.
+    """
+    last = last_run(store, target)
+    if last is None:
+        return None
+    folder, header = last
+    if (
+        header.ended not in INTERRUPTED
+        or header.parameters != parameters
+        or header.started_at < datetime.now(UTC) - within
+    ):
+        return None
+    return Interrupted(header, folder, Journal.read(store, folder))
+
+
+def last_run(store: StateStore, target: str) -> tuple[str, RunHeader] | None:
+    """Folder and header of the run that began last."""
+    for name in reversed(store.names(runs_folder(target))):
+        folder = f"{runs_folder(target)}/{name}"
+        data = store.read(f"{folder}/run.json")
+        if data is not None:
+            return folder, RunHeader.model_validate_json(data)
+    return None
+
+
+def prune(store: StateStore, target: str, *, keep: int, keep_days: float) -> list[str]:
+    """Remove the runs that are not among the last `keep`, or began more than `keep_days` ago.
+
+    The last one always stays.
+
+    Returns:
+        The names of the removed folders.
+    """
+    names = store.names(runs_folder(target))
+    limit = (datetime.now(UTC) - timedelta(days=keep_days)).strftime(STARTED)
+    removed = [name for name in names[:-1] if name not in names[-keep:] or name < limit]
+    for name in removed:
+        store.remove(f"{runs_folder(target)}/{name}")
+    return removed

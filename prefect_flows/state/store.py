@@ -1,0 +1,165 @@
+"""The state store: files under one URL of any file system that fsspec knows.
+
+    <state_url>/targets/<target>/    what the next run starts from, and what people look at
+        manifest.json                the project at the last good run
+        run_results.json             results of the last run, all stages and attempts merged
+        sources.json                 freshness of the sources
+        partial_parse.msgpack        dbt's parsed project
+        timings.json                 seconds of each node in the last runs
+        catalog.json, docs.html      dbt's documentation of the last good run
+        report.html                  the report of the last run
+    <state_url>/runs/<target>/<start>-<id>/
+        run.json                     parameters, times, and how it ended
+        journal*.jsonl               each node's result, as it came
+        run_results.json, dbt.log, report.html
+
+A reader sees a file as it was or as it is, never in between: a folder gets each file under another
+name first and renames it, an object store shows an object when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from prefect_flows.errors import ConfigurationError, StateStoreError
+
+MEND = (
+    "correct `state_url` in Terraform's outputs and run setup again, or MILLRACE_STATE_URL; "
+    "for gs:// and s3:// see that the credentials of this machine may write there"
+)
+
+
+class StateStore:
+    """Files under a URL; paths are relative to it, with `/` between their parts.
+
+    Args:
+        url: a folder, `gs://bucket/folder`, `s3://bucket/folder`, or any other URL of fsspec.
+
+    Raises:
+        ConfigurationError: the URL is of no known kind, or the library for it is not installed.
+        StateStoreError: from any method, when the store cannot be read or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._fs, root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise ConfigurationError(
+                f"The state store cannot be used: {error}.",
+                where=f"state_url {url!r}",
+                mend="write a folder or a URL of a known kind; for s3://: uv sync --extra s3",
+            ) from error
+        self._root = str(root).rstrip("/")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine that holds the store; none for an object store."""
+        return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file; none when there is no such file."""
+        with self._said("read", path):
+            try:
+                return bytes(self._fs.cat_file(self._at(path)))
+            except FileNotFoundError:
+                return None
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file whole."""
+        with self._said("written", path):
+            if self.folder is None:
+                self._fs.pipe_file(self._at(path), data)
+                return
+            file = Path(self._at(path))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+            unfinished.write_bytes(data)
+            unfinished.replace(file)
+
+    def append(self, path: str, data: bytes, part: int) -> None:
+        """Add to a file that grows, and see that it outlives this machine's power.
+
+        An object store has no appending: there each addition is an object of its own, `part` in
+        its name before the suffix.
+        """
+        with self._said("written", path):
+            if self.folder is None:
+                stem, _, suffix = path.rpartition(".")
+                self._fs.pipe_file(self._at(f"{stem}-{part:06d}.{suffix}"), data)
+                return
+            file = Path(self._at(path))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("ab") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def names(self, path: str) -> list[str]:
+        """Names of the files and folders in a folder, sorted; none when there is no such folder."""
+        with self._said("listed", path):
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.ls(self._at(path), detail=False)
+            except FileNotFoundError:
+                return []
+        names = {str(name).rstrip("/").rpartition("/")[2] for name in found}
+        return sorted(name for name in names if name and not name.startswith("."))
+
+    def remove(self, path: str) -> None:
+        """Remove a folder and all in it."""
+        with self._said("removed", path):
+            try:
+                self._fs.rm(self._at(path), recursive=True)
+            except FileNotFoundError:
+                return
+
+    def fetch(self, path: str, file: Path) -> bool:
+        """Copy a file of the store to this machine; whether there is one."""
+        data = self.read(path)
+        if data is None:
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return True
+
+    def put(self, file: Path, path: str) -> None:
+        """Copy a file of this machine into the store, where it exists."""
+        if file.exists():
+            self.write(path, file.read_bytes())
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    @contextmanager
+    def _said(self, done: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except _errors() as error:
+            raise StateStoreError(
+                f"The state store cannot be {done}: {type(error).__name__}: {error}",
+                where=f"{self.url}/{path}",
+                mend=MEND,
+            ) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What the libraries of object stores raise, for those that are loaded; each has its own."""
+    errors: list[type[Exception]] = [OSError]
+    for module, names in {
+        "aiohttp": ["ClientError"],
+        "botocore.exceptions": ["BotoCoreError", "ClientError"],
+        "gcsfs.retry": ["HttpError"],
+        "google.auth.exceptions": ["GoogleAuthError"],
+    }.items():
+        if module in sys.modules:
+            errors += [getattr(sys.modules[module], name) for name in names]
+    return tuple(errors)

@@ -1,0 +1,85 @@
+"""dbt's `run_results.json`, over all stages and attempts of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from dbt.artifacts.schemas.run import RunResultsArtifact
+from dbt.version import __version__ as dbt_version
+
+from prefect_flows.transform.results import NodeResult
+
+
+def run_results(
+    results: Iterable[NodeResult],
+    documents: Mapping[str, Mapping[str, Any]],
+    *,
+    seconds: float,
+    invocation_id: str,
+    arguments: Mapping[str, Any],
+) -> bytes:
+    """The merged artifact, in dbt's own schema.
+
+    Each entry has one key more, `millrace`: the stage, the number of attempts, the class of the
+    cause, and whether the node was done by the run that this one resumed. The compiled SQL of such
+    a node is not in the journal, and so is null here.
+
+    Args:
+        documents: node's id → the entry that dbt made of its last attempt.
+    """
+    return json.dumps(
+        {
+            "metadata": {
+                "dbt_schema_version": str(RunResultsArtifact.dbt_schema_version),
+                "dbt_version": dbt_version,
+                "generated_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                "invocation_id": invocation_id,
+                "env": {},
+            },
+            "results": [
+                {
+                    **(documents.get(result.unique_id) or _entry(result)),
+                    "millrace": {
+                        "stage": result.stage,
+                        "attempts": result.attempts,
+                        "cause": result.cause,
+                        "resumed": result.resumed,
+                    },
+                }
+                for result in results
+            ],
+            "elapsed_time": seconds,
+            "args": dict(arguments),
+        },
+        default=str,
+    ).encode()
+
+
+def _entry(result: NodeResult) -> dict[str, Any]:
+    """What dbt would have written of a node that an earlier process ran."""
+    timing = []
+    if result.started_at is not None and result.completed_at is not None:
+        timing = [
+            {
+                "name": "execute",
+                "started_at": result.started_at.isoformat(),
+                "completed_at": result.completed_at.isoformat(),
+            }
+        ]
+    return {
+        "status": result.status,
+        "timing": timing,
+        "thread_id": result.thread or "",
+        "execution_time": result.seconds,
+        "adapter_response": dict(result.response),
+        "message": result.message,
+        "failures": result.failures,
+        "unique_id": result.unique_id,
+        "compiled": None,
+        "compiled_code": None,
+        "relation_name": None,
+        "batch_results": None,
+    }

@@ -1,0 +1,106 @@
+"""A run as a Prefect flow run: its tasks, artifacts, events, its lease, and its cancellation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.urls import url_for
+
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.pulse import API_ERRORS, Pulse
+from prefect_flows.runtime import SAY_SECONDS, Holder, busy
+from prefect_flows.settings import StagePolicy
+from prefect_flows.stages import Logger, Work, as_task
+from prefect_flows.stopping import Stop
+from prefect_flows.targets import SETUP_COMMAND, lease_limit
+from prefect_flows.transform.recorder import Watcher
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+# A killed run's lease ends by itself after so many seconds, the shortest that Prefect knows.
+LEASE_SECONDS = 60
+# How long one asking for the lease waits.
+ASK_SECONDS = 5
+
+
+class WithPrefect:
+    """A run in the flow run that calls it."""
+
+    def __init__(self, flow_run: FlowRun, target: str, log: Logger) -> None:
+        self.run_id = str(flow_run.id)
+        self.url = url_for("flow-run", obj_id=flow_run.id)
+        self.log = log
+        self.unreported: list[str] = []
+        self._flow_run_id: UUID = flow_run.id
+        self._stop = Stop()
+        self._pulse = Pulse(flow_run.id, target, self._stop, self.unreported.append)
+
+    @property
+    def watchers(self) -> Sequence[Watcher]:
+        """The pulse tells Prefect of the nodes, a batch every few seconds."""
+        return (self._pulse,)
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Hear Ctrl-C, SIGTERM, and a cancellation in Prefect."""
+        with self._stop.heard(), self._pulse:
+            yield
+
+    def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
+        """Run a stage as a task."""
+        return as_task(name, policy, work)
+
+    def publish(self, key: str, markdown: str) -> None:
+        """Make an artifact of the flow run."""
+        try:
+            create_markdown_artifact(markdown, key=key)
+        except API_ERRORS as error:
+            self.unreported.append(f"artifact {key}: {type(error).__name__}: {error}")
+
+    @contextmanager
+    def lease(self, target: str, holder: Holder, *, wait: bool) -> Iterator[None]:
+        """Hold the only slot of the target's global concurrency limit, which setup made."""
+        name = lease_limit(target)
+        with get_client(sync_client=True) as client:
+            try:
+                client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound as error:
+                raise ConfigurationError(
+                    f"The concurrency limit {name!r} does not exist.",
+                    where=f"the Prefect API at {client.api_url}",
+                    mend=f"{SETUP_COMMAND} --target {target}",
+                ) from error
+        with ExitStack() as stack:
+            said = -float(SAY_SECONDS)
+            while True:
+                try:
+                    stack.enter_context(self._slot(name))
+                    break
+                except TimeoutError as error:
+                    if not wait:
+                        raise busy(target, holder(), f"concurrency limit {name}") from error
+                    if time.monotonic() - said > SAY_SECONDS:
+                        self.log.info("Target %r is taken. Waiting for %s.", target, holder())
+                        said = time.monotonic()
+            yield
+
+    def _slot(self, name: str) -> Any:
+        return concurrency(
+            name,
+            timeout_seconds=ASK_SECONDS,
+            lease_duration=LEASE_SECONDS,
+            strict=True,
+            # dbt goes on when the API does not answer; the pulse says so.
+            raise_on_lease_renewal_failure=False,
+            holder=ConcurrencyLeaseHolder(type="flow_run", id=self._flow_run_id),
+        )
