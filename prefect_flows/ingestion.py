@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dlt
@@ -25,6 +24,7 @@ from dlt.common.exceptions import TerminalException, TransientException
 from dlt.extract import DltResource, DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
+from prefect_flows import sources
 from prefect_flows.causes import Cause, cause_of, chain_of
 from prefect_flows.errors import (
     ConfigurationError,
@@ -35,9 +35,6 @@ from prefect_flows.errors import (
 from prefect_flows.settings import load_settings
 from prefect_flows.stages import Logger, Work, as_task, say_expected_errors_without_stack
 from prefect_flows.targets import Profile, load_profile, prefect_client
-
-SOURCES_PACKAGE = "prefect_flows.sources"
-SOURCES_DIR = Path(__file__).parent / "sources"
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,6 @@ class Ingestion:
         return asdict(self)
 
 
-def sources() -> list[str]:
-    """The names of all sources, sorted: every folder with a `source.py`."""
-    return sorted(file.parent.name for file in SOURCES_DIR.glob("*/source.py"))
-
-
 def raw_schema(source: str) -> str:
     """Schema (Postgres) or dataset (BigQuery) into which a source is loaded."""
     return f"raw_{source}"
@@ -71,13 +63,8 @@ def source_function(name: str) -> Callable[..., DltSource]:
     Raises:
         ConfigurationError: there is no such source, or its dependencies are not installed.
     """
-    if name not in sources():
-        raise ConfigurationError(
-            f"Source {name!r} does not exist; there are: {', '.join(sources())}.",
-            where=str(SOURCES_DIR),
-            mend=f"name one of them, or add the folder {name} with a source.py",
-        )
-    module = f"{SOURCES_PACKAGE}.{name}.source"
+    sources.require(name)
+    module = f"{sources.__name__}.{name}.source"
     try:
         function: Callable[..., DltSource] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:

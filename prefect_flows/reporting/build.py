@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from dbt.contracts.graph.manifest import Manifest
+
 from prefect_flows.causes import Cause
+from prefect_flows.reporting.drawing import group_of
 from prefect_flows.reporting.history import SLOWEST, compared
 from prefect_flows.reporting.lineage import (
     TESTS,
@@ -46,6 +49,15 @@ class Compiled:
 
     path: str | None
     sql: str | None
+
+
+def compiled_of(manifest: Manifest) -> dict[str, Compiled]:
+    """Node's id → its compiled SQL, of all that dbt compiled with this manifest in this process."""
+    return {
+        unique_id: Compiled(getattr(node, "compiled_path", None), sql)
+        for unique_id, node in manifest.nodes.items()
+        if (sql := getattr(node, "compiled_code", None))
+    }
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,8 @@ class Facts:
 def build(facts: Facts) -> RunReport:
     """The report of a run. No message in it holds a value where personal data is near."""
     sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
-    spoken = [node.unique_id for node in facts.results if node.message]
+    # What dbt says of a success is no word of the database about a row.
+    spoken = [node.unique_id for node in facts.results if group_of(node.status) != "good"]
     personal = _near_personal_data(facts.lineage, spoken)
     nodes = [
         replace(node, message=without_values(node.message, sql.get(node.unique_id)))

@@ -116,20 +116,22 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
     if owner is None and group is not None and group in groups:
         owner = _contact(groups[group].owner)
     columns = getattr(node, "columns", {}).values()
-    model = getattr(node, "tested_node_unique_id", None)  # of a unit test
+    # A seed depends on macros only.
+    parents = tuple(dict.fromkeys(getattr(getattr(node, "depends_on", None), "nodes", ())))
+    about = getattr(node, "attached_node", None)
+    if str(node.resource_type) == "unit_test" and parents:
+        about = parents[0]  # the model; its made-up inputs are not parents
     return LineageNode(
         unique_id=node.unique_id,
         name=node.name,
         resource_type=str(node.resource_type),
         path=node.original_file_path,
-        parents=tuple(dict.fromkeys(node.depends_on_nodes))
-        if hasattr(node, "depends_on_nodes")
-        else (),
+        parents=parents,
         owner=None if owner is None else str(owner),
         group=group,
         pii_columns=frozenset(c.name.lower() for c in columns if _meta(c).get("pii")),
         relation=getattr(node, "relation_name", None),
-        attached_to=getattr(node, "attached_node", None) or model,
+        attached_to=about,
     )
 
 

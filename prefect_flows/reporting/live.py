@@ -5,6 +5,7 @@ dbt's threads only note what began and ended; a thread of rich draws that five t
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -59,7 +60,6 @@ class LiveDisplay:
         self.active = self.console.file.isatty() and not self.console.is_dumb_terminal
         self._lock = threading.Lock()
         self._stages: dict[str, _Stage] = {}
-        self._stage: _Stage | None = None
         self._running: dict[str, tuple[float, str, str]] = {}
         self._contexts = ExitStack()
 
@@ -69,11 +69,12 @@ class LiveDisplay:
                 get_renderable=self.picture,
                 console=self.console,
                 refresh_per_second=FRAMES_PER_SECOND,
-                transient=False,
+                # A stream that goes to a file stays there.
+                redirect_stdout=sys.stdout.isatty(),
+                redirect_stderr=sys.stderr.isatty(),
             )
-            before = (sys.stdout, sys.stderr)
+            self._contexts.enter_context(_logged_above(self.console))
             self._contexts.enter_context(live)
-            self._contexts.enter_context(_logged_above(before))
         return self
 
     def __exit__(
@@ -91,7 +92,7 @@ class LiveDisplay:
         if self.active:
             with self._lock:
                 self._running.clear()
-                self._stage = self._stages[name] = _Stage(total, time.monotonic())
+                self._stages[name] = _Stage(total, time.monotonic())
 
     def node_started(self, name: str, unique_id: str, resource_type: str, node: str) -> None:  # noqa: ARG002
         """A node begins."""
@@ -163,23 +164,41 @@ def _line(
     return Text(name), bar, Text(progress, justify="right"), Text(seconds(taken)), counted
 
 
-@contextmanager
-def _logged_above(before: tuple[TextIO, TextIO]) -> Iterator[None]:
-    """Lead the handlers that write to the terminal through rich, as it does with `print`.
+class _Above(io.TextIOBase):
+    """A stream whose whole lines are printed above what a console draws.
 
-    A handler keeps the stream that it was made with. Prefect's keeps it in a console of its own.
-
-    Args:
-        before: the standard streams as they were before rich took their places.
+    Rich's own stand-in for a stream serves `print`. A console that is given it, as Prefect's is,
+    writes to the stream behind it instead, into the middle of the picture.
     """
-    now = dict(zip(map(id, before), (sys.stdout, sys.stderr), strict=True))
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._open_line = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._open_line = (self._open_line + text).split("\n")
+        if lines:
+            self._console.print(Text.from_ansi("\n".join(lines)), soft_wrap=True)
+        return len(text)
+
+
+@contextmanager
+def _logged_above(console: Console) -> Iterator[None]:
+    """Lead the handlers that write to the terminal through a console, as rich does with `print`.
+
+    A handler keeps the stream that it was made with; Prefect's keeps it in a console of its own.
+    """
+    terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]
     undo: list[tuple[Any, str, Any]] = []
     for handler in _handlers():
         for owner, name in ((handler, "stream"), (getattr(handler, "console", None), "file")):
             stream = getattr(owner, name, None)
-            if id(stream) in now:
+            if any(stream is terminal for terminal in terminals):
                 undo.append((owner, name, stream))
-                setattr(owner, name, now[id(stream)])
+                setattr(owner, name, _Above(console))
     try:
         yield
     finally:

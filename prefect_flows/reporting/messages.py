@@ -9,7 +9,9 @@ _HEADER = re.compile(r"^[A-Z]\w*(?: \w+)* Error(?: in [^\n]*)?$")
 _LITERAL = re.compile(r"'(?:[^']|'')*'")
 _NAME = re.compile(r"[^\W\d]\w*")
 _QUOTED = re.compile(r"""(["'`])(.*?)\1""")
-_POSITION = re.compile(r"at \[\d+:\d+\]|\(\d{5}\)")
+_POSITION = re.compile(r"at \[\d+:\d+\]")
+# An open quote, an address, a number that belongs to no word.
+_STRAY = re.compile(r"""["'`@]|(?<!\w)[-+]?\d""")
 # dbt's own words for a test.
 _COUNTED = re.compile(r"^Got \d+ results?, configured to (fail|warn) if [!=<>]+ ?\d+$")
 LEFT_OUT = "… (values left out)"
@@ -42,19 +44,24 @@ def _names_in(sql: str | None) -> set[str]:
 
 
 def _cut(line: str, names: set[str]) -> str:
-    """The line up to its first quoted word, or its first word behind a colon, that is no name."""
-    end = len(line)
-    quoted = list(_QUOTED.finditer(line))
-    for match in quoted:
-        if not set(match[2].lower().split(".")) <= names:
-            end = min(end, match.start())
-    without = _QUOTED.sub(lambda match: " " * len(match[0]), line)
-    stray = re.search(r"""["'`]""", without)
-    if stray:
-        end = min(end, stray.start())
-    for clause in re.finditer(r"[:=(]", without):
-        rest = _POSITION.sub("", without[clause.end() :])
-        if not {word.lower() for word in re.findall(r"\w+", rest)} <= names:
-            end = min(end, clause.end())
-            break
-    return line if end == len(line) else f"{line[:end].rstrip()} {LEFT_OUT}"
+    """The line up to the first thing that may be a value.
+
+    That is a quoted word, or a word behind a colon, a bracket or an equals sign, that is no name;
+    an open quote; a number.
+    """
+    ends = [
+        match.start()
+        for match in _QUOTED.finditer(line)
+        if not set(match[2].lower().split(".")) <= names
+    ]
+    # What is known to be harmless is blanked, at the same length.
+    rest = line
+    for harmless in (_QUOTED, _POSITION):
+        rest = harmless.sub(lambda match: " " * len(match[0]), rest)
+    ends += [match.start() for match in _STRAY.finditer(rest)]
+    ends += [
+        match.end()
+        for match in re.finditer(r"[:=(]", rest)
+        if not set(re.findall(r"\w+", rest[match.end() :].lower())) <= names
+    ]
+    return f"{line[: min(ends)].rstrip()} {LEFT_OUT}" if ends else line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,8 +86,7 @@ class RunReporter:
         session = self._session
         lineage = lineage_of(session.manifest)
         failed = [result.unique_id for result in results if result.failed]
-        near = {parent for i in failed if i in lineage for parent in lineage[i].parents}
-        compiled = dict(self._compiled([*failed, *near]))
+        compiled = reports.compiled_of(session.manifest) if failed else {}
         self._history = self._state.timings()
         facts = reports.Facts(
             target=session.profile.target,
@@ -112,12 +111,6 @@ class RunReporter:
             unreported=self._runtime.unreported,
         )
         return reports.build(facts)
-
-    def _compiled(self, unique_ids: Iterable[str]) -> Iterator[tuple[str, reports.Compiled]]:
-        for unique_id in unique_ids:
-            compiled = self._session.compiled(unique_id)
-            if compiled is not None:
-                yield unique_id, reports.Compiled(str(compiled[0]), compiled[1])
 
     def _failing_rows(
         self,

@@ -39,7 +39,7 @@ class Journal:
         Raises:
             StateStoreError: the store cannot be written.
         """
-        self._store.write(self._path, _lines(entries))
+        self._store.append(self._path, _lines(entries), self._part)
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add entries; they are safe when this returns."""

@@ -10,7 +10,9 @@ from dbt.contracts.graph.manifest import Manifest
 
 
 class CodeHashes:
-    """Hashes of a manifest's nodes: node's id → hash, each made at the first asking.
+    """Hashes of a manifest's nodes: node's id → hash.
+
+    They are made at once, before anything is compiled: compiling adds to a node's macros.
 
     A hash covers the node's own code, its configuration as written, the name of its relation, its
     contract, the arguments of a generic test, the macros that it calls, and the hashes of its
@@ -22,6 +24,8 @@ class CodeHashes:
         self._manifest = manifest
         self._nodes: dict[str, str] = {}
         self._macros: dict[str, str] = {}
+        for unique_id in (*manifest.nodes, *manifest.sources, *manifest.unit_tests):
+            self.of(unique_id)
 
     def of(self, unique_id: str) -> str:
         """Hash of a node; of an id that the manifest does not hold, the hash of nothing."""

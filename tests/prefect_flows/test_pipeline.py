@@ -24,10 +24,12 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
     assert {name: task["state_name"] for name, task in tasks.items()} == {
         "dbt-run": "Completed",
         "dbt-test": "Completed",
+        "dbt-docs": "Completed",
     }
     texts = project.artifacts(run)
     assert set(texts) == {
-        f"{scratch.target}-{key}" for key in ("extraction", "transformation", "tests", "run")
+        f"{scratch.target}-{key}"
+        for key in ("extraction", "transformation", "tests", "run", "report", "progress")
     }
     assert "| dbt-run | 2 | 2 success | 1 |" in texts[f"{scratch.target}-transformation"]
     assert "| dbt-test | 1 | 1 pass | 1 |" in texts[f"{scratch.target}-tests"]
@@ -154,7 +156,7 @@ def test_a_passing_fault_is_retried_with_what_is_left_only(
     done = scratch.run_pipeline(MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS="0.1")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Attempt 2 runs the 2 nodes that are left." in done.stderr
+    assert "Attempt 2 runs 2 of 4 nodes, which are left." in done.stderr
     assert "4 success, in 2 attempts" in done.stdout
     assert {"numbers", "doubled", "faulty", "behind"} == scratch.relations()
     built = scratch.query("select last_value from built", scratch.database)

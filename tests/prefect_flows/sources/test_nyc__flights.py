@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Project
 
-from prefect_flows import ingestion
+from prefect_flows import ingestion, sources
 from prefect_flows.errors import IngestionError, WarehouseUnreachable
 from prefect_flows.ingestion import Ingestion, ingest
 from prefect_flows.sources.nyc__flights import source
@@ -267,7 +267,7 @@ def test_a_target_without_blocks_is_said_without_a_stack(project: Project) -> No
 
 
 def test_every_source_is_found() -> None:
-    assert ingestion.sources() == ["nyc__flights"]
+    assert sources.names() == ["nyc__flights"]
 
 
 def test_the_same_credentials_serve_bigquery() -> None:

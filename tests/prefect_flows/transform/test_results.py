@@ -21,7 +21,6 @@ def node(name: str, status: str, cause: Cause | None = None) -> NodeResult:
         message=None,
         seconds=0.0,
         failures=None,
-        rows=None,
         cause=cause,
     )
 

@@ -1,0 +1,195 @@
+"""Who runs the same dbt project: what each is called with, and what it is given before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ground import KEPT_TARGET, TARGET, BenchmarkError, Place
+from peers import AIRFLOW, DAGSTER, Peer
+
+SCRIPTS = Path(__file__).resolve().parent / "contestant_scripts"
+PYTHON = sys.executable
+PIPELINE = ["prefect_flows/pipeline.py", "--skip", "ingest", "--target"]
+
+
+def _nothing(_place: Place, _environment: dict[str, str]) -> None:
+    """Nothing has to be made before."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run a dbt project.
+
+    Attributes:
+        name: as `--contestants` takes it.
+        what: as the table says it.
+        command: what is measured.
+        variables: what it finds in its environment, beside what all find.
+        in_dbt_dir: whether it is called in the dbt project's folder.
+        reports: whether it reports to the Prefect API.
+        target: the target it builds.
+        keeps: whether it goes on from the run before; else its database is made anew each time.
+        needs: an option of the pipeline without which it does not take part.
+        peer: what has to be installed for it.
+        prepare: what a deployment of it does before the first run.
+    """
+
+    name: str
+    what: str
+    command: Callable[[Place], list[str]]
+    variables: Callable[[Place], dict[str, str]] = lambda _: {}
+    in_dbt_dir: bool = False
+    reports: bool = False
+    target: str = TARGET
+    keeps: bool = False
+    needs: str | None = None
+    peer: Peer | None = None
+    prepare: Callable[[Place, dict[str, str]], None] = field(default=_nothing)
+
+    def cwd(self, place: Place) -> Path:
+        """The folder it is called in."""
+        return place.dbt_dir if self.in_dbt_dir else place.folder
+
+    def environment(self, place: Place) -> dict[str, str]:
+        """The environment it is called with."""
+        environment = place.ground.environment(place.folder) | self.variables(place)
+        if self.peer is not None:
+            # Its own Python and dbt, and nothing of this project.
+            path = [str(self.peer.bin(place.ground.work)), os.environ["PATH"]]
+            environment["PATH"] = os.pathsep.join(path)
+            del environment["PYTHONPATH"], environment["MILLRACE_PROJECT_DIR"]
+        return environment
+
+
+def _dbt_variables(name: str) -> Callable[[Place], dict[str, str]]:
+    """Let dbt keep its artifacts, its partial parse among them, in a folder of the contestant's."""
+
+    def variables(place: Place) -> dict[str, str]:
+        return {
+            "DBT_PROJECT_DIR": str(place.dbt_dir),
+            "DBT_PROFILES_DIR": str(place.dbt_dir),
+            "DBT_TARGET_PATH": str(place.folder / "targets" / name),
+            "DBT_LOG_PATH": str(place.folder / "targets" / name / "logs"),
+        }
+
+    return variables
+
+
+def _dagster_variables(place: Place) -> dict[str, str]:
+    home = place.folder / "dagster-home"
+    return _dbt_variables("dagster")(place) | {"DAGSTER_HOME": str(home)}
+
+
+def _prepare_dagster(place: Place, environment: dict[str, str]) -> None:
+    home = Path(environment["DAGSTER_HOME"])
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    _run([str(DAGSTER.bin(place.ground.work) / "dbt"), "parse"], place, environment)
+
+
+def _cosmos_variables(place: Place) -> dict[str, str]:
+    home = place.folder / "airflow-home"
+    return {
+        # No DBT_TARGET_PATH: Cosmos runs dbt in copies of the project and looks for it there.
+        "DBT_PROJECT_DIR": str(place.dbt_dir),
+        "DBT_PROFILES_DIR": str(place.dbt_dir),
+        "BENCH_MANIFEST": str(place.folder / "targets" / "cosmos" / "manifest.json"),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",
+        "SCARF_ANALYTICS": "false",
+    }
+
+
+def _prepare_cosmos(place: Place, environment: dict[str, str]) -> None:
+    dags = Path(environment["AIRFLOW__CORE__DAGS_FOLDER"])
+    dags.mkdir(parents=True)
+    shutil.copy(SCRIPTS / "cosmos_dag.py", dags)
+    commands = AIRFLOW.bin(place.ground.work)
+    _run([str(commands / "airflow"), "db", "migrate"], place, environment)
+    parse = [str(commands / "dbt"), "parse"]
+    _run(parse, place, environment | _dbt_variables("cosmos")(place))
+
+
+def _run(command: list[str], place: Place, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command, cwd=place.dbt_dir, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BenchmarkError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-500:]}")
+
+
+CONTESTANTS = [
+    Contestant(
+        "dbt",
+        "dbt build",
+        lambda _: [PYTHON, "-m", "dbt.cli.main", "build"],
+        _dbt_variables("dbt"),
+        in_dbt_dir=True,
+    ),
+    Contestant(
+        "pipeline",
+        "pipeline",
+        lambda _: [PYTHON, *PIPELINE, TARGET],
+        reports=True,
+    ),
+    Contestant(
+        "pipeline-build",
+        "pipeline --strategy build",
+        lambda _: [PYTHON, *PIPELINE, TARGET, "--strategy", "build"],
+        reports=True,
+        needs="--strategy",
+    ),
+    Contestant(
+        "pipeline-changed",
+        "pipeline --changed, nothing changed",
+        lambda _: [PYTHON, *PIPELINE, KEPT_TARGET, "--changed"],
+        reports=True,
+        target=KEPT_TARGET,
+        keeps=True,
+        needs="--changed",
+    ),
+    Contestant(
+        "runner",
+        "PrefectDbtRunner in a flow",
+        lambda _: [PYTHON, str(SCRIPTS / "prefect_dbt_runner.py")],
+        _dbt_variables("runner"),
+        reports=True,
+    ),
+    Contestant(
+        "operation",
+        "DbtCoreOperation (subprocess) in a Prefect task",
+        lambda _: [PYTHON, str(SCRIPTS / "prefect_dbt_operation.py")],
+        _dbt_variables("operation"),
+        reports=True,
+    ),
+    Contestant(
+        "dagster",
+        "dagster-dbt, `dagster asset materialize`",
+        lambda place: [
+            str(DAGSTER.bin(place.ground.work) / "dagster"), "asset", "materialize",
+            "--select", "*", "-f", str(SCRIPTS / "dagster_assets.py"),
+        ],
+        _dagster_variables,
+        peer=DAGSTER,
+        prepare=_prepare_dagster,
+    ),
+    Contestant(
+        "cosmos",
+        "Cosmos, `airflow dags test` (one task at a time)",
+        lambda place: [str(AIRFLOW.bin(place.ground.work) / "airflow"), "dags", "test", "cosmos",
+                       "-f", str(place.folder / "airflow-home" / "dags" / "cosmos_dag.py")],
+        _cosmos_variables,
+        peer=AIRFLOW,
+        prepare=_prepare_cosmos,
+    ),
+]  # fmt: skip

@@ -1,0 +1,114 @@
+"""From the facts of a run to its report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from synthetic import HOSTILE, facts
+
+from prefect_flows.causes import Cause
+from prefect_flows.reporting.build import (
+    Compiled,
+    build,
+    command_for,
+    failing_rows,
+    personal_columns_near,
+)
+from prefect_flows.reporting.lineage import EVERY_COLUMN
+
+GIVEN = facts(10)
+
+
+def test_a_failed_run_has_a_card_a_failed_node() -> None:
+    report = build(GIVEN)
+    assert report.outcome == "failed"
+    model, test = report.cards
+    assert (model.resource_type, model.status, model.cause) == ("model", "error", Cause.CODE)
+    assert model.owner == "ann@example.org"
+    assert ("exposure", "board") in model.blocked
+    assert ("test", "not_null_int_crm__entity_2_column_2") in model.blocked
+    assert model.command == "cd dbt && uv run dbt run --target dev --select int_crm__entity_2"
+    assert HOSTILE in (model.compiled_sql or "")
+    assert test.failures == 12
+    assert test.owner == "ann@example.org", "a test is mended by the owner of what it is about"
+    assert test.blocked == [("exposure", "board")]
+    assert test.failing_rows is not None
+    assert test.failing_rows.hidden_columns == ("email",)
+    assert "example.org" not in str(test.failing_rows)
+    assert report.first_cause is not None
+    assert report.first_cause.startswith("model int_crm__entity_2 (code): Database Error")
+
+
+def test_what_a_retry_may_mend_comes_last() -> None:
+    results = [
+        replace(node, cause=Cause.TRANSIENT) if node.status == "error" else node
+        for node in GIVEN.results
+    ]
+    report = build(replace(GIVEN, results=results))
+    assert [card.cause for card in report.cards] == [Cause.DATA, Cause.TRANSIENT]
+
+
+def test_a_passed_run_has_no_card_and_no_cause() -> None:
+    report = build(facts(10, failures=False))
+    assert (report.outcome, report.cards, report.first_cause) == ("passed", [], None)
+    assert len(report.tests) == 6
+
+
+def test_what_ended_the_run_can_be_said_without_a_node() -> None:
+    given = replace(facts(10, failures=False), outcome="timed out", first_cause="dbt-run: 900 s")
+    assert build(given).first_cause == "dbt-run: 900 s"
+
+
+def test_messages_near_personal_data_hold_no_value() -> None:
+    lineage = dict(GIVEN.lineage)
+    source = next(i for i in lineage if i.startswith("source."))
+    lineage[source] = replace(lineage[source], pii_columns=frozenset({"email"}))
+    report = build(replace(GIVEN, lineage=lineage))
+    assert all("script" not in (card.message or "") for card in report.cards)
+    assert "script" not in (report.first_cause or "")
+    assert all("script" not in (node.message or "") for node in report.nodes)
+
+
+def test_the_slowest_and_every_regression_are_listed() -> None:
+    report = build(facts(300))
+    assert len(report.slowest) == 10
+    assert report.slowest[0].seconds == max(node.seconds for node in report.nodes)
+    assert report.regressions
+    assert all(slow.regression for slow in report.regressions)
+
+
+def test_failed_tests_come_first() -> None:
+    statuses = [test.status for test in build(facts(1000)).tests]
+    assert statuses[0] == "fail"
+    assert statuses.index("pass") > statuses.index("warn")
+
+
+def test_a_command_for_each_kind_of_node() -> None:
+    test = next(node for node in GIVEN.results if node.resource_type == "test")
+    assert command_for(test, "dev").startswith("cd dbt && uv run dbt test --target dev --select ")
+    source = replace(
+        test, resource_type="source", fqn=("p", "crm", "raw", "people"), stage="dbt-freshness"
+    )
+    assert command_for(source, "dev", "--vars '{a: 1}'") == (
+        "cd dbt && uv run dbt source freshness --target dev --select source:raw.people "
+        "--vars '{a: 1}'"
+    )
+    hook = replace(test, resource_type="operation", stage="dbt-run")
+    assert command_for(hook, "dev") == "cd dbt && uv run dbt run --target dev"
+    hostile = replace(test, name="a; rm -rf /")
+    assert command_for(hostile, "dev").endswith("--select 'a; rm -rf /'")
+
+
+def test_rows_of_a_test_on_a_renamed_column_are_left_out() -> None:
+    lineage = dict(GIVEN.lineage)
+    source = next(i for i in lineage if i.startswith("source."))
+    lineage[source] = replace(lineage[source], pii_columns=frozenset({"email"}))
+    model = "model.p.stg_crm__entity_0"
+    test = next(i for i, n in lineage.items() if n.attached_to == model)
+    compiled = {model: Compiled(None, "select email as contact, id from s0")}
+    pii = personal_columns_near(lineage, [test], compiled, "postgres")[test]
+    sql = "select contact as value_field, count(*) as n from m group by contact"
+    found = failing_rows(("value_field", "n"), [("a@example.org", 2)], sql, "postgres", pii)
+    assert (found.columns, found.hidden_columns, found.rows) == (("n",), ("value_field",), [("2",)])
+    unknown = personal_columns_near(lineage, [test], {}, "postgres")[test]
+    assert EVERY_COLUMN in unknown

@@ -1,0 +1,101 @@
+"""The page in a browser: nothing is wider than the screen, nothing is loaded, its script works."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import facts
+
+from prefect_flows.reporting.build import build
+from prefect_flows.reporting.html_page import html_page
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+# Contrast of a text against what is behind it, as WCAG 2.2 counts it.
+CONTRASTS = """() => {
+  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+  const curve = (v) => (v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const channel = (v) => curve(v / 255);
+  const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+  const behind = (e) => { for (; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; }
+    return [255, 255, 255]; };
+  const poor = [];
+  for (const e of document.querySelectorAll('h1,h2,h3,h4,p,td,th,li,dt,dd,a,span,summary,pre')) {
+    if (!e.textContent.trim() || !e.getClientRects().length) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) poor.push(`${e.tagName} ${e.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: the page was seen by no browser"
+    )
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH: the page was seen by no browser")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("nodes", [10, 1000])
+@pytest.mark.parametrize("failures", [True, False])
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_and_can_be_read(
+    browser: Any, tmp_path: Path, nodes: int, failures: bool, width: int, scheme: str
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(html_page(build(facts(nodes, failures=failures))))
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CONTRASTS) == []
+    unnamed = "[...document.querySelectorAll('svg')].filter(e => !e.querySelector('title')).length"
+    assert page.evaluate(unnamed) == 0
+    assert said == [], "the policy lets the script run, and it has no error"
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+def test_the_table_of_all_nodes_filters_and_sorts_by_keyboard(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(html_page(build(facts(1000))))
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    summary = page.locator("section[aria-labelledby=nodes] summary")
+    summary.focus()
+    page.keyboard.press("Enter")
+    page.fill("#filter-text", "entity_1 ")
+    page.select_option("#filter-status", "error")
+    page.wait_for_timeout(300)
+    shown = page.locator("#all-nodes tbody tr:visible")
+    assert set(shown.locator("td:nth-child(4)").all_inner_texts()) == {"error"}
+    assert "of 1000 nodes shown" in page.inner_text("#filter-count")
+    page.select_option("#filter-status", "")
+    page.fill("#filter-text", "")
+    page.wait_for_timeout(300)
+    page.get_by_role("button", name="Seconds").focus()
+    page.keyboard.press("Enter")
+    seconds = [float(t) for t in page.locator("#all-nodes td:nth-child(5)").all_inner_texts()]
+    assert seconds == sorted(seconds, reverse=True)
+    assert page.locator("#all-nodes th[aria-sort=descending]").count() == 1
+    page.close()

@@ -1,0 +1,92 @@
+"""Which run is gone on with, and which are kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, last_run, prune
+from prefect_flows.state.store import StateStore
+
+NOW = datetime.now(UTC)
+HOURS = timedelta(hours=6)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    return StateStore(str(tmp_path))
+
+
+def begun(store: StateStore, name: str, ended: Ending | None = None, hours_ago: float = 0.0) -> Run:
+    started = NOW - timedelta(hours=hours_ago)
+    header = RunHeader(
+        id=name, target="dev", parameters={"select": []}, url=None, started_at=started
+    )
+    run = Run(store, header)
+    run.begin(None, [])
+    run.journal.add([{"node": name}])
+    if ended is not None:
+        run.end(ended)
+    return run
+
+
+def resumed(store: StateStore, parameters: dict[str, object] | None = None) -> str | None:
+    found = interrupted_run(store, "dev", parameters or {"select": []}, HOURS)
+    return None if found is None else found.header.id
+
+
+@pytest.mark.parametrize("ended", [None, "cancelled", "timed out"])
+def test_the_last_run_if_it_was_killed_or_stopped(store: StateStore, ended: Ending | None) -> None:
+    begun(store, "before", "passed", hours_ago=2)
+    begun(store, "last", ended, hours_ago=1)
+    assert resumed(store) == "last"
+
+
+@pytest.mark.parametrize("ended", ["passed", "failed", "resumed"])
+def test_none_that_ended_by_itself(store: StateStore, ended: Ending) -> None:
+    begun(store, "killed", hours_ago=2)
+    begun(store, "last", ended, hours_ago=1)
+    assert resumed(store) is None
+
+
+def test_none_of_other_parameters_and_none_that_is_too_old(store: StateStore) -> None:
+    begun(store, "last", hours_ago=5)
+    assert resumed(store, {"select": ["a"]}) is None
+    begun(store, "old", hours_ago=7)
+    assert resumed(store) == "last"
+    assert interrupted_run(store, "dev", {"select": []}, timedelta(hours=4)) is None
+
+
+def test_a_run_that_was_killed_before_it_was_known_is_none(store: StateStore) -> None:
+    begun(store, "killed", hours_ago=1)
+    header = RunHeader(id="x", target="dev", parameters={"select": []}, url=None, started_at=NOW)
+    Run(store, header).journal.begin([{"node": "killed"}])
+    assert resumed(store) == "killed"
+
+
+def test_going_on_leaves_one_run_to_go_on_from(store: StateStore) -> None:
+    begun(store, "killed", hours_ago=1)
+    found = interrupted_run(store, "dev", {"select": []}, HOURS)
+    assert found is not None
+    header = RunHeader(id="next", target="dev", parameters={"select": []}, url=None, started_at=NOW)
+    Run(store, header).begin(found, found.entries)
+
+    again = interrupted_run(store, "dev", {"select": []}, HOURS)
+    assert again is not None
+    assert again.header.id == "next"
+    assert again.entries == [{"node": "killed"}]
+
+
+def test_pruned_by_count_and_by_age_and_never_the_last(store: StateStore) -> None:
+    for number in range(8):
+        begun(store, f"run-{number}", "passed", hours_ago=24.0 * (8 - number))
+    prune(store, "dev", keep=5, keep_days=3.5)
+    assert [name.rpartition("-")[2] for name in store.names("runs/dev")] == ["5", "6", "7"]
+    prune(store, "dev", keep=2, keep_days=30)
+    assert [name.rpartition("-")[2] for name in store.names("runs/dev")] == ["6", "7"]
+    prune(store, "dev", keep=1, keep_days=0)
+    last = last_run(store, "dev")
+    assert last is not None
+    assert last[1].id == "run-7"

@@ -1,0 +1,140 @@
+"""The state store, in a folder and in a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from prefect_flows.errors import ConfigurationError, StateStoreError
+from prefect_flows.state.journal import Journal
+from prefect_flows.state.store import StateStore
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket in moto's S3 server, which the client finds through the environment."""
+    pytest.importorskip("s3fs", reason="SKIPPED: s3:// needs `uv sync --extra s3`")
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w+")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-p", "0"], stderr=log, stdout=log
+    )
+    given = {
+        "AWS_ACCESS_KEY_ID": "made-up",
+        "AWS_SECRET_ACCESS_KEY": "made-up",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in (*given, "AWS_ENDPOINT_URL")}
+    try:
+        url = _address(Path(log.name), server)
+        os.environ.update(given | {"AWS_ENDPOINT_URL": url})
+        httpx.put(f"{url}/bucket").raise_for_status()
+        yield "s3://bucket/millrace"
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+def _address(log: Path, server: subprocess.Popen[bytes]) -> str:
+    for _ in range(300):
+        for line in log.read_text().splitlines():
+            if "Running on http" in line:
+                return line.rpartition("Running on ")[2].strip()
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(params=["folder", "s3", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
+    if request.param == "folder":
+        return StateStore(str(tmp_path / "state"))
+    if request.param == "memory":
+        return StateStore(f"memory://{tmp_path.name}")
+    return StateStore(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
+
+
+def test_what_is_written_is_read_listed_and_removed(store: StateStore) -> None:
+    assert store.read("runs/dev/a/run.json") is None
+    assert store.names("runs/dev") == []
+
+    store.write("runs/dev/a/run.json", b"1")
+    store.write("runs/dev/b/run.json", b"2")
+    store.write("runs/dev/a/run.json", b"3")
+
+    assert store.read("runs/dev/a/run.json") == b"3"
+    assert store.names("runs/dev") == ["a", "b"]
+    store.remove("runs/dev/a")
+    store.remove("runs/dev/a")
+    assert store.names("runs/dev") == ["b"]
+
+
+def test_a_journal_keeps_its_order_and_leaves_out_what_was_cut_off(store: StateStore) -> None:
+    journal = Journal(store, "runs/dev/a")
+    journal.begin([{"node": "carried"}])
+    for number in range(12):
+        journal.add([{"node": number}, {"node": f"{number}'"}])
+    entries = [entry["node"] for entry in Journal.read(store, "runs/dev/a")]
+    expected = [name for number in range(12) for name in (number, f"{number}'")]
+    assert entries == ["carried", *expected]
+
+    store.append("runs/dev/a/journal.jsonl", b'{"node": "half', 13)
+    assert len(Journal.read(store, "runs/dev/a")) == 25
+
+
+def test_readers_see_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    contents = [bytes([number]) * 3_000_000 for number in range(2)]
+    store.write("file", contents[0])
+    over = threading.Event()
+
+    def write() -> None:
+        for number in range(60):
+            store.write("file", contents[number % 2])
+        over.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not over.is_set():
+        assert store.read("file") in contents
+    thread.join()
+    assert store.names(".") == ["file"], "an unfinished file was left behind"
+
+
+def test_a_journal_that_cannot_be_written_is_said_and_does_not_stop_the_run(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    journal = Journal(store, "runs/dev/a")
+    journal.begin([])
+    (tmp_path / "runs" / "dev" / "a" / "journal.jsonl").unlink()
+    (tmp_path / "runs" / "dev" / "a" / "journal.jsonl").mkdir()
+
+    journal.add([{"node": "a"}])
+
+    assert isinstance(journal.failure, StateStoreError)
+    assert str(tmp_path) in str(journal.failure)
+
+
+def test_a_store_that_cannot_be_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="state_url 'nowhere://x'"):
+        StateStore("nowhere://x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateStoreError, match="The state store cannot be written: FileExists"):
+        StateStore(str(tmp_path / "file")).write("run.json", b"")
+
+
+def test_a_bucket_that_does_not_exist_is_said(s3: str) -> None:
+    with pytest.raises(StateStoreError, match=r"where: s3://other/run\.json"):
+        StateStore("s3://other").write("run.json", b"")

@@ -1,0 +1,215 @@
+"""One run of a target at a time, and one that stops when it is told to."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from conftest import Project, Scratch, copy_of_the_project, stop_servers
+
+SLOW = "select pg_sleep(60)::text as id"
+SECONDS_TO_STOP = 15
+
+
+@contextmanager
+def running(
+    scratch: Scratch, *arguments: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The pipeline, in the background, its output in `output`."""
+    with (scratch.folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "prefect_flows/pipeline.py",
+                "--target",
+                scratch.target,
+                "--skip",
+                "ingest",
+                *arguments,
+            ],
+            cwd=scratch.folder,
+            env=scratch.variables(**environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def output(scratch: Scratch) -> str:
+    return (scratch.folder / "output").read_text()
+
+
+def statements(scratch: Scratch) -> int:
+    """How many of the slow statements the database is working on."""
+    ((count,),) = scratch.query(
+        "select count(*) from pg_stat_activity where state = 'active' and datname = 'scratch'"
+        " and query like '%pg_sleep%' and pid <> pg_backend_pid()"
+    )
+    return int(count)
+
+
+def wait_until(scratch: Scratch, process: subprocess.Popen[str], number: int = 1) -> None:
+    for _ in range(600):
+        if statements(scratch) == number:
+            return
+        assert process.poll() is None, output(scratch)
+        time.sleep(0.1)
+    pytest.fail(output(scratch))
+
+
+def slow(scratch: Scratch) -> None:
+    scratch.model("slow", "{{ config(materialized='table') }}" + SLOW)
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "cancelled in Prefect", "no Prefect"])
+def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
+    project: Project, scratch: Scratch, how: str
+) -> None:
+    slow(scratch)
+    arguments = ["--no-prefect"] if how == "no Prefect" else []
+
+    with running(scratch, *arguments) as process:
+        wait_until(scratch, process)
+        told = time.monotonic()
+        if how == "cancelled in Prefect":
+            run = project.last_run(scratch.target)
+            state = {"type": "CANCELLING", "name": "Cancelling"}
+            httpx.post(
+                f"{project.api_url}/flow_runs/{run['id']}/set_state",
+                json={"state": state, "force": True},
+            ).raise_for_status()
+        else:
+            process.send_signal(signal.SIGINT if how == "SIGINT" else signal.SIGTERM)
+        code = process.wait(timeout=60)
+        took = time.monotonic() - told
+
+    assert code == 130, output(scratch)
+    assert took < SECONDS_TO_STOP
+    assert statements(scratch) == 0
+    assert "RunCancelled: The run was told to stop" in output(scratch)
+    assert "Traceback" not in output(scratch)
+    if how != "no Prefect":
+        run = project.last_run(scratch.target)
+        assert (run["state"]["type"], run["state"]["name"]) == ("CANCELLED", "Cancelled")
+        task = project.task_runs(run)["dbt-run"]
+        assert task["state_type"] == "CANCELLED"
+
+    scratch.model("slow", "{{ config(materialized='table') }} select 1 as id")
+    again = scratch.run_pipeline(*arguments, "--no-wait")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Going on with run" in again.stderr
+    assert "1 resumed" in again.stdout or "2 nodes are done" in again.stderr
+
+
+def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
+    project: Project, scratch: Scratch
+) -> None:
+    slow(scratch)
+    with running(scratch) as first:
+        wait_until(scratch, first)
+        run = project.last_run(scratch.target)
+
+        # Prefect's lease is asked where the lock of the state folder is another one's.
+        elsewhere = {"MILLRACE_STATE_URL": str(scratch.folder / "another-state")}
+        for door, environment in (([], {}), (["--no-prefect"], {}), ([], elsewhere)):
+            refused = scratch.run_pipeline("--no-wait", *door, **environment)
+            assert refused.returncode == 2, refused.stdout + refused.stderr
+            assert "TargetBusy: Target 'scratch' is taken by" in refused.stderr
+            assert "start this one without --no-wait" in refused.stderr
+            if not environment:
+                assert run["id"] in refused.stderr
+                assert f"process {first.pid}" in refused.stderr
+
+        second = subprocess.Popen(
+            [
+                sys.executable,
+                "prefect_flows/pipeline.py",
+                "--target",
+                scratch.target,
+                "--skip",
+                "ingest",
+                "--select",
+                "numbers",
+            ],
+            cwd=scratch.folder,
+            env=scratch.variables(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert second.stdout is not None
+        said = next(line for line in second.stdout if "Waiting for" in line)
+        assert run["id"] in said
+        first.send_signal(signal.SIGTERM)
+        first.wait(timeout=60)
+        rest, _ = second.communicate(timeout=120)
+        assert second.returncode == 0, rest
+
+
+def test_the_lease_of_a_killed_run_ends_by_itself(scratch: Scratch) -> None:
+    slow(scratch)
+    with running(scratch) as first:
+        wait_until(scratch, first)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    scratch.model("slow", "{{ config(materialized='table') }} select 1 as id")
+    began = time.monotonic()
+
+    again = scratch.run_pipeline()
+
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Going on with run" in again.stderr
+    assert time.monotonic() - began < 150
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, scratch: Scratch) -> Iterator[Project]:
+    """A Prefect server that may be stopped, with the block of the scratch target."""
+    project = copy_of_the_project(tmp_path / "own" / "millrace")
+    try:
+        done = project.run("-m", "infrastructure.local", "up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (scratch.folder / "prefect.toml").unlink()
+        (scratch.folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
+        done = scratch.setup("--outputs", str(scratch.folder / "outputs.json"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield project
+    finally:
+        stop_servers(project)
+
+
+def test_when_the_api_dies_dbt_finishes_and_the_run_says_what_it_could_not_report(
+    scratch: Scratch, own_server: Project
+) -> None:
+    scratch.model("slow", "{{ config(materialized='table') }} select pg_sleep(8)::text as id")
+    scratch.properties(
+        models=[{"name": "slow", "columns": [{"name": "id", "data_tests": ["unique"]}]}]
+    )
+    with running(scratch) as process:
+        wait_until(scratch, process)
+        server = psutil.Process(own_server.server["pid"])
+        for child in [*server.children(recursive=True), server]:
+            child.kill()
+        code = process.wait(timeout=180)
+
+    said = output(scratch)
+    assert code == 2, said
+    assert "PrefectUnreachable: The run is over, and its end could not be reported" in said
+    assert "Could not be reported to Prefect: artifact scratch-report" in said
+    assert "Target scratch is done in" in said
+    assert scratch.relations() == {"numbers", "doubled", "slow"}
+    state = scratch.folder / ".local" / "state" / "targets" / "scratch"
+    assert (state / "run_results.json").exists()
