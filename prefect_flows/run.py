@@ -221,9 +221,12 @@ class _PipelineRun:
             self.runtime.run_stage(
                 "dbt-deps", self.settings.stages.dbt_deps, lambda _: session.install_packages()
             )
-        self.state.bring_partial_parse()
+        if self.state.bring_partial_parse():
+            self.log.info("The parsed project was brought from the state store.")
         selection = self._selection()
         selected = session.selected(selection)
+        if not selected:
+            self.log.info("Nothing changed since the last good run of the target.")
         self._begin()
         self.record["ingest"] = {}
         for name in [] if "ingest" in parameters.skip else names:

@@ -66,13 +66,16 @@ def apply(client: SyncPrefectClient, steps: Iterable[Step], *, prune: bool) -> N
             )
             ids[step.name] = created.id
     if prune:
-        orphans = [step for step in steps if step.action is Action.ORPHANED]
-        for slug in NAMES_BY_SLUG:
-            for step in orphans:
-                if step.slug == slug and slug in other_objects.SLUGS:
-                    other_objects.remove(client, slug, step.name)
-                elif step.slug == slug and step.document_id is not None:
-                    client.delete_block_document(step.document_id)
+        _remove(client, [step for step in steps if step.action is Action.ORPHANED])
+
+
+def _remove(client: SyncPrefectClient, orphans: list[Step]) -> None:
+    for slug in NAMES_BY_SLUG:
+        for step in orphans:
+            if step.slug == slug and slug in other_objects.SLUGS:
+                other_objects.remove(client, slug, step.name)
+            elif step.slug == slug and step.document_id is not None:
+                client.delete_block_document(step.document_id)
 
 
 def _registered(slug: str) -> tuple[UUID, UUID]:

@@ -34,12 +34,12 @@ class TargetState:
         self._target_path = target_path
         self._parsed: tuple[int, int] | None = None
 
-    def bring_partial_parse(self) -> None:
-        """Bring dbt's parsed project to a machine that has none."""
+    def bring_partial_parse(self) -> bool:
+        """Bring dbt's parsed project to a machine that has none; whether it was brought."""
         file = self._target_path / PARTIAL_PARSE
-        if not file.exists():
-            self.store.fetch(f"{self.folder}/{PARTIAL_PARSE}", file)
+        brought = not file.exists() and self.store.fetch(f"{self.folder}/{PARTIAL_PARSE}", file)
         self._parsed = _stamp(file)
+        return brought
 
     def keep_partial_parse(self) -> None:
         """Put the parsed project back, where the run's parse changed it or the store has none."""

@@ -157,7 +157,8 @@ def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
         ("numbers_snapshot", "one", "two", "three", "four"), 1
     )
 
-    for kills_after in range(1, total):
+    # The order of a build differs only in where its tests are.
+    for kills_after in range(1, total) if strategy == "run_then_test" else (2, 5, 8):
         chained.query("drop schema scratch cascade; truncate public.executions", chained.database)
         shutil.rmtree(chained.folder / "state")
         with started(chained, chained.folder, "--strategy", strategy) as process:

@@ -154,7 +154,8 @@ def _results(
         free[thread] = ended[node.unique_id] = began + timedelta(seconds=seconds)
         results.append(
             NodeResult(**common, status=status, message=message, seconds=seconds,
-                       failures=failing, cause=cause, response={} if is_test else {"rows_affected": 1000},
+                       failures=failing, cause=cause,
+                       response={} if is_test else {"rows_affected": 1000},
                        started_at=began, completed_at=free[thread],
                        thread=f"Thread-{thread + (10 if is_test else 1)}")
         )  # fmt: skip

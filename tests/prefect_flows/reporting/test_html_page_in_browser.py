@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,6 @@ from synthetic import facts
 from prefect_flows.reporting.build import build
 from prefect_flows.reporting.html_page import html_page
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 # Contrast of a text against what is behind it, as WCAG 2.2 counts it.
 CONTRASTS = """() => {
   const parse = (c) => c.match(/[\\d.]+/g).map(Number);
@@ -35,20 +29,6 @@ CONTRASTS = """() => {
   }
   return poor;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: the page was seen by no browser"
-    )
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on the PATH: the page was seen by no browser")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("nodes", [10, 1000])

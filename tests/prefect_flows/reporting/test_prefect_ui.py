@@ -1,0 +1,66 @@
+"""What a person sees of a failed run in Prefect's own pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from conftest import Project, Scratch
+
+
+def test_the_card_of_a_failed_node_can_be_read_in_prefect(
+    browser: Any, project: Project, scratch: Scratch, tmp_path: Path
+) -> None:
+    scratch.model(
+        "people",
+        "{{ config(materialized='table') }}"
+        "select 1 as id, 'ada@example.org' as email union all select 1, 'bob@example.org'",
+    )
+    scratch.model(
+        "broken", "{{ config(materialized='table') }}select missing from {{ ref('people') }}"
+    )
+    scratch.model("behind", "select * from {{ ref('broken') }}")
+    scratch.properties(
+        models=[
+            {
+                "name": "people",
+                "config": {"meta": {"owner": "people-team"}},
+                "columns": [
+                    {"name": "id", "data_tests": ["unique"]},
+                    {"name": "email", "config": {"meta": {"pii": True}}},
+                ],
+            },
+        ],
+        exposures=[
+            {
+                "name": "board",
+                "type": "dashboard",
+                "owner": {"email": "board@example.org"},
+                "depends_on": ["ref('behind')"],
+            }
+        ],
+    )
+    assert scratch.run_pipeline("--strategy", "build").returncode == 1
+    texts = project.artifacts(project.last_run(scratch.target))
+
+    page = browser.new_page(viewport={"width": 1280, "height": 2400})
+    page.goto(f"{project.api_url.removesuffix('/api')}/artifacts/key/{scratch.target}-report")
+    page.get_by_role("heading", name="on scratch: failed").wait_for(timeout=60_000)
+    seen = page.locator("body").inner_text()
+    page.screenshot(path=tmp_path / "report.png", full_page=True)
+
+    for words in (
+        "First cause",
+        "unique_people_id",
+        "people-team",
+        "data",
+        "Got 1 result, configured to fail if != 0",
+        "cd dbt && uv run dbt test --target scratch --select unique_people_id",
+        "board",
+    ):
+        assert words in seen, f"{words!r} cannot be read in:\n{seen}"
+    picture = page.locator("img[alt='Timeline of the run']")
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
+    page.close()
+    for text in texts.values():
+        assert "example.org" not in text.replace("board@example.org", "")

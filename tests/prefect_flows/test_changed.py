@@ -1,0 +1,101 @@
+"""What a run leaves in the state store, and what the next one spares by it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from conftest import Scratch
+
+
+def kept(scratch: Scratch) -> Path:
+    return scratch.local / "state" / "targets" / scratch.target
+
+
+def results(scratch: Scratch) -> dict[str, dict[str, Any]]:
+    document = json.loads((kept(scratch) / "run_results.json").read_text())
+    return {result["unique_id"].rpartition(".")[2]: result for result in document["results"]}
+
+
+def test_only_what_changed_since_the_last_good_run_and_what_depends_on_it(scratch: Scratch) -> None:
+    scratch.model("apart", "select 1 as id")
+    first = scratch.run_pipeline("--changed")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "No run of the target was good yet: everything counts as changed." in first.stderr
+    assert set(results(scratch)) == {"numbers", "doubled", "apart"}
+
+    unchanged = scratch.run_pipeline("--changed")
+    assert unchanged.returncode == 0, unchanged.stdout + unchanged.stderr
+    assert "Nothing changed since the last good run of the target." in unchanged.stderr
+    assert results(scratch) == {}
+
+    scratch.model("numbers", "{{ config(materialized='table') }} select 7 as id")
+    changed = scratch.run_pipeline("--changed")
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    assert set(results(scratch)) == {"numbers", "doubled"}
+    assert scratch.query("select id from scratch.doubled", scratch.database) == [(14,)]
+
+    # A run that failed, or left something out, is not what the next one is compared with.
+    scratch.model("numbers", "select no_such_column as id")
+    assert scratch.run_pipeline("--changed").returncode == 1
+    scratch.model("numbers", "{{ config(materialized='table') }} select 8 as id")
+    partial = scratch.run_pipeline("--changed", "--select", "numbers")
+    assert partial.returncode == 0, partial.stdout + partial.stderr
+    assert set(results(scratch)) == {"numbers"}
+    again = scratch.run_pipeline("--changed")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert set(results(scratch)) == {"numbers", "doubled"}
+
+
+def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch: Scratch) -> None:
+    scratch.properties(
+        models=[{"name": "numbers", "columns": [{"name": "id", "data_tests": ["unique"]}]}]
+    )
+    first = scratch.run_pipeline()
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert {file.name for file in kept(scratch).iterdir()} == {
+        "manifest.json", "run_results.json", "partial_parse.msgpack", "timings.json",
+        "catalog.json", "docs.html", "report.html",
+    }  # fmt: skip
+    (run,) = (scratch.local / "state" / "runs" / scratch.target).iterdir()
+    assert {file.name for file in run.iterdir()} == {
+        "run.json", "journal.jsonl", "run_results.json", "dbt.log", "report.html"
+    }  # fmt: skip
+    assert json.loads((run / "run.json").read_text())["ended"] == "passed"
+    one = results(scratch)["numbers"]
+    assert one["millrace"] == {
+        "stage": "dbt-run", "attempts": 1, "cause": None, "resumed": False
+    }  # fmt: skip
+    assert "select 1 as id" in one["compiled_code"]
+
+    shutil.rmtree(scratch.local / "dbt")
+    again = scratch.run_pipeline("--strategy", "build")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "The parsed project was brought from the state store." in again.stderr
+    assert "dbt-build" in again.stdout
+    assert {r["millrace"]["stage"] for r in results(scratch).values()} == {"dbt-build"}
+    timings = json.loads((kept(scratch) / "timings.json").read_text())
+    assert len(timings) == 2
+    assert set(timings[0]) == set(timings[1])
+
+
+def test_a_build_stops_what_is_downstream_of_a_failed_test_and_skips_as_asked(
+    scratch: Scratch,
+) -> None:
+    values = {"accepted_values": {"arguments": {"values": [1]}}}
+    scratch.properties(
+        models=[{"name": "numbers", "columns": [{"name": "id", "data_tests": [values]}]}]
+    )
+
+    failed = scratch.run_pipeline("--strategy", "build")
+
+    assert failed.returncode == 1
+    assert "StageFailed: dbt-build: 1 of 3 nodes failed, 1 skipped." in failed.stderr
+    assert "First cause (data), test accepted_values_numbers_id__1" in failed.stderr
+    assert scratch.relations() == {"numbers"}
+    without = scratch.run_pipeline("--strategy", "build", "--skip", "test")
+    assert without.returncode == 0, without.stdout + without.stderr
+    assert scratch.relations() == {"numbers", "doubled"}
+    assert set(results(scratch)) == {"numbers", "doubled"}
