@@ -1,16 +1,22 @@
 """Why something failed: a class, taken from the database's own error code and never from prose.
 
 Only `transient` causes are tried again. Codes of Postgres are SQLSTATEs, listed in
-https://www.postgresql.org/docs/current/errcodes-appendix.html. An error of another adapter
+https://www.postgresql.org/docs/current/errcodes-appendix.html, and those of BigQuery reasons,
+listed in https://cloud.google.com/bigquery/docs/error-messages. An error of another adapter
 counts as `code` until its codes are known here: it is reported, and not retried.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import psycopg2
+
+if TYPE_CHECKING:
+    from google.api_core.exceptions import GoogleAPICallError
 
 
 class Cause(StrEnum):
@@ -57,12 +63,95 @@ def postgres_cause(error: psycopg2.Error) -> Cause:
     return POSTGRES_CAUSES.get(code) or POSTGRES_CAUSES.get(code[:2]) or Cause.CODE
 
 
+# A reason that is not named here counts as `code`: invalid, invalidQuery, resourcesExceeded, …
+BIGQUERY_CAUSES = {
+    "backendError": Cause.TRANSIENT,
+    "internalError": Cause.TRANSIENT,
+    "jobBackendError": Cause.TRANSIENT,
+    "jobInternalError": Cause.TRANSIENT,
+    "jobRateLimitExceeded": Cause.TRANSIENT,
+    "quotaExceeded": Cause.TRANSIENT,
+    "rateLimitExceeded": Cause.TRANSIENT,
+    "tableUnavailable": Cause.TRANSIENT,  # data that another product of Google manages
+    "stopped": Cause.CANCELLED,
+    "accessDenied": Cause.CONFIGURATION,
+    "authError": Cause.CONFIGURATION,
+    "billingNotEnabled": Cause.CONFIGURATION,
+    "blocked": Cause.CONFIGURATION,
+    "notFound": Cause.CONFIGURATION,
+    "policyViolation": Cause.CONFIGURATION,
+    "proxyAuthenticationRequired": Cause.CONFIGURATION,
+    "required": Cause.CONFIGURATION,  # 401: the request carries no credentials
+}
+# Errors of Google's client before it has an answer: module and class, the narrower class first.
+CLIENT_CAUSES = {
+    ("google.auth.exceptions", "TransportError"): Cause.TRANSIENT,
+    ("google.auth.exceptions", "GoogleAuthError"): Cause.CONFIGURATION,
+    ("requests.exceptions", "SSLError"): Cause.CONFIGURATION,
+    ("requests.exceptions", "ConnectionError"): Cause.TRANSIENT,
+    ("requests.exceptions", "Timeout"): Cause.TRANSIENT,
+}
+# For an answer that names no reason known here, such as that of a proxy on the way.
+HTTP_CAUSES = {
+    401: Cause.CONFIGURATION,
+    403: Cause.CONFIGURATION,
+    404: Cause.CONFIGURATION,
+    407: Cause.CONFIGURATION,
+    408: Cause.TRANSIENT,
+    429: Cause.TRANSIENT,
+}
+
+
+def bigquery_cause(error: GoogleAPICallError) -> Cause:
+    """Class of an error of BigQuery: of an HTTP call, or of a job that it has ended.
+
+    The status of an HTTP answer decides where its reason is not known. That of a job does not: the
+    client makes one up for it, and 500 for each reason that it does not know.
+    """
+    for detail in error.errors:
+        reason = detail.get("reason") if isinstance(detail, dict) else None
+        if reason in BIGQUERY_CAUSES:
+            return BIGQUERY_CAUSES[reason]
+    if error.response is None or error.code is None:
+        return Cause.CODE
+    server_failed = error.code >= 500 and error.code != 501  # 501: not implemented
+    return Cause.TRANSIENT if server_failed else HTTP_CAUSES.get(error.code, Cause.CODE)
+
+
 def cause_of(error: BaseException) -> Cause:
     """Class of an error, from the database error behind it."""
     for link in chain_of(error):
-        if isinstance(link, psycopg2.Error):
-            return postgres_cause(link)
+        cause = _cause_of_link(link)
+        if cause is not None:
+            return cause
     return Cause.CODE
+
+
+def _cause_of_link(error: BaseException) -> Cause | None:
+    """Class of one error alone; none where it is no error of a warehouse."""
+    if isinstance(error, psycopg2.Error):
+        return postgres_cause(error)
+    if _is_of_google_api(error):
+        return bigquery_cause(error)
+    for (module, name), cause in CLIENT_CAUSES.items():
+        if _is(error, module, name):
+            # A refused token says so itself when its server failed, and did not refuse.
+            return Cause.TRANSIENT if getattr(error, "retryable", False) else cause
+    return None
+
+
+def _is_of_google_api(error: BaseException) -> TypeGuard[GoogleAPICallError]:
+    return _is(error, "google.api_core.exceptions", "GoogleAPICallError")
+
+
+def _is(error: BaseException, module: str, name: str) -> bool:
+    """Whether the error is of a module's class.
+
+    The module is never imported for it (`google.api_core.exceptions` costs 80 ms): an error of its
+    class can only exist where it has been.
+    """
+    loaded: Any = sys.modules.get(module)
+    return loaded is not None and isinstance(error, getattr(loaded, name))
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:

@@ -40,6 +40,8 @@ def running(
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            # A shell's background job is started with Ctrl-C ignored, and so are its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         try:
             yield process

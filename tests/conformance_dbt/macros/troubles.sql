@@ -1,0 +1,20 @@
+{% macro count_hook(kind) %}
+insert into raw.hook_log (hook, command, target) values ('{{ kind }}', '{{ flags.WHICH }}', '{{ target.name }}')
+{% endmacro %}
+
+
+{# The statement when the trouble is switched on, and one that does nothing otherwise. #}
+{% macro in_trouble(trouble, statement) %}
+{{ statement if trouble in var('troubles') else 'select 1' }}
+{% endmacro %}
+
+
+{% test at_most(model, column_name, value) %}
+select {{ column_name }} from {{ model }} where {{ column_name }} > {{ value }}
+{% endtest %}
+
+
+{# dbt parses it, and the database does not. #}
+{% test misspelled(model) %}
+selekt * from {{ model }}
+{% endtest %}

@@ -1,0 +1,5 @@
+{{ config(materialized='ephemeral') }}
+
+select *
+from {{ ref('orders') }}
+where amount >= 20

@@ -1,0 +1,1 @@
+select 'a word'::text as order_id

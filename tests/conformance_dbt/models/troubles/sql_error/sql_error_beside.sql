@@ -1,0 +1,3 @@
+{{ config(materialized='view') }}
+
+select order_id from {{ ref('orders') }}
