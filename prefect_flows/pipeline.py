@@ -15,6 +15,7 @@ import typer
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled
 from prefect.utilities.urls import url_for
 from pydantic import ValidationError
@@ -188,7 +189,10 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
     with prefect_client():
         pass  # an API that is down is said at once, and not after Prefect's own retries
     try:
-        state = dbt_full_pipeline(**parameters.model_dump(), return_state=True)
+        # Prefect's own thread for heartbeats is waited for up to a second at the end; the pulse of
+        # the run sends them too.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            state = dbt_full_pipeline(**parameters.model_dump(), return_state=True)
     except API_ERRORS as error:
         raise PrefectUnreachable(
             f"The run is over, and its end could not be reported: {type(error).__name__}: {error}.",

@@ -24,6 +24,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -33,9 +34,23 @@ if TYPE_CHECKING:
 
 SECONDS = 3
 NODES_IN_AN_EVENT = 50
+ANSWER_SECONDS = 5
+# By its heartbeats Prefect tells a run that lives from one that was killed.
+HEARTBEAT_SECONDS = 60
 
 # What Prefect's client raises when the API does not answer, or not as it should.
 API_ERRORS = (httpx.HTTPError, PrefectHTTPStatusError)
+
+
+def answers() -> bool:
+    """Whether the API answers now; asked once, where Prefect's client would try for a minute."""
+    url = PREFECT_API_URL.value()
+    if url is None:
+        return False
+    try:
+        return httpx.get(f"{url}/health", timeout=ANSWER_SECONDS).is_success
+    except httpx.HTTPError:
+        return False
 
 
 class Pulse:
@@ -77,7 +92,7 @@ class Pulse:
         self._over.set()
         self._thread.join()
         if self._lost:
-            self._unreported(f"progress, {self._lost} times in a row at the end")
+            self._unreported(f"progress and events of nodes, since {self._lost * SECONDS} s")
 
     def stage_started(self, name: str, total: int) -> None:
         """Progress is the stage's: it begins again at nothing."""
@@ -100,11 +115,31 @@ class Pulse:
         """The next beat shows it."""
 
     def _beat(self) -> None:
+        heartbeats = 0
         with get_client(sync_client=True) as client:
             while not self._over.wait(SECONDS):
+                heartbeats += 1
+                if heartbeats * SECONDS % HEARTBEAT_SECONDS == 0:
+                    self._live()
+                if self._reaches():
+                    self._tell(client)
+                    self._ask(client)
+            if self._reaches():
                 self._tell(client)
-                self._ask(client)
-            self._tell(client)
+
+    def _live(self) -> None:
+        emit_event(
+            "prefect.flow-run.heartbeat",
+            resource={
+                "prefect.resource.id": f"prefect.flow-run.{self._flow_run_id}",
+                "prefect.resource.name": self._target,
+            },
+        )
+
+    def _reaches(self) -> bool:
+        reached = answers()
+        self._lost = 0 if reached else self._lost + 1
+        return reached
 
     def _tell(self, client: SyncPrefectClient) -> None:
         with self._lock:
@@ -131,10 +166,8 @@ class Pulse:
                     self._artifact, ArtifactUpdate(data=percent, description=text)
                 )
         except API_ERRORS:
-            self._lost += 1
-        else:
-            self._lost = 0
-            self._shown = (stage, done)
+            return  # the next beat tells it
+        self._shown = (stage, done)
 
     def _emit(self, name: str, results: Sequence[NodeResult]) -> None:
         for first in range(0, len(results), NODES_IN_AN_EVENT):
@@ -178,7 +211,6 @@ class Pulse:
         try:
             state = client.read_flow_run(self._flow_run_id).state
         except API_ERRORS:
-            self._lost += 1
-            return
+            return  # the next beat asks again
         if state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED):
             self._stop.request("a cancellation in Prefect")

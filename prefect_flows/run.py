@@ -93,8 +93,16 @@ def run_pipeline(
     Raises:
         MillraceError: a setting is wrong, a server does not answer, or a stage failed.
     """
-    with runtime.stopping(), _alone(parameters, store, runtime):
-        return _PipelineRun(parameters, profile, settings, store, runtime).run()
+    try:
+        with runtime.stopping(), _alone(parameters, store, runtime):
+            return _PipelineRun(parameters, profile, settings, store, runtime).run()
+    finally:
+        if runtime.unreported:
+            runtime.log.warning(
+                "Prefect could not be told of: %s. Results and report are in %s.",
+                "; ".join(runtime.unreported),
+                f"{store.url}/targets/{parameters.target}",
+            )
 
 
 @contextmanager
@@ -185,26 +193,22 @@ class _PipelineRun:
         """Run it, and leave its report behind however it ends."""
         ended: Ending = "failed"
         failure: str | None = "The run ended before its last stage did; its log says why."
-        try:
-            with self.session, self.reporter.live():
-                try:
-                    self._run_stages()
-                    ended, failure = "passed", None
-                except (KeyboardInterrupt, RunCancelled):
-                    ended, failure = "cancelled", "The run was told to stop."
-                    raise
-                except StageTimedOut as error:
-                    ended, failure = "timed out", str(error)
-                    raise
-                except MillraceError as error:
-                    failure = str(error)
-                    raise
-                finally:
-                    self.record["seconds"] = round(time.monotonic() - self._started, 2)
-                    self._finish(ended, failure)
-        finally:
-            for line in self.runtime.unreported:
-                self.log.warning("Could not be reported to Prefect: %s", line)
+        with self.session, self.reporter.live():
+            try:
+                self._run_stages()
+                ended, failure = "passed", None
+            except (KeyboardInterrupt, RunCancelled):
+                ended, failure = "cancelled", "The run was told to stop."
+                raise
+            except StageTimedOut as error:
+                ended, failure = "timed out", str(error)
+                raise
+            except MillraceError as error:
+                failure = str(error)
+                raise
+            finally:
+                self.record["seconds"] = round(time.monotonic() - self._started, 2)
+                self._finish(ended, failure)
         self.log.info(
             "Target %s is done in %.1f s.", self.parameters.target, self.record["seconds"]
         )
@@ -299,10 +303,6 @@ class _PipelineRun:
             self.record[stage] = {"skipped": "as asked" if asked else "nothing selected"}
             return
         name = f"dbt-{stage}"
-        before = self.done.records.get(name)
-        if before is not None and all(node in self.done.nodes for node in nodes):
-            self.record[stage] = dict(before) | {"resumed": len(nodes)}
-            return
         flags = ["--full-refresh"] if parameters.full_refresh and stage in REFRESHED else []
         if stage == "build":
             flags += [f for t in sorted(left_out) for f in ("--exclude-resource-type", t)]
@@ -322,6 +322,10 @@ class _PipelineRun:
             [*self.runtime.watchers, *self.reporter.watchers],
         )
         self.stages.append(dbt)
+        before = self.done.records.get(name)
+        if before is not None and len(dbt.results) == len(nodes):
+            self.record[stage] = dict(before) | {"resumed": len(nodes)}
+            return
         try:
             self.record[stage] = self.runtime.run_stage(name, policy, dbt.attempt)
         except StageFailed as error:

@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
 from prefect_flows.errors import ConfigurationError
-from prefect_flows.pulse import API_ERRORS, Pulse
+from prefect_flows.pulse import API_ERRORS, Pulse, answers
 from prefect_flows.runtime import SAY_SECONDS, Holder, busy
 from prefect_flows.settings import StagePolicy
 from prefect_flows.stages import Logger, Work, as_task
@@ -62,6 +62,9 @@ class WithPrefect:
 
     def publish(self, key: str, markdown: str) -> None:
         """Make an artifact of the flow run."""
+        if not answers():
+            self.unreported.append(f"artifact {key}: the API does not answer")
+            return
         try:
             create_markdown_artifact(markdown, key=key)
         except API_ERRORS as error:
@@ -92,7 +95,21 @@ class WithPrefect:
                     if time.monotonic() - said > SAY_SECONDS:
                         self.log.info("Target %r is taken. Waiting for %s.", target, holder())
                         said = time.monotonic()
-            yield
+            try:
+                yield
+            finally:
+                self._give_back(target, stack)
+
+    def _give_back(self, target: str, lease: ExitStack) -> None:
+        try:
+            lease.close()
+        except API_ERRORS as error:
+            self.log.warning(
+                "The lease of target %r could not be given back (%s); it ends by itself in %d s.",
+                target,
+                type(error).__name__,
+                LEASE_SECONDS,
+            )
 
     def _slot(self, name: str) -> Any:
         return concurrency(

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from dbt_common.exceptions import DbtBaseException
@@ -67,14 +68,18 @@ class RunReporter:
         results = [result for stage in stages for result in stage.results.values()]
         if self._stored.journal.failure is not None:
             self._runtime.log.warning("%s", self._stored.journal.failure)
+        report = None
         if self._session.is_parsed:
             report = self._built(record, results, ended, failure)
-            self._keep(record, stages, results, html_page(report).encode())
+            self._keep(record, stages, results)
+            self._keep_page(report)
             publish(f"{target}-report", cards_markdown(report))
         publish(f"{target}-extraction", summaries.extraction(record))
         publish(f"{target}-transformation", summaries.transformation(record))
         publish(f"{target}-tests", summaries.tests(record))
         publish(f"{target}-run", summaries.run(record, failure))
+        if report is not None and self._runtime.unreported:
+            self._keep_page(replace(report, unreported=self._runtime.unreported))
 
     def _built(
         self,
@@ -140,17 +145,21 @@ class RunReporter:
             pii = personal.get(unique_id, frozenset())
             yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
 
+    def _keep_page(self, report: RunReport) -> None:
+        page = html_page(report).encode()
+        for folder in (self._stored.folder, self._state.folder):
+            self._stored.store.write(f"{folder}/{REPORT}", page)
+
     def _keep(
         self,
         record: Mapping[str, Any],
         stages: Sequence[DbtStage],
         results: Sequence[NodeResult],
-        page: bytes,
     ) -> None:
         documents = {i: document for stage in stages for i, document in stage.documents.items()}
         header = self._stored.header
         merged = run_results(
-            [result for result in results if result.resource_type != "source"],
+            results,
             documents,
             seconds=record["seconds"],
             invocation_id=header.id,
@@ -158,7 +167,6 @@ class RunReporter:
         )
         for folder in (self._stored.folder, self._state.folder):
             self._stored.store.write(f"{folder}/{RUN_RESULTS}", merged)
-            self._stored.store.write(f"{folder}/{REPORT}", page)
         (self._session.target_path / RUN_RESULTS).write_bytes(merged)
         seconds = {r.unique_id: r.seconds for r in results if r.done and not r.resumed}
         if seconds:

@@ -14,7 +14,7 @@ from prefect_flows.stages import Logger
 from prefect_flows.transform.node_log import NodeLog
 from prefect_flows.transform.recorder import Recorder, Watcher
 from prefect_flows.transform.results import SKIPPED, NodeResult, counts, left_to_do
-from prefect_flows.transform.session import DbtSession
+from prefect_flows.transform.session import DbtSession, Outcome
 
 Safe = Callable[[str, Sequence[NodeResult]], None]
 
@@ -71,7 +71,7 @@ class DbtStage:
         Raises:
             StageFailed: a node failed; `retryable` when a further attempt has something to do.
         """
-        arguments, only = self.arguments, self._left()
+        only = self._left()
         if only is not None:
             log.info(
                 "%s %d of %d nodes, which are left.",
@@ -80,45 +80,61 @@ class DbtStage:
                 len(self.selected),
             )
         self.attempts += 1
-        started = time.monotonic()
-        watchers = [*self._watchers, NodeLog(log, self._compiled)]
-        for watcher in watchers:
-            watcher.stage_started(self.name, len(self.selected if only is None else only))
-        causes: dict[str, Cause] = {}
-        recorder = Recorder(self.name, self._reader(causes), self._journal, watchers)
-        try:
-            outcome = self.session.invoke(
-                self.command, [*arguments, *self.flags], recorder.listen, only=only, causes=causes
-            )
-        finally:
-            recorder.close()
-            self.seconds += time.monotonic() - started
-            for watcher in watchers:
-                watcher.stage_finished(self.name)
-            before = dict(self.results)
-            self.results |= recorder.results
-        self.returned = outcome.returned
-        for result in outcome.results:
-            unique_id = result.node.unique_id
-            skipped = str(result.status) == SKIPPED
-            attempts = _attempts(before, unique_id) + (not skipped)
-            self.results[unique_id] = NodeResult.from_dbt(result, causes, attempts, self.name)
-            if self.command != ["source", "freshness"]:
-                self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)
+        outcome, inlined = self._run(only, [*self._watchers, NodeLog(log, self._compiled)])
         if outcome.exception is not None:
             raise self._ended_by(outcome.exception) from outcome.exception
         failed = [node for node in self.results.values() if node.failed]
+        if not failed and not outcome.success:
+            failed = inlined
         if failed:
             raise self._failed(failed)
         if not outcome.success:
             raise self._ended_by(RuntimeError("it reports a failure that no node explains"))
         return self.record()
 
+    def _run(
+        self, only: set[str] | None, watchers: Sequence[Watcher]
+    ) -> tuple[Outcome, list[NodeResult]]:
+        """Run dbt once, and take up its results; also those of ephemeral models that failed."""
+        started = time.monotonic()
+        causes: dict[str, Cause] = {}
+        before = dict(self.results)
+
+        def read(result: Any) -> NodeResult:
+            attempts = _attempts(before, result.node.unique_id) + (str(result.status) != SKIPPED)
+            return NodeResult.from_dbt(result, causes, attempts, self.name)
+
+        for watcher in watchers:
+            watcher.stage_started(self.name, len(self.selected if only is None else only))
+        recorder = Recorder(self.name, read, self._journal, watchers)
+        try:
+            outcome = self.session.invoke(
+                self.command,
+                [*self.arguments, *self.flags],
+                recorder,
+                only=only,
+                causes=causes,
+            )
+        finally:
+            recorder.close()
+            self.seconds += time.monotonic() - started
+            self.results |= recorder.results
+            for watcher in watchers:
+                watcher.stage_finished(self.name)
+        self.returned = outcome.returned
+        for result in outcome.results:
+            unique_id = result.node.unique_id
+            # Hooks, and what `fail-fast` left, have a result that nobody saw come.
+            self.results[unique_id] = recorder.results.get(unique_id) or read(result)
+            if self.command != ["source", "freshness"]:
+                self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)
+        return outcome, list(recorder.inlined.values())
+
     def record(self) -> dict[str, Any]:
         """Plain JSON-able data: counts by status, seconds, attempts, and what failed or warned."""
-        nodes = self.results.values()
+        nodes = self._counted()
         return {
-            "nodes": len(self.results),
+            "nodes": len(nodes),
             "statuses": counts(nodes),
             "seconds": round(self.seconds, 2),
             "attempts": self.attempts,
@@ -128,6 +144,10 @@ class DbtStage:
             "failed": [_brief(node) for node in nodes if node.failed],
             "warned": [_brief(node) for node in nodes if node.status == "warn"],
         }
+
+    def _counted(self) -> list[NodeResult]:
+        """The nodes, and of the hooks those that failed: dbt does not count the others either."""
+        return [r for r in self.results.values() if r.resource_type != "operation" or r.failed]
 
     def _left(self) -> set[str] | None:
         """Ids of the nodes to run; none for all that the selection holds."""
@@ -139,18 +159,6 @@ class DbtStage:
             return set(self.selected) - set(self.results)
         return None
 
-    def _reader(self, causes: Mapping[str, Cause]) -> Callable[[Any], NodeResult]:
-        before = dict(self.results)
-
-        def read(event: Any) -> NodeResult:
-            unique_id = event.data.node_info.unique_id
-            skipped = event.data.run_result.status == SKIPPED
-            attempts = _attempts(before, unique_id) + (not skipped)
-            node = self.session.node(unique_id)
-            return NodeResult.from_event(event, node, causes, attempts, self.name)
-
-        return read
-
     def _compiled(self, unique_id: str) -> str | None:
         compiled = self.session.compiled(unique_id)
         return None if compiled is None else str(compiled[0])
@@ -160,10 +168,11 @@ class DbtStage:
 
     def _failed(self, failed: list[NodeResult]) -> StageFailed:
         first = first_cause(failed)
-        skipped = sum(node.status == SKIPPED for node in self.results.values())
+        nodes = self._counted()
+        skipped = sum(node.status == SKIPPED for node in nodes)
         message = " ".join((first.message or first.status).split())
         return StageFailed(
-            f"{self.name}: {len(failed)} of {len(self.results)} nodes failed, {skipped} skipped. "
+            f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
             mend=f"correct it, and to see it again: "

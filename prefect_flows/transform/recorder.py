@@ -30,17 +30,22 @@ class Watcher(Protocol):
 
 
 class Recorder:
-    """A listener for dbt's events whose work is done by a thread of its own.
+    """Hands on what happens to the nodes of a stage, by a thread of its own.
 
-    dbt's threads only put the event into a queue. What came in while the thread was busy is handed
-    on together: first to the journal, then to the watchers, so that whatever a person sees done
-    will not be done again.
+    dbt's threads only put it into a queue. What came in while the thread was busy is handed on
+    together: first to the journal, then to the watchers, so that whatever a person sees done will
+    not be done again.
 
     Args:
         name: the stage's name.
-        read: makes a result of a `NodeFinished` event.
+        read: makes a result of dbt's.
         journal: makes results safe.
         watchers: are told of them afterwards.
+
+    Attributes:
+        results: node's id → its result, of all that ended.
+        inlined: the same of ephemeral models that failed. dbt lists no result of these: it skips
+            what they are part of.
     """
 
     def __init__(
@@ -51,19 +56,29 @@ class Recorder:
         watchers: Sequence[Watcher],
     ) -> None:
         self.results: dict[str, NodeResult] = {}
+        self.inlined: dict[str, NodeResult] = {}
         self._name = name
         self._read = read
         self._journal = journal
         self._watchers = watchers
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], NodeResult | None] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="millrace-recorder", daemon=True)
         self._thread.start()
 
+    def started(self, node: Any) -> None:
+        """Take a node that begins."""
+        self._queue.put(lambda: self._say_started(node))
+
+    def finished(self, result: Any) -> None:
+        """Take dbt's result of a node."""
+        self._queue.put(lambda: self._take(result))
+
     def listen(self, event: Any) -> None:
-        """Take an event of dbt."""
-        if event.info.name in ("NodeStart", "NodeFinished") or event.info.level == "warn":
-            self._queue.put(event)
+        """Take a warning of dbt; what it says of a node's result comes with the result."""
+        if event.info.level == "warn" and not event.info.name.startswith("Log"):
+            text = " ".join(event.info.msg.split())
+            self._queue.put(lambda: self._say_warned(text))
 
     def close(self) -> None:
         """Wait until everything taken so far is handed on."""
@@ -74,38 +89,37 @@ class Recorder:
 
     def _work(self) -> None:
         try:
-            while self._hand_on(self._taken()):
+            while self._hand_on():
                 pass
         except BaseException as error:  # noqa: BLE001 # raised again by `close`, in the main thread
             self._failure = error
 
-    def _taken(self) -> list[Any]:
-        """What has come in: at least one event."""
-        events = [self._queue.get()]
+    def _hand_on(self) -> bool:
+        """Hand on what has come in, at least one thing; whether there may be more."""
+        things = [self._queue.get()]
         while not self._queue.empty():
-            events.append(self._queue.get())
-        return events
-
-    def _hand_on(self, events: list[Any]) -> bool:
-        """Hand on the events; whether there may be more."""
-        finished = [
-            self._read(e) for e in events if e is not None and e.info.name == "NodeFinished"
-        ]
-        self.results |= {result.unique_id: result for result in finished}
+            things.append(self._queue.get())
+        finished = [result for take in things if take is not None and (result := take())]
         if finished:
             self._journal(finished)
-        for event in events:
-            if event is not None and event.info.name != "NodeFinished":
-                self._say(event)
-        if finished:
+            self.results |= {result.unique_id: result for result in finished}
             for watcher in self._watchers:
                 watcher.nodes_finished(self._name, finished)
-        return None not in events
+        return None not in things
 
-    def _say(self, event: Any) -> None:
+    def _take(self, result: Any) -> NodeResult | None:
+        taken = self._read(result)
+        if not result.node.is_ephemeral_model:
+            return taken
+        if taken.failed:
+            self.inlined[taken.unique_id] = taken
+            self._say_warned(f"ephemeral model {taken.name} failed: {taken.message}")
+        return None
+
+    def _say_started(self, node: Any) -> None:
         for watcher in self._watchers:
-            if event.info.name == "NodeStart":
-                info = event.data.node_info
-                watcher.node_started(self._name, info.unique_id, info.resource_type, info.node_name)
-            elif not event.info.name.startswith("Log"):
-                watcher.warned(" ".join(event.info.msg.split()))
+            watcher.node_started(self._name, node.unique_id, str(node.resource_type), node.name)
+
+    def _say_warned(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.warned(text)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
-
-from google.protobuf.json_format import MessageToDict
 
 from prefect_flows.causes import Cause
 
 # What dbt's own retry calls for a second try, and what ends its command line with exit code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 SKIPPED = "skipped"
-# Resource types whose result is a number of rows.
-TESTS = frozenset({"test", "unit_test"})
 
 
 @dataclass(frozen=True)
@@ -80,15 +76,30 @@ class NodeResult:
 
     @classmethod
     def from_dbt(cls, result: Any, causes: Mapping[str, Cause], attempts: int, stage: str) -> Self:
-        """Read one entry of dbt's results."""
+        """Read one entry of dbt's results.
+
+        A test that returned rows and a source that is too old are faults of the data. An error that
+        never reached an adapter (a contract, a macro, a failed hook) is one of the code.
+        """
+        node = result.node
+        status = str(result.status)
+        stale = str(node.resource_type) == "source" and status in ("error", "warn")
         timing = [(t.started_at, t.completed_at) for t in result.timing if t.completed_at]
-        return cls._read(
-            result.node,
-            str(result.status),
-            causes,
-            message=result.message or None,
+        cause = None
+        if status in FAILED:
+            of_data = status == "fail" or stale
+            cause = causes.get(node.unique_id, Cause.DATA if of_data else Cause.CODE)
+        return cls(
+            unique_id=node.unique_id,
+            name=node.name,
+            resource_type=str(node.resource_type),
+            path=node.original_file_path,
+            fqn=tuple(node.fqn),
+            status=status,
+            message=result.message or (_staleness(result) if stale else None),
             seconds=round(result.execution_time, 3),
             failures=result.failures,
+            cause=cause,
             attempts=attempts,
             stage=stage,
             started_at=min((_utc(start) for start, _ in timing), default=None),
@@ -97,55 +108,16 @@ class NodeResult:
             response=dict(getattr(result, "adapter_response", None) or {}),
         )
 
-    @classmethod
-    def from_event(
-        cls, event: Any, node: Any, causes: Mapping[str, Cause], attempts: int, stage: str
-    ) -> Self:
-        """Read dbt's event `NodeFinished`, which says the same as the result of the node.
 
-        Args:
-            node: the node in the manifest.
-        """
-        result = event.data.run_result
-        timing = [
-            (t.started_at.ToDatetime(UTC), t.completed_at.ToDatetime(UTC))
-            for t in result.timing_info
-            if t.HasField("completed_at")
-        ]
-        status = result.status
-        return cls._read(
-            node,
-            status,
-            causes,
-            message=result.message or None,
-            seconds=round(result.execution_time, 3),
-            # The event has a number for every node, and 0 where the result has none.
-            failures=result.num_failures if str(node.resource_type) in TESTS else None,
-            attempts=attempts,
-            stage=stage,
-            started_at=min((start for start, _ in timing), default=None),
-            completed_at=max((end for _, end in timing), default=None),
-            thread=result.thread or None,
-            response=MessageToDict(result.adapter_response),
-        )
-
-    @classmethod
-    def _read(cls, node: Any, status: str, causes: Mapping[str, Cause], **values: Any) -> Self:
-        # A test that returned rows is a fault of the data. An error that never reached an adapter
-        # (a contract, a macro, a failed hook) is one of the code.
-        cause = None
-        if status in FAILED:
-            cause = causes.get(node.unique_id, Cause.DATA if status == "fail" else Cause.CODE)
-        return cls(
-            unique_id=node.unique_id,
-            name=node.name,
-            resource_type=str(node.resource_type),
-            path=node.original_file_path,
-            fqn=tuple(node.fqn),
-            status=status,
-            cause=cause,
-            **values,
-        )
+def _staleness(result: Any) -> str:
+    """How old a source is, and how old it may be; dbt's result has no message for it."""
+    age = timedelta(seconds=round(result.age))
+    limit = result.node.freshness
+    allowed = limit.error_after if str(result.status) == "error" else limit.warn_after
+    return (
+        f"last loaded {result.max_loaded_at:%Y-%m-%d %H:%M} UTC, {age} ago; "
+        f"{result.status} after {allowed.count} {allowed.period}s"
+    )
 
 
 def _utc(moment: datetime) -> datetime:

@@ -21,10 +21,6 @@ from dbt_common.events.event_manager import EventManager
 from jinja2 import environment as jinja_environment
 from jinja2 import runtime as jinja_runtime
 
-# The events of level debug that the pipeline listens to. dbt fires over twenty of them a node.
-HEARD = frozenset({"NodeStart", "NodeFinished"})
-
-
 # dbt strips quotes when it compares names approximately.
 QUOTES = frozenset("\"`'")
 
@@ -45,14 +41,14 @@ def spared() -> Iterator[None]:
 def unheard_events_not_built() -> Iterator[None]:
     """Build an event's message only when somebody hears it.
 
-    Every debug event becomes two protobuf messages, built field by field, and the log file at
-    level `info` and our callback drop nearly all of them.
+    dbt fires over twenty debug events a node. Each becomes two protobuf messages, built field by
+    field, which the log file at level `info` and our callback then drop.
     """
     build = BaseEvent.__init__
     fire = EventManager.fire_event
 
     def keep_arguments(self: BaseEvent, *args: Any, **kwargs: Any) -> None:
-        if self.level_tag() is EventLevel.DEBUG and type(self).__name__ not in HEARD:
+        if self.level_tag() is EventLevel.DEBUG:
             object.__setattr__(self, "_arguments", (args, kwargs))
         else:
             build(self, *args, **kwargs)
@@ -72,7 +68,7 @@ def unheard_events_not_built() -> Iterator[None]:
         node: Any = None,
         force_warn_or_error_handling: bool = False,
     ) -> None:
-        unheard = (level or e.level_tag()) is EventLevel.DEBUG and type(e).__name__ not in HEARD
+        unheard = (level or e.level_tag()) is EventLevel.DEBUG
         if not unheard or force_warn_or_error_handling:
             fire(self, e, level, node, force_warn_or_error_handling)
 

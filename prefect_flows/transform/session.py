@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,9 @@ from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreacha
 from prefect_flows.targets import Profile
 from prefect_flows.transform.causes import recorded_causes
 from prefect_flows.transform.only import narrowed_to
+from prefect_flows.transform.recorder import Recorder
 from prefect_flows.transform.savings import spared
+from prefect_flows.transform.seen import nodes_seen
 
 # dbt's generated event messages carry no types.
 Listener = Callable[[Any], None]
@@ -289,7 +291,7 @@ class DbtSession:
         self,
         command: Sequence[str],
         arguments: Sequence[str] = (),
-        on_event: Listener | None = None,
+        recorder: Recorder | None = None,
         *,
         only: Collection[str] | None = None,
         causes: dict[str, Cause] | None = None,
@@ -300,13 +302,22 @@ class DbtSession:
         manifest was written by the parse.
 
         Args:
+            recorder: is told of each node that begins and ends, and of dbt's warnings.
             only: ids of the nodes to which the selection is narrowed.
             causes: takes up why each node failed, before its event `NodeFinished`.
         """
         manifest = self.manifest
-        with spared(), narrowed_to(only), recorded_causes({} if causes is None else causes):
+        with ExitStack() as contexts:
+            contexts.enter_context(spared())
+            contexts.enter_context(narrowed_to(only))
+            if causes is not None:
+                contexts.enter_context(recorded_causes(causes))
+            if recorder is not None:
+                contexts.enter_context(nodes_seen(recorder.started, recorder.finished))
             return self._invoke(
-                [*command, *arguments, "--no-write-json"], on_event, manifest=manifest
+                [*command, *arguments, "--no-write-json"],
+                recorder.listen if recorder is not None else None,
+                manifest=manifest,
             )
 
     def _invoke(
@@ -321,6 +332,7 @@ class DbtSession:
             "--profiles-dir", self._folder.name,
             "--target", self.profile.target,
             "--vars", json.dumps(self.vars),
+            "--no-use-colors",
             "--log-level", "none",
             "--log-level-file", "info",
             "--log-path", str(self.log_dir),

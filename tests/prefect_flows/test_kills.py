@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -255,7 +256,7 @@ def test_a_half_written_line_is_left_out_and_changed_code_runs_again(chained: Sc
 
     with started(chained, chained.folder) as process:
         seen = []
-        names = [line.split("  ")[2].split()[1] for line in nodes(process, seen)]
+        names = [re.split(r" +", line.partition(" of ")[2])[3] for line in nodes(process, seen)]
         assert process.wait() == 0, "".join(seen)
 
     assert "3 nodes are done, 2 changed since" in "".join(seen)

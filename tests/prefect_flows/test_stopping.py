@@ -113,7 +113,7 @@ def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
     again = scratch.run_pipeline(*arguments, "--no-wait")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Going on with run" in again.stderr
-    assert "1 resumed" in again.stdout or "2 nodes are done" in again.stderr
+    assert " nodes are done, " in again.stderr
 
 
 def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
@@ -200,7 +200,8 @@ def test_when_the_api_dies_dbt_finishes_and_the_run_says_what_it_could_not_repor
     scratch.properties(
         models=[{"name": "slow", "columns": [{"name": "id", "data_tests": ["unique"]}]}]
     )
-    with running(scratch) as process:
+    # Prefect's client tries for some minutes to tell how the flow run ended; here it is to give up.
+    with running(scratch, PREFECT_CLIENT_MAX_RETRIES="1") as process:
         wait_until(scratch, process)
         server = psutil.Process(own_server.server["pid"])
         for child in [*server.children(recursive=True), server]:
@@ -210,8 +211,10 @@ def test_when_the_api_dies_dbt_finishes_and_the_run_says_what_it_could_not_repor
     said = output(scratch)
     assert code == 2, said
     assert "PrefectUnreachable: The run is over, and its end could not be reported" in said
-    assert "Could not be reported to Prefect: artifact scratch-report" in said
+    assert "Prefect could not be told of: artifact scratch-report" in said
+    assert "Results and report are in" in said
     assert "Target scratch is done in" in said
     assert scratch.relations() == {"numbers", "doubled", "slow"}
     state = scratch.folder / ".local" / "state" / "targets" / "scratch"
-    assert (state / "run_results.json").exists()
+    assert "unique_slow_id" in (state / "run_results.json").read_text()
+    assert "artifact scratch-report" in (state / "report.html").read_text()

@@ -36,12 +36,18 @@ SCENARIOS = [
     Scenario("tests", OF_TESTS, skip=NO_SOURCE),
     Scenario("everything", EVERY, skip=NO_SOURCE),
     # One trouble alone, which alone decides how the run ends. The strategies are shared out
-    # among them where they would run the same command of dbt on the same nodes.
+    # among them, for time; both meet each trouble in the scenarios above.
     Scenario("stale", ("stale",), ("source:raw.archive+",), strategies=RUN_THEN_TEST),
     Scenario("source_missing", ("source_missing",), ("source:raw.missing+",), strategies=BUILD),
-    Scenario("bad_seed", ("bad_seed",), ("bad_colours+",), unselected=NO_SOURCE),
     Scenario(
-        "bad_snapshot", ("bad_snapshot",), ("bad_snapshot+",), unselected=("freshness", "seed")
+        "bad_seed", ("bad_seed",), ("bad_colours+",), unselected=NO_SOURCE, strategies=RUN_THEN_TEST
+    ),
+    Scenario(
+        "bad_snapshot",
+        ("bad_snapshot",),
+        ("bad_snapshot+",),
+        unselected=("freshness", "seed"),
+        strategies=RUN_THEN_TEST,
     ),
     Scenario(
         "sql_error",
@@ -49,6 +55,7 @@ SCENARIOS = [
         ("orders", "tag:sql_error"),
         skip=NO_SOURCE,
         unselected=ONLY_MODELS,
+        strategies=BUILD,
     ),
     Scenario(
         "contract_breach",
@@ -72,8 +79,20 @@ SCENARIOS = [
         unselected=ONLY_MODELS,
         strategies=BUILD,
     ),
-    Scenario("bad_batch", ("bad_batch",), ("tag:bad_batch",), unselected=ONLY_MODELS),
-    Scenario("test_fail", ("test_fail",), ("orders", "fails"), unselected=ONLY_MODELS),
+    Scenario(
+        "bad_batch",
+        ("bad_batch",),
+        ("tag:bad_batch",),
+        unselected=ONLY_MODELS,
+        strategies=RUN_THEN_TEST,
+    ),
+    Scenario(
+        "test_fail",
+        ("test_fail",),
+        ("orders", "fails"),
+        unselected=ONLY_MODELS,
+        strategies=RUN_THEN_TEST,
+    ),
     Scenario(
         "threshold_fail", ("threshold_fail",), ("orders",), unselected=ONLY_MODELS, strategies=BUILD
     ),
@@ -91,7 +110,9 @@ SCENARIOS = [
         unselected=ONLY_TESTS,
         strategies=BUILD,
     ),
-    Scenario("unit_fail", ("unit_fail",), ("+customers",), skip=NO_SOURCE, strategies=BUILD),
+    Scenario(
+        "unit_fail", ("unit_fail",), ("+customer_versions",), skip=NO_SOURCE, strategies=BUILD
+    ),
     Scenario("start_hook", ("start_hook",), ("orders",), unselected=ONLY_MODELS),
     Scenario(
         "start_hook before an exposure",
@@ -100,7 +121,7 @@ SCENARIOS = [
         unselected=ONLY_MODELS,
         strategies=BUILD,
     ),
-    Scenario("end_hook", ("end_hook",), ("orders",), unselected=ONLY_MODELS),
+    Scenario("end_hook", ("end_hook",), ("orders",), unselected=ONLY_MODELS, strategies=BUILD),
     Scenario(
         "fail_fast in models",
         OF_MODELS,
@@ -108,7 +129,14 @@ SCENARIOS = [
         unselected=ONLY_MODELS,
         **SERIAL,
     ),
-    Scenario("fail_fast in tests", OF_TESTS, ("orders",), unselected=ONLY_MODELS, **SERIAL),
+    Scenario(
+        "fail_fast in tests",
+        OF_TESTS,
+        ("orders",),
+        unselected=ONLY_MODELS,
+        strategies=BUILD,
+        **SERIAL,
+    ),
     Scenario(
         "warnings are errors",
         (),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect_flows.causes import Cause
 from prefect_flows.transform.results import NodeResult, left_to_do
 
@@ -27,7 +29,7 @@ def node(name: str, status: str, cause: Cause | None = None) -> NodeResult:
 
 def left(*nodes: NodeResult) -> set[str]:
     results = {node.unique_id: node for node in nodes}
-    return {node.unique_id for node in left_to_do(results, CHILDREN)}
+    return left_to_do(results, CHILDREN, {"model": 1, "test": 0})
 
 
 def test_what_failed_for_a_passing_cause_and_what_was_skipped_for_it() -> None:
@@ -39,6 +41,14 @@ def test_what_failed_for_a_passing_cause_and_what_was_skipped_for_it() -> None:
 def test_nothing_when_no_cause_may_pass() -> None:
     assert left(node("bad", "error", Cause.CODE), node("d", "skipped")) == set()
     assert left(node("bad", "fail", Cause.DATA)) == set()
+
+
+def test_each_type_of_node_has_its_own_number_of_retries() -> None:
+    lost = node("lost", "error", Cause.TRANSIENT)
+    assert left(replace(lost, attempts=1), node("a", "skipped")) == {"lost", "a"}
+    assert left(replace(lost, attempts=2), node("a", "skipped")) == set()
+    tests = [replace(lost, resource_type="test"), replace(lost, unique_id="bad")]
+    assert left(*tests) == {"bad"}, "a test has none left, and the model has one"
 
 
 def test_what_lies_behind_a_lasting_failure_stays_skipped() -> None:

@@ -1,0 +1,39 @@
+"""Sees each node of a dbt command begin and end, as dbt's own bookkeeping does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dbt.task.base import BaseRunner
+from dbt.task.runnable import GraphRunnableTask
+
+
+@contextmanager
+def nodes_seen(started: Callable[[Any], None], finished: Callable[[Any], None]) -> Iterator[None]:
+    """Call back with each node that begins, and with dbt's result of each that ended.
+
+    dbt fires events for both, at the price of four protobuf messages a node, and `NodeFinished` for
+    every batch of a microbatch model too. Its tasks take up each result once, in one method,
+    `_handle_result`; it and `call_runner` are wrapped here for the time of an invocation. Both are
+    called in dbt's threads, and what is called back must not hold them up.
+    """
+    call_runner = GraphRunnableTask.call_runner
+    handle_result = GraphRunnableTask._handle_result  # noqa: SLF001 # dbt offers no other place
+
+    def seen_call(self: GraphRunnableTask, runner: BaseRunner[Any, Any], *args: Any) -> Any:
+        started(runner.node)
+        return call_runner(self, runner, *args)
+
+    def seen_result(self: GraphRunnableTask, result: Any) -> None:
+        finished(result)
+        handle_result(self, result)
+
+    setattr(GraphRunnableTask, call_runner.__name__, seen_call)
+    setattr(GraphRunnableTask, handle_result.__name__, seen_result)
+    try:
+        yield
+    finally:
+        setattr(GraphRunnableTask, call_runner.__name__, call_runner)
+        setattr(GraphRunnableTask, handle_result.__name__, handle_result)
