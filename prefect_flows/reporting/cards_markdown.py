@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from prefect_flows.reporting.drawing import seconds
+from prefect_flows.reporting.lineage_picture import lineage_picture
 from prefect_flows.reporting.model import FailureCard, RunReport, StageLine
 from prefect_flows.reporting.timeline import timeline
 from prefect_flows.transform.results import counts
@@ -34,6 +35,9 @@ def cards_markdown(report: RunReport) -> str:
     picture = picture_markdown(report)
     if picture:
         parts += ["## Timeline", picture]
+    lineage = lineage_markdown(report)
+    if lineage:
+        parts += ["## Lineage", lineage]
     parts += [*_cards(report.cards), *_slowest(report), *_tests(report), *_marts(report)]
     return "\n\n".join(parts) + "\n"
 
@@ -48,10 +52,29 @@ def picture_markdown(report: RunReport) -> str | None:
         svg = timeline(report.nodes, report.lineage, sliver, tooltips=False)
         if not svg:
             return None
-        data = base64.b64encode(svg.encode()).decode()
-        if len(data) <= MOST_PICTURE_BYTES:
-            return f"![Timeline of the run](data:image/svg+xml;base64,{data})"
+        image = _image("Timeline of the run", svg)
+        if image:
+            return image
     return "The timeline is too large for this page; the report holds it."
+
+
+def lineage_markdown(report: RunReport) -> str | None:
+    """The lineage as an image of Markdown, and what it leaves out; none where nothing is drawn."""
+    picture = lineage_picture(report.nodes, report.lineage)
+    if picture is None:
+        return None
+    image = _image("Lineage of the run", picture.svg)
+    if image is None:
+        return "The lineage is too large for this page; the report holds it."
+    return f"{image}\n\n{escaped(picture.note)}" if picture.note else image
+
+
+def _image(title: str, svg: str) -> str | None:
+    """An image whose address holds its data; none for one that is too large."""
+    data = base64.b64encode(svg.encode()).decode()
+    if len(data) > MOST_PICTURE_BYTES:
+        return None
+    return f"![{title}](data:image/svg+xml;base64,{data})"
 
 
 def escaped(value: str, characters: int = 300) -> str:

@@ -70,8 +70,9 @@ class RunReporter:
             self._runtime.log.warning("%s", self._stored.journal.failure)
         report = None
         if self._session.is_parsed:
-            report = self._built(record, results, ended, failure)
-            self._keep(record, stages, results)
+            history = self._state.timings()
+            self._keep(record, stages, results, history)
+            report = self._built(record, results, history, ended, failure)
             self._keep_page(report)
             publish(f"{target}-report", cards_markdown(report))
         publish(f"{target}-extraction", summaries.extraction(record))
@@ -85,6 +86,7 @@ class RunReporter:
         self,
         record: Mapping[str, Any],
         results: Sequence[NodeResult],
+        history: list[dict[str, float]],
         ended: Ending,
         failure: str | None,
     ) -> RunReport:
@@ -92,7 +94,6 @@ class RunReporter:
         lineage = lineage_of(session.manifest)
         failed = [result.unique_id for result in results if result.failed]
         compiled = reports.compiled_of(session.manifest) if failed else {}
-        self._history = self._state.timings()
         facts = reports.Facts(
             target=session.profile.target,
             run_id=self._stored.header.id,
@@ -104,7 +105,7 @@ class RunReporter:
             lineage=lineage,
             results=results,
             stages=list(_stage_lines(record)),
-            history=self._history,
+            history=history,
             compiled=compiled,
             failing_rows=dict(self._failing_rows(results, lineage, compiled))
             if ended == "failed"
@@ -155,6 +156,7 @@ class RunReporter:
         record: Mapping[str, Any],
         stages: Sequence[DbtStage],
         results: Sequence[NodeResult],
+        history: list[dict[str, float]],
     ) -> None:
         documents = {i: document for stage in stages for i, document in stage.documents.items()}
         header = self._stored.header
@@ -170,7 +172,7 @@ class RunReporter:
         (self._session.target_path / RUN_RESULTS).write_bytes(merged)
         seconds = {r.unique_id: r.seconds for r in results if r.done and not r.resumed}
         if seconds:
-            self._state.add_timings(self._history, seconds)
+            self._state.add_timings(history, seconds)
         self._stored.store.put(self._session.log_dir / "dbt.log", f"{self._stored.folder}/dbt.log")
 
 

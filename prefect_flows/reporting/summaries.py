@@ -10,7 +10,7 @@ from rich.table import Table
 
 Record = Mapping[str, Any]
 
-TRANSFORMATIONS = ("seed", "snapshot", "run")
+TRANSFORMATIONS = ("seed", "snapshot", "run", "build")
 CHECKS = ("freshness", "test")
 
 
@@ -79,7 +79,11 @@ def _lines(record: Record) -> list[tuple[str, str, str]]:
             lines.append((f"dbt-{stage}", f"skipped: {done['skipped']}", ""))
         else:
             attempts = f", in {done['attempts']} attempts" if done["attempts"] > 1 else ""
-            lines.append((f"dbt-{stage}", _statuses(done) + attempts, f"{done['seconds']:.1f}"))
+            resumed = f", {done['resumed']} of them before" if done["resumed"] else ""
+            what = _statuses(done) + attempts + resumed
+            lines.append((f"dbt-{stage}", what, f"{done['seconds']:.1f}"))
+    if "docs" in record:
+        lines.append(("dbt-docs", "catalog and page", f"{record['docs']['seconds']:.1f}"))
     if "seconds" in record:
         lines.append(("whole run", "", f"{record['seconds']:.1f}"))
     return lines

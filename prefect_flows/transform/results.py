@@ -13,6 +13,8 @@ from prefect_flows.causes import Cause
 # What dbt's own retry calls for a second try, and what ends its command line with exit code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 SKIPPED = "skipped"
+# Resource types whose statements write rows; of others dbt counts the rows of a select.
+WRITTEN = frozenset({"model", "seed", "snapshot"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class NodeResult:
     @property
     def rows(self) -> int | None:
         """Rows that the statement wrote, where the warehouse says so."""
-        rows = self.response.get("rows_affected")
+        rows = self.response.get("rows_affected") if self.resource_type in WRITTEN else None
         return int(rows) if isinstance(rows, (int, float)) and rows >= 0 else None
 
     @property

@@ -266,9 +266,9 @@ class DbtSession:
         Raises:
             DbtBaseException: the warehouse refuses it.
         """
-        outcome = self.invoke(
-            ["show", "--quiet", "--inline-direct", sql, "--limit", str(limit)],
-        )
+        # Compiled SQL is no template any more.
+        inline = f"{{% raw %}}{sql}{{% endraw %}}"
+        outcome = self.invoke(["show", "--quiet", "--inline", inline, "--limit", str(limit)])
         if outcome.exception is not None:
             raise outcome.exception
         (result,) = outcome.results

@@ -41,10 +41,15 @@ def test_the_card_of_a_failed_node_can_be_read_in_prefect(
         ],
     )
     assert scratch.run_pipeline("--strategy", "build").returncode == 1
-    texts = project.artifacts(project.last_run(scratch.target))
+    run = project.last_run(scratch.target)
+    texts = project.artifacts(run)
+    (report,) = project.asked(
+        "artifacts",
+        artifacts={"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["scratch-report"]}},
+    )
 
     page = browser.new_page(viewport={"width": 1280, "height": 2400})
-    page.goto(f"{project.api_url.removesuffix('/api')}/artifacts/key/{scratch.target}-report")
+    page.goto(f"{project.api_url.removesuffix('/api')}/artifacts/artifact/{report['id']}")
     page.get_by_role("heading", name="on scratch: failed").wait_for(timeout=60_000)
     seen = page.locator("body").inner_text()
     page.screenshot(path=tmp_path / "report.png", full_page=True)
@@ -59,8 +64,9 @@ def test_the_card_of_a_failed_node_can_be_read_in_prefect(
         "board",
     ):
         assert words in seen, f"{words!r} cannot be read in:\n{seen}"
-    picture = page.locator("img[alt='Timeline of the run']")
-    assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
+    for title in ("Timeline of the run", "Lineage of the run"):
+        picture = page.locator(f"img[alt='{title}']")
+        assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
     page.close()
     for text in texts.values():
         assert "example.org" not in text.replace("board@example.org", "")

@@ -13,6 +13,7 @@ PASSED = {
     "statuses": {"success": 2},
     "seconds": 1.5,
     "attempts": 2,
+    "resumed": 0,
     "failed": [],
     "warned": [],
 }
@@ -21,6 +22,7 @@ FAILED = {
     "statuses": {"pass": 1, "fail": 1, "warn": 1},
     "seconds": 0.5,
     "attempts": 1,
+    "resumed": 0,
     "failed": [
         {
             "node": "test.millrace.a",

@@ -178,7 +178,16 @@ class Doors:
         selected = [argument for node in scenario.select for argument in ("--select", node)]
         other = [] if strategy == "run_then_test" else ["--strategy", strategy]
         done = self.project.pipeline(
-            *("--target", scenario.target, "--skip", "ingest", "--vars", scenario.variables()),
+            *(
+                "--target",
+                scenario.target,
+                "--skip",
+                "ingest",
+                "--skip",
+                "docs",
+                "--vars",
+                scenario.variables(),
+            ),
             *skipped,
             *selected,
             *other,

@@ -88,17 +88,13 @@ class Truth:
 
 
 def statuses_in(folder: Path) -> dict[str, tuple[str, int | None]]:
-    """Node's id → status and failures, from the results of nodes and of sources in a folder.
+    """Node's id → status and failures, from the results in a folder.
 
     Hooks are nodes like others; their last run counts.
     """
-    statuses: dict[str, tuple[str, int | None]] = {}
-    for artifact in ("sources.json", "run_results.json"):
-        file = folder / artifact
-        if file.exists():
-            for result in json.loads(file.read_text())["results"]:
-                statuses[result["unique_id"]] = (result["status"], result.get("failures"))
-    return statuses
+    file = folder / "run_results.json"
+    results = json.loads(file.read_text())["results"] if file.exists() else []
+    return {result["unique_id"]: (result["status"], result["failures"]) for result in results}
 
 
 def statuses_in_log(file: Path) -> dict[str, tuple[str, int | None]]:
