@@ -23,9 +23,10 @@ from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable, RunCancelled
+from prefect_flows.parameters import Parameters, Strategy
 from prefect_flows.pulse import API_ERRORS
 from prefect_flows.reporting import summaries
-from prefect_flows.run import Parameters, Strategy, run_pipeline
+from prefect_flows.run import run_pipeline
 from prefect_flows.runtime import WithoutPrefect
 from prefect_flows.settings import STAGES, Stage, load_settings
 from prefect_flows.stages import say_expected_errors_without_stack

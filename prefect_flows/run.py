@@ -3,79 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
-
-import filelock
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from prefect_flows import sources
 from prefect_flows.errors import MillraceError, RunCancelled, StageFailed, StageTimedOut
+from prefect_flows.exclusive import alone
+from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
 from prefect_flows.reporting.of_run import RunReporter
-from prefect_flows.runtime import SAY_SECONDS, Holder, Runtime, busy
-from prefect_flows.settings import Settings, Stage, StagePolicy
-from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, last_run, prune
+from prefect_flows.runtime import Runtime
+from prefect_flows.settings import Settings, StagePolicy
+from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, prune
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target import MANIFEST, SOURCES, TargetState
-from prefect_flows.targets import Profile, TargetName
+from prefect_flows.targets import Profile
 from prefect_flows.transform.code import CodeHashes
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.resume import Done, done_before, node_entry, stage_entry
 from prefect_flows.transform.session import DbtSession, Selection
-
-Strategy = Literal["run_then_test", "build"]
-
-# Stage → dbt's command, and the resource types it runs.
-FRESHNESS = (["source", "freshness"], ("source",))
-RUN_THEN_TEST = {
-    "freshness": FRESHNESS,
-    "seed": (["seed"], ("seed",)),
-    "snapshot": (["snapshot"], ("snapshot",)),
-    "run": (["run"], ("model",)),
-    "test": (["test"], ("test", "unit_test")),
-}
-BUILT = ("seed", "snapshot", "model", "test", "unit_test", "function", "saved_query", "exposure")
-STAGES_OF = {
-    "run_then_test": RUN_THEN_TEST,
-    "build": {"freshness": FRESHNESS, "build": (["build"], BUILT)},
-}
-# What `skip` leaves out of a build.
-TYPES_OF_STAGE: dict[Stage, tuple[str, ...]] = {
-    "seed": ("seed",),
-    "snapshot": ("snapshot",),
-    "run": ("model",),
-    "test": ("test", "unit_test"),
-}
-
-
-class Parameters(BaseModel):
-    """The pipeline's parameters, validated. The flow's docstring says what each is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    target: TargetName = "dev"
-    sources: list[str] | None = None
-    select: list[str] = Field(default_factory=list)
-    exclude: list[str] = Field(default_factory=list)
-    full_refresh: bool = False
-    vars: dict[str, Any] = Field(default_factory=dict)
-    skip: list[Stage] = Field(default_factory=list)
-    strategy: Strategy = "run_then_test"
-    changed: bool = False
-    fresh: bool = False
-    wait: bool = True
-
-    def identity(self) -> dict[str, Any]:
-        """What two runs have to share for one to go on from the other."""
-        return self.model_dump(mode="json", exclude={"fresh", "wait"})
-
-    @property
-    def whole(self) -> bool:
-        """Whether the run leaves out nothing that may have changed."""
-        built = {"seed", "snapshot", "run", "test"}
-        return not (self.select or self.exclude or built & set(self.skip))
 
 
 def run_pipeline(
@@ -94,7 +40,7 @@ def run_pipeline(
         MillraceError: a setting is wrong, a server does not answer, or a stage failed.
     """
     try:
-        with runtime.stopping(), _alone(parameters, store, runtime):
+        with runtime.stopping(), alone(parameters, store, runtime):
             return _PipelineRun(parameters, profile, settings, store, runtime).run()
     finally:
         if runtime.unreported:
@@ -103,55 +49,6 @@ def run_pipeline(
                 "; ".join(runtime.unreported),
                 f"{store.url}/targets/{parameters.target}",
             )
-
-
-@contextmanager
-def _alone(parameters: Parameters, store: StateStore, runtime: Runtime) -> Iterator[None]:
-    """Hold the target: by a lock in the folder of the state store, and by the runtime's lease.
-
-    The lock keeps runs with and without Prefect apart that share a state folder; it ends with the
-    process that holds it.
-    """
-    target = parameters.target
-
-    def holder() -> str:
-        last = last_run(store, target)
-        if last is None or last[1].ended is not None:
-            return "a run that has just begun, or was killed less than a minute ago"
-        header = last[1]
-        return (
-            f"run {header.url or header.id} (process {header.process} on {header.host}, "
-            f"since {header.started_at:%Y-%m-%d %H:%M:%S} UTC)"
-        )
-
-    with _locked(parameters, store, runtime, holder):  # noqa: SIM117 # in this order
-        with runtime.lease(target, holder, wait=parameters.wait):
-            yield
-
-
-@contextmanager
-def _locked(
-    parameters: Parameters, store: StateStore, runtime: Runtime, holder: Holder
-) -> Iterator[None]:
-    if store.folder is None:
-        yield
-        return
-    file = store.folder / "locks" / f"{parameters.target}.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(file)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout as error:
-        if not parameters.wait:
-            raise busy(parameters.target, holder(), str(file)) from error
-    while not lock.is_locked:
-        runtime.log.info("Target %r is taken. Waiting for %s.", parameters.target, holder())
-        with suppress(filelock.Timeout):
-            lock.acquire(timeout=SAY_SECONDS, poll_interval=0.5)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _PipelineRun:
@@ -193,6 +90,8 @@ class _PipelineRun:
         """Run it, and leave its report behind however it ends."""
         ended: Ending = "failed"
         failure: str | None = "The run ended before its last stage did; its log says why."
+        # dbt adds to its log; the state store keeps this run's.
+        (self.session.log_dir / "dbt.log").unlink(missing_ok=True)
         with self.session, self.reporter.live():
             try:
                 self._run_stages()
@@ -392,7 +291,3 @@ class _PipelineRun:
             keep=self.settings.keep_runs,
             keep_days=self.settings.keep_days,
         )
-
-
-# Stages that `full_refresh` is for.
-REFRESHED = frozenset({"seed", "run", "build"})

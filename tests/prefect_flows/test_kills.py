@@ -282,3 +282,26 @@ def test_fresh_starts_over_and_other_parameters_are_another_run(chained: Scratch
             assert len(list(nodes(process, seen))) == 10, "".join(seen)
             assert process.wait() == 0
         assert "Going on with run" not in "".join(seen)
+
+
+def test_killed_between_the_last_node_and_the_hooks_the_hooks_run(scratch: Scratch) -> None:
+    scratch.query("create table public.executions (node text)", scratch.database)
+    project_file = scratch.folder / "dbt" / "dbt_project.yml"
+    text = project_file.read_text()
+    project_file.write_text(text + 'on-run-end: ["select pg_sleep(60)"]\n')
+    with started(scratch, scratch.folder) as process:
+        finished = nodes(process, [])
+        assert len([next(finished), next(finished)]) == 2
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    project_file.write_text(
+        text + "on-run-end: [\"insert into public.executions values ('hook')\"]\n"
+    )
+
+    with started(scratch, scratch.folder) as process:
+        seen: list[str] = []
+        assert list(nodes(process, seen)) == []
+        assert process.wait() == 0, "".join(seen)
+
+    assert "2 nodes are done, 0 changed since" in "".join(seen)
+    assert executions(scratch) == {"hook": 1}
