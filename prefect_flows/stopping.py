@@ -25,10 +25,11 @@ class Stop:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._is_heard = False
 
     def request(self, reason: str) -> None:
-        """Stop the run from any thread."""
-        if self.reason is None:
+        """Stop the run from any thread; nothing happens where nobody would hear it."""
+        if self.reason is None and self._is_heard:
             self.reason = reason
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
@@ -50,11 +51,13 @@ class Stop:
             raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGTERM, interrupt)
+        self._is_heard = True
         try:
             yield
         except KeyboardInterrupt as error:
             raise self.cancelled() from error
         finally:
+            self._is_heard = False
             signal.signal(signal.SIGTERM, before)
 
     def cancelled(self) -> RunCancelled:
