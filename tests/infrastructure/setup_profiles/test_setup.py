@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -40,8 +42,25 @@ class Api:
         return {block["name"]: block for block in found if not block["is_anonymous"]}
 
     def delete(self, name: str) -> None:
-        url = f"{self.url}/block_documents/{self.blocks()[name]['id']}"
-        while httpx.delete(url).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        self._delete(f"block_documents/{self.blocks()[name]['id']}")
+
+    def limits(self) -> dict[str, int]:
+        """Global concurrency limits that are ours, by name."""
+        found = httpx.post(f"{self.url}/v2/concurrency_limits/filter", json={}).json()
+        return {each["name"]: each["limit"] for each in found if "millrace" in each["name"]}
+
+    def variable(self) -> Any:
+        answer = httpx.get(f"{self.url}/variables/name/millrace_state_url")
+        return answer.json()["value"] if answer.is_success else None
+
+    def delete_other_objects(self) -> None:
+        for name in self.limits():
+            self._delete(f"v2/concurrency_limits/{name}")
+        if self.variable() is not None:
+            self._delete("variables/name/millrace_state_url")
+
+    def _delete(self, path: str) -> None:
+        while httpx.delete(f"{self.url}/{path}").status_code == httpx.codes.SERVICE_UNAVAILABLE:
             time.sleep(0.2)  # SQLite was locked by a service of the server
 
 
@@ -51,6 +70,7 @@ def empty_api(other_project: Project) -> Api:
     api = Api(other_project)
     for name in api.blocks():
         api.delete(name)
+    api.delete_other_objects()
     other_project.folder.joinpath("dbt", "profiles.yml").unlink(missing_ok=True)
     return api
 
@@ -78,10 +98,11 @@ def test_a_second_run_changes_nothing(other_project: Project, empty_api: Api) ->
     second = other_project.setup("--outputs", file)
 
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "Blocks: 6 created, 0 updated, 0 unchanged." in first.stdout
+    assert "Blocks: 8 created, 0 updated, 0 unchanged." in first.stdout
     assert set(before) == BLOCKS
+    assert empty_api.limits() == {"millrace-target-dev": 1, "millrace-target-prod": 1}
     assert second.returncode == 0
-    assert "Blocks: 0 created, 0 updated, 6 unchanged." in second.stdout
+    assert "Blocks: 0 created, 0 updated, 8 unchanged." in second.stdout
     assert "dbt/profiles.yml: unchanged" in second.stdout
     assert empty_api.blocks(include_secrets=True) == before
 
@@ -141,7 +162,7 @@ def test_a_change_is_planned_masked_checked_and_applied(other_project: Project, 
     assert api.blocks(include_secrets=True) == before
 
     done = other_project.setup("--outputs", changed)
-    assert "Blocks: 0 created, 2 updated, 4 unchanged." in done.stdout
+    assert "Blocks: 0 created, 2 updated, 6 unchanged." in done.stdout
     assert other_project.setup("--outputs", changed, "--check").returncode == 0
     assert "made-up-2" in json.dumps(api.blocks(include_secrets=True))
 
@@ -191,14 +212,35 @@ def test_orphans_are_named_and_removed_only_when_asked(other_project: Project, a
 
     left = other_project.setup("--outputs", only_dev)
     assert left.returncode == 0
-    assert "3 orphaned" in left.stdout
+    assert "4 orphaned" in left.stdout
     assert set(api.blocks()) == BLOCKS
     assert other_project.setup("--outputs", only_dev, "--check").returncode == 1
 
     pruned = other_project.setup("--outputs", only_dev, "--prune")
-    assert "3 removed" in pruned.stdout
+    assert "4 removed" in pruned.stdout
+    assert set(api.limits()) == {"millrace-target-dev"}
     assert set(api.blocks()) == {name for name in BLOCKS if name.endswith("-dev")}
     assert other_project.setup("--outputs", only_dev, "--check").returncode == 0
+
+
+def test_the_state_url_is_a_variable_that_follows_terraform(
+    other_project: Project, api: Api
+) -> None:
+    file = Path(outputs(other_project))
+    document = json.loads(file.read_text())
+
+    for url, action in (("gs://a/b", "create"), ("gs://a/c", "update"), ("gs://a/c", "unchanged")):
+        file.write_text(json.dumps(document | {"state_url": {"value": url}}))
+        done = other_project.setup("--outputs", str(file))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(rf"{action} +│ millrace_state_url", done.stdout)
+        assert api.variable() == url
+
+    file.write_text(json.dumps(document))
+    assert "1 orphaned" in other_project.setup("--outputs", str(file)).stdout
+    assert api.variable() == "gs://a/c"
+    assert other_project.setup("--outputs", str(file), "--prune").returncode == 0
+    assert api.variable() is None
 
 
 def test_one_target_alone_leaves_the_others(other_project: Project, empty_api: Api) -> None:
@@ -263,9 +305,10 @@ def refusing_after(api: Api, writes: int) -> Iterator[str]:
         yield f"{url}/api"
 
 
-@pytest.mark.parametrize("writes", [2, 4])
+# The limit of a target is written after its profile.
+@pytest.mark.parametrize(("writes", "made"), [(2, 2), (4, 5)])
 def test_a_run_that_is_cut_off_is_finished_by_the_next(
-    other_project: Project, empty_api: Api, writes: int
+    other_project: Project, empty_api: Api, writes: int, made: int
 ) -> None:
     file = outputs(other_project)
 
@@ -282,7 +325,7 @@ def test_a_run_that_is_cut_off_is_finished_by_the_next(
 
     done = other_project.setup("--outputs", file)
     assert done.returncode == 0, done.stderr
-    assert f"{6 - writes} created, 0 updated, {writes} unchanged" in done.stdout
+    assert f"{8 - made} created, 0 updated, {made} unchanged" in done.stdout
     assert set(empty_api.blocks()) == BLOCKS
 
 
@@ -320,7 +363,7 @@ def test_outputs_come_from_standard_input_too(other_project: Project, api: Api) 
     done = other_project.setup("--outputs", "-", text=text)
 
     assert done.returncode == 0, done.stderr
-    assert "1 updated, 2 unchanged, 3 orphaned" in done.stdout, "the password went, the rest stays"
+    assert "1 updated, 3 unchanged, 4 orphaned" in done.stdout, "the password went, the rest stays"
 
 
 @pytest.mark.parametrize(
