@@ -75,6 +75,7 @@ class RunReporter:
             report = self._built(record, results, history, ended, failure)
             self._keep_page(report)
             publish(f"{target}-report", cards_markdown(report))
+            record = _as_reported(record, report)
         publish(f"{target}-extraction", summaries.extraction(record))
         publish(f"{target}-transformation", summaries.transformation(record))
         publish(f"{target}-tests", summaries.tests(record))
@@ -174,6 +175,21 @@ class RunReporter:
         if seconds:
             self._state.add_timings(history, seconds)
         self._stored.store.put(self._session.log_dir / "dbt.log", f"{self._stored.folder}/dbt.log")
+
+
+def _as_reported(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
+    """The record with the report's messages, which hold no value where personal data is near."""
+    messages = {node.unique_id: node.message for node in report.nodes}
+
+    def cleaned(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [node | {"message": messages.get(node["node"])} for node in nodes]
+
+    return {
+        stage: done | {"failed": cleaned(done["failed"]), "warned": cleaned(done["warned"])}
+        if isinstance(done, dict) and "failed" in done
+        else done
+        for stage, done in record.items()
+    }
 
 
 def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
