@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -30,17 +29,8 @@ from prefect_flows.reporting.model import (
     TestLine,
 )
 from prefect_flows.reporting.pii import hidden_columns, spread
+from prefect_flows.transform.reproduction import command_for
 from prefect_flows.transform.results import SKIPPED, NodeResult
-
-# dbt's command for a type of node, where the stage does not say it.
-_COMMANDS = {
-    "model": "run",
-    "seed": "seed",
-    "snapshot": "snapshot",
-    "source": "source freshness",
-    "test": "test",
-    "unit_test": "test",
-}
 
 
 @dataclass(frozen=True)
@@ -175,20 +165,6 @@ def failing_rows(
         hidden_columns=tuple(column for column in columns if column in hidden),
         note=note,
     )
-
-
-def command_for(node: NodeResult, target: str, flags: str = "") -> str:
-    """The one command that runs a node alone; a hook runs with every selection."""
-    stage = node.stage.removeprefix("dbt-")
-    known = {"freshness": "source freshness", **{c: c for c in _COMMANDS.values()}}
-    command = known.get(stage) or _COMMANDS.get(node.resource_type, "run")
-    selection = f" --select {shlex.quote(node.name)}"
-    if node.resource_type == "operation":
-        selection = ""
-    elif node.resource_type == "source":
-        selection = f" --select {shlex.quote('source:' + '.'.join(node.fqn[-2:]))}"
-    extra = f" {flags}" if flags else ""
-    return f"cd dbt && uv run dbt {command} --target {shlex.quote(target)}{selection}{extra}"
 
 
 def _card(

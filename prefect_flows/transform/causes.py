@@ -9,6 +9,7 @@ from typing import Any
 from dbt.task.base import BaseRunner
 
 from prefect_flows.causes import Cause, cause_of
+from prefect_flows.transform.replaced import replaced
 
 
 @contextmanager
@@ -24,8 +25,5 @@ def recorded_causes(causes: dict[str, Cause]) -> Iterator[None]:
         causes[self.node.unique_id] = cause_of(e)
         return str(handle(self, e, ctx))
 
-    setattr(BaseRunner, handle.__name__, recording)
-    try:
+    with replaced(BaseRunner, handle.__name__, recording):
         yield
-    finally:
-        setattr(BaseRunner, handle.__name__, handle)

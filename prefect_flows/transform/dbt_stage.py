@@ -13,6 +13,7 @@ from prefect_flows.errors import StageFailed
 from prefect_flows.stages import Logger
 from prefect_flows.transform.node_log import NodeLog
 from prefect_flows.transform.recorder import Recorder, Watcher
+from prefect_flows.transform.reproduction import command_for
 from prefect_flows.transform.results import SKIPPED, NodeResult, counts, left_to_do
 from prefect_flows.transform.session import DbtSession, Outcome
 
@@ -176,7 +177,7 @@ class DbtStage:
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
             mend=f"correct it, and to see it again: "
-            f"{reproduction(first, self.session.profile.target)}",
+            f"{command_for(first, self.session.profile.target)}",
             record=self.record(),
             retryable=bool(left_to_do(self.results, self.session.manifest.child_map, self.retries)),
         )
@@ -195,28 +196,6 @@ class DbtStage:
 def first_cause(failed: Sequence[NodeResult]) -> NodeResult:
     """The failure to look at: the first that no retry mends, else the first."""
     return min(failed, key=lambda node: node.cause is Cause.TRANSIENT)
-
-
-# Resource type → dbt's command that runs a node of it.
-COMMANDS = {
-    "source": "source freshness",
-    "seed": "seed",
-    "snapshot": "snapshot",
-    "test": "test",
-    "unit_test": "test",
-    "function": "build",
-}
-
-
-def reproduction(node: NodeResult, target: str) -> str:
-    """The one command that does it again; a hook runs with every selection."""
-    command = COMMANDS.get(node.resource_type, "run")
-    selection = f" --select {node.name}"
-    if node.resource_type == "operation":
-        command, selection = node.stage.removeprefix("dbt-"), ""
-    if node.resource_type == "source":
-        selection = f" --select source:{'.'.join(node.fqn[-2:])}"
-    return f"cd dbt && uv run dbt {command} --target {target}{selection}"
 
 
 def _attempts(results: Mapping[str, NodeResult], unique_id: str) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 from dbt.graph.selector import NodeSelector
 from dbt.task.runnable import GraphRunnableTask
 
+from prefect_flows.transform.replaced import replaced
+
 
 @contextmanager
 def narrowed_to(unique_ids: Collection[str] | None) -> Iterator[None]:
@@ -35,13 +37,11 @@ def narrowed_to(unique_ids: Collection[str] | None) -> Iterator[None]:
         if not wanted and not self._flattened_nodes:
             self._flattened_nodes = _NoNodes()
 
-    setattr(NodeSelector, get_selected.__name__, narrowed)
-    setattr(GraphRunnableTask, initialize.__name__, initialize_for_hooks)
-    try:
+    with (
+        replaced(NodeSelector, get_selected.__name__, narrowed),
+        replaced(GraphRunnableTask, initialize.__name__, initialize_for_hooks),
+    ):
         yield
-    finally:
-        setattr(NodeSelector, get_selected.__name__, get_selected)
-        setattr(GraphRunnableTask, initialize.__name__, initialize)
 
 
 class _NoNodes(list[Any]):

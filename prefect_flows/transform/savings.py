@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from collections import ChainMap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from dbt.adapters.base.impl import BaseAdapter
@@ -20,6 +20,8 @@ from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
 from jinja2 import environment as jinja_environment
 from jinja2 import runtime as jinja_runtime
+
+from prefect_flows.transform.replaced import replaced
 
 # dbt strips quotes when it compares names approximately.
 QUOTES = frozenset("\"`'")
@@ -73,9 +75,9 @@ def unheard_events_not_built() -> Iterator[None]:
             fire(self, e, level, node, force_warn_or_error_handling)
 
     with (
-        _replaced(BaseEvent, "__init__", keep_arguments),
-        _replaced(BaseEvent, "__getattr__", built),
-        _replaced(EventManager, "fire_event", fire_heard),
+        replaced(BaseEvent, "__init__", keep_arguments),
+        replaced(BaseEvent, "__getattr__", built),
+        replaced(EventManager, "fire_event", fire_heard),
     ):
         yield
 
@@ -108,7 +110,7 @@ def relations_found_by_name() -> Iterator[None]:
         found = self._make_match([cached.inner], database, schema, identifier)
         return found[0] if found else None
 
-    with _replaced(BaseAdapter, "get_relation", by_name):
+    with replaced(BaseAdapter, "get_relation", by_name):
         yield
 
 
@@ -137,7 +139,7 @@ def contexts_not_copied() -> Iterator[None]:
             environment, parent, template_name, blocks, globals=globals
         )
 
-    with _replaced(jinja_environment, "new_context", layered):
+    with replaced(jinja_environment, "new_context", layered):
         yield
 
 
@@ -155,11 +157,3 @@ def parsed_project_not_collected() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    with ExitStack() as restore:
-        restore.callback(setattr, owner, name, getattr(owner, name))
-        setattr(owner, name, value)
-        yield

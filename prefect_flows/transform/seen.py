@@ -9,6 +9,8 @@ from typing import Any
 from dbt.task.base import BaseRunner
 from dbt.task.runnable import GraphRunnableTask
 
+from prefect_flows.transform.replaced import replaced
+
 
 @contextmanager
 def nodes_seen(started: Callable[[Any], None], finished: Callable[[Any], None]) -> Iterator[None]:
@@ -30,10 +32,8 @@ def nodes_seen(started: Callable[[Any], None], finished: Callable[[Any], None]) 
         finished(result)
         handle_result(self, result)
 
-    setattr(GraphRunnableTask, call_runner.__name__, seen_call)
-    setattr(GraphRunnableTask, handle_result.__name__, seen_result)
-    try:
+    with (
+        replaced(GraphRunnableTask, call_runner.__name__, seen_call),
+        replaced(GraphRunnableTask, handle_result.__name__, seen_result),
+    ):
         yield
-    finally:
-        setattr(GraphRunnableTask, call_runner.__name__, call_runner)
-        setattr(GraphRunnableTask, handle_result.__name__, handle_result)

@@ -10,7 +10,6 @@ from prefect_flows.causes import Cause
 from prefect_flows.reporting.build import (
     Compiled,
     build,
-    command_for,
     failing_rows,
     personal_columns_near,
 )

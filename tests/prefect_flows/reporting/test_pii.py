@@ -137,7 +137,7 @@ def test_a_rename_in_a_model_is_followed_to_those_that_read_it() -> None:
 def test_postgres_never_returns_a_secret_in_a_column_that_is_shown(project: Project) -> None:
     connection = project.connect()
     try:
-        leaks = leaks_in(connection, made_up_queries(400))
+        leaks = leaks_in(connection, made_up_queries(150))
     finally:
         connection.close()
     assert leaks == []
