@@ -15,7 +15,7 @@ from peers import AIRFLOW, DAGSTER, Peer
 
 SCRIPTS = Path(__file__).resolve().parent / "contestant_scripts"
 PYTHON = sys.executable
-PIPELINE = ["prefect_flows/pipeline.py", "--skip", "ingest", "--target"]
+PIPELINE = ["prefect_flows/pipeline.py", "--skip", "ingest", "--skip", "docs", "--target"]
 
 
 def _nothing(_place: Place, _environment: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from prefect_flows.reporting.build import (
     personal_columns_near,
 )
 from prefect_flows.reporting.lineage import EVERY_COLUMN
+from prefect_flows.transform.reproduction import command_for
 
 GIVEN = facts(10)
 
