@@ -69,4 +69,4 @@ def test_the_card_of_a_failed_node_can_be_read_in_prefect(
         assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
     page.close()
     for text in texts.values():
-        assert "example.org" not in text.replace("board@example.org", "")
+        assert "example.org" not in str(text).replace("board@example.org", "")
