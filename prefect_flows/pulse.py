@@ -24,7 +24,6 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 SECONDS = 3
 NODES_IN_AN_EVENT = 50
-ANSWER_SECONDS = 5
 # By its heartbeats Prefect tells a run that lives from one that was killed.
 HEARTBEAT_SECONDS = 60
 
@@ -43,14 +41,15 @@ API_ERRORS = (httpx.HTTPError, PrefectHTTPStatusError)
 
 
 def answers() -> bool:
-    """Whether the API answers now; asked once, where Prefect's client would try for a minute."""
-    url = PREFECT_API_URL.value()
-    if url is None:
-        return False
-    try:
-        return httpx.get(f"{url}/health", timeout=ANSWER_SECONDS).is_success
-    except httpx.HTTPError:
-        return False
+    """Whether the API answers now.
+
+    Asked once, by a client of its own: one that has reached the API before tries for a minute.
+    """
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
+    if isinstance(failure, httpx.HTTPStatusError):
+        return failure.response.status_code < 500
+    return failure is None
 
 
 class Pulse:
