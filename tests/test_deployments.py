@@ -15,7 +15,9 @@ SOURCE_FILE = "prefect_flows/sources/nyc__flights/prefect.yaml"
 @pytest.fixture(scope="module")
 def deployed(project: Project) -> dict[str, dict]:
     """Every deployment by name, as the API gives it."""
-    done = project.run("-m", "prefect", "work-pool", "create", "default-pool", "--type", "process")
+    done = project.run(
+        "-m", "prefect", "work-pool", "create", "default-pool", "--type", "process", "--overwrite"
+    )
     assert done.returncode == 0, done.stderr
     for arguments in ([], ["--prefect-file", SOURCE_FILE]):
         done = project.run("-m", "prefect", "--no-prompt", "deploy", *arguments, "--all")
@@ -41,12 +43,13 @@ def test_one_a_target_and_prod_at_two(deployed: dict[str, dict]) -> None:
 def test_the_form_in_the_ui_says_what_each_parameter_is(deployed: dict[str, dict]) -> None:
     fields = deployed["dbt-dev"]["parameter_openapi_schema"]["properties"]
     assert set(fields) == {
-        "target", "sources", "select", "exclude", "full_refresh", "vars", "skip",
+        "target", "sources", "select", "exclude", "full_refresh", "vars", "skip", "strategy",
+        "changed", "fresh", "wait",
     }  # fmt: skip
     for name, field in fields.items():
         assert field.get("description"), f"{name} is not described"
     stages = json.dumps(fields["skip"])
-    for stage in ("ingest", "freshness", "seed", "snapshot", "run", "test"):
+    for stage in ("ingest", "freshness", "seed", "snapshot", "run", "test", "docs"):
         assert f'"{stage}"' in stages
 
 
@@ -68,7 +71,7 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
     tasks = project.task_runs(run)
     policies = {name: task["empirical_policy"]["retries"] for name, task in tasks.items()}
-    assert policies == {"dbt-run": 4, "dbt-test": 1}
+    assert policies == {"dbt-run": 4, "dbt-test": 1, "dbt-docs": 1}
 
 
 def test_a_value_that_is_none_is_refused_by_the_api(
