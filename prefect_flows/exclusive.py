@@ -41,11 +41,10 @@ def alone(parameters: Parameters, store: StateStore, runtime: Runtime) -> Iterat
 def _locked(
     parameters: Parameters, store: StateStore, runtime: Runtime, holder: Holder
 ) -> Iterator[None]:
-    if store.folder is None:
+    file = store.lock_file(parameters.target)
+    if file is None:
         yield
         return
-    file = store.folder / "locks" / f"{parameters.target}.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(file)
     try:
         lock.acquire(blocking=False)

@@ -91,7 +91,9 @@ class Pulse:
         self._over.set()
         self._thread.join()
         if self._lost:
-            self._unreported(f"progress and events of nodes, since {self._lost * SECONDS} s")
+            self._unreported(
+                f"progress and events of nodes, since the last {self._lost * SECONDS} s of the run"
+            )
 
     def stage_started(self, name: str, total: int) -> None:
         """Progress is the stage's: it begins again at nothing."""

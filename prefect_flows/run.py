@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect_flows import sources
-from prefect_flows.errors import MillraceError, RunCancelled, StageFailed, StageTimedOut
+from prefect_flows.errors import (
+    MillraceError,
+    RunCancelled,
+    StageFailed,
+    StageTimedOut,
+    StateStoreError,
+)
 from prefect_flows.exclusive import alone
 from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
 from prefect_flows.reporting.of_run import RunReporter
@@ -20,6 +26,7 @@ from prefect_flows.state.target import MANIFEST, SOURCES, TargetState
 from prefect_flows.targets import Profile
 from prefect_flows.transform.code import CodeHashes
 from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.resume import Done, done_before, node_entry, stage_entry
 from prefect_flows.transform.session import DbtSession, Selection
 
@@ -70,6 +77,7 @@ class _PipelineRun:
         self.record: dict[str, Any] = {"target": parameters.target}
         self.stages: list[DbtStage] = []
         self.done = Done()
+        self.begun = False
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
         self.state = TargetState(store, parameters.target, target_path)
@@ -117,15 +125,14 @@ class _PipelineRun:
         """Look at what can be wrong, then run each stage; the record grows as they end."""
         parameters, session = self.parameters, self.session
         names = sources.names() if parameters.sources is None else parameters.sources
-        for name in names:
-            sources.require(name)
-        session.check_connection()
+        self._look_at_sources(names)
         if session.has_packages():
             self.runtime.run_stage(
                 "dbt-deps", self.settings.stages.dbt_deps, lambda _: session.install_packages()
             )
         if self.state.bring_partial_parse():
             self.log.info("The parsed project was brought from the state store.")
+        session.check_connection()
         selection = self._selection()
         selected = session.selected(selection)
         if not selected:
@@ -138,6 +145,16 @@ class _PipelineRun:
             self._run_dbt(stage, command, types, selection, selected)
         self._count_marts(selected)
         self._document()
+
+    def _look_at_sources(self, names: Sequence[str]) -> None:
+        for name in names:
+            sources.require(name)
+        if names and "ingest" not in self.parameters.skip:
+            # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
+            from prefect_flows import ingestion
+
+            for name in names:
+                ingestion.source_function(name)
 
     def _selection(self) -> Selection:
         parameters = self.parameters
@@ -171,13 +188,13 @@ class _PipelineRun:
                 len(self.done.changed),
             )
         self.stored.begin(resumes, self.done.entries)
+        self.begun = True
 
     def _ingest(self, name: str) -> None:
         stage = f"ingest-{name}"
         if stage in self.done.records:
             self.record["ingest"][name] = dict(self.done.records[stage])
             return
-        # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
         from prefect_flows import ingestion
 
         work = ingestion.ingest_work(name, self.profile)
@@ -249,7 +266,7 @@ class _PipelineRun:
             "unit_test": policies.dbt_test.retries,
         } | dict.fromkeys(("model", "function", "operation"), policies.dbt_run.retries)
 
-    def _safe(self, _stage: str, results: Any) -> None:
+    def _safe(self, results: Sequence[NodeResult]) -> None:
         self.stored.journal.add([node_entry(result, self.code) for result in results])
 
     def _count_marts(self, selected: Mapping[str, list[str]]) -> None:
@@ -278,13 +295,28 @@ class _PipelineRun:
         self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
 
     def _finish(self, ended: Ending, failure: str | None) -> None:
-        """Leave behind what the run was, and what the next one starts from."""
-        if ended == "passed" and self.parameters.whole:
-            self.state.keep(MANIFEST)
-        self.state.keep_partial_parse()
-        self.reporter.report(self.record, self.stages, ended, failure)
-        if hasattr(self, "code"):
-            self.stored.end(ended)
+        """Leave behind what the run was; a run's own error goes before the state store's."""
+        try:
+            self._leave_behind(ended, failure)
+        except StateStoreError as error:
+            if ended == "passed":
+                raise
+            self.log.error("%s", error)  # noqa: TRY400 # an expected error, without its stack
+
+    def _leave_behind(self, ended: Ending, failure: str | None) -> None:
+        """What the run was, and what the next one starts from."""
+        try:
+            if self.session.is_parsed:
+                if "docs" not in self.record:
+                    self.session.write_manifest()
+                if ended == "passed" and self.parameters.whole:
+                    self.state.keep(MANIFEST)
+                self.state.keep_partial_parse()
+            self.reporter.report(self.record, self.stages, ended, failure)
+        finally:
+            # Whatever befalls its report, a run that ended is not one that was killed.
+            if self.begun:
+                self.stored.end(ended)
         prune(
             self.stored.store,
             self.parameters.target,

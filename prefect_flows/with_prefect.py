@@ -11,11 +11,12 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.errors import ConfigurationError, PrefectUnreachable
 from prefect_flows.pulse import API_ERRORS, Pulse, answers
 from prefect_flows.runtime import SAY_SECONDS, Holder, busy
 from prefect_flows.settings import StagePolicy
@@ -93,6 +94,13 @@ class WithPrefect:
                 try:
                     stack.enter_context(self._slot(name))
                     break
+                except ConcurrencySlotAcquisitionError as error:
+                    raise PrefectUnreachable(
+                        f"The lease of target {target!r} cannot be asked for: {error}",
+                        where=f"concurrency limit {name} of the Prefect API",
+                        mend=f"see that the API answers; if the limit is gone: {SETUP_COMMAND} "
+                        f"--target {target}",
+                    ) from error
                 except TimeoutError as error:
                     if not wait:
                         raise busy(target, holder(), f"concurrency limit {name}") from error

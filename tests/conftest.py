@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import psycopg2
@@ -196,6 +197,26 @@ class Scratch(Project):
 
     def run_pipeline(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.pipeline("--target", self.target, "--skip", "ingest", *arguments, **environment)
+
+    def start_pipeline(
+        self,
+        *arguments: str,
+        folder: Path | None = None,
+        output: int | IO[str] = subprocess.PIPE,
+        **environment: str,
+    ) -> subprocess.Popen[str]:
+        """The pipeline in the background, in this folder or another one of the same shape."""
+        command = [sys.executable, "prefect_flows/pipeline.py", "--target", self.target]
+        return subprocess.Popen(
+            [*command, "--skip", "ingest", *arguments],
+            cwd=folder or self.folder,
+            env=self.variables(**environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell's background job is started with Ctrl-C ignored, and so are its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
 
     def relations(self) -> set[str]:
         return {

@@ -100,7 +100,7 @@ class RunReporter:
             run_id=self._stored.header.id,
             project_name=session.manifest.metadata.project_name or "",
             dialect=session.profile.warehouse,
-            outcome=ended if ended != "resumed" else "cancelled",
+            outcome=ended,
             started_at=self._stored.header.started_at,
             seconds=record["seconds"],
             lineage=lineage,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_flows.state.journal import Entry, Journal
 from prefect_flows.state.store import StateStore
 
-Ending = Literal["passed", "failed", "cancelled", "timed out", "resumed"]
+Ending = Literal["passed", "failed", "cancelled", "timed out"]
 
 # A run that ended so, or that never said how it ended, can be resumed.
 INTERRUPTED: frozenset[str | None] = frozenset({None, "cancelled", "timed out"})
@@ -26,8 +26,9 @@ class RunHeader(BaseModel):
     Attributes:
         id: the flow run's id, or one of its own without Prefect.
         parameters: what was asked for; only a run of the same parameters resumes it.
-        ended: how it ended; none while it runs, and for ever when it was killed.
-        resumed: id of the run that this one went on from.
+        ended: how it ended; none while it runs, and for ever when it was killed; `resumed` when
+            another run went on from it.
+        resumes: id of the run that this one went on from.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -40,8 +41,8 @@ class RunHeader(BaseModel):
     host: str = Field(default_factory=socket.gethostname)
     process: int = Field(default_factory=os.getpid)
     ended_at: datetime | None = None
-    ended: Ending | None = None
-    resumed: str | None = None
+    ended: Ending | Literal["resumed"] | None = None
+    resumes: str | None = None
 
 
 # How the name of a run's folder begins, so that names sort by time.
@@ -77,6 +78,8 @@ class Run:
             StateStoreError: the store cannot be written.
         """
         self.journal.begin(entries)
+        if resumes is not None:
+            self.header = self.header.model_copy(update={"resumes": resumes.header.id})
         self._write(self.header)
         if resumes is not None:
             ended = resumes.header.model_copy(update={"ended": "resumed"})

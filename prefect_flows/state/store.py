@@ -65,6 +65,16 @@ class StateStore:
         """The folder of this machine that holds the store; none for an object store."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
+    def lock_file(self, name: str) -> Path | None:
+        """A file of this machine to hold while a run has the store; none for an object store."""
+        if self.folder is None:
+            return None
+        with self._said("locked", path := f"locks/{name}.lock"):
+            file = self.folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return file
+
     def read(self, path: str) -> bytes | None:
         """The content of a file; none when there is no such file."""
         with self._said("read", path):

@@ -17,7 +17,7 @@ from prefect_flows.transform.reproduction import command_for
 from prefect_flows.transform.results import SKIPPED, NodeResult, counts, left_to_do
 from prefect_flows.transform.session import DbtSession, Outcome
 
-Safe = Callable[[str, Sequence[NodeResult]], None]
+Safe = Callable[[Sequence[NodeResult]], None]
 
 
 class DbtStage:
@@ -32,7 +32,7 @@ class DbtStage:
         retries: resource type → how often a node of it is tried again.
         flags: further flags of every attempt.
         done: results of the run that this one resumes; these nodes are not run again.
-        safe: makes results safe in the journal, with the stage's name.
+        safe: makes results safe in the journal.
         watchers: see the stage go by.
     """
 
@@ -107,7 +107,7 @@ class DbtStage:
 
         for watcher in watchers:
             watcher.stage_started(self.name, len(self.selected if only is None else only))
-        recorder = Recorder(self.name, read, self._journal, watchers)
+        recorder = Recorder(self.name, read, self._safe, watchers)
         try:
             outcome = self.session.invoke(
                 self.command,
@@ -163,9 +163,6 @@ class DbtStage:
     def _compiled(self, unique_id: str) -> str | None:
         compiled = self.session.compiled(unique_id)
         return None if compiled is None else str(compiled[0])
-
-    def _journal(self, results: Sequence[NodeResult]) -> None:
-        self._safe(self.name, results)
 
     def _failed(self, failed: list[NodeResult]) -> StageFailed:
         first = first_cause(failed)

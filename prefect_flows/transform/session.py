@@ -9,13 +9,17 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
+from dbt.adapters.factory import get_adapter_by_type
 from dbt.cli.main import dbtRunner
 from dbt.contracts.graph.manifest import Manifest
+from dbt.parser.manifest import write_manifest
+from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.causes import Cause
 from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
@@ -131,7 +135,8 @@ class DbtSession:
             ProjectError: the project does not parse.
         """
         if self._manifest is None:
-            outcome = self._invoke(["parse"])
+            # The manifest is written once, by `write_manifest`, and not before the first model.
+            outcome = self._invoke(["parse", "--no-write-json"])
             if outcome.exception is not None:
                 raise ProjectError(
                     f"The dbt project does not parse: {outcome.exception}",
@@ -141,6 +146,10 @@ class DbtSession:
                 ) from outcome.exception
             (self._manifest,) = outcome.results
         return self._manifest
+
+    def write_manifest(self) -> None:
+        """Write `manifest.json`, with the SQL that was compiled so far."""
+        write_manifest(self.manifest, str(self.target_path))
 
     @property
     def is_parsed(self) -> bool:
@@ -155,11 +164,17 @@ class DbtSession:
 
     def node(self, unique_id: str) -> Any:
         """Any node of the project that a command has a result for."""
-        m = self.manifest
-        for found in (m.nodes, m.sources, m.unit_tests, m.exposures, m.saved_queries, m.functions):
+        for found in self._nodes_by_kind():
             if unique_id in found:
                 return found[unique_id]
         raise KeyError(unique_id)
+
+    def _nodes(self) -> Iterator[Any]:
+        return chain.from_iterable(found.values() for found in self._nodes_by_kind())
+
+    def _nodes_by_kind(self) -> list[Mapping[str, Any]]:
+        m = self.manifest
+        return [m.nodes, m.sources, m.unit_tests, m.exposures, m.saved_queries, m.functions]
 
     def has_packages(self) -> bool:
         """Whether the project asks for dbt packages."""
@@ -185,25 +200,26 @@ class DbtSession:
     def check_connection(self) -> None:
         """Connect to the warehouse once, before anything is changed.
 
+        With the adapter that the parse made: a `dbt debug` would read profile and project again.
+
         Raises:
+            ProjectError: the project does not parse.
             WarehouseUnreachable: it does not answer, or refuses the credentials.
         """
-        said: list[str] = []
-
-        def listen(event: Any) -> None:
-            # dbt frames the database's own words: "… following error:\n\n  >{error}\n\nCheck …".
-            if event.info.name == "DebugCmdResult" and ">" in event.info.msg:
-                error = event.info.msg.split(">", 1)[1].split("\n\n", 1)[0]
-                said.append(" ".join(error.split()))
-
-        outcome = self._invoke(["debug", "--connection"], listen, artifacts=False)
-        if outcome.exception is not None or outcome.results == [False]:
-            what = str(outcome.exception) if outcome.exception else " ".join(said)
+        assert self.manifest is not None  # noqa: S101 # what reads it parses
+        adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
+        try:
+            with _ONE_INVOCATION, adapter.connection_named("check"):
+                adapter.debug_query()
+        except DbtBaseException as error:
             raise WarehouseUnreachable(
-                f"The warehouse of target {self.profile.target!r} cannot be used: {what}",
+                f"The warehouse of target {self.profile.target!r} cannot be used: "
+                f"{' '.join(str(error).split())}",
                 where=self.profile.address,
                 mend=self.profile.mend_of_address,
-            ) from outcome.exception
+            ) from error
+        finally:
+            adapter.cleanup_connections()
 
     def selected(self, selection: Selection) -> dict[str, list[str]]:
         """Ids of the selected nodes by resource type; none when nothing has changed since.
@@ -211,23 +227,27 @@ class DbtSession:
         Raises:
             SelectionError: nothing is selected, or the selection is not valid.
         """
-        outcome = self.invoke(
-            ["ls", "--quiet", "--output", "json", "--output-keys", "unique_id", "resource_type"],
-            selection.arguments(),
-        )
         mend = (
             f"cd {self.project_dir.name} && uv run dbt ls {selection} shows what is selected; "
             "the names of models are the names of their files"
         )
-        if outcome.exception is not None:
-            raise SelectionError(
-                f"The selection is not valid: {outcome.exception}", where=str(selection), mend=mend
-            ) from outcome.exception
+        if selection.arguments() or (self.project_dir / "selectors.yml").exists():
+            keys = ["--output", "json", "--output-keys", "unique_id", "resource_type"]
+            outcome = self.invoke(["ls", "--quiet", *keys], selection.arguments())
+            if outcome.exception is not None:
+                raise SelectionError(
+                    f"The selection is not valid: {outcome.exception}",
+                    where=str(selection),
+                    mend=mend,
+                ) from outcome.exception
+            nodes = [json.loads(line) for line in outcome.results]
+            found = [(node["resource_type"], node["unique_id"]) for node in nodes]
+        else:
+            found = [(str(node.resource_type), node.unique_id) for node in self._nodes()]
         selected: dict[str, list[str]] = {}
-        for line in outcome.results:
-            node = json.loads(line)
-            if self._is_executed(node["unique_id"]):
-                selected.setdefault(node["resource_type"], []).append(node["unique_id"])
+        for resource_type, unique_id in found:
+            if self._is_executed(unique_id):
+                selected.setdefault(resource_type, []).append(unique_id)
         if not selected and selection.since is None:
             raise SelectionError(
                 "The selection matches no node of the dbt project.",
@@ -276,11 +296,12 @@ class DbtSession:
         return list(table.column_names), [tuple(row.values()) for row in table.rows]
 
     def generate_docs(self) -> None:
-        """Write `catalog.json` and the documentation's one page `static_index.html`.
+        """Write `manifest.json`, `catalog.json`, and the page of both, `static_index.html`.
 
         Raises:
             DbtBaseException: the catalog cannot be read from the warehouse.
         """
+        self.write_manifest()
         outcome = self._invoke(
             ["docs", "generate", "--no-compile", "--static"], manifest=self.manifest
         )

@@ -81,6 +81,24 @@ def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch:
     assert set(timings[0]) == set(timings[1])
 
 
+def test_a_report_that_cannot_be_kept_hides_neither_the_run_nor_its_error(scratch: Scratch) -> None:
+    # A folder where the report should be.
+    (scratch.local / "state" / "targets" / scratch.target / "report.html").mkdir(parents=True)
+
+    passed = scratch.run_pipeline()
+    assert passed.returncode == 2, passed.stdout + passed.stderr
+    assert "StateStoreError: The state store cannot be written: IsADirectoryError" in passed.stderr
+    scratch.model("numbers", "select no_such_column as id")
+    failed = scratch.run_pipeline()
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "StageFailed: dbt-run: 1 of 2 nodes failed" in failed.stderr
+    assert "The state store cannot be written: IsADirectoryError" in failed.stderr
+
+    runs = sorted((scratch.local / "state" / "runs" / scratch.target).iterdir())
+    ended = [json.loads((run / "run.json").read_text())["ended"] for run in runs]
+    assert ended == ["passed", "failed"]
+
+
 def test_a_build_stops_what_is_downstream_of_a_failed_test_and_skips_as_asked(
     scratch: Scratch,
 ) -> None:

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -84,18 +83,13 @@ def generated(scratch: Scratch, tables: int) -> None:
 @contextmanager
 def started(scratch: Scratch, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The pipeline in some folder, with the state store of the scratch project; no Prefect."""
-    command = [sys.executable, "prefect_flows/pipeline.py", "--target", scratch.target]
-    process = subprocess.Popen(
-        [*command, "--skip", "ingest", "--skip", "docs", "--no-prefect", *arguments],
-        cwd=folder,
-        env=scratch.variables(
-            MILLRACE_PROJECT_DIR=str(folder),
-            PYTHONPATH=str(folder),
-            MILLRACE_STATE_URL=str(scratch.folder / "state"),
-        ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    process = scratch.start_pipeline(
+        *("--skip", "docs", "--no-prefect"),
+        *arguments,
+        folder=folder,
+        MILLRACE_PROJECT_DIR=str(folder),
+        PYTHONPATH=str(folder),
+        MILLRACE_STATE_URL=str(scratch.folder / "state"),
     )
     try:
         yield process

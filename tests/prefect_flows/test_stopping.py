@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,24 +24,7 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """The pipeline, in the background, its output in `output`."""
     with (scratch.folder / "output").open("w") as output:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "prefect_flows/pipeline.py",
-                "--target",
-                scratch.target,
-                "--skip",
-                "ingest",
-                *arguments,
-            ],
-            cwd=scratch.folder,
-            env=scratch.variables(**environment),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A shell's background job is started with Ctrl-C ignored, and so are its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        )
+        process = scratch.start_pipeline(*arguments, output=output, **environment)
         try:
             yield process
         finally:
@@ -135,23 +117,7 @@ def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
                 assert run["id"] in refused.stderr
                 assert f"process {first.pid}" in refused.stderr
 
-        second = subprocess.Popen(
-            [
-                sys.executable,
-                "prefect_flows/pipeline.py",
-                "--target",
-                scratch.target,
-                "--skip",
-                "ingest",
-                "--select",
-                "numbers",
-            ],
-            cwd=scratch.folder,
-            env=scratch.variables(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        second = scratch.start_pipeline("--select", "numbers")
         assert second.stdout is not None
         said = next(line for line in second.stdout if "Waiting for" in line)
         assert run["id"] in said
