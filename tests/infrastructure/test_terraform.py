@@ -1,46 +1,86 @@
-"""The root module for Postgres servers that exist: its own tests, and applied for real."""
+"""Terraform: the modules' own tests, and what needs no provider applied for real.
+
+The root module for Google Cloud needs its provider, which is downloaded; what it decides lies in a
+module that needs none.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY, Project, Scratch
 
 pytestmark = pytest.mark.skipif(
     shutil.which("terraform") is None,
-    reason="SKIPPED: terraform is not on this machine, so its module is neither tested nor applied",
+    reason="SKIPPED: terraform is not on this machine, so no module is tested or applied",
 )
-MODULE = REPOSITORY / "infrastructure" / "terraform" / "postgres"
+MODULES = REPOSITORY / "infrastructure" / "terraform"
 
 
-@pytest.fixture
-def module(tmp_path: Path) -> Path:
+def ready(module: str, folder: Path) -> Path:
     """A copy: state, and what `init` leaves, stay out of the project."""
-    copy = tmp_path / "postgres"
-    shutil.copytree(MODULE, copy, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
+    copy = folder / "module"
+    ignored = shutil.ignore_patterns(".terraform*", "*.tfstate*")
+    shutil.copytree(MODULES / module, copy, ignore=ignored)
     terraform(copy, "init", "-input=false")
     return copy
 
 
-def terraform(folder: Path, *arguments: str) -> str:
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    return ready("postgres", tmp_path)
+
+
+def terraform(folder: Path, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
         ["terraform", f"-chdir={folder}", *arguments],
+        env=os.environ | environment,
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_its_own_tests_pass(module: Path) -> None:
-    assert "7 passed, 0 failed" in terraform(module, "test", "-no-color")
+@pytest.mark.parametrize(
+    ("module", "tests"),
+    [("postgres", 7), ("gcp/modules/layout", 15), ("gcp/modules/project", 1)],
+)
+def test_a_modules_own_tests_pass(tmp_path: Path, module: str, tests: int) -> None:
+    # In its place, since one reads the project; what `init` leaves goes elsewhere.
+    data = {"TF_DATA_DIR": str(tmp_path)}
+    terraform(MODULES / module, "init", "-input=false", **data)
+    assert f"{tests} passed, 0 failed" in terraform(MODULES / module, "test", "-no-color", **data)
 
 
-def test_it_is_formatted() -> None:
-    terraform(MODULE, "fmt", "-check", "-recursive")
+def test_all_of_it_is_formatted() -> None:
+    terraform(MODULES, "fmt", "-check", "-recursive")
+
+
+def test_the_layout_of_google_cloud_gives_targets_that_setup_takes(
+    scratch: Scratch, tmp_path: Path
+) -> None:
+    layout = ready("gcp/modules/layout", tmp_path)
+    targets = {"dev": {"maximum_bytes_billed": 10485760}, "prod": {"priority": "batch"}}
+    variables = {"project": "made-up-project", "location": "EU", "targets": targets}
+    variables |= {"sources": ["nyc__flights"], "layers": ["staging", "marts"]}
+    (layout / "terraform.tfvars.json").write_text(json.dumps(variables))
+    terraform(layout, "apply", "-auto-approve", "-input=false")
+    outputs = json.loads(terraform(layout, "output", "-json"))
+    contract = {"dbt_targets": outputs["dbt_targets"]}
+
+    done = scratch.setup("--outputs", "-", "--profiles-only", text=json.dumps(contract))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    profiles = yaml.safe_load((scratch.folder / "dbt" / "profiles.yml").read_text())
+    dev = profiles["millrace"]["outputs"]["dev"]
+    assert dev["impersonate_service_account"] == "dbt-dev@made-up-project.iam.gserviceaccount.com"
+    assert dev["maximum_bytes_billed"] == 10485760
 
 
 def test_the_example_is_valid(module: Path) -> None:

@@ -1,0 +1,76 @@
+output "datasets" {
+  description = "<project>.<dataset> => where it is, how long its tables live, and whose service accounts write and read it."
+  value       = local.datasets
+}
+
+output "grants" {
+  description = "One a role on a dataset: <project>.<dataset> <role> <email> => the three."
+  value = merge([
+    for id, dataset in local.datasets : merge(
+      { for email in dataset.writers : "${id} dataEditor ${email}" => { dataset = id, role = "roles/bigquery.dataEditor", email = email } },
+      { for email in dataset.readers : "${id} dataViewer ${email}" => { dataset = id, role = "roles/bigquery.dataViewer", email = email } },
+    )
+  ]...)
+}
+
+output "service_accounts" {
+  description = "Target's name => the service account that dbt works as."
+  value = {
+    for name, target in local.targets : name => {
+      project    = target.project
+      account_id = target.account
+      email      = local.emails[name]
+      create_key = target.create_key
+    }
+  }
+}
+
+output "impersonations" {
+  description = "One a member that may work as a target's service account, without a key."
+  value = merge([
+    for name, target in local.targets : {
+      for member in target.impersonators : "${name} ${member}" => { target = name, member = member }
+    }
+  ]...)
+}
+
+output "github" {
+  description = "One a repository whose workflows may work as a target's service account."
+  value = merge([
+    for name, target in local.targets : {
+      for repository in target.github_repositories : "${name} ${repository}" => { target = name, repository = repository }
+    }
+  ]...)
+}
+
+output "kubernetes" {
+  description = "One a Kubernetes service account that may work as a target's service account."
+  value = merge([
+    for name, target in local.targets : {
+      for account in target.kubernetes_service_accounts : "${name} ${account}" => {
+        target  = name
+        subject = "system:serviceaccount:${replace(account, "/", ":")}"
+      }
+    }
+  ]...)
+}
+
+output "dbt_targets" {
+  description = "The contract of documentation/contract.md."
+  value = {
+    for name, target in local.targets : name => {
+      for key, value in {
+        type                          = "bigquery"
+        project                       = target.project
+        dataset                       = target.dataset
+        location                      = target.location
+        threads                       = target.threads
+        priority                      = target.priority
+        maximum_bytes_billed          = target.maximum_bytes_billed
+        job_execution_timeout_seconds = target.job_execution_timeout_seconds
+        # With a key, dbt is the service account already.
+        impersonate_service_account = target.impersonated && !target.create_key ? local.emails[name] : null
+      } : key => value if value != null
+    }
+  }
+}

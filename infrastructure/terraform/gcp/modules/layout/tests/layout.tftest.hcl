@@ -1,0 +1,193 @@
+variables {
+  project  = "made-up-project"
+  location = "EU"
+  sources  = ["nyc__flights"]
+  layers   = ["staging", "marts"]
+  targets = {
+    dev = {
+      threads               = 4
+      table_expiration_days = 14
+      impersonators         = ["group:analysts@made-up.example"]
+    }
+    prod = {
+      dataset                     = "analytics"
+      priority                    = "batch"
+      maximum_bytes_billed        = 1099511627776
+      ingests                     = false
+      impersonated                = false
+      github_repositories         = ["made-up/analytics"]
+      kubernetes_service_accounts = ["millrace/worker"]
+    }
+  }
+}
+
+run "gives_the_contract" {
+  assert {
+    condition = output.dbt_targets.dev == {
+      type                        = "bigquery", project = "made-up-project", dataset = "dev", location = "EU", threads = 4
+      impersonate_service_account = "dbt-dev@made-up-project.iam.gserviceaccount.com"
+    }
+    error_message = "What is not given is absent; without a key the machine works as the target's service account."
+  }
+
+  assert {
+    condition = output.dbt_targets.prod == {
+      type     = "bigquery", project = "made-up-project", dataset = "analytics", location = "EU", threads = 8
+      priority = "batch", maximum_bytes_billed = 1099511627776
+    }
+    error_message = "A machine that is the service account itself impersonates nobody."
+  }
+}
+
+run "every_layer_has_its_dataset" {
+  assert {
+    condition = toset(keys(output.datasets)) == toset([
+      for name in [
+        "dev", "dev_staging", "dev_marts", "analytics", "analytics_staging", "analytics_marts",
+        "raw_nyc__flights", "raw_nyc__flights_staging",
+      ] : "made-up-project.${name}"
+    ])
+    error_message = "dbt's dataset, one a layer, and what a source is loaded into and by way of."
+  }
+
+  assert {
+    condition = (
+      output.datasets["made-up-project.dev_marts"].table_expiration_ms == 1209600000
+      && output.datasets["made-up-project.analytics_marts"].table_expiration_ms == null
+      && output.datasets["made-up-project.raw_nyc__flights"].table_expiration_ms == null
+    )
+    error_message = "Only what dbt builds for dev ends by itself, after 14 days in milliseconds."
+  }
+}
+
+run "a_service_account_writes_its_own_datasets_and_no_others" {
+  assert {
+    condition = toset([
+      for grant in values(output.grants) : "${grant.role} ${grant.dataset}"
+      if grant.email == "dbt-prod@made-up-project.iam.gserviceaccount.com"
+      ]) == toset([
+      "roles/bigquery.dataEditor made-up-project.analytics",
+      "roles/bigquery.dataEditor made-up-project.analytics_staging",
+      "roles/bigquery.dataEditor made-up-project.analytics_marts",
+      "roles/bigquery.dataViewer made-up-project.raw_nyc__flights",
+      "roles/bigquery.dataViewer made-up-project.raw_nyc__flights_staging",
+    ])
+    error_message = "prod builds its own and only reads what dev loaded."
+  }
+
+  assert {
+    condition = toset([
+      for grant in values(output.grants) : "${grant.role} ${grant.dataset}"
+      if grant.email == "dbt-dev@made-up-project.iam.gserviceaccount.com"
+      ]) == toset([
+      for dataset in ["dev", "dev_staging", "dev_marts", "raw_nyc__flights", "raw_nyc__flights_staging"] :
+      "roles/bigquery.dataEditor made-up-project.${dataset}"
+    ])
+    error_message = "dev loads, and does not see prod."
+  }
+}
+
+run "who_may_work_as_a_service_account" {
+  assert {
+    condition     = values(output.impersonations) == [{ target = "dev", member = "group:analysts@made-up.example" }]
+    error_message = "The members of dev, and nobody for prod."
+  }
+
+  assert {
+    condition     = values(output.github) == [{ target = "prod", repository = "made-up/analytics" }]
+    error_message = "The repository of prod."
+  }
+
+  assert {
+    condition     = values(output.kubernetes) == [{ target = "prod", subject = "system:serviceaccount:millrace:worker" }]
+    error_message = "The subject as a cluster's tokens name it."
+  }
+
+  assert {
+    condition     = alltrue([for account in values(output.service_accounts) : !account.create_key])
+    error_message = "No key unless it is asked for."
+  }
+}
+
+run "a_target_of_another_project_has_its_own_raw_data" {
+  variables {
+    targets = {
+      dev  = { project = "made-up-dev", location = "US" }
+      prod = { create_key = true }
+    }
+  }
+
+  assert {
+    condition = (
+      output.datasets["made-up-dev.raw_nyc__flights"].location == "US"
+      && output.datasets["made-up-project.raw_nyc__flights"].location == "EU"
+      && one(output.datasets["made-up-dev.raw_nyc__flights"].writers) == "dbt-dev@made-up-dev.iam.gserviceaccount.com"
+    )
+    error_message = "Each project has what its targets load, where they are."
+  }
+
+  assert {
+    condition     = !contains(keys(output.dbt_targets.prod), "impersonate_service_account")
+    error_message = "With a key, dbt is the service account already."
+  }
+}
+
+run "refuses_no_target" {
+  command = plan
+  variables { targets = {} }
+  expect_failures = [var.targets]
+}
+
+run "refuses_a_name_that_is_no_block_name" {
+  command = plan
+  variables { targets = { Prod_1 = {} } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_a_name_too_long_for_a_service_account" {
+  command = plan
+  variables { targets = { abcdefghijklmnopqrstuvwxyza = {} } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_two_targets_in_one_dataset" {
+  command = plan
+  variables { targets = { dev = { dataset = "Analytics" }, prod = { dataset = "analytics" } } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_raw_data_in_two_locations" {
+  command = plan
+  variables { targets = { dev = { location = "US" }, prod = {} } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_a_dataset_with_a_dash" {
+  command = plan
+  variables { targets = { dev = { dataset = "dev-1" } } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_a_limit_below_what_every_query_costs" {
+  command = plan
+  variables { targets = { dev = { maximum_bytes_billed = 1000 } } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_a_priority_that_is_none" {
+  command = plan
+  variables { targets = { dev = { priority = "high" } } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_a_member_without_its_kind" {
+  command = plan
+  variables { targets = { dev = { impersonators = ["somebody@made-up.example"] } } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_a_source_that_is_no_folder_name" {
+  command = plan
+  variables { sources = ["flights"] }
+  expect_failures = [var.sources]
+}

@@ -1,0 +1,111 @@
+variable "project" {
+  description = "Id of the Google Cloud project that targets are in, unless they name another; it exists, with billing."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project))
+    error_message = "A project is named by its id: 6 to 30 lowercase letters, digits and dashes, beginning with a letter."
+  }
+}
+
+variable "location" {
+  description = "Where BigQuery keeps the data, unless a target says otherwise: EU, US, or a region."
+  type        = string
+  default     = "EU"
+}
+
+variable "region" {
+  description = "Region of what is in one: images."
+  type        = string
+  default     = "europe-west1"
+}
+
+variable "targets" {
+  description = <<-EOT
+    Target's name => what it is. All may be left out:
+      project                        id of an existing project of its own
+      dataset                        what dbt builds into; the target's name when not given
+      location                       where its data lies
+      threads                        models built at a time
+      priority                       interactive or batch
+      maximum_bytes_billed           a query that would read more bytes is refused
+      job_execution_timeout_seconds  a query that takes longer is ended
+      table_expiration_days          what dbt builds is removed after so many days; never when not given
+      ingests                        whether it loads the sources; else it reads what others of its project loaded
+      impersonated                   whether the machine that runs dbt takes on the target's service account;
+                                     false for one that is that service account already
+      impersonators                  who may take it on: user:…, group:…, serviceAccount:…
+      github_repositories            whose workflows may: owner/name
+      kubernetes_service_accounts    which may, of the cluster in `kubernetes_issuer`: namespace/name
+      create_key                     make a key, which then stands in Terraform's state
+  EOT
+  type = map(object({
+    project                       = optional(string)
+    dataset                       = optional(string)
+    location                      = optional(string)
+    threads                       = optional(number, 8)
+    priority                      = optional(string)
+    maximum_bytes_billed          = optional(number)
+    job_execution_timeout_seconds = optional(number)
+    table_expiration_days         = optional(number)
+    ingests                       = optional(bool, true)
+    create_key                    = optional(bool, false)
+    impersonated                  = optional(bool, true)
+    impersonators                 = optional(set(string), [])
+    github_repositories           = optional(set(string), [])
+    kubernetes_service_accounts   = optional(set(string), [])
+  }))
+}
+
+variable "more_layers" {
+  description = "Schemas that a model's own config names, beside those of the folders in dbt_project.yml."
+  type        = set(string)
+  default     = []
+}
+
+variable "kubernetes_issuer" {
+  description = "Issuer of the cluster's service account tokens: kubectl get --raw /.well-known/openid-configuration. None: no cluster."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = startswith(coalesce(var.kubernetes_issuer, "https://"), "https://")
+    error_message = "An issuer is an https:// address."
+  }
+}
+
+variable "kubernetes_jwks" {
+  description = "Its keys as JSON, for a cluster that Google cannot reach: kubectl get --raw /openid/v1/jwks."
+  type        = string
+  default     = null
+}
+
+variable "state_bucket" {
+  description = "Name of the bucket for run state, reports and docs; <project>-millrace when null."
+  type        = string
+  default     = null
+}
+
+variable "state_versions_days" {
+  description = "Days that replaced and removed objects of the bucket can be brought back."
+  type        = number
+  default     = 30
+}
+
+variable "billing_account" {
+  description = "Billing account of the project, for an alert at half, nine tenths and all of `monthly_budget`. None: no alert."
+  type        = string
+  default     = null
+}
+
+variable "monthly_budget" {
+  description = "What the project is meant to cost a month at most, in the billing account's currency, whole units."
+  type        = number
+  default     = null
+}
+
+variable "image_repository" {
+  description = "Name of an Artifact Registry repository for images. None: no repository."
+  type        = string
+  default     = null
+}
