@@ -131,7 +131,7 @@ def _cause_of_link(error: BaseException) -> Cause | None:
     """Class of one error alone; none where it is no error of a warehouse."""
     if isinstance(error, psycopg2.Error):
         return postgres_cause(error)
-    if _is_of_google_api(error):
+    if is_of_google_api(error):
         return bigquery_cause(error)
     for (module, name), cause in CLIENT_CAUSES.items():
         if _is(error, module, name):
@@ -140,8 +140,14 @@ def _cause_of_link(error: BaseException) -> Cause | None:
     return None
 
 
-def _is_of_google_api(error: BaseException) -> TypeGuard[GoogleAPICallError]:
+def is_of_google_api(error: BaseException) -> TypeGuard[GoogleAPICallError]:
+    """Whether Google's API answered with an error."""
     return _is(error, "google.api_core.exceptions", "GoogleAPICallError")
+
+
+def is_of_google_auth(error: BaseException) -> bool:
+    """Whether Google gave no token."""
+    return _is(error, "google.auth.exceptions", "GoogleAuthError")
 
 
 def _is(error: BaseException, module: str, name: str) -> bool:

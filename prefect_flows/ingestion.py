@@ -26,12 +26,14 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from prefect_flows import sources
 from prefect_flows.causes import Cause, cause_of, chain_of
+from prefect_flows.environment import variables_set
 from prefect_flows.errors import (
     ConfigurationError,
     IngestionError,
     MillraceError,
     WarehouseUnreachable,
 )
+from prefect_flows.remedies import mend_of
 from prefect_flows.settings import load_settings
 from prefect_flows.stages import Logger, Work, as_task, say_expected_errors_without_stack
 from prefect_flows.targets import Profile, load_profile, prefect_client
@@ -103,7 +105,8 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
             data = function(**arguments)
             tables = list(data.resources)
             data.resources.add(_heartbeat())
-            info = pipeline.run(data, loader_file_format="parquet")
+            with variables_set(_endpoint(profile)):
+                info = pipeline.run(data, loader_file_format="parquet")
         except PipelineStepFailed as error:
             raise _ingestion_error(source, profile, error) from error
         trace: Any = pipeline.last_trace
@@ -183,14 +186,35 @@ def _destination(profile: Profile) -> Destination[Any, Any]:
         return dlt.destinations.postgres(url.render_as_string(hide_password=False), **options)
     if profile.warehouse == "bigquery":
         options |= {"project_id": output["project"], "location": output["location"]}
-        if "keyfile_json" in output:
-            options["credentials"] = output["keyfile_json"]
-        return dlt.destinations.bigquery(**options)
+        return dlt.destinations.bigquery(_google_credentials(profile), **options)
     raise ConfigurationError(
         f"Sources cannot be loaded into a warehouse of type {profile.warehouse!r}.",
         where=f"target {profile.target!r}",
         mend="choose a target of type postgres or bigquery",
     )
+
+
+def _google_credentials(profile: Profile) -> Any:
+    """Google's credentials of a target, made by dbt's adapter: a key, a login, an impersonation."""
+    from dbt.adapters.bigquery.credentials import BigQueryCredentials, create_google_credentials
+    from google.auth.exceptions import GoogleAuthError
+
+    fields = BigQueryCredentials.translate_aliases(profile.credentials())
+    known = {key: value for key, value in fields.items() if key not in ("type", "threads")}
+    try:
+        return create_google_credentials(BigQueryCredentials.from_dict(known))
+    except GoogleAuthError as error:
+        raise WarehouseUnreachable(
+            f"The warehouse of target {profile.target!r} cannot be used: {error}",
+            where=profile.address,
+            mend=mend_of(error, profile),
+        ) from error
+
+
+def _endpoint(profile: Profile) -> dict[str, str]:
+    """The variable that tells Google's client of another endpoint; dlt has no setting for it."""
+    endpoint = profile.output.get("api_endpoint")
+    return {} if endpoint is None else {"BIGQUERY_EMULATOR_HOST": str(endpoint)}
 
 
 def _ingestion_error(source: str, profile: Profile, error: PipelineStepFailed) -> MillraceError:
@@ -205,7 +229,7 @@ def _ingestion_error(source: str, profile: Profile, error: PipelineStepFailed) -
         return WarehouseUnreachable(
             f"The warehouse of target {profile.target!r} cannot be used: {first}",
             where=profile.address,
-            mend=profile.mend_of_address,
+            mend=mend_of(error, profile),
         )
     may_pass = cause_of(error) is Cause.TRANSIENT or (
         any(isinstance(link, TransientException) for link in chain)

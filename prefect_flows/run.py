@@ -91,7 +91,9 @@ class _PipelineRun:
                 started_at=datetime.now(UTC),
             ),
         )
-        self.session = DbtSession(settings.dbt_dir, profile, target_path, parameters.vars)
+        self.session = DbtSession(
+            settings.dbt_dir, profile, target_path, parameters.vars, runtime.run_id
+        )
         self.reporter = RunReporter(self.session, self.stored, self.state, runtime)
 
     def run(self) -> dict[str, Any]:

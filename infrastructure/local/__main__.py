@@ -34,7 +34,7 @@ def up(
         console.print("Postgres: starting")
         database = postgres.start(local)
         console.print(f"Postgres: ready, {database.host} port {database.port}", soft_wrap=True)
-        prefect_server.wait(server, settings.project_dir, local)
+        server = prefect_server.wait(server, settings.project_dir, local, port)
         console.print(f"Prefect server: ready, {server.ui_url}", soft_wrap=True)
 
 

@@ -123,8 +123,17 @@ def launch(local_dir: Path, port: int | None = None) -> PrefectServer:
     return server
 
 
-def wait(server: PrefectServer, project_dir: Path, local_dir: Path) -> None:
+def wait(
+    server: PrefectServer, project_dir: Path, local_dir: Path, port: int | None = None
+) -> PrefectServer:
     """Wait until the server answers, then point this project's Prefect clients at it.
+
+    Args:
+        port: the port that was asked for; when none was, one that another program took between the
+            look and the listening is exchanged for a free one.
+
+    Returns:
+        The server that answers.
 
     Raises:
         ServerError: it ended, or did not answer in time.
@@ -132,6 +141,9 @@ def wait(server: PrefectServer, project_dir: Path, local_dir: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not server.is_healthy():
         ended = server.process() is None
+        if ended and port is None and not _is_free(server.port):
+            server = launch(local_dir)
+            continue
         if ended or time.monotonic() > deadline:
             why = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
             last = log_file(local_dir).read_text(errors="replace").strip().splitlines()[-1:]
@@ -148,6 +160,7 @@ def wait(server: PrefectServer, project_dir: Path, local_dir: Path) -> None:
         f"[api]\nurl = {json.dumps(server.api_url)}\n\n"
         "[server]\nanalytics_enabled = false\n"
     )
+    return server
 
 
 def stop(project_dir: Path, local_dir: Path) -> bool:

@@ -51,6 +51,7 @@ class BigQueryTarget(_Strict):
     dataset: Text
     location: Text
     threads: PositiveInt
+    execution_project: Text | None = None
     priority: Literal["interactive", "batch"] | None = None
     maximum_bytes_billed: PositiveInt | None = None
     job_execution_timeout_seconds: PositiveInt | None = None

@@ -138,6 +138,7 @@ def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> 
             "extras": _given(
                 target,
                 "location",
+                "execution_project",
                 "priority",
                 "maximum_bytes_billed",
                 "job_execution_timeout_seconds",

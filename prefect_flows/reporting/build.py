@@ -121,6 +121,9 @@ def build(facts: Facts) -> RunReport:
         cards=cards,
         slowest=times[:SLOWEST],
         regressions=regressions,
+        costliest=sorted(
+            (node for node in nodes if node.bytes), key=lambda node: node.bytes or 0, reverse=True
+        )[:SLOWEST],
         tests=[TestLine(node.name, node.status, node.failures) for node in tests],
         marts=dict(facts.marts),
         unreported=list(facts.unreported),

@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 
-from prefect_flows.reporting.drawing import seconds
+from prefect_flows.reporting.drawing import seconds, size, slots
 from prefect_flows.reporting.lineage_picture import lineage_picture
 from prefect_flows.reporting.model import FailureCard, RunReport, StageLine
 from prefect_flows.reporting.timeline import timeline
@@ -38,7 +38,8 @@ def cards_markdown(report: RunReport) -> str:
     lineage = lineage_markdown(report)
     if lineage:
         parts += ["## Lineage", lineage]
-    parts += [*_cards(report.cards), *_slowest(report), *_tests(report), *_marts(report)]
+    parts += [*_cards(report.cards), *_slowest(report), *_costliest(report)]
+    parts += [*_tests(report), *_marts(report)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -200,6 +201,17 @@ def _slowest(report: RunReport) -> list[str]:
         return []
     header = ("node", "seconds", "median", "earlier runs", "against the median")
     return ["## Slowest nodes", _table(header, lines, right=(1, 2, 3))]
+
+
+def _costliest(report: RunReport) -> list[str]:
+    if not report.costliest:
+        return []
+    lines = [
+        (escaped(node.name, 150), size(node.bytes), slots(node.slot_seconds))
+        for node in report.costliest
+    ]
+    header = ("node", "data read", "slot seconds")
+    return ["## Costliest nodes", _table(header, lines, right=(1, 2))]
 
 
 def _tests(report: RunReport) -> list[str]:

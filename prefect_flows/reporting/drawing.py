@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from markupsafe import escape
 
+NOTHING = "\N{EN DASH}"
+
 # Okabe and Ito's colours, which people who see colours differently can tell apart.
 GROUPS = {
     "good": frozenset({"success", "pass", "reused", "reported"}),
@@ -62,3 +64,20 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: int | None) -> str:
+    """Bytes in the unit that keeps the number short."""
+    if count is None:
+        return NOTHING
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+def slots(seconds: float | None) -> str:
+    """Seconds of BigQuery's slots."""
+    return NOTHING if seconds is None else f"{seconds:,.1f}"

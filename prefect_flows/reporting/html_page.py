@@ -14,13 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from prefect_flows.reporting.critical_path import critical_path
-from prefect_flows.reporting.drawing import group_of, seconds
+from prefect_flows.reporting.drawing import NOTHING, group_of, seconds, size, slots
 from prefect_flows.reporting.lineage_picture import lineage_picture
 from prefect_flows.reporting.model import RunReport, Slow
 from prefect_flows.reporting.timeline import timeline
 from prefect_flows.transform.results import counts
 
-NOTHING = "\N{EN DASH}"
 # What keeps the page small enough to be sent when hundreds of nodes fail.
 MOST_CARDS, MOST_ROWS, MOST_BLOCKED = 40, 50, 40
 
@@ -39,6 +38,7 @@ def html_page(report: RunReport) -> str:
         "timeline": "Timeline" if drawn else "",
         "lineage": "Lineage" if picture else "",
         "slowest": "Slowest" if report.slowest else "",
+        "costliest": "Costliest" if report.costliest else "",
         "tests": "Tests" if report.tests else "",
         "marts": "Marts" if report.marts else "",
         "nodes": "All nodes" if report.nodes else "",
@@ -73,11 +73,16 @@ def _rows(report: RunReport) -> Iterator[Markup]:
         known = report.lineage.get(node.unique_id)
         owner = known.owner if known and known.owner else ""
         status = f"{node.status}, resumed" if node.resumed else node.status
+        costs = (
+            f'<td class="n">{size(node.bytes)}</td><td class="n">{slots(node.slot_seconds)}</td>'
+            if report.costliest
+            else ""
+        )
         yield Markup(  # noqa: S704  # each value is escaped or a number
             f'<tr><th scope="row">{escape(node.name)}</th><td>{escape(node.resource_type)}</td>'
             f"<td>{escape(node.stage)}</td>"
             f'<td class="s-{group_of(node.status)}">{escape(status)}</td>'
-            f'<td class="n">{node.seconds:.2f}</td><td class="n">{_number(node.rows)}</td>'
+            f'<td class="n">{node.seconds:.2f}</td><td class="n">{_number(node.rows)}</td>{costs}'
             f'<td class="n">{node.attempts}</td><td>{escape(owner)}</td></tr>\n'
         )
 
@@ -91,7 +96,13 @@ def _environment() -> Environment:
         trim_blocks=True,
     )
     environment.globals.update(
-        group_of=group_of, duration=seconds, number=_number, size=_size, times=_times, cut=_cut
+        group_of=group_of,
+        duration=seconds,
+        number=_number,
+        size=size,
+        slots=slots,
+        times=_times,
+        cut=_cut,
     )
     return environment
 
@@ -110,18 +121,6 @@ def _hash(script: str) -> str:
 
 def _number(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
-
-
-def _size(count: int | None) -> str:
-    """Bytes in the unit that keeps the number short."""
-    if count is None:
-        return NOTHING
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
 
 
 def _times(slow: Slow) -> str:

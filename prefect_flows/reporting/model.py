@@ -118,6 +118,7 @@ class RunReport:
         started_at: UTC.
         seconds: wall time of the whole run.
         slowest: the ten slowest nodes, slowest first.
+        costliest: the ten nodes that read most, most first; none where the warehouse does not say.
         regressions: every node that is slower than it used to be, worst first.
         marts: rows of each mart.
         unreported: what could not be told to the Prefect API.
@@ -137,6 +138,7 @@ class RunReport:
     cards: list[FailureCard] = field(default_factory=list)
     slowest: list[Slow] = field(default_factory=list)
     regressions: list[Slow] = field(default_factory=list)
+    costliest: list[NodeResult] = field(default_factory=list)
     tests: list[TestLine] = field(default_factory=list)
     marts: dict[str, int] = field(default_factory=dict)
     unreported: list[str] = field(default_factory=list)

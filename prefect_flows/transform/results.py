@@ -76,6 +76,12 @@ class NodeResult:
         processed = self.response.get("bytes_processed")
         return int(processed) if isinstance(processed, (int, float)) else None
 
+    @property
+    def slot_seconds(self) -> float | None:
+        """Seconds of BigQuery's slots, one after the other, that the statement took."""
+        milliseconds = self.response.get("slot_ms")
+        return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else None
+
     @classmethod
     def from_dbt(cls, result: Any, causes: Mapping[str, Cause], attempts: int, stage: str) -> Self:
         """Read one entry of dbt's results.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,9 @@ from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.causes import Cause
+from prefect_flows.environment import variables_set
 from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
+from prefect_flows.remedies import mend_of
 from prefect_flows.targets import Profile
 from prefect_flows.transform.causes import recorded_causes
 from prefect_flows.transform.only import narrowed_to
@@ -32,6 +33,9 @@ from prefect_flows.transform.seen import nodes_seen
 
 # dbt's generated event messages carry no types.
 Listener = Callable[[Any], None]
+
+# dbt copies it into its artifacts, and `query-comment` in dbt_project.yml into each statement.
+RUN_ID_VARIABLE = "DBT_ENV_CUSTOM_ENV_MILLRACE_RUN_ID"
 
 # dbt's callbacks and adapters are global to a process: two invocations at once corrupt each other.
 _ONE_INVOCATION = threading.Lock()
@@ -96,16 +100,23 @@ class DbtSession:
         profile: the target's profile.
         target_path: folder of dbt's artifacts; keeping it saves most of the next parse.
         vars: dbt's `--vars`.
+        run_id: goes into dbt's artifacts, and into the comment of each statement.
     """
 
     def __init__(
-        self, project_dir: Path, profile: Profile, target_path: Path, vars: Mapping[str, Any]
+        self,
+        project_dir: Path,
+        profile: Profile,
+        target_path: Path,
+        vars: Mapping[str, Any],
+        run_id: str = "",
     ) -> None:
         self.project_dir = project_dir
         self.profile = profile
         self.target_path = target_path
         self.log_dir = target_path / "logs"
         self.vars = dict(vars)
+        self._variables = profile.environment() | {RUN_ID_VARIABLE: run_id}
         self._manifest: Manifest | None = None
 
     def __enter__(self) -> Self:
@@ -216,7 +227,7 @@ class DbtSession:
                 f"The warehouse of target {self.profile.target!r} cannot be used: "
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
-                mend=self.profile.mend_of_address,
+                mend=mend_of(error, self.profile),
             ) from error
         finally:
             adapter.cleanup_connections()
@@ -361,7 +372,7 @@ class DbtSession:
         if artifacts:
             common += ["--target-path", str(self.target_path)]
         runner = dbtRunner(manifest=manifest, callbacks=[on_event] if on_event else None)
-        with _ONE_INVOCATION, _environment(self.profile.environment()):
+        with _ONE_INVOCATION, variables_set(self._variables):
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):
             # An interrupt, or the timeout of a task: dbt's runner swallows what should end us.
@@ -374,18 +385,3 @@ class DbtSession:
         else:
             results = list(getattr(result, "results", [result]))
         return Outcome(returned.success, results, returned.exception, result)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while; those that were set before come back."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

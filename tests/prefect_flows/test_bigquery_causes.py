@@ -282,6 +282,24 @@ def test_a_cause_is_found_without_importing_google() -> None:
     assert done.stdout == "code\n"
 
 
+def on_google(tmp_path: Path, url: str, **output: Any) -> Project:
+    """The scratch project with a target on the server."""
+    project = Project(tmp_path / "millrace")
+    shutil.copytree(REPOSITORY / "tests" / "scratch_dbt", project.folder / "dbt")
+    (project.folder / "prefect_flows").symlink_to(REPOSITORY / "prefect_flows")
+    output |= {
+        "type": "bigquery",
+        "project": "made-up",
+        "dataset": "scratch",
+        "threads": 1,
+        "job_retries": 0,
+        "api_endpoint": url,
+    }
+    profiles = {"millrace": {"target": "google", "outputs": {"google": output}}}
+    (project.folder / "dbt" / "profiles.yml").write_text(yaml.safe_dump(profiles))
+    return project
+
+
 @pytest.mark.parametrize(
     ("failure", "job_error", "cause"),
     [
@@ -302,23 +320,8 @@ def test_the_error_is_found_behind_that_of_dbt(
         google.failure = (failure[0], json.dumps(error_of(*failure)).encode())
     if job_error is not None:
         google.job_error = {"reason": job_error, "message": "Made up."}
-    project = Project(tmp_path / "millrace")
-    shutil.copytree(REPOSITORY / "tests" / "scratch_dbt", project.folder / "dbt")
-    (project.folder / "prefect_flows").symlink_to(REPOSITORY / "prefect_flows")
-
     with serving(google) as url:
-        output = {
-            "type": "bigquery",
-            "method": "oauth-secrets",
-            "token": "made-up",
-            "project": "made-up",
-            "dataset": "scratch",
-            "threads": 1,
-            "job_retries": 0,
-            "api_endpoint": url,
-        }
-        profiles = {"millrace": {"target": "google", "outputs": {"google": output}}}
-        (project.folder / "dbt" / "profiles.yml").write_text(yaml.safe_dump(profiles))
+        project = on_google(tmp_path, url, method="oauth-secrets", token="made-up")
         done = project.pipeline(
             *("--target", "google", "--skip", "ingest", "--no-prefect", "--select", "numbers"),
             MILLRACE_STAGES__DBT_RUN__RETRIES="1",
@@ -328,3 +331,42 @@ def test_the_error_is_found_behind_that_of_dbt(
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"First cause ({cause}), model numbers:" in done.stderr
     assert ("Trying again" in done.stderr) == (cause is Cause.TRANSIENT)
+
+
+@pytest.mark.parametrize(
+    ("failure", "mend"),
+    [
+        ((403, "accessDenied"), "needs roles/bigquery.jobUser in project made-up, and"),
+        ((404, "notFound"), "correct project (made-up), dataset (scratch) or location"),
+    ],
+)
+def test_what_google_refuses_is_said_before_anything_is_run_with_what_mends_it(
+    google: type[Google], tmp_path: Path, failure: tuple[int, str], mend: str
+) -> None:
+    google.failure = (failure[0], json.dumps(error_of(*failure)).encode())
+    with serving(google) as url:
+        project = on_google(tmp_path, url, method="oauth-secrets", token="made-up")
+        done = project.pipeline("--target", "google", "--skip", "ingest", "--no-prefect")
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "WarehouseUnreachable: The warehouse of target 'google' cannot be used: " in done.stderr
+    assert "where: bigquery made-up" in done.stderr
+    assert mend in done.stderr
+    assert "terraform apply in infrastructure/terraform/gcp" in done.stderr
+
+
+def test_a_key_that_google_refuses_is_said_with_how_to_make_another(
+    google: type[Google], tmp_path: Path
+) -> None:
+    google.token = (400, {"error": "invalid_grant", "error_description": "Made up."})
+    with serving(google) as url:
+        key = key_of(url)
+        project = on_google(tmp_path, url, method="service-account-json", keyfile_json=key)
+        done = project.pipeline("--target", "google", "--skip", "ingest", "--no-prefect")
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "WarehouseUnreachable: The warehouse of target 'google' cannot be used: " in done.stderr
+    assert "the key is wrong, revoked or expired: make another (terraform apply -replace=" in (
+        done.stderr
+    )
+    assert key["private_key"].splitlines()[1] not in done.stdout + done.stderr

@@ -7,13 +7,13 @@ resource "google_service_account" "dbt" {
   description  = "Runs and loads the target's models; may change its own datasets and no others."
 }
 
-# To run a query is a right in the project; what a query may read is a right in each dataset.
+# To run a query is a right in the project that pays for it; what a query may read is a right in each dataset.
 resource "google_project_iam_member" "job_user" {
-  for_each = module.layout.service_accounts
+  for_each = module.layout.job_users
 
   project = each.value.project
   role    = "roles/bigquery.jobUser"
-  member  = google_service_account.dbt[each.key].member
+  member  = google_service_account.dbt[each.value.target].member
 }
 
 resource "google_service_account_iam_member" "impersonator" {

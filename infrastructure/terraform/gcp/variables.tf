@@ -26,6 +26,7 @@ variable "targets" {
       project                        id of an existing project of its own
       dataset                        what dbt builds into; the target's name when not given
       location                       where its data lies
+      execution_project              id of the project that runs and pays for its queries; the target's own when not given
       threads                        models built at a time
       priority                       interactive or batch
       maximum_bytes_billed           a query that would read more bytes is refused
@@ -43,6 +44,7 @@ variable "targets" {
     project                       = optional(string)
     dataset                       = optional(string)
     location                      = optional(string)
+    execution_project             = optional(string)
     threads                       = optional(number, 8)
     priority                      = optional(string)
     maximum_bytes_billed          = optional(number)

@@ -86,6 +86,32 @@ def test_another_port_is_found_when_the_usual_one_is_taken(quickstart, other_pro
     assert len(ports) == 2
 
 
+# Another program takes the port seconds before the server listens.
+LOSES_ITS_PORT = """
+import pathlib, socket
+from infrastructure.local import prefect_server
+
+folder, local = pathlib.Path("."), pathlib.Path(".local").absolute()
+prefect_server.USUAL_PORT = prefect_server._any_free_port()
+server = prefect_server.launch(local)
+with socket.create_server((prefect_server.HOST, server.port)):
+    print(server.port, prefect_server.wait(server, folder, local).port)
+"""
+
+
+def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path / "millrace")
+    try:
+        done = project.run("-c", LOSES_ITS_PORT)
+        assert done.returncode == 0, done.stderr
+        lost, found = done.stdout.split()
+        assert lost != found
+        assert f"127.0.0.1:{found}/api" in (project.folder / "prefect.toml").read_text()
+        assert httpx.get(f"http://127.0.0.1:{found}/api/health").is_success
+    finally:
+        stop_servers(project)
+
+
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path) -> None:
     project = Project(tmp_path / "millrace")
     shutil.copytree(Path(__file__).parents[3] / "infrastructure", project.folder / "infrastructure")

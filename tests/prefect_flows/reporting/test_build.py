@@ -13,6 +13,9 @@ from prefect_flows.reporting.build import (
     failing_rows,
     personal_columns_near,
 )
+from prefect_flows.reporting.cards_markdown import cards_markdown
+from prefect_flows.reporting.drawing import size
+from prefect_flows.reporting.html_page import html_page
 from prefect_flows.reporting.lineage import EVERY_COLUMN
 from prefect_flows.transform.reproduction import command_for
 
@@ -112,3 +115,23 @@ def test_rows_of_a_test_on_a_renamed_column_are_left_out() -> None:
     assert (found.columns, found.hidden_columns, found.rows) == (("n",), ("value_field",), [("2",)])
     unknown = personal_columns_near(lineage, [test], {}, "postgres")[test]
     assert EVERY_COLUMN in unknown
+
+
+def test_what_read_most_is_named_where_the_warehouse_says_what_was_read() -> None:
+    asked = GIVEN
+    assert build(asked).costliest == []
+    assert "Costliest" not in html_page(build(asked)) + cards_markdown(build(asked))
+
+    responses = [{"bytes_processed": 10**number, "slot_ms": 1500} for number in range(12)]
+    read = [replace(n, response=r) for n, r in zip(asked.results, responses, strict=False)]
+    report = build(replace(asked, results=read))
+
+    assert [node.bytes for node in report.costliest] == sorted(
+        (node.bytes or 0 for node in read), reverse=True
+    )[:10]
+    most = report.costliest[0]
+    for text in (html_page(report), cards_markdown(report)):
+        assert "Costliest nodes" in text
+        assert most.name in text
+        assert size(most.bytes) in text
+        assert "1.5" in text

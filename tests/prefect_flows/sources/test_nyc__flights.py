@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Project
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from prefect_flows import ingestion, sources
 from prefect_flows.errors import IngestionError, WarehouseUnreachable
@@ -271,8 +273,13 @@ def test_every_source_is_found() -> None:
 
 
 def test_the_same_credentials_serve_bigquery() -> None:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
     key = {
-        "type": "service_account", "project_id": "made-up", "private_key": "made-up-secret",
+        "type": "service_account", "project_id": "made-up", "private_key": private.decode(),
         "client_email": "dbt@made-up.example", "token_uri": "https://made-up.example/token",
     }  # fmt: skip
     output = {
@@ -282,4 +289,16 @@ def test_the_same_credentials_serve_bigquery() -> None:
     destination = ingestion._destination(Profile.from_output("millrace", "prod", output))
     assert destination.destination_name == "bigquery"
     assert destination.config_params["location"] == "EU"
-    assert destination.config_params["credentials"] == key
+    credentials = destination.config_params["credentials"]
+    assert credentials.service_account_email == "dbt@made-up.example"
+
+
+def test_an_account_to_take_on_is_taken_on_by_the_load_too() -> None:
+    output = {
+        "type": "bigquery", "method": "oauth-secrets", "token": "made-up", "project": "made-up",
+        "schema": "dev", "threads": 1, "location": "EU",
+        "impersonate_service_account": "dbt-dev@made-up.iam.gserviceaccount.com",
+    }  # fmt: skip
+    destination = ingestion._destination(Profile.from_output("millrace", "dev", output))
+    credentials = destination.config_params["credentials"]
+    assert credentials.service_account_email == "dbt-dev@made-up.iam.gserviceaccount.com"

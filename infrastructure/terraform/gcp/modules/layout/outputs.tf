@@ -25,6 +25,17 @@ output "service_accounts" {
   }
 }
 
+output "job_users" {
+  description = "One a project in which a target runs jobs: dbt where they are paid for, dlt where the data is."
+  value = merge([
+    for name, target in local.targets : {
+      for project in distinct(concat(
+        [coalesce(target.execution_project, target.project)], target.ingests ? [target.project] : []
+      )) : "${name} ${project}" => { target = name, project = project }
+    }
+  ]...)
+}
+
 output "impersonations" {
   description = "One a member that may work as a target's service account, without a key."
   value = merge([
@@ -64,6 +75,7 @@ output "dbt_targets" {
         project                       = target.project
         dataset                       = target.dataset
         location                      = target.location
+        execution_project             = target.execution_project
         threads                       = target.threads
         priority                      = target.priority
         maximum_bytes_billed          = target.maximum_bytes_billed

@@ -13,6 +13,7 @@ variable "targets" {
     project                       = optional(string)
     dataset                       = optional(string)
     location                      = optional(string)
+    execution_project             = optional(string)
     threads                       = optional(number, 8)
     priority                      = optional(string)
     maximum_bytes_billed          = optional(number)
@@ -48,10 +49,12 @@ variable "targets" {
   }
 
   validation {
-    condition = alltrue([
-      for target in values(var.targets) :
-      can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", coalesce(target.project, "valid-project")))
-    ])
+    condition = alltrue(flatten([
+      for target in values(var.targets) : [
+        for project in [target.project, target.execution_project] :
+        can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", coalesce(project, "valid-project")))
+      ]
+    ]))
     error_message = "A project is named by its id: 6 to 30 lowercase letters, digits and dashes, beginning with a letter."
   }
 

@@ -113,7 +113,7 @@ run "a_target_of_another_project_has_its_own_raw_data" {
   variables {
     targets = {
       dev  = { project = "made-up-dev", location = "US" }
-      prod = { create_key = true }
+      prod = { create_key = true, execution_project = "made-up-paying" }
     }
   }
 
@@ -124,6 +124,14 @@ run "a_target_of_another_project_has_its_own_raw_data" {
       && one(output.datasets["made-up-dev.raw_nyc__flights"].writers) == "dbt-dev@made-up-dev.iam.gserviceaccount.com"
     )
     error_message = "Each project has what its targets load, where they are."
+  }
+
+  assert {
+    condition = (
+      output.dbt_targets.prod.execution_project == "made-up-paying"
+      && toset(keys(output.job_users)) == toset(["dev made-up-dev", "prod made-up-paying", "prod made-up-project"])
+    )
+    error_message = "Queries run where they are paid for, loads where the data is."
   }
 
   assert {

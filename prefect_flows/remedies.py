@@ -1,0 +1,64 @@
+"""What mends an error of a warehouse, told by its code, in the words of who has to do it.
+
+Where Google refuses, the right that is missing is one that `infrastructure/terraform/gcp` gives;
+roles are those of https://cloud.google.com/bigquery/docs/access-control.
+"""
+
+from __future__ import annotations
+
+from prefect_flows.causes import Cause, cause_of, chain_of, is_of_google_api, is_of_google_auth
+from prefect_flows.targets import SETUP_COMMAND, Profile
+
+
+def mend_of(error: BaseException, profile: Profile) -> str:
+    """The command or the line of Terraform that mends what a target's warehouse refuses."""
+    if profile.warehouse == "bigquery":
+        for link in chain_of(error):
+            if is_of_google_auth(link) and cause_of(link) is Cause.CONFIGURATION:
+                return _credentials(profile)
+            if is_of_google_api(link):
+                reasons = {
+                    detail.get("reason") for detail in link.errors if isinstance(detail, dict)
+                }
+                return _refusal(profile, reasons, link.code)
+    return profile.mend_of_address
+
+
+def _credentials(profile: Profile) -> str:
+    """Google gives no token: who asks is unknown, or may not be who the target says."""
+    target, setup = profile.target, f"{SETUP_COMMAND} --target {profile.target}"
+    account = profile.output.get("impersonate_service_account")
+    if "keyfile_json" in profile.output:
+        return (
+            "the key is wrong, revoked or expired: make another (terraform apply "
+            f"-replace='google_service_account_key.dbt[\"{target}\"]'), then {setup}"
+        )
+    if account is not None:
+        return (
+            "log in (gcloud auth application-default login), and let who logs in work as "
+            f"{account}: roles/iam.serviceAccountTokenCreator, which `impersonators` of target "
+            f"{target!r} in infrastructure/terraform/gcp gives"
+        )
+    return (
+        "log in (gcloud auth application-default login), or run as a service account: "
+        "documentation/google_cloud.md"
+    )
+
+
+def _refusal(profile: Profile, reasons: set[str | None], status: int | None) -> str:
+    """Google knows who asks, and refuses or does not find."""
+    target, output = profile.target, profile.output
+    project, dataset = output.get("project"), output.get("schema", output.get("dataset"))
+    apply = f"terraform apply in infrastructure/terraform/gcp, then {SETUP_COMMAND}"
+    if "accessDenied" in reasons or status == 403:
+        return (
+            f"the service account of target {target!r} needs roles/bigquery.jobUser in project "
+            f"{output.get('execution_project', project)}, and roles/bigquery.dataEditor on its "
+            f"datasets; {apply} gives both"
+        )
+    if "notFound" in reasons or status == 404:
+        return (
+            f"correct project ({project}), dataset ({dataset}) or location "
+            f"({output.get('location')}) of target {target!r}; {apply}"
+        )
+    return f"see what Google says above; what is set for target {target!r}: {SETUP_COMMAND} --check"
