@@ -1,18 +1,21 @@
-"""The state store, in a folder and in a real S3 server."""
+"""The state store: in a folder, and in servers that speak S3 and Google's storage."""
 
 from __future__ import annotations
 
-import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import httpx
 import pytest
 
+from prefect_flows.environment import variables_set
 from prefect_flows.errors import ConfigurationError, StateStoreError
 from prefect_flows.state.journal import Journal
 from prefect_flows.state.store import StateStore
@@ -22,49 +25,67 @@ from prefect_flows.state.store import StateStore
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket in moto's S3 server, which the client finds through the environment."""
     pytest.importorskip("s3fs", reason="SKIPPED: s3:// needs `uv sync --extra s3`")
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w+")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", "0"], stderr=log, stdout=log
-    )
     given = {
         "AWS_ACCESS_KEY_ID": "made-up",
         "AWS_SECRET_ACCESS_KEY": "made-up",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    before = {name: os.environ.get(name) for name in (*given, "AWS_ENDPOINT_URL")}
-    try:
-        url = _address(Path(log.name), server)
-        os.environ.update(given | {"AWS_ENDPOINT_URL": url})
+    log = tmp_path_factory.mktemp("moto") / "log"
+    with (
+        server([sys.executable, "-m", "moto.server", "-p", "0"], log, "Running on ") as url,
+        variables_set(given | {"AWS_ENDPOINT_URL": url}),
+    ):
         httpx.put(f"{url}/bucket").raise_for_status()
         yield "s3://bucket/millrace"
+
+
+@pytest.fixture(scope="module")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket in an emulator of Google's storage, which asks nobody who they are."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).parent / "gcp-storage-emulator"
+    command = [str(program), "start", "--host=127.0.0.1", f"--port={port}", "--in-memory",
+               "--default-bucket=bucket"]  # fmt: skip
+    log = tmp_path_factory.mktemp("gcs") / "log"
+    fsspec.config.conf["gs"] = {"token": "anon"}
+    try:
+        with (
+            server(command, log, "All services started", f"http://127.0.0.1:{port}") as url,
+            variables_set({"STORAGE_EMULATOR_HOST": url}),
+        ):
+            yield "gs://bucket/millrace"
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        server.terminate()
-        server.wait()
-        log.close()
+        del fsspec.config.conf["gs"]
 
 
-def _address(log: Path, server: subprocess.Popen[bytes]) -> str:
-    for _ in range(300):
-        for line in log.read_text().splitlines():
-            if "Running on http" in line:
-                return line.rpartition("Running on ")[2].strip()
-        assert server.poll() is None, log.read_text()
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+@contextmanager
+def server(command: list[str], log: Path, says: str, url: str | None = None) -> Iterator[str]:
+    """A server in the background; its address, which stands behind what it says when it is up."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        for _ in range(300):
+            lines = [line for line in log.read_text().splitlines() if says in line]
+            if lines:
+                break
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        assert lines, log.read_text()
+        yield url or lines[-1].rpartition(says)[2].strip()
+    finally:
+        process.terminate()
+        process.wait()
 
 
-@pytest.fixture(params=["folder", "s3", "memory"])
+@pytest.fixture(params=["folder", "s3", "gs", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
     if request.param == "folder":
         return StateStore(str(tmp_path / "state"))
     if request.param == "memory":
         return StateStore(f"memory://{tmp_path.name}")
-    return StateStore(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
+    return StateStore(f"{request.getfixturevalue(request.param)}/{tmp_path.name}")
 
 
 def test_what_is_written_is_read_listed_and_removed(store: StateStore) -> None:
@@ -135,6 +156,8 @@ def test_a_store_that_cannot_be_is_refused_in_words(tmp_path: Path) -> None:
         StateStore(str(tmp_path / "file")).write("run.json", b"")
 
 
-def test_a_bucket_that_does_not_exist_is_said(s3: str) -> None:
-    with pytest.raises(StateStoreError, match=r"where: s3://other/run\.json"):
-        StateStore("s3://other").write("run.json", b"")
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_a_bucket_that_does_not_exist_is_said(request: pytest.FixtureRequest, kind: str) -> None:
+    request.getfixturevalue(kind)
+    with pytest.raises(StateStoreError, match=rf"where: {kind}://other/run\.json"):
+        StateStore(f"{kind}://other").write("run.json", b"")
