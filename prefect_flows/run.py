@@ -17,7 +17,7 @@ from prefect_flows.errors import (
 )
 from prefect_flows.exclusive import alone
 from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
-from prefect_flows.reporting.of_run import RunReporter
+from prefect_flows.reporting.live import LiveDisplay
 from prefect_flows.runtime import Runtime
 from prefect_flows.settings import Settings, StagePolicy
 from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, prune
@@ -94,7 +94,7 @@ class _PipelineRun:
         self.session = DbtSession(
             settings.dbt_dir, profile, target_path, parameters.vars, runtime.run_id
         )
-        self.reporter = RunReporter(self.session, self.stored, self.state, runtime)
+        self.display = LiveDisplay()
 
     def run(self) -> dict[str, Any]:
         """Run it, and leave its report behind however it ends."""
@@ -102,7 +102,7 @@ class _PipelineRun:
         failure: str | None = "The run ended before its last stage did; its log says why."
         # dbt adds to its log; the state store keeps this run's.
         (self.session.log_dir / "dbt.log").unlink(missing_ok=True)
-        with self.session, self.reporter.live():
+        with self.session, self.display:
             try:
                 self._run_stages()
                 ended, failure = "passed", None
@@ -237,7 +237,7 @@ class _PipelineRun:
             flags,
             self.done.nodes,
             self._safe,
-            [*self.runtime.watchers, *self.reporter.watchers],
+            [*self.runtime.watchers, self.display],
         )
         self.stages.append(dbt)
         before = self.done.records.get(name)
@@ -314,7 +314,11 @@ class _PipelineRun:
                 if ended == "passed" and self.parameters.whole:
                     self.state.keep(MANIFEST)
                 self.state.keep_partial_parse()
-            self.reporter.report(self.record, self.stages, ended, failure)
+            # What draws it is imported when there is something to draw: not before the first model.
+            from prefect_flows.reporting.of_run import RunReporter
+
+            reporter = RunReporter(self.session, self.stored, self.state, self.runtime)
+            reporter.report(self.record, self.stages, ended, failure)
         finally:
             # Whatever befalls its report, a run that ended is not one that was killed.
             if self.begun:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +15,12 @@ from prefect_flows.reporting import summaries
 from prefect_flows.reporting.cards_markdown import cards_markdown
 from prefect_flows.reporting.html_page import html_page
 from prefect_flows.reporting.lineage import lineage_of
-from prefect_flows.reporting.live import LiveDisplay
 from prefect_flows.reporting.model import FailingRows, RunReport, StageLine
 from prefect_flows.runtime import Runtime
 from prefect_flows.state.runs import Ending, Run
 from prefect_flows.state.target import REPORT, RUN_RESULTS, TargetState
 from prefect_flows.transform.artifacts import run_results
 from prefect_flows.transform.dbt_stage import DbtStage
-from prefect_flows.transform.recorder import Watcher
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.session import DbtSession
 
@@ -33,7 +30,7 @@ MOST_ROWS = 10
 
 
 class RunReporter:
-    """Shows a run while it goes, and leaves its report behind."""
+    """Leaves the report of a run behind."""
 
     def __init__(
         self, session: DbtSession, stored: Run, state: TargetState, runtime: Runtime
@@ -42,18 +39,6 @@ class RunReporter:
         self._stored = stored
         self._state = state
         self._runtime = runtime
-        self._display = LiveDisplay()
-
-    @property
-    def watchers(self) -> Sequence[Watcher]:
-        """The live display."""
-        return (self._display,)
-
-    @contextmanager
-    def live(self) -> Iterator[None]:
-        """Draw the run in the terminal, if there is one."""
-        with self._display:
-            yield
 
     def report(
         self,

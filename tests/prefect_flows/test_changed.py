@@ -63,7 +63,11 @@ def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch:
     assert {file.name for file in run.iterdir()} == {
         "run.json", "journal.jsonl", "run_results.json", "dbt.log", "report.html"
     }  # fmt: skip
-    assert json.loads((run / "run.json").read_text())["ended"] == "passed"
+    header = json.loads((run / "run.json").read_text())
+    assert header["ended"] == "passed"
+    manifest = json.loads((kept(scratch) / "manifest.json").read_text())
+    assert manifest["metadata"]["env"] == {"MILLRACE_RUN_ID": header["id"]}
+    assert "select 1 as id" in manifest["nodes"]["model.scratch.numbers"]["compiled_code"]
     one = results(scratch)["numbers"]
     assert one["millrace"] == {
         "stage": "dbt-run", "attempts": 1, "cause": None, "resumed": False
