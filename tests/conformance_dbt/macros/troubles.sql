@@ -18,3 +18,7 @@ select {{ column_name }} from {{ model }} where {{ column_name }} > {{ value }}
 {% test misspelled(model) %}
 selekt * from {{ model }}
 {% endtest %}
+
+{% test at_rest(model, seconds) %}
+select 1 as id where pg_sleep({{ seconds }}) is null
+{% endtest %}

@@ -131,7 +131,7 @@ SCENARIOS = [
     ),
     Scenario(
         "fail_fast in tests",
-        OF_TESTS,
+        (*OF_TESTS, "slow_test"),
         ("orders",),
         unselected=ONLY_MODELS,
         strategies=BUILD,
