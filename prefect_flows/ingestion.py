@@ -197,12 +197,21 @@ def _destination(profile: Profile) -> Destination[Any, Any]:
 def _google_credentials(profile: Profile) -> Any:
     """Google's credentials of a target, made by dbt's adapter: a key, a login, an impersonation."""
     from dbt.adapters.bigquery.credentials import BigQueryCredentials, create_google_credentials
+    from dlt.common.configuration.specs.gcp_credentials import (
+        GcpDefaultCredentials,
+        GcpServiceAccountCredentials,
+    )
     from google.auth.exceptions import GoogleAuthError
 
     fields = BigQueryCredentials.translate_aliases(profile.credentials())
     known = {key: value for key, value in fields.items() if key not in ("type", "threads")}
+    credentials = GcpServiceAccountCredentials(project_id=fields["database"])
     try:
-        return create_google_credentials(BigQueryCredentials.from_dict(known))
+        # The class's own parser refuses what is neither a key nor a login: a machine's account.
+        GcpDefaultCredentials.parse_native_representation(
+            credentials, create_google_credentials(BigQueryCredentials.from_dict(known))
+        )
+        return credentials
     except GoogleAuthError as error:
         raise WarehouseUnreachable(
             f"The warehouse of target {profile.target!r} cannot be used: {error}",
