@@ -14,12 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 import psycopg2
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from bigquery_emulator.emulator import BigQuery
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What a clone has, and no more: nothing of a run that somebody made by hand.
@@ -179,6 +182,24 @@ def other_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]
         yield project
     finally:
         stop_servers(project)
+
+
+@pytest.fixture(scope="session")
+def bigquery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQuery]:
+    """BigQuery's stand-in, empty; nothing that used it has reached for the real service."""
+    from bigquery_emulator.emulator import running
+
+    with running(shared_folder(tmp_path_factory, "bigquery")) as bigquery:
+        yield bigquery
+        assert not bigquery.google.refused, "something reached for a server outside"
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that the workers of a test run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @dataclass

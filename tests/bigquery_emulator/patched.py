@@ -14,6 +14,7 @@ from typing import Any
 from bqemulator.cli import main
 from bqemulator.jobs import executor
 from bqemulator.sql.rewriter import create_table_schema_ctas
+from bqemulator.sql.rules import TranslationRule, get_all_rules, register
 from bqemulator.sql.translator import SQLTranslator
 from sqlglot import exp, parse_one
 from sqlglot.errors import ParseError
@@ -45,7 +46,9 @@ def loads() -> None:
         context.engine.execute(f"COPY {target} FROM ? (FORMAT JSON{compression})", [path])
 
     def load_parquet(path: str, target: str, context: Any) -> None:
-        context.engine.execute(f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet(?)", [path])
+        context.engine.execute(
+            f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet(?)", [path]
+        )
 
     executor._LOAD_FORMAT_HANDLERS |= {
         "NEWLINE_DELIMITED_JSON": load_json,
@@ -75,6 +78,27 @@ def time_zones() -> None:
     _before_translation(("DATETIME(", "TIMESTAMP("), rewrite)
 
 
+def money() -> None:
+    """NUMERIC has 38 digits, 9 of them after the point, and not DuckDB's 18 and 3.
+
+    Source: https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types.
+    """
+
+    @register
+    class Numeric(TranslationRule):
+        name = "NUMERIC_38_9"
+
+        def applies_to(self, node: exp.Expression) -> bool:
+            # What sqlglot reads where DuckDB's DECIMAL has no numbers. An explicit NUMERIC(18, 3)
+            # cannot be told apart, and is widened too.
+            return isinstance(node, exp.DataType) and node.sql("duckdb") == "DECIMAL(18, 3)"
+
+        def rewrite(self, _: exp.Expression) -> exp.Expression:
+            return exp.DataType.build("DECIMAL(38, 9)", dialect="duckdb")
+
+    executor._translator._rules = get_all_rules()
+
+
 def _before_translation(
     words: tuple[str, ...], rewrite: Callable[[exp.Expression], exp.Expression]
 ) -> None:
@@ -98,4 +122,5 @@ if __name__ == "__main__":
     contracts_of_dbt()
     loads()
     time_zones()
+    money()
     sys.exit(main())

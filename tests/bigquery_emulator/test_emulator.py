@@ -1,0 +1,139 @@
+"""What the emulator is patched for, value by value; and that nothing reaches the real service."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from bigquery_emulator.emulator import BigQuery
+from google.api_core.exceptions import BadRequest, NotFound
+from google.cloud.bigquery import Client, LoadJobConfig
+from pyarrow import parquet
+
+
+@pytest.fixture(scope="module")
+def client(bigquery: BigQuery) -> Iterator[Client]:
+    client = bigquery.client()
+    client.create_dataset("values_of_types")
+    yield client
+    client.delete_dataset("values_of_types", delete_contents=True)
+    client.close()
+
+
+def run(client: Client, sql: str) -> None:
+    client.query(sql).result()
+
+
+def rows(client: Client, sql: str) -> list[tuple[Any, ...]]:
+    return [row.values() for row in client.query(sql).result()]
+
+
+def test_a_time_zone_may_be_a_column(client: Client) -> None:
+    """Both directions, in winter, in summer, and in the hour that clocks show twice."""
+    sql = """
+    select datetime(instant, zone), timestamp(reading, zone)
+    from (
+        select timestamp '2013-01-01 05:00:00+00' as instant, 'America/New_York' as zone,
+            datetime '2013-07-01 10:00:00' as reading
+        union all
+        select timestamp '2013-11-03 06:30:00+00', 'America/New_York',
+            datetime '2013-11-03 02:30:00'
+        union all
+        select timestamp '2013-07-01 00:00:00+00', 'Asia/Kathmandu', datetime '2013-07-01 00:00:00'
+    )
+    order by instant, zone
+    """
+    assert rows(client, sql) == [
+        (dt.datetime(2013, 1, 1), dt.datetime(2013, 7, 1, 14, tzinfo=dt.UTC)),
+        (dt.datetime(2013, 7, 1, 5, 45), dt.datetime(2013, 6, 30, 18, 15, tzinfo=dt.UTC)),
+        (dt.datetime(2013, 11, 3, 1, 30), dt.datetime(2013, 11, 3, 7, 30, tzinfo=dt.UTC)),
+    ]
+
+
+def test_an_instant_is_formatted_in_utc(client: Client) -> None:
+    sql = "select format_timestamp('%Y-%m-%dT%H', timestamp '2013-11-03 01:59:00-05', 'UTC')"
+    assert rows(client, sql) == [("2013-11-03T06",)]
+
+
+def test_a_numeric_has_nine_digits_behind_the_point(client: Client) -> None:
+    large = Decimal("12345678901234567890.123456789")
+    assert rows(client, f"select cast('{large}' as numeric), numeric '0.1' * 3") == [
+        (large, Decimal("0.3"))
+    ]
+    run(client, "create table values_of_types.prices (price numeric)")
+    run(client, f"insert into values_of_types.prices values (numeric '{large}')")
+    assert rows(client, "select sum(price) from values_of_types.prices") == [(large,)]
+
+
+def test_a_table_with_declared_columns_is_made_of_a_query(client: Client) -> None:
+    """As dbt makes a model under contract. What does not fit its declared type is refused."""
+    run(
+        client,
+        "create table values_of_types.declared (id int64, price numeric) as "
+        "(select id, price from (select '7' as id, 1.25 as price))",
+    )
+    table = client.get_table("values_of_types.declared")
+    assert [(field.name, field.field_type) for field in table.schema] == [
+        ("id", "INTEGER"),
+        ("price", "NUMERIC"),
+    ]
+    assert rows(client, "select * from values_of_types.declared") == [(7, Decimal("1.25"))]
+    with pytest.raises(BadRequest):
+        run(client, "create table values_of_types.refused (id int64) as (select 'seven' as id)")
+
+
+def test_loads_of_gzipped_json_and_of_parquet_in_another_order(client: Client) -> None:
+    run(client, "create table values_of_types.loaded (id int64, name string)")
+    zipped = io.BytesIO(gzip.compress(b'{"id": 1, "name": "Ada"}\n{"id": 2, "name": null}\n'))
+    table = pa.table({"name": ["Grace"], "id": [3]})
+    columnar = io.BytesIO()
+    parquet.write_table(table, columnar)
+    columnar.seek(0)
+    for file, kind in ((zipped, "NEWLINE_DELIMITED_JSON"), (columnar, "PARQUET")):
+        job = client.load_table_from_file(
+            file, "values_of_types.loaded", job_config=LoadJobConfig(source_format=kind)
+        )
+        job.result()
+    sql = "select id, name from values_of_types.loaded order by id"
+    assert rows(client, sql) == [(1, "Ada"), (2, None), (3, "Grace")]
+
+
+def test_errors_carry_the_words_of_google(client: Client) -> None:
+    """Causes are told apart by them, so the emulator has to use the service's own."""
+    with pytest.raises(NotFound) as missing:
+        run(client, "select * from values_of_types.missing")
+    with pytest.raises(BadRequest) as misspelled:
+        run(client, "selekt 1")
+    assert [error.value.errors[0]["reason"] for error in (missing, misspelled)] == [
+        "notFound",
+        "invalidQuery",
+    ]
+
+
+def test_a_client_of_the_real_service_is_refused_and_seen(bigquery: BigQuery) -> None:
+    """The guard itself: a client that nobody points at the emulator does not get out."""
+    code = (
+        "from google.cloud.bigquery import Client\n"
+        "Client('millrace-test').query('select 1', retry=None, job_retry=None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=bigquery.environment | {"PATH": "", "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Nobody stands in for this host" in done.stderr or "403" in done.stderr, done.stderr
+    assert bigquery.google.refused
+    assert set(bigquery.google.refused) == {"bigquery.googleapis.com"}
+    bigquery.google.refused.clear()
