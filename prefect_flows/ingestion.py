@@ -91,10 +91,13 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
             connection, a timeout or the like is the cause.
     """
     started = time.monotonic()
-    dlt.config["runtime.dlthub_telemetry"] = False
-    dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
-    function = source_function(source)
-    with tempfile.TemporaryDirectory(prefix="millrace-dlt-") as folder:
+    with (
+        # dlt starts its telemetry when it is first asked for anything, its settings included.
+        variables_set({"RUNTIME__DLTHUB_TELEMETRY": "false"} | _endpoint(profile)),
+        tempfile.TemporaryDirectory(prefix="millrace-dlt-") as folder,
+    ):
+        dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
+        function = source_function(source)
         pipeline = dlt.pipeline(
             pipeline_name=source,
             destination=_destination(profile),
@@ -105,8 +108,7 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
             data = function(**arguments)
             tables = list(data.resources)
             data.resources.add(_heartbeat())
-            with variables_set(_endpoint(profile)):
-                info = pipeline.run(data, loader_file_format="parquet")
+            info = pipeline.run(data, loader_file_format="parquet")
         except PipelineStepFailed as error:
             raise _ingestion_error(source, profile, error) from error
         trace: Any = pipeline.last_trace
@@ -205,19 +207,18 @@ def _google_credentials(profile: Profile) -> Any:
 
     fields = BigQueryCredentials.translate_aliases(profile.credentials())
     known = {key: value for key, value in fields.items() if key not in ("type", "threads")}
-    credentials = GcpServiceAccountCredentials(project_id=fields["database"])
     try:
-        # The class's own parser refuses what is neither a key nor a login: a machine's account.
-        GcpDefaultCredentials.parse_native_representation(
-            credentials, create_google_credentials(BigQueryCredentials.from_dict(known))
-        )
-        return credentials
+        native = create_google_credentials(BigQueryCredentials.from_dict(known))
     except GoogleAuthError as error:
         raise WarehouseUnreachable(
             f"The warehouse of target {profile.target!r} cannot be used: {error}",
             where=profile.address,
             mend=mend_of(error, profile),
         ) from error
+    credentials = GcpServiceAccountCredentials(project_id=fields["database"])
+    # The class's own parser refuses what is neither a key nor a login: a machine's account.
+    GcpDefaultCredentials.parse_native_representation(credentials, native)
+    return credentials
 
 
 def _endpoint(profile: Profile) -> dict[str, str]:

@@ -16,7 +16,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveInt,
     ValidationError,
 )
@@ -34,13 +33,23 @@ class StagePolicy(BaseModel):
     """How often, how late and how long a stage is tried.
 
     Only causes that may pass are retried; see `prefect_flows.causes`.
+
+    Attributes:
+        retries: attempts after the first.
+        retry_delay_seconds: delay of the first retry; each further one comes twice as late.
+        timeout_seconds: of one attempt.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    retries: NonNegativeInt
+    # As many delays as Prefect takes.
+    retries: int = Field(ge=0, le=50)
     retry_delay_seconds: NonNegativeFloat
     timeout_seconds: float = Field(gt=0)
+
+    def delays(self) -> list[float]:
+        """Seconds before each retry, but for the jitter: doubling, up to ten minutes."""
+        return [min(self.retry_delay_seconds * 2**n, 600.0) for n in range(self.retries)]
 
 
 class StagePolicies(BaseModel):

@@ -16,7 +16,15 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 from prefect.utilities.timeout import timeout
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_fixed
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_chain,
+    wait_none,
+    wait_random,
+)
 
 from prefect_flows.errors import MillraceError, StageTimedOut
 from prefect_flows.settings import StagePolicy
@@ -27,6 +35,9 @@ if TYPE_CHECKING:
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 Work = Callable[[Logger], dict[str, Any]]
+# Part of a retry's delay by which it comes sooner or later, so that runs that a warehouse turned
+# away together do not come back together.
+JITTER = 0.2
 RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
 
@@ -48,7 +59,8 @@ def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         name=name,
         task_run_name=name,
         retries=policy.retries,
-        retry_delay_seconds=policy.retry_delay_seconds,
+        retry_delay_seconds=policy.delays(),
+        retry_jitter_factor=JITTER,
         retry_condition_fn=_may_pass_on_retry,
     )(timed, return_state=True)
     if state.is_cancelled():
@@ -62,11 +74,12 @@ def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
 
     def say(attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None
-        log.warning("%s\nTrying again in %g s.", error, policy.retry_delay_seconds)
+        log.warning("%s\nTrying again in %.0f s.", error, attempt.upcoming_sleep)
 
+    waits = [wait_random(d * (1 - JITTER), d * (1 + JITTER)) for d in policy.delays()]
     retrying = Retrying(
         stop=stop_after_attempt(policy.retries + 1),
-        wait=wait_fixed(policy.retry_delay_seconds),
+        wait=wait_chain(*waits) if waits else wait_none(),
         retry=retry_if_exception(_is_retryable),
         before_sleep=say,
         reraise=True,

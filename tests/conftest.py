@@ -38,6 +38,8 @@ class Project:
 
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    # Seconds that a command may take.
+    patience: int = 240
 
     @property
     def local(self) -> Path:
@@ -54,7 +56,7 @@ class Project:
             input=text,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=self.patience,
             check=False,
         )
 
@@ -139,6 +141,16 @@ class Project:
 
 def copy_of_the_project(folder: Path) -> Project:
     shutil.copytree(REPOSITORY, folder, ignore=NOT_IN_A_CLONE)
+    return Project(folder)
+
+
+def neighbour(project: Project, folder: Path, models: Path) -> Project:
+    """A folder of its own with the code and the servers of a project, and other models."""
+    shutil.copytree(models, folder / "dbt", ignore=NOT_IN_A_CLONE)
+    for package in ("prefect_flows", "infrastructure"):
+        (folder / package).symlink_to(project.folder / package)
+    # The API is found as a person's client finds it: through the file that `local up` wrote.
+    (folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
     return Project(folder)
 
 
@@ -267,12 +279,7 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
 @pytest.fixture
 def scratch(project: Project, tmp_path: Path) -> Scratch:
     """A fresh copy of the small dbt project on an empty schema; its blocks are as at first."""
-    folder = tmp_path / "millrace"
-    shutil.copytree(REPOSITORY / "tests" / "scratch_dbt", folder / "dbt")
-    for package in ("prefect_flows", "infrastructure"):
-        (folder / package).symlink_to(project.folder / package)
-    # The API is found as a person's client finds it: through the file that `local up` wrote.
-    (folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
+    folder = neighbour(project, tmp_path / "millrace", REPOSITORY / "tests" / "scratch_dbt").folder
     (folder / ".local").mkdir()
     shutil.copy(project.local / "terraform-outputs.json", folder / ".local")
     scratch = Scratch(folder, target="scratch", database="scratch")

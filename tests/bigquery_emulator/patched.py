@@ -7,13 +7,20 @@ patch goes.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from bqemulator.api.routes import jobs
 from bqemulator.cli import main
+from bqemulator.domain.errors import AlreadyExistsError
 from bqemulator.jobs import executor
-from bqemulator.sql.rewriter import create_table_schema_ctas
+from bqemulator.scripting.ast import SetStmt
+from bqemulator.scripting.parser import Parser
+from bqemulator.sql.rewriter import aggregate_variants, create_table_schema_ctas
 from bqemulator.sql.rules import TranslationRule, get_all_rules, register
 from bqemulator.sql.translator import SQLTranslator
 from sqlglot import exp, parse_one
@@ -40,7 +47,7 @@ def loads() -> None:
     """A load job takes gzipped JSON, and puts Parquet's columns where their names stand."""
 
     def load_json(path: str, target: str, context: Any) -> None:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             gzipped = file.read(2) == b"\x1f\x8b"
         compression = ", COMPRESSION GZIP" if gzipped else ""
         context.engine.execute(f"COPY {target} FROM ? (FORMAT JSON{compression})", [path])
@@ -99,6 +106,49 @@ def money() -> None:
     executor._translator._rules = get_all_rules()
 
 
+def partitions_to_replace() -> None:
+    """Dbt's `insert_overwrite` gathers them with two forms that the emulator does not know.
+
+    ARRAY_AGG(DISTINCT x IGNORE NULLS), of which the emulator takes `DISTINCT x` for a value; and
+    SET (v) = (SELECT AS STRUCT x), which sets a variable to a row's only field.
+    """
+    filter_target = aggregate_variants._filter_target
+
+    def value_behind_distinct(operand: exp.Expression) -> exp.Expression:
+        target = filter_target(operand)
+        return target.expressions[0] if isinstance(target, exp.Distinct) else target
+
+    aggregate_variants._filter_target = value_behind_distinct
+
+    parse_set = Parser._parse_set
+
+    def fields_of_a_struct(self: Parser) -> SetStmt:
+        statement = parse_set(self)
+        fields = re.sub(
+            r"^\(\s*select\s+as\s+struct\b", "(select", statement.source_expr, flags=re.IGNORECASE
+        )
+        return replace(statement, source_expr=fields)
+
+    Parser._parse_set = fields_of_a_struct
+
+
+def each_job_once() -> None:
+    """A job whose id is taken is refused, so that a request whose answer was lost can be repeated.
+
+    Google's client then asks for the job that there is. The emulator would run it again.
+    """
+    handle_query_job = jobs._handle_query_job
+
+    async def handle_new_query_job(
+        project: str, job: str, *arguments: Any, ctx: Any, **options: Any
+    ) -> Any:
+        if ctx.catalog.get_job(project, job) is not None:
+            raise AlreadyExistsError(f"Already Exists: Job {project}:US.{job}")
+        return await handle_query_job(project, job, *arguments, ctx=ctx, **options)
+
+    jobs._handle_query_job = handle_new_query_job
+
+
 def _before_translation(
     words: tuple[str, ...], rewrite: Callable[[exp.Expression], exp.Expression]
 ) -> None:
@@ -123,4 +173,6 @@ if __name__ == "__main__":
     loads()
     time_zones()
     money()
+    partitions_to_replace()
+    each_job_once()
     sys.exit(main())

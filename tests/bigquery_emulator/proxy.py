@@ -44,7 +44,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that reached the proxy."""
+    """A request that reached the proxy; the names of its headers are in lower case."""
 
     method: str
     path: str
@@ -111,8 +111,8 @@ def proxying(address: str) -> Iterator[Proxy]:
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = dict(self.headers)
-            zipped = headers.get("Content-Encoding") == "gzip"
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            zipped = headers.get("content-encoding") == "gzip"
             asked = Asked(
                 self.command, self.path, headers, gzip.decompress(body) if zipped else body
             )
@@ -129,7 +129,7 @@ def proxying(address: str) -> Iterator[Proxy]:
                     return
             self.answer(*self.forwarded(body))
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 their names
 
         def forwarded(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=300)

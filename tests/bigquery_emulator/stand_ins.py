@@ -9,7 +9,7 @@ service fails.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import http.server
 import json
 import ssl
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from conftest import serving
@@ -86,9 +86,9 @@ class MetadataServer(Handler):
     Source: https://cloud.google.com/compute/docs/metadata/overview.
     """
 
-    TOKEN = {"access_token": MACHINE_TOKEN, "expires_in": 3600, "token_type": "Bearer"}
+    TOKEN: ClassVar = {"access_token": MACHINE_TOKEN, "expires_in": 3600, "token_type": "Bearer"}
     ACCOUNTS = "/computeMetadata/v1/instance/service-accounts"
-    ANSWERS: dict[str, Any] = {
+    ANSWERS: ClassVar[dict[str, Any]] = {
         "/": "computeMetadata/\n",
         "/computeMetadata/v1/project/project-id": PROJECT,
         "/computeMetadata/v1/universe/universe-domain": "googleapis.com",
@@ -180,7 +180,7 @@ def google_stand_ins(folder: Path) -> Iterator[Google]:
                     },
                 )
                 return
-            later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+            later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
             self.answer(
                 200,
                 {
@@ -224,7 +224,7 @@ def certificate(
 ) -> x509.Certificate:
     """A certificate for a day: of hosts when there are any, else of an authority."""
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64])])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     signer, signer_key = (subject, key) if issuer is None else (issuer[0].subject, issuer[1])
     builder = (
         x509.CertificateBuilder()
@@ -232,8 +232,8 @@ def certificate(
         .issuer_name(signer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=not hosts, path_length=None), critical=True)
     )
     if hosts:

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from bigquery_emulator.emulator import BigQuery
-from google.api_core.exceptions import BadRequest, NotFound
+from bigquery_emulator.stand_ins import PROJECT
+from google.api_core.exceptions import BadRequest, Conflict, NotFound
 from google.cloud.bigquery import Client, LoadJobConfig
 from pyarrow import parquet
 
@@ -30,6 +31,11 @@ def client(bigquery: BigQuery) -> Iterator[Client]:
 
 def run(client: Client, sql: str) -> None:
     client.query(sql).result()
+
+
+def local(*parts: int) -> dt.datetime:
+    """A reading of a clock somewhere, in no zone."""
+    return dt.datetime(*parts)  # type: ignore[arg-type, misc] # noqa: DTZ001
 
 
 def rows(client: Client, sql: str) -> list[tuple[Any, ...]]:
@@ -52,9 +58,9 @@ def test_a_time_zone_may_be_a_column(client: Client) -> None:
     order by instant, zone
     """
     assert rows(client, sql) == [
-        (dt.datetime(2013, 1, 1), dt.datetime(2013, 7, 1, 14, tzinfo=dt.UTC)),
-        (dt.datetime(2013, 7, 1, 5, 45), dt.datetime(2013, 6, 30, 18, 15, tzinfo=dt.UTC)),
-        (dt.datetime(2013, 11, 3, 1, 30), dt.datetime(2013, 11, 3, 7, 30, tzinfo=dt.UTC)),
+        (local(2013, 1, 1), dt.datetime(2013, 7, 1, 14, tzinfo=dt.UTC)),
+        (local(2013, 7, 1, 5, 45), dt.datetime(2013, 6, 30, 18, 15, tzinfo=dt.UTC)),
+        (local(2013, 11, 3, 1, 30), dt.datetime(2013, 11, 3, 7, 30, tzinfo=dt.UTC)),
     ]
 
 
@@ -90,6 +96,36 @@ def test_a_table_with_declared_columns_is_made_of_a_query(client: Client) -> Non
         run(client, "create table values_of_types.refused (id int64) as (select 'seven' as id)")
 
 
+def test_a_script_replaces_the_partitions_that_it_gathered(client: Client) -> None:
+    """As dbt's `insert_overwrite` does: days that come are replaced, others stay."""
+    run(client, "create table values_of_types.days (day date, amount int64)")
+    run(
+        client,
+        "insert into values_of_types.days values "
+        "(date '2024-01-01', 1), (date '2024-01-02', 2), (date '2024-01-02', 3), (null, 4)",
+    )
+    run(
+        client,
+        """
+        declare replaced array<date>;
+        set (replaced) = (
+            select as struct array_agg(distinct day ignore nulls)
+            from unnest([date '2024-01-02', date '2024-01-02', date '2024-01-03', null]) as day
+        );
+        merge into values_of_types.days as old
+        using (select date '2024-01-02' as day, 20 as amount) as new
+        on false
+        when not matched by source and old.day in unnest(replaced) then delete
+        when not matched then insert (day, amount) values (day, amount)
+        """,
+    )
+    assert rows(client, "select day, amount from values_of_types.days order by amount") == [
+        (dt.date(2024, 1, 1), 1),
+        (None, 4),
+        (dt.date(2024, 1, 2), 20),
+    ]
+
+
 def test_loads_of_gzipped_json_and_of_parquet_in_another_order(client: Client) -> None:
     run(client, "create table values_of_types.loaded (id int64, name string)")
     zipped = io.BytesIO(gzip.compress(b'{"id": 1, "name": "Ada"}\n{"id": 2, "name": null}\n'))
@@ -104,6 +140,26 @@ def test_loads_of_gzipped_json_and_of_parquet_in_another_order(client: Client) -
         job.result()
     sql = "select id, name from values_of_types.loaded order by id"
     assert rows(client, sql) == [(1, "Ada"), (2, None), (3, "Grace")]
+
+
+def test_a_job_runs_once_however_often_it_is_sent(client: Client) -> None:
+    run(client, "create table values_of_types.sent (id int64)")
+    sql = "insert into values_of_types.sent values (1)"
+    job = client.query(sql, job_id="sent-twice")
+    job.result()
+    again = client.query(sql, job_id="sent-twice")
+    again.result()
+    assert again.job_id == job.job_id
+    with pytest.raises(Conflict):
+        client._connection.api_request(
+            "POST",
+            f"/projects/{PROJECT}/jobs",
+            data={
+                "jobReference": {"jobId": "sent-twice"},
+                "configuration": {"query": {"query": sql}},
+            },
+        )
+    assert rows(client, "select id from values_of_types.sent") == [(1,)]
 
 
 def test_errors_carry_the_words_of_google(client: Client) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Project
-from pandas.testing import assert_series_equal
+from frames import kinds, same, same_table, table
 
 TABLES = ["flights", "weather", "planes", "airports", "airlines"]
 NEW_YORK, DAY, MINUTE = "America/New_York", pd.Timedelta(days=1), pd.Timedelta(minutes=1)
@@ -16,43 +16,6 @@ NEW_YORK, DAY, MINUTE = "America/New_York", pd.Timedelta(days=1), pd.Timedelta(m
 UNLISTED = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 
 Files = dict[str, pd.DataFrame]
-
-
-def kinds(project: Project, relation: str) -> dict[str, str]:
-    return dict(
-        project.query(
-            "select column_name, data_type from information_schema.columns "
-            f"where table_schema || '.' || table_name = '{relation}' order by ordinal_position"
-        )
-    )
-
-
-def table(project: Project, relation: str) -> pd.DataFrame:
-    """A whole table; times travel as seconds since 1970, so no session's time zone touches them."""
-    columns = kinds(project, relation)
-    times = {column: kind for column, kind in columns.items() if kind.startswith(("time", "date"))}
-    selected = [f"extract(epoch from {c})::bigint" if c in times else c for c in columns]
-    rows = project.query(f"select {', '.join(selected)} from {relation}")
-    frame = pd.DataFrame(rows, columns=list(columns))
-    for column, kind in times.items():
-        is_instant = kind == "timestamp with time zone"
-        frame[column] = pd.to_datetime(frame[column], unit="s", utc=is_instant)
-    return frame
-
-
-def same(actual: pd.Series, expected: pd.Series) -> None:
-    """Value by value, missing opposite missing, whatever the width of a number or a time."""
-    if expected.dtype.kind == "M":
-        actual, expected = actual.dt.as_unit("s"), expected.dt.as_unit("s")
-    loose = dict.fromkeys(("check_dtype", "check_names", "check_index_type", "check_freq"), False)
-    assert_series_equal(actual, expected, rtol=1e-12, atol=1e-12, **loose)
-
-
-def same_table(actual: pd.DataFrame, expected: pd.DataFrame) -> None:
-    assert sorted(actual) == sorted(expected)
-    assert len(actual) == len(expected)
-    for column in expected:
-        same(actual[column].sort_index(), expected[column].sort_index())
 
 
 def clock(hhmm: pd.Series) -> pd.Series:

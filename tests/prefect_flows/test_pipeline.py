@@ -41,7 +41,8 @@ def test_policies_of_the_settings_reach_the_tasks(project: Project, scratch: Scr
     assert done.returncode == 0, done.stdout + done.stderr
     tasks = project.task_runs(project.last_run(scratch.target))
     policy = tasks["dbt-run"]["empirical_policy"]
-    assert (policy["retries"], policy["retry_delay"]) == (5, 30)
+    assert (policy["retries"], policy["retry_delay"]) == (5, [30, 60, 120, 240, 480])
+    assert policy["retry_jitter_factor"] == 0.2
 
 
 def test_a_model_with_a_sql_error_fails_at_once_and_names_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -52,3 +53,23 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 def test_a_stage_in_time_is_not_disturbed() -> None:
     assert as_function("dbt-run", POLICY, lambda _: {"done": True}) == {"done": True}
     time.sleep(0.5)
+
+
+def test_each_retry_comes_later_than_the_one_before_and_not_on_the_dot() -> None:
+    """Doubling, a fifth sooner or later; and no delay is longer than ten minutes."""
+    patient = StagePolicy(retries=8, retry_delay_seconds=30, timeout_seconds=60)
+    assert patient.delays() == [30, 60, 120, 240, 480, 600, 600, 600]
+
+    policy = StagePolicy(retries=3, retry_delay_seconds=0.2, timeout_seconds=60)
+    begun: list[float] = []
+
+    def fails(_log: object) -> dict:
+        begun.append(time.monotonic())
+        raise StageTimedOut("Made up.", where="here", mend="none", retryable=True)
+
+    with pytest.raises(StageTimedOut):
+        as_function("dbt-run", policy, fails)
+    waited = [later - earlier for earlier, later in pairwise(begun)]
+    for delay, seconds in zip(policy.delays(), waited, strict=True):
+        assert 0.8 * delay <= seconds < 1.2 * delay + 0.1
+    assert waited != policy.delays()

@@ -1,0 +1,217 @@
+"""The whole project on BigQuery's stand-in, by the pipeline: the same numbers as on Postgres.
+
+Sources are loaded by dlt's own client and models run by dbt-bigquery's, both over HTTP, as the
+account of the machine, with no key anywhere. The marts on Postgres are held against the source's
+files in `test_marts.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bigquery_emulator.emulator import BigQuery
+from bigquery_emulator.stand_ins import MACHINE_TOKEN
+from conftest import REPOSITORY, Project, neighbour
+from frames import bigquery_table, same_table, table
+from google.cloud.bigquery import Client, SchemaField
+from sqlglot import exp, parse, parse_one
+
+# The first of them waits for the year to be loaded and made.
+pytestmark = pytest.mark.timeout(1200)
+
+TARGET = "emulated"
+# Every mart but fct_flights, and what its rows are known by.
+MARTS = {
+    "agg_carrier_performance_monthly": "carrier_month_id",
+    "agg_delay_by_weather": "band_id",
+    "agg_route_performance": "route_id",
+    "dim_airlines": "carrier_code",
+    "dim_airports": "airport_key",
+    "dim_dates": "date_day",
+    "dim_planes": "plane_key",
+    "fct_weather_hourly": "weather_id",
+}
+# Not of the data: when a row was loaded.
+CLOCK = ["_loaded_at"]
+
+
+@pytest.fixture(scope="module")
+def emulated(
+    project: Project, bigquery: BigQuery, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """The project's own models, with a target on the stand-in."""
+    folder = tmp_path_factory.mktemp("bigquery") / "millrace"
+    emulated = neighbour(project, folder, REPOSITORY / "dbt")
+    emulated.environment = bigquery.environment
+    emulated.patience = 600
+    limits = {"maximum_bytes_billed": 10**10, "job_execution_timeout_seconds": 240}
+    target = bigquery.target("emulated", priority="interactive", **limits)
+    outputs = folder / "outputs.json"
+    outputs.write_text(json.dumps({"dbt_targets": {"value": {TARGET: target}}}))
+    done = emulated.setup("--outputs", str(outputs), "--target", TARGET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return emulated
+
+
+@pytest.fixture(scope="module")
+def run(emulated: Project, bigquery: BigQuery) -> subprocess.CompletedProcess[str]:
+    """The pipeline's first run there: a year is loaded, and every model made and tested."""
+    bigquery.proxy.clear()
+    done = emulated.pipeline("--target", TARGET, "--skip", "docs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def client(bigquery: BigQuery) -> Iterator[Client]:
+    client = bigquery.client()
+    yield client
+    client.close()
+
+
+def statement(bigquery: BigQuery, pattern: str) -> str:
+    """The statement that dbt sent and that holds a pattern; there is one."""
+    configured = [job["query"] for job in bigquery.proxy.jobs() if "labels" in job]
+    (found,) = {job["query"] for job in configured if re.search(pattern, job["query"])}
+    return str(found)
+
+
+def test_everything_passes_and_is_counted(run: subprocess.CompletedProcess[str]) -> None:
+    assert "raw_nyc__flights.flights: 336,776 new rows" in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(("mart", "key"), MARTS.items())
+def test_mart_is_the_same_as_on_postgres_row_by_row(
+    run: subprocess.CompletedProcess[str], project: Project, client: Client, mart: str, key: str
+) -> None:
+    on_postgres = table(project, f"dev_marts.{mart}").drop(columns=CLOCK, errors="ignore")
+    on_bigquery = bigquery_table(client, f"emulated_marts.{mart}")
+    on_bigquery = on_bigquery.drop(columns=CLOCK, errors="ignore")
+    assert list(on_bigquery) == list(on_postgres)
+    assert on_postgres[key].is_unique
+    same_table(on_bigquery.set_index(key), on_postgres.set_index(key))
+
+
+def test_no_mart_is_left_out(run: subprocess.CompletedProcess[str], client: Client) -> None:
+    assert sorted(table.table_id for table in client.list_tables("emulated_marts")) == sorted(
+        [*MARTS, "fct_flights"]
+    )
+
+
+def test_each_flight_is_the_same_as_on_postgres(
+    run: subprocess.CompletedProcess[str], project: Project, client: Client
+) -> None:
+    """Every value of each flight, as hashes: ten million values are too many for JSON."""
+    schema = client.get_table("emulated_marts.fct_flights").schema
+    fields = [field for field in schema if field.name not in CLOCK]
+    bigquery_seconds = {
+        "DATETIME": "unix_seconds(timestamp({}))",
+        "TIMESTAMP": "unix_seconds({})",
+    }
+    postgres_seconds = dict.fromkeys(bigquery_seconds, "extract(epoch from {})::bigint")
+
+    def hashed(fields: list[SchemaField], seconds: dict[str, str], text: str) -> str:
+        values = [seconds.get(field.field_type, "{}").format(field.name) for field in fields]
+        texts = [f"coalesce(cast({value} as {text}), 'none')" for value in values]
+        return "md5(concat({}))".format(", '|', ".join(texts))
+
+    # Some columns a hash: the emulator's parser does not go deep.
+    groups = [fields[i : i + 8] for i in range(0, len(fields), 8)]
+    on_bigquery = ", ".join(
+        f"to_hex({hashed(group, bigquery_seconds, 'string')})" for group in groups
+    )
+    on_postgres = ", ".join(hashed(group, postgres_seconds, "text") for group in groups)
+    flights = client.query(f"select flight_id, {on_bigquery} from emulated_marts.fct_flights")
+    found = {row[0]: row.values()[1:] for row in flights.result(page_size=100_000)}
+    expected = {
+        row[0]: row[1:]
+        for row in project.query(f"select flight_id, {on_postgres} from dev_marts.fct_flights")
+    }
+    assert len(expected) == 336_776
+    assert found.keys() == expected.keys()
+    differing = [key for key, row in expected.items() if found[key] != row]
+    assert not differing, f"{len(differing)} flights differ, the first {differing[:10]}"
+
+
+def test_the_fact_is_partitioned_by_day_and_clustered(
+    run: subprocess.CompletedProcess[str], bigquery: BigQuery
+) -> None:
+    made = statement(bigquery, "create or replace table `[^`]+`.`[^`]+`.`fct_flights`")
+    assert re.search(r"partition by flight_date\s+cluster by carrier_code, origin_airport_key", made)
+
+
+def test_each_job_says_who_asks_and_keeps_to_the_limits(
+    run: subprocess.CompletedProcess[str], project: Project, bigquery: BigQuery, tmp_path: Path
+) -> None:
+    """What dbt sent: labels to trace costs by, and the limits of the target."""
+    jobs = [job for job in bigquery.proxy.jobs() if "labels" in job]
+    (run_id,) = {job["labels"]["run"] for job in jobs}
+    assert run_id == project.last_run(TARGET)["id"]
+    assert {(job["labels"]["app"], job["labels"]["target"]) for job in jobs} == {
+        ("millrace", TARGET)
+    }
+    nodes = {job["labels"].get("node", "") for job in jobs}
+    assert {"model_millrace_fct_flights", "model_millrace_dim_dates"} <= nodes
+    for job in jobs:
+        query: dict[str, Any] = job["query"]
+        assert int(query["maximumBytesBilled"]) == 10**10
+        assert query["priority"] == "INTERACTIVE"
+        assert int(job["jobTimeoutMs"]) == 240_000
+
+
+def test_every_request_is_the_machine_s(
+    run: subprocess.CompletedProcess[str], bigquery: BigQuery
+) -> None:
+    tokens = {asked.headers.get("authorization") for asked in bigquery.proxy.asked}
+    assert tokens == {f"Bearer {MACHINE_TOKEN}"}
+
+
+def test_an_incremental_run_rewrites_the_last_days_and_no_older_partition(
+    run: subprocess.CompletedProcess[str], emulated: Project, client: Client, bigquery: BigQuery
+) -> None:
+    """A correction of the last days arrives; an older one does not, and the test of it says so."""
+    bigquery.proxy.clear()
+    for day in (30, 2):
+        client.query(
+            "update raw_nyc__flights.flights set dep_delay = dep_delay + 1000, "
+            "arr_delay = arr_delay + 1000 "
+            f"where month = 12 and day = {day} and carrier = 'B6' and origin = 'JFK'"
+        ).result()
+    done = emulated.pipeline(
+        "--target", TARGET, "--select", "fct_flights", "--skip", "ingest", "--skip", "docs",
+        "--skip", "freshness",
+    )  # fmt: skip
+    (line,) = client.query(
+        "select count(*), count(distinct flight_id), "
+        "count(case when flight_date = date '2013-12-30' and arrival_delay_minutes > 900 "
+        "then 1 end), "
+        "count(case when flight_date = date '2013-12-02' and arrival_delay_minutes > 900 "
+        "then 1 end) "
+        "from emulated_marts.fct_flights"
+    ).result()
+    rows, flights, corrected, missed = line.values()
+    assert rows == flights == 336_776
+    assert corrected > 100
+    assert missed == 0
+    assert done.returncode == 1
+    assert "assert_fct_flights_matches_staging" in done.stdout + done.stderr
+
+    # Its destination is read where the partitions are that came, and nowhere else.
+    script = statement(bigquery, "declare dbt_partitions_for_replacement array<date>")
+    (merge,) = (part for part in parse(script, read="bigquery") if isinstance(part, exp.Merge))
+    assert merge.args["on"].sql() == "FALSE"
+    deleted, inserted = merge.args["whens"].expressions
+    assert deleted.args["condition"].sql(dialect="bigquery") == (
+        "DATE(DBT_INTERNAL_DEST.flight_date) IN UNNEST(dbt_partitions_for_replacement)"
+    )
+    assert (deleted.args["matched"], inserted.args["matched"]) == (False, False)
+    # The rows that come are those of the lookback, read off the partitions' column alone.
+    came = statement(bigquery, "create or replace table `[^`]+`.`[^`]+`.`fct_flights__dbt_tmp")
+    (where,) = parse_one(came, read="bigquery").find_all(exp.Where)
+    assert {column.name for column in where.find_all(exp.Column)} == {"flight_date"}
