@@ -11,17 +11,21 @@ from prefect_flows.targets import SETUP_COMMAND, Profile
 
 
 def mend_of(error: BaseException, profile: Profile) -> str:
-    """The command or the line of Terraform that mends what a target's warehouse refuses."""
-    if profile.warehouse == "bigquery":
-        for link in chain_of(error):
-            if is_of_google_auth(link) and cause_of(link) is Cause.CONFIGURATION:
-                return _credentials(profile)
-            if is_of_google_api(link):
-                reasons = {
-                    detail.get("reason") for detail in link.errors if isinstance(detail, dict)
-                }
-                return _refusal(profile, reasons, link.code)
-    return profile.mend_of_address
+    """The command or the line of Terraform that mends that a target's warehouse cannot be used."""
+    return mend_of_google(error, profile) or profile.mend_of_address
+
+
+def mend_of_google(error: BaseException, profile: Profile) -> str | None:
+    """What mends a refusal of Google; none where another is at fault, or the refusal may pass."""
+    if cause_of(error) is not Cause.CONFIGURATION:
+        return None
+    for link in chain_of(error):
+        if is_of_google_auth(link):
+            return _credentials(profile)
+        if is_of_google_api(link):
+            reasons = {detail.get("reason") for detail in link.errors if isinstance(detail, dict)}
+            return _refusal(profile, reasons, link.code)
+    return None
 
 
 def _credentials(profile: Profile) -> str:

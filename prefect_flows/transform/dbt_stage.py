@@ -10,6 +10,7 @@ from dbt.artifacts.schemas.run import process_run_result
 
 from prefect_flows.causes import Cause, cause_of
 from prefect_flows.errors import StageFailed
+from prefect_flows.remedies import mend_of_google
 from prefect_flows.stages import Logger
 from prefect_flows.transform.node_log import NodeLog
 from prefect_flows.transform.recorder import Recorder, Watcher
@@ -61,6 +62,8 @@ class DbtStage:
         self.results: dict[str, NodeResult] = {i: done[i] for i in self.selected if i in done}
         # Entries of dbt's run_results.json.
         self.documents: dict[str, dict[str, Any]] = {}
+        # What mends a node's failure, where its error tells more than that the code is wrong.
+        self.mends: dict[str, str] = {}
         # What dbt's command itself returned at the last attempt.
         self.returned: Any = None
         self._safe = safe
@@ -105,6 +108,12 @@ class DbtStage:
             attempts = _attempts(before, result.node.unique_id) + (str(result.status) != SKIPPED)
             return NodeResult.from_dbt(result, causes, attempts, self.name)
 
+        def ended(unique_id: str, error: Exception) -> None:
+            causes[unique_id] = cause_of(error)
+            mend = mend_of_google(error, self.session.profile)
+            if mend is not None:
+                self.mends[unique_id] = mend
+
         for watcher in watchers:
             watcher.stage_started(self.name, len(self.selected if only is None else only))
         recorder = Recorder(self.name, read, self._safe, watchers)
@@ -114,7 +123,7 @@ class DbtStage:
                 [*self.arguments, *self.flags],
                 recorder,
                 only=only,
-                causes=causes,
+                on_error=ended,
             )
         finally:
             recorder.close()
@@ -169,22 +178,23 @@ class DbtStage:
         nodes = self._counted()
         skipped = sum(node.status == SKIPPED for node in nodes)
         message = " ".join((first.message or first.status).split())
+        command = command_for(first, self.session.profile.target)
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
-            mend=f"correct it, and to see it again: "
-            f"{command_for(first, self.session.profile.target)}",
+            mend=f"{self.mends.get(first.unique_id, 'correct it')}; to see it again: {command}",
             record=self.record(),
             retryable=bool(left_to_do(self.results, self.session.manifest.child_map, self.retries)),
         )
 
     def _ended_by(self, error: BaseException) -> StageFailed:
+        profile = self.session.profile
+        command = f"cd dbt && uv run dbt {' '.join(self.command)} --target {profile.target}"
         return StageFailed(
             f"{self.name}: dbt did not run through: {' '.join(str(error).split())}",
-            where=f"target {self.session.profile.target!r}",
-            mend=f"correct it, and to see it again: cd dbt && uv run dbt {' '.join(self.command)} "
-            f"--target {self.session.profile.target}",
+            where=f"target {profile.target!r}",
+            mend=f"{mend_of_google(error, profile) or 'correct it'}; to see it again: {command}",
             record=self.record(),
             retryable=cause_of(error) is Cause.TRANSIENT,
         )

@@ -20,12 +20,11 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
-from prefect_flows.causes import Cause
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
 from prefect_flows.remedies import mend_of
 from prefect_flows.targets import Profile
-from prefect_flows.transform.causes import recorded_causes
+from prefect_flows.transform.causes import OnError, errors_seen
 from prefect_flows.transform.only import narrowed_to
 from prefect_flows.transform.recorder import Recorder
 from prefect_flows.transform.savings import spared
@@ -326,7 +325,7 @@ class DbtSession:
         recorder: Recorder | None = None,
         *,
         only: Collection[str] | None = None,
-        causes: dict[str, Cause] | None = None,
+        on_error: OnError | None = None,
     ) -> Outcome:
         """Run one dbt command on the parsed project.
 
@@ -336,14 +335,14 @@ class DbtSession:
         Args:
             recorder: is told of each node that begins and ends, and of dbt's warnings.
             only: ids of the nodes to which the selection is narrowed.
-            causes: takes up why each node failed, before its event `NodeFinished`.
+            on_error: is told the error of each node that failed, before its event `NodeFinished`.
         """
         manifest = self.manifest
         with ExitStack() as contexts:
             contexts.enter_context(spared())
             contexts.enter_context(narrowed_to(only))
-            if causes is not None:
-                contexts.enter_context(recorded_causes(causes))
+            if on_error is not None:
+                contexts.enter_context(errors_seen(on_error))
             if recorder is not None:
                 contexts.enter_context(nodes_seen(recorder.started, recorder.finished))
             return self._invoke(

@@ -20,6 +20,8 @@ TARGET = "faulty"
 INSERTED = "POST /bigquery/v2/projects/faults/jobs"
 # Of the model alone, whichever way dbt sends it.
 NUMBERS = INSERTED + r".*create or replace table `faults`.`scratch`.`numbers`"
+# dlt's script that puts the loaded flights in the place of the old ones.
+MERGED = r"POST [^\n]*/jobs(\?[^\n]*)?\n.*(MERGE|INSERT) INTO [^;]*flights"
 NOT_LONG = {
     "MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS": "0.5",
     "MILLRACE_STAGES__INGEST__RETRY_DELAY_SECONDS": "0.5",
@@ -115,15 +117,15 @@ def test_a_quota_that_stays_fails_with_its_reason(faulty: Project, bigquery: Big
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "cause"),
+    ("status", "reason", "cause", "mend"),
     [
-        (400, "invalidQuery", "code"),
-        (403, "accessDenied", "configuration"),
-        (404, "notFound", "configuration"),
+        (400, "invalidQuery", "code", "mend:  correct it; to see it again: cd dbt && uv run dbt"),
+        (403, "accessDenied", "configuration", "roles/bigquery.dataEditor on its datasets"),
+        (404, "notFound", "configuration", "correct project (faults), dataset (scratch) or"),
     ],
 )
 def test_what_cannot_pass_is_asked_once(
-    faulty: Project, bigquery: BigQuery, status: int, reason: str, cause: str
+    faulty: Project, bigquery: BigQuery, status: int, reason: str, cause: str, mend: str
 ) -> None:
     fault = bigquery.proxy.fault(Fault(NUMBERS, status, reason, times=None))
     done = run(faulty, "--select", "numbers")
@@ -132,7 +134,7 @@ def test_what_cannot_pass_is_asked_once(
     assert len(fault.met) == 1
     assert "Trying again" not in said
     assert f"First cause ({cause}), model numbers" in said
-    assert "mend:" in said
+    assert mend in said
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["asked", "answered"])
@@ -161,7 +163,7 @@ def test_a_slow_answer_is_waited_for(faulty: Project, bigquery: BigQuery) -> Non
 def test_a_dataset_that_may_not_be_made_names_the_line_of_terraform(
     faulty: Project, bigquery: BigQuery
 ) -> None:
-    """Datasets are Terraform's: dbt asks whether it is there, and may not make it."""
+    """Datasets are Terraform's: dbt asks whether one is there, and may not make it."""
     bigquery.proxy.fault(
         Fault(r"/datasets(/scratch)?(\?[^\n]*)?\n", 403, "accessDenied", times=None)
     )
@@ -193,15 +195,15 @@ def flights(bigquery: BigQuery) -> tuple[int, int]:
     [
         Fault(r"POST /upload/", 503, "backendError", times=2),
         Fault(r"POST /upload/", times=1),
-        Fault(r"(PUT|POST) /upload/[^\n]*upload_id", times=1, after=True),
-        Fault(r"POST [^\n]*/(jobs|queries)(\?[^\n]*)?\n.*MERGE INTO", times=1, after=True),
-        Fault(r"POST [^\n]*/(jobs|queries)(\?[^\n]*)?\n.*MERGE INTO", 403, "quotaExceeded"),
+        Fault(MERGED, times=1, after=True),
+        Fault(MERGED, 403, "quotaExceeded"),
     ],
-    ids=["refused", "dropped", "upload answered", "merge answered", "quota"],
+    ids=["refused", "dropped", "merge answered", "quota"],
 )
 def test_a_load_that_is_tried_again_leaves_each_row_once(
     faulty: Project, bigquery: BigQuery, fault: Fault
 ) -> None:
+    """A lost answer to the upload itself is not here: the emulator forgets it, Google does not."""
     bigquery.proxy.fault(fault)
     done = faulty.run(
         *("-m", "prefect_flows.sources.nyc__flights.flow", "--target", TARGET, "--full-refresh")

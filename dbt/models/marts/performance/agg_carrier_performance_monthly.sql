@@ -16,16 +16,26 @@ dates as (
 
 ),
 
-by_carrier_and_month as (
+-- Its own step: in `group by flights.…` BigQuery reads the measure `flights`, not the table.
+flights_with_month as (
 
     select
-        flights.carrier_code,
-        dates.month_start_date,
-        {{ flight_measures() | indent(8) }}
+        flights.*,
+        dates.month_start_date
     from flights
     left join dates
         on flights.flight_date = dates.date_day
-    group by flights.carrier_code, dates.month_start_date
+
+),
+
+by_carrier_and_month as (
+
+    select
+        carrier_code,
+        month_start_date,
+        {{ flight_measures() | indent(8) }}
+    from flights_with_month
+    group by carrier_code, month_start_date
 
 ),
 
