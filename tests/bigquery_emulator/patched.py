@@ -14,10 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bqemulator.api.routes import jobs
+from bqemulator.api.routes import jobs, tables
+from bqemulator.catalog import ddl_sync
+from bqemulator.catalog.models import Clustering, TableMeta, TimePartitioning
 from bqemulator.cli import main
 from bqemulator.domain.errors import AlreadyExistsError
 from bqemulator.jobs import executor
+from bqemulator.scripting import interpreter
 from bqemulator.scripting.ast import SetStmt
 from bqemulator.scripting.parser import Parser
 from bqemulator.sql.rewriter import aggregate_variants, create_table_schema_ctas
@@ -149,6 +152,66 @@ def each_job_once() -> None:
     jobs._handle_query_job = handle_new_query_job
 
 
+def merges() -> None:
+    """A MERGE may ask whether a value is in an array: `when … and x in unnest(array) then …`.
+
+    DuckDB takes no such subquery there, which is what the emulator makes of it. dbt asks it of the
+    partitions that a microbatch replaces.
+    """
+
+    def rewrite(node: exp.Expression) -> exp.Expression:
+        if isinstance(node, exp.In) and node.args.get("unnest") and node.find_ancestor(exp.Merge):
+            (array,) = node.args["unnest"].expressions
+            return exp.Anonymous(this="LIST_CONTAINS", expressions=[array, node.this])
+        return node
+
+    _before_translation(("IN UNNEST(",), rewrite)
+
+
+def layouts() -> None:
+    """A table that a statement makes is known by what it is clustered by, and partitioned.
+
+    The emulator keeps partitions by a bare column only, and as those of a day; of clusters made by
+    a statement it keeps nothing.
+    """
+    sync = ddl_sync.sync_created_table
+
+    def sync_with_layout(bq_sql: str, project_id: str, ctx: Any) -> None:
+        sync(bq_sql, project_id, ctx)
+        target = ddl_sync._detect_plain_create_table(bq_sql)
+        made = target and ctx.catalog.get_table(*ddl_sync._split_target(target, project_id))
+        if not made:
+            return
+        layout: dict[str, Any] = {}
+        for part in target.find_ancestor(exp.Create).find_all(
+            exp.PartitionedByProperty, exp.ClusterProperty
+        ):
+            if isinstance(part, exp.ClusterProperty):
+                columns = tuple(column.name for column in part.expressions)
+                layout["clustering"] = Clustering(fields=columns)
+            elif isinstance(part.this, exp.TimestampTrunc | exp.DatetimeTrunc | exp.DateTrunc):
+                layout["time_partitioning"] = TimePartitioning(
+                    type=part.this.text("unit").upper(), field=part.this.this.name
+                )
+        if layout:
+            ctx.catalog.update_table(made.model_copy(update=layout))
+
+    executor.sync_created_table = interpreter.sync_created_table = sync_with_layout
+
+
+def definitions() -> None:
+    """A view tells its statement to who asks for the table."""
+    to_rest = tables._table_to_rest
+
+    def to_rest_with_statement(table: TableMeta) -> dict[str, Any]:
+        body = to_rest(table)
+        if table.view_query is not None:
+            body["view"] = {"query": table.view_query, "useLegacySql": table.use_legacy_sql}
+        return body
+
+    tables._table_to_rest = to_rest_with_statement
+
+
 def _before_translation(
     words: tuple[str, ...], rewrite: Callable[[exp.Expression], exp.Expression]
 ) -> None:
@@ -174,5 +237,8 @@ if __name__ == "__main__":
     time_zones()
     money()
     partitions_to_replace()
+    merges()
+    layouts()
+    definitions()
     each_job_once()
     sys.exit(main())

@@ -126,6 +126,40 @@ def test_a_script_replaces_the_partitions_that_it_gathered(client: Client) -> No
     ]
 
 
+def test_partitions_are_replaced_as_by_a_microbatch(client: Client) -> None:
+    """The script that dbt sends: partitions of the new rows go, and those of others stay."""
+    run(client, "create table values_of_types.hours (day timestamp, id int64)")
+    run(
+        client,
+        "insert into values_of_types.hours values "
+        "(timestamp '2026-01-01', 1), (timestamp '2026-01-02', 2), (timestamp '2026-01-02', 3)",
+    )
+    run(
+        client,
+        """
+        declare replaced array<timestamp>;
+        create or replace table values_of_types.new_days as (
+            select timestamp '2026-01-02 05:00:00' as day, 4 as id
+            union all select timestamp '2026-01-02 06:00:00', 5
+            union all select null, 6
+        );
+        set (replaced) = (
+            select as struct array_agg(distinct timestamp_trunc(day, day) ignore nulls)
+            from values_of_types.new_days
+        );
+        merge into values_of_types.hours as old
+        using (select * from values_of_types.new_days) as new
+        on false
+        when not matched by source and timestamp_trunc(old.day, day) in unnest(replaced)
+            then delete
+        when not matched then insert (day, id) values (day, id);
+        drop table if exists values_of_types.new_days
+        """,
+    )
+    left = rows(client, "select id from values_of_types.hours order by id")
+    assert left == [(1,), (4,), (5,), (6,)]
+
+
 def test_loads_of_gzipped_json_and_of_parquet_in_another_order(client: Client) -> None:
     run(client, "create table values_of_types.loaded (id int64, name string)")
     zipped = io.BytesIO(gzip.compress(b'{"id": 1, "name": "Ada"}\n{"id": 2, "name": null}\n'))
@@ -142,12 +176,26 @@ def test_loads_of_gzipped_json_and_of_parquet_in_another_order(client: Client) -
     assert rows(client, sql) == [(1, "Ada"), (2, None), (3, "Grace")]
 
 
+def test_a_table_knows_its_layout_and_a_view_its_statement(client: Client) -> None:
+    run(
+        client,
+        "create table values_of_types.laid_out partition by timestamp_trunc(at, hour) "
+        "cluster by a, b as (select timestamp '2026-01-01' as at, 1 as a, 2 as b)",
+    )
+    run(client, "create view values_of_types.seen as select a from values_of_types.laid_out")
+    table = client.get_table("values_of_types.laid_out")
+    assert (table.time_partitioning.field, table.time_partitioning.type_) == ("at", "HOUR")
+    assert table.clustering_fields == ["a", "b"]
+    view = client.get_table("values_of_types.seen")
+    assert view.view_query == "SELECT a FROM values_of_types.laid_out"
+
+
 def test_a_job_runs_once_however_often_it_is_sent(client: Client) -> None:
     run(client, "create table values_of_types.sent (id int64)")
     sql = "insert into values_of_types.sent values (1)"
-    job = client.query(sql, job_id="sent-twice")
+    job = client.query(sql, job_id="sent-twice", job_retry=None)
     job.result()
-    again = client.query(sql, job_id="sent-twice")
+    again = client.query(sql, job_id="sent-twice", job_retry=None)
     again.result()
     assert again.job_id == job.job_id
     with pytest.raises(Conflict):

@@ -21,7 +21,7 @@ INSERTED = "POST /bigquery/v2/projects/faults/jobs"
 # Of the model alone, whichever way dbt sends it.
 NUMBERS = INSERTED + r".*create or replace table `faults`.`scratch`.`numbers`"
 # dlt's script that puts the loaded flights in the place of the old ones.
-MERGED = r"POST [^\n]*/jobs(\?[^\n]*)?\n.*(MERGE|INSERT) INTO [^;]*flights"
+MERGED = r"POST [^\n]*/queries(\?[^\n]*)?\n.*INSERT INTO [^;]*raw_nyc__flights`.`flights`"
 NOT_LONG = {
     "MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS": "0.5",
     "MILLRACE_STAGES__INGEST__RETRY_DELAY_SECONDS": "0.5",

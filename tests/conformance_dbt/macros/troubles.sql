@@ -1,5 +1,5 @@
 {% macro count_hook(kind) %}
-insert into raw.hook_log (hook, command, target) values ('{{ kind }}', '{{ flags.WHICH }}', '{{ target.name }}')
+insert into {{ target.schema }}_raw.hook_log (hook, command, target) values ('{{ kind }}', '{{ flags.WHICH }}', '{{ target.name }}')
 {% endmacro %}
 
 

@@ -1,7 +1,8 @@
 """One dbt project through two doors: dbt's command line, and the pipeline.
 
-Each door has a database of its own on the quickstart's server. Schemas and names are the same in
-both, so that everything in them can be compared as it stands.
+Each door has a place of its own in a warehouse: see `conformance_on_postgres.py` and
+`conformance_on_bigquery.py`. What is in the two places has the same names, so that everything can
+be compared as it stands.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import yaml
-from conformance_truth import Relation, Truth, relations_in, statuses_in, statuses_in_log
+from conformance_truth import Relation, Truth, statuses_in, statuses_in_log
 from conftest import REPOSITORY, Project
-from psycopg2.extras import execute_values
 
 Strategy = Literal["run_then_test", "build"]
 Side = Literal["dbt", "pipeline"]
+SIDES: tuple[Side, ...] = ("dbt", "pipeline")
 
 # What the command line is asked for, in the pipeline's order; the first failing one is the last.
 STAGES: dict[Strategy, dict[str, list[str]]] = {
@@ -34,7 +35,6 @@ STAGES: dict[Strategy, dict[str, list[str]]] = {
     },
     "build": {"freshness": ["source", "freshness"], "build": ["build"]},
 }
-DATABASES: dict[Side, str] = {"dbt": "conformance_dbt", "pipeline": "conformance_pipeline"}
 # Threads of dbt by target. Where a failure stops the rest, one thread makes it the same rest.
 TARGETS = {"conformance": 4, "conformance-serial": 1}
 
@@ -71,28 +71,52 @@ class Scenario:
         return json.dumps({"troubles": list(self.troubles), "begin": begin})
 
 
-class Doors:
-    """The project of the scenarios, its two databases, and the two ways of running it."""
+class Warehouse(Protocol):
+    """Where each door has a place of its own.
 
-    def __init__(self, project: Project, folder: Path) -> None:
-        self.ground = project
-        self.project = Project(folder)
+    Attributes:
+        environment: variables that every process needs to reach it.
+    """
+
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+
+    def target(self, side: Side) -> dict[str, Any]:
+        """A door's place as a target of Terraform's outputs."""
+
+    def in_profile(self, side: Side) -> dict[str, str]:
+        """What makes a dbt profile that of a door's place."""
+
+    def clear(self, side: Side) -> None:
+        """Leave nothing in a door's place but an empty schema for the sources."""
+
+    def execute(self, side: Side, statements: str) -> None:
+        """Execute statements, in which `{raw}` is the sources' schema, and `{datetime}` a type."""
+
+    def insert(self, side: Side, table: str, rows: list[tuple[Any, ...]]) -> None:
+        """Fill a source."""
+
+    def relations(self, side: Side) -> dict[str, Relation]:
+        """Every relation of a door's place, by `schema.name`, alike for both doors."""
+
+
+class Doors:
+    """The project of the scenarios, its two places, and the two ways of running it."""
+
+    def __init__(self, project: Project, folder: Path, warehouse: Warehouse) -> None:
+        self.warehouse = warehouse
+        self.project = Project(folder, warehouse.environment)
         for package in ("prefect_flows", "infrastructure"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / package).symlink_to(project.folder / package)
         (folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
         shutil.copytree(REPOSITORY / "tests" / "conformance_dbt", folder / "dbt")
-        for database in DATABASES.values():
-            project.query(f"drop database if exists {database} with (force)")
-            project.query(f"create database {database}")
         self._set_up()
 
     def _set_up(self) -> None:
-        """Blocks for the pipeline; for the command line, the same profile with its database."""
-        own = {"database": DATABASES["pipeline"], "schema": "conformance"}
-        targets = {
-            name: self.ground.dev | own | {"threads": threads} for name, threads in TARGETS.items()
-        }
+        """Blocks for the pipeline; for the command line, the same profile with its own place."""
+        own = self.warehouse.target("pipeline")
+        targets = {name: own | {"threads": threads} for name, threads in TARGETS.items()}
         outputs = self.project.folder / "outputs.json"
         outputs.write_text(json.dumps({"dbt_targets": {"value": targets}}))
         chosen = [argument for name in TARGETS for argument in ("--target", name)]
@@ -101,7 +125,7 @@ class Doors:
 
         document = yaml.safe_load((self.project.folder / "dbt" / "profiles.yml").read_text())
         for output in document["millrace"]["outputs"].values():
-            output["dbname"] = DATABASES["dbt"]
+            output.update(self.warehouse.in_profile("dbt"))
         self.command_line = self.project.folder / "command_line"
         self.command_line.mkdir()
         (self.command_line / "profiles.yml").write_text(yaml.safe_dump(document))
@@ -111,13 +135,13 @@ class Doors:
         self.prepare(scenario)
         passes = [self._both(scenario, strategy)]
         if scenario.again is not None:
-            for side in DATABASES:
-                self._execute(side, CHANGES)
+            for side in SIDES:
+                self.warehouse.execute(side, CHANGES)
             passes.append(self._both(replace(scenario, skip=scenario.again), strategy))
         return passes
 
     def _both(self, scenario: Scenario, strategy: Strategy) -> tuple[Truth, Truth]:
-        """Both doors at once: they share a server, and neither a database nor a folder of dbt's."""
+        """Both doors at once: they share a server, and neither a place in it nor a folder."""
         with ThreadPoolExecutor(2) as pool:
             dbt = pool.submit(self.by_command_line, scenario, strategy)
             pipeline = pool.submit(self.by_pipeline, scenario, strategy)
@@ -133,12 +157,11 @@ class Doors:
         file.write_text(yaml.safe_dump(settings, sort_keys=False))
         shutil.rmtree(state_folder(self.project, scenario.target), ignore_errors=True)
         now = datetime.now(UTC)
-        for side in DATABASES:
-            for schema in self._schemas(side):
-                self._execute(side, f"drop schema {schema} cascade")
-            self._execute(side, SOURCES)
+        for side in SIDES:
+            self.warehouse.clear(side)
+            self.warehouse.execute(side, SOURCES)
             for table, rows in source_rows(now).items():
-                self._insert(side, table, rows)
+                self.warehouse.insert(side, table, rows)
 
     def by_command_line(self, scenario: Scenario, strategy: Strategy) -> Truth:
         """Command after command. Each overwrites what the one before left in the target folder."""
@@ -166,7 +189,7 @@ class Doors:
             if done.returncode != 0:
                 failed = True
                 break
-        return Truth(failed, statuses, self._relations("dbt"), said)
+        return Truth(failed, statuses, self.warehouse.relations("dbt"), said)
 
     def by_pipeline(self, scenario: Scenario, strategy: Strategy) -> Truth:
         skipped = [
@@ -195,31 +218,7 @@ class Doors:
         said = done.stdout + done.stderr
         assert done.returncode in {0, 1}, f"the pipeline did not run:\n{said}"
         statuses = pipeline_statuses(self.project, scenario.target)
-        return Truth(done.returncode != 0, statuses, self._relations("pipeline"), said)
-
-    def _execute(self, side: Side, sql: str) -> list[tuple[Any, ...]]:
-        return self.ground.query(sql, DATABASES[side])
-
-    def _insert(self, side: Side, table: str, rows: list[tuple[Any, ...]]) -> None:
-        connection = self.ground.connect(DATABASES[side])
-        try:
-            with connection.cursor() as cursor:
-                execute_values(cursor, f"insert into raw.{table} values %s", rows)
-        finally:
-            connection.close()
-
-    def _schemas(self, side: Side) -> list[str]:
-        found = self._execute(
-            side, "select nspname from pg_namespace where nspname !~ '^(pg_|information_schema)'"
-        )
-        return [schema for (schema,) in found]
-
-    def _relations(self, side: Side) -> dict[str, Relation]:
-        connection = self.ground.connect(DATABASES[side])
-        try:
-            return relations_in(connection)
-        finally:
-            connection.close()
+        return Truth(done.returncode != 0, statuses, self.warehouse.relations("pipeline"), said)
 
 
 def state_folder(project: Project, target: str) -> Path:
@@ -235,22 +234,23 @@ def pipeline_statuses(project: Project, target: str) -> dict[str, tuple[str, int
 
 
 SOURCES = """
-create schema raw;
-create table raw.hook_log (hook text, command text, target text);
-create table raw.orders (
-    order_id integer, customer_id integer, amount integer, updated_at timestamp,
-    loaded_at timestamptz
+create table {raw}.hook_log (hook {text}, command {text}, target {text});
+create table {raw}.orders (
+    order_id integer, customer_id integer, amount integer, updated_at {datetime},
+    loaded_at {instant}
 );
-create table raw.customers (customer_id integer, name text, loaded_at timestamptz);
-create table raw.archive (loaded_at timestamptz);
-create table raw.events (event_id integer, happened_at timestamptz, divisor integer);
+create table {raw}.customers (customer_id integer, name {text}, loaded_at {instant});
+create table {raw}.archive (loaded_at {instant});
+create table {raw}.events (event_id integer, happened_at {instant}, divisor integer);
 """
 
 CHANGES = """
-update raw.orders set amount = 11, updated_at = '2026-01-11' where order_id = 1;
-insert into raw.orders select 6, 1, 20, '2026-01-11', max(loaded_at) from raw.orders;
-update raw.customers set name = 'Grace Hopper' where customer_id = 2;
-delete from raw.customers where customer_id = 3;
+update {raw}.orders set amount = 11, updated_at = cast('2026-01-11' as {datetime})
+where order_id = 1;
+insert into {raw}.orders
+select 6, 1, 20, cast('2026-01-11' as {datetime}), max(loaded_at) from {raw}.orders;
+update {raw}.customers set name = 'Grace Hopper' where customer_id = 2;
+delete from {raw}.customers where customer_id = 3;
 """
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from psycopg2 import extensions
 
 # Columns that hold the time of the run itself, by relation: what is compared in their place, or
 # none. A snapshot of strategy `check` has no other clock; its `dbt_scd_id` is a hash of it. That
@@ -24,44 +22,20 @@ WALL_CLOCK: dict[str, dict[str, str | None]] = {
     },
 }
 
-# Every relation with its columns, and its indexes without their names, which dbt makes of the time.
-CATALOG = """
-select
-    c.oid::regclass::text,
-    case c.relkind when 'r' then 'table' when 'v' then 'view' else c.relkind::text end,
-    (
-        select json_agg(
-            json_build_array(
-                a.attname,
-                format_type(a.atttypid, a.atttypmod)
-                || case when a.attnotnull then ' not null' else '' end
-            )
-            order by a.attnum
-        )
-        from pg_attribute as a
-        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-    ),
-    array(
-        select regexp_replace(pg_get_indexdef(i.indexrelid), 'INDEX .* ON', 'INDEX ON')
-        from pg_index as i
-        where i.indrelid = c.oid
-        order by 1
-    ),
-    case when c.relkind = 'v' then pg_get_viewdef(c.oid) end
-from pg_class as c
-inner join pg_namespace as n on c.relnamespace = n.oid
-where c.relkind not in ('i', 'S', 't', 'c') and n.nspname !~ '^(pg_|information_schema)'
-"""
-
 
 @dataclass(frozen=True)
 class Relation:
-    """A table or view: what it is, its columns with their types, and its rows as a multiset."""
+    """A table or view: what it is, its columns with their types, and its rows as a multiset.
+
+    Attributes:
+        layout: how its rows lie: indexes of Postgres, partitions and clusters of BigQuery.
+        definition: the statement of a view.
+    """
 
     kind: str
     columns: tuple[tuple[str, str], ...]
     rows: Counter[tuple[Any, ...]]
-    indexes: tuple[str, ...] = ()
+    layout: tuple[str, ...] = ()
     definition: str | None = None
 
 
@@ -72,8 +46,8 @@ class Truth:
     Attributes:
         failed: whether its exit code says so.
         statuses: node's id → dbt's status, and the number of failures that it counted.
-        relations: every relation of the database, by `schema.name`; hooks count themselves in
-            `raw.hook_log`.
+        relations: every relation of the door's place, by `schema.name`; hooks count themselves in
+            `conformance_raw.hook_log`.
         said: what was printed, for whoever has to find out why.
     """
 
@@ -116,34 +90,11 @@ def statuses_in_log(file: Path) -> dict[str, tuple[str, int | None]]:
     return statuses
 
 
-def relations_in(connection: extensions.connection) -> dict[str, Relation]:
-    """Every relation of a database, by `schema.name`."""
-    with connection.cursor() as cursor:
-        cursor.execute(CATALOG)
-        return {name: _relation(cursor, name, *rest) for name, *rest in cursor.fetchall()}
-
-
-def _relation(
-    cursor: extensions.cursor,
-    name: str,
-    kind: str,
-    columns: list[list[str]],
-    indexes: list[str],
-    definition: str | None,
-) -> Relation:
-    shown = [
-        WALL_CLOCK.get(name, {}).get(column, f'"{column}"')
-        for column, _ in columns
-        if WALL_CLOCK.get(name, {}).get(column, "") is not None
-    ]
-    cursor.execute(f"select {', '.join(shown)} from {name}")
-    return Relation(
-        kind,
-        tuple((column, kind_of) for column, kind_of in columns),
-        Counter(cursor.fetchall()),
-        tuple(indexes),
-        definition,
-    )
+def compared_columns(relation: str, columns: Iterable[str], quote: str) -> str:
+    """What to select of a relation to compare it: its columns, but for the time of the run."""
+    instead = WALL_CLOCK.get(relation, {})
+    shown = [instead.get(column, f"{quote}{column}{quote}") for column in columns]
+    return ", ".join(column for column in shown if column is not None)
 
 
 def differences(dbt: Truth, pipeline: Truth) -> list[str]:
@@ -162,7 +113,7 @@ def differences(dbt: Truth, pipeline: Truth) -> list[str]:
         if left is None or right is None:
             found.append(f"relation {name}: only of {'the pipeline' if left is None else 'dbt'}")
             continue
-        for aspect in ("kind", "columns", "indexes", "definition"):
+        for aspect in ("kind", "columns", "layout", "definition"):
             theirs, ours = getattr(left, aspect), getattr(right, aspect)
             if theirs != ours:
                 found.append(f"relation {name}, {aspect}: dbt {theirs}, the pipeline {ours}")

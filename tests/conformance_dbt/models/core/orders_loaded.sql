@@ -7,5 +7,5 @@ select
     {{ 2 if is_incremental() else 1 }} as written_by_run
 from {{ ref('orders') }}
 {% if is_incremental() %}
-where updated_at > (select max(updated_at) from {{ ref('orders') }}) - interval '1 hour'
+where updated_at > {{ dbt.dateadd('hour', -1, "(select max(updated_at) from " ~ ref('orders') ~ ")") }}
 {% endif %}

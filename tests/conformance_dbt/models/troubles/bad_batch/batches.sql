@@ -4,6 +4,7 @@
     unique_key='event_id',
     event_time='happened_at',
     batch_size='day',
+    partition_by={'field': 'happened_at', 'data_type': 'timestamp', 'granularity': 'day'},
     begin=var('begin', '2026-01-01'),
 ) }}
 

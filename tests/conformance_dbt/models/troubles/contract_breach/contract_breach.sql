@@ -1,1 +1,1 @@
-select 'a word'::text as order_id
+select cast('a word' as {{ dbt.type_string() }}) as order_id
