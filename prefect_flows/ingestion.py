@@ -33,6 +33,7 @@ from prefect_flows.errors import (
     MillraceError,
     WarehouseUnreachable,
 )
+from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
 from prefect_flows.settings import load_settings
 from prefect_flows.stages import Logger, Work, as_task, say_expected_errors_without_stack
@@ -197,27 +198,17 @@ def _destination(profile: Profile) -> Destination[Any, Any]:
 
 
 def _google_credentials(profile: Profile) -> Any:
-    """Google's credentials of a target, made by dbt's adapter: a key, a login, an impersonation."""
-    from dbt.adapters.bigquery.credentials import BigQueryCredentials, create_google_credentials
+    """Google's credentials of a target, as dlt takes them.
+
+    The class's own parser refuses what is neither a key nor a login: a machine's account.
+    """
     from dlt.common.configuration.specs.gcp_credentials import (
         GcpDefaultCredentials,
         GcpServiceAccountCredentials,
     )
-    from google.auth.exceptions import GoogleAuthError
 
-    fields = BigQueryCredentials.translate_aliases(profile.credentials())
-    known = {key: value for key, value in fields.items() if key not in ("type", "threads")}
-    try:
-        native = create_google_credentials(BigQueryCredentials.from_dict(known))
-    except GoogleAuthError as error:
-        raise WarehouseUnreachable(
-            f"The warehouse of target {profile.target!r} cannot be used: {error}",
-            where=profile.address,
-            mend=mend_of(error, profile),
-        ) from error
-    credentials = GcpServiceAccountCredentials(project_id=fields["database"])
-    # The class's own parser refuses what is neither a key nor a login: a machine's account.
-    GcpDefaultCredentials.parse_native_representation(credentials, native)
+    credentials = GcpServiceAccountCredentials(project_id=profile.output["project"])
+    GcpDefaultCredentials.parse_native_representation(credentials, google_credentials(profile))
     return credentials
 
 

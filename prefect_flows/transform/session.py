@@ -22,6 +22,7 @@ from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
+from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
 from prefect_flows.targets import Profile
 from prefect_flows.transform.causes import OnError, errors_seen
@@ -217,6 +218,9 @@ class DbtSession:
             WarehouseUnreachable: it does not answer, or refuses the credentials.
         """
         assert self.manifest is not None  # noqa: S101 # what reads it parses
+        if self.profile.warehouse == "bigquery":
+            # dbt's adapter breaks on the connection that it could not open for want of them.
+            google_credentials(self.profile)
         adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
         try:
             with _ONE_INVOCATION, adapter.connection_named("check"):

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from bigquery_emulator.emulator import BigQuery
-from bigquery_emulator.stand_ins import PROJECT
 from google.api_core.exceptions import BadRequest, Conflict, NotFound
 from google.cloud.bigquery import Client, LoadJobConfig
 from pyarrow import parquet
@@ -193,20 +192,9 @@ def test_a_table_knows_its_layout_and_a_view_its_statement(client: Client) -> No
 def test_a_job_runs_once_however_often_it_is_sent(client: Client) -> None:
     run(client, "create table values_of_types.sent (id int64)")
     sql = "insert into values_of_types.sent values (1)"
-    job = client.query(sql, job_id="sent-twice", job_retry=None)
-    job.result()
-    again = client.query(sql, job_id="sent-twice", job_retry=None)
-    again.result()
-    assert again.job_id == job.job_id
-    with pytest.raises(Conflict):
-        client._connection.api_request(
-            "POST",
-            f"/projects/{PROJECT}/jobs",
-            data={
-                "jobReference": {"jobId": "sent-twice"},
-                "configuration": {"query": {"query": sql}},
-            },
-        )
+    client.query(sql, job_id="sent-twice", job_retry=None).result()
+    with pytest.raises(Conflict, match="Already Exists: Job"):
+        client.query(sql, job_id="sent-twice", job_retry=None)
     assert rows(client, "select id from values_of_types.sent") == [(1,)]
 
 
