@@ -117,7 +117,7 @@ def running(folder: Path) -> Iterator[BigQuery]:
         )
     address = f"http://127.0.0.1:{ports[0]}"
     try:
-        _wait_until_it_answers(address, process, log)
+        wait_until_it_answers(address, process, log)
         with proxying(address) as proxy, google_stand_ins(folder) as google:
             yield BigQuery(proxy, google, address)
     finally:
@@ -135,7 +135,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the emulator ended:\n{log.read_text()}"

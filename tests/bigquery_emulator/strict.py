@@ -9,15 +9,13 @@ so it only judges statements that dbt sent elsewhere.
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-from bigquery_emulator.emulator import free_port
+from bigquery_emulator.emulator import free_port, wait_until_it_answers
 from bigquery_emulator.stand_ins import PROJECT
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.bigquery import Client
@@ -68,22 +66,9 @@ def judging(binary: str, folder: Path) -> Iterator[Judge]:
         )
     address = f"http://127.0.0.1:{ports[0]}"
     try:
-        _wait_until_it_answers(address, process, log)
+        wait_until_it_answers(address, process, log)
         options = {"api_endpoint": address}
         yield Judge(Client(PROJECT, credentials=AnonymousCredentials(), client_options=options))
     finally:
         process.kill()
         process.wait()
-
-
-def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"the strict emulator ended:\n{log.read_text()}"
-        try:
-            httpx.get(f"{address}/bigquery/v2/projects/{PROJECT}/datasets", trust_env=False)
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"the strict emulator does not answer:\n{log.read_text()}")

@@ -18,27 +18,14 @@ import pytest
 from bigquery_emulator.emulator import BigQuery
 from bigquery_emulator.stand_ins import MACHINE_TOKEN
 from conftest import REPOSITORY, Project, neighbour
-from frames import bigquery_table, same_table, table
-from google.cloud.bigquery import Client, SchemaField
+from google.cloud.bigquery import Client
+from marts_on_bigquery import MARTS, same_flights, same_mart
 from sqlglot import exp, parse, parse_one
 
 # The first of them waits for the year to be loaded and made.
 pytestmark = pytest.mark.timeout(1200)
 
 TARGET = "emulated"
-# Every mart but fct_flights, and what its rows are known by.
-MARTS = {
-    "agg_carrier_performance_monthly": "carrier_month_id",
-    "agg_delay_by_weather": "band_id",
-    "agg_route_performance": "route_id",
-    "dim_airlines": "carrier_code",
-    "dim_airports": "airport_key",
-    "dim_dates": "date_day",
-    "dim_planes": "plane_key",
-    "fct_weather_hourly": "weather_id",
-}
-# Not of the data: when a row was loaded.
-CLOCK = ["_loaded_at"]
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +77,7 @@ def test_everything_passes_and_is_counted(run: subprocess.CompletedProcess[str])
 def test_mart_is_the_same_as_on_postgres_row_by_row(
     run: subprocess.CompletedProcess[str], project: Project, client: Client, mart: str, key: str
 ) -> None:
-    on_postgres = table(project, f"dev_marts.{mart}").drop(columns=CLOCK, errors="ignore")
-    on_bigquery = bigquery_table(client, f"emulated_marts.{mart}")
-    on_bigquery = on_bigquery.drop(columns=CLOCK, errors="ignore")
-    assert list(on_bigquery) == list(on_postgres)
-    assert on_postgres[key].is_unique
-    same_table(on_bigquery.set_index(key), on_postgres.set_index(key))
+    same_mart(project, client, "emulated_marts", mart, key)
 
 
 def test_no_mart_is_left_out(run: subprocess.CompletedProcess[str], client: Client) -> None:
@@ -107,36 +89,7 @@ def test_no_mart_is_left_out(run: subprocess.CompletedProcess[str], client: Clie
 def test_each_flight_is_the_same_as_on_postgres(
     run: subprocess.CompletedProcess[str], project: Project, client: Client
 ) -> None:
-    """Every value of each flight, as hashes: ten million values are too many for JSON."""
-    schema = client.get_table("emulated_marts.fct_flights").schema
-    fields = [field for field in schema if field.name not in CLOCK]
-    bigquery_seconds = {
-        "DATETIME": "unix_seconds(timestamp({}))",
-        "TIMESTAMP": "unix_seconds({})",
-    }
-    postgres_seconds = dict.fromkeys(bigquery_seconds, "extract(epoch from {})::bigint")
-
-    def hashed(fields: list[SchemaField], seconds: dict[str, str], text: str) -> str:
-        values = [seconds.get(field.field_type, "{}").format(field.name) for field in fields]
-        texts = [f"coalesce(cast({value} as {text}), 'none')" for value in values]
-        return "md5(concat({}))".format(", '|', ".join(texts))
-
-    # Some columns a hash: the emulator's parser does not go deep.
-    groups = [fields[i : i + 8] for i in range(0, len(fields), 8)]
-    on_bigquery = ", ".join(
-        f"to_hex({hashed(group, bigquery_seconds, 'string')})" for group in groups
-    )
-    on_postgres = ", ".join(hashed(group, postgres_seconds, "text") for group in groups)
-    flights = client.query(f"select flight_id, {on_bigquery} from emulated_marts.fct_flights")
-    found = {row[0]: row.values()[1:] for row in flights.result(page_size=100_000)}
-    expected = {
-        row[0]: row[1:]
-        for row in project.query(f"select flight_id, {on_postgres} from dev_marts.fct_flights")
-    }
-    assert len(expected) == 336_776
-    assert found.keys() == expected.keys()
-    differing = [key for key, row in expected.items() if found[key] != row]
-    assert not differing, f"{len(differing)} flights differ, the first {differing[:10]}"
+    same_flights(project, client, "emulated_marts")
 
 
 def test_the_fact_is_partitioned_by_day_and_clustered(
