@@ -87,16 +87,18 @@ class MetadataServer(Handler):
     """
 
     TOKEN: ClassVar = {"access_token": MACHINE_TOKEN, "expires_in": 3600, "token_type": "Bearer"}
+    ACCOUNT: ClassVar = {
+        "aliases": ["default"],
+        "email": MACHINE,
+        "scopes": ["https://www.googleapis.com/auth/cloud-platform"],
+    }
     ACCOUNTS = "/computeMetadata/v1/instance/service-accounts"
     ANSWERS: ClassVar[dict[str, Any]] = {
         "/": "computeMetadata/\n",
         "/computeMetadata/v1/project/project-id": PROJECT,
         "/computeMetadata/v1/universe/universe-domain": "googleapis.com",
-        f"{ACCOUNTS}/default/": {
-            "aliases": ["default"],
-            "email": MACHINE,
-            "scopes": ["https://www.googleapis.com/auth/cloud-platform"],
-        },
+        f"{ACCOUNTS}/default/": ACCOUNT,
+        f"{ACCOUNTS}/{MACHINE}/": ACCOUNT,
         f"{ACCOUNTS}/default/token": TOKEN,
         f"{ACCOUNTS}/{MACHINE}/token": TOKEN,
     }

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 import yaml
 from conformance_truth import Relation, Truth, statuses_in, statuses_in_log
-from conftest import REPOSITORY, Project
+from conftest import REPOSITORY, Project, neighbour
 
 Strategy = Literal["run_then_test", "build"]
 Side = Literal["dbt", "pipeline"]
@@ -105,12 +105,8 @@ class Doors:
 
     def __init__(self, project: Project, folder: Path, warehouse: Warehouse) -> None:
         self.warehouse = warehouse
-        self.project = Project(folder, warehouse.environment)
-        for package in ("prefect_flows", "infrastructure"):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / package).symlink_to(project.folder / package)
-        (folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
-        shutil.copytree(REPOSITORY / "tests" / "conformance_dbt", folder / "dbt")
+        self.project = neighbour(project, folder, REPOSITORY / "tests" / "conformance_dbt")
+        self.project.environment = warehouse.environment
         self._set_up()
 
     def _set_up(self) -> None:
