@@ -289,7 +289,7 @@ def test_the_same_credentials_serve_bigquery() -> None:
     destination = ingestion._destination(Profile.from_output("millrace", "prod", output))
     assert destination.destination_name == "bigquery"
     assert destination.config_params["location"] == "EU"
-    credentials = destination.config_params["credentials"]
+    credentials = destination.config_params["credentials"].to_native_credentials()
     assert credentials.service_account_email == "dbt@made-up.example"
 
 
@@ -300,5 +300,5 @@ def test_an_account_to_take_on_is_taken_on_by_the_load_too() -> None:
         "impersonate_service_account": "dbt-dev@made-up.iam.gserviceaccount.com",
     }  # fmt: skip
     destination = ingestion._destination(Profile.from_output("millrace", "dev", output))
-    credentials = destination.config_params["credentials"]
+    credentials = destination.config_params["credentials"].to_native_credentials()
     assert credentials.service_account_email == "dbt-dev@made-up.iam.gserviceaccount.com"
