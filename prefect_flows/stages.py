@@ -74,7 +74,7 @@ def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
 
     def say(attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None
-        log.warning("%s\nTrying again in %.0f s.", error, attempt.upcoming_sleep)
+        log.warning("%s\nTrying again in %.1f s.", error, attempt.upcoming_sleep)
 
     waits = [wait_random(d * (1 - JITTER), d * (1 + JITTER)) for d in policy.delays()]
     retrying = Retrying(
