@@ -21,7 +21,7 @@ from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.environment import variables_set
-from prefect_flows.errors import ProjectError, SelectionError, WarehouseUnreachable
+from prefect_flows.errors import ProjectError, SelectionError, StageFailed, WarehouseUnreachable
 from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
 from prefect_flows.targets import Profile
@@ -313,7 +313,8 @@ class DbtSession:
         """Write `manifest.json`, `catalog.json`, and the page of both, `static_index.html`.
 
         Raises:
-            DbtBaseException: the catalog cannot be read from the warehouse.
+            DbtBaseException: dbt did not run through.
+            StageFailed: the catalog, or a part of it, cannot be read from the warehouse.
         """
         self.write_manifest()
         outcome = self._invoke(
@@ -321,6 +322,16 @@ class DbtSession:
         )
         if outcome.exception is not None:
             raise outcome.exception
+        if not outcome.success:
+            faults = getattr(outcome.returned, "errors", None) or ["dbt does not say why"]
+            raise StageFailed(
+                f"dbt's catalog is not whole: {' '.join(str(faults[0]).split())}.",
+                where=self.profile.address,
+                mend=f"see it again: cd {self.project_dir.name} && "
+                f"uv run dbt docs generate --target {self.profile.target}; or --skip docs",
+                record={},
+                retryable=False,
+            )
 
     def invoke(
         self,

@@ -174,6 +174,18 @@ def test_a_dataset_that_may_not_be_made_names_the_line_of_terraform(
     assert "infrastructure/terraform/gcp" in said
 
 
+def test_a_catalog_that_cannot_be_read_is_no_success(faulty: Project) -> None:
+    """The emulator lacks the view that dbt reads it from."""
+    done = faulty.pipeline(
+        *("--target", TARGET, "--no-prefect", "--fresh", "--select", "numbers"),
+        *(f"--skip={stage}" for stage in ("ingest", "freshness", "seed", "snapshot", "test")),
+    )
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "dbt's catalog is not whole: Database Error" in said
+    assert "dbt docs generate --target faulty" in said
+
+
 def flights(bigquery: BigQuery) -> tuple[int, int]:
     """Rows, and rows that differ in their key."""
     client = bigquery.client()
