@@ -212,6 +212,8 @@ def test_errors_carry_the_words_of_google(client: Client) -> None:
 
 def test_a_client_of_the_real_service_is_refused_and_seen(bigquery: BigQuery) -> None:
     """The guard itself: a client that nobody points at the emulator does not get out."""
+    # What it clears at the end is its own.
+    assert not bigquery.google.refused
     code = (
         "from google.cloud.bigquery import Client\n"
         "Client('millrace-test').query('select 1', retry=None, job_retry=None)"

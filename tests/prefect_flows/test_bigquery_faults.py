@@ -21,7 +21,7 @@ INSERTED = "POST /bigquery/v2/projects/faults/jobs"
 # Of the model alone, whichever way dbt sends it.
 NUMBERS = INSERTED + r".*create or replace table `faults`.`scratch`.`numbers`"
 # dlt's script that puts the loaded flights in the place of the old ones.
-MERGED = r"POST [^\n]*/queries(\?[^\n]*)?\n.*INSERT INTO [^;]*raw_nyc__flights`.`flights`"
+REPLACED = r"POST [^\n]*/queries(\?[^\n]*)?\n.*INSERT INTO [^;]*raw_nyc__flights`.`flights`"
 NOT_LONG = {
     "MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS": "0.5",
     "MILLRACE_STAGES__INGEST__RETRY_DELAY_SECONDS": "0.5",
@@ -207,10 +207,10 @@ def flights(bigquery: BigQuery) -> tuple[int, int]:
     [
         Fault(r"POST /upload/", 503, "backendError", times=2),
         Fault(r"POST /upload/", times=1),
-        Fault(MERGED, times=1, after=True),
-        Fault(MERGED, 403, "quotaExceeded"),
+        Fault(REPLACED, times=1, after=True),
+        Fault(REPLACED, 403, "quotaExceeded"),
     ],
-    ids=["refused", "dropped", "merge answered", "quota"],
+    ids=["refused", "dropped", "replacement answered", "replacement over quota"],
 )
 def test_a_load_that_is_tried_again_leaves_each_row_once(
     faulty: Project, bigquery: BigQuery, fault: Fault
