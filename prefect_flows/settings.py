@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     )
 
     project_dir: Path = Path(__file__).resolve().parents[1]
+    # Everything this machine makes: database files, server home, state. In an image: its volume.
+    local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
+    # Of the code, as `deploy` and images name it: a git commit. None: whatever lies here.
+    version: str | None = None
     stages: StagePolicies = StagePolicies()
     # Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`.
     state_url: str | None = None
@@ -99,11 +103,6 @@ class Settings(BaseSettings):
     def profiles_file(self) -> Path:
         """The `profiles.yml` that setup writes for whoever calls dbt by hand."""
         return self.dbt_dir / "profiles.yml"
-
-    @property
-    def local_dir(self) -> Path:
-        """Everything this machine makes: database files, server home, state."""
-        return self.project_dir / ".local"
 
     @property
     def default_state_url(self) -> str:
