@@ -3,7 +3,7 @@
 A block document is read through the Prefect client and turned into a dbt profile here, without
 the block classes of prefect-dbt: loading a referenced `TargetConfigs` through `DbtCliProfile`
 loses its host and credentials, and importing the classes takes four seconds. Setup, which
-creates the blocks, uses the real classes (`infrastructure.setup_profiles.blocks`).
+creates the blocks, uses the real classes (`infrastructure.setup_profiles.kinds`).
 """
 
 from __future__ import annotations

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from infrastructure.setup_profiles import blocks as block_writer
+from infrastructure.planning import table
+from infrastructure.planning.objects import Wanted
+from infrastructure.planning.plan import Action, apply, differs, plan
 from infrastructure.setup_profiles import profiles_yml
 from infrastructure.setup_profiles.contract import Contract
-from infrastructure.setup_profiles.desired import Block, desired_blocks, of_targets, profile_of
-from infrastructure.setup_profiles.plan import Action, Step, plan
+from infrastructure.setup_profiles.desired import desired_blocks, of_targets, profile_of
+from infrastructure.setup_profiles.kinds import KINDS
 from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, WarehouseUnreachable
@@ -99,16 +100,21 @@ def _chosen(contract: Contract, target: list[str] | None) -> list[str]:
 
 
 def _setup_blocks(
-    console: Console, blocks: list[Block], keep: list[Block] | None, *, prune: bool, only_look: bool
+    console: Console,
+    blocks: list[Wanted],
+    keep: list[Wanted] | None,
+    *,
+    prune: bool,
+    only_look: bool,
 ) -> bool:
     """Plan, show and apply; whether anything differs."""
     with prefect_client() as client:
-        steps = plan(client, blocks, keep=keep)
-        console.print(_table(steps, prune=prune))
+        steps = plan(client, KINDS, blocks, keep=keep)
+        console.print(table.table(steps, prune=prune))
         if not only_look:
-            block_writer.apply(client, steps, prune=prune)
-            console.print(_summary(steps, prune=prune))
-    return any(step.action is not Action.UNCHANGED for step in steps)
+            apply(client, steps, prune=prune)
+            console.print(table.summary("Blocks", steps, prune=prune))
+    return differs(steps)
 
 
 def _setup_file(
@@ -125,29 +131,6 @@ def _setup_file(
         profiles_yml.write(file, text)
     console.print(f"{file.parent.name}/{file.name}: {action}")
     return differs
-
-
-def _table(steps: list[Step], *, prune: bool) -> Table:
-    table = Table("action", "block", "changes", title="Plan", title_justify="left")
-    for step in steps:
-        action = "remove" if prune and step.action is Action.ORPHANED else str(step.action)
-        changes = "\n".join(step.changes)
-        if step.action is Action.ORPHANED and not prune:
-            changes = "no target asks for it; --prune removes it"
-        table.add_row(action, step.name, changes)
-    return table
-
-
-def _summary(steps: list[Step], *, prune: bool) -> str:
-    count = {action: sum(step.action is action for step in steps) for action in Action}
-    parts = [
-        f"{count[Action.CREATE]} created",
-        f"{count[Action.UPDATE]} updated",
-        f"{count[Action.UNCHANGED]} unchanged",
-    ]
-    if count[Action.ORPHANED]:
-        parts.append(f"{count[Action.ORPHANED]} {'removed' if prune else 'orphaned'}")
-    return f"Blocks: {', '.join(parts)}."
 
 
 def _test_connections(console: Console, settings: Settings, profiles: list[Profile]) -> None:

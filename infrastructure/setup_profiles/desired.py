@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
+from infrastructure.planning.objects import Wanted
 from infrastructure.setup_profiles.contract import (
     BigQueryTarget,
     Contract,
@@ -26,23 +26,7 @@ LIMIT = "global-concurrency-limit"
 VARIABLE = "variable"
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block as it should be stored.
-
-    Attributes:
-        slug: Prefect's slug of its type.
-        data: its fields; secrets in plain, kept out of the representation.
-        references: field → name of the block that it refers to.
-    """
-
-    slug: str
-    name: str
-    data: Mapping[str, Any] = field(repr=False)
-    references: Mapping[str, str] = field(default_factory=dict)
-
-
-def desired_blocks(contract: Contract, profile_name: str) -> list[Block]:
+def desired_blocks(contract: Contract, profile_name: str) -> list[Wanted]:
     """Every block of every target, in the order in which they are written."""
     blocks = _google_credentials(contract)
     for name, target in contract.targets.items():
@@ -51,24 +35,24 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Block]:
         else:
             blocks.append(_bigquery_configs(contract, name, target))
         blocks += [
-            Block(
+            Wanted(
                 PROFILE,
                 targets.profile_block(name),
                 {"name": profile_name, "target": name},
                 {"target_configs": targets.target_configs_block(target.type, name)},
             ),
             # A run holds its only slot: one run of the target at a time.
-            Block(LIMIT, targets.lease_limit(name), {"limit": 1}),
+            Wanted(LIMIT, targets.lease_limit(name), {"limit": 1}),
         ]
     if contract.state_url is not None:
-        blocks.append(Block(VARIABLE, targets.STATE_URL_VARIABLE, {"value": contract.state_url}))
+        blocks.append(Wanted(VARIABLE, targets.STATE_URL_VARIABLE, {"value": contract.state_url}))
     return blocks
 
 
-def of_targets(blocks: Iterable[Block], names: Iterable[str]) -> list[Block]:
+def of_targets(blocks: Iterable[Wanted], names: Iterable[str]) -> list[Wanted]:
     """What the given targets need: their profiles, all that these refer to, and what is shared."""
     by_name = {block.name: block for block in blocks}
-    wanted = {name for name, block in by_name.items() if block.slug == VARIABLE}
+    wanted = {name for name, block in by_name.items() if block.kind == VARIABLE}
     queue = [
         block
         for name in names
@@ -81,7 +65,7 @@ def of_targets(blocks: Iterable[Block], names: Iterable[str]) -> list[Block]:
     return [block for name, block in by_name.items() if name in wanted]
 
 
-def profile_of(blocks: Iterable[Block], target: str) -> Profile:
+def profile_of(blocks: Iterable[Wanted], target: str) -> Profile:
     """The dbt profile that the pipeline will find in these blocks."""
     by_name = {block.name: block for block in blocks}
 
@@ -94,11 +78,11 @@ def profile_of(blocks: Iterable[Block], target: str) -> Profile:
     return profile_from_block(resolved(targets.profile_block(target)))
 
 
-def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Block]:
+def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wanted]:
     secret = contract.secrets.get(name)
     password = secret.password if secret is not None else None
     return [
-        Block(
+        Wanted(
             SQLALCHEMY,
             targets.postgres_credentials_block(name),
             {
@@ -112,7 +96,7 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Blo
                 }
             },
         ),
-        Block(
+        Wanted(
             POSTGRES_CONFIGS,
             targets.target_configs_block("postgres", name),
             {
@@ -126,8 +110,8 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Blo
     ]
 
 
-def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> Block:
-    return Block(
+def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> Wanted:
+    return Wanted(
         BIGQUERY_CONFIGS,
         targets.target_configs_block("bigquery", name),
         {
@@ -150,13 +134,13 @@ def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> 
     )
 
 
-def _google_credentials(contract: Contract) -> list[Block]:
+def _google_credentials(contract: Contract) -> list[Wanted]:
     """One block for all BigQuery targets, or one each where their keys differ."""
     blocks = {}
     for name, target in contract.targets.items():
         if isinstance(target, BigQueryTarget):
             key = _google_key(contract, name)
-            block = Block(
+            block = Wanted(
                 GCP,
                 _google_credentials_name(contract, name),
                 # The project is the target's; without one here, the block asks Google for it.
