@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
     # Of the code, as `deploy` and images name it: a git commit. None: whatever lies here.
     version: str | None = None
+    # The image that work pools and deployments name; a run itself has no use for it.
+    image: str | None = None
     stages: StagePolicies = StagePolicies()
     # Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`.
     state_url: str | None = None
