@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 PREFIX = "prefect.blocks."
+# A JSON schema's pattern of one reference and nothing else.
+REFERENCE = r"^\{\{ *prefect\.blocks\.[^{}]+\}\}$"
 SECRET = "secret"  # noqa: S105 (the slug of a block type)
 
 
@@ -32,8 +35,7 @@ class Reference:
 
 def is_reference(value: str) -> bool:
     """Whether the text is one reference to a block and nothing else."""
-    found = list(references(value))
-    return len(found) == 1 and value.startswith("{{") and value.endswith("}}")
+    return re.match(REFERENCE, value) is not None
 
 
 def references(value: Any) -> Iterable[Reference]:

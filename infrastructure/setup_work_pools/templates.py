@@ -10,6 +10,7 @@ from typing import Any, cast
 from jsonschema import Draft202012Validator
 
 from infrastructure.setup_work_pools.pools_file import POOLS_FILE, Kind, Pool
+from infrastructure.setup_work_pools.references import REFERENCE
 from prefect_flows.errors import ConfigurationError
 
 # Who knows the template of a kind, and what installs it.
@@ -24,6 +25,8 @@ WORKERS = {
 }
 # Job variables that pools.yaml sets under `env`, so that secrets there are looked for.
 ENV = "env"
+# Where a template keeps the schemas of blocks.
+DEFINITIONS = ("$defs", "definitions")
 
 
 def default_template(kind: Kind) -> dict[str, Any]:
@@ -55,6 +58,8 @@ def template_of(name: str, pool: Pool) -> dict[str, Any]:
     template = default_template(pool.kind)
     properties = template["variables"]["properties"]
     properties |= deepcopy(dict(pool.variables))
+    for each in properties.values():
+        _accept_reference(each)
     faults = []
     for key, value in pool.defaults.items():
         if key not in properties or key == ENV:
@@ -63,7 +68,10 @@ def template_of(name: str, pool: Pool) -> dict[str, Any]:
                 f"defaults.{key}: no job variable of {pool.kind} pools; they have {known}"
             )
             continue
-        schema = {"$defs": template["variables"].get("$defs", {}), **properties[key]}
+        schema = {
+            **{name: template["variables"].get(name, {}) for name in DEFINITIONS},
+            **properties[key],
+        }
         faults += [
             f"defaults.{key}: {error.message}"
             for error in Draft202012Validator(schema).iter_errors(value)
@@ -80,6 +88,16 @@ def template_of(name: str, pool: Pool) -> dict[str, Any]:
     properties[ENV] = properties[ENV] | {"default": dict(pool.env)}
     template["job_configuration"] = laid_over(template["job_configuration"], pool.job_configuration)
     return template
+
+
+def _accept_reference(variable: dict[str, Any]) -> None:
+    """Where a block is asked for, a reference to one is accepted too.
+
+    Prefect's server checks a deployment's job variables against the schema, and the worker resolves
+    references; without this a deployment could only hold the block's id, or its fields in plain.
+    """
+    if any("$ref" in each for each in variable.get("anyOf", [])):
+        variable["anyOf"].append({"type": "string", "pattern": REFERENCE})
 
 
 def laid_over(below: Any, above: Any) -> Any:

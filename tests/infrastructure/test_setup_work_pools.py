@@ -11,6 +11,7 @@ import httpx
 import pytest
 import yaml
 from conftest import Project
+
 from infrastructure.setup_work_pools.pools_file import POOLS_FILE
 from infrastructure.setup_work_pools.templates import default_template, laid_over
 

@@ -1,0 +1,1 @@
+"""Deployments, from the project's `prefect.yaml` and those of its sources."""

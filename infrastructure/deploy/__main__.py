@@ -1,0 +1,229 @@
+"""`python -m infrastructure.deploy`: every `prefect.yaml` becomes deployments of one version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infrastructure.deploy import checks, files, releases
+from infrastructure.deploy.files import Deployment
+from infrastructure.deploy.flow_schema import FlowSchema, schema_of
+from infrastructure.deploy.kinds import SLASH, DeploymentKind, desired
+from infrastructure.deploy.releases import Release
+from infrastructure.planning import table
+from infrastructure.planning.objects import Wanted
+from infrastructure.planning.plan import Action, Step, apply, plan
+from infrastructure.version import version_of
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import Settings, load_settings
+from prefect_flows.targets import prefect_client
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+FAILED = 1
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass
+class Work:
+    """What is to be deployed, and what has gone wrong so far.
+
+    Attributes:
+        wanted: name of a deployment, without its flow → how it should be stored.
+        failures: name of a deployment, or of a file → what is wrong with it, a line each.
+    """
+
+    declared: list[Deployment] = field(default_factory=list)
+    wanted: dict[str, Wanted] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets of what is declared, each once."""
+        return list(dict.fromkeys(each.target for each in self.declared))
+
+
+@app.command()
+@exits_with_expected_errors
+def deploy(
+    target: Annotated[
+        list[str] | None, typer.Argument(help="Only these targets. All by default.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Image of the runs. MILLRACE_IMAGE by default.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="Another work pool than the files name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove deployments that no file has any more.")
+    ] = False,
+) -> None:
+    """Deploy the pipeline and every source, in the version of this folder."""
+    console = Console()
+    settings = load_settings()
+    version = version_of(settings)
+    image = image or settings.image
+    work = _read(settings, target or [])
+    with prefect_client() as client:
+        there = checks.ground(client)
+        for name in sorted(there.targets - set(work.targets)) if not target else []:
+            console.print(
+                f"Target {name}: setup has made it, and no deployment is for it "
+                f"({files.FILE})", highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        _check(client, settings, work, there, version=version, pool=pool, image=image)
+        steps = _plan(client, work, target or [])
+        console.print(table.table(steps, prune=prune))
+        if not dry_run:
+            _write(client, work, steps, prune=prune)
+            _record(client, work, steps, Release("", version, image, "deployed", []))
+    console.print(_results(work, steps, version, dry_run=dry_run, prune=prune))
+    if work.failures:
+        for name, said in work.failures.items():
+            for each in said:
+                console.print(f"{name}: {each}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Failed: {', '.join(work.failures)}.", highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED)
+
+
+def _read(settings: Settings, targets: Sequence[str]) -> Work:
+    """Every file; one that is not right does not keep the others from being deployed.
+
+    Raises:
+        ConfigurationError: no file has a deployment for a given target.
+    """
+    work = Work()
+    for file in files.files_of(settings):
+        try:
+            work.declared += files.of_targets(files.read(file), targets)
+        except ConfigurationError as error:
+            work.failures[str(file.relative_to(settings.project_dir))] = [str(error)]
+    without = [name for name in targets if name not in work.targets]
+    if without and not work.failures:
+        raise ConfigurationError(
+            f"No deployment is for the target {', '.join(map(repr, without))}.",
+            where=str(settings.project_dir / files.FILE),
+            mend="add one there, or name a target that has one",
+        )
+    return work
+
+
+def _check(
+    client: SyncPrefectClient,
+    settings: Settings,
+    work: Work,
+    there: checks.Ground,
+    *,
+    version: str,
+    pool: str | None,
+    image: str | None,
+) -> None:
+    """What each deployment should be, or what is wrong with it."""
+    schemas = _schemas(settings, {each.entrypoint for each in work.declared})
+    for each in work.declared:
+        found = list(checks.faults(client, there, each, pool=pool, image=image))
+        schema = schemas[each.entrypoint]
+        if isinstance(schema, ConfigurationError):
+            found.append(str(schema))
+        if found or isinstance(schema, ConfigurationError):
+            work.failures[each.name] = found
+            continue
+        known = there.pools[pool or each.work_pool.name]
+        work.wanted[each.name] = desired(
+            each, schema, version=version, pool=pool, image=image if known.has_image else None
+        )
+
+
+def _schemas(
+    settings: Settings, entrypoints: set[str]
+) -> dict[str, FlowSchema | ConfigurationError]:
+    def schema(entrypoint: str) -> FlowSchema | ConfigurationError:
+        try:
+            return schema_of(entrypoint, settings)
+        except ConfigurationError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip(entrypoints, pool.map(schema, entrypoints), strict=True))
+
+
+def _plan(client: SyncPrefectClient, work: Work, targets: Sequence[str]) -> list[Step]:
+    """Orphans are what no file names; while a file cannot be read, nothing counts as one."""
+    readable = all(name in {each.name for each in work.declared} for name in work.failures)
+    steps = plan(
+        client,
+        [DeploymentKind(targets)],
+        work.wanted.values(),
+        keep=work.wanted.values() if readable else None,
+    )
+    return [
+        step
+        for step in steps
+        if step.action is not Action.ORPHANED or _short(step) not in work.failures
+    ]
+
+
+def _write(client: SyncPrefectClient, work: Work, steps: Sequence[Step], *, prune: bool) -> None:
+    """One after the other; what the API refuses does not keep the others from being written."""
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    for step in steps:
+        try:
+            apply(client, [step], prune=prune)
+        except PrefectHTTPStatusError as error:
+            work.failures[_short(step)] = [
+                f"the Prefect API refuses it: {error.response.status_code} "
+                f"{error.response.text}; correct {files.FILE}, or the pool's template"
+            ]
+
+
+def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: Release) -> None:
+    """A release for each target that changed, and of which nothing failed."""
+    for target in work.targets:
+        names = [each.name for each in work.declared if each.target == target]
+        changed = {_short(s) for s in steps if s.action is not Action.UNCHANGED} & set(names)
+        if changed and not set(names) & set(work.failures):
+            deployments = [work.wanted[name] for name in names]
+            releases.record(
+                client, Release(target, like.version, like.image, like.why, deployments)
+            )
+
+
+def _results(
+    work: Work, steps: Sequence[Step], version: str, *, dry_run: bool, prune: bool
+) -> Table:
+    said = {
+        Action.CREATE: "created",
+        Action.UPDATE: "updated",
+        Action.UNCHANGED: "unchanged",
+        Action.ORPHANED: "removed" if prune else "orphaned",
+    }
+    result = Table("deployment", "work pool", "result", title=f"Version {version}")
+    result.title_justify = "left"
+    for step in steps:
+        pool = str(step.wanted.data["work_pool_name"]) if step.wanted is not None else ""
+        failed = _short(step) in work.failures
+        done = "failed" if failed else "would be " * dry_run + said[step.action]
+        result.add_row(step.name, pool, done)
+    shown = {_short(step) for step in steps}
+    for name in work.failures:
+        if name not in shown:
+            result.add_row(name, "", "failed")
+    return result
+
+
+def _short(step: Step) -> str:
+    return step.name.split(SLASH, maxsplit=1)[1]
+
+
+if __name__ == "__main__":
+    app()

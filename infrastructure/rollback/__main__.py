@@ -1,0 +1,193 @@
+"""`python -m infrastructure.rollback TARGET`: the version before, and its worker, checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.deploy.kinds import DeploymentKind
+from infrastructure.deploy.releases import Release, record, releases
+from infrastructure.planning import table
+from infrastructure.planning.plan import Action, apply, plan
+from infrastructure.rollback.drain import held, wait_until_idle
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.errors import ConfigurationError, ServerError
+from prefect_flows.settings import load_settings
+from prefect_flows.targets import prefect_client
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+UNHEALTHY = 1
+# How a run ended before the rollback says nothing about what runs after it.
+NOT_ASKED = ("last run",)
+# Pools whose runs are processes of the worker: they use its code, and end with it.
+PROCESS = "process"
+CHECK_SECONDS = 30.0
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def rollback(
+    target: Annotated[str, typer.Argument(help="The target to take back.")],
+    to: Annotated[
+        str | None, typer.Option(help="Version to go to. The one before the current by default.")
+    ] = None,
+    restart: Annotated[
+        str | None,
+        typer.Option(
+            help="Command that starts the worker in the version, which it finds in "
+            "MILLRACE_VERSION and MILLRACE_IMAGE."
+        ),
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for runs in the worker's processes.")
+    ] = 3600.0,
+    verify_timeout: Annotated[
+        float, typer.Option(help="Seconds until the health check has to pass.")
+    ] = 180.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Point a target's deployments back at an earlier version, restart its worker, and check."""
+    console = Console()
+    load_settings()
+    with prefect_client() as client:
+        current, chosen = _choose(releases(client, target), target, to)
+        console.print(
+            f"{target}: {current.version} → {chosen.version}, of {chosen.at:%Y-%m-%d %H:%M} UTC",
+            highlight=False,
+        )
+        wanted = chosen.deployments
+        steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)
+        added = [step.name for step in steps if step.action is Action.ORPHANED]
+        steps = [step for step in steps if step.action is not Action.ORPHANED]
+        console.print(table.table(steps, prune=False))
+        if added:
+            console.print(f"Younger than that, left as they are: {', '.join(added)}")
+        pools = _process_pools(client, chosen)
+        if pools and restart is None:
+            raise _restart_missing(target, pools)
+        if dry_run:
+            return
+        with held(client, pools):
+            wait_until_idle(client, pools, drain_timeout, console)
+            apply(client, steps, prune=False)
+            _restart(restart, chosen, console)
+        why = f"rolled back from {current.version}"
+        record(client, Release(target, chosen.version, chosen.image, why, wanted))
+    faults = _verify(target, verify_timeout)
+    if faults:
+        console.print("The deployments are back, and the health check fails:")
+        for fault in faults:
+            console.print(f"  {fault}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(UNHEALTHY)
+    console.print(f"{target} is at {chosen.version}, and the health check passes.", highlight=False)
+
+
+def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Release, Release]:
+    """The current release, and the one to go to.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    where = f"the artifacts releases-{target} of the Prefect API"
+    if not known:
+        raise ConfigurationError(
+            f"No release of the target {target!r} is recorded.",
+            where=where,
+            mend=f"deploy one first: uv run python -m infrastructure.deploy {target}",
+        )
+    current = known[0]
+    for release in known[1:]:
+        if release.version != current.version and to in (None, release.version):
+            return current, release
+    versions = list(dict.fromkeys(release.version for release in known))
+    raise ConfigurationError(
+        f"There is no release of the target {target!r} to go back to"
+        + (f" in version {to}" if to is not None else "")
+        + f"; recorded are {', '.join(versions)}, the current one first.",
+        where=where,
+        mend="name another one of them with --to; or check the version out and deploy it: "
+        f"uv run python -m infrastructure.deploy {target}",
+    )
+
+
+def _process_pools(client: SyncPrefectClient, release: Release) -> list[str]:
+    names = {str(each.data["work_pool_name"]) for each in release.deployments}
+    return sorted(name for name in names if client.read_work_pool(name).type == PROCESS)
+
+
+def _restart_missing(target: str, pools: Sequence[str]) -> ConfigurationError:
+    command = f"uv run python -m infrastructure.rollback {target} --restart"
+    return ConfigurationError(
+        "Its runs are processes of a worker and use the worker's code: the deployments alone do "
+        "not bring the version back.",
+        where=f"work pool {', '.join(pools)}",
+        mend="say how its worker is started in the version: "
+        f'{command} "docker compose up --detach --no-deps --wait worker"; '
+        "for systemd: documentation/systemd.md",
+    )
+
+
+def _restart(command: str | None, release: Release, console: Console) -> None:
+    """Run the command with the version in its environment.
+
+    Raises:
+        ServerError: it cannot be run, or fails.
+    """
+    if command is None:
+        return
+    console.print(f"$ {command}", markup=False, highlight=False, soft_wrap=True)
+    environment = os.environ | {"MILLRACE_VERSION": release.version}
+    if release.image is not None:
+        environment["MILLRACE_IMAGE"] = release.image
+    try:
+        code = subprocess.run(shlex.split(command), env=environment, check=False).returncode
+        said = f"it exits with {code}"
+    except OSError as error:
+        code, said = 1, str(error)
+    if code != 0:
+        raise ServerError(
+            f"The worker was not restarted: {said}.",
+            where=f"--restart {shlex.quote(command)}; the deployments are at {release.version}, "
+            "the work pool takes runs again",
+            mend=f"see why, and run the command with MILLRACE_VERSION={release.version}",
+        )
+
+
+def _verify(target: str, seconds: float) -> list[str]:
+    """Ask the health check until nothing fails, or the time is up; what fails then."""
+    deadline = time.monotonic() + seconds
+    while True:
+        done = subprocess.run(
+            [sys.executable, "-m", "infrastructure.healthcheck", target, "--json",
+             "--timeout", str(CHECK_SECONDS)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode not in (0, UNHEALTHY):
+            return [done.stderr.strip()]
+        checks = json.loads(done.stdout)["checks"]
+        faults = [
+            f"{check['name']} {check['subject']}: {check['seen']}"
+            + (f"; {check['mend']}" if check.get("mend") else "")
+            for check in checks
+            if check["status"] == "failed" and check["name"] not in NOT_ASKED
+        ]
+        if not faults or time.monotonic() > deadline:
+            return faults
+        time.sleep(5)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,342 @@
+"""`python -m infrastructure.deploy`, as a person types it; its runs by a real process worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from conftest import REPOSITORY, Project
+from prefect.client.schemas.schedules import CronSchedule
+from test_contract import POSTGRES
+
+from infrastructure.deploy.files import read
+
+FIRST = {"MILLRACE_VERSION": "aaaaaaaaaaaa", "MILLRACE_IMAGE": "registry.example.com/m:aaaa"}
+SECOND = {"MILLRACE_VERSION": "bbbbbbbbbbbb", "MILLRACE_IMAGE": "registry.example.com/m:bbbb"}
+PASSWORD = "made-up-registry-password"
+TARGETS = ("dev", "staging", "prod")
+ALL = {f"{name}{target}" for name in ("dbt-", "nyc--flights--") for target in TARGETS}
+
+
+def deploy(project: Project, *arguments: str, **environment: str) -> Any:
+    return project.run("-m", "infrastructure.deploy", *arguments, **(FIRST | environment))
+
+
+def deployments(project: Project) -> dict[str, dict[str, Any]]:
+    """Every deployment by name, as the API gives it."""
+    return {deployment["name"]: deployment for deployment in project.asked("deployments")}
+
+
+@pytest.fixture(scope="module")
+def prepared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Three targets with blocks, the pools, and what their templates refer to."""
+    secrets = {
+        "prefect-api-auth-string": ("secret", "u:p"),
+        "warehouse-postgres": ("secret", '{"password": "made-up-1"}'),
+        "millrace-registry": (
+            "docker-registry-credentials",
+            json.dumps({"username": "u", "password": PASSWORD, "registry_url": "r.example.com"}),
+        ),
+    }
+    for name, (type_, value) in secrets.items():
+        done = project.run("-m", "infrastructure.setup_secret", name, "--type", type_, text=value)
+        assert done.returncode == 0, done.stderr
+    targets = {"dev": project.dev} | dict.fromkeys(("staging", "prod"), POSTGRES)
+    outputs = tmp_path_factory.mktemp("outputs") / "outputs.json"
+    outputs.write_text(json.dumps({"dbt_targets": {"sensitive": False, "value": targets}}))
+    done = project.setup("--outputs", str(outputs), "--blocks-only")
+    assert done.returncode == 0, done.stderr
+    done = project.run(
+        "-m", "infrastructure.setup_work_pools", "--pool", "default-pool", "--pool", "docker-pool",
+        **FIRST,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    yield project
+    done = project.setup("--blocks-only", "--prune")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def deployed(prepared: Project) -> dict[str, dict[str, Any]]:
+    done = deploy(prepared)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return deployments(prepared)
+
+
+@pytest.fixture
+def changed_file(prepared: Project) -> Iterator[Path]:
+    """The root's file, which a test changes, and which comes back."""
+    file = prepared.folder / "prefect.yaml"
+    text = file.read_text()
+    yield file
+    file.write_text(text)
+    done = deploy(prepared, "--prune")
+    assert done.returncode == 0, done.stdout
+
+
+def change(file: Path, name: str, **changes: Any) -> None:
+    document = yaml.safe_load(file.read_text())
+    (deployment,) = (each for each in document["deployments"] if each["name"] == name)
+    deployment.update(changes)
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def test_one_a_target_and_prod_at_two(deployed: dict[str, dict[str, Any]]) -> None:
+    assert set(deployed) == ALL
+    for name, deployment in deployed.items():
+        target = name.rsplit("-", 1)[1]
+        assert deployment["parameters"] == {"target": target}
+        assert deployment["global_concurrency_limit"]["limit"] == 1
+        assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        assert deployment["work_queue_name"] == target
+        assert deployment["version"] == FIRST["MILLRACE_VERSION"]
+        assert "millrace" in deployment["tags"]
+        in_container = target != "dev"
+        assert deployment["work_pool_name"] == ("docker-pool" if in_container else "default-pool")
+        image = FIRST["MILLRACE_IMAGE"] if in_container else None
+        assert deployment["job_variables"].get("image") == image
+    schedules = {name: d["schedules"] for name, d in deployed.items() if d["schedules"]}
+    assert list(schedules) == ["dbt-prod"]
+    (schedule,) = schedules["dbt-prod"]
+    assert CronSchedule(**schedule["schedule"]) == CronSchedule(cron="0 2 * * *", timezone="UTC")
+
+
+def test_the_registrys_password_stays_in_its_block(
+    prepared: Project, deployed: dict[str, dict[str, Any]]
+) -> None:
+    reference = "{{ prefect.blocks.docker-registry-credentials.millrace-registry }}"
+    assert deployed["dbt-prod"]["job_variables"]["registry_credentials"] == reference
+    assert PASSWORD not in json.dumps(deployed)
+    assert PASSWORD not in json.dumps(prepared.asked("artifacts"))
+
+
+def test_no_folder_of_a_machine_is_in_a_deployment(
+    prepared: Project, deployed: dict[str, dict[str, Any]]
+) -> None:
+    assert str(prepared.folder) not in json.dumps(deployed)
+
+
+def test_the_form_in_the_ui_says_what_each_parameter_is(
+    deployed: dict[str, dict[str, Any]],
+) -> None:
+    fields = deployed["dbt-dev"]["parameter_openapi_schema"]["properties"]
+    assert set(fields) == {
+        "target", "sources", "select", "exclude", "full_refresh", "vars", "skip", "strategy",
+        "changed", "fresh", "wait",
+    }  # fmt: skip
+    for name, field in fields.items():
+        assert field.get("description"), f"{name} is not described"
+    stages = json.dumps(fields["skip"])
+    for stage in ("ingest", "freshness", "seed", "snapshot", "run", "test", "docs"):
+        assert f'"{stage}"' in stages
+
+
+def test_a_worker_runs_it_with_the_settings_of_the_deployment(
+    prepared: Project, deployed: dict[str, dict[str, Any]]
+) -> None:
+    environment = json.dumps({"MILLRACE_STAGES__DBT_RUN__RETRIES": "4"})
+    created = prepared.run(
+        "-m", "prefect", "deployment", "run", "dbt-full-pipeline/dbt-dev",
+        "-p", 'select=["dim_airlines"]', "-p", 'skip=["ingest"]',
+        "--job-variable", f"env={environment}",
+    )  # fmt: skip
+    assert created.returncode == 0, created.stdout + created.stderr
+
+    worker = prepared.run(
+        "-m", "prefect", "worker", "start", "--pool", "default-pool", "--run-once"
+    )
+
+    assert worker.returncode == 0, worker.stdout + worker.stderr
+    (run,) = prepared.asked("flow_runs", deployments={"id": {"any_": [deployed["dbt-dev"]["id"]]}})
+    assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
+    tasks = prepared.task_runs(run)
+    policies = {name: task["empirical_policy"]["retries"] for name, task in tasks.items()}
+    assert policies == {"dbt-run": 4, "dbt-test": 1, "dbt-docs": 1}
+
+
+def test_a_value_that_is_none_is_refused_by_the_api(
+    prepared: Project, deployed: dict[str, dict[str, Any]]
+) -> None:
+    refused = httpx.post(
+        f"{prepared.api_url}/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
+        json={"parameters": {"target": "No Target"}},
+    )
+    assert refused.status_code == httpx.codes.CONFLICT
+    assert "No Target" in refused.text
+
+
+def test_the_same_again_changes_nothing_and_is_no_release(
+    prepared: Project, deployed: dict[str, dict[str, Any]]
+) -> None:
+    before = prepared.asked("artifacts", artifacts={"key": {"any_": ["releases-prod"]}})
+    done = deploy(prepared)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("unchanged") == 2 * len(ALL), "in the plan and in the table"
+    after = prepared.asked("artifacts", artifacts={"key": {"any_": ["releases-prod"]}})
+    assert len(after) == len(before) >= 1
+
+
+def test_a_dry_run_shows_and_does_not(
+    prepared: Project, deployed: dict[str, dict[str, Any]]
+) -> None:
+    done = deploy(prepared, "prod", "--dry-run", **SECOND)
+    assert done.returncode == 0, done.stdout
+    assert "version: aaaaaaaaaaaa → bbbbbbbbbbbb" in done.stdout
+    assert "would be updated" in done.stdout
+    assert "dbt-dev" not in done.stdout
+    assert deployments(prepared)["dbt-prod"]["version"] == "aaaaaaaaaaaa"
+
+
+def test_what_an_operator_switched_off_stays_off(
+    prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
+) -> None:
+    prod = deployed["dbt-prod"]
+    url = f"{prepared.api_url}/deployments/{prod['id']}"
+    schedule = prod["schedules"][0]["id"]
+    httpx.patch(f"{url}/schedules/{schedule}", json={"active": False}).raise_for_status()
+    httpx.post(f"{url}/pause_deployment").raise_for_status()
+    try:
+        assert deploy(prepared, "prod", **SECOND).returncode == 0
+        after = deployments(prepared)["dbt-prod"]
+        assert after["version"] == "bbbbbbbbbbbb"
+        assert after["paused"]
+        assert [each["active"] for each in after["schedules"]] == [False]
+    finally:
+        httpx.post(f"{url}/resume_deployment").raise_for_status()
+        schedule = deployments(prepared)["dbt-prod"]["schedules"][0]["id"]
+        httpx.patch(f"{url}/schedules/{schedule}", json={"active": True}).raise_for_status()
+
+
+def test_a_schedule_that_is_taken_out_is_gone(
+    prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
+) -> None:
+    change(changed_file, "dbt-prod", schedules=[])
+    assert deploy(prepared, "prod").returncode == 0
+    assert deployments(prepared)["dbt-prod"]["schedules"] == []
+
+
+def test_it_goes_on_after_failures_and_names_them(
+    prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
+) -> None:
+    change(changed_file, "dbt-staging", work_pool={"name": "nowhere"})
+    change(changed_file, "dbt-prod", entrypoint="prefect_flows.pipeline.no_such_flow")
+    done = deploy(prepared, **SECOND)
+    assert done.returncode == 1
+    out = done.stdout.replace("\n", " ")
+    assert "dbt-staging: there is no work pool 'nowhere'" in out
+    assert "uv run python -m infrastructure.setup_work_pools --pool nowhere" in out
+    assert "dbt-prod: The flow cannot be loaded" in out
+    assert "Failed: dbt-staging, dbt-prod." in out
+    versions = {name: each["version"] for name, each in deployments(prepared).items()}
+    assert {name for name, version in versions.items() if version == "bbbbbbbbbbbb"} == ALL - {
+        "dbt-staging", "dbt-prod",
+    }  # fmt: skip
+
+
+def test_what_the_api_refuses_is_said(
+    prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
+) -> None:
+    change(changed_file, "dbt-dev", parameters={"target": "dev", "strategy": "sideways"})
+    done = deploy(prepared, "dev")
+    assert done.returncode == 1
+    assert "dbt-dev: the Prefect API refuses it: 409" in done.stdout
+    assert "Failed: dbt-dev." in done.stdout
+    assert deployments(prepared)["dbt-dev"]["parameters"] == {"target": "dev"}
+
+
+def test_a_target_without_blocks_and_an_unknown_one(
+    prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
+) -> None:
+    change(changed_file, "dbt-staging", name="dbt-qa", parameters={"target": "qa"})
+    done = deploy(prepared, "qa")
+    assert done.returncode == 1
+    assert "the target 'qa' has no block dbt-cli-profile-qa" in done.stdout
+    assert "uv run python -m infrastructure.setup_profiles --target qa" in done.stdout
+
+    unknown = deploy(prepared, "nowhere")
+    assert unknown.returncode == 2
+    assert "No deployment is for the target 'nowhere'." in unknown.stderr
+
+
+def test_a_target_that_no_deployment_is_for(
+    prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
+) -> None:
+    file = prepared.folder / "prefect_flows" / "sources" / "nyc__flights" / "prefect.yaml"
+    text = file.read_text()
+    try:
+        for each in (changed_file, file):
+            document = yaml.safe_load(each.read_text())
+            document["deployments"] = [
+                d for d in document["deployments"] if d["parameters"]["target"] != "staging"
+            ]
+            each.write_text(yaml.safe_dump(document))
+        done = deploy(prepared)
+        assert done.returncode == 0
+        assert "Target staging: setup has made it, and no deployment is for it" in done.stdout
+        assert done.stdout.count("nothing asks for it; --prune removes it") == 2
+        assert "dbt-staging" in deployments(prepared)
+        removed = deploy(prepared, "--prune")
+        assert removed.stdout.count("removed") == 2
+        assert set(deployments(prepared)) == {name for name in ALL if "staging" not in name}
+    finally:
+        file.write_text(text)
+
+
+def test_an_image_that_nobody_names(prepared: Project, deployed: dict[str, dict[str, Any]]) -> None:
+    done = prepared.run("-m", "infrastructure.deploy", "prod", MILLRACE_VERSION="cccc")
+    assert done.returncode == 1
+    assert "runs in 'docker-pool' need an image; name it with --image or" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"nmae": "x"}, "dbt-dev.nmae: Extra inputs are not permitted"),
+        ({"name": "dbt-prod2"}, "name: end it with -dev, its target"),
+        ({"parameters": {}}, "parameters.target: give the name of a target"),
+        ({"entrypoint": "pipeline.py:flow"}, "dbt-dev.entrypoint: String should match"),
+        ({"schedules": [{"timezone": "UTC"}]}, "give one of cron, interval and rrule"),
+        (
+            {"work_pool": {"name": "p", "job_variables": {"env": {"API_KEY": "made-up-5"}}}},
+            "API_KEY: a secret is named here, never written",
+        ),
+    ],
+)
+def test_a_file_that_is_wrong_does_not_keep_the_others_back(
+    prepared: Project,
+    deployed: dict[str, dict[str, Any]],
+    changed_file: Path,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    change(changed_file, "dbt-dev", **changes)
+    done = deploy(prepared, "dev", "--dry-run")
+    assert done.returncode == 1
+    assert said in done.stdout
+    assert "Failed: prefect.yaml." in done.stdout
+    assert "made-up-5" not in done.stdout + done.stderr
+    assert "nyc--flights--dev" in done.stdout
+    assert "orphaned" not in done.stdout
+
+
+def test_a_version_that_is_not_known(prepared: Project) -> None:
+    done = prepared.run("-m", "infrastructure.deploy", "dev", GIT_DIR="/nowhere")
+    assert done.returncode == 2
+    assert "The version of the code is not known: " in done.stderr
+    assert "set MILLRACE_VERSION to the commit" in done.stderr
+
+
+def test_every_source_has_a_file_of_its_own() -> None:
+    sources = REPOSITORY / "prefect_flows" / "sources"
+    folders = {file.parent for file in sources.glob("*/source.py")}
+    assert folders == {file.parent for file in sources.glob("*/prefect.yaml")}
+    assert folders == {file.parent for file in sources.glob("*/pyproject.toml")}
+    for folder in folders:
+        owner, name = folder.name.split("__")
+        names = {each.name for each in read(folder / "prefect.yaml")}
+        assert names == {f"{owner}--{name}--{t}" for t in ("dev", "staging", "prod")}
