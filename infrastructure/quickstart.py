@@ -22,7 +22,8 @@ NEXT = """\
 What next:
   cd dbt && uv run dbt build                      work on the models, without Prefect
   uv run python prefect_flows/pipeline.py         run the pipeline again
-  uv run prefect deploy --name dbt-dev            deploy it: documentation/deployments.md
+  uv run python -m infrastructure.setup_work_pools --pool default-pool
+  uv run python -m infrastructure.deploy dev      deploy it: documentation/deployments.md
   uv run python -m infrastructure.local down      stop both servers"""
 
 

@@ -11,54 +11,24 @@ import httpx
 import pytest
 import yaml
 from conftest import REPOSITORY, Project
+from deploying import (
+    ALL,
+    FIRST,
+    PASSWORD,
+    SECOND,
+    deploy,
+    deployments,
+    prepared_for_deployments,
+)
 from prefect.client.schemas.schedules import CronSchedule
-from test_contract import POSTGRES
 
 from infrastructure.deploy.files import read
-
-FIRST = {"MILLRACE_VERSION": "aaaaaaaaaaaa", "MILLRACE_IMAGE": "registry.example.com/m:aaaa"}
-SECOND = {"MILLRACE_VERSION": "bbbbbbbbbbbb", "MILLRACE_IMAGE": "registry.example.com/m:bbbb"}
-PASSWORD = "made-up-registry-password"
-TARGETS = ("dev", "staging", "prod")
-ALL = {f"{name}{target}" for name in ("dbt-", "nyc--flights--") for target in TARGETS}
-
-
-def deploy(project: Project, *arguments: str, **environment: str) -> Any:
-    return project.run("-m", "infrastructure.deploy", *arguments, **(FIRST | environment))
-
-
-def deployments(project: Project) -> dict[str, dict[str, Any]]:
-    """Every deployment by name, as the API gives it."""
-    return {deployment["name"]: deployment for deployment in project.asked("deployments")}
 
 
 @pytest.fixture(scope="module")
 def prepared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Three targets with blocks, the pools, and what their templates refer to."""
-    secrets = {
-        "prefect-api-auth-string": ("secret", "u:p"),
-        "warehouse-postgres": ("secret", '{"password": "made-up-1"}'),
-        "millrace-registry": (
-            "docker-registry-credentials",
-            json.dumps({"username": "u", "password": PASSWORD, "registry_url": "r.example.com"}),
-        ),
-    }
-    for name, (type_, value) in secrets.items():
-        done = project.run("-m", "infrastructure.setup_secret", name, "--type", type_, text=value)
-        assert done.returncode == 0, done.stderr
-    targets = {"dev": project.dev} | dict.fromkeys(("staging", "prod"), POSTGRES)
-    outputs = tmp_path_factory.mktemp("outputs") / "outputs.json"
-    outputs.write_text(json.dumps({"dbt_targets": {"sensitive": False, "value": targets}}))
-    done = project.setup("--outputs", str(outputs), "--blocks-only")
-    assert done.returncode == 0, done.stderr
-    done = project.run(
-        "-m", "infrastructure.setup_work_pools", "--pool", "default-pool", "--pool", "docker-pool",
-        **FIRST,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    yield project
-    done = project.setup("--blocks-only", "--prune")
-    assert done.returncode == 0, done.stderr
+    with prepared_for_deployments(project, tmp_path_factory.mktemp("outputs")) as prepared:
+        yield prepared
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,14 +39,14 @@ def look():
 
 
 @pytest.fixture(scope="module")
-def pools(other_project: Project) -> Iterator[Project]:
+def pools(other_project: Project) -> Project:
     """All three pools, and the blocks that their templates refer to."""
     for name, value in SECRETS.items():
         done = other_project.run("-m", "infrastructure.setup_secret", name, text=value)
         assert done.returncode == 0, done.stderr
     done = other_project.run("-m", "infrastructure.setup_work_pools", MILLRACE_IMAGE=IMAGE)
     assert done.returncode == 0, done.stderr
-    yield other_project
+    return other_project
 
 
 def deployed(project: Project, folder: Path, pool: str, *arguments: str) -> str:
