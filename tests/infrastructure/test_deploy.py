@@ -39,17 +39,25 @@ def deployed(prepared: Project) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def changed_file(prepared: Project) -> Iterator[Path]:
+def edited_file(prepared: Project) -> Iterator[Path]:
     """The root's file, which a test changes, and which comes back."""
     file = prepared.folder / "prefect.yaml"
     text = file.read_text()
     yield file
     file.write_text(text)
+
+
+@pytest.fixture
+def changed_file(prepared: Project, edited_file: Path) -> Iterator[Path]:
+    """The same, with the deployments that it made."""
+    text = edited_file.read_text()
+    yield edited_file
+    edited_file.write_text(text)
     done = deploy(prepared, "--prune")
     assert done.returncode == 0, done.stdout
 
 
-def change(file: Path, name: str, **changes: Any) -> None:
+def change(file: Path, name: str, /, **changes: Any) -> None:
     document = yaml.safe_load(file.read_text())
     (deployment,) = (each for each in document["deployments"] if each["name"] == name)
     deployment.update(changes)
@@ -220,9 +228,9 @@ def test_what_the_api_refuses_is_said(
 
 
 def test_a_target_without_blocks_and_an_unknown_one(
-    prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
+    prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
 ) -> None:
-    change(changed_file, "dbt-staging", name="dbt-qa", parameters={"target": "qa"})
+    change(edited_file, "dbt-staging", name="dbt-qa", parameters={"target": "qa"})
     done = deploy(prepared, "qa")
     assert done.returncode == 1
     assert "the target 'qa' has no block dbt-cli-profile-qa" in done.stdout
@@ -280,11 +288,11 @@ def test_an_image_that_nobody_names(prepared: Project, deployed: dict[str, dict[
 def test_a_file_that_is_wrong_does_not_keep_the_others_back(
     prepared: Project,
     deployed: dict[str, dict[str, Any]],
-    changed_file: Path,
+    edited_file: Path,
     changes: dict[str, Any],
     said: str,
 ) -> None:
-    change(changed_file, "dbt-dev", **changes)
+    change(edited_file, "dbt-dev", **changes)
     done = deploy(prepared, "dev", "--dry-run")
     assert done.returncode == 1
     assert said in done.stdout
