@@ -1,0 +1,1 @@
+"""`python -m infrastructure.healthcheck`: whether all that runs depend on answers, and how it is."""

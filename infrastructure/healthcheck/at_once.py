@@ -1,0 +1,53 @@
+"""Several things asked at once, each with its own time: one that hangs holds up no other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class _Job(threading.Thread, Generic[T]):
+    """A thread that the end of the process does not wait for: nothing can end a hanging one."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        started = time.monotonic()
+        try:
+            self.result = self._work()
+        except BaseException as error:  # noqa: BLE001 # raised again by whoever waits
+            self.error = error
+        self.seconds = time.monotonic() - started
+
+
+def at_once(
+    work: Mapping[str, Callable[[], T]], seconds: float
+) -> dict[str, tuple[T, float] | None]:
+    """What each gave, with the seconds it took; none for one that did not end in time.
+
+    Raises:
+        BaseException: what a piece of work raised.
+    """
+    deadline = time.monotonic() + seconds
+    jobs = {name: _Job(call) for name, call in work.items()}
+    for job in jobs.values():
+        job.start()
+    given: dict[str, tuple[T, float] | None] = {}
+    for name, job in jobs.items():
+        job.join(max(0.0, deadline - time.monotonic()))
+        if job.is_alive():
+            given[name] = None
+            continue
+        if job.error is not None:
+            raise job.error
+        given[name] = (job.result, job.seconds)  # type: ignore[assignment] # it ended well
+    return given

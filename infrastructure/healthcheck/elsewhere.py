@@ -1,0 +1,111 @@
+"""What is looked at beside the Prefect API: warehouses, the state store, this machine's disk."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infrastructure.healthcheck.check import Check, Status
+from prefect_flows.errors import WarehouseUnreachable
+from prefect_flows.remedies import mend_of
+from prefect_flows.state.store import StateStore
+
+if TYPE_CHECKING:
+    from prefect_flows.targets import Profile
+
+GIB = 1024**3
+# A year of flights with its tables, logs and artifacts takes less than one.
+LITTLE_BYTES = 2 * GIB
+NOT_ENOUGH_BYTES = GIB // 4
+
+
+def warehouse(profile: Profile, seconds: float) -> Check:
+    """Connect as dbt does, by its adapter and with all that the profile says, and ask for 1.
+
+    Without dbt's own `debug`: that parses the project first, and dbt does one thing at a time.
+    """
+    ask = {"postgres": _ask_postgres, "bigquery": _ask_bigquery}[profile.warehouse]
+    try:
+        ask(profile, seconds)
+    except WarehouseUnreachable as error:
+        seen = f"{error.what} ({profile.address})"
+        return Check("warehouse", profile.target, Status.FAILED, seen, error.mend)
+    return Check("warehouse", profile.target, Status.OK, f"{profile.address} answers")
+
+
+def _ask_postgres(profile: Profile, seconds: float) -> None:
+    import psycopg2
+    from dbt.adapters.contracts.connection import Connection
+    from dbt.adapters.postgres.connections import PostgresConnectionManager, PostgresCredentials
+    from dbt_common.exceptions import DbtBaseException
+
+    wanted = {"connect_timeout": max(2, int(seconds)), "retries": 0}
+    credentials = PostgresCredentials.from_dict(_fields(PostgresCredentials, profile) | wanted)
+    connection = Connection(type="postgres", name="healthcheck", credentials=credentials)
+    try:
+        with closing(PostgresConnectionManager.open(connection).handle) as handle:
+            with handle.cursor() as cursor:
+                cursor.execute("select 1")
+    except (DbtBaseException, psycopg2.Error) as error:
+        raise _unreachable(profile, error) from error
+
+
+def _ask_bigquery(profile: Profile, seconds: float) -> None:
+    from dbt.adapters.bigquery.clients import create_bigquery_client
+    from dbt.adapters.bigquery.credentials import BigQueryCredentials
+    from dbt_common.exceptions import DbtBaseException
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    from prefect_flows.google_credentials import google_credentials
+
+    # dbt says nothing of why there are no credentials.
+    google_credentials(profile)
+    credentials = BigQueryCredentials.from_dict(_fields(BigQueryCredentials, profile))
+    try:
+        with closing(create_bigquery_client(credentials)) as client:
+            client.query("select 1", timeout=seconds, retry=None, job_retry=None).result(
+                timeout=seconds, retry=None
+            )
+    except (
+        DbtBaseException,
+        GoogleAPIError,
+        GoogleAuthError,
+        RequestException,
+        TimeoutError,
+    ) as error:
+        raise _unreachable(profile, error) from error
+
+
+def _fields(credentials: Any, profile: Profile) -> dict[str, Any]:
+    fields = credentials.translate_aliases(profile.credentials())
+    return {key: value for key, value in fields.items() if key not in ("type", "threads")}
+
+
+def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
+    return WarehouseUnreachable(
+        f"cannot be used: {' '.join(str(error).split())}",
+        where=profile.address,
+        mend=mend_of(error, profile),
+    )
+
+
+def state_store(url: str) -> Check:
+    """Look into the state store; nothing is written."""
+    targets = StateStore(url).names("targets")
+    return Check("state store", "", Status.OK, f"{url} answers, {len(targets)} target(s) in it")
+
+
+def disk(local_dir: Path) -> Check:
+    """Room for the database files, logs and artifacts of this machine."""
+    there = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    seen = f"{free / GIB:.1f} GiB free at {there}"
+    if free >= LITTLE_BYTES:
+        return Check("disk", "", Status.OK, seen)
+    status = Status.FAILED if free < NOT_ENOUGH_BYTES else Status.WARNING
+    mend = f"make room there (du -xh -d 2 {there} | sort -h), or move it: MILLRACE_LOCAL_DIR"
+    return Check("disk", "", status, seen, mend)
