@@ -1,1 +1,1 @@
-"""`python -m infrastructure.healthcheck`: whether all that runs depend on answers, and how it is."""
+"""`python -m infrastructure.healthcheck`: what runs depend on, looked at once."""

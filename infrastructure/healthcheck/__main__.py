@@ -1,4 +1,4 @@
-"""`python -m infrastructure.healthcheck`: what is looked at, in which order, and what is printed."""
+"""`python -m infrastructure.healthcheck`: what is looked at and printed, in which order."""
 
 from __future__ import annotations
 

@@ -37,17 +37,19 @@ def warehouse(profile: Profile, seconds: float) -> Check:
 
 def _ask_postgres(profile: Profile, seconds: float) -> None:
     import psycopg2
-    from dbt.adapters.contracts.connection import Connection
+    from dbt.adapters.contracts.connection import Connection, Identifier
     from dbt.adapters.postgres.connections import PostgresConnectionManager, PostgresCredentials
     from dbt_common.exceptions import DbtBaseException
 
     wanted = {"connect_timeout": max(2, int(seconds)), "retries": 0}
     credentials = PostgresCredentials.from_dict(_fields(PostgresCredentials, profile) | wanted)
-    connection = Connection(type="postgres", name="healthcheck", credentials=credentials)
+    connection = Connection(
+        type=Identifier("postgres"), name="healthcheck", credentials=credentials
+    )
     try:
-        with closing(PostgresConnectionManager.open(connection).handle) as handle:
-            with handle.cursor() as cursor:
-                cursor.execute("select 1")
+        PostgresConnectionManager.open(connection)  # type: ignore[no-untyped-call]
+        with closing(connection.handle) as handle, handle.cursor() as cursor:
+            cursor.execute("select 1")
     except (DbtBaseException, psycopg2.Error) as error:
         raise _unreachable(profile, error) from error
 
@@ -67,9 +69,7 @@ def _ask_bigquery(profile: Profile, seconds: float) -> None:
     credentials = BigQueryCredentials.from_dict(_fields(BigQueryCredentials, profile))
     try:
         with closing(create_bigquery_client(credentials)) as client:
-            client.query("select 1", timeout=seconds, retry=None, job_retry=None).result(
-                timeout=seconds, retry=None
-            )
+            client.query("select 1", timeout=seconds, job_retry=None).result(timeout=seconds)
     except (
         DbtBaseException,
         GoogleAPIError,

@@ -43,7 +43,7 @@ def judge_server(server: Server) -> Check:
     else:
         return Check("api", "", Status.OK, seen)
     return Check(
-        "api", "", status, f"{seen}: the server is {'another' if theirs > ours else 'an older'} one",
+        "api", "", status, f"{seen}: the {'client' if theirs > ours else 'server'} is too old",
         mend=f"give both one version: prefect=={max(theirs, ours)} (pyproject.toml, or the image)",
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def _judge_workers(pool: Pool, facts: Facts) -> Check:
     if alive:
         seen = ", ".join(f"{name} {max(age, 0):.0f} s ago" for name, age in sorted(alive.items()))
         return Check("worker", pool.name, Status.OK, f"{len(alive)} online; last heartbeat: {seen}")
-    mend = f"start one: {PREFECT} worker start --pool {pool.name}; or start its container or unit again"
+    mend = f"start one: {PREFECT} worker start --pool {pool.name}; or restart its container or unit"
     if not beats:
         return Check("worker", pool.name, Status.FAILED, "no worker ever asked this pool", mend)
     name, (age, *_) = min(beats.items(), key=lambda beat: beat[1][0])
@@ -138,28 +138,33 @@ def _judge_deployment(deployed: Deployed, target: Target, facts: Facts) -> Check
     if deployment.paused:
         return Check(
             "deployment", name, Status.WARNING, "is paused",
-            f"{PREFECT} deployment resume {name}; or {DEPLOY_COMMAND} {target.name}",
+            f"{PREFECT} api POST /deployments/{deployment.id}/resume_deployment",
         )  # fmt: skip
-    version = f"version {deployment.version}, " if deployment.version else ""
+    seen, mend = _schedule(deployed, facts)
+    if deployment.version:
+        seen = f"version {deployment.version}, {seen}"
+    return Check("deployment", name, Status.WARNING if mend else Status.OK, seen, mend)
+
+
+def _schedule(deployed: Deployed, facts: Facts) -> tuple[str, str | None]:
+    """What is seen of the schedule, and what mends it."""
+    deployment = deployed.deployment
     inactive = [schedule for schedule in deployment.schedules if not schedule.active]
     if inactive:
-        return Check(
-            "deployment", name, Status.WARNING, f"{version}a schedule of it is inactive",
-            f"{PREFECT} deployment schedule resume {name} {inactive[0].id}",
-        )  # fmt: skip
+        mend = f"{PREFECT} deployment schedule resume {deployed.name} {inactive[0].id}"
+        return "a schedule of it is inactive", mend
     if not deployment.schedules:
-        return Check("deployment", name, Status.OK, f"{version}no schedule")
-    if deployed.next_run is None:
-        changed = deployment.updated or deployment.created
-        if changed is not None and facts.age(changed) < SCHEDULING_SECONDS:
-            return Check("deployment", name, Status.OK, f"{version}its runs are being scheduled")
-        return Check(
-            "deployment", name, Status.WARNING, f"{version}has a schedule, but no run is scheduled",
-            "see that the server's scheduler runs: `prefect server start`, or "
-            "`prefect server services start` beside a server with --no-services",
-        )  # fmt: skip
-    at = deployed.next_run.astimezone(UTC)
-    return Check("deployment", name, Status.OK, f"{version}next run {at:%Y-%m-%d %H:%M} UTC")
+        return "no schedule", None
+    if deployed.next_run is not None:
+        return f"next run {deployed.next_run.astimezone(UTC):%Y-%m-%d %H:%M} UTC", None
+    changed = deployment.updated or deployment.created
+    if changed is not None and facts.age(changed) < SCHEDULING_SECONDS:
+        return "its runs are being scheduled", None
+    return (
+        "has a schedule, but no run is scheduled",
+        "see that the server's scheduler runs: it is part of prefect server start, "
+        "except with --no-services",
+    )
 
 
 def _judge_secrets(deployed: Deployed, target: Target) -> Check:
@@ -171,7 +176,7 @@ def _judge_secrets(deployed: Deployed, target: Target) -> Check:
     if not held:
         return Check("secrets", deployed.name, Status.OK, "none in clear in the deployment")
     return Check(
-        "secrets", deployed.name, Status.FAILED, f"in clear, for all who read it: {', '.join(held)}",
+        "secrets", deployed.name, Status.FAILED, f"in clear, for every reader: {', '.join(held)}",
         # `prefect deploy` puts the block's content in place of the reference.
         "name the block in the work pool's template (infrastructure/setup_work_pools), not in "
         f"prefect.yaml, change the secret, and: {DEPLOY_COMMAND} {target.name}",

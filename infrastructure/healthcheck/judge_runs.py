@@ -30,7 +30,10 @@ def judge_last_run(target: Target, facts: Facts) -> Iterator[Check]:
     if target.last is None:
         yield Check(
             "last run", target.name, Status.WARNING, "never ran",
-            f"{PREFECT} deployment run {PIPELINE}/dbt-{target.name}",
+            next(
+                (f"{PREFECT} deployment run {d.name}" for d in target.deployed if d.is_pipeline),
+                f"uv run python prefect_flows/pipeline.py --target {target.name}",
+            ),
         )  # fmt: skip
     else:
         seen = _ended(target.last, facts)
@@ -65,35 +68,35 @@ def _ended(run: FlowRun, facts: Facts) -> str:
 
 def judge_waiting(target: Target, facts: Facts) -> Iterator[Check]:
     """Runs that should have begun: late ones, and ones that were taken and do not begin."""
-    late = {
-        run: facts.age(run.expected_start_time)
+    late = [
+        (facts.age(run.expected_start_time), run)
         for run in _of(target, "SCHEDULED")
         # One that waits for its turn is called AwaitingConcurrencySlot.
         if run.state_name in ("Late", "Scheduled")
         and run.expected_start_time is not None
         and facts.age(run.expected_start_time) > LATE_SECONDS
-    }
+    ]
     if late:
-        longest = max(late.values())
+        longest = max(age for age, _ in late)
         yield Check(
             "late runs", target.name,
             Status.FAILED if longest > STUCK_SECONDS else Status.WARNING,
-            f"{len(late)} late, by up to {lasting(longest)}: {_names(list(late))}",
+            f"{len(late)} late, by up to {lasting(longest)}: {_names([run for _, run in late])}",
             "see pool, queues and worker above; to give it up: "
-            f"{PREFECT} flow-run cancel {next(iter(late)).id}",
+            f"{PREFECT} flow-run cancel {late[0][1].id}",
         )  # fmt: skip
     else:
         yield Check("late runs", target.name, Status.OK, "none")
-    stuck = {
-        run: age
+    stuck = [
+        (age, run)
         for run in _of(target, "PENDING", "CANCELLING")
         if run.state is not None and (age := facts.age(run.state.timestamp)) > STUCK_SECONDS
-    }
+    ]
     if stuck:
-        first = next(iter(stuck))
+        longest, first = max(stuck, key=lambda found: found[0])
         yield Check(
             "stuck runs", target.name, Status.FAILED,
-            f"{first.state_name} for {lasting(max(stuck.values()))}: {_names(list(stuck))}",
+            f"{first.state_name} for {lasting(longest)}: {_names([run for _, run in stuck])}",
             f"see the worker's log; then {PREFECT} flow-run cancel {first.id}, "
             f"or {PREFECT} flow-run delete {first.id}",
         )  # fmt: skip
@@ -107,14 +110,14 @@ def judge_running(target: Target, facts: Facts) -> Check:
     A run of the pipeline holds its target's lease. Where nobody holds it, a run that has been
     running for minutes was killed, or waits for one without Prefect, which Prefect cannot see.
     """
-    running = {
-        run: facts.age(run.start_time)
+    running = [
+        (facts.age(run.start_time), run)
         for run in _of(target, "RUNNING")
         if run.start_time is not None
-    }
+    ]
     lost = [
         run
-        for run, age in running.items()
+        for age, run in running
         if facts.flow_names.get(str(run.flow_id)) == PIPELINE
         and target.holders == 0
         and age > LEASE_SECONDS
@@ -127,12 +130,12 @@ def judge_running(target: Target, facts: Facts) -> Check:
             f"if nothing runs: {PREFECT} flow-run delete {lost[0].id}",
         )  # fmt: skip
     usual = max((run.total_run_time.total_seconds() for run in target.succeeded), default=None)
-    longest = max(running.values(), default=0.0)
+    longest = max((age for age, _ in running), default=0.0)
     if usual is not None and longest > max(UNUSUAL_TIMES * usual, UNUSUAL_SECONDS):
-        first = max(running, key=lambda run: running[run])
+        _, first = max(running, key=lambda found: found[0])
         return Check(
             "running", target.name, Status.WARNING,
-            f"{_names([first])} for {lasting(longest)}; the last ones took {lasting(usual)} or less",
+            f"{_names([first])} for {lasting(longest)}; the last took {lasting(usual)} or less",
             f"{PREFECT} flow-run logs {first.id}; to end it: {PREFECT} flow-run cancel {first.id}",
         )  # fmt: skip
     seen = f"{len(running)} for {lasting(longest)}" if running else "none"

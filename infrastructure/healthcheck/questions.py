@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import httpx
 
@@ -21,9 +20,6 @@ from prefect_flows.targets import (
     load_profile,
     stored_state_url,
 )
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
 
 START_SERVER = (
     f"start it: {LOCAL_UP_COMMAND}, docker compose up -d --wait, or its unit; "
@@ -92,8 +88,8 @@ class Questions:
         """
         with _said("database", "", "see the server's log, and that its database runs") as checks:
             with ask.asking(seconds) as client:
-                ready = client._client.get("/ready")  # noqa: SLF001 # no method asks for it
-                runs = client.count_flow_runs() if ready.is_success else None
+                client.request("GET", "/ready")
+                runs = client.count_flow_runs()
             checks.append(Check("database", "", Status.OK, f"answers; {runs} flow runs in it"))
         return checks
 
@@ -104,13 +100,13 @@ class Questions:
                 facts = ask.facts(client, self.targets)
             if not facts.pools:
                 seen = "no deployment of these targets names a work pool"
-                checks += [Check(name, "", Status.SKIPPED, seen) for name in ("pool", "worker")]
+                checks.extend(Check(n, "", Status.SKIPPED, seen) for n in ("pool", "worker"))
             for pool in facts.pools:
-                checks += judge_pool(pool, facts)
+                checks.extend(judge_pool(pool, facts))
             for target in facts.targets:
-                checks += judge_deployments(target, facts)
-                checks += judge_last_run(target, facts)
-                checks += judge_waiting(target, facts)
+                checks.extend(judge_deployments(target, facts))
+                checks.extend(judge_last_run(target, facts))
+                checks.extend(judge_waiting(target, facts))
                 checks.append(judge_running(target, facts))
         return checks
 
