@@ -41,8 +41,9 @@ def create(
     import prefect
 
     console = Console()
-    folder = to or load_settings().local_dir / "backups"
-    database = configured()
+    local_dir = load_settings().local_dir
+    folder = to or local_dir / "backups"
+    database = configured(local_dir)
     made_here = not folder.exists()
     writable_folder(folder)
     if made_here:
@@ -91,7 +92,7 @@ def restore(
     import prefect
 
     console = Console()
-    database = configured()
+    database = configured(load_settings().local_dir)
     with tempfile.TemporaryDirectory(prefix="millrace-restore-") as scratch:
         manifest, copy = archive.read(file, Path(scratch))
         if manifest.kind != _kind(database):

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.engine import URL, make_url
 
 from infrastructure.backup.errors import BackupError
+from infrastructure.local.prefect_server import log_file
 
 URL_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
@@ -61,16 +62,23 @@ class Postgres:
         return given | {"dbname": database or self.name}
 
 
-def configured() -> Sqlite | Postgres:
+def configured(local_dir: Path) -> Sqlite | Postgres:
     """The database of the server that would start here.
+
+    Where neither a home nor a URL is set, it is the one of `infrastructure.local`: its `down`
+    takes away the file that told Prefect's settings of its home.
 
     Raises:
         BackupError: it is one in memory, or of an unknown kind.
     """
     from prefect.settings import get_current_settings
 
-    settings = get_current_settings().server.database
+    everything = get_current_settings()
+    settings = everything.server.database
     assert settings.connection_url is not None  # noqa: S101 # Prefect fills it
+    told = "home" in everything.model_fields_set or "connection_url" in settings.model_fields_set
+    if not told:
+        return Sqlite(log_file(local_dir).with_name("prefect.db"))
     url = make_url(settings.connection_url.get_secret_value())
     kind = url.get_backend_name()
     if kind == "sqlite" and url.database and ":memory:" not in url.database:
