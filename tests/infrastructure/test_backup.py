@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 import pytest
 from conftest import Project
 from cryptography.fernet import Fernet
+from prefect_servers import server
 from sqlalchemy.engine import make_url
 
 from infrastructure.backup import archive
@@ -112,39 +110,6 @@ def writing(project: Project, **environment: str) -> Iterator[None]:
     finally:
         writer.kill()
         writer.communicate()
-
-
-@contextmanager
-def server(project: Project, log: Path, **environment: str) -> Iterator[str]:
-    """A Prefect server with settings of its own; its API's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
-            cwd=project.folder, env=project.variables(**environment), stdout=output, stderr=output,
-        )  # fmt: skip
-    family = psutil.Process(process.pid)
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            try:
-                if httpx.get(f"{url}/health").is_success:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
-        yield url
-    finally:
-        every = [family, *family.children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(every, timeout=20)
-        for survivor in alive:
-            survivor.kill()
-        process.wait()
 
 
 def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
