@@ -27,7 +27,6 @@ def server(project: Project, log: Path, **environment: str) -> Iterator[str]:
             [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
             cwd=project.folder, env=project.variables(**environment), stdout=output, stderr=output,
         )  # fmt: skip
-    family = psutil.Process(process.pid)
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -40,9 +39,11 @@ def server(project: Project, log: Path, **environment: str) -> Iterator[str]:
                 time.sleep(0.2)
         yield url
     finally:
-        every = [family, *family.children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(every, timeout=20)
-        for survivor in alive:
-            survivor.kill()
-        process.wait()
+        if process.poll() is None:
+            family = psutil.Process(process.pid)
+            every = [family, *family.children(recursive=True)]
+            process.terminate()
+            _, alive = psutil.wait_procs(every, timeout=20)
+            for survivor in alive:
+                survivor.kill()
+            process.wait()

@@ -60,6 +60,7 @@ def _ask_bigquery(profile: Profile, seconds: float) -> None:
     from dbt_common.exceptions import DbtBaseException
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
+    from google.cloud.bigquery.retry import DEFAULT_RETRY
     from requests.exceptions import RequestException
 
     from prefect_flows.google_credentials import google_credentials
@@ -69,7 +70,9 @@ def _ask_bigquery(profile: Profile, seconds: float) -> None:
     credentials = BigQueryCredentials.from_dict(_fields(BigQueryCredentials, profile))
     try:
         with closing(create_bigquery_client(credentials)) as client:
-            client.query("select 1", timeout=seconds, job_retry=None).result(timeout=seconds)
+            retry = DEFAULT_RETRY.with_timeout(seconds)
+            job = client.query("select 1", retry=retry, timeout=seconds, job_retry=None)
+            job.result(retry=retry, timeout=seconds)
     except (
         DbtBaseException,
         GoogleAPIError,

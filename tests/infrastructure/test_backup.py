@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from conftest import Project
 from cryptography.fernet import Fernet
+from ordinary_postgres import ordinary_postgres
 from prefect_servers import server
 from sqlalchemy.engine import make_url
 
@@ -241,72 +242,77 @@ def major(other_project: Project) -> int:
     return int(other_project.query("show server_version_num")[0][0]) // 10000
 
 
-@pytest.fixture
-def recorded(tmp_path: Path, major: int) -> Path:
+def recording(folder: Path, programs: Path) -> Path:
     """A folder for the PATH: Postgres's programs, which write down how they were called."""
-    folder = tmp_path / "programs"
     folder.mkdir()
     for name in ("pg_dump", "pg_restore"):
-        real = program(name, major)
         file = folder / name
         file.write_text(
-            f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n'
-            f'[ "$1" = --version ] || echo "$PGPASSWORD" >> {tmp_path}/passwords\n'
-            f'exec {real} "$@"\n'
+            f'#!/bin/sh\necho "{name} $*" >> {folder}/calls\n'
+            f'[ "$1" = --version ] || echo "$PGPASSWORD" >> {folder}/passwords\n'
+            f'exec {programs / name} "$@"\n'
         )
         file.chmod(0o755)
     return folder
 
 
 def test_postgres_comes_back_as_it_was_in_the_middle_of_runs(
-    other_project: Project, tmp_path: Path, recorded: Path
+    other_project: Project, tmp_path: Path
 ) -> None:
-    project = other_project
-    project.query("create database prefect")
-    settings = {
-        "PREFECT_HOME": str(tmp_path / "home"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": (
-            f"postgresql+asyncpg://postgres:s%40cret-word@/prefect?host={project.dev['host']}"
-        ),
-        "PATH": f"{recorded}:/usr/bin:/bin",
-    }
-    log = tmp_path / "server.log"
-    with server(project, log, **settings) as url:
-        fill(project, PREFECT_API_URL=url)
-        with writing(project, PREFECT_API_URL=url):
-            file = made(project, tmp_path / "backups", **settings)
-            time.sleep(0.5)
-        rows = manifest_of(file)["rows"]
-        assert 2 <= rows["flow_run"] < looked(project, PREFECT_API_URL=url)["runs"]
-        running = backup(project, "restore", str(file), "--replace", **settings)
-        assert running.returncode == 2
-        assert "connection(s) to the database are open" in running.stderr
-        assert "a Prefect server runs on it" in running.stderr
+    project, log = other_project, tmp_path / "server.log"
+    with ordinary_postgres() as postgres:
+        recorded = recording(tmp_path / "programs", postgres.programs)
+        settings = {
+            "PREFECT_HOME": str(tmp_path / "home"),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.url("prefect"),
+            "PATH": f"{recorded}:/usr/bin:/bin",
+        }
+        postgres.query("create database prefect")
+        with server(project, log, **settings) as url:
+            fill(project, PREFECT_API_URL=url)
+            with writing(project, PREFECT_API_URL=url):
+                file = made(project, tmp_path / "backups", **settings)
+                time.sleep(0.5)
+            rows = manifest_of(file)["rows"]
+            assert 2 <= rows["flow_run"] < looked(project, PREFECT_API_URL=url)["runs"]
+            running = backup(project, "restore", str(file), "--replace", **settings)
+            assert running.returncode == 2
+            assert "connection(s) to the database are open" in running.stderr
+            assert "a Prefect server runs on it" in running.stderr
 
-    full = backup(project, "restore", str(file), **settings)
-    assert full.returncode == 2
-    assert "The database is not empty." in full.stderr
+        full = backup(project, "restore", str(file), **settings)
+        assert full.returncode == 2
+        assert "The database is not empty." in full.stderr
 
-    project.query("drop database prefect")
-    done = backup(project, "restore", str(file), **settings)
-    assert done.returncode == 0, done.stderr
-    with server(project, log, **settings) as url:
-        found = looked(project, PREFECT_API_URL=url)
-    assert found["secret"] == {"password": PASSWORD}
-    assert found["deployments"] == ["counted"]
-    assert found["runs"] == rows["flow_run"]
+        postgres.query("drop database prefect")
+        done = backup(project, "restore", str(file), **settings)
+        assert done.returncode == 0, done.stderr
+        with server(project, log, **settings) as url:
+            found = looked(project, PREFECT_API_URL=url)
+        assert found["secret"] == {"password": PASSWORD}
+        assert found["deployments"] == ["counted"]
+        assert found["runs"] == rows["flow_run"]
 
-    done = backup(project, "restore", str(file), "--replace", **settings)
-    assert done.returncode == 0, done.stderr
-    kept = re.search(r"What was there is kept: (\S+)", done.stdout).group(1)
-    assert project.query("select count(*) from flow_run", kept) == [(rows["flow_run"],)]
-    names = {name for (name,) in project.query("select datname from pg_database")}
-    assert not [name for name in names if name.startswith("prefect_restored")]
+        done = backup(project, "restore", str(file), "--replace", **settings)
+        assert done.returncode == 0, done.stderr
+        kept = re.search(r"What was there is kept: (\S+)", done.stdout).group(1)
+        assert postgres.query("select count(*) from flow_run", kept) == [(rows["flow_run"],)]
+        names = {name for (name,) in postgres.query("select datname from pg_database")}
+        assert not [name for name in names if name.startswith("prefect_restored")]
 
-    calls = (tmp_path / "calls").read_text()
+        wrong = settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"].replace("s%40cret", "wrong")
+        done = backup(
+            project, "create", "--to", str(tmp_path),
+            **(settings | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": wrong}),
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert "password authentication failed" in done.stderr
+        assert "wrong-word" not in done.stderr
+
+    calls = (recorded / "calls").read_text()
     assert "pg_dump --no-password --format=custom" in calls
     assert "cret-word" not in calls
-    assert set((tmp_path / "passwords").read_text().split()) == {"s@cret-word"}
+    assert set((recorded / "passwords").read_text().split()) == {"s@cret-word"}
 
 
 def test_a_restore_that_fails_leaves_the_database_as_it_was(

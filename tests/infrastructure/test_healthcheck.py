@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from bigquery_emulator.emulator import BigQuery
+from bigquery_emulator.proxy import Fault
 from conftest import Project
 from prefect_servers import server
 
@@ -323,6 +325,28 @@ def test_a_warehouse_that_refuses_and_one_that_hangs(ground: Project, tmp_path: 
     assert re.search("timeout expired|no answer within", seen["warehouse", "hangs"]["seen"])
     assert seen["warehouse", "dev"]["status"] == "ok"
     assert seen["state store", ""]["status"] == "ok"
+    done = ground.setup("--blocks-only", "--prune")
+    assert done.returncode == 0, done.stderr
+
+
+def test_bigquery_that_answers_and_refuses(
+    ground: Project, bigquery: BigQuery, tmp_path: Path
+) -> None:
+    target = bigquery.target("scratch", project="health")
+    file = tmp_path / "outputs.json"
+    file.write_text(json.dumps({"dbt_targets": {"value": {"lake": target}}}))
+    google = dict(bigquery.environment)
+    done = ground.setup("--outputs", str(file), "--blocks-only", "--target", "lake", **google)
+    assert done.returncode == 0, done.stderr
+    lake = checks(ground, "lake", code=0, **google)["warehouse", "lake"]
+    assert lake["seen"] == "bigquery health answers"
+    bigquery.proxy.fault(
+        Fault("POST /bigquery/v2/projects/health/", 403, "accessDenied", times=None)
+    )
+    lake = checks(ground, "lake", code=1, **google)["warehouse", "lake"]
+    bigquery.proxy.clear()
+    assert "accessDenied" in lake["seen"] or "403" in lake["seen"]
+    assert "roles/bigquery.jobUser in project health" in lake["mend"]
     done = ground.setup("--blocks-only", "--prune")
     assert done.returncode == 0, done.stderr
 
