@@ -45,7 +45,7 @@ class OrdinaryPostgres:
                 user="prefect",
                 password=PASSWORD,
                 dbname=database,
-            )  # fmt: skip
+            )
         ) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -54,10 +54,12 @@ def server(client: SyncPrefectClient) -> Server:
 
 def facts(client: SyncPrefectClient, names: Sequence[str]) -> Facts:
     """All that is known of these targets."""
+    from prefect.client.schemas.filters import FlowFilter
+
     now = datetime.now(UTC)
     deployments = [d for d in _deployments(client) if d.parameters.get("target") in names]
-    flows = client.read_flows(limit=PAGE)
-    flow_names = {str(flow.id): flow.name for flow in flows}
+    pipeline = FlowFilter.model_validate({"name": {"any_": [PIPELINE]}})
+    flow_names = {str(flow.id): flow.name for flow in client.read_flows(flow_filter=pipeline)}
     for deployment in deployments:
         if str(deployment.flow_id) not in flow_names:
             flow_names[str(deployment.flow_id)] = client.read_flow(deployment.flow_id).name
