@@ -27,7 +27,7 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 # A reference that is resolved when a run begins: a block, a variable, one of the environment.
-REFERENCE = re.compile(r"\{\{.*\}\}|\$\w+|\$\{\w+\}|\*+")
+REFERENCE = re.compile(r".*\{\{.*\}\}.*|\$\w+|\$\{\w+\}|\*+")
 
 
 def judge_server(server: Server) -> Check:
@@ -178,8 +178,7 @@ def _judge_secrets(deployed: Deployed, target: Target) -> Check:
     return Check(
         "secrets", deployed.name, Status.FAILED, f"in clear, for every reader: {', '.join(held)}",
         # `prefect deploy` puts the block's content in place of the reference.
-        "name the block in the work pool's template (infrastructure/setup_work_pools), not in "
-        f"prefect.yaml, change the secret, and: {DEPLOY_COMMAND} {target.name}",
+        f"change that secret, and deploy what keeps the reference: {DEPLOY_COMMAND} {target.name}",
     )  # fmt: skip
 
 

@@ -406,6 +406,7 @@ def test_secrets_are_told_from_references_and_names() -> None:
             "OTHER_URL": "postgresql://u@db/x",
             "EMPTY_PASSWORD": "",
             "FROM_SHELL_TOKEN": "$TOKEN",
+            "HEADER_TOKEN": "Bearer {{ prefect.blocks.secret.token }}",
         },
         "secretName": "prefect-jobs-secrets",
         "volumes": [{"api_key": "in clear"}],
