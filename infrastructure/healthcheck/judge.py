@@ -51,7 +51,8 @@ def judge_server(server: Server) -> Check:
 def judge_pool(pool: Pool, facts: Facts) -> Iterator[Check]:
     """A pool that a deployment names: it exists, takes work, and has a worker that is alive."""
     if pool.pool is None:
-        yield Check("pool", pool.name, Status.FAILED, "does not exist", f"{POOLS_COMMAND}")
+        command = f"{POOLS_COMMAND} --pool {pool.name}"
+        yield Check("pool", pool.name, Status.FAILED, "does not exist", command)
         return
     if pool.pool.is_paused:
         yield Check(
@@ -77,7 +78,9 @@ def _judge_queues(pool: Pool, facts: Facts) -> Check:
     paused = sorted(name for name in used & known.keys() if known[name].is_paused)
     if missing:
         seen = f"queue {', '.join(missing)} does not exist"
-        return Check("queues", pool.name, Status.FAILED, seen, POOLS_COMMAND)
+        return Check(
+            "queues", pool.name, Status.FAILED, seen, f"{POOLS_COMMAND} --pool {pool.name}"
+        )
     if paused:
         return Check(
             "queues", pool.name, Status.WARNING, f"{', '.join(paused)} paused: no run of it begins",
