@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Wait until the Prefect server answers, so that a unit after it finds it.
 
-Takes the address from PREFECT_API_URL, and seconds to wait as its one argument. Standard library
-only: it starts in a tenth of a second.
+Takes the address from PREFECT_API_URL, the server's process from MAINPID, which systemd gives, and
+seconds to wait as its one argument. Standard library only: it starts in a tenth of a second.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 
 def answers(url: str) -> bool:
@@ -25,9 +26,13 @@ def main() -> int:
     """Exit code 0 as soon as it answers, 1 when it has not in time."""
     url, patience = os.environ["PREFECT_API_URL"] + "/health", float(sys.argv[1])
     until = time.monotonic() + patience
+    server = Path("/proc") / os.environ["MAINPID"]
     while time.monotonic() < until:
         if answers(url):
             return 0
+        if not server.exists():
+            sys.stderr.write("The Prefect server has ended: its own lines above say why.\n")
+            return 1
         time.sleep(0.2)
     sys.stderr.write(
         f"The Prefect server did not answer within {patience:.0f} s.\n  where: {url}\n"
