@@ -15,7 +15,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.flows import Flow
 from prefect.workers.process import ProcessWorker
@@ -31,9 +31,10 @@ def prepare(client: SyncPrefectClient) -> None:
     found.deploy("trial", work_pool_name=POOL, print_next_steps=False)  # type: ignore[union-attr]
 
 
-def state_of(client: SyncPrefectClient, run: str) -> str:
-    found: FlowRun = client.read_flow_run(UUID(run))
-    return f"{found.state_name}: {found.state.message if found.state else None}"
+def state_of(client: SyncPrefectClient, run: str) -> State:
+    state = client.read_flow_run(UUID(run)).state
+    assert state is not None
+    return state
 
 
 def main(verb: str, *arguments: str) -> str:
@@ -46,11 +47,9 @@ def main(verb: str, *arguments: str) -> str:
             run = run_deployment("slow/trial", parameters=parameters, timeout=0)
             return str(run.id)  # type: ignore[union-attr]
         until = time.monotonic() + (300 if verb == "ended" else 0)
-        while (state := state_of(client, arguments[0])).split(":")[0] in {
-            "Late", "Pending", "Running", "Scheduled",
-        } and time.monotonic() < until:  # fmt: skip
+        while not (state := state_of(client, arguments[0])).is_final() and time.monotonic() < until:
             time.sleep(1)
-        return state
+        return f"{state.name}: {state.message}"
 
 
 if __name__ == "__main__":
