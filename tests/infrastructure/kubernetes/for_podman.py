@@ -25,6 +25,10 @@ def deployment(manifest: dict[str, Any], image: str) -> list[dict[str, Any]]:
     pod = spec["template"]["spec"]
     pod["hostAliases"] = [{"ip": "127.0.0.1", "hostnames": ["prefect-database"]}]
     pod["containers"][0] |= {"image": image, "imagePullPolicy": "Never"}
+    for volume in pod["volumes"]:
+        if "secret" in volume:
+            # Podman 4.3 ends in a panic where it is not said.
+            volume["secret"]["optional"] = False
     claims = []
     for claim in spec.pop("volumeClaimTemplates", []):
         volume = claim["metadata"]["name"]
