@@ -11,6 +11,7 @@
     ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
     ├── StateStoreError       the state store cannot be read or written
     ├── TargetBusy            another run of the target is under way
+    ├── BackupError           a backup cannot be made, is damaged, or does not fit
     ├── IngestionError        exit code 1: a source could not be read or loaded
     ├── StageTimedOut         exit code 1: a stage did not end within its timeout
     ├── RunCancelled          exit code 130: the run was told to stop
@@ -94,6 +95,10 @@ class StateStoreError(MillraceError):
 
 class TargetBusy(MillraceError):
     """Another run of the target is under way."""
+
+
+class BackupError(MillraceError):
+    """A backup cannot be made, or is not fit to be restored; nothing was changed."""
 
 
 class IngestionError(MillraceError):

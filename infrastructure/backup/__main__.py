@@ -14,10 +14,10 @@ from rich.console import Console
 from infrastructure.backup import archive, postgres, sqlite
 from infrastructure.backup.archive import Manifest
 from infrastructure.backup.database import Postgres, Sqlite, configured
-from infrastructure.backup.errors import BackupError
 from infrastructure.backup.keys import Opened
 from infrastructure.local.files import writable_folder
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.errors import BackupError
 from prefect_flows.settings import load_settings
 
 app = typer.Typer(

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from infrastructure.backup.errors import BackupError
+from prefect_flows.errors import BackupError
 
 Kind = Literal["sqlite", "postgres"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy.engine import URL, make_url
 
-from infrastructure.backup.errors import BackupError
 from infrastructure.local.prefect_server import log_file
+from prefect_flows.errors import BackupError
 
 URL_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 

@@ -14,9 +14,9 @@ from psycopg2 import sql
 
 from infrastructure.backup.archive import PRIVATE, Manifest
 from infrastructure.backup.database import TABLES, Postgres
-from infrastructure.backup.errors import BackupError
 from infrastructure.backup.keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
 from infrastructure.backup.programs import call, program
+from prefect_flows.errors import BackupError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812

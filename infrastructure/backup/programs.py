@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infrastructure.backup.database import Postgres
-from infrastructure.backup.errors import BackupError
+from prefect_flows.errors import BackupError
 
 
 def program(name: str, server_major: int) -> Path:

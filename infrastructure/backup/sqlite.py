@@ -12,8 +12,8 @@ from pathlib import Path
 
 from infrastructure.backup.archive import PRIVATE, Manifest
 from infrastructure.backup.database import TABLES, Sqlite
-from infrastructure.backup.errors import BackupError
 from infrastructure.backup.keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
+from prefect_flows.errors import BackupError
 
 WAIT_SECONDS = 60.0
 VERSION = sqlite3.sqlite_version

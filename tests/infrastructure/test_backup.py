@@ -25,8 +25,8 @@ from sqlalchemy.engine import make_url
 
 from infrastructure.backup import archive
 from infrastructure.backup.database import of_url
-from infrastructure.backup.errors import BackupError
 from infrastructure.backup.programs import program
+from prefect_flows.errors import BackupError
 
 PASSWORD = "kept as it was"
 FILL = f"""
