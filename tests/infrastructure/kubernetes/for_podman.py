@@ -2,7 +2,7 @@
 
 Reads what `kubectl kustomize` built and writes server and database with local images and made-up
 secrets. Podman 4 knows no StatefulSet, which becomes a Deployment with its claim, and no Service,
-whose name becomes one of loopback.
+whose name becomes loopback.
 """
 
 from __future__ import annotations
@@ -19,24 +19,40 @@ SECRETS = {
 }
 
 
+def claim_named(name: str) -> dict[str, Any]:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    kind = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    return kind | {"metadata": {"name": name}, "spec": spec}
+
+
 def deployment(manifest: dict[str, Any], image: str) -> list[dict[str, Any]]:
     """A Deployment of one pod on loopback, after the claims that it mounts."""
     spec, name = manifest["spec"], manifest["metadata"]["name"]
     pod = spec["template"]["spec"]
-    pod["hostAliases"] = [{"ip": "127.0.0.1", "hostnames": ["prefect-database"]}]
-    pod["containers"][0] |= {"image": image, "imagePullPolicy": "Never"}
+    container = pod["containers"][0] | {"image": image, "imagePullPolicy": "Never"}
+    # Ports are mapped where there is a network to map from, and its HTTP probes call curl inside.
+    for key in ("ports", "startupProbe", "readinessProbe", "livenessProbe"):
+        container.pop(key, None)
+    for variable in container["env"]:
+        if variable.get("value") == "prefect-database":
+            variable["value"] = "127.0.0.1"
+    pod["containers"] = [container]
     for volume in pod["volumes"]:
         if "secret" in volume:
             # Podman 4.3 ends in a panic where it is not said.
             volume["secret"]["optional"] = False
     claims = []
+    for volume in pod["volumes"]:
+        if "emptyDir" in volume:
+            # Podman has no fsGroup; a claim's volume is given to whom the image gave the folder.
+            claimed = f"{name}-{volume['name']}"
+            del volume["emptyDir"]
+            volume["persistentVolumeClaim"] = {"claimName": claimed}
+            claims.append(claim_named(claimed))
     for claim in spec.pop("volumeClaimTemplates", []):
         volume = claim["metadata"]["name"]
         claimed = f"{name}-{volume}"
-        claims.append(
-            claim | {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
-            | {"metadata": {"name": claimed}}
-        )  # fmt: skip
+        claims.append(claim_named(claimed))
         pod["volumes"].append({"name": volume, "persistentVolumeClaim": {"claimName": claimed}})
     for key in ("serviceName", "strategy"):
         spec.pop(key, None)
