@@ -1,7 +1,7 @@
 """Which version of a target's deployments was put in place when: what a rollback goes back to.
 
-Each release is an artifact in Prefect, with the key `releases-<target>`: a table for people, and
-the deployments as they were written. They hold references to blocks, and no secret.
+Each release is an artifact in Prefect, with the key `releases-<target>`: a page for people, and in
+it, as JSON, the deployments as they were written. They hold references to blocks, and no secret.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # How far back a rollback can look.
 KEPT = 50
+# Around the JSON, which is one line.
+OPENING = "```json\n"
+CLOSING = "\n```\n"
 
 
 @dataclass(frozen=True)
@@ -48,29 +51,43 @@ def record(client: SyncPrefectClient, release: Release) -> None:
     """Keep a release; it is the target's current one from now on."""
     from prefect.client.schemas.actions import ArtifactCreate
 
-    rows = [
-        {
-            "deployment": each.name,
-            "version": release.version,
-            "image": each.data["job_variables"].get("image") or release.image or "",
-            "work pool": each.data["work_pool_name"],
-        }
-        for each in release.deployments
-    ]
     client.create_artifact(
         ArtifactCreate(
             key=artifact_key(release.target),
-            type="table",
+            type="markdown",
             description=f"{release.version}: {release.why}",
-            data=json.dumps(rows),
+            data=_page(release),
+            # Short ones only: Prefect cuts what is longer than 500 characters.
             metadata_={
                 "version": release.version,
                 "image": release.image or "",
                 "why": release.why,
-                "deployments": json.dumps({e.name: dict(e.data) for e in release.deployments}),
             },
         )
     )
+
+
+def _page(release: Release) -> str:
+    lines = [
+        f"# {release.target} at {release.version}",
+        "",
+        f"{release.why.capitalize()}.",
+        "",
+        "| deployment | image | work pool |",
+        "|---|---|---|",
+        *(
+            f"| {each.name} | {each.data['job_variables'].get('image') or release.image or ''} "
+            f"| {each.data['work_pool_name']} |"
+            for each in release.deployments
+        ),
+    ]
+    definitions = json.dumps({each.name: dict(each.data) for each in release.deployments})
+    return "\n".join(lines) + f"\n\n{OPENING}{definitions}{CLOSING}"
+
+
+def _deployments(page: str) -> list[Wanted]:
+    definitions = page.partition(OPENING)[2].removesuffix(CLOSING)
+    return [Wanted(DEPLOYMENT, name, data) for name, data in json.loads(definitions).items()]
 
 
 def releases(client: SyncPrefectClient, target: str) -> list[Release]:
@@ -89,10 +106,7 @@ def releases(client: SyncPrefectClient, target: str) -> list[Release]:
             metadata["version"],
             metadata["image"] or None,
             metadata["why"],
-            [
-                Wanted(DEPLOYMENT, name, data)
-                for name, data in json.loads(metadata["deployments"]).items()
-            ],
+            _deployments(str(artifact.data)),
             artifact.created,
         )
         for artifact in found

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
-from uuid import UUID
 
 import httpx
 import kubernetes_validate
 import pytest
 import yaml
 from conftest import Project
-from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+from job_manifest import job_manifest
 
 IMAGE = "registry.example.com/millrace:abc1234"
 SECRETS = {
@@ -95,25 +90,6 @@ def test_references_into_blocks_resolve_in_a_real_worker(pools: Project, tmp_pat
     assert "made-up-warehouse" not in told
 
 
-def job_manifest(project: Project, run_id: str, **job_variables: Any) -> dict[str, Any]:
-    """What the Kubernetes worker would submit for a run: made by the worker's own classes."""
-
-    async def made() -> dict[str, Any]:
-        async with get_client() as client:
-            run = await client.read_flow_run(UUID(run_id))
-            deployment = await client.read_deployment(run.deployment_id)
-            pool = await client.read_work_pool("k3s-pool")
-            flow = await client.read_flow(run.flow_id)
-            job = await KubernetesWorkerJobConfiguration.from_template_and_values(
-                base_job_template=pool.base_job_template, values=job_variables, client=client
-            )
-            job.prepare_for_flow_run(run, deployment=deployment, flow=flow, work_pool=pool)
-            return dict(job.job_manifest)
-
-    with temporary_settings({PREFECT_API_URL: project.api_url}):
-        return asyncio.run(made())
-
-
 @pytest.fixture(scope="module")
 def run_of_k3s(pools: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
     return deployed(pools, tmp_path_factory.mktemp("flow"), "k3s-pool")
@@ -122,7 +98,7 @@ def run_of_k3s(pools: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_job_that_the_kubernetes_worker_would_submit(pools: Project, run_of_k3s: str) -> None:
     # GIVEN the worker's own environment, which it hands to its jobs
     with patch.dict(os.environ):
-        job = job_manifest(pools, run_of_k3s)
+        job = job_manifest(pools.api_url, run_of_k3s)
     # THEN it is a job for the pod standard `restricted`, and its pod asks for what the file says
     pod = job["spec"]["template"]["spec"]
     # Prefect's worker wants these two in the pod, where they belong to the job: a cluster drops
@@ -150,7 +126,7 @@ def test_the_job_that_the_kubernetes_worker_would_submit(pools: Project, run_of_
 def test_each_environment_has_a_kubernetes_secret_of_its_own(
     pools: Project, run_of_k3s: str
 ) -> None:
-    job = job_manifest(pools, run_of_k3s, secretName="prefect-jobs-secrets-staging")
+    job = job_manifest(pools.api_url, run_of_k3s, secretName="prefect-jobs-secrets-staging")
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "prefect-jobs-secrets-staging"}}]
 
@@ -158,7 +134,7 @@ def test_each_environment_has_a_kubernetes_secret_of_its_own(
 def test_a_strict_reader_would_see_a_field_that_does_not_exist(
     pools: Project, run_of_k3s: str
 ) -> None:
-    job = job_manifest(pools, run_of_k3s)
+    job = job_manifest(pools.api_url, run_of_k3s)
     pod = job["spec"]["template"]["spec"]
     del pod["parallelism"], pod["completions"]
     pod["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True

@@ -16,6 +16,8 @@ import yaml
 SECRETS = {
     "prefect-database": {"password": "made-up"},
     "prefect-api-auth": {"auth-string": "millrace:made-up"},
+    # Of flow runs: the database is their warehouse too.
+    "prefect-jobs-secrets": {"PGPASSWORD": "made-up"},
 }
 
 
@@ -23,6 +25,21 @@ def claim_named(name: str) -> dict[str, Any]:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     kind = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
     return kind | {"metadata": {"name": name}, "spec": spec}
+
+
+def claims_for_folders(pod: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Claims in place of a pod's empty folders.
+
+    Podman has no fsGroup; a claim's volume is given to whom the image gave the folder.
+    """
+    claims = []
+    for volume in pod["volumes"]:
+        if "emptyDir" in volume:
+            claimed = f"{name}-{volume['name']}"
+            del volume["emptyDir"]
+            volume["persistentVolumeClaim"] = {"claimName": claimed}
+            claims.append(claim_named(claimed))
+    return claims
 
 
 def deployment(manifest: dict[str, Any], image: str) -> list[dict[str, Any]]:
@@ -41,14 +58,7 @@ def deployment(manifest: dict[str, Any], image: str) -> list[dict[str, Any]]:
         if "secret" in volume:
             # Podman 4.3 ends in a panic where it is not said.
             volume["secret"]["optional"] = False
-    claims = []
-    for volume in pod["volumes"]:
-        if "emptyDir" in volume:
-            # Podman has no fsGroup; a claim's volume is given to whom the image gave the folder.
-            claimed = f"{name}-{volume['name']}"
-            del volume["emptyDir"]
-            volume["persistentVolumeClaim"] = {"claimName": claimed}
-            claims.append(claim_named(claimed))
+    claims = claims_for_folders(pod, name)
     for claim in spec.pop("volumeClaimTemplates", []):
         volume = claim["metadata"]["name"]
         claimed = f"{name}-{volume}"
