@@ -80,7 +80,7 @@ class _PipelineRun:
         self.begun = False
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
-        self.state = TargetState(store, parameters.target, target_path)
+        self.state = TargetState(store, parameters.target, target_path, settings.parsed_dir)
         self.stored = Run(
             store,
             RunHeader(
@@ -128,12 +128,13 @@ class _PipelineRun:
         parameters, session = self.parameters, self.session
         names = sources.names() if parameters.sources is None else parameters.sources
         self._look_at_sources(names)
-        if session.has_packages():
+        # An image's build has installed them, into a folder that no run can write.
+        if session.has_packages() and self.settings.parsed_dir is None:
             self.runtime.run_stage(
                 "dbt-deps", self.settings.stages.dbt_deps, lambda _: session.install_packages()
             )
-        if self.state.bring_partial_parse():
-            self.log.info("The parsed project was brought from the state store.")
+        if brought := self.state.bring_partial_parse():
+            self.log.info("The parsed project was brought from %s.", brought)
         session.check_connection()
         selection = self._selection()
         selected = session.selected(selection)

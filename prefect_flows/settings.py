@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     version: str | None = None
     # The image that work pools and deployments name; a run itself has no use for it.
     image: str | None = None
+    # The dbt project as an image's build parsed it, a folder a target. A machine has none.
+    parsed_dir: Path | None = None
     stages: StagePolicies = StagePolicies()
     # Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`.
     state_url: str | None = None

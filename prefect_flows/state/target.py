@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,18 +27,29 @@ class TargetState:
 
     Args:
         target_path: dbt's folder of artifacts on this machine.
+        parsed_dir: where the image holds the project as its build parsed it; none on a machine.
     """
 
-    def __init__(self, store: StateStore, target: str, target_path: Path) -> None:
+    def __init__(
+        self, store: StateStore, target: str, target_path: Path, parsed_dir: Path | None = None
+    ) -> None:
         self.store = store
         self.folder = f"targets/{target}"
         self._target_path = target_path
+        self._of_image = None if parsed_dir is None else parsed_dir / target / PARTIAL_PARSE
         self._parsed: tuple[int, int] | None = None
 
-    def bring_partial_parse(self) -> bool:
-        """Bring dbt's parsed project to a machine that has none; whether it was brought."""
+    def bring_partial_parse(self) -> str | None:
+        """Bring dbt's parsed project to a machine that has none; says from where it was brought."""
         file = self._target_path / PARTIAL_PARSE
-        brought = not file.exists() and self.store.fetch(f"{self.folder}/{PARTIAL_PARSE}", file)
+        brought = None
+        if not file.exists():
+            if self.store.fetch(f"{self.folder}/{PARTIAL_PARSE}", file):
+                brought = "the state store"
+            elif self._of_image is not None and self._of_image.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._of_image, file)
+                brought = "the image"
         self._parsed = _stamp(file)
         return brought
 
