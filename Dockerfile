@@ -24,14 +24,15 @@ ARG SSL_CERT_FILE
 WORKDIR /opt/millrace
 COPY requirements.lock infrastructure/docker/trim-packages /tmp/
 # The lock is whole, so nothing is resolved: every file is the one whose hash it names. Trimmed in
-# the layer that installs, compiled after that. The project is imported from where it lies.
+# the layer that installs, compiled after that, but for the few templates of packages that are no
+# Python as they lie. The project is imported from where it lies.
 RUN uv venv --quiet --python "$(command -v python3)" /opt/venv \
     && uv pip install --quiet --python /opt/venv/bin/python --no-deps --require-hashes \
         --requirement /tmp/requirements.lock \
     && site_packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
     && /tmp/trim-packages "$site_packages" \
     && echo /opt/millrace > "$site_packages/millrace.pth" \
-    && /opt/venv/bin/python -m compileall -q -j 0 "$site_packages" || true
+    && { /opt/venv/bin/python -m compileall -qq -j 0 "$site_packages" || true; }
 
 COPY prefect.yaml pyproject.toml LICENSE ./
 COPY infrastructure infrastructure

@@ -20,7 +20,8 @@ def role_of(command: str) -> str:
     """What a command line starts: `server`, `worker`, or anything else."""
     if "prefect server start" in command:
         return "server"
-    return "worker" if "prefect worker start" in command else "other"
+    starts_worker = "prefect worker start" in command or "infrastructure.worker" in command
+    return "worker" if starts_worker else "other"
 
 
 def address(role: str, environment: dict[str, str]) -> str | None:

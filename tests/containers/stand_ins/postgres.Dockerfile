@@ -17,7 +17,7 @@ RUN groupadd --gid 999 postgres \
 ENV PGDATA=/var/lib/postgresql/data
 COPY postgres-entrypoint /usr/local/bin/docker-entrypoint.sh
 VOLUME /var/lib/postgresql/data
-USER postgres
+USER 999:999
 STOPSIGNAL SIGINT
 EXPOSE 5432
 ENTRYPOINT ["docker-entrypoint.sh"]
