@@ -1,0 +1,231 @@
+"""`python -m infrastructure.build_image`: the image, with its version, labels and bases.
+
+Calls the `docker` program. The image is built from the commit alone; from the folder as it lies
+when something in it is not committed, and its version says so.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.docker.parse_project import ARGUMENT, targets_without_secrets
+from infrastructure.version import DIRTY
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import load_settings
+
+NAME = "millrace"
+BASES = ("PYTHON_IMAGE", "UV_IMAGE")
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_DEFAULT = re.compile(r"^ARG (\w+)=(\S+)$", re.MULTILINE)
+_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Code:
+    """What is built: a commit, its date and origin, and whether files differ from it."""
+
+    commit: str
+    committed_at: str
+    source: str
+    dirty: bool
+
+    @property
+    def version(self) -> str:
+        """What images and deployments are called by."""
+        return self.commit[:12] + (DIRTY if self.dirty else "")
+
+
+def code_in(folder: Path) -> Code:
+    """Ask git what lies in the folder.
+
+    Raises:
+        ConfigurationError: it is no clone, or git is not installed.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    remotes = _git(folder, "remote").splitlines()
+    source = _git(folder, "remote", "get-url", remotes[0]) if remotes else ""
+    return Code(
+        commit,
+        _git(folder, "show", "--no-patch", "--format=%cI", "HEAD"),
+        # An address may carry a token; labels are read by everybody.
+        _PASSWORD_IN_URL.sub("", source) if "://" in source else "",
+        bool(_git(folder, "status", "--porcelain")),
+    )
+
+
+def default_bases(dockerfile: str) -> dict[str, str]:
+    """The base images that the Dockerfile names: argument → reference."""
+    return {name: image for name, image in _DEFAULT.findall(dockerfile) if name in BASES}
+
+
+def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
+    """A release is built from a commit, on bases that cannot change under their names.
+
+    Raises:
+        ConfigurationError: something is not committed, or a base has no digest.
+    """
+    if code.dirty:
+        raise ConfigurationError(
+            "A release is built from a commit, and files of this folder differ from theirs.",
+            where=f"git status, at {code.commit[:12]}",
+            mend="commit them, or put them away with: git stash --include-untracked",
+        )
+    loose = {name: image for name, image in bases.items() if not _DIGEST.search(image)}
+    if loose:
+        name, image = next(iter(loose.items()))
+        option = f"--{name.lower().replace('_', '-')}"
+        raise ConfigurationError(
+            "A release names its base images by digest: "
+            f"{', '.join(f'{name}={image}' for name, image in loose.items())}.",
+            where="--release",
+            mend=f"docker buildx imagetools inspect {image.partition('@')[0]} "
+            f"prints the digest; then {option} {image.partition('@')[0]}@sha256:…",
+        )
+
+
+def command(
+    context: Path, tag: str, code: Code, bases: Mapping[str, str], more: Mapping[str, str]
+) -> list[str]:
+    """The command line of the build, but for the arguments of whoever calls."""
+    arguments = {
+        **bases,
+        "MILLRACE_VERSION": code.version,
+        "REVISION": code.commit,
+        # A commit's image has its commit's date, so that building it again gives the same.
+        "CREATED": _now() if code.dirty else code.committed_at,
+        "SOURCE": code.source,
+        "BASE_NAME": bases["PYTHON_IMAGE"],
+        **more,
+    }
+    given = [
+        part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")
+    ]
+    return ["docker", "build", "--tag", tag, *given, str(context)]
+
+
+@contextmanager
+def context_of(folder: Path, code: Code) -> Iterator[Path]:
+    """The files of the commit, in a folder of their own; the folder itself where it is dirty."""
+    if code.dirty:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="millrace-image-") as temporary:
+        archive = Path(temporary, "context.tar")
+        context = Path(temporary, "context")
+        _git(folder, "archive", "--format=tar", f"--output={archive}", "HEAD")
+        shutil.unpack_archive(archive, context, filter="data")
+        yield context
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"git cannot be run: {error.strerror}.", where="PATH", mend="install git"
+        ) from error
+    if done.returncode != 0:
+        raise ConfigurationError(
+            f"git does not know what lies here: {done.stderr.strip()}",
+            where=str(folder),
+            mend="build the image in a clone of the project",
+        )
+    return done.stdout.strip()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _targets(file: Path) -> str:
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise ConfigurationError(
+            f"Terraform's outputs cannot be read: {error.strerror}.",
+            where=str(file),
+            mend=f"terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > {file}",
+        ) from error
+    targets_without_secrets(text, where=str(file))
+    return text
+
+
+def _build(arguments: list[str], *, quiet: bool) -> None:
+    """Run the build; its output goes to this command's standard error, so that ours is the name."""
+    try:
+        done = subprocess.run(
+            arguments, stdout=subprocess.PIPE if quiet else None, stderr=None, check=False
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"The docker program cannot be run: {error.strerror}.",
+            where="PATH",
+            mend="install an engine and its `docker` program (documentation/containers.md)",
+        ) from error
+    if done.returncode != 0:
+        raise ConfigurationError(
+            f"docker build ended with {done.returncode}; what it printed says why.",
+            where=arguments[-1],
+            mend="correct that; behind a proxy or an index of one's own: --engine-arg "
+            "--build-arg=UV_DEFAULT_INDEX=…",
+        )
+
+
+@app.command()
+@exits_with_expected_errors
+def main(
+    tag: Annotated[
+        str | None, typer.Option(help="Its name; millrace:<version> by default.")
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Refuse what could not be built again as it is.")
+    ] = False,
+    python_image: Annotated[str | None, typer.Option(help="Base image with Python.")] = None,
+    uv_image: Annotated[str | None, typer.Option(help="Image that uv is taken from.")] = None,
+    outputs: Annotated[
+        Path | None,
+        typer.Option(help="Terraform's outputs without secrets: targets to parse the project for."),
+    ] = None,
+    engine_arg: Annotated[
+        list[str] | None, typer.Option(help="Handed on to `docker build`; repeatable.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print nothing but the image's name.")
+    ] = False,
+) -> None:
+    """Build the image from the commit that lies here, and print its name."""
+    folder = load_settings().project_dir
+    code = code_in(folder)
+    given = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
+    bases = default_bases((folder / "Dockerfile").read_text()) | {
+        name: image for name, image in given.items() if image is not None
+    }
+    if release:
+        refuse_unrepeatable(code, bases)
+    targets = {} if outputs is None else {ARGUMENT: _targets(outputs)}
+    name = tag or f"{NAME}:{code.version}"
+    with context_of(folder, code) as context:
+        line = command(context, name, code, bases, targets)
+        _build([*line[:-1], *(engine_arg or []), line[-1]], quiet=quiet)
+    Console().print(name, soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

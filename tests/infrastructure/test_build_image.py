@@ -1,0 +1,112 @@
+"""What an image is built from, and what a release refuses; the engine is in tests/containers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from infrastructure.build_image import (
+    Code,
+    code_in,
+    command,
+    context_of,
+    default_bases,
+    refuse_unrepeatable,
+)
+from infrastructure.docker.parse_project import profiles_for
+from prefect_flows.errors import ConfigurationError
+
+DIGEST = "@sha256:" + "0" * 64
+PINNED = {"PYTHON_IMAGE": "python:3.11" + DIGEST, "UV_IMAGE": "uv:1" + DIGEST}
+CLEAN = Code("a" * 40, "2026-11-21T10:00:00+00:00", "", dirty=False)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "kept.txt").write_text("as committed")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for arguments in (
+        ["init", "--quiet"],
+        ["add", "--all"],
+        [*identity, "commit", "--quiet", "--message", "first"],
+        ["remote", "add", "origin", "https://user:token@example.com/millrace.git"],
+    ):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    return folder
+
+
+def test_the_version_is_the_commit(clone: Path) -> None:
+    code = code_in(clone)
+    assert code.version == code.commit[:12]
+    assert not code.dirty
+
+
+def test_a_label_carries_no_token(clone: Path) -> None:
+    assert code_in(clone).source == "https://example.com/millrace.git"
+
+
+def test_a_file_that_git_does_not_know_makes_it_dirty(clone: Path) -> None:
+    (clone / "new.txt").write_text("")
+    code = code_in(clone)
+    assert code.version == code.commit[:12] + "-dirty"
+    with context_of(clone, code) as context:
+        assert context == clone
+
+
+def test_the_context_is_the_commit_alone(clone: Path) -> None:
+    with context_of(clone, code_in(clone)) as context:
+        assert [file.name for file in context.iterdir()] == ["kept.txt"]
+
+
+def test_a_release_refuses_what_is_not_committed() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        refuse_unrepeatable(Code("a" * 40, "", "", dirty=True), PINNED)
+    assert "files of this folder differ" in refused.value.what
+    assert "git stash --include-untracked" in refused.value.mend
+
+
+def test_a_release_refuses_bases_without_a_digest_and_says_how_to_find_it() -> None:
+    bases = PINNED | {"UV_IMAGE": "astral/uv:0.13.8"}
+    with pytest.raises(ConfigurationError) as refused:
+        refuse_unrepeatable(CLEAN, bases)
+    assert refused.value.what == (
+        "A release names its base images by digest: UV_IMAGE=astral/uv:0.13.8."
+    )
+    assert "docker buildx imagetools inspect astral/uv:0.13.8" in refused.value.mend
+    assert "--uv-image astral/uv:0.13.8@sha256:" in refused.value.mend
+    refuse_unrepeatable(CLEAN, PINNED)
+
+
+def test_the_dockerfile_names_both_bases() -> None:
+    bases = default_bases((REPOSITORY / "Dockerfile").read_text())
+    assert set(bases) == set(PINNED)
+    line = command(Path("context"), "millrace:x", CLEAN, bases, {})
+    assert line[:4] == ["docker", "build", "--tag", "millrace:x"]
+    assert "MILLRACE_VERSION=" + "a" * 12 in line
+    assert "CREATED=2026-11-21T10:00:00+00:00" in line
+    assert line[-1] == "context"
+
+
+def test_outputs_with_secrets_are_refused() -> None:
+    target = {
+        "type": "postgres", "host": "db", "port": 5432, "database": "d", "user": "u",
+        "schema": "s", "threads": 1,
+    }  # fmt: skip
+    document = {
+        "dbt_targets": {"value": {"prod": target}},
+        "dbt_target_secrets": {"value": {"prod": {"password": "hunter2"}}},
+    }
+    with pytest.raises(ConfigurationError) as refused:
+        profiles_for(json.dumps(document), REPOSITORY / "dbt")
+    assert "dbt_target_secrets of prod" in refused.value.where
+    assert "jq 'del(.dbt_target_secrets)'" in refused.value.mend
+    assert "hunter2" not in str(refused.value)
+    document.pop("dbt_target_secrets")
+    (profile,) = profiles_for(json.dumps(document), REPOSITORY / "dbt")
+    assert (profile.target, profile.output["host"]) == ("prod", "db")
