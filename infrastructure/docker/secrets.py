@@ -73,6 +73,8 @@ def make(folder: Path) -> dict[str, bool]:
         for name, document in (
             ("warehouse-postgres.json", warehouse(password)),
             ("terraform-outputs.json", outputs(password)),
+            # Nobody but you knows these.
+            ("registry.json", {}),
         ):
             made[name] = _write(folder / name, json.dumps(document, indent=2))
     except OSError as error:

@@ -14,6 +14,6 @@ RUN apt-get update -qq \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /usr/share/doc /usr/share/man /usr/share/locale \
         /usr/lib/python3.11/EXTERNALLY-MANAGED \
     && ln -s /usr/bin/python3 /usr/local/bin/python \
-    && python3 /tmp/pip/pip.whl/pip install --quiet --no-index --find-links /tmp/pip/wheels pip \
+    && python3 /tmp/pip/pip.whl/pip install --quiet --ignore-installed --no-index --find-links /tmp/pip/wheels pip \
     && rm -rf /tmp/pip
 CMD ["python3"]
