@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +16,7 @@ from infrastructure.deploy.releases import Release, record, releases
 from infrastructure.planning import table
 from infrastructure.planning.plan import Action, apply, plan
 from infrastructure.rollback.drain import held, wait_until_idle
+from infrastructure.rollback.verify import heartbeats, verify
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, ServerError
 from prefect_flows.settings import load_settings
@@ -28,11 +26,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 UNHEALTHY = 1
-# How a run ended before the rollback says nothing about what runs after it.
-NOT_ASKED = ("last run",)
 # Pools whose runs are processes of the worker: they use its code, and end with it.
 PROCESS = "process"
-CHECK_SECONDS = 30.0
 
 app = typer.Typer(add_completion=False)
 
@@ -84,9 +79,11 @@ def rollback(
             wait_until_idle(client, pools, drain_timeout, console)
             apply(client, steps, prune=False)
             _restart(restart, chosen, console)
+        watched = pools if restart is not None else []
+        before = heartbeats(client, watched)
         why = f"rolled back from {current.version}"
         record(client, Release(target, chosen.version, chosen.image, why, wanted))
-    faults = _verify(target, verify_timeout)
+        faults = verify(client, target, before, verify_timeout)
     if faults:
         console.print("The deployments are back, and the health check fails:")
         for fault in faults:
@@ -164,29 +161,6 @@ def _restart(command: str | None, release: Release, console: Console) -> None:
             "the work pool takes runs again",
             mend=f"see why, and run the command with MILLRACE_VERSION={release.version}",
         )
-
-
-def _verify(target: str, seconds: float) -> list[str]:
-    """Ask the health check until nothing fails, or the time is up; what fails then."""
-    deadline = time.monotonic() + seconds
-    while True:
-        done = subprocess.run(
-            [sys.executable, "-m", "infrastructure.healthcheck", target, "--json",
-             "--timeout", str(CHECK_SECONDS)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode not in (0, UNHEALTHY):
-            return [done.stderr.strip()]
-        checks = json.loads(done.stdout)["checks"]
-        faults = [
-            f"{check['name']} {check['subject']}: {check['seen']}"
-            + (f"; {check['mend']}" if check.get("mend") else "")
-            for check in checks
-            if check["status"] == "failed" and check["name"] not in NOT_ASKED
-        ]
-        if not faults or time.monotonic() > deadline:
-            return faults
-        time.sleep(5)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from prefect_flows.settings import Settings
 POOLS_FILE = Path(__file__).with_name("pools.yaml")
 Kind = Literal["process", "docker", "kubernetes"]
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|AUTH_STRING|(^|_)KEY$")
 _PASSWORD_IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 
@@ -97,7 +97,7 @@ class PoolsFile(BaseModel):
 def read_pools(
     settings: Settings, file: Path = POOLS_FILE, names: list[str] | None = None
 ) -> dict[str, Pool]:
-    """The pools of the file by name, `${NAME}` replaced, the common `env` in each.
+    """The pools of the file by name, `${NAME}` and `${NAME:-default}` replaced, with their `env`.
 
     Args:
         names: only these; their variables are the only ones that have to be set.
@@ -171,14 +171,14 @@ def _replaced(value: Any, variables: Mapping[str, str], where: str) -> Any:
         return value
 
     def of(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in variables:
+        name, default = match.groups()
+        if name not in variables and default is None:
             raise ConfigurationError(
                 f"{name} is not set, which the work pool needs.",
                 where=f"{POOLS_FILE.name}: {where}",
                 mend=f"set {name} in the environment or in .env; "
                 "or leave the pool out: --pool default-pool",
             )
-        return variables[name]
+        return variables.get(name, default)
 
     return _VARIABLE.sub(of, value)

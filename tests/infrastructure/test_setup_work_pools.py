@@ -104,6 +104,7 @@ def test_the_three_pools_their_queues_and_a_second_run(with_secrets: Project) ->
     docker = defaults(found["docker-pool"])
     assert docker["image"] == IMAGE
     assert docker["mem_limit"] == "4g"
+    assert docker["networks"] == ["millrace"]
     assert docker["env"]["PGPASSWORD"] == "{{ prefect.blocks.secret.warehouse-postgres.password }}"
     assert docker["env"]["PYTHONUNBUFFERED"] == "1"
     assert defaults(found["k3s-pool"])["secretName"] == "prefect-jobs-secrets"
@@ -134,6 +135,9 @@ def test_what_somebody_changed_by_hand_is_seen_and_mended(with_secrets: Project)
     assert "mem_limit.default: 64g → 4g" in seen.stdout.replace("\n", " ")
     assert "made-up-by-hand" not in seen.stdout
     assert "nothing asks for it; --prune removes it" in seen.stdout
+
+    elsewhere = setup(with_secrets, "--dry-run", NETWORK="millrace-staging")
+    assert "networks.default: ['millrace'] → ['millrace-staging']" in elsewhere.stdout
 
     mended = setup(with_secrets, "--prune")
     assert "1 updated" in mended.stdout
