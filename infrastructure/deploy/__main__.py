@@ -85,7 +85,7 @@ def deploy(
         console.print(table.table(steps, prune=prune))
         if not dry_run:
             _write(client, work, steps, prune=prune)
-            _record(client, work, steps, Release("", version, image, "deployed", []))
+            _record(client, work, steps, Release("", version, image, releases.DEPLOYED, []))
     console.print(_results(work, steps, version, dry_run=dry_run, prune=prune))
     if work.failures:
         for name, said in work.failures.items():

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # How far back a rollback can look.
 KEPT = 50
+# Why a release is there that was deployed; any other was rolled back to.
+DEPLOYED = "deployed"
 # Around the JSON, which is one line.
 OPENING = "```json\n"
 CLOSING = "\n```\n"

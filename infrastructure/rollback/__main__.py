@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.deploy.kinds import DeploymentKind
-from infrastructure.deploy.releases import Release, record, releases
+from infrastructure.deploy.releases import DEPLOYED, Release, record, releases
 from infrastructure.planning import table
 from infrastructure.planning.plan import Action, apply, plan
 from infrastructure.rollback.drain import held, wait_until_idle
@@ -106,14 +106,22 @@ def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Rele
             mend=f"deploy one first: uv run python -m infrastructure.deploy {target}",
         )
     current = known[0]
-    for release in known[1:]:
-        if release.version != current.version and to in (None, release.version):
-            return current, release
-    versions = list(dict.fromkeys(release.version for release in known))
+    # Each version once, the latest first. A rollback is no deployment: two of them go two versions
+    # back, and none goes forward by itself.
+    deployed: dict[str, Release] = {}
+    for each in known:
+        if each.why == DEPLOYED:
+            deployed.setdefault(each.version, each)
+    versions = list(deployed)
+    younger = versions.index(current.version) + 1 if current.version in deployed else 0
+    before = versions[younger:] if to is None else [to]
+    for version in before:
+        if version in deployed and version != current.version:
+            return current, deployed[version]
     raise ConfigurationError(
         f"There is no release of the target {target!r} to go back to"
         + (f" in version {to}" if to is not None else "")
-        + f"; recorded are {', '.join(versions)}, the current one first.",
+        + f"; it is at {current.version}, recorded are {', '.join(versions)}.",
         where=where,
         mend="name another one of them with --to; or check the version out and deploy it: "
         f"uv run python -m infrastructure.deploy {target}",

@@ -143,7 +143,12 @@ def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Work
     )
     assert newest["description"] == "aaaaaaaaaaaa: rolled back from bbbbbbbbbbbb"
 
-    # AND forward again is a rollback too
+    # AND there is nothing before that, forward is only gone to by name
+    done = rollback(project, "dev", "--restart", worker.command)
+    assert done.returncode == 2
+    assert "to go back to; it is at aaaaaaaaaaaa, recorded are bbbbbbbbbbbb, aaaaaaaaaaaa." in (
+        done.stderr
+    )
     done = rollback(project, "dev", "--to", "bbbbbbbbbbbb", "--restart", worker.command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert deployments(project)["dbt-dev"]["version"] == "bbbbbbbbbbbb"
@@ -193,7 +198,7 @@ def test_what_is_refused_before_anything_is_changed(two_releases: Project) -> No
     unknown = rollback(two_releases, "dev", "--to", "cccccccccccc")
     assert unknown.returncode == 2
     assert "There is no release of the target 'dev' to go back to in version cc" in unknown.stderr
-    assert "recorded are bbbbbbbbbbbb, aaaaaaaaaaaa" in unknown.stderr
+    assert "it is at bbbbbbbbbbbb, recorded are bbbbbbbbbbbb, aaaaaaaaaaaa." in unknown.stderr
     nowhere = rollback(two_releases, "nowhere")
     assert nowhere.returncode == 2
     assert "No release of the target 'nowhere' is recorded." in nowhere.stderr
