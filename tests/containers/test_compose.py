@@ -140,7 +140,7 @@ def _taken_down() -> Iterator[None]:
         # dash looks for each; none may be found.
         ("command -v gcc cc make git uv; echo $?", "127"),
         ("python -c 'import pip' 2> /dev/null || echo none in the environment", "none in"),
-        ("ls -A ~/.cache /root/.cache /var/lib/apt/lists 2> /dev/null | wc -w", "0"),
+        ("find ~/.cache /root/.cache /var/lib/apt/lists -type f 2> /dev/null | wc -l", "0"),
         ("grep CapEff /proc/self/status", "0000000000000000"),
         ("python -c 'from prefect_flows.pipeline import dbt_full_pipeline as f; print(f.name)'",
          "dbt-full-pipeline"),
