@@ -81,10 +81,13 @@ def test_only_the_docker_worker_has_the_engine() -> None:
     ]
 
 
-def test_the_pools_name_what_setup_puts_another_projects_names_in_place_of() -> None:
+def test_pools_and_compose_call_network_and_volume_the_same() -> None:
     pools = (REPOSITORY / "infrastructure" / "setup_work_pools" / "pools.yaml").read_text()
-    assert "networks: [millrace]" in pools
-    assert '"millrace-state:/var/lib/millrace"' in pools
+    compose = (REPOSITORY / "compose.yaml").read_text()
+    for variable in ("${NETWORK:-millrace}", "${STATE_VOLUME:-millrace-state}"):
+        assert variable in pools
+        assert f'{{name: "{variable}"}}' in compose
+        assert f"{variable[2:-1].split(':')[0]}: {variable}" in compose
 
 
 def test_the_secrets_are_read_by_containers_and_reached_by_their_owner_alone(
