@@ -139,7 +139,7 @@ def _check(
             continue
         known = there.pools[pool or each.work_pool.name]
         work.wanted[each.name] = desired(
-            each, schema, version=version, pool=pool, image=image if known.has_image else None
+            each, schema, version=version, pool=pool, image=image, variables=known.variables
         )
 
 

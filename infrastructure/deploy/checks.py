@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool of the API: whether its runs have an image, and the names of its queues."""
+    """A work pool of the API: the names of its job variables and of its queues."""
 
-    has_image: bool
+    variables: frozenset[str]
     queues: frozenset[str]
+
+    @property
+    def has_image(self) -> bool:
+        """Whether its runs are containers."""
+        return "image" in self.variables
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def ground(client: SyncPrefectClient) -> Ground:
         frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix)),
         {
             pool.name: Pool(
-                "image" in pool.base_job_template.get("variables", {}).get("properties", {}),
+                frozenset(pool.base_job_template.get("variables", {}).get("properties", {})),
                 frozenset(queue.name for queue in client.read_work_queues(pool.name)),
             )
             for pool in client.read_work_pools()
@@ -75,11 +80,18 @@ def faults(
         yield f"there is no work pool {name!r}; {command}"
     elif queue not in found.queues:
         yield f"the work pool {name!r} has no queue {queue!r}; add it to pools.yaml, then {command}"
-    if found is not None and found.has_image and image is None:
-        given = work_pool.job_variables.model_dump().get("image")
-        if given is None:
+    given = work_pool.job_variables.model_dump(exclude_unset=True)
+    if found is not None:
+        unknown = sorted(set(given) - found.variables)
+        if unknown and pool is None:
             yield (
-                f"runs in {name!r} need an image; name it with --image or MILLRACE_IMAGE "
-                "(uv run python -m infrastructure.build_image makes it)"
+                f"runs in {name!r} have no job variable {', '.join(unknown)}; take it out of the "
+                f"file, or name a pool that has it"
             )
-    yield from missing(client, references(work_pool.job_variables.model_dump()))
+        given = {key: value for key, value in given.items() if key in found.variables}
+    if found is not None and found.has_image and image is None and "image" not in given:
+        yield (
+            f"runs in {name!r} need an image; name it with --image or MILLRACE_IMAGE "
+            "(uv run python -m infrastructure.build_image makes it)"
+        )
+    yield from missing(client, references(given))

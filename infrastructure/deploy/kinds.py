@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,17 +22,25 @@ SLASH = "/"
 
 
 def desired(
-    deployment: Deployment, flow: FlowSchema, *, version: str, pool: str | None, image: str | None
+    deployment: Deployment,
+    flow: FlowSchema,
+    *,
+    version: str,
+    pool: str | None,
+    image: str | None,
+    variables: Collection[str],
 ) -> Wanted:
     """The deployment as it should be stored.
 
     Args:
         pool: another pool than the file's.
-        image: the image of its runs; none where the pool's kind has none.
+        image: the image of its runs, where the pool's have one.
+        variables: the pool's job variables; others that the file names are for its own pool.
     """
     work_pool = deployment.work_pool
-    job_variables = work_pool.job_variables.model_dump(mode="json", exclude_unset=True)
-    if image is not None:
+    given = work_pool.job_variables.model_dump(mode="json", exclude_unset=True)
+    job_variables = {key: value for key, value in given.items() if key in variables}
+    if image is not None and "image" in variables:
         job_variables.setdefault("image", image)
     limit = deployment.concurrency_limit
     return Wanted(

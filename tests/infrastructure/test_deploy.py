@@ -216,6 +216,20 @@ def test_it_goes_on_after_failures_and_names_them(
     }  # fmt: skip
 
 
+def test_job_variables_are_those_of_the_pool(
+    prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
+) -> None:
+    elsewhere = deploy(prepared, "prod", "--pool", "default-pool", "--dry-run")
+    assert elsewhere.returncode == 0, elsewhere.stdout
+    assert "work_pool_name: docker-pool → default-pool" in elsewhere.stdout
+    assert "job_variables.image: registry.example.com/m:aaaa → none" in elsewhere.stdout
+
+    change(edited_file, "dbt-dev", work_pool={"name": "default-pool", "job_variables": {"im": "x"}})
+    wrong = deploy(prepared, "dev", "--dry-run")
+    assert wrong.returncode == 1
+    assert "dbt-dev: runs in 'default-pool' have no job variable im; take it out" in wrong.stdout
+
+
 def test_what_the_api_refuses_is_said(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
