@@ -200,6 +200,14 @@ def test_the_pipeline_by_the_process_worker() -> None:
     assert "Unable to do partial parsing" not in log
 
 
+def test_the_health_check_finds_nothing_wrong() -> None:
+    said = in_setup("python", "-m", "infrastructure.healthcheck", "dev", "--json")
+    checks = json.loads(said[said.index("{") :])["checks"]
+    assert [check for check in checks if check["status"] == "failed"] == []
+    sound = {check["name"] for check in checks if check["status"] == "ok"}
+    assert {"api", "database", "pool", "worker", "last run", "warehouse"} <= sound
+
+
 def test_a_killed_container_and_the_run_that_goes_on() -> None:
     compose("up", "--detach", "--wait")
     in_setup("python", "-m", "infrastructure.deploy", "dev", "--pool", "docker-pool")
@@ -222,6 +230,36 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
     assert any(
         line.startswith("Going on with ") and "nodes, which are left" in line for line in said
     )
+
+
+def test_prefects_database_is_backed_up_and_restored() -> None:
+    """With the lines of documentation/containers.md."""
+    runs = len(api("flow_runs/filter", {}))
+    assert runs >= 3
+    backup = FOLDER / "prefect.dump"
+    database = ["docker", "compose", "exec", "-T", "database"]
+    with backup.open("wb") as file:
+        dump = [*database, "pg_dump", "--username=prefect", "--format=custom", "prefect"]
+        subprocess.run(dump, cwd=REPOSITORY, stdout=file, check=True)
+    completed(start_run())
+    assert len(api("flow_runs/filter", {})) > runs
+
+    compose("stop", "server", "worker", "docker-worker")
+    docker(
+        "compose", "exec", "-T", "database", "dropdb", "--username=prefect", "--force", "prefect"
+    )
+    docker("compose", "exec", "-T", "database", "createdb", "--username=prefect", "prefect")
+    with backup.open("rb") as file:
+        restore = [*database, "pg_restore", "--username=prefect", "--exit-on-error",
+                   "--dbname=prefect"]  # fmt: skip
+        subprocess.run(restore, cwd=REPOSITORY, stdin=file, check=True)
+    compose("up", "--detach", "--wait")
+
+    assert len(api("flow_runs/filter", {})) == runs
+    # The blocks open: setup reads their secrets, and a worker resolves them for the next run.
+    again = docker("compose", "run", "--rm", "--no-TTY", "setup")
+    assert "Blocks: 0 created, 0 updated" in again
+    completed(start_run())
 
 
 def test_staging_beside_it() -> None:
