@@ -179,7 +179,7 @@ def _destination(profile: Profile) -> Destination[Any, Any]:
         url = sqlalchemy.URL.create(
             "postgresql",
             username=output["user"],
-            # dlt insists on a password; libpq prefers none to an empty one (PG*, .pgpass, trust).
+            # dlt insists on a password; libpq takes an empty one as none (.pgpass, trust).
             password=output["password"],
             host="localhost",
             port=output["port"],

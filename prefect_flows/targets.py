@@ -31,6 +31,8 @@ TARGET_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 TargetName = Annotated[str, StringConstraints(pattern=TARGET_PATTERN, max_length=40)]
 
 PROFILE_TYPE = "dbt-cli-profile"
+# libpq's own; for targets without a password of their own.
+PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 (a name)
 SETUP_COMMAND = "uv run python -m infrastructure.setup_profiles"
 LOCAL_UP_COMMAND = "uv run python -m infrastructure.local up"
 
@@ -114,7 +116,6 @@ class Profile:
         rest = dict(output)
         secrets: dict[tuple[str, ...], str] = {}
         if rest.get("password"):
-            # dbt asks for the key; libpq takes an empty one as none, and reads PG* or .pgpass.
             secrets["password",] = str(rest["password"])
             rest["password"] = ""
         if "keyfile_json" in rest:
@@ -125,16 +126,26 @@ class Profile:
 
     def dbt_output(self) -> dict[str, Any]:
         """The output as it stands in profiles.yml: every secret is an `env_var` call."""
+        calls = {
+            path: f"{{{{ env_var('{secret_variable(self.target, path[-1])}') }}}}"
+            for path in self.secrets
+        }
         return self._filled(
-            {
-                path: f"{{{{ env_var('{secret_variable(self.target, path[-1])}') }}}}"
-                for path in self.secrets
-            }
+            self._of_machine(f"{{{{ env_var('{PASSWORD_VARIABLE}', '') }}}}") | calls
         )
 
     def credentials(self) -> dict[str, Any]:
         """The output with its secrets, for a client that is given them in memory."""
-        return self._filled(self.secrets)
+        password = os.environ.get(PASSWORD_VARIABLE, "")
+        return self._filled(self._of_machine(password) | dict(self.secrets))
+
+    def _of_machine(self, password: str) -> dict[tuple[str, ...], str]:
+        """A Postgres target without a password of its own takes what its machine offers.
+
+        dbt asks for the key. libpq reads `.pgpass` and trusts where it is empty, but not the
+        variable: an empty password was given.
+        """
+        return {("password",): password} if self.warehouse == "postgres" else {}
 
     def environment(self) -> dict[str, str]:
         """The variables that `dbt_output` refers to."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Project, serving
+from ordinary_postgres import PASSWORD, ordinary_postgres
 
 from prefect_flows import targets
 from prefect_flows.errors import ConfigurationError
@@ -52,6 +54,43 @@ def test_without_a_key_the_machine_answers() -> None:
         "threads": 8, "location": "EU", "maximum_bytes_billed": 10,
     }  # fmt: skip
     assert profile.environment() == {}
+
+
+def test_a_password_that_the_machine_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = {"type": "postgres", "host": "h", "port": 5432, "user": "u", "dbname": "d"}
+    profile = Profile.from_output("millrace", "prod", output | {"password": ""})
+    assert profile.dbt_output()["password"] == "{{ env_var('PGPASSWORD', '') }}"
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    assert profile.credentials()["password"] == ""
+    monkeypatch.setenv("PGPASSWORD", "made-up-secret")
+    assert profile.credentials()["password"] == "made-up-secret"
+    own = Profile.from_output("millrace", "prod", output | {"password": "its-own"})
+    assert own.credentials()["password"] == "its-own"
+
+
+def test_it_opens_a_postgres_that_asks_for_one(project: Project) -> None:
+    """dbt by hand, with the `profiles.yml` that setup writes: an empty password would hide it."""
+    file = project.folder / "dbt" / "profiles.yml"
+    before = file.read_text()
+    with ordinary_postgres() as postgres:
+        target = {
+            "type": "postgres", "host": str(postgres.folder), "port": postgres.port,
+            "database": "postgres", "user": "prefect", "schema": "tried", "threads": 1,
+        }  # fmt: skip
+        outputs = {"dbt_targets": {"sensitive": False, "value": {"asking": target}}}
+        try:
+            done = project.setup(
+                "--profiles-only", "--target", "asking", "--outputs", "-", text=json.dumps(outputs)
+            )
+            assert done.returncode == 0, done.stderr
+            opened = project.dbt("debug", "--target", "asking", PGPASSWORD=PASSWORD)
+            closed = project.dbt("debug", "--target", "asking")
+        finally:
+            file.write_text(before)
+    assert opened.returncode == 0, opened.stdout
+    assert PASSWORD not in opened.stdout
+    assert closed.returncode != 0
+    assert "no password supplied" in closed.stdout
 
 
 PROFILES = """

@@ -16,8 +16,6 @@ import yaml
 SECRETS = {
     "prefect-database": {"password": "made-up"},
     "prefect-api-auth": {"auth-string": "millrace:made-up"},
-    # Of flow runs: the database is their warehouse too.
-    "prefect-jobs-secrets": {"PGPASSWORD": "made-up"},
 }
 
 
@@ -50,6 +48,9 @@ def deployment(manifest: dict[str, Any], image: str) -> list[dict[str, Any]]:
     # Ports are mapped where there is a network to map from, and its HTTP probes call curl inside.
     for key in ("ports", "startupProbe", "readinessProbe", "livenessProbe"):
         container.pop(key, None)
+    for mount in container["volumeMounts"]:
+        # Podman 4.3 follows the image's link /var/run on the machine's own files.
+        mount["mountPath"] = mount["mountPath"].replace("/var/run/", "/run/")
     for variable in container["env"]:
         if variable.get("value") == "prefect-database":
             variable["value"] = "127.0.0.1"
