@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.docker.parse_project import ARGUMENT, targets_without_secrets
-from infrastructure.version import DIRTY
+from infrastructure.version import git, named
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import load_settings
@@ -47,7 +47,7 @@ class Code:
     @property
     def version(self) -> str:
         """What images and deployments are called by."""
-        return self.commit[:12] + (DIRTY if self.dirty else "")
+        return named(self.commit, dirty=self.dirty)
 
 
 def code_in(folder: Path) -> Code:
@@ -56,15 +56,15 @@ def code_in(folder: Path) -> Code:
     Raises:
         ConfigurationError: it is no clone, or git is not installed.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
-    remotes = _git(folder, "remote").splitlines()
-    source = _git(folder, "remote", "get-url", remotes[0]) if remotes else ""
+    commit = git(folder, "rev-parse", "HEAD")
+    remotes = git(folder, "remote").splitlines()
+    source = git(folder, "remote", "get-url", remotes[0]) if remotes else ""
     return Code(
         commit,
-        _git(folder, "show", "--no-patch", "--format=%cI", "HEAD"),
+        git(folder, "show", "--no-patch", "--format=%cI", "HEAD"),
         # An address may carry a token; labels are read by everybody.
         _PASSWORD_IN_URL.sub("", source) if "://" in source else "",
-        bool(_git(folder, "status", "--porcelain")),
+        bool(git(folder, "status", "--porcelain")),
     )
 
 
@@ -127,27 +127,9 @@ def context_of(folder: Path, code: Code) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="millrace-image-") as temporary:
         archive = Path(temporary, "context.tar")
         context = Path(temporary, "context")
-        _git(folder, "archive", "--format=tar", f"--output={archive}", "HEAD")
+        git(folder, "archive", "--format=tar", f"--output={archive}", "HEAD")
         shutil.unpack_archive(archive, context, filter="data")
         yield context
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
-    except OSError as error:
-        raise ConfigurationError(
-            f"git cannot be run: {error.strerror}.", where="PATH", mend="install git"
-        ) from error
-    if done.returncode != 0:
-        raise ConfigurationError(
-            f"git does not know what lies here: {done.stderr.strip()}",
-            where=str(folder),
-            mend="build the image in a clone of the project",
-        )
-    return done.stdout.strip()
 
 
 def _now() -> str:

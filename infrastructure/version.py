@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
 
 DIRTY = "-dirty"
+LETTERS = 12
+
+
+def named(commit: str, *, dirty: bool) -> str:
+    """A commit's short name, `-dirty` behind it where files differ from it."""
+    return commit[:LETTERS] + DIRTY * dirty
 
 
 def version_of(settings: Settings) -> str:
-    """The commit of the project's folder, `-dirty` behind it where files differ from it.
+    """What lies in the project's folder.
 
     An image has no git, and carries its version in `MILLRACE_VERSION`.
 
@@ -20,19 +27,27 @@ def version_of(settings: Settings) -> str:
     """
     if settings.version is not None:
         return settings.version
+    commit = git(settings.project_dir, "rev-parse", "HEAD")
+    return named(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git answers in a folder.
+
+    Raises:
+        ConfigurationError: it is no clone, or git is not installed.
+    """
     try:
         done = subprocess.run(
-            ["git", "-C", str(settings.project_dir), "describe", "--always", "--abbrev=12",
-             "--exclude=*", f"--dirty={DIRTY}"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
         said = done.stderr.strip()
     except OSError as error:
         done, said = None, str(error)
     if done is None or done.returncode != 0:
         raise ConfigurationError(
             f"The version of the code is not known: {said}.",
-            where=str(settings.project_dir),
+            where=str(folder),
             mend="work in a git clone, or set MILLRACE_VERSION to the commit",
         )
     return done.stdout.strip()
