@@ -23,6 +23,7 @@ from deploying import (
 from prefect.client.schemas.schedules import CronSchedule
 
 from infrastructure.deploy.files import read
+from prefect_flows.errors import ConfigurationError
 
 
 @pytest.fixture(scope="module")
@@ -299,19 +300,24 @@ def test_an_image_that_nobody_names(prepared: Project, deployed: dict[str, dict[
         ),
     ],
 )
+def test_a_file_that_is_wrong(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    file = tmp_path / "prefect.yaml"
+    file.write_text((REPOSITORY / "prefect.yaml").read_text())
+    change(file, "dbt-dev", **changes)
+    with pytest.raises(ConfigurationError) as error:
+        read(file)
+    assert said in str(error.value)
+    assert "made-up-5" not in str(error.value)
+
+
 def test_a_file_that_is_wrong_does_not_keep_the_others_back(
-    prepared: Project,
-    deployed: dict[str, dict[str, Any]],
-    edited_file: Path,
-    changes: dict[str, Any],
-    said: str,
+    prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
 ) -> None:
-    change(edited_file, "dbt-dev", **changes)
+    change(edited_file, "dbt-dev", nmae="x")
     done = deploy(prepared, "dev", "--dry-run")
     assert done.returncode == 1
-    assert said in done.stdout
+    assert "dbt-dev.nmae: Extra inputs are not permitted" in done.stdout
     assert "Failed: prefect.yaml." in done.stdout
-    assert "made-up-5" not in done.stdout + done.stderr
     assert "nyc--flights--dev" in done.stdout
     assert "orphaned" not in done.stdout
 

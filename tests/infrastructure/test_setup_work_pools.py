@@ -12,8 +12,11 @@ import pytest
 import yaml
 from conftest import Project
 
-from infrastructure.setup_work_pools.pools_file import POOLS_FILE
+from infrastructure.setup_work_pools.kinds import desired
+from infrastructure.setup_work_pools.pools_file import POOLS_FILE, read_pools
 from infrastructure.setup_work_pools.templates import default_template, laid_over
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import Settings
 
 IMAGE = "registry.example.com/millrace:abc1234"
 COMMAND = ("-m", "infrastructure.setup_work_pools")
@@ -178,13 +181,12 @@ def test_a_pool_of_another_type_is_refused(other_project: Project, tmp_path: Pat
         ({"queues": {"prod": {"priority": 0}}}, "pools.tried.queues.prod.priority: "),
     ],
 )
-def test_a_file_that_is_wrong(
-    other_project: Project, tmp_path: Path, pool: dict[str, Any], said: str
-) -> None:
-    done = setup(other_project, "--file", str(pools_file(tmp_path, **pool)))
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "made-up-9" not in done.stdout + done.stderr
+def test_a_file_that_is_wrong(tmp_path: Path, pool: dict[str, Any], said: str) -> None:
+    settings = Settings(project_dir=tmp_path)
+    with pytest.raises(ConfigurationError) as error:
+        desired(read_pools(settings, pools_file(tmp_path, **pool)))
+    assert said in str(error.value)
+    assert "made-up-9" not in str(error.value)
 
 
 def test_a_pool_that_the_file_does_not_have(other_project: Project) -> None:
