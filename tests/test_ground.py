@@ -74,8 +74,12 @@ def test_the_runtime_never_imports_infrastructure() -> None:
 def test_one_module_imports_the_deprecated_classes() -> None:
     files = [*REPOSITORY.joinpath("prefect_flows").rglob("*.py"),
              *REPOSITORY.joinpath("infrastructure").rglob("*.py")]  # fmt: skip
-    found = [file.name for file in files if "prefect_dbt.cli." in file.read_text()]
-    assert found == ["blocks.py"]
+    found = [
+        str(file.relative_to(REPOSITORY))
+        for file in files
+        if "prefect_dbt.cli." in file.read_text()
+    ]
+    assert found == ["infrastructure/setup_profiles/kinds.py"]
 
 
 def test_the_source_of_the_package_is_not_called_dbt() -> None:
