@@ -86,11 +86,7 @@ class PoolKind:
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
-        """Create or change the pool.
-
-        Raises:
-            ConfigurationError: the stored pool is of another kind, which cannot be changed.
-        """
+        """Create or change the pool; its type cannot be changed, which the command sees first."""
         from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 
         changeable = {key: value for key, value in wanted.data.items() if key != "type"}
