@@ -17,7 +17,9 @@
     ├── RunCancelled          exit code 130: the run was told to stop
     └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
 
-Each error says what is wrong, where, and the exact command or edit that mends it.
+Each error says what is wrong, where, and the exact command or edit that mends it. Some are faults
+of a system: a server that does not answer, a cause that may pass and did not, a stage without end.
+Others are faults of data, code or configuration, and wait for whoever wrote them.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ class MillraceError(Exception):
 
     Attributes:
         exit_code: what a command line returns when it ends with this error.
+        of_a_system: whether it is a fault of a server, and not of data, code or configuration.
         retryable: whether the same work may pass when it is tried again.
     """
 
     exit_code: ClassVar[int] = 2
+    of_a_system: ClassVar[bool] = False
 
     def __init__(self, what: str, *, where: str, mend: str, retryable: bool = False) -> None:
         super().__init__(what)
@@ -88,9 +92,13 @@ class PrefectUnreachable(MillraceError):
 class WarehouseUnreachable(MillraceError):
     """The warehouse does not answer, or refuses the credentials."""
 
+    of_a_system = True
+
 
 class StateStoreError(MillraceError):
     """The state store cannot be read or written."""
+
+    of_a_system = True
 
 
 class TargetBusy(MillraceError):
@@ -111,6 +119,7 @@ class StageTimedOut(MillraceError, TimeoutError):
     """A stage did not end within its timeout. Prefect shows a `TimeoutError` as TimedOut."""
 
     exit_code = 1
+    of_a_system = True
 
 
 class RunCancelled(MillraceError):

@@ -1,58 +1,101 @@
-"""What every source shares: finding it, its raw schema, and loading it into a target with dlt.
+"""What every source shares: its raw schema, and bringing it into a target with dlt.
 
 A source is a folder `prefect_flows/sources/<owner>__<name>` whose module `source.py` holds a dlt
-source function of the folder's name. Rows go through Arrow and Parquet: into Postgres by ADBC's
-COPY, into BigQuery by a load job. State lives in the warehouse, beside the rows it speaks of:
-the working folder is temporary, so that a load killed anywhere leaves nothing half done behind,
-and any machine can go on from there.
+source function of the folder's name. Its rows go through two stages: *extract* reads them into
+Parquet files of a temporary folder, and *load* brings the files into the warehouse: Postgres by
+ADBC's COPY, BigQuery by load jobs.
+
+State lives in the warehouse, beside the rows it speaks of, and becomes visible with them. An
+attempt of a stage starts from what the one before left whole, never from half of it: a load killed
+anywhere leaves nothing behind that the next one would count twice, and any machine can go on.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 import dlt
-import sqlalchemy
-from dlt.common.destination import Destination
-from dlt.common.exceptions import TerminalException, TransientException
-from dlt.extract import DltResource, DltSource
-from dlt.pipeline.exceptions import PipelineStepFailed
+from dlt.common.exceptions import DltException
 
-from prefect_flows import sources
-from prefect_flows.causes import Cause, cause_of, chain_of
-from prefect_flows.environment import variables_set
-from prefect_flows.errors import (
-    ConfigurationError,
-    IngestionError,
-    MillraceError,
-    WarehouseUnreachable,
+from prefect_flows.destinations import destination, loading_into
+from prefect_flows.errors import MillraceError
+from prefect_flows.escalation import escalate
+from prefect_flows.exclusive import alone
+from prefect_flows.ingestion_errors import error_of
+from prefect_flows.loaded_tables import half_loaded, has_loaded, heartbeat
+from prefect_flows.parameters import Parameters
+from prefect_flows.rejections import Rejection, collecting, reject
+from prefect_flows.settings import StagePolicies, load_settings
+from prefect_flows.source_arguments import source_arguments, source_function
+from prefect_flows.stages import Logger, RunStage, say_expected_errors_without_stack
+from prefect_flows.state.store import StateStore
+from prefect_flows.targets import (
+    Profile,
+    load_profile,
+    prefect_client,
+    read_secret,
+    stored_state_url,
 )
-from prefect_flows.google_credentials import google_credentials
-from prefect_flows.remedies import mend_of
-from prefect_flows.settings import load_settings
-from prefect_flows.stages import Logger, Work, as_task, say_expected_errors_without_stack
-from prefect_flows.targets import Profile, load_profile, prefect_client
+from prefect_flows.unfinished_loads import is_complete, remove_unfinished
+from prefect_flows.with_prefect import WithPrefect
+
+__all__ = ["Ingestion", "SourceLoad", "has_loaded", "ingest", "ingest_source", "ingest_target",
+           "raw_schema", "reject"]  # fmt: skip
+
+STATE_TABLE = "_dlt_pipeline_state"
+# Refused rows that a record names one by one.
+MOST_REJECTIONS = 100
 
 
 @dataclass(frozen=True)
 class Ingestion:
-    """What a load did: rows per table (only those that were new), seconds, and dlt's load ids."""
+    """What bringing a source in did.
+
+    Attributes:
+        source: name of the source.
+        schema: schema or dataset it was loaded into.
+        rows: new rows of each table.
+        bytes: of the files between the two stages.
+        extract_seconds: of the attempt that passed.
+        load_seconds: of the attempt that passed.
+        load_ids: dlt's.
+        removed: rows that were taken away again, of each table: those of a load that was killed,
+            and those that the source does not have any more.
+        schema_changes: a line each new table or column.
+        rejected: rows that were refused, by place and reason; the first hundred of them.
+        rejected_rows: how many were refused.
+    """
 
     source: str
     schema: str
-    rows: dict[str, int]
-    seconds: float
-    load_ids: list[str]
+    rows: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    extract_seconds: float = 0.0
+    load_seconds: float = 0.0
+    load_ids: list[str] = field(default_factory=list)
+    removed: dict[str, int] = field(default_factory=dict)
+    schema_changes: list[str] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    rejected_rows: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of both stages."""
+        return round(self.extract_seconds + self.load_seconds, 2)
 
     def as_record(self) -> dict[str, Any]:
         """Plain JSON-able data."""
-        return asdict(self)
+        return asdict(self) | {"seconds": self.seconds}
 
 
 def raw_schema(source: str) -> str:
@@ -60,27 +103,8 @@ def raw_schema(source: str) -> str:
     return f"raw_{source}"
 
 
-def source_function(name: str) -> Callable[..., DltSource]:
-    """The dlt source function of a source.
-
-    Raises:
-        ConfigurationError: there is no such source, or its dependencies are not installed.
-    """
-    sources.require(name)
-    module = f"{sources.__name__}.{name}.source"
-    try:
-        function: Callable[..., DltSource] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"Source {name!r} cannot be imported: {error}.",
-            where=module,
-            mend="uv sync --all-packages",
-        ) from error
-    return function
-
-
 def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
-    """Load a source into the warehouse of a target.
+    """Extract a source and load it into the warehouse of a target, without retries.
 
     Args:
         source: name of the source's folder.
@@ -91,154 +115,239 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
         IngestionError: the source could not be read or loaded; `retryable` when a lost
             connection, a timeout or the like is the cause.
     """
-    started = time.monotonic()
-    with (
-        # dlt starts its telemetry when it is first asked for anything, its settings included.
-        variables_set({"RUNTIME__DLTHUB_TELEMETRY": "false"} | _endpoint(profile)),
-        tempfile.TemporaryDirectory(prefix="millrace-dlt-") as folder,
-    ):
-        dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
-        function = source_function(source)
-        pipeline = dlt.pipeline(
-            pipeline_name=source,
-            destination=_destination(profile),
-            dataset_name=raw_schema(source),
-            pipelines_dir=folder,
-        )
-        try:
-            data = function(**arguments)
-            tables = list(data.resources)
-            data.resources.add(_heartbeat())
-            info = pipeline.run(data, loader_file_format="parquet")
-        except PipelineStepFailed as error:
-            raise _ingestion_error(source, profile, error) from error
-        trace: Any = pipeline.last_trace
-        counts = trace.last_normalize_info.row_counts
-    return Ingestion(
-        source=source,
-        schema=raw_schema(source),
-        rows={name: counts.get(name, 0) for name in tables},
-        seconds=round(time.monotonic() - started, 2),
-        load_ids=list(info.loads_ids),
-    )
+    with loading_into(profile), SourceLoad(source, profile, arguments) as load:
+        load.extract()
+        load.load()
+        return load.done
+
+
+def ingest_source(
+    source: str,
+    profile: Profile,
+    arguments: Mapping[str, Any],
+    run_stage: RunStage,
+    policies: StagePolicies,
+) -> dict[str, Any]:
+    """Bring a source in as two stages, `extract-<source>` and `load-<source>`.
+
+    Raises:
+        MillraceError: the source could not be read or loaded, or a stage took too long.
+    """
+    with SourceLoad(source, profile, arguments) as load:
+        run_stage(f"extract-{source}", policies.extract, load.extracting)
+        run_stage(f"load-{source}", policies.load, load.loading)
+        return load.done.as_record()
 
 
 def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
-    """Load a source into a target, as a Prefect task with the retries of the settings.
+    """Bring a source into a target, as two Prefect tasks with the retries of the settings.
 
-    The body of a source's own flow.
+    The body of a source's own flow. It is a run of the target like the pipeline's, and waits for
+    one that is under way: two loads of a source at once would take each other's rows for a killed
+    load's.
 
     Raises:
-        MillraceError: the target has no block, or the source could not be read or loaded.
+        MillraceError: the target has no block, an argument is wrong, the source could not be read
+            or loaded, or the run was told to stop.
     """
     say_expected_errors_without_stack()
     settings = load_settings()
     with prefect_client() as client:
         profile = load_profile(client, target)
-    return as_task(
-        f"ingest-{source}", settings.stages.ingest, ingest_work(source, profile, **arguments)
-    )
+        complete = source_arguments(
+            source, target, arguments, lambda block: read_secret(client, block)
+        )
+        state_url = settings.state_url or stored_state_url(client)
+    store = StateStore(state_url or settings.default_state_url)
+    runtime = WithPrefect.of_this_flow(target)
+    try:
+        with runtime.stopping(), alone(Parameters(target=target), store, runtime):  # noqa: SIM117
+            with loading_into(profile):
+                return ingest_source(source, profile, complete, runtime.run_stage, settings.stages)
+    except MillraceError as error:
+        escalate(error, target, runtime)
+        raise
 
 
-def ingest_work(source: str, profile: Profile, **arguments: Any) -> Work:
-    """The work of the stage `ingest-<source>`: load, and log the new rows of each table."""
+class SourceLoad:
+    """A source on its way into a warehouse: a temporary folder, and what was done so far.
 
-    def work(log: Logger) -> dict[str, Any]:
-        load = ingest(source, profile, **arguments)
-        for table, rows in load.rows.items():
-            log.info("%s.%s: %s new rows", load.schema, table, f"{rows:,}")
-        return load.as_record()
-
-    return work
-
-
-def _heartbeat() -> DltResource:
-    """Change the source's state, so that dlt records the load even when no row is new.
-
-    That record, a row of `_dlt_loads`, is what `dbt source freshness` reads.
+    Each attempt of a stage has a folder of its own. That of an extraction starts empty; that of a
+    load starts as a copy of what was extracted, whatever another attempt made of it.
     """
 
-    def beat() -> Iterator[None]:
-        dlt.current.source_state()["checked_at"] = datetime.now(UTC).isoformat()
-        yield from ()
+    def __init__(self, source: str, profile: Profile, arguments: Mapping[str, Any]) -> None:
+        self.source = source
+        self.profile = profile
+        self.arguments = arguments
+        self.done = Ingestion(source, raw_schema(source))
+        self._attempts = 0
+        self._extracted: Path | None = None
+        self._may_be_half_loaded: list[str] = []
+        self._load_began = False
 
-    return dlt.resource(beat, name="_heartbeat")
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="millrace-dlt-")
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
 
-def _destination(profile: Profile) -> Destination[Any, Any]:
-    """The dlt destination of a target, from the same credentials as dbt."""
-    options: dict[str, Any] = {
-        # `raw_<owner>__<name>` keeps its two underscores.
-        "enable_dataset_name_normalization": False,
-        # Inserts in one transaction: views on the table stay, readers see the old or the new.
-        "replace_strategy": "insert-from-staging",
-    }
-    output = profile.credentials()
-    if profile.warehouse == "postgres":
-        query = {key: str(output[key]) for key in ("sslmode", "connect_timeout") if key in output}
-        url = sqlalchemy.URL.create(
-            "postgresql",
-            username=output["user"],
-            # dlt insists on a password; libpq takes an empty one as none (.pgpass, trust).
-            password=output["password"],
-            host="localhost",
-            port=output["port"],
-            database=output["dbname"],
-            query=query | {"host": output["host"]},
+    def extracting(self, log: Logger) -> dict[str, Any]:
+        """The work of the stage `extract-<source>`."""
+        self.extract()
+        for table, rows in self.done.rows.items():
+            log.info("%s: %s rows", table, f"{rows:,}")
+        for table, rows in self.done.removed.items():
+            log.warning("%s: %s rows of a load that was killed were taken away", table, f"{rows:,}")
+        for rejection in self.done.rejected:
+            log.warning("%s: refused %s: %s", rejection.table, rejection.where, rejection.why)
+        return self.done.as_record()
+
+    def loading(self, log: Logger) -> dict[str, Any]:
+        """The work of the stage `load-<source>`."""
+        before = self.done.removed
+        self.load()
+        for change in self.done.schema_changes:
+            log.info("%s: %s", self.done.schema, change)
+        for table, rows in self.done.rows.items():
+            log.info("%s.%s: %s new rows", self.done.schema, table, f"{rows:,}")
+        for table, rows in self.done.removed.items():
+            if rows > before.get(table, 0):
+                log.info("%s.%s: %s rows removed", self.done.schema, table, f"{rows:,}")
+        return self.done.as_record()
+
+    def extract(self) -> None:
+        """Read the source into Parquet files, as they are loaded.
+
+        Raises:
+            WarehouseUnreachable: dlt's state cannot be read from the warehouse.
+            IngestionError: the source could not be read.
+        """
+        started = time.monotonic()
+        folder = self._new_folder()
+        self._extracted, self._load_began = None, False
+        function = source_function(self.source)
+        with self._errors():
+            pipeline = self._pipeline(folder)
+            pipeline.sync_destination()
+            data = function(**self.arguments)
+            tables = [resource.name for resource in data.resources.values()]
+            self._may_be_half_loaded = half_loaded(pipeline, data)
+            removed = remove_unfinished(pipeline, self._may_be_half_loaded)
+            data.resources.add(heartbeat(tables))
+            with collecting() as rejections:
+                extracted = pipeline.extract(data, loader_file_format="parquet")
+                counts = pipeline.normalize().row_counts | _rows_of_copies(extracted)
+        self._extracted = folder
+        made = sum(
+            file.stat().st_size
+            for file in folder.rglob("load/normalized/*/new_jobs/*")
+            if not file.name.startswith("_dlt")
         )
-        return dlt.destinations.postgres(url.render_as_string(hide_password=False), **options)
-    if profile.warehouse == "bigquery":
-        options |= {"project_id": output["project"], "location": output["location"]}
-        return dlt.destinations.bigquery(_google_credentials(profile), **options)
-    raise ConfigurationError(
-        f"Sources cannot be loaded into a warehouse of type {profile.warehouse!r}.",
-        where=f"target {profile.target!r}",
-        mend="choose a target of type postgres or bigquery",
-    )
-
-
-def _google_credentials(profile: Profile) -> Any:
-    """Google's credentials of a target, as dlt takes them.
-
-    The class's own parser refuses what is neither a key nor a login: a machine's account.
-    """
-    from dlt.common.configuration.specs.gcp_credentials import (
-        GcpDefaultCredentials,
-        GcpServiceAccountCredentials,
-    )
-
-    credentials = GcpServiceAccountCredentials(project_id=profile.output["project"])
-    GcpDefaultCredentials.parse_native_representation(credentials, google_credentials(profile))
-    return credentials
-
-
-def _endpoint(profile: Profile) -> dict[str, str]:
-    """The variable that tells Google's client of another endpoint; dlt has no setting for it."""
-    endpoint = profile.output.get("api_endpoint")
-    return {} if endpoint is None else {"BIGQUERY_EMULATOR_HOST": str(endpoint)}
-
-
-def _ingestion_error(source: str, profile: Profile, error: PipelineStepFailed) -> MillraceError:
-    """The error a person reads: the source's own, or the warehouse's."""
-    chain = list(chain_of(error))
-    for link in chain:
-        if isinstance(link, MillraceError):
-            return link
-    first = f"{type(chain[-1]).__name__}: {str(chain[-1]).strip()}"
-    if error.step == "sync":
-        # dlt's first connection. What fails here is an address or a credential.
-        return WarehouseUnreachable(
-            f"The warehouse of target {profile.target!r} cannot be used: {first}",
-            where=profile.address,
-            mend=mend_of(error, profile),
+        self.done = Ingestion(
+            self.source,
+            self.done.schema,
+            rows={name: counts.get(name, 0) for name in tables},
+            bytes=made,
+            extract_seconds=round(time.monotonic() - started, 2),
+            removed=removed,
+            rejected=rejections[:MOST_REJECTIONS],
+            rejected_rows=sum(rejection.rows for rejection in rejections),
         )
-    may_pass = cause_of(error) is Cause.TRANSIENT or (
-        any(isinstance(link, TransientException) for link in chain)
-        and not any(isinstance(link, TerminalException) for link in chain)
-    )
-    return IngestionError(
-        f"Loading source {source!r} failed while dlt ran its step {error.step!r}: {first}.",
-        where=f"schema {raw_schema(source)!r} of target {profile.target!r}",
-        mend="mend the cause and run it again; what was loaded before is as it was",
-        retryable=may_pass,
-    )
+
+    def load(self) -> None:
+        """Load what was extracted.
+
+        An attempt that follows another looks first: a load that got its mark is not loaded again,
+        and rows of one that did not are taken away.
+
+        Raises:
+            WarehouseUnreachable: the warehouse cannot be used any more.
+            IngestionError: a file could not be loaded; the tables are as they were.
+        """
+        assert self._extracted is not None, "a load follows an extraction"  # noqa: S101
+        started = time.monotonic()
+        folder = self._new_folder()
+        shutil.copytree(self._extracted, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
+        removed = dict(self.done.removed)
+        with self._errors():
+            pipeline = self._pipeline(folder)
+            (load_id,) = pipeline.list_normalized_load_packages()
+            changes: list[str] = []
+            if not (self._load_began and is_complete(pipeline, load_id)):
+                if self._load_began:
+                    # dlt's row of its state has a key, and would be refused when it comes twice.
+                    remove_unfinished(pipeline, [*self._may_be_half_loaded, STATE_TABLE])
+                self._load_began = True
+                changes = _schema_changes(pipeline.load())
+            module = importlib.import_module(source_function(self.source).__module__)
+            if (after_load := getattr(module, "after_load", None)) is not None:
+                for table, rows in after_load(pipeline, list(self.done.rows)).items():
+                    removed[table] = removed.get(table, 0) + rows
+        self.done = replace(
+            self.done,
+            load_seconds=round(time.monotonic() - started, 2),
+            load_ids=[load_id],
+            removed=removed,
+            schema_changes=changes,
+        )
+
+    def _new_folder(self) -> Path:
+        self._attempts += 1
+        folder = Path(self._folder.name) / str(self._attempts)
+        folder.mkdir()
+        return folder
+
+    def _pipeline(self, folder: Path) -> dlt.Pipeline:
+        return dlt.pipeline(
+            pipeline_name=self.source,
+            destination=destination(self.profile),
+            dataset_name=self.done.schema,
+            pipelines_dir=str(folder),
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except DltException as error:
+            raise error_of(error, self.source, self.done.schema, self.profile) from error
+
+
+def _schema_changes(info: Any) -> list[str]:
+    """New tables and columns of a load, a line each."""
+    changes = []
+    for package in info.load_packages:
+        for name, table in package.schema_update.items():
+            if name.startswith("_dlt"):
+                continue
+            columns = [c for c in table["columns"] if not c.startswith("_dlt")]
+            # An update holds the new columns alone; a table that is new has dlt's own among them.
+            if "_dlt_load_id" in table["columns"]:
+                changes.append(f"new table {name} ({len(columns)} columns)")
+            else:
+                changes += [
+                    f"new column {name}.{c} ({table['columns'][c].get('data_type')})"
+                    for c in columns
+                ]
+    return sorted(changes)
+
+
+def _rows_of_copies(info: Any) -> dict[str, int]:
+    """Rows of the files that dlt took as they are, by table: it does not count them again."""
+    counts: Counter[str] = Counter()
+    for steps in info.metrics.values():
+        for name, metrics in steps[0]["job_metrics"].items():
+            table, _, extension = name.rsplit(".", 2)
+            if extension == "csv":
+                counts[table] += metrics.items_count
+    return dict(counts)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Data files are only read, and are linked; dlt's notes are written over, and are copied."""
+    if source.endswith((".parquet", ".csv")):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)

@@ -44,6 +44,7 @@ class Parameters(BaseModel):
 
     target: TargetName = "dev"
     sources: list[str] | None = None
+    source_arguments: dict[str, dict[str, Any]] = Field(default_factory=dict)
     select: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
     full_refresh: bool = False

@@ -17,9 +17,8 @@ import logging
 from typing import Annotated, Any
 
 import typer
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled
 from prefect.utilities.urls import url_for
@@ -50,6 +49,7 @@ from prefect_flows.with_prefect import WithPrefect
 def dbt_full_pipeline(
     target: TargetName = "dev",
     sources: list[str] | None = None,
+    source_arguments: dict[str, dict[str, Any]] = {},  # noqa: B006
     # Empty rather than none, so that the form in the UI asks for a list; never changed here.
     select: list[str] = [],  # noqa: B006
     exclude: list[str] = [],  # noqa: B006
@@ -65,7 +65,9 @@ def dbt_full_pipeline(
 
     Args:
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
-        sources: Sources to ingest, by the names of their folders. All when not given.
+        sources: Sources to ingest, by the names of their folders. When not given, all but those
+            that `sources_off` of dbt_project.yml names.
+        source_arguments: What sources are called with: name of a source, and its arguments.
         select: Nodes to run, in dbt's selection syntax. Everything when not given.
         exclude: Nodes to leave out, in dbt's selection syntax.
         full_refresh: Rebuild incremental models and seeds from nothing.
@@ -87,6 +89,7 @@ def dbt_full_pipeline(
     parameters = Parameters(
         target=target,
         sources=sources,
+        source_arguments=source_arguments,
         select=select,
         exclude=exclude,
         full_refresh=full_refresh,
@@ -101,11 +104,8 @@ def dbt_full_pipeline(
     with prefect_client() as client:
         profile = load_profile(client, target)
         state_url = settings.state_url or stored_state_url(client)
-    context = FlowRunContext.get()
-    assert context is not None  # noqa: S101 # this is the body of a flow
-    assert context.flow_run is not None  # noqa: S101
     store = StateStore(state_url or settings.default_state_url)
-    runtime = WithPrefect(context.flow_run, target, get_run_logger())
+    runtime = WithPrefect.of_this_flow(target)
     try:
         return run_pipeline(parameters, profile, settings, store, runtime)
     except RunCancelled as error:
@@ -116,8 +116,12 @@ def dbt_full_pipeline(
 def main(
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
     source: Annotated[
-        list[str] | None, typer.Option(help="Source to ingest; repeatable. All by default.")
+        list[str] | None,
+        typer.Option(help="Source to ingest; repeatable. By default all that are on."),
     ] = None,
+    source_arguments: Annotated[
+        str, typer.Option(help="What sources are called with, as JSON: by source, by argument.")
+    ] = "{}",
     select: Annotated[
         list[str] | None, typer.Option(help="Nodes to run, in dbt's syntax; repeatable.")
     ] = None,
@@ -156,7 +160,7 @@ def main(
     atexit.register(gc.freeze)
     console = Console()
     parameters = _parse(
-        vars,
+        {"vars": vars, "source_arguments": source_arguments},
         {
             "target": target,
             "sources": source or None,
@@ -177,14 +181,17 @@ def main(
     summaries.print_run(console, record)
 
 
-def _parse(vars: str, options: dict[str, Any]) -> Parameters:
+def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
+    name = ""
     try:
-        return Parameters.model_validate(options | {"vars": json.loads(vars)})
+        for name, text in documents.items():
+            options |= {name: json.loads(text)}
+        return Parameters.model_validate(options)
     except (ValidationError, json.JSONDecodeError) as error:
         faults = (
             "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             if isinstance(error, ValidationError)
-            else f"vars: not JSON: {error}"
+            else f"{name}: not JSON: {error}"
         )
         raise ConfigurationError(
             f"Invalid parameters: {faults}.",

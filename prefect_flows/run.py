@@ -15,6 +15,7 @@ from prefect_flows.errors import (
     StageTimedOut,
     StateStoreError,
 )
+from prefect_flows.escalation import escalate
 from prefect_flows.exclusive import alone
 from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
 from prefect_flows.reporting.live import LiveDisplay
@@ -49,6 +50,9 @@ def run_pipeline(
     try:
         with runtime.stopping(), alone(parameters, store, runtime):
             return _PipelineRun(parameters, profile, settings, store, runtime).run()
+    except MillraceError as error:
+        escalate(error, parameters.target, runtime)
+        raise
     finally:
         if runtime.unreported:
             runtime.log.warning(
@@ -91,10 +95,20 @@ class _PipelineRun:
                 started_at=datetime.now(UTC),
             ),
         )
-        self.session = DbtSession(
-            settings.dbt_dir, profile, target_path, parameters.vars, runtime.run_id
-        )
+        self.sources, dbt_vars = self._sources()
+        self.session = DbtSession(settings.dbt_dir, profile, target_path, dbt_vars, runtime.run_id)
         self.display = LiveDisplay()
+
+    def _sources(self) -> tuple[list[str], dict[str, Any]]:
+        """The sources to bring in, and dbt's variables, which turn on what was asked for."""
+        parameters = self.parameters
+        off = sources.off(self.settings.dbt_project_file, parameters.vars)
+        if parameters.sources is None:
+            return [name for name in sources.names() if name not in off], dict(parameters.vars)
+        asked = list(dict.fromkeys(parameters.sources))
+        turned_on = set(off) & set(asked)
+        still_off = {sources.OFF: [name for name in off if name not in turned_on]}
+        return asked, parameters.vars | (still_off if turned_on else {})
 
     def run(self) -> dict[str, Any]:
         """Run it, and leave its report behind however it ends."""
@@ -126,8 +140,7 @@ class _PipelineRun:
     def _run_stages(self) -> None:
         """Look at what can be wrong, then run each stage; the record grows as they end."""
         parameters, session = self.parameters, self.session
-        names = sources.names() if parameters.sources is None else parameters.sources
-        self._look_at_sources(names)
+        arguments = self._look_at_sources()
         # An image's build has installed them, into a folder that no run can write.
         if session.has_packages() and self.settings.parsed_dir is None:
             self.runtime.run_stage(
@@ -142,22 +155,28 @@ class _PipelineRun:
             self.log.info("Nothing changed since the last good run of the target.")
         self._begin()
         self.record["ingest"] = {}
-        for name in [] if "ingest" in parameters.skip else names:
-            self._ingest(name)
+        self._ingest(arguments)
         for stage, (command, types) in STAGES_OF[parameters.strategy].items():
             self._run_dbt(stage, command, types, selection, selected)
         self._count_marts(selected)
         self._document()
 
-    def _look_at_sources(self, names: Sequence[str]) -> None:
-        for name in names:
+    def _look_at_sources(self) -> dict[str, dict[str, Any]]:
+        """What each source is called with, or why it cannot be."""
+        given = self.parameters.source_arguments
+        for name in (*self.sources, *given):
             sources.require(name)
-        if names and "ingest" not in self.parameters.skip:
-            # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
-            from prefect_flows import ingestion
+        if not self.sources or "ingest" in self.parameters.skip:
+            return {}
+        # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
+        from prefect_flows.source_arguments import source_arguments
 
-            for name in names:
-                ingestion.source_function(name)
+        return {
+            name: source_arguments(
+                name, self.parameters.target, given.get(name, {}), self.runtime.secret
+            )
+            for name in self.sources
+        }
 
     def _selection(self) -> Selection:
         parameters = self.parameters
@@ -193,17 +212,22 @@ class _PipelineRun:
         self.stored.begin(resumes, self.done.entries)
         self.begun = True
 
-    def _ingest(self, name: str) -> None:
-        stage = f"ingest-{name}"
-        if stage in self.done.records:
-            self.record["ingest"][name] = dict(self.done.records[stage])
+    def _ingest(self, arguments: Mapping[str, Mapping[str, Any]]) -> None:
+        """Bring in the sources that a run before this one has not."""
+        records = self.record["ingest"]
+        for name in arguments:
+            if (before := self.done.records.get(f"ingest-{name}")) is not None:
+                records[name] = dict(before)
+        todo = {name: given for name, given in arguments.items() if name not in records}
+        if not todo:
             return
-        from prefect_flows import ingestion
+        from prefect_flows.ingest_sources import ingest_sources
 
-        work = ingestion.ingest_work(name, self.profile)
-        record = self.runtime.run_stage(stage, self.settings.stages.ingest, work)
-        self.record["ingest"][name] = record
-        self.stored.journal.add([stage_entry(stage, record)])
+        def keep(name: str, record: dict[str, Any]) -> None:
+            records[name] = record
+            self.stored.journal.add([stage_entry(f"ingest-{name}", record)])
+
+        ingest_sources(self.profile, todo, self.runtime.run_stage, self.settings, keep, self.log)
 
     def _run_dbt(
         self,

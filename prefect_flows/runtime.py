@@ -72,6 +72,12 @@ class Runtime(Protocol):
     def publish(self, key: str, markdown: str) -> None:
         """Show a text with the run."""
 
+    def secret(self, block: str) -> Any | None:
+        """The value of a Secret block; none where there is no such block."""
+
+    def notify(self, subject: str, body: str) -> str | None:
+        """Tell who answers for the target; why that could not be."""
+
 
 class WithoutPrefect:
     """A run in a bare process: nothing is shown but the log and the state store."""
@@ -104,3 +110,9 @@ class WithoutPrefect:
 
     def publish(self, key: str, markdown: str) -> None:
         """Nobody would see it."""
+
+    def secret(self, block: str) -> None:
+        """There are no blocks."""
+
+    def notify(self, subject: str, body: str) -> None:
+        """Whoever called the process sees how it ended."""

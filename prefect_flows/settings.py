@@ -58,14 +58,16 @@ class StagePolicies(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dbt_deps: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=10, timeout_seconds=600)
-    ingest: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=30, timeout_seconds=3600)
+    # Of each source.
+    extract: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=30, timeout_seconds=3600)
+    load: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=45, timeout_seconds=1800)
     dbt_freshness: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
     dbt_seed: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=1800)
     dbt_snapshot: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=3600)
-    dbt_run: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=7200)
-    dbt_test: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
+    dbt_run: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=7200)
+    dbt_test: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
     # Of `strategy="build"`: how often a node is tried again is what its own stage above allows.
-    dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=9000)
+    dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=9000)
     dbt_docs: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
 
 
@@ -90,6 +92,8 @@ class Settings(BaseSettings):
     # The dbt project as an image's build parsed it, a folder a target. A machine has none.
     parsed_dir: Path | None = None
     stages: StagePolicies = StagePolicies()
+    # Sources that are brought in side by side; each takes a connection of the warehouse, and more.
+    sources_at_once: PositiveInt = 4
     # Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`.
     state_url: str | None = None
     # An interrupted run that began longer ago is not resumed: what it built is out of date.
@@ -102,6 +106,11 @@ class Settings(BaseSettings):
     def dbt_dir(self) -> Path:
         """The dbt project."""
         return self.project_dir / "dbt"
+
+    @property
+    def dbt_project_file(self) -> Path:
+        """What dbt is told of the project, and the sources that are off."""
+        return self.dbt_dir / "dbt_project.yml"
 
     @property
     def profiles_file(self) -> Path:

@@ -116,8 +116,9 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
     Raises:
         StageTimedOut: the stage did not end within its timeout.
     """
-    # The task of a source is `ingest-<source>`, and all of them share one policy.
-    setting = "INGEST" if name.startswith("ingest-") else name.replace("-", "_").upper()
+    # The tasks of a source are `extract-<source>` and `load-<source>`; all share two policies.
+    of_source = name.startswith(("extract-", "load-"))
+    setting = (name.partition("-")[0] if of_source else name.replace("-", "_")).upper()
     timed_out = StageTimedOut(
         f"{name} did not end within {policy.timeout_seconds:g} s.",
         where=f"task {name}",

@@ -57,6 +57,16 @@ def gcp_credentials_block(target: str | None = None) -> str:
     return "gcp-credentials" if target is None else f"gcp-credentials-{target}"
 
 
+def secret_block(source: str, parameter: str, target: str) -> str:
+    """Name of the `Secret` block that fills a secret parameter of a source for a target."""
+    return re.sub("_+", "-", f"{source}-{parameter}-{target}")
+
+
+def notify_block(target: str) -> str:
+    """Name of the notification block, of any of Prefect's types, that tells who answers for it."""
+    return f"notify-{target}"
+
+
 def lease_limit(target: str) -> str:
     """Name of the global concurrency limit of which a run of the target holds the only slot."""
     return f"millrace-target-{target}"
@@ -264,6 +274,17 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
             where=f"the Prefect API at {client.api_url}",
             mend=mend,
         ) from error
+
+
+def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
+    """The value of a `Secret` block; none where there is no such block."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        document = client.read_block_document_by_name(name, "secret", include_secrets=True)
+    except ObjectNotFound:
+        return None
+    return document.data["value"]
 
 
 def stored_state_url(client: SyncPrefectClient) -> str | None:

@@ -8,21 +8,24 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
+from prefect_flows.escalation import send
 from prefect_flows.pulse import API_ERRORS, Pulse, answers
 from prefect_flows.runtime import SAY_SECONDS, Holder, busy
 from prefect_flows.settings import StagePolicy
 from prefect_flows.stages import Logger, Work, as_task
 from prefect_flows.stopping import Stop
-from prefect_flows.targets import SETUP_COMMAND, lease_limit
+from prefect_flows.targets import SETUP_COMMAND, lease_limit, prefect_client, read_secret
 from prefect_flows.transform.recorder import Watcher
 
 if TYPE_CHECKING:
@@ -43,9 +46,18 @@ class WithPrefect:
         self.log = log
         self.unreported: list[str] = []
         self._flow_run_id: UUID = flow_run.id
+        self._target = target
         self._asked, self._answers = -float(ASK_SECONDS), False
         self._stop = Stop()
         self._pulse = Pulse(flow_run.id, target, self._stop, self.unreported.append)
+
+    @classmethod
+    def of_this_flow(cls, target: str) -> WithPrefect:
+        """The run whose flow's body this is called from."""
+        context = FlowRunContext.get()
+        assert context is not None  # noqa: S101
+        assert context.flow_run is not None  # noqa: S101
+        return cls(context.flow_run, target, get_run_logger())
 
     @property
     def watchers(self) -> Sequence[Watcher]:
@@ -74,6 +86,15 @@ class WithPrefect:
             create_markdown_artifact(markdown, key=key)
         except API_ERRORS as error:
             self.unreported.append(f"artifact {key}: {type(error).__name__}: {error}")
+
+    def secret(self, block: str) -> Any | None:
+        """The value of a Secret block; none where there is no such block."""
+        with prefect_client() as client:
+            return read_secret(client, block)
+
+    def notify(self, subject: str, body: str) -> str | None:
+        """Tell who answers for the target, through its notification block."""
+        return send(self._target, subject, body)
 
     @contextmanager
     def lease(self, target: str, holder: Holder, *, wait: bool) -> Iterator[None]:

@@ -32,6 +32,15 @@ NOT_IN_A_CLONE = shutil.ignore_patterns(
 )  # fmt: skip
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out: nothing is, without a word."""
+    if config.option.markexpr == "not long":
+        terminalreporter.write_line(
+            "LEFT OUT: tests that are marked as long, which the nightly workflow runs. "
+            "All of them: uv run --all-packages pytest -n 2 -m ''"
+        )
+
+
 @dataclass
 class Project:
     """A copy of the project, and commands run in it as a person runs them."""

@@ -19,7 +19,8 @@ from infrastructure.setup_profiles import contract
 TOOLS = Path(sys.executable).parent
 COMPOSE = ["compose.yaml", "compose.staging.yaml"]
 SCRIPTS = [
-    ".ci/containers", "tests/containers/stand_ins/make",
+    ".ci/containers", ".ci/engine", ".ci/rehearsal", "tests/rehearsal/on_push",
+    "tests/containers/stand_ins/make",
     "tests/containers/stand_ins/postgres-entrypoint", "benchmarks/image_sizes/measure",
     "infrastructure/docker/entrypoint", "infrastructure/docker/setup",
     "infrastructure/docker/trim-packages", "infrastructure/docker/worker",

@@ -12,12 +12,12 @@ import pytest
 from conftest import NOT_IN_A_CLONE, REPOSITORY
 
 EXPORT = [
-    "export", "--quiet", "--no-header", "--no-default-groups", "--group", "sources",
+    "export", "--quiet", "--no-header", "--no-default-groups", "--all-packages",
     "--no-emit-workspace",
 ]  # fmt: skip
 
 
-def test_the_lock_agrees_with_pyproject(tmp_path: Path) -> None:
+def test_the_lock_agrees_with_every_pyproject(tmp_path: Path) -> None:
     uv = shutil.which("uv")
     assert uv is not None, "the README's command installs uv"
     copy = tmp_path / "millrace"

@@ -58,7 +58,7 @@ def test_a_second_one_changes_nothing_and_finds_all_running(quickstart: Quicksta
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 created, 0 updated, 4 unchanged" in done.stdout
-    assert re.search(r"ingest-nyc__flights\W+0 new rows", done.stdout)
+    assert re.search(r"load-nyc__flights\W+0 new rows", done.stdout)
     assert project.query(sums) == before
     assert project.server == server
 

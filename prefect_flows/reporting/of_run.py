@@ -14,7 +14,7 @@ from prefect_flows.reporting import build as reports
 from prefect_flows.reporting import summaries
 from prefect_flows.reporting.cards_markdown import cards_markdown
 from prefect_flows.reporting.html_page import html_page
-from prefect_flows.reporting.lineage import lineage_of
+from prefect_flows.reporting.lineage import LineageNode, lineage_of
 from prefect_flows.reporting.model import FailingRows, RunReport, StageLine
 from prefect_flows.runtime import Runtime
 from prefect_flows.state.runs import Ending, Run
@@ -62,8 +62,9 @@ class RunReporter:
             publish(f"{target}-report", cards_markdown(report))
             record = _as_reported(record, report)
         publish(f"{target}-extraction", summaries.extraction(record))
+        publish(f"{target}-load", summaries.load(record))
         publish(f"{target}-transformation", summaries.transformation(record))
-        publish(f"{target}-tests", summaries.tests(record))
+        publish(f"{target}-validation", summaries.validation(record))
         publish(f"{target}-run", summaries.run(record, failure))
         if report is not None and self._runtime.unreported:
             self._keep_page(replace(report, unreported=self._runtime.unreported))
@@ -93,7 +94,7 @@ class RunReporter:
             stages=list(_stage_lines(record)),
             history=history,
             compiled=compiled,
-            failing_rows=dict(self._failing_rows(results, lineage, compiled))
+            failing_rows=dict(rows_of_failed_tests(session, results, lineage, compiled))
             if ended == "failed"
             else {},
             marts=record.get("marts", {}),
@@ -103,34 +104,6 @@ class RunReporter:
             unreported=self._runtime.unreported,
         )
         return reports.build(facts)
-
-    def _failing_rows(
-        self,
-        results: Sequence[NodeResult],
-        lineage: Mapping[str, Any],
-        compiled: Mapping[str, reports.Compiled],
-    ) -> Iterator[tuple[str, FailingRows]]:
-        """Rows of the first failed tests, asked from the warehouse once more."""
-        session = self._session
-        failed = [
-            result.unique_id
-            for result in results
-            if result.status == "fail"
-            and result.resource_type == "test"
-            and result.unique_id in compiled
-        ][:MOST_TESTS]
-        dialect = session.profile.warehouse
-        personal = reports.personal_columns_near(lineage, failed, compiled, dialect)
-        for unique_id in failed:
-            sql = compiled[unique_id].sql or ""
-            try:
-                columns, rows = session.first_rows(sql, MOST_ROWS)
-            except DbtBaseException as error:
-                note = f"They could not be fetched: {type(error).__name__}."
-                yield unique_id, FailingRows((), [], note=note)
-                continue
-            pii = personal.get(unique_id, frozenset())
-            yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
 
     def _keep_page(self, report: RunReport) -> None:
         page = html_page(report).encode()
@@ -162,6 +135,34 @@ class RunReporter:
         self._stored.store.put(self._session.log_dir / "dbt.log", f"{self._stored.folder}/dbt.log")
 
 
+def rows_of_failed_tests(
+    session: DbtSession,
+    results: Sequence[NodeResult],
+    lineage: Mapping[str, LineageNode],
+    compiled: Mapping[str, reports.Compiled],
+) -> Iterator[tuple[str, FailingRows]]:
+    """Rows of the first failed tests, asked from the warehouse once more."""
+    failed = [
+        result.unique_id
+        for result in results
+        if result.status == "fail"
+        and result.resource_type == "test"
+        and result.unique_id in compiled
+    ][:MOST_TESTS]
+    dialect = session.profile.warehouse
+    personal = reports.personal_columns_near(lineage, failed, compiled, dialect)
+    for unique_id in failed:
+        sql = compiled[unique_id].sql or ""
+        try:
+            columns, rows = session.first_rows(sql, MOST_ROWS)
+        except DbtBaseException as error:
+            note = f"They could not be fetched: {type(error).__name__}."
+            yield unique_id, FailingRows((), [], note=note)
+            continue
+        pii = personal.get(unique_id, frozenset())
+        yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
+
+
 def _as_reported(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
     """The record with the report's messages, which hold no value where personal data is near."""
     messages = {node.unique_id: node.message for node in report.nodes}
@@ -179,7 +180,11 @@ def _as_reported(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]
 
 def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
     for source, load in record.get("ingest", {}).items():
-        yield StageLine(f"ingest-{source}", {}, load["seconds"], rows=sum(load["rows"].values()))
+        rows = sum(load["rows"].values())
+        yield StageLine(
+            f"extract-{source}", {}, load["extract_seconds"], rows=rows, bytes=load["bytes"]
+        )
+        yield StageLine(f"load-{source}", {}, load["load_seconds"], rows=rows)
     for stage in ("freshness", "seed", "snapshot", "run", "test", "build"):
         done = record.get(stage)
         if done is None:

@@ -15,18 +15,51 @@ CHECKS = ("freshness", "test")
 
 
 def extraction(record: Record) -> str:
-    """Rows that each source brought, table by table."""
-    rows = [
-        (source, table, f"{count:,}", f"{load['seconds']:.1f}")
-        for source, load in record.get("ingest", {}).items()
-        for table, count in load["rows"].items()
+    """What was read from each source, how fast, and what was refused."""
+    loads = record.get("ingest", {})
+    lines = [
+        (
+            source,
+            f"{sum(load['rows'].values()):,}",
+            f"{load['bytes']:,}",
+            f"{load['extract_seconds']:.1f}",
+            _rate(sum(load["rows"].values()), load["extract_seconds"]),
+            f"{load['rejected_rows']:,}",
+        )
+        for source, load in loads.items()
     ]
-    return _titled(
-        f"Extraction into {record['target']}",
-        _markdown(("source", "table", "new rows", "seconds of the source"), rows)
-        if rows
-        else "No source was ingested.",
-    )
+    header = ("source", "rows", "bytes", "seconds", "rows a second", "rejected rows")
+    refused = [
+        (source, r["table"], r["where"], r["why"], f"{r['rows']:,}")
+        for source, load in loads.items()
+        for r in load["rejected"]
+    ]
+    body = _markdown(header, lines) if lines else "No source was ingested."
+    if refused:
+        body += "\n\n" + _markdown(("source", "table", "where", "why", "rows"), refused)
+    return _titled(f"Extraction into {record['target']}", body)
+
+
+def load(record: Record) -> str:
+    """What came into each table, how fast, and what changed in the schemas."""
+    loads = record.get("ingest", {})
+    lines = [
+        (
+            f"{done['schema']}.{table}",
+            f"{count:,}",
+            f"{done['removed'].get(table, 0):,}",
+            f"{done['load_seconds']:.1f}",
+            _rate(sum(done["rows"].values()), done["load_seconds"]),
+        )
+        for done in loads.values()
+        for table, count in done["rows"].items()
+    ]
+    header = ("table", "new rows", "removed rows", "seconds of the source", "its rows a second")
+    changes = [(d["schema"], change) for d in loads.values() for change in d["schema_changes"]]
+    body = _markdown(header, lines) if lines else "No source was loaded."
+    if changes:
+        body += "\n\n" + _markdown(("schema", "change"), changes)
+    return _titled(f"Load into {record['target']}", body)
 
 
 def transformation(record: Record) -> str:
@@ -34,9 +67,9 @@ def transformation(record: Record) -> str:
     return _titled(f"Transformation of {record['target']}", _stages(record, TRANSFORMATIONS))
 
 
-def tests(record: Record) -> str:
+def validation(record: Record) -> str:
     """What freshness and tests found."""
-    return _titled(f"Tests of {record['target']}", _stages(record, CHECKS))
+    return _titled(f"Validation of {record['target']}", _stages(record, CHECKS))
 
 
 def run(record: Record, failure: str | None = None) -> str:
@@ -69,8 +102,11 @@ def print_run(console: Console, record: Record) -> None:
 def _lines(record: Record) -> list[tuple[str, str, str]]:
     lines = []
     for source, load in record.get("ingest", {}).items():
-        new = f"{sum(load['rows'].values()):,} new rows"
-        lines.append((f"ingest-{source}", new, f"{load['seconds']:.1f}"))
+        rows = f"{sum(load['rows'].values()):,}"
+        refused = f", {load['rejected_rows']:,} refused" if load["rejected_rows"] else ""
+        read = f"{rows} rows, {load['bytes'] / 1e6:,.1f} MB{refused}"
+        lines.append((f"extract-{source}", read, f"{load['extract_seconds']:.1f}"))
+        lines.append((f"load-{source}", f"{rows} new rows", f"{load['load_seconds']:.1f}"))
     for stage in ("freshness", *TRANSFORMATIONS, "test"):
         done = record.get(stage)
         if done is None:
@@ -94,9 +130,18 @@ def _stages(record: Record, stages: Iterable[str]) -> str:
     if not done:
         return "Nothing was run."
     table = _markdown(
-        ("stage", "nodes", "by status", "attempts", "seconds"),
+        ("stage", "nodes", "by status", "attempts", "rows", "bytes", "seconds", "rows a second"),
         [
-            (f"dbt-{stage}", str(r["nodes"]), _statuses(r), str(r["attempts"]), str(r["seconds"]))
+            (
+                f"dbt-{stage}",
+                str(r["nodes"]),
+                _statuses(r),
+                str(r["attempts"]),
+                f"{r['rows']:,}" if r["rows"] else "",
+                f"{r['bytes']:,}" if r["bytes"] else "",
+                str(r["seconds"]),
+                _rate(r["rows"], r["seconds"]) if r["rows"] else "",
+            )
             for stage, r in done.items()
         ],
     )
@@ -108,6 +153,10 @@ def _stages(record: Record, stages: Iterable[str]) -> str:
     if troubled:
         table += "\n\n" + _markdown(("status", "node", "cause", "message"), troubled)
     return table
+
+
+def _rate(rows: int, seconds: float) -> str:
+    return f"{rows / seconds:,.0f}" if seconds else ""
 
 
 def _statuses(done: Record) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from prefect_flows.errors import ConfigurationError
 
@@ -12,6 +16,16 @@ FOLDER = Path(__file__).parent
 def names() -> list[str]:
     """The names of all sources, sorted: every folder with a `source.py`."""
     return sorted(file.parent.name for file in FOLDER.glob("*/source.py"))
+
+
+def dashed(name: str) -> str:
+    """A source's name where underscores cannot stand: `nyc__flights` gives `nyc-flights`."""
+    return name.replace("__", "-").replace("_", "-")
+
+
+def deployment_name(name: str, target: str) -> str:
+    """The deployment of a source for a target: `nyc--flights--dev`."""
+    return f"{name.replace('__', '--').replace('_', '-')}--{target}"
 
 
 def require(name: str) -> None:
@@ -26,3 +40,24 @@ def require(name: str) -> None:
             where=str(FOLDER),
             mend=f"name one of them, or add the folder {name} with a source.py",
         )
+
+
+# The variable of the dbt project that names the sources which are off.
+OFF = "sources_off"
+
+
+def off(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
+    """Sources that nobody has given what they need; their models are left out of dbt's graph.
+
+    Args:
+        dbt_project: dbt_project.yml, whose `vars` say it.
+        vars: variables of a run, which go before.
+
+    Raises:
+        ConfigurationError: a name is no source's.
+    """
+    document = yaml.safe_load(dbt_project.read_text()) if OFF not in vars else {"vars": vars}
+    named = (document.get("vars") or {}).get(OFF, [])
+    for name in named:
+        require(name)
+    return list(named)

@@ -20,7 +20,6 @@ name first and renames it, an object store shows an object when it is whole.
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from prefect_flows.errors import ConfigurationError, StateStoreError
+from prefect_flows.object_store_errors import errors_of_stores
 
 MEND = (
     "correct `state_url` in Terraform's outputs and run setup again, or MILLRACE_STATE_URL; "
@@ -153,23 +153,9 @@ class StateStore:
     def _said(self, done: str, path: str) -> Iterator[None]:
         try:
             yield
-        except _errors() as error:
+        except errors_of_stores() as error:
             raise StateStoreError(
                 f"The state store cannot be {done}: {type(error).__name__}: {error}",
                 where=f"{self.url}/{path}",
                 mend=MEND,
             ) from error
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """What the libraries of object stores raise, for those that are loaded; each has its own."""
-    errors: list[type[Exception]] = [OSError]
-    for module, names in {
-        "aiohttp": ["ClientError"],
-        "botocore.exceptions": ["BotoCoreError", "ClientError"],
-        "gcsfs.retry": ["HttpError"],
-        "google.auth.exceptions": ["GoogleAuthError"],
-    }.items():
-        if module in sys.modules:
-            errors += [getattr(sys.modules[module], name) for name in names]
-    return tuple(errors)

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bqemulator.api.routes import jobs, tables
+from bqemulator.api.routes import datasets, jobs, tables
 from bqemulator.catalog import ddl_sync
 from bqemulator.catalog.models import Clustering, TableMeta, TimePartitioning
 from bqemulator.cli import main
-from bqemulator.domain.errors import AlreadyExistsError
+from bqemulator.domain.errors import AlreadyExistsError, DomainError
 from bqemulator.jobs import executor
 from bqemulator.scripting import interpreter
 from bqemulator.scripting.ast import SetStmt
@@ -26,6 +26,7 @@ from bqemulator.scripting.parser import Parser
 from bqemulator.sql.rewriter import aggregate_variants, create_table_schema_ctas
 from bqemulator.sql.rules import TranslationRule, get_all_rules, register
 from bqemulator.sql.translator import SQLTranslator
+from fastapi import Depends, Request
 from sqlglot import exp, parse_one
 from sqlglot.errors import ParseError
 
@@ -212,6 +213,48 @@ def definitions() -> None:
     tables._table_to_rest = to_rest_with_statement
 
 
+def preconditions() -> None:
+    """A change of a dataset that names an old state of it (`If-Match`) is refused.
+
+    The emulator gives etags, and looks at none that comes back.
+    """
+
+    class StaleError(DomainError):
+        http_status = 412
+        bq_reason = "conditionNotMet"
+
+    async def see_that_it_is_the_last(
+        project_id: str, dataset_id: str, request: Request, ctx: datasets._Ctx
+    ) -> None:
+        # Read first, so that nothing comes between this look and the change.
+        await request.json()
+        wanted = request.headers.get("if-match")
+        existing = ctx.catalog.get_dataset(project_id, dataset_id)
+        if wanted is not None and existing is not None and wanted != existing.etag:
+            raise StaleError("Precondition Failed")
+
+    for route in datasets.router.routes:
+        if route.methods & {"PATCH", "PUT"}:
+            route.dependencies.append(Depends(see_that_it_is_the_last))
+
+
+def prices() -> None:
+    """A dry run says how many bytes a query would read: here a million for each table in it.
+
+    The emulator knows no costs and says none. What BigQuery says depends on the columns.
+    """
+    dry_run = jobs._build_dry_run_query_response
+
+    async def priced(*, bq_sql: str, **options: Any) -> dict[str, Any]:
+        answer = await dry_run(bq_sql=bq_sql, **options)
+        tables_read = len(list(parse_one(bq_sql, read="bigquery").find_all(exp.Table)))
+        for statistics in (answer["statistics"], answer["statistics"]["query"]):
+            statistics["totalBytesProcessed"] = str(1_000_000 * tables_read)
+        return answer
+
+    jobs._build_dry_run_query_response = priced
+
+
 def _before_translation(
     words: tuple[str, ...], rewrite: Callable[[exp.Expression], exp.Expression]
 ) -> None:
@@ -241,4 +284,6 @@ if __name__ == "__main__":
     layouts()
     definitions()
     each_job_once()
+    preconditions()
+    prices()
     sys.exit(main())

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from bigquery_emulator.emulator import BigQuery
-from google.api_core.exceptions import BadRequest, Conflict, NotFound
-from google.cloud.bigquery import Client, LoadJobConfig
+from google.api_core.exceptions import BadRequest, Conflict, NotFound, PreconditionFailed
+from google.cloud.bigquery import Client, LoadJobConfig, QueryJobConfig
 from pyarrow import parquet
 
 
@@ -196,6 +196,25 @@ def test_a_job_runs_once_however_often_it_is_sent(client: Client) -> None:
     with pytest.raises(Conflict, match="Already Exists: Job"):
         client.query(sql, job_id="sent-twice", job_retry=None)
     assert rows(client, "select id from values_of_types.sent") == [(1,)]
+
+
+def test_a_dataset_is_not_changed_from_an_old_state_of_it(client: Client) -> None:
+    client.create_dataset("changed_twice", exists_ok=True)
+    first, second = (client.get_dataset("changed_twice") for _ in range(2))
+    first.labels = {"by": "first"}
+    client.update_dataset(first, ["labels"])
+    second.labels = {"by": "second"}
+    with pytest.raises(PreconditionFailed) as stale:
+        client.update_dataset(second, ["labels"])
+    assert stale.value.errors[0]["reason"] == "conditionNotMet"
+    assert client.get_dataset("changed_twice").labels == {"by": "first"}
+
+
+def test_a_dry_run_has_a_price_and_reads_nothing(client: Client) -> None:
+    run(client, "create or replace table values_of_types.priced as select 1 as id")
+    sql = "select count(*) from values_of_types.priced as a cross join values_of_types.priced as b"
+    job = client.query(sql, job_config=QueryJobConfig(dry_run=True))
+    assert job.total_bytes_processed == 2_000_000
 
 
 def test_errors_carry_the_words_of_google(client: Client) -> None:

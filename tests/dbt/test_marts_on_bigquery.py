@@ -19,6 +19,7 @@ from bigquery_emulator.emulator import BigQuery
 from bigquery_emulator.stand_ins import MACHINE_TOKEN
 from conftest import REPOSITORY, Project, neighbour
 from google.cloud.bigquery import Client
+from pull_requests import PullRequest, rows
 from marts_on_bigquery import MARTS, same_flights, same_mart
 from sqlglot import exp, parse, parse_one
 
@@ -123,6 +124,39 @@ def test_every_request_is_the_machine_s(
 ) -> None:
     tokens = {asked.headers.get("authorization") for asked in bigquery.proxy.asked}
     assert tokens == {f"Bearer {MACHINE_TOKEN}"}
+
+
+@pytest.mark.long
+def test_a_pull_request_of_these_models_is_compared_with_them(
+    run: subprocess.CompletedProcess[str], emulated: Project, client: Client, bigquery: BigQuery
+) -> None:
+    """A mart of other values, in a dataset that is gone afterwards; the fact is not built."""
+    folder = emulated.folder.parent / "pull-request"
+    clone = neighbour(emulated, folder, emulated.folder / "dbt")
+    clone.environment, clone.patience = emulated.environment, emulated.patience
+    of_pull_requests = bigquery.target("of_pull_requests")
+    targets = {TARGET: bigquery.target(TARGET), "ci-emulated": of_pull_requests}
+    outputs = folder / "outputs.json"
+    outputs.write_text(json.dumps({"dbt_targets": {"value": targets}}))
+    done = clone.setup("--outputs", str(outputs), "--target", "ci-emulated")
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = str(emulated.local / "state")
+    pull_request = PullRequest(clone, 45, "ci-emulated", TARGET, state)
+    pull_request.edit(
+        "models/marts/core/dim_airlines.sql", "        carrier_name\n",
+        "        upper(carrier_name) as carrier_name\n",
+    )  # fmt: skip
+    build = pull_request.build()
+    assert build["tests"] == {"pass": 14}
+    comment, found = pull_request.compare()
+    tables = {table.table_id for table in client.list_tables("ci_45")}
+    assert tables == {"dim_airlines", "agg_carrier_performance_monthly"}
+    assert rows(found["dim_airlines"]) == (16, 16, 0, 0, 16)
+    # Averages over the same flights are the same, in whatever order they were added up.
+    monthly = found["agg_carrier_performance_monthly"]
+    assert monthly["changed_in"] == {"carrier_name": 185}
+    assert "comparing read " in comment
+    assert pull_request.close().stdout.strip() == "ci_45: dropped"
 
 
 def test_an_incremental_run_rewrites_the_last_days_and_no_older_partition(

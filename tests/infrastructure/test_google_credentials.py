@@ -47,7 +47,10 @@ def set_up(somebody: Project, bigquery: BigQuery, key: Any = None, **target: obj
 
 def run(somebody: Project) -> subprocess.CompletedProcess[str]:
     """The flow: a source is loaded, and models are made."""
-    return somebody.pipeline("--target", TARGET, "--skip", "freshness", "--skip", "docs", "--fresh")
+    return somebody.pipeline(
+        "--target", TARGET, "--source", "nyc__flights", "--skip", "freshness", "--skip", "docs",
+        "--fresh",
+    )  # fmt: skip
 
 
 def askers(bigquery: BigQuery) -> set[str | None]:
@@ -95,7 +98,13 @@ def test_a_key_file(somebody: Project, bigquery: BigQuery, tmp_path: Path) -> No
     assert askers(bigquery) == {f"Bearer token-of-{LOADER}"}
 
 
-@pytest.mark.parametrize("by_key", [False, True], ids=["by the machine", "by a key file"])
+@pytest.mark.parametrize(
+    "by_key",
+    [
+        pytest.param(False, id="by the machine"),
+        pytest.param(True, id="by a key file", marks=pytest.mark.long),
+    ],
+)
 def test_an_account_that_is_impersonated(
     somebody: Project, bigquery: BigQuery, tmp_path: Path, by_key: bool
 ) -> None:

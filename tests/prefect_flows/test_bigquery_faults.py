@@ -24,7 +24,8 @@ NUMBERS = INSERTED + r".*create or replace table `faults`.`scratch`.`numbers`"
 REPLACED = r"POST [^\n]*/queries(\?[^\n]*)?\n.*INSERT INTO [^;]*raw_nyc__flights`.`flights`"
 NOT_LONG = {
     "MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS": "0.5",
-    "MILLRACE_STAGES__INGEST__RETRY_DELAY_SECONDS": "0.5",
+    "MILLRACE_STAGES__EXTRACT__RETRY_DELAY_SECONDS": "0.5",
+    "MILLRACE_STAGES__LOAD__RETRY_DELAY_SECONDS": "0.5",
 }
 
 

@@ -139,7 +139,9 @@ def contents(scratch: Scratch) -> dict[str, list[tuple[object, ...]]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("strategy", ["run_then_test", "build"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("run_then_test", marks=pytest.mark.long), "build"]
+)
 def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
     chained: Scratch, tmp_path: Path, strategy: str
 ) -> None:
@@ -180,6 +182,7 @@ def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
         assert contents(chained) == expected
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_at_twenty_random_moments_nothing_is_lost_and_nothing_done_twice(
     scratch: Scratch, tmp_path: Path

@@ -27,12 +27,12 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
         "dbt-docs": "Completed",
     }
     texts = project.artifacts(run)
+    stages = ("extraction", "load", "transformation", "validation")
     assert set(texts) == {
-        f"{scratch.target}-{key}"
-        for key in ("extraction", "transformation", "tests", "run", "report", "progress")
+        f"{scratch.target}-{key}" for key in (*stages, "run", "report", "progress")
     }
     assert "| dbt-run | 2 | 2 success | 1 |" in texts[f"{scratch.target}-transformation"]
-    assert "| dbt-test | 1 | 1 pass | 1 |" in texts[f"{scratch.target}-tests"]
+    assert "| dbt-test | 1 | 1 pass | 1 |" in texts[f"{scratch.target}-validation"]
 
 
 def test_policies_of_the_settings_reach_the_tasks(project: Project, scratch: Scratch) -> None:
@@ -41,7 +41,7 @@ def test_policies_of_the_settings_reach_the_tasks(project: Project, scratch: Scr
     assert done.returncode == 0, done.stdout + done.stderr
     tasks = project.task_runs(project.last_run(scratch.target))
     policy = tasks["dbt-run"]["empirical_policy"]
-    assert (policy["retries"], policy["retry_delay"]) == (5, [30, 60, 120, 240, 480])
+    assert (policy["retries"], policy["retry_delay"]) == (5, [60, 120, 240, 480, 600])
     assert policy["retry_jitter_factor"] == 0.2
 
 

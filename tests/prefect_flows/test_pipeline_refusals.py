@@ -10,6 +10,7 @@ import httpx
 import pytest
 from conftest import Project, Scratch
 
+from prefect_flows.sources import names
 from prefect_flows.targets import secret_variable
 
 
@@ -40,7 +41,8 @@ def test_an_unknown_source_stops_before_anything_is_run(scratch: Scratch) -> Non
     done = scratch.pipeline("--target", scratch.target, "--source", "nyc__trains")
 
     assert done.returncode == 2
-    assert "Source 'nyc__trains' does not exist; there are: nyc__flights." in done.stderr
+    there_are = ", ".join(names())
+    assert f"Source 'nyc__trains' does not exist; there are: {there_are}." in done.stderr
     assert scratch.relations() == set()
 
 
@@ -119,7 +121,7 @@ def point_target_at(scratch: Scratch, **fields: object) -> None:
 def test_a_warehouse_that_is_down_is_said_before_anything_is_run(scratch: Scratch) -> None:
     point_target_at(scratch, host="127.0.0.1", port=9)
 
-    done = scratch.pipeline("--target", scratch.target)
+    done = scratch.pipeline("--target", scratch.target, "--source", "nyc__flights")
 
     assert done.returncode == 2
     assert f"WarehouseUnreachable: The warehouse of target '{scratch.target}'" in done.stderr
@@ -131,7 +133,7 @@ def test_a_warehouse_that_is_down_is_said_before_anything_is_run(scratch: Scratc
 def test_a_database_that_does_not_exist_is_named(scratch: Scratch) -> None:
     point_target_at(scratch, database="nowhere")
 
-    done = scratch.pipeline("--target", scratch.target)
+    done = scratch.pipeline("--target", scratch.target, "--source", "nyc__flights")
 
     assert done.returncode == 2
     assert 'database "nowhere" does not exist' in done.stderr

@@ -40,14 +40,14 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 
     def run() -> None:
         try:
-            as_function("ingest-nyc__flights", POLICY, too_long)
+            as_function("load-nyc__flights", POLICY, too_long)
         except StageTimedOut as error:
             caught.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(10)
-    assert "MILLRACE_STAGES__INGEST__TIMEOUT_SECONDS" in str(caught[0])
+    assert "MILLRACE_STAGES__LOAD__TIMEOUT_SECONDS" in str(caught[0])
 
 
 def test_a_stage_in_time_is_not_disturbed() -> None:

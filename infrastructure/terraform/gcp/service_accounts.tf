@@ -12,7 +12,7 @@ resource "google_project_iam_member" "job_user" {
   for_each = module.layout.job_users
 
   project = each.value.project
-  role    = "roles/bigquery.jobUser"
+  role    = each.value.role
   member  = google_service_account.dbt[each.value.target].member
 }
 

@@ -35,6 +35,6 @@ resource "google_storage_bucket_iam_member" "state" {
   for_each = module.layout.service_accounts
 
   bucket = google_storage_bucket.state.name
-  role   = "roles/storage.objectUser"
+  role   = each.value.state_role
   member = google_service_account.dbt[each.key].member
 }

@@ -33,6 +33,8 @@ variable "targets" {
       job_execution_timeout_seconds  a query that takes longer is ended
       table_expiration_days          what dbt builds is removed after so many days; never when not given
       ingests                        whether it loads the sources; else it reads what others of its project loaded
+      compares_with                  the target of its project that it builds pull requests beside: it may make
+                                     datasets, and reads that target's and its run state
       impersonated                   whether the machine that runs dbt takes on the target's service account;
                                      false for one that is that service account already
       impersonators                  who may take it on: user:…, group:…, serviceAccount:…
@@ -51,6 +53,7 @@ variable "targets" {
     job_execution_timeout_seconds = optional(number)
     table_expiration_days         = optional(number)
     ingests                       = optional(bool, true)
+    compares_with                 = optional(string)
     create_key                    = optional(bool, false)
     impersonated                  = optional(bool, true)
     impersonators                 = optional(set(string), [])

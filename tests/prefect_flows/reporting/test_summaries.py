@@ -14,6 +14,8 @@ PASSED = {
     "seconds": 1.5,
     "attempts": 2,
     "resumed": 0,
+    "rows": 300,
+    "bytes": 0,
     "failed": [],
     "warned": [],
 }
@@ -23,6 +25,8 @@ FAILED = {
     "seconds": 0.5,
     "attempts": 1,
     "resumed": 0,
+    "rows": 0,
+    "bytes": 0,
     "failed": [
         {
             "node": "test.millrace.a",
@@ -37,7 +41,22 @@ FAILED = {
 }
 RECORD = {
     "target": "dev",
-    "ingest": {"nyc__flights": {"rows": {"flights": 336776, "planes": 0}, "seconds": 4.8}},
+    "ingest": {
+        "nyc__flights": {
+            "schema": "raw_nyc__flights",
+            "rows": {"flights": 336776, "planes": 0},
+            "bytes": 12_345_678,
+            "seconds": 4.8,
+            "extract_seconds": 2.0,
+            "load_seconds": 2.8,
+            "removed": {"flights": 7},
+            "schema_changes": ["new table planes (9 columns)"],
+            "rejected": [
+                {"table": "flights", "where": "may.csv, line 3", "why": "no | date", "rows": 2}
+            ],
+            "rejected_rows": 2,
+        }
+    },
     "freshness": {"skipped": "as asked"},
     "run": PASSED,
     "test": FAILED,
@@ -46,16 +65,29 @@ RECORD = {
 }
 
 
-def test_extraction_lists_every_table() -> None:
+def test_extraction_says_how_much_how_fast_and_what_was_refused() -> None:
     text = summaries.extraction(RECORD)
-    assert "| nyc__flights | flights | 336,776 | 4.8 |" in text
-    assert "| nyc__flights | planes | 0 | 4.8 |" in text
+    assert "| nyc__flights | 336,776 | 12,345,678 | 2.0 | 168,388 | 2 |" in text
+    assert "| nyc__flights | flights | may.csv, line 3 | no \\| date | 2 |" in text
     assert "No source was ingested." in summaries.extraction({"target": "dev"})
 
 
-def test_tests_list_what_failed_and_what_warned_and_keep_the_table_whole() -> None:
-    text = summaries.tests(RECORD)
-    assert "| dbt-test | 3 | 1 pass, 1 fail, 1 warn | 1 | 0.5 |" in text
+def test_load_lists_every_table_and_what_changed_in_the_schema() -> None:
+    text = summaries.load(RECORD)
+    assert "| raw_nyc__flights.flights | 336,776 | 7 | 2.8 | 120,277 |" in text
+    assert "| raw_nyc__flights.planes | 0 | 0 | 2.8 | 120,277 |" in text
+    assert "| raw_nyc__flights | new table planes (9 columns) |" in text
+    assert "No source was loaded." in summaries.load({"target": "dev"})
+
+
+def test_transformation_says_how_many_rows_and_how_fast() -> None:
+    text = summaries.transformation(RECORD)
+    assert "| dbt-run | 2 | 2 success | 2 | 300 |  | 1.5 | 200 |" in text
+
+
+def test_validation_lists_what_failed_and_what_warned_and_keep_the_table_whole() -> None:
+    text = summaries.validation(RECORD)
+    assert "| dbt-test | 3 | 1 pass, 1 fail, 1 warn | 1 |  |  | 0.5 |  |" in text
     assert "| fail | test.millrace.a | data | Got 1 result, a \\| b |" in text
     assert "| warn | test.millrace.b |  | Got 2 results |" in text
 

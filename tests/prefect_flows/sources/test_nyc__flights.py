@@ -14,7 +14,8 @@ from conftest import Project
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from prefect_flows import ingestion, sources
+from prefect_flows import sources
+from prefect_flows.destinations import destination as destination_of
 from prefect_flows.errors import IngestionError, WarehouseUnreachable
 from prefect_flows.ingestion import Ingestion, ingest
 from prefect_flows.sources.nyc__flights import source
@@ -257,7 +258,7 @@ def test_a_connection_lost_half_way_may_pass_and_the_next_load_is_whole(
 def test_it_is_a_flow_of_its_own(project: Project) -> None:
     done = project.run("-m", "prefect_flows.sources.nyc__flights.flow", "--target", "dev")
     assert done.returncode == 0, done.stderr
-    assert "Task run 'ingest-nyc__flights'" in done.stderr
+    assert "Task run 'load-nyc__flights'" in done.stderr
     assert "raw_nyc__flights.flights: 0 new rows" in done.stderr
 
 
@@ -269,7 +270,9 @@ def test_a_target_without_blocks_is_said_without_a_stack(project: Project) -> No
 
 
 def test_every_source_is_found() -> None:
-    assert sources.names() == ["nyc__flights"]
+    assert sources.names() == [
+        "files__inbox", "github__trending", "nyc__flights", "postgres__dump", "youtube__channels",
+    ]  # fmt: skip
 
 
 def test_the_same_credentials_serve_bigquery() -> None:
@@ -286,7 +289,7 @@ def test_the_same_credentials_serve_bigquery() -> None:
         "type": "bigquery", "method": "service-account-json", "project": "made-up",
         "schema": "dev", "threads": 1, "location": "EU", "keyfile_json": key,
     }  # fmt: skip
-    destination = ingestion._destination(Profile.from_output("millrace", "prod", output))
+    destination = destination_of(Profile.from_output("millrace", "prod", output))
     assert destination.destination_name == "bigquery"
     assert destination.config_params["location"] == "EU"
     credentials = destination.config_params["credentials"].to_native_credentials()
@@ -299,6 +302,6 @@ def test_an_account_to_take_on_is_taken_on_by_the_load_too() -> None:
         "schema": "dev", "threads": 1, "location": "EU",
         "impersonate_service_account": "dbt-dev@made-up.iam.gserviceaccount.com",
     }  # fmt: skip
-    destination = ingestion._destination(Profile.from_output("millrace", "dev", output))
+    destination = destination_of(Profile.from_output("millrace", "dev", output))
     credentials = destination.config_params["credentials"].to_native_credentials()
     assert credentials.service_account_email == "dbt-dev@made-up.iam.gserviceaccount.com"

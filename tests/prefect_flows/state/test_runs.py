@@ -10,7 +10,6 @@ import pytest
 from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, last_run, prune
 from prefect_flows.state.store import StateStore
 
-NOW = datetime.now(UTC)
 HOURS = timedelta(hours=6)
 
 
@@ -20,7 +19,8 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def begun(store: StateStore, name: str, ended: Ending | None = None, hours_ago: float = 0.0) -> Run:
-    started = NOW - timedelta(hours=hours_ago)
+    # Now, and not when the module was read: an hour may lie between.
+    started = datetime.now(UTC) - timedelta(hours=hours_ago)
     header = RunHeader(
         id=name, target="dev", parameters={"select": []}, url=None, started_at=started
     )
@@ -61,7 +61,9 @@ def test_none_of_other_parameters_and_none_that_is_too_old(store: StateStore) ->
 
 def test_a_run_that_was_killed_before_it_was_known_is_none(store: StateStore) -> None:
     begun(store, "killed", hours_ago=1)
-    header = RunHeader(id="x", target="dev", parameters={"select": []}, url=None, started_at=NOW)
+    header = RunHeader(
+        id="x", target="dev", parameters={"select": []}, url=None, started_at=datetime.now(UTC)
+    )
     Run(store, header).journal.begin([{"node": "killed"}])
     assert resumed(store) == "killed"
 
@@ -70,7 +72,9 @@ def test_going_on_leaves_one_run_to_go_on_from(store: StateStore) -> None:
     begun(store, "killed", hours_ago=1)
     found = interrupted_run(store, "dev", {"select": []}, HOURS)
     assert found is not None
-    header = RunHeader(id="next", target="dev", parameters={"select": []}, url=None, started_at=NOW)
+    header = RunHeader(
+        id="next", target="dev", parameters={"select": []}, url=None, started_at=datetime.now(UTC)
+    )
     Run(store, header).begin(found, found.entries)
 
     again = interrupted_run(store, "dev", {"select": []}, HOURS)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec
-import httpx
 import pytest
+from object_stores import gs_bucket, s3_bucket
 
-from prefect_flows.environment import variables_set
 from prefect_flows.errors import ConfigurationError, StateStoreError
 from prefect_flows.state.journal import Journal
 from prefect_flows.state.store import StateStore
@@ -23,60 +16,15 @@ from prefect_flows.state.store import StateStore
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket in moto's S3 server, which the client finds through the environment."""
     pytest.importorskip("s3fs", reason="SKIPPED: s3:// needs `uv sync --extra s3`")
-    given = {
-        "AWS_ACCESS_KEY_ID": "made-up",
-        "AWS_SECRET_ACCESS_KEY": "made-up",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with (
-        server([sys.executable, "-m", "moto.server", "-p", "0"], log, "Running on ") as url,
-        variables_set(given | {"AWS_ENDPOINT_URL": url}),
-    ):
-        httpx.put(f"{url}/bucket").raise_for_status()
-        yield "s3://bucket/millrace"
+    with s3_bucket(tmp_path_factory.mktemp("moto")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket in an emulator of Google's storage, which asks nobody who they are."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = Path(sys.executable).parent / "gcp-storage-emulator"
-    command = [str(program), "start", "--host=127.0.0.1", f"--port={port}", "--in-memory",
-               "--default-bucket=bucket"]  # fmt: skip
-    log = tmp_path_factory.mktemp("gcs") / "log"
-    fsspec.config.conf["gs"] = {"token": "anon"}
-    try:
-        with (
-            server(command, log, "All services started", f"http://127.0.0.1:{port}") as url,
-            variables_set({"STORAGE_EMULATOR_HOST": url}),
-        ):
-            yield "gs://bucket/millrace"
-    finally:
-        del fsspec.config.conf["gs"]
-
-
-@contextmanager
-def server(command: list[str], log: Path, says: str, url: str | None = None) -> Iterator[str]:
-    """A server in the background; its address, which stands behind what it says when it is up."""
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        for _ in range(300):
-            lines = [line for line in log.read_text().splitlines() if says in line]
-            if lines:
-                break
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        assert lines, log.read_text()
-        yield url or lines[-1].rpartition(says)[2].strip()
-    finally:
-        process.terminate()
-        process.wait()
+    with gs_bucket(tmp_path_factory.mktemp("gcs")) as url:
+        yield url
 
 
 @pytest.fixture(params=["folder", "s3", "gs", "memory"])

@@ -22,6 +22,8 @@ from conftest import Project
 # - `indexes` do not exist; the same model asks for clusters, which do.
 # Left out is `fail_fast in tests`, whose statement that takes long needs `pg_sleep`.
 SCENARIO = {scenario.name: scenario for scenario in SCENARIOS}
+# What is compared with each change; the others each night.
+ALWAYS = {"everything", "unit_fail"}
 CHOSEN: list[tuple[str, Strategy]] = [
     ("sound", "run_then_test"),
     ("sound", "build"),
@@ -49,7 +51,15 @@ def doors(
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), [pytest.param(*chosen, id="-".join(chosen)) for chosen in CHOSEN]
+    ("name", "strategy"),
+    [
+        pytest.param(
+            *chosen,
+            id="-".join(chosen),
+            marks=[] if chosen[0] in ALWAYS else [pytest.mark.long],
+        )
+        for chosen in CHOSEN
+    ],
 )
 def test_both_doors_leave_the_same(doors: Doors, name: str, strategy: Strategy) -> None:
     for dbt, pipeline in doors.compared(SCENARIO[name], strategy):

@@ -13,7 +13,8 @@ locals {
     name => "${target.account}@${target.project}.iam.gserviceaccount.com"
   }
 
-  # dbt's own dataset, and one a layer beside it, as dbt_project.yml lays them out.
+  # dbt's own dataset, and one a layer beside it, as dbt_project.yml lays them out. A target that builds
+  # pull requests makes a dataset for each by itself.
   built = merge([
     for name, target in local.targets : {
       for dataset in concat([target.dataset], [for layer in var.layers : "${target.dataset}_${layer}"]) :
@@ -23,10 +24,10 @@ locals {
         location            = target.location
         table_expiration_ms = target.table_expiration_days == null ? null : target.table_expiration_days * 86400000
         writers             = [local.emails[name]]
-        readers             = []
+        readers             = sort([for other, beside in local.targets : local.emails[other] if beside.compares_with == name])
         labels              = { managed-by = "terraform", target = name }
       }
-    }
+    } if target.compares_with == null
   ]...)
 
   raw_places = {

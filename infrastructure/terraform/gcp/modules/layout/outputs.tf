@@ -21,6 +21,8 @@ output "service_accounts" {
       account_id = target.account
       email      = local.emails[name]
       create_key = target.create_key
+      # Code that nobody has read yet may not write what runs go on from.
+      state_role = target.compares_with == null ? "roles/storage.objectUser" : "roles/storage.objectViewer"
     }
   }
 }
@@ -30,8 +32,13 @@ output "job_users" {
   value = merge([
     for name, target in local.targets : {
       for project in distinct(concat(
-        [coalesce(target.execution_project, target.project)], target.ingests ? [target.project] : []
-      )) : "${name} ${project}" => { target = name, project = project }
+        [coalesce(target.execution_project, target.project)], target.ingests || target.compares_with != null ? [target.project] : []
+        )) : "${name} ${project}" => {
+        target  = name
+        project = project
+        # The second one may also make datasets, and write those that it made.
+        role = target.compares_with != null && project == target.project ? "roles/bigquery.user" : "roles/bigquery.jobUser"
+      }
     }
   ]...)
 }

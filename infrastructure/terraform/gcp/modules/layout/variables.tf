@@ -20,6 +20,7 @@ variable "targets" {
     job_execution_timeout_seconds = optional(number)
     table_expiration_days         = optional(number)
     ingests                       = optional(bool, true)
+    compares_with                 = optional(string)
     create_key                    = optional(bool, false)
     impersonated                  = optional(bool, true)
     impersonators                 = optional(set(string), [])
@@ -56,6 +57,18 @@ variable "targets" {
       ]
     ]))
     error_message = "A project is named by its id: 6 to 30 lowercase letters, digits and dashes, beginning with a letter."
+  }
+
+  validation {
+    condition = alltrue([
+      for target in values(var.targets) : target.compares_with == null ? true : (
+        !target.ingests
+        && try(var.targets[target.compares_with].compares_with == null, false)
+        && try(coalesce(var.targets[target.compares_with].project, "same") == coalesce(target.project, "same"), false)
+        && try(coalesce(var.targets[target.compares_with].location, "same") == coalesce(target.location, "same"), false)
+      )
+    ])
+    error_message = "compares_with names another target of the same project and location, which itself compares with none; ingests is false beside it."
   }
 
   validation {

@@ -140,6 +140,61 @@ run "a_target_of_another_project_has_its_own_raw_data" {
   }
 }
 
+run "a_target_that_builds_pull_requests_reads_production_and_makes_datasets" {
+  variables {
+    targets = {
+      prod = { dataset = "analytics" }
+      ci   = { compares_with = "prod", ingests = false, execution_project = "made-up-paying" }
+    }
+  }
+
+  assert {
+    condition = toset([
+      for grant in values(output.grants) : "${grant.role} ${grant.dataset}"
+      if grant.email == "dbt-ci@made-up-project.iam.gserviceaccount.com"
+      ]) == toset([
+      for dataset in ["analytics", "analytics_staging", "analytics_marts", "raw_nyc__flights", "raw_nyc__flights_staging"] :
+      "roles/bigquery.dataViewer made-up-project.${dataset}"
+    ])
+    error_message = "It reads what production built and what is loaded, and writes none of it."
+  }
+
+  assert {
+    condition = (
+      output.job_users["ci made-up-project"].role == "roles/bigquery.user"
+      && output.job_users["ci made-up-paying"].role == "roles/bigquery.jobUser"
+      && output.job_users["prod made-up-project"].role == "roles/bigquery.jobUser"
+    )
+    error_message = "Datasets are made where the data is, by it alone."
+  }
+
+  assert {
+    condition = (
+      output.service_accounts.ci.state_role == "roles/storage.objectViewer"
+      && output.service_accounts.prod.state_role == "roles/storage.objectUser"
+    )
+    error_message = "It reads run state, and does not write it."
+  }
+}
+
+run "refuses_to_compare_with_a_target_that_is_not_there" {
+  command = plan
+  variables { targets = { ci = { compares_with = "prod", ingests = false } } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_to_load_sources_for_pull_requests" {
+  command = plan
+  variables { targets = { prod = {}, ci = { compares_with = "prod" } } }
+  expect_failures = [var.targets]
+}
+
+run "refuses_to_compare_across_projects" {
+  command = plan
+  variables { targets = { prod = {}, ci = { compares_with = "prod", ingests = false, project = "made-up-dev" } } }
+  expect_failures = [var.targets]
+}
+
 run "refuses_no_target" {
   command = plan
   variables { targets = {} }

@@ -1,0 +1,10 @@
+-- A refused file is told once by the load; here it is told until somebody mends it. The other files
+-- are loaded, so it warns and stops nothing.
+{{ config(severity='warn', enabled='files__inbox' not in var('sources_off')) }}
+
+select
+    table_name,
+    file_name,
+    refused_line,
+    refusal_reason
+from {{ ref('stg_files__inbox__quarantined_files') }}

@@ -1,0 +1,108 @@
+"""What a source is called with: arguments that are given, and secrets from blocks.
+
+A source function's signature says what it takes. Each parameter that is annotated as dlt's secret
+(`dlt.TSecretStrValue`) is filled from the block that is named for it and for the target; every
+other one is given by a deployment, a command line, or its default.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from dlt.common.configuration.specs.base_configuration import is_secret_hint
+from dlt.extract import DltSource
+from pydantic import ConfigDict, ValidationError, create_model
+
+from prefect_flows import sources
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.targets import secret_block
+
+# The value of a Secret block; none where there is no such block.
+Secrets = Callable[[str], Any | None]
+
+
+def no_secrets(_block: str) -> None:
+    """Where there is no Prefect API, there are no blocks."""
+
+
+def source_function(name: str) -> Callable[..., DltSource]:
+    """The dlt source function of a source.
+
+    Raises:
+        ConfigurationError: there is no such source, or its dependencies are not installed.
+    """
+    sources.require(name)
+    module = f"{sources.__name__}.{name}.source"
+    try:
+        function: Callable[..., DltSource] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"Source {name!r} cannot be imported: {error}.",
+            where=module,
+            mend="uv sync --all-packages",
+        ) from error
+    return function
+
+
+def source_arguments(
+    name: str, target: str, given: Mapping[str, Any], secrets: Secrets
+) -> dict[str, Any]:
+    """The arguments of a source for a target, validated, with its secrets.
+
+    Raises:
+        ConfigurationError: an argument is unknown, missing or of another type, or a secret that
+            the source needs has no block.
+    """
+    function = source_function(name)
+    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+    parameters = inspect.signature(function).parameters
+    hidden = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
+    arguments = dict(given)
+    for parameter in hidden - set(given):
+        block = secret_block(name, parameter, target)
+        value = secrets(block)
+        if value is not None:
+            arguments[parameter] = value
+        elif parameters[parameter].default is inspect.Parameter.empty:
+            raise ConfigurationError(
+                f"Source {name!r} needs a secret for its {parameter!r}, and block {block!r} "
+                "does not exist.",
+                where=f"target {target!r} and the Prefect API; without one there are no secrets",
+                mend=f"uv run python -m infrastructure.setup_secret {block}, which asks for the "
+                "value",
+            )
+    model = create_model(
+        "Arguments",
+        __config__=ConfigDict(
+            extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
+        ),
+        **{
+            parameter: (
+                hints.get(parameter, Any),
+                ... if p.default is inspect.Parameter.empty else p.default,
+            )
+            for parameter, p in parameters.items()
+        },  # type: ignore[call-overload]
+    )
+    try:
+        model.model_validate(arguments)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        asked = ", ".join(
+            f"{parameter} (required)" if p.default is inspect.Parameter.empty else parameter
+            for parameter, p in parameters.items()
+            if parameter not in hidden
+        )
+        raise ConfigurationError(
+            f"The arguments of source {name!r} are wrong: {faults}. It takes: {asked or 'none'}.",
+            where="source_arguments of the pipeline, or the parameters of the source's own flow",
+            mend="correct them in the deployment or on the command line: "
+            f"--source-arguments '{{\"{name}\": {{…}}}}'",
+        ) from None  # its input may be a secret
+    return arguments

@@ -1,0 +1,231 @@
+"""CSV: a header, then rows (RFC 4180), read in blocks by pyarrow. A fault is looked for by row.
+
+An empty value is null, quoted or not: programs that quote everything quote what is missing too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from prefect_flows.sources.files__inbox.column_names import Names
+from prefect_flows.sources.files__inbox.column_types import TEXT, Guess, Types, name_of
+from prefect_flows.sources.files__inbox.faults import (
+    LongRow,
+    Malformed,
+    UnknownColumns,
+    first_bad,
+    shortened,
+)
+from prefect_flows.sources.files__inbox.inbox import Content
+from prefect_flows.sources.files__inbox.streams import CHUNK, Text
+
+# A row fits into a block. Some blocks are in memory at a time; the second size is for files with a
+# row that does not fit into the first.
+BLOCK, LARGE_BLOCK = 1 << 20, 64 << 20
+# Rows that are looked through at once for a value that does not fit.
+_ROWS_AT_ONCE = 10_000
+_OTHER_DELIMITERS = ",;|\t"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What separates values, which of them are null, and in what blocks the file is read."""
+
+    delimiter: str = ","
+    nulls: tuple[str, ...] = ("",)
+    block: int = BLOCK
+
+
+def read(
+    content: Content, names: Names, types: Types, dialect: Dialect
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, typed.
+
+    Raises:
+        Malformed: the file is no CSV, or a value does not fit its column.
+        UnknownColumns: a column of the file has no type yet.
+        LongRow: a row is longer than a block of the dialect.
+    """
+    try:
+        with content.text() as stream:
+            columns = _columns(stream, names, dialect)
+            if not types.keys() >= set(columns):
+                raise UnknownColumns
+            kinds = {column: types[column] for column in columns}
+            yield from _batches(stream, columns, kinds, dialect)
+            unclosed = stream.quotes % 2 == 1
+        if unclosed and (fault := _fault(content, columns, {}, dialect)) is not None:
+            raise fault
+    except pa.ArrowInvalid as error:
+        _ask_for_larger_blocks(error, dialect)
+        raise _fault(content, columns, kinds, dialect) or _as_said(error) from error
+
+
+def infer(content: Content, names: Names, types: Types, dialect: Dialect) -> Types:
+    """The types of the columns that have none yet, from all rows; the null type without a value.
+
+    Raises:
+        Malformed: the file is no CSV.
+        LongRow: a row is longer than a block of the dialect.
+    """
+    try:
+        with content.text() as stream:
+            columns = _columns(stream, names, dialect)
+            guesses = {column: Guess() for column in columns if column not in types}
+            as_text = dict.fromkeys(columns, TEXT)
+            for batch in _batches(stream, columns, as_text, dialect, only=list(guesses)):
+                for column, guess in guesses.items():
+                    guess.see(batch[column])
+    except pa.ArrowInvalid as error:
+        _ask_for_larger_blocks(error, dialect)
+        raise _fault(content, columns, {}, dialect) or _as_said(error) from error
+    return {column: guess.kind or pa.null() for column, guess in guesses.items()}
+
+
+def _columns(stream: Text, names: Names, dialect: Dialect) -> list[str]:
+    """The columns of the header, which stays to be read."""
+    start = stream.read(CHUNK)
+    stream.give_back(start)
+    keys = next(
+        csv.reader(
+            io.StringIO(start.decode(errors="ignore"), newline=""), delimiter=dialect.delimiter
+        )
+    )
+    if not keys:
+        raise Malformed("the first line is empty, where the header belongs", 1)
+    if len(keys) == 1 and any(other in keys[0] for other in _OTHER_DELIMITERS):
+        raise Malformed(
+            f"the header is one column, {shortened(repr(keys[0]))}: the delimiter is not "
+            f"{dialect.delimiter!r}",
+            1,
+        )
+    for number, key in enumerate(keys):
+        if key in keys[:number]:
+            raise Malformed(f"column {shortened(repr(key))} is there twice", 1)
+    names.add(keys)
+    return [names.columns[key] for key in keys]
+
+
+def _batches(
+    stream: Text,
+    columns: Sequence[str],
+    types: Types,
+    dialect: Dialect,
+    only: list[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    yield from arrow_csv.open_csv(
+        stream,
+        # The header is skipped as a row, since a quoted name may go over two lines.
+        arrow_csv.ReadOptions(
+            column_names=columns, skip_rows_after_names=1, block_size=dialect.block
+        ),
+        arrow_csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
+        _conversion(types, dialect, only),
+    )
+
+
+def _conversion(
+    types: Types, dialect: Dialect, only: list[str] | None = None
+) -> arrow_csv.ConvertOptions:
+    return arrow_csv.ConvertOptions(
+        column_types=types,
+        include_columns=only,
+        null_values=dialect.nulls,
+        strings_can_be_null=True,
+        check_utf8=False,  # the stream has done it
+    )
+
+
+def _fault(
+    content: Content, columns: Sequence[str], types: Types, dialect: Dialect
+) -> Malformed | None:
+    """The first row that is no row of the table, looked for one by one; none when all are."""
+    csv.field_size_limit(sys.maxsize)
+    typed = {columns.index(column): kind for column, kind in types.items() if kind != TEXT}
+    with (
+        content.text() as stream,
+        io.TextIOWrapper(io.BufferedReader(stream, CHUNK), "utf-8", newline="") as lines,
+    ):
+        rows = csv.reader(lines, delimiter=dialect.delimiter, strict=True)
+        some: list[tuple[int, list[str]]] = []
+        fault = None
+        try:
+            next(rows)
+            start = rows.line_num + 1
+            for row in rows:
+                if row and len(row) != len(columns):
+                    fault = Malformed(
+                        f"it has {len(row)} values, and the header {len(columns)}", start
+                    )
+                    break
+                if row:
+                    some.append((start, row))
+                start = rows.line_num + 1
+                if len(some) == _ROWS_AT_ONCE:
+                    if (bad := _bad_value(some, columns, typed, dialect)) is not None:
+                        return bad
+                    some = []
+        except csv.Error as error:
+            why = "a quotation mark is never closed" if "end of data" in str(error) else str(error)
+            fault = Malformed(why, start)
+        return _bad_value(some, columns, typed, dialect) or fault
+
+
+def _bad_value(
+    rows: list[tuple[int, list[str]]], columns: Sequence[str], types: dict[int, pa.DataType],
+    dialect: Dialect,
+) -> Malformed | None:  # fmt: skip
+    """The first value that does not fit its column."""
+    found: Malformed | None = None
+    for index, kind in types.items():
+
+        def fit(
+            some: Sequence[tuple[int, list[str]]], at: int = index, to: pa.DataType = kind
+        ) -> bool:
+            return _convert([row[at] for _, row in some], to, dialect)
+
+        if rows and not fit(rows):
+            line, row = rows[first_bad(rows, fit)]
+            if found is None or found.line is None or line < found.line:
+                value = shortened(repr(row[index]))
+                found = Malformed(f"column {columns[index]!r}: {value} is no {name_of(kind)}", line)
+    return found
+
+
+def _convert(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
+    """Whether the reader's own conversion takes the values."""
+    text = io.StringIO(newline="")
+    # A second column: a row of one empty value would be no row.
+    csv.writer(text, delimiter=dialect.delimiter, quoting=csv.QUOTE_ALL).writerows(
+        (value, "") for value in values
+    )
+    try:
+        arrow_csv.read_csv(
+            io.BytesIO(text.getvalue().encode()),
+            arrow_csv.ReadOptions(column_names=["value", "rest"]),
+            arrow_csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
+            _conversion({"value": kind, "rest": TEXT}, dialect),
+        )
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _ask_for_larger_blocks(error: pa.ArrowInvalid, dialect: Dialect) -> None:
+    if "straddling" in str(error) and dialect.block < LARGE_BLOCK:
+        raise LongRow from error
+
+
+def _as_said(error: pa.ArrowInvalid) -> Malformed:
+    """What pyarrow says, where no row was found to blame."""
+    if "straddling" in str(error):
+        return Malformed(f"a row is longer than {LARGE_BLOCK >> 20} MB")
+    return Malformed(re.sub(r"^CSV parse error: ", "", str(error)))

@@ -1,0 +1,59 @@
+"""The source as a flow of its own.
+
+uv run python -m prefect_flows.sources.files__inbox.flow --target dev --url FOLDER
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from prefect import flow
+
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.ingestion import ingest_target
+from prefect_flows.targets import TargetName
+
+
+@flow(name="ingest-files-inbox", flow_run_name="{target}", persist_result=False)
+def ingest_files_inbox(
+    url: str,
+    target: TargetName = "dev",
+    tables: dict[str, str] | None = None,
+    types: dict[str, dict[str, str]] | None = None,
+    delimiter: str = ",",
+    nulls: list[str] | None = None,
+    min_age_seconds: float = 5,
+    retry_quarantined: bool = False,
+    full_refresh: bool = False,
+) -> dict[str, Any]:
+    """Load the new files of a folder or bucket into `raw_files__inbox`; returns a plain record.
+
+    Args:
+        url: Folder, s3://bucket/folder or gs://bucket/folder.
+        target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
+        tables: Glob pattern of each table's files; by default the first folder names the table.
+        types: Types of columns by table, as in {"orders": {"amount": "decimal(18,2)"}}.
+        delimiter: Between the values of CSV files.
+        nulls: What stands for null in CSV files beside nothing.
+        min_age_seconds: Files changed later than this long ago are left for the next run.
+        retry_quarantined: Look again at files that were refused and have not changed.
+        full_refresh: Load every file again, in place of the rows that it gave before.
+    """
+    arguments = {name: value for name, value in locals().items() if name != "target"}
+    return ingest_target("files__inbox", target, **arguments)
+
+
+@exits_with_expected_errors
+def main(
+    url: Annotated[str, typer.Option(help="Folder, s3://bucket/folder or gs://bucket/folder.")],
+    target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
+    full_refresh: Annotated[bool, typer.Option(help="Load every file again.")] = False,
+    retry_quarantined: Annotated[bool, typer.Option(help="Look at refused files again.")] = False,
+) -> None:
+    """Load the new files of a folder or bucket; further parameters are set in a deployment."""
+    ingest_files_inbox(url, target, full_refresh=full_refresh, retry_quarantined=retry_quarantined)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,223 @@
+"""The new files of one table, taken one after the other: whole, or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dlt
+import numpy as np
+import pyarrow as pa
+
+from prefect_flows.ingestion import reject
+from prefect_flows.sources.files__inbox import csv_files, json_files, ledger, parquet_files
+from prefect_flows.sources.files__inbox.column_names import FILE, LOAD_ID, ROW, Names
+from prefect_flows.sources.files__inbox.column_types import BIGINT, TEXT, Types
+from prefect_flows.sources.files__inbox.faults import LongRow, Malformed, UnknownColumns
+from prefect_flows.sources.files__inbox.inbox import Content, File, Inbox
+from prefect_flows.sources.files__inbox.spool import Part, Spool, Taken
+
+log = logging.getLogger(__name__)
+
+CSV, JSON, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are read, and which.
+
+    Attributes:
+        declared: types of columns that are not to be found in the files.
+        min_age_seconds: a file that was changed later than this long ago is left for the next run.
+        again: files are taken again that were loaded before, in place of their rows.
+        quarantined_again: files are looked at again that were refused as they are.
+    """
+
+    dialect: csv_files.Dialect
+    declared: Types
+    min_age_seconds: float
+    again: bool
+    quarantined_again: bool
+
+
+@dataclass
+class Taking:
+    """One table's part of a load.
+
+    Attributes:
+        types: of the table's columns, as far as they are known.
+        entries: rows of the ledger, one a file.
+        replaces: whether rows of earlier loads are replaced, file by file.
+    """
+
+    table: str
+    inbox: Inbox
+    files: list[File]
+    options: Options
+    pipeline: dlt.Pipeline
+    types: Types
+    normalize: Callable[[str], str]
+    load_id: str
+    folder: Path
+    entries: list[dict[str, object]] = field(default_factory=list)
+    replaces: bool = False
+
+    def parts(self) -> Iterator[Part]:
+        """Take all new files; their rows, as Parquet files.
+
+        Files that replace others come first, so that what is asked of the whole table's load is
+        known before its first rows.
+
+        Raises:
+            IngestionError: the inbox cannot be read.
+        """
+        known = ledger.known_files(self.pipeline, self.table)
+        new = [file for file in self.files if self._is_new(file, known.get(file.name))]
+        new.sort(key=lambda file: not known.get(file.name, ledger.Known()).has_rows)
+        spool = Spool(self.folder)
+        for file in new:
+            self._take(file, known.get(file.name, ledger.Known()), spool)
+            yield from spool.finished()
+        yield from spool.finished(last=True)
+
+    def _is_new(self, file: File, known: ledger.Known | None) -> bool:
+        age = (datetime.now(UTC) - file.modified_at).total_seconds()
+        if age < self.options.min_age_seconds:
+            log.info("%s: changed %.1f s ago; left for the next run", file.name, age)
+            return False
+        if known is None or known.stamp != file.stamp or known.is_being_replaced:
+            return True
+        if known.is_quarantined:
+            return self.options.quarantined_again or self.options.again
+        return self.options.again
+
+    def _take(self, file: File, known: ledger.Known, spool: Spool) -> None:
+        content = self.inbox.content(file, self.folder)
+        fault, taken = None, Taken()
+        with self.inbox.said("read", file.name):
+            try:
+                taken = self._read(file, content, spool)
+            except FileNotFoundError:
+                log.info("%s: gone since it was listed", file.name)
+                return
+            except Malformed as error:
+                fault = error
+        if not self.inbox.is_as_listed(file):
+            taken.discard()
+            log.info("%s: changed while it was read; left for the next run", file.name)
+        elif fault is not None:
+            self._quarantine(file, fault)
+        elif known.has_rows and not self._is_other(content, known):
+            taken.discard()
+            self._enter(file, ledger.UNCHANGED, digest=content.digest)
+        else:
+            if known.has_rows:
+                ledger.mark_replaced(self.pipeline, self.table, [file.name])
+                self.replaces = True
+            self._enter(file, ledger.LOADED, digest=content.digest, rows=taken.rows)
+            spool.keep(taken)
+
+    def _is_other(self, content: Content, known: ledger.Known) -> bool:
+        """Whether the content is not that which was loaded, or is to be loaded all the same."""
+        changed = known.digest != content.digest
+        return changed or known.is_being_replaced or self.options.again
+
+    def _read(self, file: File, content: Content, spool: Spool) -> Taken:
+        """The rows of a file; a column that is new has its type found first.
+
+        Raises:
+            Malformed: the file is not taken.
+        """
+        try:
+            return self._read_with(self.options.dialect, file, content, spool)
+        except LongRow:
+            larger = replace(self.options.dialect, block=csv_files.LARGE_BLOCK)
+            return self._read_with(larger, file, content, spool)
+
+    def _read_with(
+        self, dialect: csv_files.Dialect, file: File, content: Content, spool: Spool
+    ) -> Taken:
+        names, types = Names(self.normalize), dict(self.types)
+        batches, infer = _reader(file, content, names, dialect)
+        seen: Types = {}
+        try:
+            taken = spool.take(self._with_own_columns(batches(types), file, seen))
+        except UnknownColumns:
+            found, declared = infer(types), self.options.declared
+            types |= found | {name: declared[name] for name in declared.keys() & found}
+            try:
+                taken = spool.take(self._with_own_columns(batches(types), file, seen))
+            except UnknownColumns:
+                raise Malformed("it was changed while it was read") from None
+        self.types |= seen
+        return taken
+
+    def _with_own_columns(
+        self, batches: Iterator[pa.RecordBatch], file: File, seen: Types
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows with where they are from; `seen` is given the types of their columns."""
+        row = 1
+        for batch in batches:
+            with_values = {
+                name: values
+                for name, values in zip(batch.schema.names, batch.columns, strict=True)
+                if not pa.types.is_null(values.type)
+            }
+            seen |= {name: values.type for name, values in with_values.items()}
+            if not (count := len(batch)):
+                continue
+            yield pa.RecordBatch.from_arrays(
+                [
+                    *with_values.values(),
+                    pa.repeat(file.name, count),
+                    pa.array(np.arange(row, row + count)),
+                    pa.repeat(self.load_id, count),
+                ],
+                schema=pa.schema(
+                    [
+                        *((name, values.type) for name, values in with_values.items()),
+                        pa.field(FILE, TEXT, nullable=False),
+                        pa.field(ROW, BIGINT),
+                        pa.field(LOAD_ID, TEXT, nullable=False),
+                    ]
+                ),
+            )
+            row += count
+
+    def _quarantine(self, file: File, fault: Malformed) -> None:
+        self._enter(file, ledger.QUARANTINED, line=fault.line, reason=fault.why)
+        at = f", line {fault.line}" if fault.line is not None else ""
+        reject(self.table, where=f"{self.inbox.url}/{file.name}{at}", why=fault.why)
+
+    def _enter(self, file: File, status: str, **facts: object) -> None:
+        self.entries.append(ledger.entry(self.table, file, status, **facts))  # type: ignore[arg-type]
+
+
+def _reader(
+    file: File, content: Content, names: Names, dialect: csv_files.Dialect
+) -> tuple[Callable[[Types], Iterator[pa.RecordBatch]], Callable[[Types], Types]]:
+    """How a file is read, and how the types of its new columns are found, by its ending.
+
+    Raises:
+        Malformed: no reader knows the ending.
+    """
+    if file.suffix in CSV:
+        if file.suffix == ".tsv":
+            dialect = replace(dialect, delimiter="\t")
+        return (
+            lambda types: csv_files.read(content, names, types, dialect),
+            lambda types: csv_files.infer(content, names, types, dialect),
+        )
+    if file.suffix in JSON:
+        return (
+            lambda types: json_files.read(content, names, types),
+            lambda types: json_files.infer(content, names, types),
+        )
+    if file.suffix in PARQUET and not file.is_compressed:
+        # It says itself what its columns are.
+        return lambda types: parquet_files.read(content, names, types), lambda _: {}
+    endings = ", ".join((*CSV, *JSON, *PARQUET))
+    raise Malformed(f"its name ends in none of {endings} (the text ones also with .gz)")

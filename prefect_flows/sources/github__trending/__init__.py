@@ -1,0 +1,1 @@
+"""Repositories that gather stars on GitHub."""

@@ -1,0 +1,244 @@
+"""Repositories of the last days that gathered stars: what they are, and their stars of each day.
+
+Source: https://docs.github.com/en/rest/search/search#search-repositories, without a token 10 calls
+a minute, with one 30.
+
+GitHub gives the first 1,000 results of a search and no more. A search that finds more is split by
+the time at which repositories were made, down to a minute; what lies beyond is said as refused.
+Each load asks for all repositories of the days, since their stars change without any other trace;
+written are those that are new or changed, and one row of stars for each of them and day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dlt
+from dlt.extract import DltResource
+from dlt.sources.helpers.rest_client.client import RESTClient
+from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
+
+from prefect_flows.errors import ConfigurationError, IngestionError
+from prefect_flows.ingestion import reject
+from prefect_flows.rest import Patience, pages, rest_client
+from prefect_flows.rest_tables import (
+    BOOLEAN,
+    DATE,
+    INTEGER,
+    TEXT,
+    TIMESTAMP,
+    Column,
+    Table,
+    fingerprint,
+    resources_of,
+    today,
+)
+
+MOST_RESULTS = 1000
+PAGE_SIZE = 100
+SHORTEST_SPAN = timedelta(minutes=1)
+PATH = "/search/repositories"
+ACCESS = (
+    "write a token that GitHub accepts, or remove the block to ask without one: "
+    "uv run python -m infrastructure.setup_secret github-trending-token-<target>"
+)
+
+REPOSITORIES = Table(
+    "repositories",
+    ("repo_id",),
+    {
+        "repo_id": Column("id", INTEGER, required=True),
+        "full_name": Column("full_name", TEXT, required=True),
+        "name": Column("name", TEXT, required=True),
+        "owner_login": Column("owner.login", TEXT),
+        "owner_type": Column("owner.type", TEXT),
+        "description": Column("description", TEXT),
+        "homepage": Column("homepage", TEXT),
+        "html_url": Column("html_url", TEXT),
+        "language": Column("language", TEXT),
+        "license_spdx_id": Column("license.spdx_id", TEXT),
+        "default_branch": Column("default_branch", TEXT),
+        "topics": Column("topics", TEXT),
+        "stargazers_count": Column("stargazers_count", INTEGER, required=True),
+        "forks_count": Column("forks_count", INTEGER),
+        "open_issues_count": Column("open_issues_count", INTEGER),
+        "size_kilobytes": Column("size", INTEGER),
+        "archived": Column("archived", BOOLEAN),
+        "created_at": Column("created_at", TIMESTAMP, required=True),
+        "updated_at": Column("updated_at", TIMESTAMP),
+        "pushed_at": Column("pushed_at", TIMESTAMP),
+    },
+)
+STAR_HISTORY = Table(
+    "star_history",
+    ("repo_id", "observed_date"),
+    {
+        "repo_id": Column("id", INTEGER, required=True),
+        "observed_date": Column("observed_date", DATE, required=True),
+        "stargazers_count": Column("stargazers_count", INTEGER, required=True),
+        "forks_count": Column("forks_count", INTEGER),
+        "open_issues_count": Column("open_issues_count", INTEGER),
+    },
+)
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched for: repositories made in a span of time, ends included."""
+
+    language: str | None
+    stars_min: int
+    begin: datetime
+    end: datetime
+
+    @property
+    def query(self) -> str:
+        """In GitHub's language."""
+        span = f"created:{_instant(self.begin)}..{_instant(self.end)}"
+        language = f'language:"{self.language}" ' if self.language else ""
+        return f"{language}{span} stars:>={self.stars_min}"
+
+    def halves(self) -> list[Search]:
+        """Two searches that find what this one does; none where it is too short for that."""
+        if self.end - self.begin < SHORTEST_SPAN:
+            return []
+        middle = (self.begin + (self.end - self.begin) / 2).replace(microsecond=0)
+        second = timedelta(seconds=1)
+        return [
+            Search(self.language, self.stars_min, self.begin, middle),
+            Search(self.language, self.stars_min, middle + second, self.end),
+        ]
+
+
+@dlt.source(name="github__trending", schema_contract={"columns": "freeze", "data_type": "freeze"})
+def github__trending(
+    language: str | None = "Python",
+    days: int = 7,
+    stars_min: int = 100,
+    full_refresh: bool = False,
+    token: dlt.TSecretStrValue | None = None,
+    api_url: str = "https://api.github.com",
+    longest_wait: float = 300,
+) -> list[DltResource]:
+    """Repositories made in the last days that have many stars, as two tables.
+
+    Args:
+        language: as GitHub names it; none for all of them.
+        days: how many days before today a repository may have been made.
+        stars_min: how many stars it has at least.
+        full_refresh: write every repository, also those that did not change since the last load.
+        token: of a GitHub account, no rights needed; none asks as nobody, ten calls a minute.
+        api_url: of GitHub, or of an Enterprise server: https://HOST/api/v3.
+        longest_wait: seconds that one call waits for GitHub's rate limit.
+
+    Raises:
+        ConfigurationError: a parameter makes no search.
+        IngestionError: GitHub does not answer, asks to wait for longer, refuses the search or the
+            token, or answers in another shape.
+    """
+    if days < 1 or stars_min < 0 or (language is not None and '"' in language):
+        raise ConfigurationError(
+            f"This makes no search: language {language!r}, days {days}, stars_min {stars_min}.",
+            where="the parameters of source github__trending",
+            mend="give days of 1 or more, stars_min of 0 or more, and a language's name without "
+            "quotes",
+        )
+    client = rest_client(
+        api_url,
+        secret=token,
+        headers={"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"},
+        paginator=HeaderLinkPaginator(),
+        patience=Patience(longest_wait=longest_wait),
+        access=ACCESS,
+    )
+
+    def read() -> Iterator[tuple[Table, Rows]]:
+        now = datetime.now(UTC).replace(microsecond=0)
+        begin = (now - timedelta(days=days)).replace(hour=0, minute=0, second=0)
+        state = dlt.current.source_state()
+        known = {} if full_refresh else state.get("known", {})
+        repositories, stars, seen = {}, {}, {}
+        for answer in search(client, Search(language or None, stars_min, begin, now)):
+            where = f"repository {answer.get('full_name', '(no name)')}"
+            row = REPOSITORIES.row(answer, where=where)
+            star = STAR_HISTORY.row(answer | {"observed_date": today()}, where=where)
+            # A repository that comes twice counts as it came last.
+            identity = str(row["repo_id"])
+            repositories[identity], stars[identity] = row, star
+            seen[identity] = [fingerprint(row), fingerprint(star)]
+        state["known"] = seen
+        yield (
+            REPOSITORIES,
+            [row for i, row in repositories.items() if known.get(i, ["", ""])[0] != seen[i][0]],
+        )
+        yield (
+            STAR_HISTORY,
+            [row for i, row in stars.items() if known.get(i, ["", ""])[1] != seen[i][1]],
+        )
+
+    return resources_of(read, (REPOSITORIES, STAR_HISTORY))
+
+
+def search(client: RESTClient, wanted: Search) -> Rows:
+    """Everything that a search finds; a repository may come more than once.
+
+    Raises:
+        IngestionError: see `prefect_flows.rest.pages`.
+    """
+    found, total, incomplete = _asked(client, wanted)
+    if total > MOST_RESULTS and wanted.halves():
+        return [answer for half in wanted.halves() for answer in search(client, half)]
+    if incomplete or _different(found) < min(total, MOST_RESULTS):
+        # Ranks change while pages are turned: what comes twice has pushed another one out.
+        more, total, incomplete = _asked(client, wanted)
+        found += more
+    missing = total - _different(found)
+    if incomplete or missing > 0:
+        said = "; it says that it ran out of time" if incomplete else ""
+        reject(
+            REPOSITORIES.name,
+            where=wanted.query,
+            why=f"GitHub finds {total:,} and gives {_different(found):,}{said}",
+            rows=max(missing, 0),
+        )
+    return found
+
+
+def _asked(client: RESTClient, wanted: Search) -> tuple[Rows, int, bool]:
+    """Results, how many there are, and whether GitHub ran out of time; page by page.
+
+    Of a search that is to be split, the first page only.
+    """
+    params = {"q": wanted.query, "sort": "stars", "order": "desc", "per_page": PAGE_SIZE}
+    found: Rows = []
+    total, incomplete = 0, False
+    for page in pages(client, PATH, params, rows="items"):
+        count = page.body.get("total_count")
+        if not isinstance(count, int):
+            raise IngestionError(
+                "GitHub does not say any more how many repositories it finds (total_count): "
+                "whether all of them came cannot be known.",
+                where=PATH,
+                mend="compare https://docs.github.com/en/rest/search/search with "
+                "prefect_flows/sources/github__trending/source.py",
+            )
+        total, incomplete = (
+            max(total, count),
+            incomplete or bool(page.body.get("incomplete_results")),
+        )
+        found += page
+        if total > MOST_RESULTS and wanted.halves():
+            break
+    return found, total, incomplete
+
+
+def _different(answers: Rows) -> int:
+    return len({answer.get("id") for answer in answers})
+
+
+def _instant(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

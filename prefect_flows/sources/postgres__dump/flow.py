@@ -1,0 +1,53 @@
+"""The source as a flow of its own.
+
+uv run python -m prefect_flows.sources.postgres__dump.flow --target dev --tables '{"orders": null}'
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from prefect import flow
+
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.ingestion import ingest_target
+from prefect_flows.targets import TargetName
+
+
+@flow(name="ingest-postgres-dump", flow_run_name="{target}", persist_result=False)
+def ingest_postgres_dump(
+    tables: dict[str, dict[str, Any] | None],
+    target: TargetName = "dev",
+    schema_name: str | None = None,
+) -> dict[str, Any]:
+    """Load tables and queries of a database into `raw_postgres__dump`.
+
+    Args:
+        tables: Name of the table here, and what is read into it: nothing for the table of that
+            name, or table, schema_name, query, key, cursor, lag_seconds, deletes, columns.
+        target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup. The
+            database is that of the block `postgres-dump-url-<target>`.
+        schema_name: The source's schema; the database's default one when not given.
+
+    Returns:
+        A plain record: new rows per table, seconds, load ids.
+    """
+    return ingest_target("postgres__dump", target, tables=tables, schema_name=schema_name)
+
+
+@exits_with_expected_errors
+def main(
+    tables: Annotated[
+        Any, typer.Option(parser=json.loads, help="What is read, as JSON: table, and its options.")
+    ],
+    target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
+    schema_name: Annotated[str | None, typer.Option(help="The source's schema.")] = None,
+) -> None:
+    """Load tables and queries of a database."""
+    ingest_postgres_dump(tables, target, schema_name)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,207 @@
+"""Reading a database in batches: what its columns are, and their rows as Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psycopg2
+import pyarrow as pa
+import sqlalchemy
+from sqlalchemy import exc
+
+from prefect_flows.causes import Cause, cause_of
+from prefect_flows.errors import ConfigurationError, IngestionError
+
+if TYPE_CHECKING:
+    from prefect_flows.sources.postgres__dump.source import Dump
+
+
+# Hints of a column whose text is JSON.
+JSON = {"data_type": "json"}
+# Makes an identifier of a name.
+Quote = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it is read.
+
+    Attributes:
+        expression: its place in the select list, in the source's SQL.
+        hints: dlt's, where Arrow does not say it.
+        arrow: type that its values are turned into; none where they come as they should.
+        required: whether it is of the key, and never null.
+    """
+
+    expression: str
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    arrow: pa.DataType | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Since:
+    """Where the load before ended.
+
+    Attributes:
+        cursor: column that only grows.
+        value: its highest value so far.
+        again: whether rows that have just this value are read again.
+    """
+
+    cursor: str
+    value: Any
+    again: bool
+
+
+class Reader(Protocol):
+    """Reads one database."""
+
+    def describe(self, name: str, dump: Dump) -> tuple[dict[str, Column], list[str]]:
+        """The columns of a table or query, and its key."""
+
+    def read(
+        self,
+        name: str,
+        dump: Dump,
+        columns: Mapping[str, Column],
+        since: Since | None,
+        *,
+        as_text: bool = False,
+    ) -> Iterator[pa.Table]:
+        """Its rows in batches; an empty one when there are none.
+
+        Args:
+            name: of the table here.
+            dump: what is read.
+            columns: those to read.
+            since: where the load before ended; everything when none.
+            as_text: whether numbers that are checked may stay the text they came as.
+        """
+
+
+def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
+    """The reader of a database.
+
+    Raises:
+        ConfigurationError: the URL is none, or its driver is not installed.
+    """
+    from prefect_flows.sources.postgres__dump.reading_by_sqlalchemy import SqlAlchemyReader
+    from prefect_flows.sources.postgres__dump.reading_postgres import PostgresReader
+
+    try:
+        address = sqlalchemy.make_url(url)
+        if address.get_backend_name() == "postgresql":
+            # The driver that the project has, whatever SQLAlchemy's default is.
+            address = address.set(drivername="postgresql+psycopg2")
+        engine = sqlalchemy.create_engine(
+            address, poolclass=sqlalchemy.NullPool, hide_parameters=True
+        )
+    except (exc.ArgumentError, exc.NoSuchModuleError, ModuleNotFoundError) as error:
+        kind = type(error).__name__
+        what = error.name if isinstance(error, ModuleNotFoundError) else None
+        raise ConfigurationError(
+            "The URL of the database is none of SQLAlchemy's"
+            + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
+            where="the secret `url` of source 'postgres__dump'",
+            mend="write it again, such as postgresql://user:password@host:5432/database: "
+            "uv run python -m infrastructure.setup_secret postgres-dump-url-<target>; a driver: "
+            "uv add --package millrace-postgres-dump NAME",
+        ) from None  # the URL holds a password
+    if engine.dialect.name == "postgresql":
+        return PostgresReader(engine, schema_name)
+    return SqlAlchemyReader(engine, schema_name, rows_at_once)
+
+
+def place_of(engine: sqlalchemy.Engine) -> str:
+    """The database as an error names it."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+def relation(quote: Quote, name: str, dump: Dump, schema_name: str | None) -> str:
+    """What stands behind `from`: the table, or the query in brackets."""
+    if dump.query is not None:
+        return f"({dump.query.rstrip().rstrip(';')}) as dump"
+    schema = dump.schema_name or schema_name
+    table = quote(dump.table or name)
+    return table if schema is None else f"{quote(schema)}.{table}"
+
+
+def with_key(
+    engine: sqlalchemy.Engine,
+    name: str,
+    dump: Dump,
+    schema_name: str | None,
+    columns: Mapping[str, Column],
+) -> tuple[dict[str, Column], list[str]]:
+    """The columns and the key: the one that was given, or the table's own."""
+    key = _key_of(engine, name, dump, schema_name)
+    return {
+        column: replace(described, required=column in key) for column, described in columns.items()
+    }, key
+
+
+def _key_of(engine: sqlalchemy.Engine, name: str, dump: Dump, schema_name: str | None) -> list[str]:
+    if dump.key is not None:
+        return list(dump.key)
+    if dump.query is not None:
+        return []
+    found = sqlalchemy.inspect(engine).get_pk_constraint(
+        dump.table or name, schema=dump.schema_name or schema_name
+    )
+    return list(found["constrained_columns"])
+
+
+def statement(
+    quote: Quote,
+    source: str,
+    columns: Mapping[str, Column],
+    since: Since | None,
+) -> sqlalchemy.Select[Any]:
+    """The select: the columns, and where a load ended before, only what is not below it."""
+    asked: list[Any] = [
+        sqlalchemy.literal_column(column.expression).label(name) for name, column in columns.items()
+    ]
+    select = sqlalchemy.select(*asked).select_from(sqlalchemy.text(source))
+    if since is None:
+        return select
+    place: sqlalchemy.ColumnClause[Any] = sqlalchemy.literal_column(quote(since.cursor))
+    value = sqlalchemy.literal(since.value)
+    return select.where((place >= value if since.again else place > value) | place.is_(None))
+
+
+@contextmanager
+def said_of(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
+    """Say of the source's errors where they come from.
+
+    Raises:
+        IngestionError: retryable when the database went away, or is too busy.
+        ConfigurationError: there is no such table.
+    """
+    from adbc_driver_manager import Error as AdbcError
+
+    try:
+        yield
+    except exc.NoSuchTableError as error:
+        raise ConfigurationError(
+            f"Table {error} does not exist.",
+            where=place_of(engine),
+            mend=f"correct tables.{name} of the arguments of source 'postgres__dump'",
+        ) from error
+    except (exc.DBAPIError, psycopg2.Error, AdbcError) as error:
+        first = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        raise IngestionError(
+            f"Table {name!r} cannot be read: {first}",
+            where=place_of(engine),
+            mend="see that the database answers, and that the user of the secret `url` may read it",
+            retryable=cause_of(error) is Cause.TRANSIENT,
+        ) from error
+    except pa.ArrowException as error:
+        raise IngestionError(
+            f"Table {name!r} holds a value that cannot be kept: {error}.",
+            where=place_of(engine),
+            mend=f"give tables.{name} a query that turns it into text or null",
+        ) from error

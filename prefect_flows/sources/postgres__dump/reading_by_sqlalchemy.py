@@ -1,0 +1,82 @@
+"""Any other database, read row by row through SQLAlchemy, a batch in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import sqlalchemy
+from dlt.sources.sql_database.arrow_helpers import row_tuples_to_arrow
+from dlt.sources.sql_database.schema_types import table_to_columns
+
+from prefect_flows.sources.postgres__dump.reading import (
+    Column,
+    Since,
+    relation,
+    said_of,
+    statement,
+    with_key,
+)
+
+if TYPE_CHECKING:
+    from prefect_flows.sources.postgres__dump.source import Dump
+
+
+class SqlAlchemyReader:
+    """Reads a database that SQLAlchemy has a dialect for."""
+
+    def __init__(
+        self, engine: sqlalchemy.Engine, schema_name: str | None, rows_at_once: int
+    ) -> None:
+        self._engine = engine
+        self._schema_name = schema_name
+        self._rows_at_once = rows_at_once
+        self._quote = engine.dialect.identifier_preparer.quote
+
+    def describe(self, name: str, dump: Dump) -> tuple[dict[str, Column], list[str]]:
+        """The columns as SQLAlchemy reflects them, those of a query by name alone; and the key."""
+        quote = self._quote
+        with said_of(self._engine, name), self._engine.connect() as connection:
+            if dump.query is not None:
+                source = relation(self._quote, name, dump, self._schema_name)
+                nothing = connection.exec_driver_sql(f"select * from {source} where 1 = 0")  # noqa: S608
+                columns = {column: Column(quote(column)) for column in nothing.keys()}  # noqa: SIM118
+            else:
+                table = sqlalchemy.Table(
+                    dump.table or name,
+                    sqlalchemy.MetaData(),
+                    schema=dump.schema_name or self._schema_name,
+                    autoload_with=connection,
+                )
+                columns = {
+                    column: Column(quote(column), {k: v for k, v in hints.items() if k != "name"})
+                    for column, hints in table_to_columns(table, "full_with_precision").items()
+                }
+            return with_key(self._engine, name, dump, self._schema_name, columns)
+
+    def read(
+        self,
+        name: str,
+        dump: Dump,
+        columns: Mapping[str, Column],
+        since: Since | None,
+        *,
+        as_text: bool = False,  # noqa: ARG002 # a row's numbers are Python's
+    ) -> Iterator[pa.Table]:
+        """The rows in batches; an empty batch when there are none."""
+        source = relation(self._quote, name, dump, self._schema_name)
+        hints: dict[str, Any] = {
+            column: dict(wanted.hints) | {"name": column} for column, wanted in columns.items()
+        }
+        asked = statement(self._quote, source, columns, since)
+        schema: pa.Schema | None = None
+        with said_of(self._engine, name), self._engine.connect() as connection:
+            options = {"yield_per": self._rows_at_once}
+            for rows in connection.execution_options(**options).execute(asked).partitions():
+                data = row_tuples_to_arrow([tuple(row) for row in rows], columns=hints, tz="UTC")
+                # The first batch says what the columns are that nobody declared.
+                schema = schema or data.schema
+                yield data.cast(schema)
+            if schema is None:
+                yield row_tuples_to_arrow([], columns=hints, tz="UTC")

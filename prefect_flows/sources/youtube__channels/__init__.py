@@ -1,0 +1,1 @@
+"""Channels of YouTube, their videos, and the statistics of each day."""

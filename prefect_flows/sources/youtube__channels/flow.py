@@ -1,0 +1,55 @@
+"""The source as a flow of its own.
+
+uv run python -m prefect_flows.sources.youtube__channels.flow --target dev @GoogleDevelopers
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from prefect import flow
+
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.ingestion import ingest_target
+from prefect_flows.targets import TargetName
+
+
+@flow(name="ingest-youtube-channels", flow_run_name="{target}", persist_result=False)
+def ingest_youtube_channels(
+    channels: list[str],
+    target: TargetName = "dev",
+    quota_budget: int = 10_000,
+    statistics_days: int | None = None,
+    full_refresh: bool = False,
+) -> dict[str, Any]:
+    """Load channels, videos, and the statistics of the day into `raw_youtube__channels`.
+
+    Args:
+        channels: Ids (UC…) or handles (@…).
+        target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
+        quota_budget: Units of YouTube's quota that the load may spend; a call costs one.
+        statistics_days: Age up to which a video's statistics are asked for; all by default.
+        full_refresh: Read all videos again, whatever was loaded before.
+
+    Returns:
+        A plain record: new rows per table, seconds, load ids.
+    """
+    asked = {"channels": channels, "statistics_days": statistics_days, "full_refresh": full_refresh}
+    return ingest_target("youtube__channels", target, quota_budget=quota_budget, **asked)
+
+
+@exits_with_expected_errors
+def main(
+    channels: Annotated[list[str], typer.Argument(help="Ids (UC…) or handles (@…).")],
+    target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
+    quota_budget: Annotated[int, typer.Option(help="Units to spend at most.")] = 10_000,
+    statistics_days: Annotated[int | None, typer.Option(help="Age in days; all.")] = None,
+    full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Read all again.")] = False,
+) -> None:
+    """Load channels, videos, and the statistics of the day."""
+    ingest_youtube_channels(channels, target, quota_budget, statistics_days, full_refresh)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,88 @@
+"""Channels of YouTube, their videos, and the statistics of each day, by the Data API v3.
+
+Source: https://developers.google.com/youtube/v3/docs. Videos are found through the uploads
+playlist of a channel, newest first, back to what was loaded before; a search would cost a hundred
+times as much. Statistics are asked for once a day, 50 videos a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dlt
+from dlt.extract import DltResource
+from dlt.sources.helpers.rest_client.paginators import JSONResponseCursorPaginator
+
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.rest import Patience, rest_client
+from prefect_flows.rest_tables import Table, resources_of
+from prefect_flows.sources.youtube__channels.quota import Quota
+from prefect_flows.sources.youtube__channels.reading import Reading
+from prefect_flows.sources.youtube__channels.tables import TABLES
+
+ACCESS = (
+    "let the key ask the YouTube Data API v3 (Google Cloud console, APIs & Services), and write "
+    "it: uv run python -m infrastructure.setup_secret youtube-channels-api-key-<target>"
+)
+
+
+@dlt.source(name="youtube__channels", schema_contract={"columns": "freeze", "data_type": "freeze"})
+def youtube__channels(
+    channels: list[str],
+    api_key: dlt.TSecretStrValue,
+    quota_budget: int = 10_000,
+    statistics_days: int | None = None,
+    full_refresh: bool = False,
+    api_url: str = "https://www.googleapis.com/youtube/v3",
+    longest_wait: float = 300,
+) -> list[DltResource]:
+    """Channels, videos, and the statistics of both a day, as four tables.
+
+    Args:
+        channels: ids (`UC…`) or handles (`@…`).
+        api_key: of a Google Cloud project that may use the YouTube Data API v3.
+        quota_budget: units that one load may spend; a call costs one. When they are spent, what
+            was read is loaded, and the next load goes on from there.
+        statistics_days: age in days up to which a video's statistics are asked for; all by default.
+        full_refresh: read all videos again, whatever was loaded before.
+        api_url: of the API.
+        longest_wait: seconds that one call waits for a rate limit.
+
+    Raises:
+        ConfigurationError: a parameter makes no sense.
+        IngestionError: YouTube does not answer, refuses the key, knows none of the channels, or
+            answers in another shape.
+    """
+    if (
+        not channels
+        or not all(channel.strip("@ ") for channel in channels)
+        or quota_budget < 1
+        or (statistics_days is not None and statistics_days < 1)
+    ):
+        raise ConfigurationError(
+            f"These ask for nothing: channels {channels}, quota_budget {quota_budget}, "
+            f"statistics_days {statistics_days}.",
+            where="the parameters of source youtube__channels",
+            mend="name channels by their ids (UC…) or handles (@…), and give numbers of 1 or more",
+        )
+    quota = Quota(quota_budget)
+    client = rest_client(
+        api_url,
+        secret=api_key,
+        secret_header="X-Goog-Api-Key",  # noqa: S106 (a header's name)
+        paginator=JSONResponseCursorPaginator(
+            cursor_path="nextPageToken", cursor_param="pageToken"
+        ),
+        patience=Patience(longest_wait=longest_wait),
+        access=ACCESS,
+        before_call=quota.spend,
+    )
+
+    def read() -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+        state = dlt.current.source_state()
+        for kept in ("channels", "uploads", "videos") if full_refresh else ():
+            state.pop(kept, None)
+        yield from Reading(client, quota, state, statistics_days).all_of(channels)
+
+    return resources_of(read, TABLES)

@@ -1,0 +1,114 @@
+"""What makes a file be refused: the line and the reason that its sender reads."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefect_flows.ingestion import ingest
+
+
+def parquet(columns: dict[str, pa.Array], names: list[str] | None = None) -> bytes:
+    file = io.BytesIO()
+    table = pa.table(columns)
+    pq.write_table(table if names is None else table.rename_columns(names), file)
+    return file.getvalue()
+
+
+WHOLE = parquet({"id": pa.array(range(1000)), "at": pa.array(["x"] * 1000)})
+LONG_TEXT = "x" * 1000
+
+# Of tables whose columns are known (id bigint, day date, note text), and of new ones.
+FAULTS: dict[str, tuple[bytes, int | None, str]] = {
+    "known/short.csv": (b"id,day\n1\n", 2, "it has 1 values, and the header 2"),
+    "known/long.csv": (b"id,day\n1,2024-01-01\n\n2,2024-01-01,3\n", 4,
+                       "it has 3 values, and the header 2"),
+    "known/type.csv": (b'note,id\n"two\nlines",1\nx,1.5\n', 4, "column 'id': '1.5' is no bigint"),
+    "known/day.csv": (b"day\n2024-02-30\n", 2, "column 'day': '2024-02-30' is no date"),
+    "known/first.csv": (b"id,day\n1,x\ny,2024-01-01\n", 2, "column 'day': 'x' is no date"),
+    "known/value.csv": (f"id\n{LONG_TEXT}\n".encode(), 2,
+                        f"column 'id': '{'x' * 17} … {'x' * 17}' is no bigint"),
+    "known/type.jsonl": (b'{"id": 1}\n\n{"id": "2"}\n', 3, "column 'id': \"2\" is no bigint"),
+    "known/nested.jsonl": (b'{"id": 1}\n{"id": {"a": 2}}\n', 2,
+                           "column 'id': {\"a\": 2} is no bigint"),
+    "known/type.parquet": (parquet({"id": pa.array([1.0, 2.0, 2.5])}), 3,
+                           "column 'id': 2.5 is no bigint"),
+    "known/list.parquet": (parquet({"day": pa.array([[1]])}), None,
+                           "column 'day' is list<element: int64>, and the table's date"),
+    "new/empty.csv": (b"", None, "the file is empty"),
+    "new/empty.jsonl": (b"", None, "the file is empty"),
+    "new/empty.parquet": (b"", None, "the file is empty"),
+    "new/empty.csv.gz": (gzip.compress(b""), None, "the file is empty"),
+    "new/blank.csv": (b"\n1,2\n", 1, "the first line is empty, where the header belongs"),
+    "new/twice.csv": (b"a,b,a\n1,2,3\n", 1, "column 'a' is there twice"),
+    "new/alike.csv": (b"a b,A_B\n1,2\n", 1, "'a b' and 'A_B' are both column 'a_b'"),
+    "new/unnamed.csv": (b"a,,c\n1,2,3\n", 1, "column 2 has no name"),
+    "new/ours.csv": (b"_file\n1\n", 1, "column '_file' has a name that the load itself uses"),
+    "new/delimiter.csv": (b"a;b\n1;2\n", 1,
+                          "the header is one column, 'a;b': the delimiter is not ','"),
+    "new/latin.csv": ("a\nx\nm\xfcller\n".encode("latin-1"), 3,
+                      "byte 0xfc is no UTF-8 (convert the file to UTF-8)"),
+    "new/wide.csv": ("a\n1\n".encode("utf-16"), 1,
+                     "byte 0xff is no UTF-8 (convert the file to UTF-8)"),
+    "new/half.csv": ("a\nü".encode()[:-1], 2, "the text is no UTF-8: it ends within a character"),
+    "new/zero.csv": (b"a\n1\n\0\n", 3, "it holds a zero byte"),
+    "new/zero.jsonl": (b'{"a": "\\\\u0000"}\n{"a": "\\u0000"}\n', 2, "it holds a zero byte"),
+    "new/zero.parquet": (parquet({"a": pa.array(["x", None, "a\0b"])}), 3,
+                         "column 'a': it holds a zero byte"),
+    "new/quote.csv": (b'a,b\n1,"2\n3,4\n', 2, "a quotation mark is never closed"),
+    "new/cut.csv.gz": (gzip.compress(b"a\n" + bytes(range(48, 58)) * 10_000)[:-20], None,
+                       "its compressed data ends in the middle: it is cut off"),
+    "new/damaged.csv.gz": (b"no gzip at all", None,
+                           "its compressed data is damaged: Not a gzipped file (b'no')"),
+    "new/cut.parquet": (WHOLE[:-50], None, "no whole Parquet file: Parquet magic bytes not found "
+                        "in footer. Either the file is corrupted or this is not a parquet file."),
+    "new/twice.parquet": (parquet({"a": pa.array([1]), "b": pa.array([1])}, ["a", "a"]), None,
+                          "column 'a' is there twice"),
+    "new/duration.parquet": (parquet({"a": pa.array([1], pa.duration("s"))}), None,
+                             "column 'a' is of type duration[s], for which there is no column"),
+    "new/syntax.jsonl": (b'{"a": 1}\n{"a": }\n', 2, "no JSON: Expecting value at character 7"),
+    "new/cut.jsonl": (b'{"a": 1}\n{"a": 1', 2,
+                      "no JSON: Expecting ',' delimiter at character 8"),
+    "new/pretty.jsonl": (b'{\n"a": 1}\n', 1,
+                         "no JSON: Expecting property name enclosed in double quotes "
+                         "at character 2"),
+    "new/list.jsonl": (b'[{"a": 1}]\n', 1, "a JSON object belongs here, not [{'a': 1}]"),
+    "new/two.jsonl": (b'{"a": 1} {"a": 2}\n', 1, "no JSON: Extra data at character 10"),
+    "new/mixed.jsonl": (b'{"a": 1}\n{"a": "x"}\n', 2, "column 'a' changed from number to string"),
+    "new/same.jsonl": (b'{"a": 1, "a": 2}\n', 1, "column 'a' was specified twice"),
+    "new/surrogate.jsonl": (b'{"a": "\\ud800"}\n', 1, "The surrogate pair in string is invalid."),
+    "new/table.xlsx": (b"PK", None, "its name ends in none of .csv, .tsv, .jsonl, .ndjson, "
+                       ".parquet (the text ones also with .gz)"),
+}  # fmt: skip
+
+
+def test_each_fault_is_said_and_the_other_files_are_loaded(database, inbox: Path) -> None:
+    def load() -> dict[str, int]:
+        given = {"url": str(inbox), "min_age_seconds": 0}
+        return ingest("files__inbox", database.profile, **given).rows
+
+    for folder in ("known", "new"):
+        (inbox / folder).mkdir()
+        (inbox / folder / "0.csv").write_text("id,day,note\n1,2024-01-01,x\n")
+    load()
+    for name, (content, _, _) in FAULTS.items():
+        (inbox / name).write_bytes(content)
+    for folder in ("known", "new"):
+        (inbox / folder / "z.csv").write_text("id,day,note\n2,2024-01-02,y\n")
+
+    assert load() == {"known": 1, "new": 1, "_files": len(FAULTS) + 2}
+
+    found = database.query(
+        "select file, line_number, reason from raw_files__inbox._files where status = 'quarantined'"
+    )
+    assert {file: (line, reason) for file, line, reason in found} == {
+        file: (line, reason) for file, (_, line, reason) in FAULTS.items()
+    }
+    for table in ("known", "new"):
+        assert database.query(f"select id, note from raw_files__inbox.{table} order by id") == [
+            (1, "x"), (2, "y"),
+        ]  # fmt: skip

@@ -1,0 +1,249 @@
+"""The sources of a run: side by side, with secrets from blocks, failing each for itself."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Project, Scratch, serving
+
+URL_BLOCK = "postgres-dump-url-scratch"
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    (folder / "orders").mkdir(parents=True)
+    (folder / "orders" / "1.csv").write_text("id,name\n1,a\n2,b\n")
+    return folder
+
+
+@pytest.fixture
+def url(scratch: Scratch) -> Iterator[str]:
+    """The database of the source, in a block; one with a table."""
+    dev = scratch.dev
+    scratch.query("drop database if exists shop with (force)")
+    scratch.query("create database shop")
+    scratch.query("create table items as select 1 as id", "shop")
+    url = f"postgresql://{dev['user']}:s3cret-word@/shop?host={dev['host']}&port={dev['port']}"
+    done = scratch.run("-m", "infrastructure.setup_secret", URL_BLOCK, text=url)
+    assert done.returncode == 0, done.stderr
+    yield url
+    scratch.query("drop database shop with (force)")
+
+
+def arguments(inbox: Path, **of_inbox: Any) -> list[str]:
+    given = {
+        "postgres__dump": {"tables": {"items": None}},
+        "files__inbox": {"url": str(inbox), "min_age_seconds": 0} | of_inbox,
+    }
+    return ["--source", "postgres__dump", "--source", "files__inbox",
+            "--source-arguments", json.dumps(given)]  # fmt: skip
+
+
+def run(scratch: Scratch, *given: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return scratch.pipeline("--target", scratch.target, *given, **environment)
+
+
+def rows(scratch: Scratch, table: str) -> int:
+    return scratch.query(f"select count(*) from {table}", "scratch")[0][0]
+
+
+def test_sources_go_side_by_side_as_stages_with_artifacts(
+    project: Project, scratch: Scratch, url: str, inbox: Path
+) -> None:
+    # GIVEN two sources, one of which refuses a file
+    (inbox / "orders" / "2.csv").write_text("id,name\n3,c\n4\n")
+
+    done = run(scratch, *arguments(inbox))
+
+    # THEN both are brought in, each as two stages with the retries of the settings
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (rows(scratch, "raw_postgres__dump.items"), rows(scratch, "raw_files__inbox.orders")) \
+        == (1, 2)  # fmt: skip
+    last = project.last_run(scratch.target)
+    tasks = project.task_runs(last)
+    policy = {name: task["empirical_policy"] for name, task in tasks.items()}
+    for source in ("postgres__dump", "files__inbox"):
+        assert tasks[f"extract-{source}"]["state_name"] == "Completed"
+        assert (policy[f"extract-{source}"]["retries"], policy[f"load-{source}"]["retries"]) == (
+            3,
+            3,
+        )
+        assert policy[f"extract-{source}"]["retry_delay"] == [30, 60, 120]
+        assert policy[f"load-{source}"]["retry_delay"] == [45, 90, 180]
+    begun = [datetime.fromisoformat(tasks[f"extract-{s}"]["start_time"])
+             for s in ("postgres__dump", "files__inbox")]  # fmt: skip
+    ended = [datetime.fromisoformat(tasks[f"load-{s}"]["end_time"])
+             for s in ("postgres__dump", "files__inbox")]  # fmt: skip
+    assert max(begun) < min(ended), "one waited for the other"
+    # AND a person reads what came, what was refused and why, and what changed
+    texts = project.artifacts(last)
+    extraction, load = (texts[f"{scratch.target}-{key}"] for key in ("extraction", "load"))
+    assert re.search(r"\| postgres__dump \| 1 \| [\d,]+ \| [\d.]+ \| [\d,]+ \| 0 \|", extraction)
+    assert re.search(r"\| files__inbox \| orders \| .*2\.csv.*line 3.* \|", extraction)
+    assert "| raw_files__inbox.orders | 2 | 0 |" in load
+    assert "| raw_postgres__dump | new table items (1 columns) |" in load
+    assert "extract-files__inbox" in done.stdout
+    # AND the secret is nowhere
+    log = project.asked("logs", logs={"flow_run_id": {"any_": [last["id"]]}})
+    everything = done.stdout + done.stderr + json.dumps([texts, log, last])
+    assert "s3cret-word" not in everything
+
+
+def test_one_that_fails_does_not_hold_up_the_other(
+    project: Project, scratch: Scratch, url: str, inbox: Path
+) -> None:
+    scratch.query("drop table items", "shop")
+    done = run(scratch, *arguments(inbox))
+    assert done.returncode == 1
+    assert 'relation "items" does not exist' in done.stderr
+    assert "mend:" in done.stderr
+    assert rows(scratch, "raw_files__inbox.orders") == 2
+    tasks = project.task_runs(project.last_run(scratch.target))
+    assert tasks["extract-postgres__dump"]["state_name"] == "Failed"
+    assert tasks["extract-postgres__dump"]["run_count"] == 1, "what is not there is not tried again"
+    assert "dbt-run" not in tasks
+    # AND the next run brings in what is left
+    scratch.query("create table items as select 1 as id", "shop")
+    again = run(scratch, *arguments(inbox))
+    assert again.returncode == 0, again.stderr
+    assert rows(scratch, "raw_postgres__dump.items") == 1
+    assert rows(scratch, "raw_files__inbox.orders") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--source", "youtube__channels"], "setup_secret youtube-channels-api-key-scratch"),
+        (["--source", "files__inbox"], "url: Field required"),
+        (
+            ["--source", "files__inbox", "--source-arguments", '{"files__inbox": {"ulr": "/"}}'],
+            "ulr: Extra inputs are not permitted",
+        ),
+        (["--source-arguments", '{"nobody__knows": {}}'], "'nobody__knows' does not exist"),
+        (["--source-arguments", "{"], "source_arguments: not JSON"),
+    ],
+)
+def test_what_a_source_lacks_is_said_before_anything_is_changed(
+    scratch: Scratch, given: list[str], message: str
+) -> None:
+    done = run(scratch, *given)
+    assert done.returncode == 2, done.stderr
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not scratch.relations()
+
+
+def test_told_to_stop_both_stop_and_nothing_is_half_loaded(
+    project: Project, scratch: Scratch, url: str, inbox: Path
+) -> None:
+    scratch.query(
+        "drop table items; create table items as "
+        "select i as id, md5(i::text) as code from generate_series(1, 400000) i", "shop"
+    )  # fmt: skip
+    process = scratch.start_pipeline()  # skips ingestion: here only for its parameters
+    process.kill()
+    process.communicate()
+    command = [*process.args[:4], *arguments(inbox), "--fresh"]  # type: ignore[index]
+    with closing(scratch.connect("shop")) as connection, connection.cursor() as cursor:
+        # Neither can be read to its end.
+        cursor.execute("begin; lock table items in access exclusive mode")
+        process = subprocess.Popen(
+            command, cwd=scratch.folder, env=scratch.variables(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 90
+        while not scratch.query(waiting):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(2)
+        cursor.execute("rollback")
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert project.last_run(scratch.target)["state"]["type"] == "CANCELLED"
+    # THEN the next run has everything once
+    done = run(scratch, *arguments(inbox))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows(scratch, "raw_postgres__dump.items") == 400_000
+    assert rows(scratch, "raw_files__inbox.orders") == 2
+
+
+@dataclass
+class Receiver:
+    """A webhook on loopback, and what it was told."""
+
+    url: str
+    told: list[dict[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver(scratch: Scratch) -> Iterator[Receiver]:
+    """One that the target's notification block names."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500 if "refuse" in self.path else 200)
+            self.end_headers()
+
+    with serving(Handler) as url:
+        yield Receiver(url, told)
+
+
+def notify(scratch: Scratch, url: str) -> None:
+    code = (
+        "import sys; from prefect.blocks.notifications import CustomWebhookNotificationBlock as C; "
+        "C(name='hook', url=sys.argv[1], json_data={'text': '{{subject}} {{body}}'})"
+        ".save('notify-scratch', overwrite=True)"
+    )
+    done = scratch.run("-c", code, url)
+    assert done.returncode == 0, done.stderr
+
+
+NOT_LONG = {"MILLRACE_STAGES__EXTRACT__RETRIES": "1",
+            "MILLRACE_STAGES__EXTRACT__RETRY_DELAY_SECONDS": "0.1"}  # fmt: skip
+
+
+def test_a_fault_of_a_system_is_told_once_and_one_of_data_is_not(
+    scratch: Scratch, url: str, inbox: Path, receiver: Receiver
+) -> None:
+    notify(scratch, receiver.url)
+    # GIVEN a table that is not there
+    scratch.query("drop table items", "shop")
+    done = run(scratch, *arguments(inbox))
+    assert done.returncode == 1
+    assert receiver.told == []
+    # WHEN the database itself does not answer, in both attempts
+    away = "postgresql://reader:s3cret-word@127.0.0.1:1/shop"
+    assert scratch.run("-m", "infrastructure.setup_secret", URL_BLOCK, text=away).returncode == 0
+    done = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
+    # THEN one notice says so, with the place, what mends it, and the run
+    assert done.returncode == 1
+    ((text,),) = [tuple(told.values()) for told in receiver.told]
+    assert "target scratch needs a look" in text
+    assert "127.0.0.1:1/shop" in text
+    assert "mend:" in text
+    assert "/runs/flow-run/" in text
+    assert "s3cret-word" not in text
+    # AND a receiver that refuses changes nothing but the log
+    notify(scratch, f"{receiver.url}/refuse")
+    again = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
+    assert again.returncode == 1
+    assert "Nobody could be told by block 'notify-scratch'" in again.stderr
+    assert "127.0.0.1:1/shop" in again.stderr
