@@ -1,0 +1,1 @@
+"""What a pull request changes, built beside production and compared with it, in one comment."""
