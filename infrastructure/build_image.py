@@ -1,7 +1,8 @@
 """`python -m infrastructure.build_image`: the image, with its version, labels and bases.
 
 Calls the `docker` program. The image is built from the commit alone; from the folder as it lies
-when something in it is not committed, and its version says so.
+when something in it is not committed, and its version says so. `--source` builds the own image of a
+source on top of it, in the same version.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from infrastructure.docker.parse_project import ARGUMENT, targets_without_secrets
-from infrastructure.version import git, named
+from infrastructure.deploy.files import SOURCES
+from infrastructure.version import git, image_of_source, named
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import load_settings
 
 NAME = "millrace"
+DOCKERFILE = "Dockerfile"
 BASES = ("PYTHON_IMAGE", "UV_IMAGE")
+BUILD_COMMAND = "uv run python -m infrastructure.build_image"
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _DEFAULT = re.compile(r"^ARG (\w+)=(\S+)$", re.MULTILINE)
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
@@ -118,6 +121,36 @@ def command(
     return ["docker", "build", "--tag", tag, *given, str(context)]
 
 
+def command_of_source(context: Path, base: str, source: str) -> list[str]:
+    """The command line of the build of a source's own image, on top of the project's."""
+    tag = image_of_source(base, source)
+    folder = context / SOURCES / source
+    labels = {
+        "org.opencontainers.image.title": tag.rpartition(":")[0].rpartition("/")[2],
+        "org.opencontainers.image.description": f"What the source {source} runs in",
+        "org.opencontainers.image.base.name": base,
+    }
+    given = [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
+    return ["docker", "build", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", *given,
+            str(folder)]  # fmt: skip
+
+
+def require_dockerfile(folder: Path, source: str) -> None:
+    """Refuse a source that has no image of its own.
+
+    Raises:
+        ConfigurationError: there is no such source, or it has no Dockerfile.
+    """
+    file = folder / SOURCES / source / DOCKERFILE
+    if not file.is_file():
+        there = sorted(each.parent.name for each in file.parents[1].glob(f"*/{DOCKERFILE}"))
+        raise ConfigurationError(
+            f"Source {source!r} has no {DOCKERFILE}; there are those of: {', '.join(there)}.",
+            where=str(file.parents[1]),
+            mend="name one of them; documentation/sources.md says what stands in one",
+        )
+
+
 @contextmanager
 def context_of(folder: Path, code: Code) -> Iterator[Path]:
     """The files of the commit, in a folder of their own; the folder itself where it is dirty."""
@@ -136,7 +169,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _targets(file: Path) -> str:
+def _targets(file: Path) -> dict[str, str]:
+    # It imports dbt and Prefect, for which other builds need not wait.
+    from infrastructure.docker.parse_project import ARGUMENT, targets_without_secrets
+
     try:
         text = file.read_text()
     except OSError as error:
@@ -146,10 +182,10 @@ def _targets(file: Path) -> str:
             mend=f"terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > {file}",
         ) from error
     targets_without_secrets(text, where=str(file))
-    return text
+    return {ARGUMENT: text}
 
 
-def _build(arguments: list[str], *, quiet: bool) -> None:
+def _build(arguments: list[str], *, mend: str, quiet: bool) -> None:
     """Run the build; its output goes to this command's standard error, so that ours is the name."""
     try:
         done = subprocess.run(
@@ -165,8 +201,7 @@ def _build(arguments: list[str], *, quiet: bool) -> None:
         raise ConfigurationError(
             f"docker build ended with {done.returncode}; what it printed says why.",
             where=arguments[-1],
-            mend="correct that; behind a proxy or an index of one's own: --engine-arg "
-            "--build-arg=UV_DEFAULT_INDEX=…",
+            mend=mend,
         )
 
 
@@ -174,7 +209,11 @@ def _build(arguments: list[str], *, quiet: bool) -> None:
 @exits_with_expected_errors
 def main(
     tag: Annotated[
-        str | None, typer.Option(help="Its name; millrace:<version> by default.")
+        str | None, typer.Option(help="The project's image; millrace:<version> by default.")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Build this source's own image, on the project's; repeatable."),
     ] = None,
     release: Annotated[
         bool, typer.Option("--release", help="Refuse what could not be built again as it is.")
@@ -192,20 +231,50 @@ def main(
         bool, typer.Option("--quiet", help="Print nothing but the image's name.")
     ] = False,
 ) -> None:
-    """Build the image from the commit that lies here, and print its name."""
+    """Build the image from the commit that lies here, and print its name.
+
+    With --source: only the own images of these sources, on the image that is there already.
+    """
     folder = load_settings().project_dir
     code = code_in(folder)
+    name = tag or f"{NAME}:{code.version}"
+    arguments = engine_arg or []
+    if source:
+        if release:
+            refuse_unrepeatable(code, {})
+        _build_sources(folder, code, name, source, arguments, quiet=quiet)
+        return
     given = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
     bases = default_bases((folder / "Dockerfile").read_text()) | {
         name: image for name, image in given.items() if image is not None
     }
     if release:
         refuse_unrepeatable(code, bases)
-    targets = {} if outputs is None else {ARGUMENT: _targets(outputs)}
-    name = tag or f"{NAME}:{code.version}"
+    targets = {} if outputs is None else _targets(outputs)
+    mend = (
+        "correct that; behind a proxy or an index of one's own: --engine-arg "
+        "--build-arg=UV_DEFAULT_INDEX=…"
+    )
     with context_of(folder, code) as context:
         line = command(context, name, code, bases, targets)
-        _build([*line[:-1], *(engine_arg or []), line[-1]], quiet=quiet)
+        _build([*line[:-1], *arguments, line[-1]], mend=mend, quiet=quiet)
+    _say(name)
+
+
+def _build_sources(
+    folder: Path, code: Code, base: str, sources: list[str], arguments: list[str], *, quiet: bool
+) -> None:
+    for source in sources:
+        require_dockerfile(folder, source)
+    mend = f"correct that; the image {base} is made by: {BUILD_COMMAND}"
+    with context_of(folder, code) as context:
+        for source in sources:
+            line = command_of_source(context, base, source)
+            _build([*line[:-1], *arguments, line[-1]], mend=mend, quiet=quiet)
+            _say(image_of_source(base, source))
+
+
+def _say(name: str) -> None:
     Console().print(name, soft_wrap=True, highlight=False)
 
 

@@ -1,10 +1,11 @@
-"""What the code is called in deployments and images: its git commit."""
+"""What the code is called in deployments and images: its git commit, and a source beside it."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+from prefect_flows import sources
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
 
@@ -29,6 +30,29 @@ def version_of(settings: Settings) -> str:
         return settings.version
     commit = git(settings.project_dir, "rev-parse", "HEAD")
     return named(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
+
+
+def image_of_source(image: str, source: str) -> str:
+    """The name of a source's own image, beside the project's image that it stands on.
+
+    `r.example.com/millrace:1a2b` gives `r.example.com/millrace-nyc-flights:1a2b`: the same version.
+
+    Args:
+        image: the project's image.
+        source: name of the source's folder.
+
+    Raises:
+        ConfigurationError: the project's image has no tag, so no version to share.
+    """
+    name, colon, tag = image.rpartition(":")
+    if not colon or "/" in tag or "@" in image:
+        raise ConfigurationError(
+            f"The image of source {source!r} is named after {image!r}, which has no tag: a digest "
+            "is of one image alone.",
+            where="--image, --tag or MILLRACE_IMAGE",
+            mend="name the project's image by its version, NAME:VERSION",
+        )
+    return f"{name}-{sources.dashed(source)}:{tag}"
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from infrastructure.deploy import checks, files, releases
 from infrastructure.deploy.files import Deployment
-from infrastructure.deploy.flow_schema import FlowSchema, schema_of
+from infrastructure.deploy.flow_schema import schemas_of
 from infrastructure.deploy.kinds import SLASH, DeploymentKind, desired
 from infrastructure.deploy.releases import Release
 from infrastructure.planning import table
@@ -128,7 +127,7 @@ def _check(
     image: str | None,
 ) -> None:
     """What each deployment should be, or what is wrong with it."""
-    schemas = _schemas(settings, {each.entrypoint for each in work.declared})
+    schemas = schemas_of({each.entrypoint for each in work.declared}, settings)
     for each in work.declared:
         found = list(checks.faults(client, there, each, pool=pool, image=image))
         schema = schemas[each.entrypoint]
@@ -141,19 +140,6 @@ def _check(
         work.wanted[each.name] = desired(
             each, schema, version=version, pool=pool, image=image, variables=known.variables
         )
-
-
-def _schemas(
-    settings: Settings, entrypoints: set[str]
-) -> dict[str, FlowSchema | ConfigurationError]:
-    def schema(entrypoint: str) -> FlowSchema | ConfigurationError:
-        try:
-            return schema_of(entrypoint, settings)
-        except ConfigurationError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(entrypoints, pool.map(schema, entrypoints), strict=True))
 
 
 def _plan(client: SyncPrefectClient, work: Work, targets: Sequence[str]) -> list[Step]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from infrastructure.deploy.files import Deployment
 from infrastructure.setup_work_pools.references import missing, references
 from prefect_flows import targets
+from prefect_flows.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -89,9 +90,19 @@ def faults(
                 f"file, or name a pool that has it"
             )
         given = {key: value for key, value in given.items() if key in found.variables}
-    if found is not None and found.has_image and image is None and "image" not in given:
+    if found is not None and found.has_image:
+        yield from _of_the_image(deployment, name, image)
+    yield from missing(client, references(given))
+
+
+def _of_the_image(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:
+    try:
+        found = deployment.image(image)
+    except ConfigurationError as error:
+        yield str(error)
+        return
+    if found is None:
         yield (
-            f"runs in {name!r} need an image; name it with --image or MILLRACE_IMAGE "
+            f"runs in {pool!r} need an image; name it with --image or MILLRACE_IMAGE "
             "(uv run python -m infrastructure.build_image makes it)"
         )
-    yield from missing(client, references(given))

@@ -23,12 +23,15 @@ from pydantic import (
 )
 
 from infrastructure.setup_work_pools.pools_file import Env
+from infrastructure.version import image_of_source
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
 from prefect_flows.targets import TargetName
 
 SOURCES = "prefect_flows/sources"
 FILE = "prefect.yaml"
+# As `job_variables.image`: the source's own image, in the version that is deployed.
+SOURCE_IMAGE = "{{ source_image }}"
 
 
 class _Strict(BaseModel):
@@ -95,6 +98,35 @@ class Deployment(_Strict):
     def target(self) -> str:
         """The target that its runs are for."""
         return str(self.parameters["target"])
+
+    @property
+    def source(self) -> str | None:
+        """The source whose flow it runs; none where it is another flow."""
+        package = SOURCES.replace("/", ".") + "."
+        if not self.entrypoint.startswith(package):
+            return None
+        return self.entrypoint.removeprefix(package).partition(".")[0]
+
+    def image(self, image: str | None) -> str | None:
+        """The image of its runs: the one that its file names, the source's own, or the given one.
+
+        Args:
+            image: the project's image, in the version that is deployed.
+
+        Raises:
+            ConfigurationError: it names the source's own, and none can be told.
+        """
+        given = (self.work_pool.job_variables.model_extra or {}).get("image")
+        if given != SOURCE_IMAGE:
+            return image if given is None else str(given)
+        if self.source is None:
+            raise ConfigurationError(
+                f"{SOURCE_IMAGE} is the own image of a source, and {self.entrypoint} is no "
+                "source's flow.",
+                where=f"{self.name}, job_variables.image",
+                mend="take the image out of the file: the runs have the project's",
+            )
+        return None if image is None else image_of_source(image, self.source)
 
     @model_validator(mode="after")
     def _is_of_a_target(self) -> Deployment:

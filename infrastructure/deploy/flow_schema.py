@@ -1,6 +1,8 @@
-"""`python -m infrastructure.deploy.flow_schema ENTRYPOINT`: what a flow's module says of it.
+"""`python -m infrastructure.deploy.flow_schema ENTRYPOINT …`: what flows' modules say of them.
 
-In a process of its own, so that whatever goes wrong in a source's module stays there.
+In a process of its own, so that whatever goes wrong in a source's module stays there. One process
+for all, since each would import Prefect and dlt again: that of a flow which cannot be loaded ends
+there, and another one goes on with the rest.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,10 @@ import typer
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
 
+# For each flow.
 SECONDS = 120
+# Begins a line that is a schema.
+MARK = "schema: "
 
 
 @dataclass(frozen=True)
@@ -28,45 +34,63 @@ class FlowSchema:
     parameters: dict[str, Any]
 
 
-def schema_of(entrypoint: str, settings: Settings) -> FlowSchema:
-    """Import the flow's module and look.
+def schemas_of(
+    entrypoints: Iterable[str], settings: Settings
+) -> dict[str, FlowSchema | ConfigurationError]:
+    """Import the flows' modules and look.
 
-    Raises:
-        ConfigurationError: the module does not import, or has no such flow.
+    Returns:
+        Entrypoint → its schema; or the error of a module that does not import, or has no such flow.
     """
-    command = [sys.executable, "-m", __name__, entrypoint]
+    left = sorted(set(entrypoints))
+    found: dict[str, FlowSchema | ConfigurationError] = {}
+    while left:
+        told, said = _told_of(left, settings)
+        found |= dict(zip(left, told, strict=False))
+        left = left[len(told) :]
+        if left:
+            broken = left.pop(0)
+            found[broken] = ConfigurationError(
+                f"The flow cannot be loaded: {said}.",
+                where=broken,
+                mend=f"correct the module; uv run python -m {__name__} {broken} shows more",
+            )
+    return found
+
+
+def _told_of(entrypoints: list[str], settings: Settings) -> tuple[list[FlowSchema], str]:
+    """The schemas up to the first flow that cannot be loaded, and why it cannot."""
+    command = [sys.executable, "-m", __name__, *entrypoints]
     try:
         done = subprocess.run(
             command, cwd=settings.project_dir, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, check=False, timeout=SECONDS,
+            text=True, check=False, timeout=SECONDS * len(entrypoints),
         )  # fmt: skip
-        said = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
-    except subprocess.TimeoutExpired:
-        done, said = None, [f"it takes more than {SECONDS} s"]
-    if done is None or done.returncode != 0:
-        raise ConfigurationError(
-            f"The flow cannot be loaded: {said[0]}.",
-            where=entrypoint,
-            mend=f"correct the module; uv run python -m {__name__} {entrypoint} shows more",
-        )
-    return FlowSchema(**json.loads(done.stdout.splitlines()[-1]))
+        output = done.stdout
+        said = (done.stderr.strip().splitlines()[-1:] or ["it says nothing"])[0]
+    except subprocess.TimeoutExpired as error:
+        # As bytes, whatever was asked for.
+        output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        said = f"it takes more than {SECONDS * len(entrypoints)} s"
+    lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
+    return [FlowSchema(**json.loads(line)) for line in lines], said
 
 
-def main(entrypoint: str) -> None:
-    """Print the flow's schema as JSON."""
+def main(entrypoints: list[str]) -> None:
+    """Print each flow's schema as a line of JSON, as it is loaded."""
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    flow: Any = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
-    typer.echo(
-        json.dumps(
-            {
-                "name": flow.name,
-                "description": flow.description,
-                "parameters": parameter_schema(flow).model_dump(mode="json", exclude_unset=True),
-            }
-        )
-    )
+    for entrypoint in entrypoints:
+        flow: Any = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+        schema = {
+            "name": flow.name,
+            "description": flow.description,
+            "parameters": parameter_schema(flow).model_dump(mode="json", exclude_unset=True),
+        }
+        # A module may print at its import; flushed, for whoever waits no longer.
+        sys.stdout.write(f"\n{MARK}{json.dumps(schema)}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

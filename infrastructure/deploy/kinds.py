@@ -34,14 +34,14 @@ def desired(
 
     Args:
         pool: another pool than the file's.
-        image: the image of its runs, where the pool's have one.
+        image: the project's image, for runs of pools that have one.
         variables: the pool's job variables; others that the file names are for its own pool.
     """
     work_pool = deployment.work_pool
     given = work_pool.job_variables.model_dump(mode="json", exclude_unset=True)
     job_variables = {key: value for key, value in given.items() if key in variables}
-    if image is not None and "image" in variables:
-        job_variables.setdefault("image", image)
+    if "image" in variables and (own := deployment.image(image)) is not None:
+        job_variables["image"] = own
     limit = deployment.concurrency_limit
     return Wanted(
         DEPLOYMENT,

@@ -108,6 +108,10 @@ def launch(local_dir: Path, port: int | None = None) -> PrefectServer:
     environment = os.environ | {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, by default: a server that restarts then holds the target of a run for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
         "DO_NOT_TRACK": "1",
     }

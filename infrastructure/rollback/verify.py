@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-# How a run ended before the rollback says nothing about what runs after it.
-NOT_ASKED = ("last run",)
+# How a run ended before, or that one lost its lease while the server was away, says nothing about
+# what runs after it.
+NOT_ASKED = ("last run", "running")
 HEALTHY, UNHEALTHY = 0, 1
 CHECK_SECONDS = 30.0
 POLL_SECONDS = 3.0
@@ -53,23 +54,25 @@ def verify(
             f"worker {name}: none has reported since the restart; see its log, and start it"
             for name, last in heartbeats(client, before).items()
             if last == before[name]
-        ] or _health(target)
+        ] or list(health(target).values())
         if not faults or time.monotonic() > deadline:
             return faults
         time.sleep(POLL_SECONDS)
 
 
-def _health(target: str) -> list[str]:
+def health(target: str) -> dict[str, str]:
+    """What the health check of a target finds failing: check and subject → a line of why."""
     done = subprocess.run(
         [sys.executable, "-m", "infrastructure.healthcheck", target, "--json",
          "--timeout", str(CHECK_SECONDS)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode not in (HEALTHY, UNHEALTHY):
-        return [done.stderr.strip()]
-    return [
-        f"{check['name']} {check['subject']}: {check['seen']}"
-        + (f"; {check['mend']}" if check.get("mend") else "")
-        for check in json.loads(done.stdout)["checks"]
-        if check["status"] == "failed" and check["name"] not in NOT_ASKED
-    ]
+        return {"health check": done.stderr.strip()}
+    found = {}
+    for check in json.loads(done.stdout)["checks"]:
+        if check["status"] == "failed" and check["name"] not in NOT_ASKED:
+            what = f"{check['name']} {check['subject']}".strip()
+            mend = f"; {check['mend']}" if check.get("mend") else ""
+            found[what] = f"{what}: {check['seen']}{mend}"
+    return found

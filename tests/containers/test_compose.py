@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,26 @@ def test_the_image_says_what_it_is() -> None:
     assert f"MILLRACE_VERSION={version}" in image["Config"]["Env"]
     assert labels["org.opencontainers.image.revision"].startswith(version.partition("-")[0])
     assert image["Config"]["User"] == "10001:10001"
+
+
+def test_a_source_has_an_image_of_its_own_in_the_same_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "infrastructure.build_image", "--source", "nyc__flights",
+         "--tag", IMAGE, "--quiet"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    name, _, version = IMAGE.partition(":")
+    own = done.stdout.split()[-1]
+    assert own == f"{name}-nyc-flights:{version}"
+    (image,) = json.loads(docker("image", "inspect", own))
+    assert image["Config"]["User"] == "10001:10001"
+    labels = image["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == version
+    assert labels["org.opencontainers.image.base.name"] == IMAGE
+    module = "prefect_flows.sources.nyc__flights.flow"
+    said = docker("run", "--rm", *HARDENED, own, "python", "-m", module, "--help")
+    assert "Load a year of flights out of New York City." in said
 
 
 def test_a_secret_that_cannot_be_read_is_said_and_not_run() -> None:

@@ -11,11 +11,20 @@ from typing import Any
 from conftest import Project
 from test_contract import POSTGRES
 
+from prefect_flows import sources
+
 FIRST = {"MILLRACE_VERSION": "aaaaaaaaaaaa", "MILLRACE_IMAGE": "registry.example.com/m:aaaa"}
 SECOND = {"MILLRACE_VERSION": "bbbbbbbbbbbb", "MILLRACE_IMAGE": "registry.example.com/m:bbbb"}
 PASSWORD = "made-up-registry-password"
 TARGETS = ("dev", "staging", "prod")
-ALL = {f"{name}{target}" for name in ("dbt-", "nyc--flights--") for target in TARGETS}
+
+
+def of_target(target: str) -> set[str]:
+    """The pipeline's deployment, and one for each source that there is."""
+    return {f"dbt-{target}", *(sources.deployment_name(name, target) for name in sources.names())}
+
+
+ALL = {name for target in TARGETS for name in of_target(target)}
 
 
 def deploy(project: Project, *arguments: str, **environment: str) -> Any:

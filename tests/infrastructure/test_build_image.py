@@ -13,11 +13,14 @@ from infrastructure.build_image import (
     Code,
     code_in,
     command,
+    command_of_source,
     context_of,
     default_bases,
     refuse_unrepeatable,
+    require_dockerfile,
 )
 from infrastructure.docker.parse_project import profiles_for
+from infrastructure.version import image_of_source
 from prefect_flows.errors import ConfigurationError
 
 DIGEST = "@sha256:" + "0" * 64
@@ -91,6 +94,40 @@ def test_the_dockerfile_names_both_bases() -> None:
     assert "MILLRACE_VERSION=" + "a" * 12 in line
     assert "CREATED=2026-11-21T10:00:00+00:00" in line
     assert line[-1] == "context"
+
+
+@pytest.mark.parametrize(
+    ("image", "source", "own"),
+    [
+        ("millrace:1a2b", "nyc__flights", "millrace-nyc-flights:1a2b"),
+        ("localhost:5000/m:1a2b-dirty", "a_b__c_2", "localhost:5000/m-a-b-c-2:1a2b-dirty"),
+    ],
+)
+def test_a_sources_image_is_named_beside_the_projects(image: str, source: str, own: str) -> None:
+    assert image_of_source(image, source) == own
+
+
+@pytest.mark.parametrize("image", ["millrace", "localhost:5000/millrace", "millrace" + DIGEST])
+def test_without_a_version_there_is_nothing_to_share(image: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        image_of_source(image, "nyc__flights")
+    assert f"named after {image!r}, which has no tag" in refused.value.what
+    assert refused.value.mend == "name the project's image by its version, NAME:VERSION"
+
+
+def test_a_sources_image_stands_on_the_projects() -> None:
+    line = command_of_source(Path("context"), "r.example.com/millrace:x", "nyc__flights")
+    assert line[:4] == ["docker", "build", "--tag", "r.example.com/millrace-nyc-flights:x"]
+    assert "BASE_IMAGE=r.example.com/millrace:x" in line
+    assert "org.opencontainers.image.title=millrace-nyc-flights" in line
+    assert line[-1] == "context/prefect_flows/sources/nyc__flights"
+
+
+def test_a_source_without_a_dockerfile() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        require_dockerfile(REPOSITORY, "nyc__ferries")
+    assert "Source 'nyc__ferries' has no Dockerfile; there are those of: " in refused.value.what
+    assert "nyc__flights" in refused.value.what
 
 
 def test_outputs_with_secrets_are_refused() -> None:

@@ -18,6 +18,7 @@ from deploying import (
     SECOND,
     deploy,
     deployments,
+    of_target,
     prepared_for_deployments,
 )
 from prefect.client.schemas.schedules import CronSchedule
@@ -69,7 +70,7 @@ def test_one_a_target_and_prod_at_two(deployed: dict[str, dict[str, Any]]) -> No
     assert set(deployed) == ALL
     for name, deployment in deployed.items():
         target = name.rsplit("-", 1)[1]
-        assert deployment["parameters"] == {"target": target}
+        assert deployment["parameters"]["target"] == target
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         assert deployment["work_queue_name"] == target
@@ -80,7 +81,9 @@ def test_one_a_target_and_prod_at_two(deployed: dict[str, dict[str, Any]]) -> No
         image = FIRST["MILLRACE_IMAGE"] if in_container else None
         assert deployment["job_variables"].get("image") == image
     schedules = {name: d["schedules"] for name, d in deployed.items() if d["schedules"]}
-    assert list(schedules) == ["dbt-prod"]
+    # Sources may have schedules of their own.
+    assert [name for name in schedules if name.startswith("dbt-")] == ["dbt-prod"]
+    assert all(name.endswith("-prod") for name in schedules)
     (schedule,) = schedules["dbt-prod"]
     assert CronSchedule(**schedule["schedule"]) == CronSchedule(cron="0 2 * * *", timezone="UTC")
 
@@ -105,8 +108,8 @@ def test_the_form_in_the_ui_says_what_each_parameter_is(
 ) -> None:
     fields = deployed["dbt-dev"]["parameter_openapi_schema"]["properties"]
     assert set(fields) == {
-        "target", "sources", "select", "exclude", "full_refresh", "vars", "skip", "strategy",
-        "changed", "fresh", "wait",
+        "target", "sources", "source_arguments", "select", "exclude", "full_refresh", "vars",
+        "skip", "strategy", "changed", "fresh", "wait",
     }  # fmt: skip
     for name, field in fields.items():
         assert field.get("description"), f"{name} is not described"
@@ -135,7 +138,7 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     assert run["state"]["type"] == "COMPLETED", run["state"]["message"]
     tasks = prepared.task_runs(run)
     policies = {name: task["empirical_policy"]["retries"] for name, task in tasks.items()}
-    assert policies == {"dbt-run": 4, "dbt-test": 1, "dbt-docs": 1}
+    assert policies == {"dbt-run": 4, "dbt-test": 2, "dbt-docs": 1}
 
 
 def test_a_value_that_is_none_is_refused_by_the_api(
@@ -231,6 +234,45 @@ def test_job_variables_are_those_of_the_pool(
     assert "dbt-dev: runs in 'default-pool' have no job variable im; take it out" in wrong.stdout
 
 
+@pytest.fixture
+def sources_file(prepared: Project) -> Iterator[Path]:
+    file = prepared.folder / "prefect_flows" / "sources" / "nyc__flights" / "prefect.yaml"
+    text = file.read_text()
+    yield file
+    file.write_text(text)
+    done = deploy(prepared)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_sources_own_image_follows_the_version(
+    prepared: Project, deployed: dict[str, dict[str, Any]], sources_file: Path
+) -> None:
+    own = {"name": "docker-pool", "job_variables": {"image": "{{ source_image }}"}}
+    change(sources_file, "nyc--flights--prod", work_pool=own)
+    for environment in (FIRST, SECOND):
+        assert deploy(prepared, "prod", **environment).returncode == 0
+        image = deployments(prepared)["nyc--flights--prod"]["job_variables"]["image"]
+        assert image == environment["MILLRACE_IMAGE"].replace("/m:", "/m-nyc-flights:")
+        assert deployments(prepared)["dbt-prod"]["job_variables"]["image"] != image
+    releases = prepared.asked("artifacts", artifacts={"key": {"any_": ["releases-prod"]}})
+    assert any("registry.example.com/m-nyc-flights:bbbb |" in each["data"] for each in releases)
+
+    digest = deploy(prepared, "prod", "--dry-run", MILLRACE_IMAGE="r.example.com/m@sha256:00")
+    assert digest.returncode == 1
+    assert "The image of source 'nyc__flights' is named after" in digest.stdout
+    assert "has no tag: a digest is of one image alone." in digest.stdout
+
+
+def test_the_pipeline_has_no_source_to_take_an_image_of(
+    prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
+) -> None:
+    own = {"name": "docker-pool", "job_variables": {"image": "{{ source_image }}"}}
+    change(edited_file, "dbt-prod", work_pool=own)
+    done = deploy(prepared, "prod", "--dry-run")
+    assert done.returncode == 1
+    assert "prefect_flows.pipeline.dbt_full_pipeline is no source's flow." in done.stdout
+
+
 def test_what_the_api_refuses_is_said(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
@@ -259,10 +301,10 @@ def test_a_target_without_blocks_and_an_unknown_one(
 def test_a_target_that_no_deployment_is_for(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
-    file = prepared.folder / "prefect_flows" / "sources" / "nyc__flights" / "prefect.yaml"
-    text = file.read_text()
+    files = (prepared.folder / "prefect_flows" / "sources").glob("*/prefect.yaml")
+    texts = {file: file.read_text() for file in files}
     try:
-        for each in (changed_file, file):
+        for each in (changed_file, *texts):
             document = yaml.safe_load(each.read_text())
             document["deployments"] = [
                 d for d in document["deployments"] if d["parameters"]["target"] != "staging"
@@ -271,13 +313,15 @@ def test_a_target_that_no_deployment_is_for(
         done = deploy(prepared)
         assert done.returncode == 0
         assert "Target staging: setup has made it, and no deployment is for it" in done.stdout
-        assert done.stdout.count("nothing asks for it; --prune removes it") == 2
+        orphans = len(of_target("staging"))
+        assert done.stdout.count("nothing asks for it; --prune removes it") == orphans
         assert "dbt-staging" in deployments(prepared)
         removed = deploy(prepared, "--prune")
-        assert removed.stdout.count("removed") == 2
+        assert removed.stdout.count("removed") == orphans
         assert set(deployments(prepared)) == {name for name in ALL if "staging" not in name}
     finally:
-        file.write_text(text)
+        for file, text in texts.items():
+            file.write_text(text)
 
 
 def test_an_image_that_nobody_names(prepared: Project, deployed: dict[str, dict[str, Any]]) -> None:
@@ -334,7 +378,5 @@ def test_every_source_has_a_file_of_its_own() -> None:
     folders = {file.parent for file in sources.glob("*/source.py")}
     assert folders == {file.parent for file in sources.glob("*/prefect.yaml")}
     assert folders == {file.parent for file in sources.glob("*/pyproject.toml")}
-    for folder in folders:
-        owner, name = folder.name.split("__")
-        names = {each.name for each in read(folder / "prefect.yaml")}
-        assert names == {f"{owner}--{name}--{t}" for t in ("dev", "staging", "prod")}
+    names = {each.name for folder in folders for each in read(folder / "prefect.yaml")}
+    assert names == {name for name in ALL if not name.startswith("dbt-")}

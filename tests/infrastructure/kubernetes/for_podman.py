@@ -37,6 +37,8 @@ def claims_for_folders(pod: dict[str, Any], name: str) -> list[dict[str, Any]]:
             del volume["emptyDir"]
             volume["persistentVolumeClaim"] = {"claimName": claimed}
             claims.append(claim_named(claimed))
+        elif "persistentVolumeClaim" in volume:
+            claims.append(claim_named(volume["persistentVolumeClaim"]["claimName"]))
     return claims
 
 

@@ -1,0 +1,153 @@
+"""What runs on a host: its folder, its lock, and that it needs nothing but Python."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from infrastructure.deliver.on_host.engine import Engine, Log
+from infrastructure.deliver.on_host.errors import Busy, StepFailed
+from infrastructure.deliver.on_host.folder import (
+    KEPT_RELEASES,
+    UNDER_WAY,
+    Folder,
+    Release,
+    write,
+)
+from infrastructure.deliver.program import program
+
+
+def release(number: int, image: str | None = None) -> Release:
+    return Release(f"r{number}", image or f"example.com/m@sha256:{number}", f"v{number}", "head")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def kept(folder: Folder, number: int, image: str | None = None) -> Release:
+    made = release(number, image)
+    folder.add(made, "services: {}", {"MILLRACE_IMAGE": made.image})
+    return made
+
+
+def test_the_program_needs_nothing_but_python(tmp_path: Path) -> None:
+    file = tmp_path / "deliver.pyz"
+    packed = program()
+    file.write_bytes(packed.content)
+    done = subprocess.run(
+        # No packages, no folder of ours.
+        [sys.executable, "-I", "-S", str(file), str(tmp_path / "here"), "good"],
+        cwd=tmp_path, env={}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert (tmp_path / "here").stat().st_mode & 0o777 == 0o700
+    assert program().name == packed.name
+
+
+def test_it_is_written_for_the_python_of_an_old_host() -> None:
+    modules = Path(__file__).parents[3].glob("infrastructure/deliver/on_host/*.py")
+    for module in modules:
+        ast.parse(module.read_text(), feature_version=(3, 9))
+
+
+def test_the_second_is_told_of_the_first(folder: Folder) -> None:
+    held = folder.lock("first")
+    with pytest.raises(Busy, match=r"Another delivery is under way here.*: first") as caught:
+        folder.lock("second")
+    assert "deliveries/first/log" in caught.value.mend
+    os.close(held)
+    os.close(folder.lock("second"))
+
+
+def test_a_command_that_a_killed_delivery_left_keeps_the_lock(folder: Folder) -> None:
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from infrastructure.deliver.on_host.engine import Engine, Log
+        from infrastructure.deliver.on_host.folder import Folder
+        folder = Folder(Path({str(folder.path)!r}))
+        engine = Engine(folder, Log(folder.path / "log"), folder.lock("killed"))
+        engine.run("sh", "-c", "touch begun; sleep 3; touch ended")
+    """)
+    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3]) as first:
+        deadline = time.monotonic() + 30
+        while not (folder.path / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+    with pytest.raises(Busy, match="killed"):
+        folder.lock("next")
+    deadline = time.monotonic() + 30
+    while not (folder.path / "ended").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os.close(folder.lock("next"))
+
+
+def test_what_was_killed_is_known(folder: Folder) -> None:
+    assert folder.unfinished() is None
+    folder.begun("20260101T000000Z-a", {"id": "a", "result": "delivered"})
+    assert folder.unfinished() is None
+    folder.begun("20260102T000000Z-b", {"id": "b", "result": UNDER_WAY})
+    assert folder.unfinished() == {"id": "b", "result": UNDER_WAY}
+    folder.begun("20260103T000000Z-c", {"id": "c", "result": "rolled back"})
+    assert folder.unfinished() is None
+
+
+def test_the_last_releases_that_worked_are_kept(folder: Folder) -> None:
+    assert folder.current() is None
+    for number in range(KEPT_RELEASES):
+        assert folder.passed(kept(folder, number)) == []
+    failed = kept(folder, 90)
+    again = kept(folder, 91, image=release(3).image)
+    # The oldest goes, and what never worked; an image that a kept release has stays.
+    assert set(folder.passed(again)) == {release(0), failed}
+    assert folder.current() == again
+    assert folder.good()[1] == release(KEPT_RELEASES - 1).id
+    assert len(list((folder.path / "releases").iterdir())) == KEPT_RELEASES
+    text = (folder.path / "compose").read_text()
+    assert f"releases/{again.id}/compose.yaml" in text
+    assert (folder.path / "compose").stat().st_mode & 0o777 == 0o700
+    assert (folder.path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    write(file, json.dumps({"first": 1}))
+    (tmp_path / ".record.json.new").write_text('{"half')
+    write(file, json.dumps({"second": 2}))
+    assert json.loads(file.read_text()) == {"second": 2}
+    assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_what_a_program_says_is_in_the_log_and_why_it_failed(folder: Folder) -> None:
+    engine = Engine(folder, Log(folder.path / "log"), folder.lock("one"))
+    engine.run("sh", "-c", "echo fine")
+    assert engine.run("sh", "-c", "echo read here", quiet=True).stdout == "read here\n"
+    with pytest.raises(StepFailed, match=r"exit code 3: sh .*: it is broken$"):
+        engine.run("sh", "-c", "echo 'it is broken' >&2; exit 3")
+    with pytest.raises(StepFailed, match="no end within 1 s"):
+        engine.run("sleep", "20", seconds=1)
+    log = (folder.path / "log").read_text()
+    assert "| fine\n" in log
+    assert "read here" not in log
+    assert "| it is broken\n" in log
+
+
+def test_settings_of_a_login_are_not_the_folders(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_IMAGE", "another")
+    engine = Engine(folder, Log(folder.path / "log"), folder.lock("one"))
+    assert engine.run("sh", "-c", 'echo "[$MILLRACE_IMAGE]"').stdout == "[]\n"

@@ -1,0 +1,55 @@
+"""A server that restarts in the middle of a run, and the target that the run holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+from conftest import Project
+
+from prefect_flows.targets import lease_limit
+
+HOLD = """
+import sys, time
+from prefect.concurrency.sync import concurrency
+from prefect_flows.targets import lease_limit
+with concurrency(lease_limit("dev"), occupy=1, strict=True, timeout_seconds=100):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def slots(project: Project) -> int:
+    url = f"{project.api_url}/v2/concurrency_limits/{lease_limit('dev')}"
+    return int(httpx.get(url).json()["active_slots"])
+
+
+def test_a_restart_gives_back_what_a_run_held(other_project: Project, tmp_path: Path) -> None:
+    """GIVEN a run that holds its target while the server restarts, and ends afterwards."""
+    project = other_project
+    done = project.setup("--blocks-only", "--target", "dev")
+    assert done.returncode == 0, done.stderr
+    script = tmp_path / "hold.py"
+    script.write_text(HOLD)
+    with subprocess.Popen(
+        [sys.executable, str(script)], cwd=project.folder, env=project.variables(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        assert run.stdin is not None
+        assert run.stdout.readline() == "held\n"
+        assert slots(project) == 1
+        port = project.server["port"]
+        for command in (["down"], ["up", "--port", str(port)]):
+            done = project.run("-m", "infrastructure.local", *command)
+            assert done.returncode == 0, done.stderr
+        assert slots(project) == 1
+        run.stdin.write("\n")
+        run.stdin.flush()
+    deadline = time.monotonic() + 90
+    while slots(project):
+        assert time.monotonic() < deadline, "the target is taken for ever"
+        time.sleep(0.5)
