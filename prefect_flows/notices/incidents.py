@@ -95,7 +95,10 @@ def judge(before: Iterable[Incident], seen: Sequence[Incident], good: Collection
         new=[incident for incident in seen if incident.id not in known],
         again=[
             incident.model_copy(
-                update={"first_at": known[incident.id].first_at, "runs": known[incident.id].runs + 1}
+                update={
+                    "first_at": known[incident.id].first_at,
+                    "runs": known[incident.id].runs + 1,
+                }
             )
             for incident in seen
             if incident.id in known
