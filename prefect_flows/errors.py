@@ -24,6 +24,7 @@ Others are faults of data, code or configuration, and wait for whoever wrote the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -34,6 +35,7 @@ class MillraceError(Exception):
         exit_code: what a command line returns when it ends with this error.
         of_a_system: whether it is a fault of a server, and not of data, code or configuration.
         retryable: whether the same work may pass when it is tried again.
+        of_sources: the sources that it kept from being brought in, each with its own error.
     """
 
     exit_code: ClassVar[int] = 2
@@ -45,6 +47,7 @@ class MillraceError(Exception):
         self.where = where
         self.mend = mend
         self.retryable = retryable
+        self.of_sources: Mapping[str, MillraceError] = {}
 
     def __str__(self) -> str:
         return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"

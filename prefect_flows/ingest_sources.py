@@ -39,6 +39,7 @@ def ingest_sources(
         MillraceError: sources could not be read or loaded, when all have been tried: the first
             one's error, which names the others.
     """
+    failed: dict[str, MillraceError] = {}
     works = {
         source: partial(ingest_source, source, profile, given, run_stage, settings.stages)
         for source, given in arguments.items()
@@ -47,13 +48,16 @@ def ingest_sources(
         if len(works) == 1:
             # In the main thread, where a timeout and an interrupt stop it at once.
             ((source, work),) = works.items()
-            keep(source, work())
+            try:
+                keep(source, work())
+            except MillraceError as error:
+                error.of_sources = {source: error}
+                raise
             return
         # pyarrow imports it in the middle of its work, and dlt asks each object whether it is of
         # its class: in another thread, of a module that is half imported.
         if importlib.util.find_spec("pandas") is not None:
             importlib.import_module("pandas")
-        failed: dict[str, MillraceError] = {}
         for source, future in side_by_side(works, settings.sources_at_once):
             try:
                 keep(source, future.result())
@@ -64,4 +68,5 @@ def ingest_sources(
         first, *others = failed
         if others:
             failed[first].what += f" Others failed too, see the log: {', '.join(others)}."
+        failed[first].of_sources = failed
         raise failed[first]

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,10 +30,10 @@ from dlt.common.exceptions import DltException
 
 from prefect_flows.destinations import destination, loading_into
 from prefect_flows.errors import MillraceError
-from prefect_flows.escalation import escalate
 from prefect_flows.exclusive import alone
 from prefect_flows.ingestion_errors import error_of
 from prefect_flows.loaded_tables import half_loaded, has_loaded, heartbeat
+from prefect_flows.notices.of_run import Ended, tell_of_run
 from prefect_flows.parameters import Parameters
 from prefect_flows.rejections import Rejection, collecting, reject
 from prefect_flows.settings import StagePolicies, load_settings
@@ -74,6 +75,7 @@ class Ingestion:
         schema_changes: a line each new table or column.
         rejected: rows that were refused, by place and reason; the first hundred of them.
         rejected_rows: how many were refused.
+        attempts: of the two stages together; two where nothing was tried again.
     """
 
     source: str
@@ -87,6 +89,7 @@ class Ingestion:
     schema_changes: list[str] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     rejected_rows: int = 0
+    attempts: int = 2
 
     @property
     def seconds(self) -> float:
@@ -160,13 +163,19 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
         state_url = settings.state_url or stored_state_url(client)
     store = StateStore(state_url or settings.default_state_url)
     runtime = WithPrefect.of_this_flow(target)
-    try:
-        with runtime.stopping(), alone(Parameters(target=target), store, runtime):  # noqa: SIM117
+    started = datetime.now(UTC)
+    with runtime.stopping(), alone(Parameters(target=target), store, runtime):
+        try:
             with loading_into(profile):
-                return ingest_source(source, profile, complete, runtime.run_stage, settings.stages)
-    except MillraceError as error:
-        escalate(error, target, runtime)
-        raise
+                done = ingest_source(source, profile, complete, runtime.run_stage, settings.stages)
+        except MillraceError as error:
+            error.of_sources = {source: error}
+            tell_of_run(Ended(target, started, "failed", error, {}), store, runtime)
+            raise
+        tell_of_run(
+            Ended(target, started, "passed", None, {"ingest": {source: done}}), store, runtime
+        )
+        return done
 
 
 class SourceLoad:
@@ -291,6 +300,7 @@ class SourceLoad:
             load_ids=[load_id],
             removed=removed,
             schema_changes=changes,
+            attempts=self._attempts,
         )
 
     def _new_folder(self) -> Path:

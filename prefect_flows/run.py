@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect_flows import sources
 from prefect_flows.errors import (
@@ -15,7 +15,6 @@ from prefect_flows.errors import (
     StageTimedOut,
     StateStoreError,
 )
-from prefect_flows.escalation import escalate
 from prefect_flows.exclusive import alone
 from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
 from prefect_flows.reporting.live import LiveDisplay
@@ -30,6 +29,9 @@ from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.resume import Done, done_before, node_entry, stage_entry
 from prefect_flows.transform.session import DbtSession, Selection
+
+if TYPE_CHECKING:
+    from prefect_flows.reporting.model import RunReport
 
 
 def run_pipeline(
@@ -50,9 +52,6 @@ def run_pipeline(
     try:
         with runtime.stopping(), alone(parameters, store, runtime):
             return _PipelineRun(parameters, profile, settings, store, runtime).run()
-    except MillraceError as error:
-        escalate(error, parameters.target, runtime)
-        raise
     finally:
         if runtime.unreported:
             runtime.log.warning(
@@ -114,6 +113,7 @@ class _PipelineRun:
         """Run it, and leave its report behind however it ends."""
         ended: Ending = "failed"
         failure: str | None = "The run ended before its last stage did; its log says why."
+        why: MillraceError | None = None
         # dbt adds to its log; the state store keeps this run's.
         (self.session.log_dir / "dbt.log").unlink(missing_ok=True)
         with self.session, self.display:
@@ -124,14 +124,14 @@ class _PipelineRun:
                 ended, failure = "cancelled", "The run was told to stop."
                 raise
             except StageTimedOut as error:
-                ended, failure = "timed out", str(error)
+                ended, failure, why = "timed out", str(error), error
                 raise
             except MillraceError as error:
-                failure = str(error)
+                failure, why = str(error), error
                 raise
             finally:
                 self.record["seconds"] = round(time.monotonic() - self._started, 2)
-                self._finish(ended, failure)
+                self._finish(ended, failure, why)
         self.log.info(
             "Target %s is done in %.1f s.", self.parameters.target, self.record["seconds"]
         )
@@ -321,16 +321,27 @@ class _PipelineRun:
         self.state.keep("static_index.html", "docs.html")
         self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
 
-    def _finish(self, ended: Ending, failure: str | None) -> None:
-        """Leave behind what the run was; a run's own error goes before the state store's."""
+    def _finish(self, ended: Ending, failure: str | None, why: MillraceError | None) -> None:
+        """Leave behind what the run was, and tell; its own error goes before the state store's."""
+        from prefect_flows.notices.of_run import Ended, tell_of_run
+
+        header, report = self.stored.header, None
         try:
-            self._leave_behind(ended, failure)
+            report = self._leave_behind(ended, failure)
         except StateStoreError as error:
             if ended == "passed":
+                why = error
                 raise
             self.log.error("%s", error)  # noqa: TRY400 # an expected error, without its stack
+        finally:
+            outcome: Ending = "failed" if ended == "passed" and report is None else ended
+            tell_of_run(
+                Ended(header.target, header.started_at, outcome, why, self.record, report),
+                self.stored.store,
+                self.runtime,
+            )
 
-    def _leave_behind(self, ended: Ending, failure: str | None) -> None:
+    def _leave_behind(self, ended: Ending, failure: str | None) -> RunReport | None:
         """What the run was, and what the next one starts from."""
         try:
             if self.session.is_parsed:
@@ -343,7 +354,7 @@ class _PipelineRun:
             from prefect_flows.reporting.of_run import RunReporter
 
             reporter = RunReporter(self.session, self.stored, self.state, self.runtime)
-            reporter.report(self.record, self.stages, ended, failure)
+            report = reporter.report(self.record, self.stages, ended, failure)
         finally:
             # Whatever befalls its report, a run that ended is not one that was killed.
             if self.begun:
@@ -354,3 +365,4 @@ class _PipelineRun:
             keep=self.settings.keep_runs,
             keep_days=self.settings.keep_days,
         )
+        return report

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from prefect_flows.errors import TargetBusy
+from prefect_flows.notices.wishes import Wishes
 from prefect_flows.settings import StagePolicy
 from prefect_flows.stages import Logger, Work, as_function
 from prefect_flows.stopping import Stop
@@ -75,8 +76,12 @@ class Runtime(Protocol):
     def secret(self, block: str) -> Any | None:
         """The value of a Secret block; none where there is no such block."""
 
-    def notify(self, subject: str, body: str) -> str | None:
-        """Tell who answers for the target; why that could not be."""
+    def audience(self) -> tuple[Wishes, list[str]] | None:
+        """What is told of the target, and to which blocks; none where nobody is told from here.
+
+        Raises:
+            PrefectUnreachable: the Prefect API cannot be asked.
+        """
 
 
 class WithoutPrefect:
@@ -114,5 +119,5 @@ class WithoutPrefect:
     def secret(self, block: str) -> None:
         """There are no blocks."""
 
-    def notify(self, subject: str, body: str) -> None:
+    def audience(self) -> None:
         """Whoever called the process sees how it ended."""

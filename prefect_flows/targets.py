@@ -62,9 +62,18 @@ def secret_block(source: str, parameter: str, target: str) -> str:
     return re.sub("_+", "-", f"{source}-{parameter}-{target}")
 
 
-def notify_block(target: str) -> str:
-    """Name of the notification block, of any of Prefect's types, that tells who answers for it."""
-    return f"notify-{target}"
+def notify_block(target: str, name: str | None = None) -> str:
+    """Name of a notification block, of any of Prefect's types, that tells who answers for a target.
+
+    Args:
+        name: of one of several; a target's name has no two dashes.
+    """
+    return f"notify-{target}" if name is None else f"notify-{target}--{name}"
+
+
+def notices_variable(target: str) -> str:
+    """Name of the Prefect variable that holds what is told of a target; it can have no dashes."""
+    return f"millrace_notices_{target.replace('-', '_')}"
 
 
 def lease_limit(target: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
@@ -19,13 +20,20 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
-from prefect_flows.escalation import send
+from prefect_flows.notices.receivers import address, receivers
+from prefect_flows.notices.wishes import Wishes
 from prefect_flows.pulse import API_ERRORS, Pulse, answers
 from prefect_flows.runtime import SAY_SECONDS, Holder, busy
 from prefect_flows.settings import StagePolicy
 from prefect_flows.stages import Logger, Work, as_task
 from prefect_flows.stopping import Stop
-from prefect_flows.targets import SETUP_COMMAND, lease_limit, prefect_client, read_secret
+from prefect_flows.targets import (
+    SETUP_COMMAND,
+    lease_limit,
+    notices_variable,
+    prefect_client,
+    read_secret,
+)
 from prefect_flows.transform.recorder import Watcher
 
 if TYPE_CHECKING:
@@ -92,9 +100,27 @@ class WithPrefect:
         with prefect_client() as client:
             return read_secret(client, block)
 
-    def notify(self, subject: str, body: str) -> str | None:
-        """Tell who answers for the target, through its notification block."""
-        return send(self._target, subject, body)
+    def audience(self) -> tuple[Wishes, list[str]]:
+        """The wishes that setup wrote, the usual ones without, and the blocks that there are."""
+        name = notices_variable(self._target)
+        where = f"variable {name} of the Prefect API"
+        if not answers():
+            raise PrefectUnreachable(
+                "The Prefect API does not answer.",
+                where=where,
+                mend="start it again; what was to be told waits for the next run",
+            )
+        try:
+            with prefect_client() as client:
+                stored = client.read_variable_by_name(name)
+                wishes = Wishes() if stored is None else Wishes.model_validate(stored.value)
+                return wishes, [address(document) for document in receivers(client, self._target)]
+        except httpx.HTTPError as error:
+            raise PrefectUnreachable(
+                f"The Prefect API does not answer: {type(error).__name__}: {error}",
+                where=where,
+                mend="start it again; what was to be told waits for the next run",
+            ) from error
 
     @contextmanager
     def lease(self, target: str, holder: Holder, *, wait: bool) -> Iterator[None]:

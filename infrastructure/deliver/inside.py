@@ -21,7 +21,7 @@ from infrastructure.planning.plan import Action, Step, apply, plan
 from infrastructure.rollback.verify import health
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
-from prefect_flows.escalation import receivers, send
+from prefect_flows.notices.receivers import address, receivers, send
 from prefect_flows.settings import load_settings
 from prefect_flows.targets import notify_block, prefect_client
 
@@ -60,25 +60,25 @@ def deployed(target: Annotated[str, typer.Argument(help="The target.")]) -> None
 @app.command()
 @exits_with_expected_errors
 def notify(
-    target: Annotated[str, typer.Argument(help="Whose block notify-<target> is told.")],
+    target: Annotated[str, typer.Argument(help="Whose blocks notify-<target> are told.")],
     subject: Annotated[str, typer.Argument(help="One line.")],
 ) -> None:
-    """Tell what standard input says through the block of the target; never fails for that."""
+    """Tell what standard input says through the blocks of the target; never fails for that."""
     body = sys.stdin.read().strip()
-    block = notify_block(target)
     try:
         with prefect_client() as client:
-            there = receivers(client, target)
+            there = [address(document) for document in receivers(client, target)]
     except PrefectUnreachable as error:
         typer.echo(f"nobody could be told: {error.what}")
         return
     if not there:
-        typer.echo(f"nobody was told: there is no block {block}")
-        return
-    unsent = send(target, subject, body)
-    typer.echo(
-        f"sent through {block}" if unsent is None else f"{block} could not be told: {unsent}"
-    )
+        typer.echo(f"nobody was told: there is no block {notify_block(target)}")
+    for receiver in there:
+        unsent = send(receiver, subject, body)
+        block = receiver.rpartition("/")[2]
+        typer.echo(
+            f"sent through {block}" if unsent is None else f"{block} could not be told: {unsent}"
+        )
 
 
 @app.command()

@@ -30,6 +30,8 @@ class Incident(BaseModel):
         id: the same for the same thing and class of cause.
         kind: `stale` is a source that is too old, whether that fails the run or not.
         name: what a person calls it, for example `model fct_flights`.
+        cause_class: data, code, configuration, transient, cancelled, or system, which is a server
+            that does not answer or a stage without end; none for what only warns.
         cause: one line: what was said of it, without values where personal data is near.
         node: dbt's id; none where no node is at fault.
         owner: `meta.owner` of the node, or of what the test looks at.
@@ -46,6 +48,7 @@ class Incident(BaseModel):
     kind: Kind = "failure"
     name: str
     cause: str
+    cause_class: str | None = None
     node: str | None = None
     owner: str | None = None
     blocked: int = 0

@@ -46,8 +46,12 @@ class RunReporter:
         stages: Sequence[DbtStage],
         ended: Ending,
         failure: str | None,
-    ) -> None:
-        """Keep results and report in the state store, and show them in Prefect."""
+    ) -> RunReport | None:
+        """Keep results and report in the state store, and show them in Prefect.
+
+        Returns:
+            The report; none where the run ended before the dbt project was parsed.
+        """
         target = self._session.profile.target
         publish = self._runtime.publish
         results = [result for stage in stages for result in stage.results.values()]
@@ -68,6 +72,7 @@ class RunReporter:
         publish(f"{target}-run", summaries.run(record, failure))
         if report is not None and self._runtime.unreported:
             self._keep_page(replace(report, unreported=self._runtime.unreported))
+        return report
 
     def _built(
         self,

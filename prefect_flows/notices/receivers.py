@@ -1,0 +1,95 @@
+"""Who is told: Prefect's notification blocks `notify-<target>` and `notify-<target>--<name>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from prefect_flows.errors import MillraceError
+from prefect_flows.targets import notify_block, prefect_client
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+# What a type of block needs to be one that tells.
+CAPABILITY = "notify"
+# Shorter words of a block's data are no secrets, and stand in every message.
+SHORTEST_SECRET = 8
+
+
+def receivers(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
+    """The documents of the blocks that are told for a target, of any of Prefect's types."""
+    alone = notify_block(target)
+    found = client.request(
+        "POST",
+        "/block_documents/filter",
+        json={"block_documents": {"name": {"like_": alone}}, "include_secrets": False},
+    )
+    return sorted(
+        (
+            document
+            for document in found.json()
+            if (document["name"] == alone or document["name"].startswith(notify_block(target, "")))
+            and CAPABILITY in document["block_schema"]["capabilities"]
+        ),
+        key=lambda document: (document["name"], document["block_type"]["slug"]),
+    )
+
+
+def address(document: Mapping[str, Any]) -> str:
+    """What Prefect loads a block by: its type and its name."""
+    return f"{document['block_type']['slug']}/{document['name']}"
+
+
+def send(receiver: str, subject: str, body: str) -> str | None:
+    """Send a notice through a block.
+
+    The block is loaded for each: through one object Apprise waits up to five seconds between two.
+
+    Args:
+        receiver: the block, as `address` says it.
+
+    Returns:
+        Why it was not sent, without a secret of the block; none where it was.
+    """
+    from prefect.blocks import notifications  # noqa: F401 # makes its types known
+    from prefect.blocks.abstract import NotificationBlock, NotificationError
+    from prefect.blocks.core import Block
+    from prefect.exceptions import PrefectException
+
+    secrets: list[str] = []
+    try:
+        slug, _, name = receiver.partition("/")
+        with prefect_client() as client:
+            stored = client.read_block_document_by_name(name, slug, include_secrets=True)
+            secrets = sorted(_texts(stored.data), key=len, reverse=True)
+        block = Block.load(receiver)
+        if not isinstance(block, NotificationBlock):
+            return f"{receiver} is no notification block"
+        with block.raise_on_failure():
+            block.notify(body, subject)  # type: ignore[unused-coroutine] # sync here
+    except (
+        NotificationError, PrefectException, httpx.HTTPError, MillraceError, OSError,
+        KeyError, ValueError, TypeError,  # a block that is not as its type wants it
+    ) as error:  # fmt: skip
+        said = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
+        for secret in secrets:
+            said = said.replace(secret, "…")
+        return " ".join(said.split())[:500]
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a block's data that may be secrets, and their parts: an address may be one."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        for part in {value, *value.replace("?", "/").replace("@", "/").split("/")}:
+            if len(part) >= SHORTEST_SECRET:
+                yield part
