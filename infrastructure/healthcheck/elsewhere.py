@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infrastructure.healthcheck.check import Check, Status
 from prefect_flows.errors import WarehouseUnreachable
+from prefect_flows.notices.incidents import open_incidents
+from prefect_flows.notices.outbox import Outbox
 from prefect_flows.remedies import mend_of
 from prefect_flows.state.store import StateStore
+from prefect_flows.targets import SETUP_COMMAND
 
 if TYPE_CHECKING:
     from prefect_flows.targets import Profile
@@ -96,10 +100,33 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
     )
 
 
-def state_store(url: str) -> Check:
-    """Look into the state store; nothing is written."""
-    targets = StateStore(url).names("targets")
-    return Check("state store", "", Status.OK, f"{url} answers, {len(targets)} target(s) in it")
+def state_store(url: str, targets: Sequence[str]) -> Iterator[Check]:
+    """Look into the state store, and for what nobody could be told; nothing is written."""
+    store = StateStore(url)
+    there = store.names("targets")
+    yield Check("state store", "", Status.OK, f"{url} answers, {len(there)} target(s) in it")
+    for target in targets:
+        yield _notices(store, target)
+
+
+def _notices(store: StateStore, target: str) -> Check:
+    """What is open, and what could not be sent."""
+    broken = f"{len(open_incidents(store, target))} open incident(s)"
+    outbox = Outbox.read(store, target)
+    if not outbox.waiting:
+        return Check("notices", target, Status.OK, f"none unsent; {broken}")
+    why = {name: why for waiting in outbox.waiting for name, why in waiting.unsent.items()}
+    first = outbox.waiting[0].notice.at
+    seen = (
+        f"{len(outbox.waiting) + outbox.given_up} unsent since {first:%Y-%m-%d %H:%M} UTC: "
+        + "; ".join(f"{name}: {said}" for name, said in why.items())
+        + f"; {broken}"
+    )
+    mend = (
+        f"correct dbt_target_notices.{target} of Terraform's outputs and: {SETUP_COMMAND} --target "
+        f"{target}; the next run of the target sends them"
+    )
+    return Check("notices", target, Status.WARNING, seen, mend)
 
 
 def disk(local_dir: Path) -> Check:

@@ -121,13 +121,14 @@ class Questions:
         return checks
 
     def state_store(self, seconds: float) -> list[Check]:
-        """Whether the state store answers that runs of this machine would use."""
+        """Whether the state store answers that runs of this machine would use; what it waits with."""
         with _said("state store", "", "") as checks:
             url = self._settings.state_url
             if url is None:
                 with ask.asking(seconds) as client:
                     url = stored_state_url(client)
-            checks.append(elsewhere.state_store(url or self._settings.default_state_url))
+            found = elsewhere.state_store(url or self._settings.default_state_url, self.targets)
+            checks.extend(found)
         return checks
 
     def disk(self, seconds: float) -> list[Check]:  # noqa: ARG002 # as the others
@@ -138,7 +139,7 @@ class Questions:
         """What cannot be looked at without the API."""
         seen = "the API has to answer first"
         names = ("database", "pool", "worker", "deployment", "last run", "late runs", "stuck runs",
-                 "running", "warehouse", "state store")  # fmt: skip
+                 "running", "warehouse", "state store", "notices")  # fmt: skip
         return [Check(name, "", Status.SKIPPED, seen) for name in names]
 
 

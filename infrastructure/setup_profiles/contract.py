@@ -18,17 +18,13 @@ from pydantic import (
     ValidationError,
 )
 
+from infrastructure.setup_profiles.notices import TargetNotices
+from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.errors import ContractError
 from prefect_flows.targets import TARGET_PATTERN, TargetName
 
-Text = Annotated[str, Field(min_length=1)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class PostgresTarget(_Strict):
+class PostgresTarget(Strict):
     """A Postgres server and the schema that dbt builds into."""
 
     type: Literal["postgres"]
@@ -43,7 +39,7 @@ class PostgresTarget(_Strict):
     )
 
 
-class BigQueryTarget(_Strict):
+class BigQueryTarget(Strict):
     """A BigQuery project and the dataset that dbt builds into."""
 
     type: Literal["bigquery"]
@@ -78,7 +74,7 @@ def _from_json_text(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-class TargetSecret(_Strict):
+class TargetSecret(Strict):
     """The secret of a target: a password (Postgres), or a key as object or JSON text (BigQuery)."""
 
     password: Annotated[SecretStr, Field(min_length=1)] | None = None
@@ -90,17 +86,23 @@ class TargetSecret(_Strict):
 SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
 
 
-class Contract(_Strict):
+class Contract(Strict):
     """The outputs, validated.
 
     Attributes:
         targets: target's name → where it is.
         secrets: target's name → its secret; a target without one uses what its machine offers.
+        notices: target's name → who is told of it, and of what; of one without, nobody.
         state_url: where run state and docs are kept.
     """
 
     targets: Annotated[dict[TargetName, Target], Field(alias="dbt_targets", min_length=1)]
-    secrets: Annotated[dict[TargetName, TargetSecret], Field(alias="dbt_target_secrets")] = {}
+    secrets: Annotated[
+        dict[TargetName, TargetSecret], Field(alias="dbt_target_secrets", default_factory=dict)
+    ]
+    notices: Annotated[
+        dict[TargetName, TargetNotices], Field(alias="dbt_target_notices", default_factory=dict)
+    ]
     state_url: Text | None = None
 
 
@@ -126,7 +128,7 @@ def parse(text: str, *, where: str, mend: str) -> Contract:
     if faults:
         raise ContractError(faults, where=where, mend=mend)
     values = {name: _without_nulls(output["value"]) for name, output in document.items()}
-    faults = _pairing_faults(values)
+    faults = _pairing_faults(values) + _notice_faults(values)
     try:
         contract = Contract.model_validate(values)
     except ValidationError as error:
@@ -166,6 +168,18 @@ def _pairing_faults(values: dict[str, Any]) -> list[str]:
     return faults
 
 
+def _notice_faults(values: dict[str, Any]) -> list[str]:
+    """Notices that have no target."""
+    targets, notices = values.get("dbt_targets"), values.get("dbt_target_notices", {})
+    if not isinstance(targets, dict) or not isinstance(notices, dict):
+        return []
+    return [
+        f"dbt_target_notices.{name}: dbt_targets has no such target"
+        for name in notices
+        if name not in targets
+    ]
+
+
 def _without_nulls(value: Any) -> Any:
     """Drop the nulls that Terraform writes for optional attributes that are not set."""
     if isinstance(value, dict):
@@ -175,12 +189,10 @@ def _without_nulls(value: Any) -> Any:
 
 def _fault(fault: Any) -> str:
     """One line: path and message, without the input, which may be a secret."""
-    # Pydantic adds the tag of a union to the path, behind the target's name.
-    path = ".".join(
-        str(part)
-        for index, part in enumerate(fault["loc"])
-        if part != "[key]" and not (index == 2 and part in SECRET_OF)
-    )
+    # Pydantic adds the tag of a union to the path, behind the name of the target or receiver.
+    at = fault["loc"]
+    tag = {"dbt_targets": 2, "dbt_target_notices": 4}.get(str(at[0]))
+    path = ".".join(str(part) for index, part in enumerate(at) if part != "[key]" and index != tag)
     if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == TARGET_PATTERN:
         message = (
             "not a valid target name: lowercase letters, digits and single dashes, "

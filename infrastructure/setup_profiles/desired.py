@@ -12,6 +12,7 @@ from infrastructure.setup_profiles.contract import (
     PostgresTarget,
     ServiceAccountKey,
 )
+from infrastructure.setup_profiles.notices import desired_notices
 from prefect_flows import targets
 from prefect_flows.targets import Profile, profile_from_block
 
@@ -44,6 +45,7 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Wanted]:
             # A run holds its only slot: one run of the target at a time.
             Wanted(LIMIT, targets.lease_limit(name), {"limit": 1}),
         ]
+    blocks += desired_notices(contract.notices)
     if contract.state_url is not None:
         blocks.append(Wanted(VARIABLE, targets.STATE_URL_VARIABLE, {"value": contract.state_url}))
     return blocks
@@ -52,7 +54,10 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Wanted]:
 def of_targets(blocks: Iterable[Wanted], names: Iterable[str]) -> list[Wanted]:
     """What the given targets need: their profiles, all that these refer to, and what is shared."""
     by_name = {block.name: block for block in blocks}
-    wanted = {name for name, block in by_name.items() if block.kind == VARIABLE}
+    names = list(names)
+    told = tuple(targets.notify_block(name, "") for name in names)
+    wanted = {name for name in by_name if name.startswith(told)}
+    wanted |= {targets.STATE_URL_VARIABLE, *map(targets.notices_variable, names)} & by_name.keys()
     queue = [
         block
         for name in names

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from infrastructure.planning.objects import Kind, Stored, Wanted
-from infrastructure.setup_profiles import desired
+from infrastructure.setup_profiles import desired, notices
 from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
 from prefect_flows import targets
 
@@ -31,6 +31,7 @@ PRINTED = frozenset(
     | {
         "limit",
         "value",
+        "events",
         "schema",
         "name",
         "target",
@@ -54,6 +55,7 @@ class BlockKind(_Printing):
     Attributes:
         name: Prefect's slug of the type.
         prefix: what the names of ours begin with.
+        mark: what they hold besides.
         module, block_class: where the type is defined. Imported when a block of it is first
             created: that takes four seconds.
     """
@@ -62,6 +64,7 @@ class BlockKind(_Printing):
     prefix: str
     module: str
     block_class: str
+    mark: str = ""
 
     def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
         """The block of that name, its secrets in plain."""
@@ -82,7 +85,11 @@ class BlockKind(_Printing):
             found = client.read_block_documents_by_type(self.name)
         except ObjectNotFound:  # the type itself is not registered yet
             return []
-        return [_stored(block) for block in found if str(block.name).startswith(self.prefix)]
+        return [
+            _stored(block)
+            for block in found
+            if str(block.name).startswith(self.prefix) and self.mark in str(block.name)
+        ]
 
     def write(
         self,
@@ -159,7 +166,7 @@ class LimitKind(_Printing):
 
 
 class VariableKind(_Printing):
-    """Prefect variables, of which one is ours."""
+    """Prefect variables: the state store's URL, and what is told of each target."""
 
     name = desired.VARIABLE
 
@@ -169,9 +176,13 @@ class VariableKind(_Printing):
         return Stored(found.id, found.name, {"value": found.value}) if found is not None else None
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
-        """The state store's URL, where it was written."""
-        found = self.find(client, targets.STATE_URL_VARIABLE)
-        return [found] if found is not None else []
+        """Every variable that setup writes."""
+        return [
+            Stored(found.id, found.name, {"value": found.value})
+            for found in client.read_variables(limit=200)
+            if found.name == targets.STATE_URL_VARIABLE
+            or found.name.startswith(targets.notices_variable(""))
+        ]
 
     def write(
         self,
@@ -225,6 +236,16 @@ KINDS: tuple[Kind, ...] = (
         targets.gcp_credentials_block(),
         "prefect_gcp.credentials",
         "GcpCredentials",
+    ),
+    *(
+        # One that is made by hand is named `notify-<target>`, and left alone.
+        BlockKind(slug, targets.notify_block(""), "prefect.blocks.notifications", name, mark="--")
+        for slug, name in (
+            (notices.SLACK, "SlackWebhook"),
+            (notices.TEAMS, "MicrosoftTeamsWebhook"),
+            (notices.DISCORD, "DiscordWebhook"),
+            (notices.WEBHOOK, "CustomWebhookNotificationBlock"),
+        )
     ),
     LimitKind(),
     VariableKind(),

@@ -68,11 +68,13 @@ class _Telling:
 
     def tell(self) -> None:
         before, outbox = self._known()
+        self._on_disk = outbox.model_copy(deep=True)
         judged = judge(before, list(_seen(self.ended, self.runtime.url)), _good(self.ended, before))
         receivers = self._write(outbox, judged)
         # The notices first: a run that is killed between the two tells twice, not never.
         self._keep(outbox)
-        self._keep_incidents(judged)
+        if judged.open != before:
+            self._keep_incidents(judged)
         if receivers and outbox.waiting:
             for receiver, why in outbox.deliver(send).items():
                 self.log.warning("Nobody could be told by block %s: %s", receiver, why)
@@ -101,10 +103,11 @@ class _Telling:
         return receivers
 
     def _keep(self, outbox: Outbox) -> None:
-        if not self.stored:
+        if not self.stored or outbox == self._on_disk:
             return
         try:
             outbox.keep(self.store, self.ended.target)
+            self._on_disk = outbox.model_copy(deep=True)
         except StateStoreError as error:
             self.log.warning("What is not sent yet cannot be kept: %s", error)
 

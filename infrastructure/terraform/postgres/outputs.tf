@@ -19,3 +19,9 @@ output "state_url" {
   description = "Where run state and docs are kept."
   value       = var.state_url
 }
+
+output "dbt_target_notices" {
+  description = "Who is told of each target, and of what."
+  value       = var.notices
+  sensitive   = true
+}

@@ -79,3 +79,47 @@ variable "state_url" {
   type        = string
   default     = null
 }
+
+variable "notices" {
+  description = <<-EOT
+    Target's name => who is told of it, and of what. What is given here stands in Terraform's state.
+      receivers  name => where; `type` is slack, teams, discord, webhook or email:
+                 slack, teams, discord  url: the channel's webhook
+                 webhook                url, headers: gets JSON {"subject", "body"}
+                 email                  server, port (587), security (starttls, ssl, none), user, password, sender, recipients
+      events     what is told: failure, recovery, warning, stale, success, retry; the first four when not given
+      owners     `meta.owner` of dbt => how the chat mentions them
+  EOT
+  type = map(object({
+    receivers = map(object({
+      type       = string
+      url        = optional(string)
+      headers    = optional(map(string))
+      server     = optional(string)
+      port       = optional(number)
+      security   = optional(string)
+      user       = optional(string)
+      password   = optional(string)
+      sender     = optional(string)
+      recipients = optional(list(string))
+    }))
+    events = optional(list(string))
+    owners = optional(map(string))
+  }))
+  default   = {}
+  sensitive = true
+
+  validation {
+    condition     = length(setsubtract(nonsensitive(keys(var.notices)), keys(var.targets))) == 0
+    error_message = "Notices belong to one of the targets."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for notices in values(var.notices) : [
+        for receiver in values(notices.receivers) : contains(["slack", "teams", "discord", "webhook", "email"], receiver.type)
+      ]
+    ]))
+    error_message = "A receiver's type is one of slack, teams, discord, webhook, email."
+  }
+}

@@ -77,3 +77,43 @@ run "refuses_a_password_without_its_target" {
   }
   expect_failures = [var.passwords]
 }
+
+run "passes_on_who_is_told" {
+  variables {
+    notices = {
+      prod = {
+        receivers = {
+          team = { type = "slack", url = "https://hooks.slack.com/services/T0/B0/made-up" }
+          mail = { type = "email", server = "smtp.example.com", sender = "a@example.com", recipients = ["b@example.com"] }
+        }
+        events = ["failure", "success"]
+      }
+    }
+  }
+
+  assert {
+    condition     = output.dbt_target_notices.prod.receivers.team.url == "https://hooks.slack.com/services/T0/B0/made-up"
+    error_message = "Receivers are passed on."
+  }
+
+  assert {
+    condition     = output.dbt_target_notices.prod.events == tolist(["failure", "success"])
+    error_message = "Events are passed on."
+  }
+}
+
+run "refuses_notices_without_a_target" {
+  command = plan
+  variables {
+    notices = { qa = { receivers = { team = { type = "slack", url = "https://hooks.slack.com/services/T0/B0/made-up" } } } }
+  }
+  expect_failures = [var.notices]
+}
+
+run "refuses_a_receiver_of_no_known_type" {
+  command = plan
+  variables {
+    notices = { prod = { receivers = { team = { type = "pigeon" } } } }
+  }
+  expect_failures = [var.notices]
+}
