@@ -21,7 +21,7 @@ from infrastructure.planning.plan import Action, Step, apply, plan
 from infrastructure.rollback.verify import health
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
-from prefect_flows.notices.receivers import address, receivers, send
+from prefect_flows.notices.receivers import address, receivers, sender
 from prefect_flows.settings import load_settings
 from prefect_flows.targets import notify_block, prefect_client
 
@@ -73,6 +73,7 @@ def notify(
         return
     if not there:
         typer.echo(f"nobody was told: there is no block {notify_block(target)}")
+    send = sender(there)
     for receiver in there:
         unsent = send(receiver, subject, body)
         block = receiver.rpartition("/")[2]

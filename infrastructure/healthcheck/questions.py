@@ -121,7 +121,7 @@ class Questions:
         return checks
 
     def state_store(self, seconds: float) -> list[Check]:
-        """Whether the state store answers that runs of this machine would use; what it waits with."""
+        """Whether the state store of this machine's runs answers, and what waits in it."""
         with _said("state store", "", "") as checks:
             url = self._settings.state_url
             if url is None:

@@ -18,7 +18,7 @@ from prefect_flows.notices.incidents import (
 )
 from prefect_flows.notices.messages import Notice
 from prefect_flows.notices.outbox import Outbox
-from prefect_flows.notices.receivers import send
+from prefect_flows.notices.receivers import sender
 from prefect_flows.notices.wishes import Wishes
 from prefect_flows.reporting.model import RunReport
 from prefect_flows.runtime import Runtime
@@ -76,7 +76,7 @@ class _Telling:
         if judged.open != before:
             self._keep_incidents(judged)
         if receivers and outbox.waiting:
-            for receiver, why in outbox.deliver(send).items():
+            for receiver, why in outbox.deliver(sender(receivers)).items():
                 self.log.warning("Nobody could be told by block %s: %s", receiver, why)
             self._keep(outbox)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from prefect_flows.errors import MillraceError
-from prefect_flows.targets import notify_block, prefect_client
+from prefect_flows.targets import notify_block
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -43,42 +42,59 @@ def address(document: Mapping[str, Any]) -> str:
     return f"{document['block_type']['slug']}/{document['name']}"
 
 
-def send(receiver: str, subject: str, body: str) -> str | None:
-    """Send a notice through a block.
+def sender(told: Iterable[str]) -> Callable[[str, str, str], str | None]:
+    """What sends to these receivers. What it needs is imported before their seconds count.
 
-    The block is loaded for each: through one object Apprise waits up to five seconds between two.
-
-    Args:
-        receiver: the block, as `address` says it.
-
-    Returns:
-        Why it was not sent, without a secret of the block; none where it was.
+    Prefect looks for a block's class in all installed collections, whose import takes seconds. Its
+    own types need none.
     """
-    from prefect.blocks import notifications  # noqa: F401 # makes its types known
+    from prefect.blocks import notifications
     from prefect.blocks.abstract import NotificationBlock, NotificationError
     from prefect.blocks.core import Block
     from prefect.exceptions import PrefectException
+    from prefect.plugins import load_prefect_collections
 
-    secrets: list[str] = []
-    try:
-        slug, _, name = receiver.partition("/")
-        with prefect_client() as client:
-            stored = client.read_block_document_by_name(name, slug, include_secrets=True)
-            secrets = sorted(_texts(stored.data), key=len, reverse=True)
-        block = Block.load(receiver)
-        if not isinstance(block, NotificationBlock):
-            return f"{receiver} is no notification block"
-        with block.raise_on_failure():
-            block.notify(body, subject)  # type: ignore[unused-coroutine] # sync here
-    except (
-        NotificationError, PrefectException, httpx.HTTPError, MillraceError, OSError,
-        KeyError, ValueError, TypeError,  # a block that is not as its type wants it
-    ) as error:  # fmt: skip
-        said = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
-        for secret in secrets:
-            said = said.replace(secret, "…")
-        return " ".join(said.split())[:500]
-    return None
+    own = {
+        found.get_block_type_slug(): found
+        for found in vars(notifications).values()
+        if isinstance(found, type) and issubclass(found, NotificationBlock)
+    }
+    if any(receiver.partition("/")[0] not in own for receiver in told):
+        load_prefect_collections()
+
+    def send(receiver: str, subject: str, body: str) -> str | None:
+        """Send a notice through a block.
+
+        The block is loaded for each: through one object Apprise waits up to five seconds between
+        two messages.
+
+        Args:
+            receiver: the block, as `address` says it.
+
+        Returns:
+            Why it was not sent, without a secret of the block; none where it was.
+        """
+        secrets: list[str] = []
+        try:
+            slug, _, name = receiver.partition("/")
+            block = own[slug].load(name) if slug in own else Block.load(receiver)
+            if not isinstance(block, NotificationBlock):
+                return f"{receiver} is no notification block"
+            data = block.model_dump(context={"include_secrets": True})
+            secrets = sorted(_texts(data), key=len, reverse=True)
+            with block.raise_on_failure():
+                block.notify(body, subject)  # type: ignore[unused-coroutine] # sync here
+        except (
+            NotificationError, PrefectException, httpx.HTTPError, OSError,
+            KeyError, ValueError, TypeError,  # a block that is not as its type wants it
+        ) as error:  # fmt: skip
+            said = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
+            for secret in secrets:
+                said = said.replace(secret, "…")
+            return " ".join(said.split())[:500]
+        return None
+
+    return send
 
 
 def _texts(value: Any) -> Iterator[str]:

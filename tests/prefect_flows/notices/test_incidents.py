@@ -1,0 +1,38 @@
+"""What is new, what is known, what is over."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from prefect_flows.notices.incidents import Incident, judge, keep_incidents, open_incidents
+from prefect_flows.state.store import StateStore
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+def incident(i: str, hours: int = 0, runs: int = 1) -> Incident:
+    at = NOW + timedelta(hours=hours)
+    return Incident(id=i, name=i, cause="broken", first_at=at, last_at=at, runs=runs)
+
+
+def test_what_is_seen_again_is_counted_and_keeps_its_beginning() -> None:
+    judged = judge([incident("a", runs=3)], [incident("a", hours=2), incident("b", hours=2)], set())
+    assert [each.id for each in judged.new] == ["b"]
+    (again,) = judged.again
+    assert (again.first_at, again.last_at, again.runs) == (NOW, NOW + timedelta(hours=2), 4)
+
+
+def test_what_a_run_did_not_look_at_stays_open() -> None:
+    before = [incident("good"), incident("not looked at"), incident("bad")]
+    judged = judge(before, [incident("bad")], {"good"})
+    assert [each.id for each in judged.over] == ["good"]
+    assert {each.id for each in judged.open} == {"not looked at", "bad"}
+    assert judged.new == []
+
+
+def test_what_is_kept_comes_back_oldest_first(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    assert open_incidents(store, "dev") == []
+    keep_incidents(store, "dev", [incident("late", hours=1), incident("early")])
+    assert open_incidents(store, "dev") == [incident("early"), incident("late", hours=1)]

@@ -1,0 +1,114 @@
+"""What a notice says, and that it fits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from prefect_flows.causes import Cause
+from prefect_flows.notices.incidents import Incident, Judged
+from prefect_flows.notices.messages import (
+    MOST_CHARACTERS,
+    of_new,
+    of_recovery,
+    of_retries,
+    said_time,
+)
+from prefect_flows.notices.wishes import Wishes
+from prefect_flows.reporting.model import FailingRows, FailureCard
+
+NOW = datetime.now(UTC)
+URL = "http://127.0.0.1:4200/runs/flow-run/00000000-0000-0000-0000-000000000000"
+
+
+def incident(i: int, **given: object) -> Incident:
+    facts = {
+        "id": f"model.shop.{i} code", "name": f"model orders_{i}", "node": f"model.shop.{i}",
+        "cause_class": "code", "cause": "column x does not exist", "owner": "shop", "blocked": 12,
+        "first_at": NOW, "last_at": NOW, "command": f"cd dbt && uv run dbt run --select orders_{i}",
+    }  # fmt: skip
+    return Incident.model_validate(facts | given)
+
+
+def card(**given: object) -> FailureCard:
+    facts = {
+        "unique_id": "model.shop.0", "name": "orders_0", "resource_type": "model", "path": "o.sql",
+        "owner": "shop", "group": None, "cause": Cause.CODE, "status": "error", "message": "m",
+        "compiled_path": None, "compiled_sql": None, "failures": None, "failing_rows": None,
+        "blocked": [("model", f"m{i}") for i in range(12)], "command": "c",
+    }  # fmt: skip
+    return FailureCard(**(facts | given))  # type: ignore[arg-type]
+
+
+def test_a_flood_is_one_message_under_the_limit() -> None:
+    new = [incident(i, cause="x" * 900) for i in range(1000)]
+    notice = of_new("prod", Judged(new=new), Wishes(), {"model.shop.0": card()}, URL)
+    assert notice is not None
+    assert notice.subject == "Millrace: prod: model orders_0 failed and 999 more"
+    assert len(notice.subject) + len(notice.body) <= MOST_CHARACTERS
+    shown = notice.body.count("also: ")
+    assert f"and {999 - shown} more" in notice.body
+    # What a person needs is there whatever else was cut.
+    assert URL in notice.body
+    assert "see it again: cd dbt && uv run dbt run --select orders_0" in notice.body
+    assert "behind it: model m0, model m1, model m2, model m3, model m4 and 7 more" in notice.body
+
+
+def test_the_first_failing_rows_without_what_is_hidden() -> None:
+    rows = FailingRows(("id", "n"), [(str(i), None) for i in range(10)], ("email",))
+    notice = of_new(
+        "prod", Judged(new=[incident(0)]), Wishes(), {"model.shop.0": card(failing_rows=rows)}, URL
+    )
+    assert notice is not None
+    assert "failing rows (without email):\n- id=0, n=None\n- id=1, n=None\n- id=2" in notice.body
+    assert "id=3" not in notice.body
+
+
+def test_an_owner_is_mentioned_as_the_chat_does() -> None:
+    wishes = Wishes(owners={"shop": "<@U024BE7LH>"})
+    notice = of_new("prod", Judged(new=[incident(0)]), wishes, {}, None)
+    assert notice is not None
+    assert "owner: <@U024BE7LH> (shop)" in notice.body
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("warning", "warns"), ("stale", "is stale"), ("failure", "failed")]
+)
+def test_only_what_is_wished_for(kind: str, said: str) -> None:
+    judged = Judged(new=[incident(0, kind=kind)])
+    notice = of_new("prod", judged, Wishes(), {}, None)
+    assert notice is not None
+    assert notice.subject.endswith(said)
+    assert of_new("prod", judged, Wishes(events=("success",)), {}, None) is None
+
+
+def test_failures_come_before_what_warns() -> None:
+    new = [incident(0, kind="warning"), incident(1)]
+    notice = of_new("prod", Judged(new=new), Wishes(), {}, None)
+    assert notice is not None
+    assert notice.subject == "Millrace: prod: model orders_1 failed and 1 more"
+
+
+def test_a_recovery_says_how_long() -> None:
+    over = [incident(0, first_at=NOW - timedelta(hours=3, minutes=20), runs=4)]
+    notice = of_recovery("prod", over, 2, URL)
+    assert notice is not None
+    assert notice.subject == "Millrace: prod: model orders_0 is good again"
+    assert "model orders_0: broken for 3 h 20 min, seen by 4 runs" in notice.body
+    assert "still open: 2" in notice.body
+
+
+def test_nothing_to_say_is_no_notice() -> None:
+    assert of_new("prod", Judged(), Wishes(), {}, URL) is None
+    assert of_recovery("prod", [], 0, URL) is None
+    assert of_retries("prod", [], URL) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(12, "12 s"), (600, "10 min"), (15_000, "4 h 10 min"), (90_000, "1 day 1 h"),
+     (3 * 86_400, "3 days")],
+)  # fmt: skip
+def test_a_time_as_people_say_it(seconds: int, said: str) -> None:
+    assert said_time(timedelta(seconds=seconds)) == said

@@ -1,0 +1,87 @@
+"""Notices wait until they are sent, and hold up nothing."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from prefect_flows.notices.messages import Notice
+from prefect_flows.notices.outbox import MOST_WAITING, NO_ANSWER, Outbox
+from prefect_flows.state.store import StateStore
+
+
+def notice(name: str, minutes_ago: float = 0) -> Notice:
+    at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    return Notice(subject=name, body="text", at=at)
+
+
+def test_one_that_hangs_and_one_that_refuses_do_not_hold_up_the_third() -> None:
+    sent: list[tuple[str, str]] = []
+
+    def send(receiver: str, subject: str, _body: str) -> str | None:
+        if receiver == "hangs":
+            time.sleep(3)
+        if receiver == "refuses":
+            return "500 Internal Server Error"
+        sent.append((receiver, subject))
+        return None
+
+    outbox = Outbox()
+    outbox.add([notice("a"), notice("b")], ["hangs", "refuses", "good"])
+    started = time.monotonic()
+    left = outbox.deliver(send, seconds=0.5)
+    assert time.monotonic() - started < 1
+    assert sent == [("good", "a"), ("good", "b")]
+    assert left == {"hangs": NO_ANSWER, "refuses": "500 Internal Server Error"}
+    assert [set(waiting.unsent) for waiting in outbox.waiting] == [{"hangs", "refuses"}] * 2
+
+
+def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    outbox = Outbox()
+    outbox.add([notice("old", 90)], ["team"])
+    outbox.deliver(lambda *_: "away")
+    outbox.keep(store, "dev")
+
+    again = Outbox.read(store, "dev")
+    again.add([notice("new")], ["team"])
+    bodies: list[str] = []
+
+    def send(_receiver: str, _subject: str, body: str) -> None:
+        bodies.append(body)
+
+    assert again.deliver(send) == {}
+    assert "could not be sent before" in bodies[0]
+    assert bodies[1] == "text"
+    assert again.waiting == []
+
+
+def test_who_could_not_be_asked_for_is_told_when_they_can_be() -> None:
+    outbox = Outbox()
+    outbox.add([notice("a")], None)
+    assert len(outbox.waiting) == 1
+    outbox.add([], ["team"])
+    assert [set(waiting.unsent) for waiting in outbox.waiting] == [{"team"}]
+
+
+def test_one_that_is_not_told_any_more_is_not_waited_for() -> None:
+    outbox = Outbox()
+    outbox.add([notice("a")], ["gone"])
+    outbox.add([], ["team"])
+    assert outbox.waiting == []
+
+
+def test_the_newest_are_kept_and_the_others_counted() -> None:
+    outbox = Outbox()
+    outbox.add([notice(str(i), 90) for i in range(MOST_WAITING + 5)], ["team"])
+    assert (len(outbox.waiting), outbox.given_up) == (MOST_WAITING, 5)
+    assert outbox.waiting[0].notice.subject == "5"
+    bodies: list[str] = []
+
+    def send(_receiver: str, _subject: str, body: str) -> None:
+        bodies.append(body)
+
+    outbox.deliver(send)
+    assert "5 older ones were left out" in bodies[0]
+    assert outbox.given_up == 0

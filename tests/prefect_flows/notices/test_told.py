@@ -1,0 +1,228 @@
+"""Runs that fail, warn and recover, and what real receivers on loopback are told of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Project, Scratch
+from receivers import HOSTS, SECRETS, Receivers, is_as_documented, receivers, texts_of
+
+from prefect_flows.notices.outbox import SECONDS
+
+TABLE = "{{ config(materialized='table') }} "
+RETRY_NOTHING = {
+    f"MILLRACE_STAGES__DBT_{stage}__RETRIES": "0" for stage in ("RUN", "TEST", "FRESHNESS")
+}
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Receivers]:
+    with receivers(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def notified(project: Project, scratch: Scratch, told: Receivers) -> Iterator[Scratch]:
+    """A target whose receivers setup has made of Terraform's outputs."""
+    done = setup(scratch, {"receivers": told.contract(), "owners": {"shop": "<@U024BE7LH>"}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "madeUpSecret" not in done.stdout + done.stderr
+    yield scratch
+    forget(project)
+
+
+def setup(scratch: Scratch, notices: dict[str, Any]) -> Any:
+    file = scratch.folder / "outputs.json"
+    document = json.loads(file.read_text())
+    document["dbt_target_notices"] = {"value": {"scratch": notices}}
+    file.write_text(json.dumps(document))
+    return scratch.setup("--outputs", str(file), "--target", "scratch")
+
+
+def forget(project: Project, but: str = "") -> None:
+    """Other tests share the server."""
+    for block in blocks(project):
+        if not but or not block["name"].endswith(but):
+            httpx.delete(f"{project.api_url}/block_documents/{block['id']}")
+    if not but:
+        httpx.delete(f"{project.api_url}/variables/name/millrace_notices_scratch")
+
+
+def blocks(project: Project) -> list[dict[str, Any]]:
+    name = {"name": {"like_": "notify-scratch"}}
+    url = f"{project.api_url}/block_documents/filter"
+    return list(httpx.post(url, json={"block_documents": name}).json())
+
+
+def run(scratch: Scratch, told: Receivers, *given: str) -> Any:
+    return scratch.run_pipeline(*given, **RETRY_NOTHING, **told.environment)
+
+
+def state(scratch: Scratch, name: str) -> Any:
+    file = scratch.local / "state" / "targets" / "scratch" / name
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def test_told_once_and_when_it_is_good_again(
+    project: Project, notified: Scratch, told: Receivers
+) -> None:
+    # A plain read of the blocks shows no secret.
+    plain = json.dumps(blocks(project))
+    assert all(secret not in plain for secret in SECRETS)
+
+    # GIVEN a model that cannot be built, and two behind it
+    meta = {"meta": {"owner": "shop"}}
+    notified.model("first", "select no_such_column from (select 1 as id) as t")
+    notified.model("second", "select * from {{ ref('first') }}")
+    notified.model("third", "select * from {{ ref('second') }}")
+    notified.properties(models=[{"name": "first", "config": meta}])
+    done = run(notified, told)
+    assert done.returncode == 1
+
+    # THEN each receiver is told once, of its chat's own shape, of what a person needs
+    assert not told.refused
+    for host in HOSTS:
+        (one,) = told.of(host)
+        is_as_documented(one)
+        text = texts_of(one)
+        for said in (
+            "Millrace: scratch: model first failed", "no_such_column", "shop", "U024BE7LH",
+            "behind it: model second, model third", "--select first", "/runs/flow-run/",
+        ):  # fmt: skip
+            assert said in text, (host, said, text)
+    (mail,) = told.mails
+    assert mail["X-Recipients"] == "on-call@example.com, second@example.com"
+    assert mail["Subject"] == "Millrace: scratch: model first failed"
+    body = mail.get_body(("plain",)).get_content()  # type: ignore[attr-defined]
+    assert "behind it: model second, model third" in body
+    everything = done.stdout + done.stderr
+    assert all(secret not in everything for secret in SECRETS)
+
+    # AND it is counted, and not told again
+    told.forget()
+    assert run(notified, told).returncode == 1
+    assert (told.told, told.mails) == ([], [])
+    (incident,) = state(notified, "incidents.json")
+    assert (incident["runs"], incident["name"], incident["owner"]) == (2, "model first", "shop")
+
+    # WHEN it is mended, THEN they are told for how long it was broken
+    notified.model("first", "select 1 as id")
+    assert run(notified, told).returncode == 0
+    (one,) = told.of("hooks.slack.com")
+    assert "model first is good again" in texts_of(one)
+    assert "seen by 2 runs" in texts_of(one)
+    assert state(notified, "incidents.json") == []
+    assert len(told.mails) == 1
+
+
+def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
+    notified: Scratch, told: Receivers
+) -> None:
+    notified.model("first", "select 1 as id")
+    started = time.monotonic()
+    assert run(notified, told).returncode == 0
+    usual = time.monotonic() - started
+    told.answers |= {"hooks.slack.com": "hang", "discord.com": 500}
+    setup(
+        notified, {"receivers": told.contract() | {"mail": told.contract()["mail"] | {"port": 1}}}
+    )
+    notified.model("first", TABLE + "select 1 / 0 as id")
+    started = time.monotonic()
+    done = run(notified, told)
+    # THEN the run failed for its own reason, and not much later than without
+    assert done.returncode == 1
+    assert time.monotonic() - started < usual + SECONDS + 10
+    assert "division by zero" in done.stderr
+    log = done.stdout + done.stderr
+    assert "Nobody could be told by block slack-webhook/notify-scratch--team: no answer" in log
+    assert "Nobody could be told by block discord-webhook/notify-scratch--discord" in log
+    assert "Nobody could be told by block slack-webhook/notify-scratch--mail" in log
+    assert all(secret not in log for secret in SECRETS)
+    # AND the others were told
+    assert len(told.of("hooks.example.com")) == 1
+    assert len(told.of("prod-01.westeurope.logic.azure.com")) == 1
+    # AND the health check says what waits, and for whom
+    health = notified.run("-m", "infrastructure.healthcheck", "scratch", "--json")
+    checks = {check["name"]: check for check in json.loads(health.stdout)["checks"]}
+    assert checks["notices"]["status"] == "warning"
+    assert checks["notices"]["seen"].startswith("1 unsent since")
+    assert "notify-scratch--team" in checks["notices"]["seen"]
+    # WHEN they answer again, THEN the next run tells them, and the others nothing
+    told.answers.clear()
+    setup(notified, {"receivers": told.contract()})
+    assert run(notified, told).returncode == 1
+    assert len(told.of("hooks.slack.com")) == len(told.of("discord.com")) == len(told.mails) == 1
+    assert len(told.of("hooks.example.com")) == 1
+    assert state(notified, "outbox.json")["waiting"] == []
+
+
+def test_what_warns_and_what_is_wished_for(
+    project: Project, notified: Scratch, told: Receivers
+) -> None:
+    wishes = ["failure", "warning", "success", "retry"]
+    only = {"hook": told.contract()["hook"]}
+    assert setup(notified, {"receivers": only, "events": wishes}).returncode == 0
+    forget(project, but="--hook")
+    notified.model("first", "select 1 as id")
+    notified.properties(
+        models=[
+            {
+                "name": "first",
+                "columns": [
+                    {
+                        "name": "id",
+                        "data_tests": [
+                            {"accepted_values": {
+                                "arguments": {"values": [2]}, "config": {"severity": "warn"}}}
+                        ],
+                    }
+                ],
+            }
+        ]
+    )  # fmt: skip
+    assert run(notified, told).returncode == 0
+    subjects = [told.document["subject"] for told in told.told]
+    assert len(subjects) == 2
+    assert subjects[0].startswith("Millrace: scratch: test accepted_values_first_id__2")
+    assert subjects[0].endswith("warns")
+    assert subjects[1] == "Millrace: scratch: a run passed"
+    # It still warns: told before. A recovery is not wished for.
+    told.forget()
+    assert run(notified, told).returncode == 0
+    assert [told.document["subject"] for told in told.told] == ["Millrace: scratch: a run passed"]
+    notified.properties(models=[])
+    told.forget()
+    assert run(notified, told).returncode == 0
+    assert [told.document["subject"] for told in told.told] == ["Millrace: scratch: a run passed"]
+    assert state(notified, "incidents.json") == []
+    # A lost connection that passed at the second attempt is told as such.
+    told.forget()
+    notified.model("first", TABLE + "select pg_sleep(20) as id")
+    process = notified.start_pipeline(
+        **told.environment, MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS="0.1"
+    )
+    sleeping = """
+        select pid from pg_stat_activity
+        where query like '%pg_sleep(20)%' and pid <> pg_backend_pid()
+    """
+    deadline = time.monotonic() + 60
+    while not (found := notified.query(sleeping)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    notified.model("first", "select 1 as id")
+    with closing(notified.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"select pg_terminate_backend({found[0][0]})")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert [told.document["subject"] for told in told.told] == [
+        "Millrace: scratch: a run passed", "Millrace: scratch: 1 tried again",
+    ]  # fmt: skip
+    assert "model first: 2 attempts, then success" in told.told[1].document["body"]
