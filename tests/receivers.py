@@ -21,10 +21,11 @@ from email.policy import default
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
-from conftest import serving
+from conftest import Project, serving
 
 SLACK = "https://hooks.slack.com/services/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"
 TEAMS = (
@@ -93,6 +94,26 @@ class Receivers:
                 "recipients": ["on-call@example.com", "second@example.com"],
             },
         }  # fmt: skip
+
+
+def blocks(project: Project) -> list[dict[str, Any]]:
+    """The notification blocks of the target `scratch`, as a plain read shows them."""
+    name = {"name": {"like_": "notify-scratch"}}
+    url = f"{project.api_url}/block_documents/filter"
+    return list(httpx.post(url, json={"block_documents": name}).json())
+
+
+def forget(project: Project, but: str = "") -> None:
+    """Remove them: other tests share the server.
+
+    Args:
+        but: how the names of those end that stay, and the wishes with them.
+    """
+    for block in blocks(project):
+        if not but or not block["name"].endswith(but):
+            httpx.delete(f"{project.api_url}/block_documents/{block['id']}")
+    if not but:
+        httpx.delete(f"{project.api_url}/variables/name/millrace_notices_scratch")
 
 
 def texts_of(told: Told) -> str:

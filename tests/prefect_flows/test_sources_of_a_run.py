@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import Project, Scratch, serving
+from receivers import forget
 
 URL_BLOCK = "postgres-dump-url-scratch"
 
@@ -192,7 +193,7 @@ class Receiver:
 
 
 @pytest.fixture
-def receiver(scratch: Scratch) -> Iterator[Receiver]:
+def receiver(project: Project) -> Iterator[Receiver]:
     """One that the target's notification block names."""
     told: list[dict[str, Any]] = []
 
@@ -204,6 +205,7 @@ def receiver(scratch: Scratch) -> Iterator[Receiver]:
 
     with serving(Handler) as url:
         yield Receiver(url, told)
+    forget(project)
 
 
 def notify(scratch: Scratch, url: str) -> None:
@@ -220,30 +222,36 @@ NOT_LONG = {"MILLRACE_STAGES__EXTRACT__RETRIES": "1",
             "MILLRACE_STAGES__EXTRACT__RETRY_DELAY_SECONDS": "0.1"}  # fmt: skip
 
 
-def test_a_fault_of_a_system_is_told_once_and_one_of_data_is_not(
+def test_what_a_source_cannot_bring_in_is_told_once(
     scratch: Scratch, url: str, inbox: Path, receiver: Receiver
 ) -> None:
     notify(scratch, receiver.url)
-    # GIVEN a table that is not there
-    scratch.query("drop table items", "shop")
-    done = run(scratch, *arguments(inbox))
-    assert done.returncode == 1
-    assert receiver.told == []
-    # WHEN the database itself does not answer, in both attempts
+    # GIVEN a database that does not answer, in both attempts
     away = "postgresql://reader:s3cret-word@127.0.0.1:1/shop"
     assert scratch.run("-m", "infrastructure.setup_secret", URL_BLOCK, text=away).returncode == 0
     done = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
     # THEN one notice says so, with the place, what mends it, and the run
     assert done.returncode == 1
     ((text,),) = [tuple(told.values()) for told in receiver.told]
-    assert "target scratch needs a look" in text
+    assert "scratch: source postgres__dump failed" in text
+    assert "(system)" in text
     assert "127.0.0.1:1/shop" in text
     assert "mend:" in text
     assert "/runs/flow-run/" in text
     assert "s3cret-word" not in text
+    # AND it is not told again while it is away, and that it is over by the run that brings it in
+    assert run(scratch, *arguments(inbox), "--fresh", **NOT_LONG).returncode == 1
+    assert len(receiver.told) == 1
+    assert scratch.run("-m", "infrastructure.setup_secret", URL_BLOCK, text=url).returncode == 0
+    done = run(scratch, *arguments(inbox))
+    assert done.returncode == 0, done.stderr
+    _, (text,) = [tuple(told.values()) for told in receiver.told]
+    assert "source postgres__dump is good again" in text
+    assert "seen by 2 runs" in text
     # AND a receiver that refuses changes nothing but the log
     notify(scratch, f"{receiver.url}/refuse")
-    again = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
-    assert again.returncode == 1
-    assert "Nobody could be told by block 'notify-scratch'" in again.stderr
-    assert "127.0.0.1:1/shop" in again.stderr
+    scratch.query("drop table items", "shop")
+    done = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
+    assert done.returncode == 1
+    assert "Nobody could be told by block custom-webhook/notify-scratch: " in done.stderr
+    assert 'relation "items" does not exist' in done.stderr

@@ -9,10 +9,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from conftest import Project, Scratch
-from receivers import HOSTS, SECRETS, Receivers, is_as_documented, receivers, texts_of
+from receivers import (
+    HOSTS,
+    SECRETS,
+    Receivers,
+    blocks,
+    forget,
+    is_as_documented,
+    receivers,
+    texts_of,
+)
 
 from prefect_flows.notices.outbox import SECONDS
 
@@ -44,21 +52,6 @@ def setup(scratch: Scratch, notices: dict[str, Any]) -> Any:
     document["dbt_target_notices"] = {"value": {"scratch": notices}}
     file.write_text(json.dumps(document))
     return scratch.setup("--outputs", str(file), "--target", "scratch")
-
-
-def forget(project: Project, but: str = "") -> None:
-    """Other tests share the server."""
-    for block in blocks(project):
-        if not but or not block["name"].endswith(but):
-            httpx.delete(f"{project.api_url}/block_documents/{block['id']}")
-    if not but:
-        httpx.delete(f"{project.api_url}/variables/name/millrace_notices_scratch")
-
-
-def blocks(project: Project) -> list[dict[str, Any]]:
-    name = {"name": {"like_": "notify-scratch"}}
-    url = f"{project.api_url}/block_documents/filter"
-    return list(httpx.post(url, json={"block_documents": name}).json())
 
 
 def run(scratch: Scratch, told: Receivers, *given: str) -> Any:
