@@ -90,8 +90,10 @@ def test_told_once_and_when_it_is_good_again(
             "behind it: model second, model third", "--select first", "/runs/flow-run/",
         ):  # fmt: skip
             assert said in text, (host, said, text)
-    (mail,) = told.mails
-    assert mail["X-Recipients"] == "on-call@example.com, second@example.com"
+    mail, _ = told.mails
+    assert {mail["X-Recipients"] for mail in told.mails} == {
+        "on-call@example.com", "second@example.com",
+    }  # fmt: skip
     assert mail["Subject"] == "Millrace: scratch: model first failed"
     body = mail.get_body(("plain",)).get_content()  # type: ignore[attr-defined]
     assert "behind it: model second, model third" in body
@@ -112,7 +114,7 @@ def test_told_once_and_when_it_is_good_again(
     assert "model first is good again" in texts_of(one)
     assert "seen by 2 runs" in texts_of(one)
     assert state(notified, "incidents.json") == []
-    assert len(told.mails) == 1
+    assert len(told.mails) == 2
 
 
 def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
@@ -134,7 +136,7 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     assert time.monotonic() - started < usual + SECONDS + 10
     assert "division by zero" in done.stderr
     log = done.stdout + done.stderr
-    assert "Nobody could be told by block slack-webhook/notify-scratch--team: no answer" in log
+    assert "Nobody could be told by block slack-webhook/notify-scratch--team: " in log
     assert "Nobody could be told by block discord-webhook/notify-scratch--discord" in log
     assert "Nobody could be told by block slack-webhook/notify-scratch--mail" in log
     assert all(secret not in log for secret in SECRETS)
@@ -151,7 +153,8 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     told.answers.clear()
     setup(notified, {"receivers": told.contract()})
     assert run(notified, told).returncode == 1
-    assert len(told.of("hooks.slack.com")) == len(told.of("discord.com")) == len(told.mails) == 1
+    assert len(told.of("hooks.slack.com")) == len(told.of("discord.com")) == 1
+    assert len(told.mails) == 2
     assert len(told.of("hooks.example.com")) == 1
     assert state(notified, "outbox.json")["waiting"] == []
 
@@ -197,7 +200,7 @@ def test_what_warns_and_what_is_wished_for(
     assert state(notified, "incidents.json") == []
     # A lost connection that passed at the second attempt is told as such.
     told.forget()
-    notified.model("first", TABLE + "select pg_sleep(20) as id")
+    notified.model("first", TABLE + "select 1 as id from pg_sleep(20)")
     process = notified.start_pipeline(
         **told.environment, MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS="0.1"
     )
