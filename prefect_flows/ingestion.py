@@ -34,6 +34,7 @@ from prefect_flows.exclusive import alone
 from prefect_flows.ingestion_errors import error_of
 from prefect_flows.loaded_tables import half_loaded, has_loaded, heartbeat
 from prefect_flows.notices.of_run import Ended, tell_of_run
+from prefect_flows.notices.wishes import stored_wishes
 from prefect_flows.parameters import Parameters
 from prefect_flows.rejections import Rejection, collecting, reject
 from prefect_flows.settings import StagePolicies, load_settings
@@ -161,8 +162,9 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
             source, target, arguments, lambda block: read_secret(client, block)
         )
         state_url = settings.state_url or stored_state_url(client)
+        wishes = stored_wishes(client, target)
     store = StateStore(state_url or settings.default_state_url)
-    runtime = WithPrefect.of_this_flow(target)
+    runtime = WithPrefect.of_this_flow(target, wishes)
     started = datetime.now(UTC)
     with runtime.stopping(), alone(Parameters(target=target), store, runtime):
         try:

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable, RunCancelled
+from prefect_flows.notices.wishes import stored_wishes
 from prefect_flows.parameters import Parameters, Strategy
 from prefect_flows.pulse import API_ERRORS
 from prefect_flows.reporting import summaries
@@ -104,8 +105,9 @@ def dbt_full_pipeline(
     with prefect_client() as client:
         profile = load_profile(client, target)
         state_url = settings.state_url or stored_state_url(client)
+        wishes = stored_wishes(client, target)
     store = StateStore(state_url or settings.default_state_url)
-    runtime = WithPrefect.of_this_flow(target)
+    runtime = WithPrefect.of_this_flow(target, wishes)
     try:
         return run_pipeline(parameters, profile, settings, store, runtime)
     except RunCancelled as error:

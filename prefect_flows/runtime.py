@@ -38,6 +38,7 @@ class Runtime(Protocol):
         run_id: the run's name in the state store.
         url: where a person looks at the run; none without Prefect.
         unreported: what could not be told to Prefect, a line each.
+        wishes: what is told of the target; none where nobody is told from here.
         watchers: see the dbt stages go by.
     """
 
@@ -45,6 +46,7 @@ class Runtime(Protocol):
     url: str | None
     log: Logger
     unreported: list[str]
+    wishes: Wishes | None
 
     @property
     def watchers(self) -> Sequence[Watcher]:
@@ -76,8 +78,8 @@ class Runtime(Protocol):
     def secret(self, block: str) -> Any | None:
         """The value of a Secret block; none where there is no such block."""
 
-    def audience(self) -> tuple[Wishes, list[str]] | None:
-        """What is told of the target, and to which blocks; none where nobody is told from here.
+    def receivers(self) -> list[str]:
+        """The blocks that are told of the target.
 
         Raises:
             PrefectUnreachable: the Prefect API cannot be asked.
@@ -92,6 +94,7 @@ class WithoutPrefect:
         self.url: str | None = None
         self.log: Logger = logging.getLogger("millrace")
         self.unreported: list[str] = []
+        self.wishes: Wishes | None = None
         self.watchers: Sequence[Watcher] = ()
         self._stop = Stop()
 
@@ -119,5 +122,6 @@ class WithoutPrefect:
     def secret(self, block: str) -> None:
         """There are no blocks."""
 
-    def audience(self) -> None:
+    def receivers(self) -> list[str]:
         """Whoever called the process sees how it ended."""
+        return []

@@ -30,7 +30,7 @@ from prefect_flows.stopping import Stop
 from prefect_flows.targets import (
     SETUP_COMMAND,
     lease_limit,
-    notices_variable,
+    notify_block,
     prefect_client,
     read_secret,
 )
@@ -48,11 +48,12 @@ ASK_SECONDS = 5
 class WithPrefect:
     """A run in the flow run that calls it."""
 
-    def __init__(self, flow_run: FlowRun, target: str, log: Logger) -> None:
+    def __init__(self, flow_run: FlowRun, target: str, wishes: Wishes, log: Logger) -> None:
         self.run_id = str(flow_run.id)
         self.url = url_for("flow-run", obj_id=flow_run.id)
         self.log = log
         self.unreported: list[str] = []
+        self.wishes: Wishes | None = wishes
         self._flow_run_id: UUID = flow_run.id
         self._target = target
         self._asked, self._answers = -float(ASK_SECONDS), False
@@ -60,12 +61,12 @@ class WithPrefect:
         self._pulse = Pulse(flow_run.id, target, self._stop, self.unreported.append)
 
     @classmethod
-    def of_this_flow(cls, target: str) -> WithPrefect:
+    def of_this_flow(cls, target: str, wishes: Wishes) -> WithPrefect:
         """The run whose flow's body this is called from."""
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101
         assert context.flow_run is not None  # noqa: S101
-        return cls(context.flow_run, target, get_run_logger())
+        return cls(context.flow_run, target, wishes, get_run_logger())
 
     @property
     def watchers(self) -> Sequence[Watcher]:
@@ -100,26 +101,20 @@ class WithPrefect:
         with prefect_client() as client:
             return read_secret(client, block)
 
-    def audience(self) -> tuple[Wishes, list[str]]:
-        """The wishes that setup wrote, the usual ones without, and the blocks that there are."""
-        name = notices_variable(self._target)
-        where = f"variable {name} of the Prefect API"
+    def receivers(self) -> list[str]:
+        """The notification blocks of the target."""
+        where = f"blocks {notify_block(self._target)} of the Prefect API"
+        mend = "start it again; what was to be told waits for the next run"
         if not answers():
-            raise PrefectUnreachable(
-                "The Prefect API does not answer.",
-                where=where,
-                mend="start it again; what was to be told waits for the next run",
-            )
+            raise PrefectUnreachable("The Prefect API does not answer.", where=where, mend=mend)
         try:
             with prefect_client() as client:
-                stored = client.read_variable_by_name(name)
-                wishes = Wishes() if stored is None else Wishes.model_validate(stored.value)
-                return wishes, [address(document) for document in receivers(client, self._target)]
+                return [address(document) for document in receivers(client, self._target)]
         except httpx.HTTPError as error:
             raise PrefectUnreachable(
                 f"The Prefect API does not answer: {type(error).__name__}: {error}",
                 where=where,
-                mend="start it again; what was to be told waits for the next run",
+                mend=mend,
             ) from error
 
     @contextmanager

@@ -70,7 +70,12 @@ class _Telling:
         before, outbox = self._known()
         self._on_disk = outbox.model_copy(deep=True)
         judged = judge(before, list(_seen(self.ended, self.runtime.url)), _good(self.ended, before))
-        receivers = self._write(outbox, judged)
+        wishes, receivers = self.runtime.wishes, None
+        if wishes is not None:
+            notices = _notices(self.ended, judged, wishes, self.runtime.url)
+            if notices or outbox.waiting:
+                receivers = self._receivers()
+                outbox.add(notices, receivers)
         # The notices first: a run that is killed between the two tells twice, not never.
         self._keep(outbox)
         if judged.open != before:
@@ -89,18 +94,13 @@ class _Telling:
             self.stored = False
             return [], Outbox()
 
-    def _write(self, outbox: Outbox, judged: Judged) -> list[str] | None:
-        """Put the notices into the outbox; who is told, as far as that can be asked."""
-        wishes, receivers = Wishes(), None
+    def _receivers(self) -> list[str] | None:
+        """Who is told; none where that cannot be asked."""
         try:
-            audience = self.runtime.audience()
-            if audience is None:
-                return None
-            wishes, receivers = audience
+            return self.runtime.receivers()
         except PrefectUnreachable as error:
             self.log.warning("Who is to be told cannot be asked: %s", error)
-        outbox.add(_notices(self.ended, judged, wishes, self.runtime.url), receivers)
-        return receivers
+            return None
 
     def _keep(self, outbox: Outbox) -> None:
         if not self.stored or outbox == self._on_disk:

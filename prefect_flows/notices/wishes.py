@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.targets import SETUP_COMMAND, notices_variable
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 Event = Literal["failure", "recovery", "warning", "stale", "success", "retry"]
 # What is told where nothing else is asked for.
@@ -25,3 +31,23 @@ class Wishes(BaseModel):
 
     events: tuple[Event, ...] = USUAL
     owners: Mapping[str, str] = {}
+
+
+def stored_wishes(client: SyncPrefectClient, target: str) -> Wishes:
+    """What setup took from Terraform's outputs; the usual where they say nothing.
+
+    Raises:
+        ConfigurationError: the variable is not as setup writes it.
+    """
+    variable = client.read_variable_by_name(notices_variable(target))
+    if variable is None:
+        return Wishes()
+    try:
+        return Wishes.model_validate(variable.value)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(
+            f"Variable {variable.name!r} is not as setup writes it: {faults}.",
+            where=f"the Prefect API at {client.api_url}",
+            mend=f"{SETUP_COMMAND} --target {target}",
+        ) from error

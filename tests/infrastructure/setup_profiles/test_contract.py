@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
 from infrastructure.setup_profiles.contract import Contract, parse
+from infrastructure.setup_profiles.notices import desired_notices
 from prefect_flows.errors import ContractError
 
 POSTGRES = {
@@ -137,3 +139,79 @@ def test_a_wrong_secret_is_not_repeated_in_the_fault() -> None:
         "dbt_target_secrets.prod.service_account_key.type",
     ]
     assert "made-up-secret" not in " ".join(found)
+
+
+NOTICES = {
+    "receivers": {
+        "team": {"type": "slack", "url": "https://hooks.slack.com/services/T0/B0/madeUpSecret"},
+        "hook": {"type": "webhook", "url": "https://example.com/madeUpSecret", "headers": None},
+    },
+    "events": ["failure", "success"],
+    "owners": None,
+}
+
+
+def test_who_is_told_becomes_blocks_and_a_variable() -> None:
+    receivers = NOTICES["receivers"] | {  # type: ignore[operator]
+        "chat": {"type": "discord", "url": "https://discord.com/api/webhooks/123/madeUpSecret"},
+        "mail": {
+            "type": "email", "server": "smtp.example.com", "user": "me@example.com",
+            "password": "madeUpSecret/@", "sender": "me@example.com",
+            "recipients": ["a@example.com", "b@example.com"],
+        },
+    }  # fmt: skip
+    contract = parsed(
+        dbt_targets={"blue-2": POSTGRES},
+        dbt_target_notices={"blue-2": NOTICES | {"receivers": receivers}},
+    )
+    assert "madeUpSecret" not in repr(contract)
+    wanted = {each.name: each for each in desired_notices(contract.notices)}
+    assert wanted["notify-blue-2--team"].data["url"].endswith("madeUpSecret")
+    assert wanted["notify-blue-2--chat"].data == {
+        "webhook_id": "123", "webhook_token": "madeUpSecret",
+    }  # fmt: skip
+    hook = wanted["notify-blue-2--hook"].data
+    assert hook["secrets"] == {"url": "https://example.com/madeUpSecret"}
+    assert "madeUpSecret" not in json.dumps(dict(hook) | {"secrets": None})
+    mail = urlsplit(wanted["notify-blue-2--mail"].data["url"])
+    assert (mail.scheme, mail.hostname, mail.port) == ("mailtos", "smtp.example.com", 587)
+    assert unquote(str(mail.password)) == "madeUpSecret/@"
+    assert parse_qs(mail.query)["to"] == ["a@example.com,b@example.com"]
+    assert wanted["millrace_notices_blue_2"].data["value"] == {
+        "events": ["failure", "success"], "owners": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"events": ["failures"]}, "dbt_target_notices.dev.events.0: Input should be 'failure'"),
+        ({"receivers": {}}, "dbt_target_notices.dev.receivers: Dictionary should have at least 1"),
+        ({"receivers": {"a": {"type": "pigeon"}}}, "dbt_target_notices.dev.receivers.a: Input tag"),
+        ({"receivers": {"a_b": NOTICES["receivers"]["team"]}},  # type: ignore[index]
+         "dbt_target_notices.dev.receivers.a_b: String should match"),
+        ({"receivers": {"a": {"type": "slack", "url": "https://example.com/madeUpSecret"}}},
+         "dbt_target_notices.dev.receivers.a.url: not an incoming webhook"),
+        ({"receivers": {"a": {"type": "teams", "url": "https://example.com/madeUpSecret"}}},
+         "dbt_target_notices.dev.receivers.a.url: not the address of a workflow"),
+        ({"receivers": {"a": {"type": "discord", "url": "https://discord.com/madeUpSecret"}}},
+         "dbt_target_notices.dev.receivers.a.url: not a webhook"),
+        ({"receivers": {"a": {"type": "webhook", "url": "madeUpSecret"}}},
+         "dbt_target_notices.dev.receivers.a.url: not an address"),
+        ({"receivers": {"a": {"type": "email", "server": "s", "sender": "a@b", "recipients": []}}},
+         "dbt_target_notices.dev.receivers.a.recipients: List should have at least 1"),
+    ],
+)  # fmt: skip
+def test_faults_of_notices_have_their_path_and_no_secret(
+    change: dict[str, Any], fault: str
+) -> None:
+    found = faults(dbt_targets={"dev": POSTGRES}, dbt_target_notices={"dev": NOTICES | change})
+    assert len(found) == 1
+    assert found[0].startswith(fault)
+    assert "madeUpSecret" not in found[0]
+
+
+def test_notices_of_no_target() -> None:
+    assert faults(dbt_targets={"dev": POSTGRES}, dbt_target_notices={"qa": NOTICES}) == [
+        "dbt_target_notices.qa: dbt_targets has no such target"
+    ]
