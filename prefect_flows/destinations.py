@@ -20,7 +20,7 @@ from prefect_flows.targets import Profile
 
 # Rows of a Parquet file. The files of a table are loaded side by side.
 ROWS_OF_A_FILE = 500_000
-# Files that are loaded at once, of one source: as many connections. Each holds a file in memory.
+# Files that are loaded at once, of one source: as many connections.
 FILES_AT_ONCE = 2
 
 

@@ -3,7 +3,7 @@
 A source is a folder `prefect_flows/sources/<owner>__<name>` whose module `source.py` holds a dlt
 source function of the folder's name. Its rows go through two stages: *extract* reads them into
 Parquet files of a temporary folder, and *load* brings the files into the warehouse: Postgres by
-ADBC's COPY, BigQuery by load jobs.
+COPY, BigQuery by load jobs.
 
 State lives in the warehouse, beside the rows it speaks of, and becomes visible with them. An
 attempt of a stage starts from what the one before left whole, never from half of it: a load killed

@@ -1,16 +1,21 @@
-"""dlt's Postgres, which also takes an empty file, and files in the form of Postgres' own COPY.
+"""dlt's Postgres, loaded by COPY in its binary form: Parquet is encoded, other files are in it.
 
-dlt hands ADBC the batches of a Parquet file, and ADBC refuses to be handed none
-(`Must pass schema, or at least one RecordBatch`). Of an empty file there is nothing to copy; the
-table itself was made before. May go when dlt passes the file's schema along.
+dlt loads Parquet through ADBC, which takes longer, holds a whole file in memory, and refuses a file
+without rows (`Must pass schema, or at least one RecordBatch`). ADBC is left what pgpq does not
+encode: nested values, and types that a table was given by hand; and everything on Linux on ARM,
+for which pgpq has no wheel.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from dlt.common.destination.client import HasFollowupJobs, LoadJob, RunnableLoadJob
 from dlt.common.destination.typing import PreparedTableSchema
@@ -18,6 +23,8 @@ from dlt.common.runtime import signals
 from dlt.destinations import postgres
 from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresParquetCopyJob
 from dlt.destinations.job_impl import FinalizedLoadJobWithFollowupJobs
+
+log = logging.getLogger(__name__)
 
 # How a file begins that `copy … to … (format binary)` wrote.
 # https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
@@ -59,14 +66,61 @@ class _CopyJob(RunnableLoadJob, HasFollowupJobs):
             cursor.copy_expert(copy, file, BYTES_AT_ONCE)
 
 
+class _EncodeJob(PostgresParquetCopyJob):
+    """Copies a Parquet file, encoded for the columns that the table has."""
+
+    _job_client: PostgresClient
+
+    def run(self) -> None:
+        client = self._job_client.sql_client
+        table = client.make_qualified_table_name(self.load_table_name)
+        with client.native_connection.cursor() as cursor:
+            cursor.execute(f"select * from {table} limit 0")  # noqa: S608 (dlt's own name)
+            types = {column.name: column.type_code for column in cursor.description or ()}
+        with pq.ParquetFile(self._file_path) as file:
+            if reasons := _not_encodable(file.schema_arrow, types):
+                log.info("%s goes through ADBC: %s", self._file_name, "; ".join(reasons))
+                super().run()
+                return
+            from prefect_flows.arrow_to_postgres import encoded
+
+            columns = ", ".join(map(client.escape_column_name, file.schema_arrow.names))
+            with client.begin_transaction(), client.native_connection.cursor() as cursor:
+                copy = f"copy {table} ({columns}) from stdin (format binary)"
+                cursor.copy_expert(copy, _Pieces(encoded(file, types)), BYTES_AT_ONCE)
+
+
+def _not_encodable(schema: pa.Schema, types: Mapping[str, int]) -> list[str]:
+    """Why a file is not encoded here; nothing where it is."""
+    if find_spec("pgpq") is None:
+        return ["pgpq is not installed; for Linux on ARM there is none"]
+    from prefect_flows.arrow_to_postgres import not_encodable
+
+    return not_encodable(schema, types)
+
+
+class _Pieces:
+    """Bytes as COPY reads them, until dlt is told to stop."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def read(self, _: int = -1, /) -> bytes:
+        """The next piece, whatever its size: libpq takes any; nothing after the last."""
+        signals.raise_if_signalled()
+        return next(self._pieces, b"")
+
+
 class _Client(PostgresClient):
     def create_load_job(
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
     ) -> LoadJob:
         job = super().create_load_job(table, file_path, load_id, restore)
-        is_parquet = isinstance(job, PostgresParquetCopyJob)
-        if is_parquet and pq.read_metadata(file_path).num_rows == 0:
-            return FinalizedLoadJobWithFollowupJobs(file_path)
+        if isinstance(job, PostgresParquetCopyJob):
+            # Of an empty file there is nothing to copy; the table itself was made before.
+            if pq.read_metadata(file_path).num_rows == 0:
+                return FinalizedLoadJobWithFollowupJobs(file_path)
+            return _EncodeJob(file_path)
         if _was_copied(Path(file_path)):
             return _CopyJob(file_path)
         return job

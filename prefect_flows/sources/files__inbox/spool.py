@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 # Bytes of rows in memory, which become one row group.
 ROW_GROUP_BYTES = 8 << 20
-# Bytes of rows in one Parquet file: the driver for Postgres holds a whole file in memory, once for
-# each connection that loads.
+# Bytes of rows in one Parquet file. The files of a table are loaded side by side.
 PART_BYTES = 32 << 20
 # Columns that repeat one value.
 _REPEATING = ["_file", "_dlt_load_id"]
