@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,6 +55,7 @@ _WIDER = {
 }
 # A postal code, an account: as a number it would lose its zeros.
 _LEADING_ZERO = r"^[+-]?0[0-9]"
+_ZERO, _PLUS, _MINUS = b"0+-"
 
 
 def declared(types: Mapping[str, Mapping[str, str]] | None) -> dict[str, Types]:
@@ -126,12 +128,29 @@ class Guess:
         """Take account of more values, given as text."""
         if self._kind == TEXT or values.null_count == len(values):
             return
-        if pc.any(pc.match_substring_regex(values, _LEADING_ZERO)).as_py():
+        if _has_leading_zero(values):
             self._kind = TEXT
         elif self._kind is None:
             self._kind = next(kind for kind in self._ladder if _holds(kind, values))
         elif not _holds(self._kind, values):
             self._kind = next(kind for kind in _WIDER[self._kind] if _holds(kind, values))
+
+
+def _has_leading_zero(values: pa.Array) -> bool:
+    """Whether one has; the pattern is asked of those alone that begin like it."""
+    _, offsets, text = values.buffers()
+    if text is None or not text.size:
+        return False
+    starts = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values)]
+    characters = np.frombuffer(text, np.uint8)
+    # What is empty or null is taken to begin with what comes next, which asks too much, not too
+    # little.
+    first = characters[np.minimum(starts, len(characters) - 1)]
+    begins = (first == _ZERO) | (first == _PLUS) | (first == _MINUS)
+    if not begins.any():
+        return False
+    some = values.filter(pa.array(begins))
+    return bool(pc.any(pc.match_substring_regex(some, _LEADING_ZERO)).as_py())
 
 
 def _holds(kind: pa.DataType, values: pa.Array) -> bool:
