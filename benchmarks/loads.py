@@ -3,7 +3,8 @@
     uv run python benchmarks/loads.py [--rows 1000000] [--rounds 3] [--slow-rounds 1]
 
 Two tasks on one embedded Postgres: a table of one database into another (`postgres__dump`), and a
-CSV file into a table (`files__inbox`). Each contestant is a process of its own, in alternating
+CSV file into a table (`files__inbox`): the first file of its table, whose types are found from all
+of its rows, and one that comes later. Each contestant is a process of its own, in alternating
 rounds; what it loaded is counted and summed. Measured are the seconds from its first statement to
 its last, imports left out, and the most memory that its process had.
 """
@@ -37,6 +38,8 @@ as carrier, i % 9999 as flight, 'N' || (i % 4000) as tailnum, 'JFK' as origin,
 hour, i % 60 as minute, timestamptz '2013-01-01' + i % 8760 * interval '1 hour' as time_hour
 from generate_series(1, {rows}) i
 """
+# Of the file that makes a table known, where a later one is measured.
+ROWS_BEFORE = 1_000
 CHECK = "select count(*), sum(id), sum(dep_delay), count(distinct carrier), max(time_hour) from "
 
 COMMON = """
@@ -74,7 +77,7 @@ OURS = """
 from prefect_flows.ingestion import ingest
 from prefect_flows.targets import Profile
 profile = Profile.from_output("millrace", "bench", g["output"])
-ingest("{source}", profile, **g["one_row"]["{source}"])  # imports what a load imports
+ingest("{source}", profile, **g["before"]["{before}"])  # imports what a load imports
 t = time.perf_counter()
 ingest("{source}", profile, **g["arguments"]["{source}"]); done(t)
 """
@@ -133,12 +136,12 @@ TASKS = {
         Contestant("COPY … TO … | COPY … FROM …", COPY_TABLE, "public.copied"),
         Contestant(
             "postgres__dump, first load",
-            OURS.format(source="postgres__dump"),
+            OURS.format(source="postgres__dump", before="postgres__dump"),
             "raw_postgres__dump.flights",
         ),
         Contestant(
             "postgres__dump, replacing",
-            OURS.format(source="postgres__dump"),
+            OURS.format(source="postgres__dump", before="postgres__dump"),
             "raw_postgres__dump.flights",
             again=True,
         ),
@@ -147,7 +150,16 @@ TASKS = {
     ],
     "a CSV file": [
         Contestant("COPY … FROM …", COPY_FILE, "public.copied"),
-        Contestant("files__inbox", OURS.format(source="files__inbox"), "raw_files__inbox.flights"),
+        Contestant(
+            "files__inbox, first file",
+            OURS.format(source="files__inbox", before="files__inbox"),
+            "raw_files__inbox.flights",
+        ),
+        Contestant(
+            "files__inbox, a later file",
+            OURS.format(source="files__inbox", before="first file"),
+            "raw_files__inbox.flights where _file = 'flights/flights.csv'",
+        ),
         Contestant("dlt's read_csv, default settings", DLT_FILE, "plain.flights", slow=True),
         Contestant("pandas, to_sql(method='multi')", PANDAS_FILE, "public.pandas", slow=True),
     ],
@@ -167,10 +179,16 @@ class Ground:
         (folder / "one" / "one_row.csv").write_text("id\n1\n")
         inbox = folder / "inbox" / "flights"
         inbox.mkdir(parents=True)
+        (folder / "first" / "flights").mkdir(parents=True)
+        first = folder / "first" / "flights" / "first.csv"
+        self._write(f"(select * from flights where id <= {ROWS_BEFORE})", first)  # noqa: S608
         self.file = inbox / "flights.csv"
-        with closing(self.connect("source")) as connection, self.file.open("wb") as file:
-            connection.cursor().copy_expert("copy flights to stdout (format csv, header)", file)
+        self._write("flights", self.file)
         self.expected = self.query(CHECK + "flights", "source")
+
+    def _write(self, what: str, path: Path) -> None:
+        with closing(self.connect("source")) as connection, path.open("wb") as file:
+            connection.cursor().copy_expert(f"copy {what} to stdout (format csv, header)", file)
 
     def connect(self, database: str) -> Any:
         """A connection that commits each statement."""
@@ -223,12 +241,13 @@ class Ground:
                     },
                     "files__inbox": {"url": str(self.folder / "inbox"), "min_age_seconds": 0},
                 },
-                "one_row": {
+                "before": {
                     "postgres__dump": {
                         "url": f"{url}/source{place}",
                         "tables": {"one_row": {"query": "select 1 as id"}},
                     },
                     "files__inbox": {"url": str(self.folder / "one"), "min_age_seconds": 0},
+                    "first file": {"url": str(self.folder / "first"), "min_age_seconds": 0},
                 },
             }  # fmt: skip
             done = subprocess.run(
