@@ -17,7 +17,7 @@ import logging
 from typing import Annotated, Any
 
 import typer
-from prefect import flow
+from prefect import flow, tags
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled
@@ -41,6 +41,7 @@ from prefect_flows.targets import (
     load_profile,
     prefect_client,
     profile_from_file,
+    run_tag,
     stored_state_url,
 )
 from prefect_flows.with_prefect import WithPrefect
@@ -208,7 +209,10 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
     try:
         # Prefect's own thread for heartbeats is waited for up to a second at the end; the pulse of
         # the run sends them too.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        with (
+            temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+            tags(run_tag(parameters.target)),
+        ):
             state = dbt_full_pipeline(**parameters.model_dump(), return_state=True)
     except API_ERRORS as error:
         raise PrefectUnreachable(

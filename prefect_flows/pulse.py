@@ -25,6 +25,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
+from prefect_flows.targets import run_tag
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -116,12 +118,13 @@ class Pulse:
         """The next beat shows it."""
 
     def _beat(self) -> None:
-        heartbeats = 0
+        beats = 0
         with get_client(sync_client=True) as client:
             while not self._over.wait(SECONDS):
-                heartbeats += 1
-                if heartbeats * SECONDS % HEARTBEAT_SECONDS == 0:
+                # The first comes at once: until it is there, nobody misses a run that is killed.
+                if beats * SECONDS % HEARTBEAT_SECONDS == 0:
                     self._live()
+                beats += 1
                 if self._reaches():
                     self._tell(client)
                     self._ask(client)
@@ -135,6 +138,13 @@ class Pulse:
                 "prefect.resource.id": f"prefect.flow-run.{self._flow_run_id}",
                 "prefect.resource.name": self._target,
             },
+            # As Prefect's own heartbeats have it, which a deployment's runs send beside these.
+            related=[
+                {
+                    "prefect.resource.id": f"prefect.tag.{run_tag(self._target)}",
+                    "prefect.resource.role": "tag",
+                }
+            ],
         )
 
     def _reaches(self) -> bool:

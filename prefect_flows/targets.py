@@ -76,6 +76,16 @@ def notices_variable(target: str) -> str:
     return f"millrace_notices_{target.replace('-', '_')}"
 
 
+def run_tag(target: str) -> str:
+    """Tag of a target's deployments and runs, by which automations know them."""
+    return f"millrace:{target}"
+
+
+def automation(target: str | None, finding: str) -> str:
+    """Name of the Prefect automation that finds something; without a target, of the server's."""
+    return f"millrace: {finding}" if target is None else f"millrace: {target}: {finding}"
+
+
 def lease_limit(target: str) -> str:
     """Name of the global concurrency limit of which a run of the target holds the only slot."""
     return f"millrace-target-{target}"

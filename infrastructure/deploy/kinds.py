@@ -10,6 +10,7 @@ from infrastructure.deploy.files import Deployment, Schedule
 from infrastructure.deploy.flow_schema import FlowSchema
 from infrastructure.planning.objects import Stored, Wanted
 from infrastructure.setup_work_pools.references import is_reference
+from prefect_flows.targets import run_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -51,7 +52,7 @@ def desired(
             "entrypoint": deployment.entrypoint,
             "description": deployment.description or flow.description,
             "parameters": dict(deployment.parameters),
-            "tags": sorted({TAG, *deployment.tags}),
+            "tags": sorted({TAG, run_tag(deployment.target), *deployment.tags}),
             "schedules": [_schedule(schedule) for schedule in deployment.schedules],
             "concurrency_limit": limit.limit,
             "collision_strategy": limit.collision_strategy,

@@ -75,7 +75,7 @@ def test_one_a_target_and_prod_at_two(deployed: dict[str, dict[str, Any]]) -> No
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         assert deployment["work_queue_name"] == target
         assert deployment["version"] == FIRST["MILLRACE_VERSION"]
-        assert "millrace" in deployment["tags"]
+        assert {"millrace", f"millrace:{target}"} <= set(deployment["tags"])
         in_container = target != "dev"
         assert deployment["work_pool_name"] == ("docker-pool" if in_container else "default-pool")
         image = FIRST["MILLRACE_IMAGE"] if in_container else None

@@ -1,0 +1,118 @@
+"""`automations.yaml`: what it may say, and every fault of it at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.targets import TargetName
+
+AUTOMATIONS_FILE = Path(__file__).with_name("automations.yaml")
+# Prefect takes none shorter for what does not happen.
+SHORTEST = timedelta(seconds=10)
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _time(value: Any) -> timedelta | None:
+    if value is False:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is no time: write 90s, 15m, 6h or 1d, or false")
+    time = timedelta(**{UNITS[match[2]]: int(match[1])})
+    if time < SHORTEST:
+        raise ValueError(f"{value} is too short: at least {SHORTEST.seconds}s, or false")
+    return time
+
+
+# None where it is false.
+Time = Annotated[timedelta | None, BeforeValidator(_time)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Times(_Strict):
+    """After how long each is told of a target."""
+
+    late: Time
+    pending: Time
+    stuck: Time
+    missing: Time
+    crashed: Annotated[bool, Field(strict=True)]
+
+
+class OwnTimes(_Strict):
+    """What of it differs for one target."""
+
+    late: Time = None
+    pending: Time = None
+    stuck: Time = None
+    missing: Time = None
+    crashed: Annotated[bool, Field(strict=True)] = True
+
+
+class OfServer(_Strict):
+    """What is found for all targets at once."""
+
+    zombies: Time
+
+
+class AutomationsFile(_Strict):
+    """The whole file."""
+
+    version: Literal[1]
+    server: OfServer
+    defaults: Times
+    targets: Mapping[TargetName, OwnTimes] = Field(default_factory=dict)
+
+    def times(self, target: str) -> Times:
+        """The times of a target."""
+        own = self.targets.get(target, OwnTimes())
+        given = {name: getattr(own, name) for name in own.model_fields_set}
+        return self.defaults.model_copy(update=given)
+
+    def asks_for_missing(self, target: str) -> bool:
+        """Whether `missing` has a time of the target's own: wanted without a schedule too."""
+        own = self.targets.get(target)
+        return own is not None and own.missing is not None
+
+
+def read_automations(file: Path = AUTOMATIONS_FILE) -> AutomationsFile:
+    """The file.
+
+    Raises:
+        ConfigurationError: it is not there, or says something that is not understood.
+    """
+    mend = f"correct {file.name}; its comments say what may stand there"
+    try:
+        return AutomationsFile.model_validate(yaml.safe_load(file.read_text()))
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file of automations cannot be read: {error.strerror}.",
+            where=str(file),
+            mend=mend,
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(
+            f"The file of automations is not YAML: {error}", where=str(file), mend=mend
+        ) from error
+    except ValidationError as error:
+        faults = "\n".join(
+            f"  - {'.'.join(str(part) for part in fault['loc'] if part != '[key]')}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False)
+        )
+        raise ConfigurationError(
+            f"{error.error_count()} fault(s) in the file of automations:\n{faults}",
+            where=str(file),
+            mend=mend,
+        ) from error
