@@ -91,6 +91,25 @@ def test_pools_and_compose_call_network_and_volume_the_same() -> None:
         assert f"{variable[2:-1].split(':')[0]}: {variable}" in compose
 
 
+def test_server_worker_and_runs_say_the_same_address_of_the_ui() -> None:
+    """Links in notices are the server's, in reports the run's."""
+    document = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+    said = {
+        name: service["environment"].get("PREFECT_UI_URL")
+        for name, service in document.items()
+        if "PREFECT" in str(service.get("environment", {})) and "POSTGRES_DB" not in str(service)
+    }
+    assert set(said) == {"server", "worker", "docker-worker", "setup"}
+    assert set(said.values()) == {"${PREFECT_UI_URL:-http://127.0.0.1:${SERVER_PORT:-4200}}"}
+    pools = yaml.safe_load(
+        (REPOSITORY / "infrastructure" / "setup_work_pools" / "pools.yaml").read_text()
+    )
+    for name, pool in pools["pools"].items():
+        # A run beside its worker has the worker's address.
+        wanted = None if pool["kind"] == "process" else "${PREFECT_UI_URL:-http://127.0.0.1:4200}"
+        assert pool.get("env", {}).get("PREFECT_UI_URL") == wanted, name
+
+
 def test_the_secrets_are_read_by_containers_and_reached_by_their_owner_alone(
     tmp_path: Path,
 ) -> None:

@@ -113,6 +113,8 @@ def launch(local_dir: Path, port: int | None = None) -> PrefectServer:
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
+        # What links in notices of automations begin with.
+        "PREFECT_UI_URL": f"http://{HOST}:{port}",
         "DO_NOT_TRACK": "1",
     }
     with log_file(local_dir).open("ab") as log:
@@ -162,7 +164,9 @@ def wait(
         "# PREFECT_API_URL goes before it.\n"
         f"home = {json.dumps(str(_home(local_dir)))}\n\n"
         f"[api]\nurl = {json.dumps(server.api_url)}\n\n"
-        "[server]\nanalytics_enabled = false\n"
+        "[server]\nanalytics_enabled = false\n\n"
+        # As pools.yaml has it for the runs of workers.
+        "[flows]\nheartbeat_frequency = 60\n"
     )
     return server
 

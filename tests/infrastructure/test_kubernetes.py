@@ -403,6 +403,9 @@ def test_the_charts_are_given_the_names_of_the_manifests() -> None:
     # The chart reads this key of it.
     assert "auth-string" in secrets[server["server"]["basicAuth"]["existingSecret"]]
     assert server["externalDatabase"]["passwordSecretKey"] in secrets["prefect-database"]
+    (ui,) = (each for each in server["server"]["env"] if each["name"] == "PREFECT_UI_URL")
+    ours = workloads(documents((KUBERNETES / "base" / "server.yaml").read_text()))
+    assert ui in ours["prefect-server"]["spec"]["containers"][0]["env"]
     image = worker["worker"]["image"]
     base = documents((KUBERNETES / "base" / "worker.yaml").read_text())
     container = workloads(base)["prefect-worker"]["spec"]["containers"][0]

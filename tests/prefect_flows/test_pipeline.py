@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import Project, Scratch
 
@@ -20,6 +21,13 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
     assert done.returncode == 0, done.stdout + done.stderr
     run = project.last_run(scratch.target)
     assert run["state"]["type"] == "COMPLETED"
+    assert run["tags"] == [f"millrace:{scratch.target}"]
+    # Its heartbeats are known by the same tag; the first comes soon after the beginning.
+    beats = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
+    beats["any_resource"] = {"id": [f"prefect.flow-run.{run['id']}"]}
+    url = f"{project.api_url}/events/filter"
+    (beat,) = httpx.post(url, json={"filter": beats}).json()["events"]
+    assert f"prefect.tag.millrace:{scratch.target}" in str(beat["related"])
     tasks = project.task_runs(run)
     assert {name: task["state_name"] for name, task in tasks.items()} == {
         "dbt-run": "Completed",

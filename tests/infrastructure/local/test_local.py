@@ -36,6 +36,8 @@ def test_the_ui_calls_its_own_port(other_project: Project) -> None:
     port = other_project.server["port"]
     settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
     assert settings["api_url"] == f"http://127.0.0.1:{port}/api"
+    variables = psutil.Process(other_project.server["pid"]).environ()
+    assert variables["PREFECT_UI_URL"] == f"http://127.0.0.1:{port}"
 
 
 def test_postgres_is_closed_to_the_network_and_to_other_users(other_project: Project) -> None:
