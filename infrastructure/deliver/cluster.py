@@ -6,10 +6,11 @@
     rollout   of server and worker; flow runs are Jobs of their own, which neither touches
     version   is it the commit that lies here?
     blocks    as Terraform's outputs say, where they are given
-    pool, deployments, check
+    pool, deployments, automations, check
 
 Whatever talks to Prefect runs here, over a forwarded port. When a step from `apply` on fails, the
-rollouts are undone to the revisions that worked, and pool and deployments are put back.
+rollouts are undone to the revisions that worked, and pool and deployments are put back. Automations
+only watch, and stay.
 """
 
 from __future__ import annotations
@@ -131,6 +132,9 @@ class ClusterDelivery:
                     "--pool", self._wish.pool,
                 )
             )  # fmt: skip
+        with self._step("automations", "what finds late, stuck and killed runs"):
+            automations = "infrastructure.setup_automations"
+            self._quote(ask.run(automations, "--target", self._wish.target))
 
     def _version(self) -> None:
         pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]

@@ -89,6 +89,7 @@ def _all(questions: Questions, timeout: float) -> list[Check]:
     jobs: dict[str, Callable[[float], list[Check]]] = {
         "database": questions.database,
         "runs": questions.runs,
+        "automations": questions.automations,
         "state store": questions.state_store,
     }
     for target in questions.targets:

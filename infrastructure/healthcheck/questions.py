@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import httpx
 
 from infrastructure.healthcheck import ask, elsewhere
+from infrastructure.healthcheck.automations import judge_automations
 from infrastructure.healthcheck.check import Check, Status
 from infrastructure.healthcheck.judge import judge_deployments, judge_pool, judge_server
 from infrastructure.healthcheck.judge_runs import judge_last_run, judge_running, judge_waiting
+from infrastructure.setup_automations.asked import COMMAND as AUTOMATIONS
 from prefect_flows.errors import ConfigurationError, MillraceError, PrefectUnreachable
 from prefect_flows.settings import Settings
 from prefect_flows.targets import (
@@ -108,6 +110,12 @@ class Questions:
                 checks.extend(judge_last_run(target, facts))
                 checks.extend(judge_waiting(target, facts))
                 checks.append(judge_running(target, facts))
+        return checks
+
+    def automations(self, seconds: float) -> list[Check]:
+        """Whether what finds late and killed runs is as its file says."""
+        with _said("automations", "", AUTOMATIONS) as checks, ask.asking(seconds) as client:
+            checks.extend(judge_automations(client, self.targets))
         return checks
 
     def warehouse(self, target: str, seconds: float) -> list[Check]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,39 +11,20 @@ from rich.console import Console
 
 from infrastructure.deploy import checks
 from infrastructure.planning import table
-from infrastructure.planning.objects import Wanted
 from infrastructure.planning.plan import apply, differs, plan
-from infrastructure.setup_automations.automations_file import (
-    AUTOMATIONS_FILE,
-    AutomationsFile,
-    read_automations,
-)
-from infrastructure.setup_automations.findings import PIPELINE, of_target, zombies
-from infrastructure.setup_automations.kinds import AutomationKind, desired
-from infrastructure.setup_automations.receivers import receivers
+from infrastructure.setup_automations.asked import COMMAND, asked_of
+from infrastructure.setup_automations.automations_file import AUTOMATIONS_FILE, read_automations
+from infrastructure.setup_automations.kinds import AutomationKind
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import BlockMissing
-from prefect_flows.targets import SETUP_COMMAND, notify_block, prefect_client, run_tag
+from prefect_flows.targets import SETUP_COMMAND, notify_block, prefect_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 DRIFT = 1
-COMMAND = "uv run python -m infrastructure.setup_automations"
 
 app = typer.Typer(add_completion=False)
-
-
-@dataclass
-class Asked:
-    """What should be there.
-
-    Attributes:
-        left_out: the targets for which nobody is told.
-    """
-
-    wanted: list[Wanted] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
 
 
 @app.command()
@@ -89,33 +69,6 @@ def setup_automations(
         )  # fmt: skip
     if check and differs(steps):
         raise typer.Exit(DRIFT)
-
-
-def asked_of(client: SyncPrefectClient, file: AutomationsFile, targets: Sequence[str]) -> Asked:
-    """The automations of these targets and of the server."""
-    asked = Asked()
-    for name in targets:
-        told = receivers(client, name)
-        if not told:
-            asked.left_out.append(name)
-            continue
-        scheduled = file.asks_for_missing(name) or _is_scheduled(client, name)
-        found = of_target(name, file.times(name), scheduled=scheduled)
-        asked.wanted += [desired(name, finding, told) for finding in found]
-    if file.server.zombies is not None:
-        asked.wanted.append(desired(None, zombies(file.server.zombies), told={}))
-    return asked
-
-
-def _is_scheduled(client: SyncPrefectClient, target: str) -> bool:
-    """Whether a deployment of the pipeline has a schedule, also one that somebody has paused."""
-    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
-
-    found = client.read_deployments(
-        flow_filter=FlowFilter.model_validate({"name": {"any_": [PIPELINE]}}),
-        deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [run_tag(target)]}}),
-    )
-    return any(deployment.schedules for deployment in found)
 
 
 def _refuse_unknown(

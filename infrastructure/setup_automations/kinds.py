@@ -102,6 +102,10 @@ class AutomationKind:
         """All but actions that are not ours: a webhook's may hold a secret."""
         return path[0] != "actions" or (path[-1] in PRINTED and not isinstance(value, Mapping))
 
+    def paused(self, client: SyncPrefectClient) -> set[str]:
+        """Names of automations that somebody has paused."""
+        return {each.name for each in self._read(client) if not each.enabled}
+
     def _read(self, client: SyncPrefectClient) -> list[Automation]:
         """All that there are, asked once: a plan looks for many."""
         if self._all is None:

@@ -208,6 +208,7 @@ def test_setup_and_setup_again() -> None:
     again = docker("compose", "run", "--rm", "--no-TTY", "setup")
     assert "Blocks: 0 created, 0 updated" in again
     assert "Work pools and queues: 0 created, 0 updated" in again
+    assert "Automations: 0 created, 0 updated" in again
 
 
 def test_the_pipeline_by_the_process_worker() -> None:

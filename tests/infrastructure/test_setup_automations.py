@@ -91,6 +91,16 @@ class Stage:
     def setup(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.project.run(*COMMAND, *arguments)
 
+    def health(self) -> dict[str, tuple[str, str]]:
+        """What the health check says of automations, by target."""
+        done = self.project.run("-m", "infrastructure.healthcheck", "--json", "--timeout", "30")
+        checks = json.loads(done.stdout)["checks"]
+        return {
+            each["subject"]: (each["status"], each["seen"])
+            for each in checks
+            if each["name"] == "automations"
+        }
+
     def post(self, path: str, **body: Any) -> Any:
         answer = httpx.post(f"{self.url}/{path}", json=body)
         answer.raise_for_status()
@@ -201,6 +211,10 @@ def test_they_are_made_once_where_somebody_is_told(stage: Stage, tmp_path: Path)
     assert len(made["millrace: slow: late"]["actions"]) == 1
     assert "made-up-7" not in json.dumps(made)
 
+    # THEN the health check says so of targets with receivers, and nothing of the other
+    health = stage.health()
+    assert health == {"prod": ("ok", "6 as the file says"), "slow": ("ok", "5 as the file says")}
+
     again = stage.setup()
     assert "Automations: 0 created, 0 updated, 10 unchanged." in again.stdout
     assert stage.setup("--check").returncode == 0
@@ -226,6 +240,10 @@ def test_changes_are_seen_and_others_are_left_alone(stage: Stage, tmp_path: Path
          "payload": {"token": "made-up-8"}},
     ]  # fmt: skip
     httpx.put(f"{url}/{edited['id']}", json=body).raise_for_status()
+
+    health = stage.health()
+    assert health["prod"] == ("warning", "not as the file says: update millrace: prod: late")
+    assert health["slow"][0] == "ok"
 
     # WHEN a file of other times is looked at, for which slow has no `late` any more
     file = file_of(tmp_path, "20m", prod={"stuck": "3h"}, slow={"late": False})

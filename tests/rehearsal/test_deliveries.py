@@ -135,6 +135,9 @@ def test_a_release_replaces_the_worker_beside_a_run(
     assert ended["state_type"] == "COMPLETED", "\n".join(host.said(run)[-30:])
     assert len(receiver.notices) == 1
     assert receiver.notices[0].startswith(f"Millrace: dev is at {pushed.version}")
+    # Somebody is told of dev now, so the delivery has made what tells of its runs.
+    automations = {each["name"] for each in host.api("automations/filter", {})}
+    assert {"millrace: zombies", "millrace: dev: late", "millrace: dev: crashed"} <= automations
     assert sum(host.rows().values()) > 300_000
 
 

@@ -6,6 +6,7 @@
     pools     their templates name the image
     worker    beside the old ones, until it is healthy
     deploy    the old workers are told to stop; the deployments of the target
+    automations   of the target; they only watch, and stay when the release goes back
     check     the health check, but for what was wrong before
 
 Each step can be done again, so a delivery that was killed is gone on with by the next one of the
@@ -107,7 +108,7 @@ class Delivery:
         with self._step("up", "database, server and workers, for the first time"):
             up = ["up", "--detach", "--wait", "--wait-timeout", f"{self._wait:.0f}"]
             self._engine.compose(release, *up, seconds=self._wait + 60)
-        with self._step("setup", "secrets, blocks, work pools, deployments"):
+        with self._step("setup", "secrets, blocks, work pools, deployments, automations"):
             setup = "/opt/millrace/infrastructure/docker/setup"
             self._engine.inside(release, setup, self._target)
         self._check(release, {})
@@ -142,6 +143,10 @@ class Delivery:
         with self._step("deploy", "the old workers stop, the deployments change"):
             self._workers.dismiss(release, before, self._drain)
             self._deploy(release)
+        if not self.record["back"]:
+            with self._step("automations", "what finds late, stuck and killed runs"):
+                automations = [*MODULE, "infrastructure.setup_automations"]
+                self._engine.inside(release, *automations, "--target", self._target)
         self._check(release, known)
 
     def _blocks(self, release: Release) -> None:

@@ -143,6 +143,9 @@ def test_the_first_delivery_applies_the_manifests_and_sets_prefect_up(stage: Sta
     kinds = {each["kind"] for each in stage.cluster.objects.values()}
     assert {"StatefulSet", "NetworkPolicy", "PodDisruptionBudget", "ResourceQuota"} <= kinds
     assert stage.deployments()["dbt-dev"] == ("v1", image(1))
+    # Nobody is told of dev, so that only what is of the server is there.
+    assert "there is no block notify-dev" in done.stdout
+    assert [each["name"] for each in stage.project.asked("automations")] == ["millrace: zombies"]
     template = stage.pool()["base_job_template"]
     assert template["variables"]["properties"]["image"]["default"] == image(1)
     assert stage.lease["spec"]["holderIdentity"] == ""
