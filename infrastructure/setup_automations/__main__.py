@@ -58,8 +58,8 @@ def setup_automations(
     for name in asked.left_out:
         again = f"{COMMAND} --target {name}"
         console.print(
-            f"Target {name}: nobody would be told, so nothing is looked for. Set "
-            f"dbt_target_notices in Terraform, apply it, then: {SETUP_COMMAND}; {again}",
+            f"Target {name}: nobody would be told, so nothing is looked for. Name receivers in "
+            f"Terraform's dbt_target_notices, apply it, then: {SETUP_COMMAND}; {again}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     for name in sorted(set(asked_for.targets) - set(existing)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from infrastructure.planning.objects import Wanted
 from infrastructure.setup_automations.automations_file import AutomationsFile
 from infrastructure.setup_automations.findings import PIPELINE, of_target, zombies
 from infrastructure.setup_automations.kinds import desired
-from infrastructure.setup_automations.receivers import receivers
+from prefect_flows.notices.receivers import address, receivers
 from prefect_flows.targets import run_tag
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def asked_of(client: SyncPrefectClient, file: AutomationsFile, targets: Sequence
     """The automations of these targets and of the server."""
     asked = Asked()
     for name in targets:
-        told = receivers(client, name)
+        told = {address(block): UUID(block["id"]) for block in receivers(client, name)}
         if not told:
             asked.left_out.append(name)
             continue

@@ -26,7 +26,8 @@ def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> W
     """The automation of a finding.
 
     Args:
-        told: the blocks that are told, by name; not looked at where the finding tells nobody.
+        told: the blocks that are told, by type and name; not looked at where the finding
+            tells nobody.
     """
     if finding.body:
         actions: list[dict[str, Any]] = [

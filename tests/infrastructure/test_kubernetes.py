@@ -275,6 +275,19 @@ def test_who_may_talk_to_whom(manifests: list[Manifest]) -> None:
     assert everybody == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
+@pytest.mark.parametrize("name", ["prefect-server", "flow-runs"])
+def test_receivers_of_notices_are_reached(manifests: list[Manifest], name: str) -> None:
+    """By runs, and by the server when an automation fires; a node's metadata by neither."""
+    policy = find(manifests, "NetworkPolicy", name)["spec"]
+    (rule,) = (
+        one
+        for one in policy["egress"]
+        if any(peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0" for peer in one["to"])
+    )
+    assert rule["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16"]
+    assert [port["port"] for port in rule["ports"]] == [443, 465, 587]
+
+
 def test_the_worker_may_make_jobs_and_read_their_pods(manifests: list[Manifest]) -> None:
     rules = find(manifests, "Role", "prefect-worker")["rules"]
     granted = {

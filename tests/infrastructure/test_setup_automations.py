@@ -196,9 +196,10 @@ def test_they_are_made_once_where_somebody_is_told(stage: Stage, tmp_path: Path)
     assert "Automations: 10 created, 0 updated, 0 unchanged." in done.stdout
     assert re.search(r"left out\W+target staging\W+there is no block notify-staging", done.stdout)
     assert (
-        "Target staging: nobody would be told, so nothing is looked for. Set dbt_target_notices in "
-        "Terraform, apply it, then: uv run python -m infrastructure.setup_profiles; "
-        "uv run python -m infrastructure.setup_automations --target staging" in done.stdout
+        "Target staging: nobody would be told, so nothing is looked for. Name receivers in "
+        "Terraform's dbt_target_notices, apply it, then: "
+        "uv run python -m infrastructure.setup_profiles; uv run python -m infrastructure.setup_automations --target staging"
+        in done.stdout
     )
     made = stage.automations()
     assert set(made) == {
