@@ -365,4 +365,16 @@ class _PipelineRun:
             keep=self.settings.keep_runs,
             keep_days=self.settings.keep_days,
         )
+        from prefect_flows.reporting.pages import keep_run
+
+        keep_run(
+            self.stored,
+            report,
+            ended,
+            failure,
+            seconds=self.record["seconds"],
+            whole=self.parameters.whole and not self.parameters.changed,
+            settings=self.settings,
+            log=self.log,
+        )
         return report

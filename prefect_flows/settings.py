@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     # A run's folder is removed when it is not among the last of its target, or older than this.
     keep_runs: PositiveInt = 100
     keep_days: float = Field(default=30, ge=0)
+    # Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the cost.
+    price_per_tib: float | None = Field(default=None, ge=0)
 
     @property
     def dbt_dir(self) -> Path:

@@ -8,10 +8,11 @@
         timings.json                 seconds of each node in the last runs
         catalog.json, docs.html      dbt's documentation of the last good run
         report.html                  the report of the last run
+        history.json                 the last runs in short
     <state_url>/runs/<target>/<start>-<id>/
         run.json                     parameters, times, and how it ended
         journal*.jsonl               each node's result, as it came
-        run_results.json, dbt.log, report.html
+        run_results.json, dbt.log, report.html, summary.json
 
 A reader sees a file as it was or as it is, never in between: a folder gets each file under another
 name first and renames it, an object store shows an object when it is whole.
