@@ -22,7 +22,7 @@ from prefect_flows.runtime import Runtime
 from prefect_flows.settings import Settings, StagePolicy
 from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, prune
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target import MANIFEST, SOURCES, TargetState
+from prefect_flows.state.target import DOCS, MANIFEST, SOURCES, TargetState
 from prefect_flows.targets import Profile
 from prefect_flows.transform.code import CodeHashes
 from prefect_flows.transform.dbt_stage import DbtStage
@@ -49,9 +49,11 @@ def run_pipeline(
     Raises:
         MillraceError: a setting is wrong, a server does not answer, or a stage failed.
     """
+    run: _PipelineRun | None = None
     try:
         with runtime.stopping(), alone(parameters, store, runtime):
-            return _PipelineRun(parameters, profile, settings, store, runtime).run()
+            run = _PipelineRun(parameters, profile, settings, store, runtime)
+            return run.run()
     finally:
         if runtime.unreported:
             runtime.log.warning(
@@ -59,6 +61,11 @@ def run_pipeline(
                 "; ".join(runtime.unreported),
                 f"{store.url}/targets/{parameters.target}",
             )
+        if run is not None:
+            # Last of all, so that the page knows what the run was told to be.
+            from prefect_flows.reporting.pages import publish
+
+            publish(store, runtime.log)
 
 
 class _PipelineRun:
@@ -318,7 +325,7 @@ class _PipelineRun:
 
         self.runtime.run_stage("dbt-docs", self.settings.stages.dbt_docs, work)
         self.state.keep("catalog.json")
-        self.state.keep("static_index.html", "docs.html")
+        self.state.keep("static_index.html", DOCS)
         self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
 
     def _finish(self, ended: Ending, failure: str | None, why: MillraceError | None) -> None:

@@ -26,8 +26,7 @@ MOST_CARDS, MOST_ROWS, MOST_BLOCKED = 40, 50, 40
 
 def html_page(report: RunReport) -> str:
     """The page; every name, message, statement and value in it is escaped."""
-    environment = _environment()
-    css, script = _file("report.css"), _file("report.js")
+    css, script = packaged("report.css"), packaged("report.js")
     picture = lineage_picture(report.nodes, report.lineage)
     drawn = timeline(report.nodes, report.lineage)
     passed = [test for test in report.tests if test.status == "pass"]
@@ -43,27 +42,29 @@ def html_page(report: RunReport) -> str:
         "marts": "Marts" if report.marts else "",
         "nodes": "All nodes" if report.nodes else "",
     }
-    return environment.get_template(
-        "report.html.jinja"
-    ).render(
-        report=report,
-        css=Markup(css),  # noqa: S704  # files of this package
-        script=Markup(script),  # noqa: S704
-        script_hash=_hash(script),
-        flow_run_url=url if url.startswith(("https://", "http://")) else None,
-        sections=[(anchor, title) for anchor, title in titles.items() if title],
-        totals=counts(report.nodes),
-        cards=report.cards[:MOST_CARDS],
-        more_cards=report.cards[MOST_CARDS:],
-        most_rows=MOST_ROWS,
-        most_blocked=MOST_BLOCKED,
-        timeline=Markup(drawn),  # noqa: S704  # escaped where it is drawn
-        path=critical_path(report.nodes, report.lineage),
-        lineage=picture,
-        lineage_svg=Markup(picture.svg) if picture else "",  # noqa: S704  # likewise
-        tests_open=[test for test in report.tests if test.status != "pass"],
-        tests_passed=passed,
-        nodes=list(_rows(report)),
+    return (
+        templates()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            css=Markup(css),  # noqa: S704  # files of this package
+            script=Markup(script),  # noqa: S704
+            script_hash=_hash(script),
+            flow_run_url=url if url.startswith(("https://", "http://")) else None,
+            sections=[(anchor, title) for anchor, title in titles.items() if title],
+            totals=counts(report.nodes),
+            cards=report.cards[:MOST_CARDS],
+            more_cards=report.cards[MOST_CARDS:],
+            most_rows=MOST_ROWS,
+            most_blocked=MOST_BLOCKED,
+            timeline=Markup(drawn),  # noqa: S704  # escaped where it is drawn
+            path=critical_path(report.nodes, report.lineage),
+            lineage=picture,
+            lineage_svg=Markup(picture.svg) if picture else "",  # noqa: S704  # likewise
+            tests_open=[test for test in report.tests if test.status != "pass"],
+            tests_passed=passed,
+            nodes=list(_rows(report)),
+        )
     )
 
 
@@ -88,7 +89,8 @@ def _rows(report: RunReport) -> Iterator[Markup]:
 
 
 @cache
-def _environment() -> Environment:
+def templates() -> Environment:
+    """The templates of this package, in which every value is escaped."""
     environment = Environment(
         loader=PackageLoader("prefect_flows.reporting", ""),
         autoescape=True,
@@ -107,11 +109,12 @@ def _environment() -> Environment:
     return environment
 
 
-def _file(name: str) -> str:
-    loader = _environment().loader
+def packaged(name: str) -> str:
+    """The text of a file beside the templates."""
+    loader = templates().loader
     if loader is None:
         raise LookupError(name)
-    return loader.get_source(_environment(), name)[0]
+    return loader.get_source(templates(), name)[0]
 
 
 def _hash(script: str) -> str:

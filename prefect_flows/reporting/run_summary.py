@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -65,7 +65,7 @@ def run_summary(
         folder=stored.folder.rpartition("/")[2],
         url=header.url,
         started_at=header.started_at,
-        ended_at=datetime.now(UTC),
+        ended_at=header.started_at + timedelta(seconds=seconds),
         seconds=seconds,
         outcome=ended,
         first_cause=None if ended == "passed" else _short(cause),

@@ -17,6 +17,7 @@ MANIFEST = "manifest.json"
 RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
 REPORT = "report.html"
+DOCS = "docs.html"
 TIMINGS = "timings.json"
 
 
