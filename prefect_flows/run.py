@@ -65,7 +65,7 @@ def run_pipeline(
             # Last of all, so that the page knows what the run was told to be.
             from prefect_flows.reporting.pages import publish
 
-            publish(store, runtime.log)
+            publish(store, parameters.target, settings, runtime.log)
 
 
 class _PipelineRun:

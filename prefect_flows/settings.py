@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    HttpUrl,
     NonNegativeFloat,
     PositiveInt,
     ValidationError,
@@ -103,6 +104,9 @@ class Settings(BaseSettings):
     keep_days: float = Field(default=30, ge=0)
     # Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the cost.
     price_per_tib: float | None = Field(default=None, ge=0)
+    # Where node_exporter's textfile collector reads; and a Pushgateway. Neither by default.
+    metrics_dir: Path | None = None
+    metrics_push_url: HttpUrl | None = None
 
     @property
     def dbt_dir(self) -> Path:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
-from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from prefect_flows.reporting.critical_path import critical_path
-from prefect_flows.reporting.drawing import NOTHING, group_of, seconds, size, slots
+from prefect_flows.reporting.drawing import group_of, size, slots
 from prefect_flows.reporting.lineage_picture import lineage_picture
 from prefect_flows.reporting.model import RunReport, Slow
+from prefect_flows.reporting.templates import number, packaged, templates
 from prefect_flows.reporting.timeline import timeline
 from prefect_flows.transform.results import counts
 
@@ -47,6 +46,7 @@ def html_page(report: RunReport) -> str:
         .get_template("report.html.jinja")
         .render(
             report=report,
+            times=_times,
             css=Markup(css),  # noqa: S704  # files of this package
             script=Markup(script),  # noqa: S704
             script_hash=_hash(script),
@@ -83,38 +83,9 @@ def _rows(report: RunReport) -> Iterator[Markup]:
             f'<tr><th scope="row">{escape(node.name)}</th><td>{escape(node.resource_type)}</td>'
             f"<td>{escape(node.stage)}</td>"
             f'<td class="s-{group_of(node.status)}">{escape(status)}</td>'
-            f'<td class="n">{node.seconds:.2f}</td><td class="n">{_number(node.rows)}</td>{costs}'
+            f'<td class="n">{node.seconds:.2f}</td><td class="n">{number(node.rows)}</td>{costs}'
             f'<td class="n">{node.attempts}</td><td>{escape(owner)}</td></tr>\n'
         )
-
-
-@cache
-def templates() -> Environment:
-    """The templates of this package, in which every value is escaped."""
-    environment = Environment(
-        loader=PackageLoader("prefect_flows.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.globals.update(
-        group_of=group_of,
-        duration=seconds,
-        number=_number,
-        size=size,
-        slots=slots,
-        times=_times,
-        cut=_cut,
-    )
-    return environment
-
-
-def packaged(name: str) -> str:
-    """The text of a file beside the templates."""
-    loader = templates().loader
-    if loader is None:
-        raise LookupError(name)
-    return loader.get_source(templates(), name)[0]
 
 
 def _hash(script: str) -> str:
@@ -122,17 +93,8 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _number(value: int | None) -> str:
-    return NOTHING if value is None else f"{value:,}"
-
-
 def _times(slow: Slow) -> str:
     """How much of its median a node took, in words."""
     if not slow.median_seconds:
         return "no earlier run"
     return f"{slow.seconds / slow.median_seconds:.1f} times"
-
-
-def _cut(value: str, characters: int) -> str:
-    left_out = len(value) - characters
-    return value if left_out <= 0 else f"{value[:characters]}… ({left_out:,} more characters)"

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from prefect_flows.notices.incidents import Incident
 from prefect_flows.reporting.drawing import seconds, size
-from prefect_flows.reporting.html_page import packaged, templates
 from prefect_flows.reporting.overview import TargetOverview, overview
+from prefect_flows.reporting.templates import packaged, templates
 from prefect_flows.reporting.trend import Point, trend, usual_of
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.summary import RunLine, SourceFreshness
@@ -117,10 +117,9 @@ def charts(target: TargetOverview) -> list[Chart]:
 
 def age(span: timedelta) -> str:
     """How long ago something was, in words."""
-    days = span.days
-    if days >= 2:
-        return f"{days} days ago"
-    return f"{seconds(max(span.total_seconds(), 0.0))} ago"
+    if span < timedelta(minutes=1):
+        return "less than a minute ago"
+    return f"{span.days} days ago" if span.days >= 2 else f"{seconds(span.total_seconds())} ago"
 
 
 def _bytes(value: float) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prefect_flows.errors import StateStoreError
 from prefect_flows.reporting.index_page import write_index
+from prefect_flows.reporting.metrics_sent import send_metrics
 from prefect_flows.reporting.model import RunReport
 from prefect_flows.reporting.run_summary import freshness_of, run_summary
 from prefect_flows.settings import Settings
@@ -62,9 +63,10 @@ def keep_run(
         log.warning("The run's summary could not be kept. %s", error)
 
 
-def publish(store: StateStore, log: Logger) -> None:
-    """Write the page over all targets once more."""
+def publish(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
+    """Write the page over all targets once more, and send the metrics of this one."""
     try:
         write_index(store)
     except StateStoreError as error:
         log.warning("The page over all targets could not be written. %s", error)
+    send_metrics(store, target, settings, log)

@@ -197,7 +197,7 @@ def test_a_page_that_cannot_be_written_fails_no_run(
 ) -> None:
     (tmp_path / "store" / INDEX).mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
-        publish(store, LOG)
+        publish(store, "dev", Settings(), LOG)
     assert "The page over all targets could not be written." in caplog.text
     assert str(tmp_path / "store" / INDEX) in caplog.text
 
