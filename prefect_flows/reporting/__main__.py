@@ -1,0 +1,82 @@
+"""`python -m prefect_flows.reporting serve|index`: the pages of the state store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.errors import ConfigurationError, PrefectUnreachable
+from prefect_flows.settings import load_settings
+from prefect_flows.state.store import StateStore
+
+app = typer.Typer(help="The pages of the state store.", no_args_is_help=True)
+Url = Annotated[
+    str | None,
+    typer.Option(help="The state store; by default the one that a run of this machine has."),
+]
+
+
+@app.command()
+@exits_with_expected_errors
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8088,
+    state_url: Url = None,
+) -> None:
+    """Show the pages at 127.0.0.1, and the metrics at /metrics, until Ctrl-C."""
+    from prefect_flows.reporting import serve as server
+
+    console = Console()
+    store = _store(state_url)
+    say = f"of {store.url}; Ctrl-C ends it"
+    server.serve(store, port, lambda url: console.print(f"Pages: {url} ({say})", soft_wrap=True))
+    console.print("Ended.")
+
+
+@app.command()
+@exits_with_expected_errors
+def index(state_url: Url = None) -> None:
+    """Write index.html, the page over all targets, once more."""
+    from prefect_flows.reporting.index_page import INDEX, write_index
+
+    store = _store(state_url)
+    write_index(store)
+    Console().print(f"Written: {store.url}/{INDEX}", soft_wrap=True)
+
+
+def _store(state_url: str | None) -> StateStore:
+    """The store that is asked for, else the one that a run of this machine has.
+
+    Raises:
+        ConfigurationError: no run has left anything there.
+    """
+    settings = load_settings()
+    url = state_url or settings.state_url or _url_of_setup() or settings.default_state_url
+    store = StateStore(url)
+    if not store.names("targets"):
+        raise ConfigurationError(
+            "There is no state store with runs in it.",
+            where=store.url,
+            mend="run the pipeline: uv run python prefect_flows/pipeline.py; or name the store "
+            "with --state-url or MILLRACE_STATE_URL",
+        )
+    return store
+
+
+def _url_of_setup() -> str | None:
+    """What setup wrote for the Prefect API; none, with a word, where the API cannot be asked."""
+    from prefect_flows.targets import prefect_client, stored_state_url
+
+    try:
+        with prefect_client() as client:
+            return stored_state_url(client)
+    except (PrefectUnreachable, ConfigurationError) as error:
+        said = f"Prefect cannot be asked where the state store is: {error.what}"
+        Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
+        return None
+
+
+if __name__ == "__main__":
+    app()
