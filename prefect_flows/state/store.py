@@ -1,5 +1,6 @@
 """The state store: files under one URL of any file system that fsspec knows.
 
+    <state_url>/index.html           the page over all targets
     <state_url>/targets/<target>/    what the next run starts from, and what people look at
         manifest.json                the project at the last good run
         run_results.json             results of the last run, all stages and attempts merged

@@ -8,11 +8,13 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from made_up_runs import LOG, keep_made_up_run, made_up_report
+from object_stores import gs_bucket
 from synthetic import HOSTILE, START
 from test_html_page import Page
 
@@ -22,6 +24,7 @@ from prefect_flows.reporting.drawing import seconds
 from prefect_flows.reporting.index_page import INDEX, index_page, write_index
 from prefect_flows.reporting.overview import overview
 from prefect_flows.reporting.pages import publish
+from prefect_flows.reporting.serve import answer
 from prefect_flows.reporting.trend import Point, trend
 from prefect_flows.settings import Settings
 from prefect_flows.state.runs import Run, RunHeader
@@ -190,6 +193,22 @@ def test_runs_of_many_targets_that_end_at_once_are_all_on_it(store: StateStore) 
     text = (store.read(INDEX) or b"").decode()
     assert [f"5 runs of {target}" in text for target in targets] == [True] * 3
     assert text.count("2026-11-24 06:00 UTC") >= 6, "the last run of each"
+
+
+def test_the_pages_of_a_bucket(tmp_path: Path) -> None:
+    with gs_bucket(tmp_path) as url:
+        store = StateStore(f"{url}/millrace")
+        keep_made_up_run(store, made_up_report())
+        keep_incidents(store, "dev", [incident()])
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_ends, [store.url] * 2, ["staging", "prod"]))
+        text = (store.read(INDEX) or b"").decode()
+        assert [f"5 runs of {target}" in text for target in ("staging", "prod")] == [True] * 2
+        assert "Open incidents (1)" in text
+        links = [a["href"] or "" for a in Page(text).all("a")]
+        local = [link for link in links if not link.startswith(("#", "http://"))]
+        assert len(local) == 14
+        assert all(answer(store, f"/{link}")[0] == HTTPStatus.OK for link in local)
 
 
 def test_a_page_that_cannot_be_written_fails_no_run(
