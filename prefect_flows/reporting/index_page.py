@@ -118,7 +118,7 @@ def charts(target: TargetOverview) -> list[Chart]:
 def age(span: timedelta) -> str:
     """How long ago something was, in words."""
     if span < timedelta(minutes=1):
-        return "less than a minute ago"
+        return "under 1 min ago"
     return f"{span.days} days ago" if span.days >= 2 else f"{seconds(span.total_seconds())} ago"
 
 

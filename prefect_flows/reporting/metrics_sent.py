@@ -24,9 +24,7 @@ PUSH_SECONDS = 5.0
 
 
 def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
-    """Write and push the metrics of a target, as the settings say; nothing by default."""
-    if settings.metrics_dir is None and settings.metrics_push_url is None:
-        return
+    """Write and push the metrics of a target, as the settings say."""
     try:
         registry = registry_of([facts_of(store, target)])
     except StateStoreError as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from prefect_flows.errors import StateStoreError
 from prefect_flows.reporting.index_page import write_index
-from prefect_flows.reporting.metrics_sent import send_metrics
 from prefect_flows.reporting.model import RunReport
 from prefect_flows.reporting.run_summary import freshness_of, run_summary
 from prefect_flows.settings import Settings
@@ -69,4 +68,7 @@ def publish(store: StateStore, target: str, settings: Settings, log: Logger) -> 
         write_index(store)
     except StateStoreError as error:
         log.warning("The page over all targets could not be written. %s", error)
-    send_metrics(store, target, settings, log)
+    if settings.metrics_dir is not None or settings.metrics_push_url is not None:
+        from prefect_flows.reporting.metrics_sent import send_metrics
+
+        send_metrics(store, target, settings, log)

@@ -28,6 +28,7 @@ from prefect_flows.notices.incidents import Incident, keep_incidents
 from prefect_flows.reporting.metrics import METRICS, facts_of, facts_of_all, registry_of
 from prefect_flows.reporting.metrics_sent import PUSH_SECONDS, push, send_metrics, without_login
 from prefect_flows.reporting.model import RunReport
+from prefect_flows.reporting.pages import publish
 from prefect_flows.settings import Settings
 from prefect_flows.state.store import StateStore
 
@@ -170,8 +171,8 @@ def test_by_default_nothing_is_read_or_sent(
     store: StateStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write("targets/dev/run_results.json", b"no JSON")
-    with caplog.at_level(logging.DEBUG):
-        send_metrics(store, "dev", Settings(), LOG)
+    with caplog.at_level(logging.WARNING):
+        publish(store, "dev", Settings(), LOG)
     assert caplog.text == ""
 
 
