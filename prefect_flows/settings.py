@@ -34,19 +34,17 @@ class StagePolicy(BaseModel):
     """How often, how late and how long a stage is tried.
 
     Only causes that may pass are retried; see `prefect_flows.causes`.
-
-    Attributes:
-        retries: attempts after the first.
-        retry_delay_seconds: delay of the first retry; each further one comes twice as late.
-        timeout_seconds: of one attempt.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     # As many delays as Prefect takes.
     retries: int = Field(ge=0, le=50)
+    """Attempts after the first."""
     retry_delay_seconds: NonNegativeFloat
+    """Delay of the first retry; each further one comes twice as late."""
     timeout_seconds: float = Field(gt=0)
+    """Of one attempt."""
 
     def delays(self) -> list[float]:
         """Seconds before each retry, but for the jitter: doubling, up to ten minutes."""
@@ -56,19 +54,21 @@ class StagePolicy(BaseModel):
 class StagePolicies(BaseModel):
     """One policy a task of the pipeline."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     dbt_deps: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=10, timeout_seconds=600)
-    # Of each source.
+    """Only where dbt_project.yml has packages."""
     extract: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=30, timeout_seconds=3600)
+    """Of each source."""
     load: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=45, timeout_seconds=1800)
+    """Of each source."""
     dbt_freshness: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
     dbt_seed: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=1800)
     dbt_snapshot: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=3600)
     dbt_run: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=7200)
     dbt_test: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
-    # Of `strategy="build"`: how often a node is tried again is what its own stage above allows.
     dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=9000)
+    """Of `strategy="build"`: how often a node is tried again is what its own stage allows."""
     dbt_docs: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
 
 
@@ -81,32 +81,40 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
         frozen=True,
         extra="ignore",
+        use_attribute_docstrings=True,
     )
 
     project_dir: Path = Path(__file__).resolve().parents[1]
-    # Everything this machine makes: database files, server home, state. In an image: its volume.
+    """Where the project lies, for an image in which the code is installed elsewhere."""
     local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
-    # Of the code, as `deploy` and images name it: a git commit. None: whatever lies here.
+    """Everything this machine makes: database files, server home, state. `.local` of the project
+    when not set; in an image, its volume."""
     version: str | None = None
-    # The image that work pools and deployments name; a run itself has no use for it.
+    """Of the code, as `deploy` and images name it: a git commit. None: whatever lies here."""
     image: str | None = None
-    # The dbt project as an image's build parsed it, a folder a target. A machine has none.
+    """The image that work pools and deployments name; a run itself has no use for it."""
     parsed_dir: Path | None = None
+    """The dbt project as an image's build parsed it, a folder a target. A machine has none."""
     stages: StagePolicies = StagePolicies()
-    # Sources that are brought in side by side; each takes a connection of the warehouse, and more.
+    """Retries, delays and timeouts, one policy a task of the pipeline."""
     sources_at_once: PositiveInt = 4
-    # Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`.
+    """Sources that are brought in side by side; each takes a connection of the warehouse, and
+    more."""
     state_url: str | None = None
-    # An interrupted run that began longer ago is not resumed: what it built is out of date.
+    """Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`."""
     resume_within_hours: float = Field(default=6, ge=0)
-    # A run's folder is removed when it is not among the last of its target, or older than this.
+    """An interrupted run that began longer ago is not resumed: what it built is out of date."""
     keep_runs: PositiveInt = 100
+    """A run's folder is removed when it is not among so many last ones of its target."""
     keep_days: float = Field(default=30, ge=0)
-    # Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the cost.
+    """A run's folder is removed when it is older than this."""
     price_per_tib: float | None = Field(default=None, ge=0)
-    # Where node_exporter's textfile collector reads; and a Pushgateway. Neither by default.
+    """Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the
+    cost."""
     metrics_dir: Path | None = None
+    """Where node_exporter's textfile collector reads metrics. Not written by default."""
     metrics_push_url: HttpUrl | None = None
+    """A Pushgateway that metrics are pushed to. None by default."""
 
     @property
     def dbt_dir(self) -> Path:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -76,7 +76,9 @@ def _told_of(entrypoints: list[str], settings: Settings) -> tuple[list[FlowSchem
     return [FlowSchema(**json.loads(line)) for line in lines], said
 
 
-def main(entrypoints: list[str]) -> None:
+def main(
+    entrypoints: Annotated[list[str], typer.Argument(help="Entrypoints of flows.")],
+) -> None:
     """Print each flow's schema as a line of JSON, as it is loaded."""
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema

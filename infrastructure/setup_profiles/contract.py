@@ -28,31 +28,50 @@ class PostgresTarget(Strict):
     """A Postgres server and the schema that dbt builds into."""
 
     type: Literal["postgres"]
+    """The warehouse."""
     host: Text
+    """Name or address of the server, or the folder of its socket."""
     port: Annotated[int, Field(ge=1, le=65535)]
+    """Port of the server."""
     database: Text
+    """The database; it exists."""
     user: Text
+    """Who logs in."""
     schema_: Annotated[Text, Field(alias="schema")]
+    """The schema, and the beginning of the name of every other that models are put into."""
     threads: PositiveInt
+    """Nodes that dbt runs at a time; each takes a connection."""
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None = (
         None
     )
+    """As libpq's; its own default when absent."""
 
 
 class BigQueryTarget(Strict):
     """A BigQuery project and the dataset that dbt builds into."""
 
     type: Literal["bigquery"]
+    """The warehouse."""
     project: Text
+    """The project in which the datasets lie."""
     dataset: Text
+    """The dataset, and the beginning of the name of every other that models are put into."""
     location: Text
+    """Where the datasets lie: `EU`, `US`, or a region."""
     threads: PositiveInt
+    """Nodes that dbt runs at a time."""
     execution_project: Text | None = None
+    """The project that runs and pays for the queries; `project` when absent."""
     priority: Literal["interactive", "batch"] | None = None
+    """Of each query."""
     maximum_bytes_billed: PositiveInt | None = None
+    """A query that would bill more is refused."""
     job_execution_timeout_seconds: PositiveInt | None = None
+    """A query that takes longer is ended."""
     impersonate_service_account: Text | None = None
+    """The account that the machine's own credentials take on."""
     api_endpoint: Text | None = None
+    """Another address than Google's: an emulator's."""
 
 
 Target = Annotated[PostgresTarget | BigQueryTarget, Field(discriminator="type")]
@@ -61,13 +80,18 @@ Target = Annotated[PostgresTarget | BigQueryTarget, Field(discriminator="type")]
 class ServiceAccountKey(BaseModel):
     """A Google service account's key, as Google gives it. Other fields are kept."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     type: Literal["service_account"]
+    """The kind of key."""
     project_id: Text
+    """The account's project."""
     private_key: SecretStr
+    """The key itself."""
     client_email: Text
+    """The account."""
     token_uri: Text
+    """Who exchanges it for a token."""
 
 
 def _from_json_text(value: Any) -> Any:
@@ -78,32 +102,31 @@ class TargetSecret(Strict):
     """The secret of a target: a password (Postgres), or a key as object or JSON text (BigQuery)."""
 
     password: Annotated[SecretStr, Field(min_length=1)] | None = None
+    """Of a Postgres target's user."""
     service_account_key: Annotated[ServiceAccountKey, BeforeValidator(_from_json_text)] | None = (
         None
     )
+    """Of a BigQuery target, as Google gives it: an object, or its JSON text."""
 
 
 SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
 
 
 class Contract(Strict):
-    """The outputs, validated.
-
-    Attributes:
-        targets: target's name → where it is.
-        secrets: target's name → its secret; a target without one uses what its machine offers.
-        notices: target's name → who is told of it, and of what; of one without, nobody.
-        state_url: where run state and docs are kept.
-    """
+    """The outputs, validated."""
 
     targets: Annotated[dict[TargetName, Target], Field(alias="dbt_targets", min_length=1)]
+    """Target's name → where it is. Any number, any names."""
     secrets: Annotated[
         dict[TargetName, TargetSecret], Field(alias="dbt_target_secrets", default_factory=dict)
     ]
+    """Sensitive. Target's name → its secret; a target without one uses what its machine offers."""
     notices: Annotated[
         dict[TargetName, TargetNotices], Field(alias="dbt_target_notices", default_factory=dict)
     ]
+    """Target's name → who is told of it, and of what; of one without, nobody."""
     state_url: Text | None = None
+    """Where run state, reports and docs are kept: any URL of fsspec. `.local/state` when absent."""
 
 
 def parse(text: str, *, where: str, mend: str) -> Contract:

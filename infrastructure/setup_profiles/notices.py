@@ -33,7 +33,9 @@ class SlackReceiver(Strict):
     """A channel of Slack, by an incoming webhook."""
 
     type: Literal["slack"]
+    """The kind of receiver."""
     url: SecretStr
+    """Address of the incoming webhook."""
 
     @field_validator("url")
     @classmethod
@@ -51,7 +53,9 @@ class TeamsReceiver(Strict):
     """A channel of Microsoft Teams, by a workflow that a webhook starts."""
 
     type: Literal["teams"]
+    """The kind of receiver."""
     url: SecretStr
+    """Address of the workflow."""
 
     @field_validator("url")
     @classmethod
@@ -73,7 +77,9 @@ class DiscordReceiver(Strict):
     """A channel of Discord, by a webhook."""
 
     type: Literal["discord"]
+    """The kind of receiver."""
     url: SecretStr
+    """Address of the webhook."""
 
     @field_validator("url")
     @classmethod
@@ -93,8 +99,11 @@ class WebhookReceiver(Strict):
     """Any HTTP server that takes JSON: `{"subject": …, "body": …}`."""
 
     type: Literal["webhook"]
+    """The kind of receiver."""
     url: SecretStr
+    """Address that takes a POST."""
     headers: Annotated[dict[Text, SecretStr], Field(default_factory=dict)]
+    """Headers of the request: name → value."""
 
     @field_validator("url")
     @classmethod
@@ -122,15 +131,23 @@ class EmailReceiver(Strict):
     """People, by a mail server."""
 
     type: Literal["email"]
+    """The kind of receiver."""
     server: Text
+    """The mail server."""
     port: Annotated[int, Field(ge=1, le=65535)] = 587
+    """Port of the mail server."""
     security: Literal["starttls", "ssl", "none"] = "starttls"
+    """How the connection is kept secret."""
     user: Text | None = None
+    """Who logs in there; nobody does when absent."""
     password: SecretStr | None = None
+    """Of that user."""
     sender: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s,]+$")]
+    """Whom the mail is from."""
     recipients: Annotated[
         list[Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s,]+$")]], Field(min_length=1)
     ]
+    """Whom it goes to."""
 
     def block(self) -> tuple[str, dict[str, Any]]:
         """Prefect's type, and the data of its block.
@@ -165,18 +182,15 @@ def _as_tuple(value: Any) -> Any:
 
 
 class TargetNotices(Strict):
-    """Who is told of a target, and of what.
-
-    Attributes:
-        receivers: name → where; each becomes a block `notify-<target>--<name>`.
-        events: what is told: failure, recovery, warning (a test that only warns), stale (a source
-            that is too old), success, retry.
-        owners: `meta.owner` of dbt → how the receivers' chat mentions them.
-    """
+    """Who is told of a target, and of what."""
 
     receivers: Annotated[dict[ReceiverName, Receiver], Field(min_length=1)]
+    """Name → where; each becomes a block `notify-<target>--<name>`."""
     events: Annotated[tuple[Event, ...], BeforeValidator(_as_tuple)] = USUAL
+    """What is told: failure, recovery, warning (a test that only warns), stale (a source that is
+    too old), success, retry."""
     owners: Annotated[dict[Text, Text], Field(default_factory=dict)]
+    """`meta.owner` of dbt → how the receivers' chat mentions them."""
 
 
 def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Wanted]:

@@ -12,4 +12,7 @@ Text = Annotated[str, Field(min_length=1)]
 class Strict(BaseModel):
     """A part of Terraform's outputs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # What stands below a field is its description: documentation/reference/outputs.md.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )

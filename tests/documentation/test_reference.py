@@ -1,0 +1,99 @@
+"""The reference says what the code says, and leaves nothing out."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Project, copy_of_the_project
+
+from infrastructure.reference.__main__ import pages
+from infrastructure.reference.commands import programs
+from infrastructure.reference.schemas import rows
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import PREFIX, Settings
+
+MEND = "uv run python -m infrastructure.reference"
+
+
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_a_page_says_what_the_code_says(page: Path) -> None:
+    assert (REPOSITORY / page).read_text() == pages()[page], f"{page} is not up to date: {MEND}"
+
+
+def test_every_module_that_is_started_as_a_program_is_there() -> None:
+    """Looked for in another way than the reference does: as text, in what git would keep."""
+    guarded = {
+        ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__main__")
+        for package in ("infrastructure", "prefect_flows")
+        for file in (REPOSITORY / package).rglob("*.py")
+        if "templates" not in file.parts and '\nif __name__ == "__main__":' in file.read_text()
+    }
+    text = (REPOSITORY / "documentation/reference/commands.md").read_text()
+    assert guarded - {"prefect_flows.pipeline"} <= set(
+        re.findall(r"^## (\S+)$", text, re.MULTILINE)
+    )
+    # Also a folder that is a program without a guard.
+    folders = {
+        ".".join(file.parent.relative_to(REPOSITORY).parts)
+        for package in ("infrastructure", "prefect_flows")
+        for file in (REPOSITORY / package).rglob("__main__.py")
+    }
+    assert folders <= guarded
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return copy_of_the_project(tmp_path_factory.mktemp("reference") / "millrace")
+
+
+def test_a_command_that_is_new_makes_the_check_fail_until_the_pages_are_written(
+    copy: Project,
+) -> None:
+    (copy.folder / "infrastructure" / "weigh.py").write_text(
+        '"""`python -m infrastructure.weigh`: how heavy a target is."""\n\n'
+        "from typing import Annotated\n\nimport typer\n\n\n"
+        'def main(grams: Annotated[int, typer.Option(help="As shown.")] = 5) -> None:\n'
+        '    """Weigh it."""\n\n\n'
+        'if __name__ == "__main__":\n    typer.run(main)\n'
+    )
+    checked = copy.run("-m", "infrastructure.reference", "--check")
+    written = copy.run("-m", "infrastructure.reference")
+    again = copy.run("-m", "infrastructure.reference", "--check")
+
+    assert checked.returncode == 1, checked.stderr
+    assert "commands.md: says something else than the code" in checked.stdout
+    assert f"mend: {MEND}" in checked.stdout
+    assert written.returncode == again.returncode == 0
+    text = (copy.folder / "documentation/reference/commands.md").read_text()
+    assert "## infrastructure.weigh\n\nHow heavy a target is.\n\nWeigh it." in text
+    assert "| `--grams INT` | `5` | As shown. |" in text
+    assert str(copy.folder) not in text
+    assert os.environ["HOME"] not in text
+
+
+def test_an_option_or_a_setting_without_a_word_is_refused(copy: Project) -> None:
+    (copy.folder / "infrastructure" / "weigh.py").write_text(
+        '"""`python -m infrastructure.weigh`: how heavy a target is."""\n\nimport typer\n\n\n'
+        'def main(grams: int = 5) -> None:\n    """Weigh it."""\n\n\n'
+        'if __name__ == "__main__":\n    typer.run(main)\n'
+    )
+    done = copy.run("-m", "infrastructure.reference", "--check")
+    assert done.returncode == ConfigurationError.exit_code
+    assert "The option 'grams' says nothing of itself." in done.stderr
+
+    with pytest.raises(ConfigurationError, match="'grams' has no description"):
+        rows({"properties": {"grams": {"type": "integer"}}}, where="settings.py")
+
+
+def test_the_example_of_env_names_every_setting_and_no_other() -> None:
+    text = (REPOSITORY / ".env.example").read_text()
+    named = {name.split("__")[0] for name in re.findall(rf"^# ({PREFIX}\w+)=", text, re.MULTILINE)}
+    assert named == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_what_is_listed_first_is_what_a_newcomer_types_first() -> None:
+    first = [program.line for program in programs(REPOSITORY)[:2]]
+    assert first == ["uv run quickstart", "uv run python prefect_flows/pipeline.py"]
