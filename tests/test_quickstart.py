@@ -80,16 +80,6 @@ def test_two_at_once_the_second_says_so_and_does_nothing(quickstart: Quickstart)
     assert second.stdout == ""
 
 
-def test_the_commands_of_the_readme_work_after_it(project: Project) -> None:
-    for done in (
-        project.setup(),
-        project.pipeline("--target", "dev", "--select", "+fct_flights", "--skip", "ingest"),
-        project.dbt("run", "--target", "dev"),
-        project.dbt("build"),
-    ):
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_a_metric_is_answered(project: Project) -> None:
     mf = [sys.executable, "-m", "dbt_metricflow.cli.main"]
     done = subprocess.run(

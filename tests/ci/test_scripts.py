@@ -180,11 +180,12 @@ NONE = {"tests": "[]", "image": "false"}
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["documentation/operating.md", "CHANGELOG.md"], NONE),
+        (["documentation/operating.md", "CHANGELOG.md"], NONE | {"tests": '["documentation"]'}),
+        (["CHANGELOG.md", "SECURITY.md"], NONE),
         ([".github/dependabot.yml"], NONE),
         (["documentation/systemd.md"], ALL | {"image": "false"}),
         (["dbt/models/b.sql"], ALL | {"tests": '["models"]'}),
-        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models"]'}),
+        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models","documentation"]'}),
         (["dbt/models/b.sql", "tests/test_ground.py"], ALL),
         (["tests/test_ground.py"], ALL | {"image": "false"}),
         (["prefect_flows/run.py"], ALL),

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from command_blocks import blocks
 
 from rehearsal.host import Forge, Host, Pushed, Receiver, docker
 
@@ -286,9 +286,9 @@ def test_one_delivery_at_a_time_and_one_that_is_killed(
 @pytest.mark.long
 def test_the_lines_of_the_documentation(host: Host) -> None:
     """Of "After a delivery", each as it stands there; one of them runs the pipeline."""
-    text = (REPOSITORY / "documentation" / "delivery.md").read_text()
-    section = text.partition("\n## After a delivery\n")[2].partition("\n## ")[0]
-    lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    here = "tests/rehearsal/test_deliveries.py::test_the_lines_of_the_documentation"
+    (block,) = (one for one in blocks("documentation/delivery.md") if one.what == here)
+    lines = block.commands
     assert len(lines) > 5
     for line in lines:
         said = host.sh(f"cd millrace && {line}")
