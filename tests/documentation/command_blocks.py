@@ -14,15 +14,19 @@ from conftest import REPOSITORY
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)")
 MARKER = re.compile(r"^ *<!-- (?P<kind>[a-z ]+?)(?:: (?P<what>.+?))? -->$")
-PLACEHOLDER = re.compile(r"…|\.\.\.|\b[A-Z][A-Z_/]+\b|<[a-z]+>")
+PLACEHOLDER = re.compile(r"…|\.\.\.|\b[A-Z][A-Z_/]+\b(?!=)|<[a-z]+>")
 # What a reader has to have that no machine of the tests has.
 NEEDS = frozenset({
     "a Google project", "a cluster", "a container engine", "a host", "a forge",
     "a quiet machine", "Terraform's providers", "the internet", "the file",
 })  # fmt: skip
-# What a shell is, and the project is not.
-SHELL = frozenset({"cat", "cp", "jq", "ls", "stat", "tail", "-l", "-n"})
-KINDS = frozenset({"runs", "runs beside the next", "tested by", "needs", "file", "part of"})
+# What a shell is and the project is not, and names of targets.
+SHELL = frozenset({
+    "dev", "prod", "staging",
+    "cat", "cd", "cp", "dbt", "jq", "ls", "python", "run", "stat", "tail", "uv", "uvx",
+    "-l", "-m", "-n", "--all-packages", "--extra",
+})  # fmt: skip
+KINDS = frozenset({"runs", "runs beside the next", "tested by", "needs", "file", "said by"})
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ def words_of(command: str) -> set[str]:
             if part.startswith("-"):
                 words.add(part.split("=")[0])
                 value = part.startswith("--") and "=" not in part
-            elif not value and re.fullmatch(r"[a-z][a-z_.-]*", part):
+            # A name with three dashes is somebody's own: acme-orders-token-dev.
+            elif not value and re.fullmatch(r"[a-z][a-z_.-]*", part) and part.count("-") < 3:
                 words.add(part)
                 value = False
             else:
@@ -125,7 +130,12 @@ def words_in(file: Path) -> frozenset[str]:
     """Every word that a test or a script may give to a program; of a page, what is tried there."""
     text = file.read_text()
     if file.suffix == ".md":
-        run = (b for b in blocks(str(file.relative_to(REPOSITORY))) if b.kind != "needs")
+        # Not what it says of other pages, which could say it of this one.
+        run = (
+            block for block in blocks(str(file.relative_to(REPOSITORY)))
+            if block.kind.startswith("runs")
+            or (block.kind == "tested by" and ".md" not in block.what)
+        )  # fmt: skip
         return frozenset().union(*(words_of(line) for block in run for line in block.commands))
     if file.suffix != ".py":
         text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
@@ -147,6 +157,21 @@ def words_in(file: Path) -> frozenset[str]:
 def words_among(text: str) -> frozenset[str]:
     """Words of a text, without quotes, brackets, and what is given to an option."""
     return frozenset(word.strip("\"'`()[],;").split("=")[0] for word in text.split())
+
+
+def missing_of(block: Block) -> list[str]:
+    """Parts of a message that the file does not say which is named above it; `…` is left out."""
+    tree = ast.parse((REPOSITORY / block.what).read_text())
+    said = "\n".join(
+        "…".join(part.value if isinstance(part, ast.Constant) else "" for part in node.values)
+        if isinstance(node, ast.JoinedStr)
+        else str(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr | ast.Constant)
+    )
+    lines = (re.sub(r"^(  (where|mend):\s+|[A-Z]\w+: )", "", x) for x in block.text.splitlines())
+    parts = (part.strip() for line in lines for part in line.split("…"))
+    return [part for part in parts if len(part) > 3 and part not in said]
 
 
 def functions_of(file: Path) -> set[str]:
