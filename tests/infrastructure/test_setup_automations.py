@@ -198,7 +198,8 @@ def test_they_are_made_once_where_somebody_is_told(stage: Stage, tmp_path: Path)
     assert (
         "Target staging: nobody would be told, so nothing is looked for. Name receivers in "
         "Terraform's dbt_target_notices, apply it, then: "
-        "uv run python -m infrastructure.setup_profiles; uv run python -m infrastructure.setup_automations --target staging"
+        "uv run python -m infrastructure.setup_profiles; "
+        "uv run python -m infrastructure.setup_automations --target staging"
         in done.stdout
     )
     made = stage.automations()
