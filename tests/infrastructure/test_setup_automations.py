@@ -102,7 +102,12 @@ class Stage:
         }
 
     def post(self, path: str, **body: Any) -> Any:
-        answer = httpx.post(f"{self.url}/{path}", json=body)
+        """Asked again while SQLite is locked, as Prefect's own clients do."""
+        while True:
+            answer = httpx.post(f"{self.url}/{path}", json=body, timeout=60)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.5)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -157,7 +162,7 @@ def file_of(folder: Path, zombies: Any = "10s", **targets: dict[str, Any]) -> Pa
     return file
 
 
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
+def until(what: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline
@@ -199,8 +204,7 @@ def test_they_are_made_once_where_somebody_is_told(stage: Stage, tmp_path: Path)
         "Target staging: nobody would be told, so nothing is looked for. Name receivers in "
         "Terraform's dbt_target_notices, apply it, then: "
         "uv run python -m infrastructure.setup_profiles; "
-        "uv run python -m infrastructure.setup_automations --target staging"
-        in done.stdout
+        "uv run python -m infrastructure.setup_automations --target staging" in done.stdout
     )
     made = stage.automations()
     assert set(made) == {
