@@ -2,6 +2,8 @@
 
 Events of a flow run are named after its state, `prefect.flow-run.Late`. A proactive trigger opens a
 window at an event of `after`, for each run by itself, and fires when none of `expect` comes within.
+Where it is not for each, as `missing` is, Prefect opens the first window by itself, so that a
+target that was never refreshed is found too; an event of both begins the window anew.
 """
 
 from __future__ import annotations
@@ -22,9 +24,6 @@ OVER = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 # What a run is after it was due: waiting for its turn is no fault.
 TAKEN = ("Pending", "Running", "AwaitingConcurrencySlot", "Cancelling", *OVER)
 BEGUN = ("Running", "AwaitingConcurrencySlot", "Cancelling", *OVER)
-# A sign that the target is to be refreshed opens a window too, so that one that has never been is
-# found.
-DUE = ("Late", "Pending", "Completed")
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 EACH_RUN = ("prefect.resource.id",)
 
@@ -100,12 +99,13 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
             "missing",
             f"No run of the pipeline for {target} has completed within {_said(times.missing)}.",
             _absence(
-                times.missing, after=DUE, expect=("Completed",), match_related=[runs, pipeline],
-                for_each=(),
+                times.missing, after=("Completed",), expect=("Completed",),
+                match_related=[runs, pipeline], for_each=(),
             ),
             f"Millrace: target {target} was not refreshed",
-            f"No run of the pipeline for {target} has completed within {_said(times.missing)}. The "
-            f"last that was heard of it: {LINK}\nWhat does not work: {health}",
+            f"No run of the pipeline for {target} has completed within {_said(times.missing)}."
+            f"{{% if flow_run %}} The last that did: {LINK}{{% endif %}}\n"
+            f"What does not work: {health}",
         )  # fmt: skip
     if times.crashed:
         yield Finding(
