@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, copy_of_the_project
-
-
-def build(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = copy_of_the_project(tmp_path_factory.mktemp("site") / "millrace").folder
-    done = build(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / ".local" / "site"
+from sites import build
 
 
 class Loads(HTMLParser):
