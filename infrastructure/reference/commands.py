@@ -98,7 +98,7 @@ class Program:
 
 def programs(root: Path) -> list[Program]:
     """All of them, by name; the pipeline and what is in `[project.scripts]` first."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     scripts = {entry.partition(":")[0]: name for name, entry in project["scripts"].items()}
     found = []
     for package in PACKAGES:
@@ -106,7 +106,7 @@ def programs(root: Path) -> list[Program]:
             path = file.relative_to(root)
             if any(path.is_relative_to(folder) for folder in NOT_MODULES):
                 continue
-            tree = ast.parse(file.read_text())
+            tree = ast.parse(file.read_text(encoding="utf-8"))
             if any(_is_guard(node) for node in tree.body):
                 module = ".".join(path.with_suffix("").parts)
                 found.append(Program(module, path, tree, scripts))
@@ -226,7 +226,7 @@ def _readable(path: Path) -> str:
     root = Path(__file__).resolve().parents[2]
     for folder, shown in ((root, ""), (Path.home(), "~/")):
         if path.is_relative_to(folder):
-            return f"{shown}{path.relative_to(folder)}"
+            return f"{shown}{path.relative_to(folder).as_posix()}"
     return str(path)
 
 
