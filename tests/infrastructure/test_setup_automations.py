@@ -153,6 +153,14 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(project, url, receiver, told)
 
 
+@pytest.fixture
+def anew(stage: Stage) -> Stage:
+    """Without an automation."""
+    for each in stage.automations().values():
+        httpx.delete(f"{stage.url}/automations/{each['id']}", timeout=60).raise_for_status()
+    return stage
+
+
 def file_of(folder: Path, zombies: Any = "10s", **targets: dict[str, Any]) -> Path:
     """The project's own file, with times of a test's size."""
     document = yaml.safe_load(AUTOMATIONS_FILE.read_text())
@@ -189,7 +197,8 @@ def running(stage: Stage, target: str) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-def test_they_are_made_once_where_somebody_is_told(stage: Stage, tmp_path: Path) -> None:
+def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) -> None:
+    stage = anew
     seen = stage.setup("--check", "--file", str(file_of(tmp_path, nowhere={"late": "5m"})))
     assert seen.returncode == 1
     assert "Target nowhere: automations.yaml has times for it, and setup has not" in seen.stdout
@@ -228,7 +237,8 @@ def test_they_are_made_once_where_somebody_is_told(stage: Stage, tmp_path: Path)
     assert stage.automations() == made
 
 
-def test_changes_are_seen_and_others_are_left_alone(stage: Stage, tmp_path: Path) -> None:
+def test_changes_are_seen_and_others_are_left_alone(anew: Stage, tmp_path: Path) -> None:
+    stage = anew
     assert stage.setup().returncode == 0
     before = stage.automations()
     # GIVEN two of somebody else, one with our tag; one of ours that is paused, one that is edited
@@ -272,12 +282,10 @@ def test_changes_are_seen_and_others_are_left_alone(stage: Stage, tmp_path: Path
     assert {"somebody's own", "millrace: by hand"} <= set(after)
     assert not after["millrace: prod: stuck"]["enabled"]
     assert after["millrace: prod: late"]["actions"] == edited["actions"]
-    # What follows starts anew.
-    for each in after.values():
-        httpx.delete(f"{url}/{each['id']}").raise_for_status()
 
 
-def test_runs_that_cannot_say_so_themselves_are_told_of(stage: Stage, tmp_path: Path) -> None:
+def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: Path) -> None:
+    stage = anew
     file = file_of(
         tmp_path,
         prod=OFF | {"late": "10s", "pending": "10s", "crashed": True},
