@@ -168,6 +168,7 @@ def test_a_laptop_after_setup(ground: Project) -> None:
         ("stuck runs", "dev"): "ok",
         ("running", "dev"): "ok",
         ("state store", ""): "ok",
+        ("notices", "dev"): "ok",
         ("warehouse", "dev"): "ok",
     }
     assert seen["deployment", "dev"]["mend"] == "uv run python -m infrastructure.deploy dev"
@@ -179,7 +180,7 @@ def test_the_table_names_what_mends(ground: Project) -> None:
     done = health(ground)
     assert done.returncode == 0, done.stderr
     assert "deployment dev: uv run python -m infrastructure.deploy dev" in done.stdout
-    assert done.stdout.rstrip().endswith("warning: 2 warning, 8 ok, 2 skipped")
+    assert done.stdout.rstrip().endswith("warning: 2 warning, 9 ok, 2 skipped")
 
 
 def test_a_target_that_setup_does_not_know(ground: Project) -> None:
