@@ -122,6 +122,9 @@ def ground(project: Project) -> Iterator[Project]:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com"]
     for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "A"]):
         subprocess.run([*git, *arguments], cwd=project.folder, check=True)
+    # Pages are read one by one; only one of them makes the pool.
+    done = project.run("-m", "infrastructure.setup_work_pools", "--pool", "default-pool")
+    assert done.returncode == 0, done.stderr
     yield project
     shutil.rmtree(project.folder / ".git")
 
