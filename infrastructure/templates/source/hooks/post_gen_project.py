@@ -49,6 +49,7 @@ Next:
   uv sync --all-packages
   uv run python -m infrastructure.check_sources --source {SOURCE}
   uv run pytest -n 0 tests/prefect_flows/sources/test_{SOURCE}.py
+  uv run python -m infrastructure.reference
 {NEEDS[KIND]}
   cd dbt && uv run dbt build -s source:{SOURCE}+
 documentation/sources.md says the rest.
