@@ -136,7 +136,11 @@ def a_run_that_waits(project: Project) -> str:
     return str(httpx.post(f"{project.api_url}/flow_runs/", json=document).json()["id"])
 
 
-@pytest.mark.parametrize("page", PAGES_THAT_RUN)
+@pytest.mark.parametrize(
+    "page",
+    # The README's whole runs take minutes; other tests make each, and .ci/run most of its lines.
+    [pytest.param(p, marks=pytest.mark.long) if p == "README.md" else p for p in PAGES_THAT_RUN],
+)
 def test_the_commands_of_a_page_do_what_it_says(page: str, ground: Project) -> None:
     for block in blocks(page):
         if block.language == "sh" and block.kind == "runs":
