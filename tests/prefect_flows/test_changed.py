@@ -57,11 +57,11 @@ def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch:
     assert first.returncode == 0, first.stdout + first.stderr
     assert {file.name for file in kept(scratch).iterdir()} == {
         "manifest.json", "run_results.json", "partial_parse.msgpack", "timings.json",
-        "catalog.json", "docs.html", "report.html",
+        "catalog.json", "docs.html", "report.html", "history.json",
     }  # fmt: skip
     (run,) = (scratch.local / "state" / "runs" / scratch.target).iterdir()
     assert {file.name for file in run.iterdir()} == {
-        "run.json", "journal.jsonl", "run_results.json", "dbt.log", "report.html"
+        "run.json", "journal.jsonl", "run_results.json", "dbt.log", "report.html", "summary.json",
     }  # fmt: skip
     header = json.loads((run / "run.json").read_text())
     assert header["ended"] == "passed"

@@ -91,7 +91,8 @@ def test_failures_come_before_what_warns() -> None:
 
 
 def test_a_recovery_says_how_long() -> None:
-    over = [incident(0, first_at=NOW - timedelta(hours=3, minutes=20), runs=4)]
+    since = datetime.now(UTC) - timedelta(hours=3, minutes=20)
+    over = [incident(0, first_at=since, runs=4)]
     notice = of_recovery("prod", over, 2, URL)
     assert notice is not None
     assert notice.subject == "Millrace: prod: model orders_0 is good again"
