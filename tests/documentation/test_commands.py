@@ -24,7 +24,7 @@ from command_blocks import (
     words_in,
     words_of,
 )
-from conftest import REPOSITORY, Project
+from conftest import REPOSITORY, Project, copy_of_the_project, stop_servers
 
 # In a command: the id of a flow run, which the test makes.
 RUN = " RUN"
@@ -116,17 +116,22 @@ def test_a_test_that_gives_another_command_is_seen() -> None:
 
 
 @pytest.fixture(scope="module")
-def ground(project: Project) -> Iterator[Project]:
-    """The project after the quickstart, as it is left to the pages."""
-    # What versions, releases and images are made of: a commit.
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com"]
-    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "A"]):
-        subprocess.run([*git, *arguments], cwd=project.folder, check=True)
-    # Pages are read one by one; only one of them makes the pool.
-    done = project.run("-m", "infrastructure.setup_work_pools", "--pool", "default-pool")
-    assert done.returncode == 0, done.stderr
-    yield project
-    shutil.rmtree(project.folder / ".git")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project after a quickstart of its own: others would find what pages leave behind."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("pages") / "millrace")
+    try:
+        done = project.run("-m", "infrastructure.quickstart")
+        assert done.returncode == 0, done.stdout + done.stderr
+        # What versions, releases and images are made of: a commit.
+        git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com"]
+        for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "A"]):
+            subprocess.run([*git, *arguments], cwd=project.folder, check=True)
+        # Pages are read one by one; only one of them makes the pool.
+        done = project.run("-m", "infrastructure.setup_work_pools", "--pool", "default-pool")
+        assert done.returncode == 0, done.stderr
+        yield project
+    finally:
+        stop_servers(project)
 
 
 def a_run_that_waits(project: Project) -> str:
