@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TagsContext
 from prefect.states import Cancelled
 from prefect.utilities.timeout import timeout
 from tenacity import (
@@ -55,14 +56,17 @@ def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         except KeyboardInterrupt:
             return Cancelled(message="The run was told to stop.")
 
-    state = _stage.with_options(
-        name=name,
-        task_run_name=name,
-        retries=policy.retries,
-        retry_delay_seconds=policy.delays(),
-        retry_jitter_factor=JITTER,
-        retry_condition_fn=_may_pass_on_retry,
-    )(timed, return_state=True)
+    # A task has no tags: for each, Prefect asks the API for a slot, and fails the task where the API
+    # is away.
+    with TagsContext(current_tags=set()):
+        state = _stage.with_options(
+            name=name,
+            task_run_name=name,
+            retries=policy.retries,
+            retry_delay_seconds=policy.delays(),
+            retry_jitter_factor=JITTER,
+            retry_condition_fn=_may_pass_on_retry,
+        )(timed, return_state=True)
     if state.is_cancelled():
         raise KeyboardInterrupt
     return dict(state.result())
