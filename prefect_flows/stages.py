@@ -56,8 +56,8 @@ def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         except KeyboardInterrupt:
             return Cancelled(message="The run was told to stop.")
 
-    # A task has no tags: for each, Prefect asks the API for a slot, and fails the task where the API
-    # is away.
+    # A task has no tags: for each, Prefect asks the API for a slot, and fails the task while the
+    # API is away.
     with TagsContext(current_tags=set()):
         state = _stage.with_options(
             name=name,
