@@ -81,6 +81,9 @@ def test_two_at_once_the_second_says_so_and_does_nothing(quickstart: Quickstart)
 
 
 def test_a_metric_is_answered(project: Project) -> None:
+    # What `mf` reads is written by whatever dbt command comes first.
+    done = project.dbt("parse", "--target", "dev")
+    assert done.returncode == 0, done.stdout + done.stderr
     mf = [sys.executable, "-m", "dbt_metricflow.cli.main"]
     done = subprocess.run(
         [*mf, "query", "--metrics", "on_time_rate", "--group-by", "metric_time__year"],
