@@ -37,6 +37,7 @@ from prefect_flows.settings import STAGES, Stage, load_settings
 from prefect_flows.stages import say_expected_errors_without_stack
 from prefect_flows.state.store import StateStore
 from prefect_flows.targets import (
+    PIPELINE,
     TargetName,
     load_profile,
     prefect_client,
@@ -47,7 +48,7 @@ from prefect_flows.targets import (
 from prefect_flows.with_prefect import WithPrefect
 
 
-@flow(name="dbt-full-pipeline", flow_run_name="{target}", persist_result=False)
+@flow(name=PIPELINE, flow_run_name="{target}", persist_result=False)
 def dbt_full_pipeline(
     target: TargetName = "dev",
     sources: list[str] | None = None,

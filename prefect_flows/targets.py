@@ -31,6 +31,8 @@ TARGET_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 TargetName = Annotated[str, StringConstraints(pattern=TARGET_PATTERN, max_length=40)]
 
 PROFILE_TYPE = "dbt-cli-profile"
+# Name of the flow that refreshes a target; importing it takes seconds.
+PIPELINE = "dbt-full-pipeline"
 # libpq's own; for targets without a password of their own.
 PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 (a name)
 SETUP_COMMAND = "uv run python -m infrastructure.setup_profiles"

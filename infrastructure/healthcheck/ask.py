@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.healthcheck.facts import PIPELINE, Deployed, Facts, Pool, Server, Target
-from prefect_flows.targets import lease_limit, prefect_client
+from infrastructure.healthcheck.facts import Deployed, Facts, Pool, Server, Target
+from prefect_flows.targets import PIPELINE, lease_limit, prefect_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from prefect_flows.targets import PIPELINE
+
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, Worker, WorkPool, WorkQueue
     from prefect.client.schemas.responses import DeploymentResponse
-
-# The name of the flow in `prefect_flows/pipeline.py`, whose import takes seconds.
-PIPELINE = "dbt-full-pipeline"
 
 
 @dataclass(frozen=True)

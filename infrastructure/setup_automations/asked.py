@@ -9,10 +9,10 @@ from uuid import UUID
 
 from infrastructure.planning.objects import Wanted
 from infrastructure.setup_automations.automations_file import AutomationsFile
-from infrastructure.setup_automations.findings import PIPELINE, of_target, zombies
+from infrastructure.setup_automations.findings import of_target, zombies
 from infrastructure.setup_automations.kinds import desired
 from prefect_flows.notices.receivers import address, receivers
-from prefect_flows.targets import run_tag
+from prefect_flows.targets import PIPELINE, run_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

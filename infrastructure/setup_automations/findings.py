@@ -14,10 +14,8 @@ from datetime import timedelta
 from typing import Any
 
 from infrastructure.setup_automations.automations_file import Times
-from prefect_flows.targets import run_tag
+from prefect_flows.targets import PIPELINE, run_tag
 
-# The flow that refreshes a target.
-PIPELINE = "dbt-full-pipeline"
 EVENT = "prefect.flow-run."
 HEARTBEAT = f"{EVENT}heartbeat"
 OVER = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from prefect_flows.state.store import StateStore
+from prefect_flows.state.summary import damaged
 
 Kind = Literal["failure", "warning", "stale"]
 
@@ -115,10 +116,14 @@ def open_incidents(store: StateStore, target: str) -> list[Incident]:
     """What is open, oldest first.
 
     Raises:
-        StateStoreError: the store cannot be read.
+        StateStoreError: the store cannot be read, or the file is not as it was written.
     """
-    data = store.read(f"targets/{target}/{INCIDENTS}")
-    return [] if data is None else _LIST.validate_json(data)
+    path = f"targets/{target}/{INCIDENTS}"
+    data = store.read(path)
+    try:
+        return [] if data is None else _LIST.validate_json(data)
+    except ValidationError as error:
+        raise damaged(store, path, error) from error
 
 
 def keep_incidents(store: StateStore, target: str, incidents: Sequence[Incident]) -> None:

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_flows.notices.messages import Notice
 from prefect_flows.state.store import StateStore
+from prefect_flows.state.summary import damaged
 
 OUTBOX = "outbox.json"
 # How long the notices of one run are tried to be sent.
@@ -61,10 +62,14 @@ class Outbox(BaseModel):
         """The outbox of a target.
 
         Raises:
-            StateStoreError: the store cannot be read.
+            StateStoreError: the store cannot be read, or the file is not as it was written.
         """
-        data = store.read(f"targets/{target}/{OUTBOX}")
-        return cls() if data is None else cls.model_validate_json(data)
+        path = f"targets/{target}/{OUTBOX}"
+        data = store.read(path)
+        try:
+            return cls() if data is None else cls.model_validate_json(data)
+        except ValidationError as error:
+            raise damaged(store, path, error) from error
 
     def keep(self, store: StateStore, target: str) -> None:
         """Keep it in the state store.

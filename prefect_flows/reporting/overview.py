@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pydantic import ValidationError
-
 from prefect_flows.errors import StateStoreError
-from prefect_flows.notices.incidents import INCIDENTS, Incident, open_incidents
+from prefect_flows.notices.incidents import Incident, open_incidents
 from prefect_flows.state.runs import RunHeader, last_run, runs_folder
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.summary import SUMMARY, RunLine, TargetHistory, damaged, history
+from prefect_flows.state.summary import SUMMARY, RunLine, TargetHistory, history
 from prefect_flows.state.target import DOCS, REPORT
 from prefect_flows.targets import TARGET_PATTERN
 
@@ -76,8 +74,6 @@ def overview_of(store: StateStore, target: str) -> TargetOverview:
         incidents = open_incidents(store, target)
     except StateStoreError as error:
         faults.append(str(error))
-    except ValidationError as error:
-        faults.append(str(damaged(store, f"targets/{target}/{INCIDENTS}", error)))
     return TargetOverview(
         target=target,
         history=past,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from prefect_flows.errors import StateStoreError
 from prefect_flows.notices.incidents import Incident, judge, keep_incidents, open_incidents
+from prefect_flows.notices.outbox import Outbox
 from prefect_flows.state.store import StateStore
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -36,3 +40,14 @@ def test_what_is_kept_comes_back_oldest_first(tmp_path: Path) -> None:
     assert open_incidents(store, "dev") == []
     keep_incidents(store, "dev", [incident("late", hours=1), incident("early")])
     assert open_incidents(store, "dev") == [incident("early"), incident("late", hours=1)]
+
+
+def test_a_file_of_another_shape_is_named_with_what_mends_it(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    for name in ("incidents.json", "outbox.json"):
+        store.write(f"targets/dev/{name}", b'{"waiting": [{"notice": 1}]}')
+    for read, name in ((open_incidents, "incidents.json"), (Outbox.read, "outbox.json")):
+        with pytest.raises(StateStoreError, match="not as it was written") as damaged:
+            read(store, "dev")
+        assert damaged.value.where.endswith(f"targets/dev/{name}")
+        assert "remove that file" in damaged.value.mend
