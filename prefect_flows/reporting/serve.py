@@ -7,6 +7,7 @@ machine's own, as a page of the web may make a browser do, is refused.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -74,11 +75,19 @@ def serve(store: StateStore, port: int, ready: Callable[[str], None]) -> None:
     with server:
         # A browser's open connection does not hold up the end.
         server.daemon_threads = True
-        ready(f"http://{HOST}:{server.server_port}/")
+        # Ctrl-C comes to the main thread. Where connections are accepted, it would close one that
+        # its handler had just begun with.
+        accepting = threading.Thread(target=server.serve_forever)
+        accepting.start()
         try:
-            server.serve_forever()
+            ready(f"http://{HOST}:{server.server_port}/")
+            while accepting.is_alive():
+                # A wait without an end can miss a Ctrl-C that comes as it begins.
+                accepting.join(timeout=0.5)
         except KeyboardInterrupt:
             return
+        finally:
+            server.shutdown()
 
 
 def _handler(store: StateStore) -> type[BaseHTTPRequestHandler]:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,9 @@ def test_it_serves_until_ctrl_c(tmp_path: Path, store: StateStore) -> None:
         assert asked(port, "/", "evil.example.org")[0] == 403, "another name for this machine"
         assert asked(port, "/../report.html", "localhost")[0] == 404
         assert asked(port, "/", "localhost", "POST")[0] == 501
-        with socket.create_connection(("127.0.0.1", port)):  # a browser that keeps it open
+        with ExitStack() as browsers:  # which keep their connections open, as Ctrl-C comes
+            for _ in range(4):
+                browsers.enter_context(socket.create_connection(("127.0.0.1", port)))
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=20)
         assert (process.returncode, out, err) == (0, "Ended.\n", "")
