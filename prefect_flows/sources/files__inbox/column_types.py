@@ -135,6 +135,16 @@ class Guess:
         elif not _holds(self._kind, values):
             self._kind = next(kind for kind in _WIDER[self._kind] if _holds(kind, values))
 
+    def typed(self, values: pa.Array) -> pa.Array | None:
+        """Values, given as text, in the type as it is now; none where they make it another one."""
+        if self._kind == TEXT:
+            return values
+        if values.null_count == len(values):
+            return pa.nulls(len(values), self._kind)
+        if self._kind is None or _has_leading_zero(values):
+            return None
+        return _cast(self._kind, values)
+
 
 def _has_leading_zero(values: pa.Array) -> bool:
     """Whether one has; the pattern is asked of those alone that begin like it."""
@@ -154,8 +164,12 @@ def _has_leading_zero(values: pa.Array) -> bool:
 
 
 def _holds(kind: pa.DataType, values: pa.Array) -> bool:
+    return _cast(kind, values) is not None
+
+
+def _cast(kind: pa.DataType, values: pa.Array) -> pa.Array | None:
+    """The values in a type; none where one of them is none of it."""
     try:
-        values.cast(kind)
+        return values.cast(kind)
     except pa.ArrowInvalid:
-        return False
-    return True
+        return None

@@ -69,6 +69,45 @@ def read(
         raise _fault(content, columns, kinds, dialect) or _as_said(error) from error
 
 
+def read_guessing(
+    content: Content, names: Names, types: Types, dialect: Dialect
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, its new columns in the types that `infer` finds in the first block.
+
+    So the file is parsed once, where all its rows agree with the first ones, as they mostly do.
+
+    Raises:
+        Malformed: the file is no CSV.
+        UnknownColumns: later rows need other types, or a row is none: `infer` and `read` say which.
+    """
+    try:
+        with content.text() as stream:
+            columns = _columns(stream, names, dialect)
+            guesses = {column: Guess() for column in columns if column not in types}
+            kinds = {column: types.get(column, TEXT) for column in columns}
+            first = True
+            for batch in _batches(stream, columns, kinds, dialect):
+                if first:
+                    for column, guess in guesses.items():
+                        guess.see(batch[column])
+                    first = False
+                yield _as_guessed(batch, guesses)
+            unclosed = stream.quotes % 2 == 1
+    except pa.ArrowInvalid as error:
+        raise UnknownColumns from error
+    if unclosed:
+        raise UnknownColumns
+
+
+def _as_guessed(batch: pa.RecordBatch, guesses: dict[str, Guess]) -> pa.RecordBatch:
+    for index, name in enumerate(batch.schema.names):
+        if name in guesses:
+            if (values := guesses[name].typed(batch.column(index))) is None:
+                raise UnknownColumns
+            batch = batch.set_column(index, name, values)
+    return batch
+
+
 def infer(content: Content, names: Names, types: Types, dialect: Dialect) -> Types:
     """The types of the columns that have none yet, from all rows; the null type without a value.
 

@@ -140,20 +140,16 @@ class Taking:
     def _read_with(
         self, dialect: csv_files.Dialect, file: File, content: Content, spool: Spool
     ) -> Taken:
-        names, types = Names(self.normalize), dict(self.types)
-        batches, infer = _reader(file, content, names, dialect)
-        seen: Types = {}
-        try:
-            taken = spool.take(self._with_own_columns(batches(types), file, seen))
-        except UnknownColumns:
-            found, declared = infer(types), self.options.declared
-            types |= found | {name: declared[name] for name in declared.keys() & found}
+        names = Names(self.normalize)
+        for batches in _readers(file, content, names, dialect, self.options.declared):
+            seen: Types = {}
             try:
-                taken = spool.take(self._with_own_columns(batches(types), file, seen))
+                taken = spool.take(self._with_own_columns(batches(self.types), file, seen))
             except UnknownColumns:
-                raise Malformed("it was changed while it was read") from None
-        self.types |= seen
-        return taken
+                continue
+            self.types |= seen
+            return taken
+        raise Malformed("it was changed while it was read")
 
     def _with_own_columns(
         self, batches: Iterator[pa.RecordBatch], file: File, seen: Types
@@ -196,10 +192,13 @@ class Taking:
         self.entries.append(ledger.entry(self.table, file, status, **facts))  # type: ignore[arg-type]
 
 
-def _reader(
-    file: File, content: Content, names: Names, dialect: csv_files.Dialect
-) -> tuple[Callable[[Types], Iterator[pa.RecordBatch]], Callable[[Types], Types]]:
-    """How a file is read, and how the types of its new columns are found, by its ending.
+def _readers(
+    file: File, content: Content, names: Names, dialect: csv_files.Dialect, declared: Types
+) -> list[Callable[[Types], Iterator[pa.RecordBatch]]]:
+    """How a file is read, by its ending: the first way that knows its columns' types is the one.
+
+    Each is given the types of the table's columns, and raises `UnknownColumns` where others are
+    needed.
 
     Raises:
         Malformed: no reader knows the ending.
@@ -207,17 +206,35 @@ def _reader(
     if file.suffix in CSV:
         if file.suffix == ".tsv":
             dialect = replace(dialect, delimiter="\t")
-        return (
-            lambda types: csv_files.read(content, names, types, dialect),
-            lambda types: csv_files.infer(content, names, types, dialect),
-        )
+
+        def read_csv(types: Types) -> Iterator[pa.RecordBatch]:
+            return csv_files.read(content, names, types, dialect)
+
+        def guess_csv(types: Types) -> Iterator[pa.RecordBatch]:
+            return csv_files.read_guessing(content, names, declared | types, dialect)
+
+        def infer_csv(types: Types) -> Iterator[pa.RecordBatch]:
+            found = csv_files.infer(content, names, types, dialect)
+            return read_csv(_known(types, found, declared))
+
+        return [read_csv, guess_csv, infer_csv]
     if file.suffix in JSON:
-        return (
-            lambda types: json_files.read(content, names, types),
-            lambda types: json_files.infer(content, names, types),
-        )
+
+        def read_json(types: Types) -> Iterator[pa.RecordBatch]:
+            return json_files.read(content, names, types)
+
+        def infer_json(types: Types) -> Iterator[pa.RecordBatch]:
+            found = json_files.infer(content, names, types)
+            return read_json(_known(types, found, declared))
+
+        return [read_json, infer_json]
     if file.suffix in PARQUET and not file.is_compressed:
         # It says itself what its columns are.
-        return lambda types: parquet_files.read(content, names, types), lambda _: {}
+        return [lambda types: parquet_files.read(content, names, types)]
     endings = ", ".join((*CSV, *JSON, *PARQUET))
     raise Malformed(f"its name ends in none of {endings} (the text ones also with .gz)")
+
+
+def _known(types: Types, found: Types, declared: Types) -> Types:
+    """The table's types, and those of the columns that were found: as declared, where they are."""
+    return types | found | {name: declared[name] for name in declared.keys() & found}
