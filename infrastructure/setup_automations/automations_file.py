@@ -8,10 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from prefect_flows.errors import ConfigurationError
+from infrastructure.planning.file import read
 from prefect_flows.targets import TargetName
 
 AUTOMATIONS_FILE = Path(__file__).with_name("automations.yaml")
@@ -92,27 +91,4 @@ def read_automations(file: Path = AUTOMATIONS_FILE) -> AutomationsFile:
     Raises:
         ConfigurationError: it is not there, or says something that is not understood.
     """
-    mend = f"correct {file.name}; its comments say what may stand there"
-    try:
-        return AutomationsFile.model_validate(yaml.safe_load(file.read_text()))
-    except OSError as error:
-        raise ConfigurationError(
-            f"The file of automations cannot be read: {error.strerror}.",
-            where=str(file),
-            mend=mend,
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(
-            f"The file of automations is not YAML: {error}", where=str(file), mend=mend
-        ) from error
-    except ValidationError as error:
-        faults = "\n".join(
-            f"  - {'.'.join(str(part) for part in fault['loc'] if part != '[key]')}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False)
-        )
-        raise ConfigurationError(
-            f"{error.error_count()} fault(s) in the file of automations:\n{faults}",
-            where=str(file),
-            mend=mend,
-        ) from error
+    return read(file, AutomationsFile)

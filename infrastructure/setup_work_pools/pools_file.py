@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
@@ -18,9 +17,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     StringConstraints,
-    ValidationError,
 )
 
+from infrastructure.planning.file import read
 from infrastructure.setup_work_pools.references import is_reference
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
@@ -106,30 +105,7 @@ def read_pools(
         ConfigurationError: the file is not there or not right, a name is not in it, or a variable
             is not set.
     """
-    mend = f"correct {file.name}; its head says what may stand there"
-    try:
-        document = yaml.safe_load(file.read_text())
-        parsed = PoolsFile.model_validate(document)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The file of the work pools cannot be read: {error.strerror}.",
-            where=str(file),
-            mend="name the file with --file, or get it back from git",
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(
-            f"The file of the work pools is not YAML: {error}", where=str(file), mend=mend
-        ) from error
-    except ValidationError as error:
-        faults = "\n".join(
-            f"  - {'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
-            for fault in error.errors(include_input=False)
-        )
-        raise ConfigurationError(
-            f"{error.error_count()} fault(s) in the file of the work pools:\n{faults}",
-            where=str(file),
-            mend=mend,
-        ) from error
+    parsed = read(file, PoolsFile)
     chosen = _chosen(parsed, names, file)
     variables = _variables(settings)
     return {
