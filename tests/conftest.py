@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,6 +269,15 @@ class Scratch(Project):
                 self.database,
             )
         }
+
+
+def until(what: Callable[[], Any], seconds: float = 120) -> Any:
+    """What it is, as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)
+    return found
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import re
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -288,11 +287,3 @@ def _mail(found: Receivers, context: ssl.SSLContext) -> Iterator[int]:
         yield port
     finally:
         controller.stop()
-
-
-def until(seconds: float, condition: Any) -> None:
-    """Wait for something, at most so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from conftest import Project
+from conftest import Project, until
 from deploying import FIRST, SECOND, deploy, deployments, of_target, prepared_for_deployments
 
 # What a supervisor does: end the worker that is there, start one in the version it is told.
@@ -63,14 +62,6 @@ class Worker:
             worker.terminate()
             worker.wait(60)
             file.unlink()
-
-
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.3)
-    return found
 
 
 @pytest.fixture(scope="module")

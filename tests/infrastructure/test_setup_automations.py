@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import Project, copy_of_the_project, serving
+from conftest import Project, copy_of_the_project, serving, until
 from prefect_servers import server
 from test_contract import POSTGRES
 
@@ -168,14 +168,6 @@ def file_of(folder: Path, zombies: Any = "10s", **targets: dict[str, Any]) -> Pa
     file = folder / "automations.yaml"
     file.write_text(yaml.safe_dump(document))
     return file
-
-
-def until(what: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
 
 
 @contextmanager
