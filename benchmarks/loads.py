@@ -1,10 +1,10 @@
 """How fast rows come into Postgres: our sources beside COPY, dlt as it comes, and pandas.
 
-    uv run python benchmarks/loads.py [--rows 1000000] [--rounds 3] [--slow-rounds 1]
+    uv run python benchmarks/loads.py [--rows 1000000] [--rounds 3] [--slow-rounds 1] [--only dlt]
 
 Two tasks on one embedded Postgres: a table of one database into another (`postgres__dump`), and a
-CSV file into a table (`files__inbox`): the first file of its table, whose types are found from all
-of its rows, and one that comes later. Each contestant is a process of its own, in alternating
+CSV file into a table (`files__inbox`): the first file of its table, whose types are found from its
+rows, and one that comes later. Each contestant is a process of its own, in alternating
 rounds; what it loaded is counted and summed. Measured are the seconds from its first statement to
 its last, imports left out, and the most memory that its process had.
 """
@@ -267,12 +267,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slow-rounds", type=int, default=1, help="of what takes minutes")
+    parser.add_argument("--only", default="", help="part of a name, of what runs beside COPY")
     options = parser.parse_args()
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as name:
         try:
             ground = Ground(Path(name), options.rows)
-            for task, contestants in TASKS.items():
+            for task, (limit, *others) in TASKS.items():
+                contestants = [limit, *(each for each in others if options.only in each.name)]
                 measured: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contestants}
                 for number in range(options.rounds):
                     for contestant in contestants:

@@ -120,12 +120,12 @@ class Pulse:
     def _beat(self) -> None:
         beats = 0
         with get_client(sync_client=True) as client:
-            # At once: until the first is there, nobody misses a run that is killed.
-            self._live()
             while not self._over.wait(SECONDS):
-                beats += 1
+                # Not sooner, though nobody misses a run that is killed before its first heartbeat:
+                # where that comes after the end of a short run, Prefect waits for another one.
                 if beats * SECONDS % HEARTBEAT_SECONDS == 0:
                     self._live()
+                beats += 1
                 if self._reaches():
                     self._tell(client)
                     self._ask(client)
