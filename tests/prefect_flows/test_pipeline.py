@@ -24,7 +24,7 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
     run = project.last_run(scratch.target)
     assert run["state"]["type"] == "COMPLETED"
     assert run["tags"] == [f"millrace:{scratch.target}"]
-    # Its heartbeats are known by the same tag. Prefect's server keeps an event seconds after it came.
+    # Its heartbeats are known by the same tag. Prefect's server keeps an event some seconds later.
     beats = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
     beats["any_resource"] = {"id": [f"prefect.flow-run.{run['id']}"]}
     url = f"{project.api_url}/events/filter"
