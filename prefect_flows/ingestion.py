@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -165,6 +166,7 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
         wishes = stored_wishes(client, target)
     store = StateStore(state_url or settings.default_state_url)
     runtime = WithPrefect.of_this_flow(target, wishes)
+    tell = partial(tell_of_run, store=store, runtime=runtime, seconds=settings.notify_seconds)
     started = datetime.now(UTC)
     with runtime.stopping(), alone(Parameters(target=target), store, runtime):
         try:
@@ -172,11 +174,9 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
                 done = ingest_source(source, profile, complete, runtime.run_stage, settings.stages)
         except MillraceError as error:
             error.of_sources = {source: error}
-            tell_of_run(Ended(target, started, "failed", error, {}), store, runtime)
+            tell(Ended(target, started, "failed", error, {}))
             raise
-        tell_of_run(
-            Ended(target, started, "passed", None, {"ingest": {source: done}}), store, runtime
-        )
+        tell(Ended(target, started, "passed", None, {"ingest": {source: done}}))
         return done
 
 

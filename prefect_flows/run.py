@@ -346,6 +346,7 @@ class _PipelineRun:
                 Ended(header.target, header.started_at, outcome, why, self.record, report),
                 self.stored.store,
                 self.runtime,
+                self.settings.notify_seconds,
             )
 
     def _leave_behind(self, ended: Ending, failure: str | None) -> RunReport | None:

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     price_per_tib: float | None = Field(default=None, ge=0)
     """Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the
     cost."""
+    notify_seconds: float = Field(default=5, gt=0)
+    """How long a run waits for those it tells how it ended, all of them together. Who was not told
+    is told at the end of the next run."""
     metrics_dir: Path | None = None
     """Where node_exporter's textfile collector reads metrics. Not written by default."""
     metrics_push_url: HttpUrl | None = None

@@ -50,12 +50,15 @@ class Ended:
     report: RunReport | None = None
 
 
-def tell_of_run(ended: Ended, store: StateStore, runtime: Runtime) -> None:
+def tell_of_run(ended: Ended, store: StateStore, runtime: Runtime, seconds: float) -> None:
     """Keep what is open, and tell what is new and what is over; a run never fails for it.
 
     Runs of a target come one after the other, so nobody else writes its files.
+
+    Args:
+        seconds: how long those who are told are waited for.
     """
-    _Telling(ended, store, runtime).tell()
+    _Telling(ended, store, runtime).tell(seconds)
 
 
 class _Telling:
@@ -66,7 +69,7 @@ class _Telling:
         self.log = runtime.log
         self.stored = True
 
-    def tell(self) -> None:
+    def tell(self, seconds: float) -> None:
         before, outbox = self._known()
         self._on_disk = outbox.model_copy(deep=True)
         judged = judge(before, list(_seen(self.ended, self.runtime.url)), _good(self.ended, before))
@@ -81,7 +84,7 @@ class _Telling:
         if judged.open != before:
             self._keep_incidents(judged)
         if receivers and outbox.waiting:
-            for receiver, why in outbox.deliver(sender(receivers)).items():
+            for receiver, why in outbox.deliver(sender(receivers), seconds).items():
                 self.log.warning("Nobody could be told by block %s: %s", receiver, why)
             self._keep(outbox)
 

@@ -2,8 +2,9 @@
 
     <state_url>/targets/<target>/outbox.json        those that are not sent yet
 
-A receiver that hangs or refuses delays a run by `SECONDS` at most, and never fails it. What it was
-not told waits for the next run of the target. One that answers after that is told twice.
+A receiver that hangs or refuses delays a run by `Settings.notify_seconds` at most, and never fails
+it. What it was not told waits for the next run of the target. One that answers after that is told
+twice.
 """
 
 from __future__ import annotations
@@ -20,13 +21,10 @@ from prefect_flows.state.store import StateStore
 from prefect_flows.state.summary import damaged
 
 OUTBOX = "outbox.json"
-# How long the notices of one run are tried to be sent.
-SECONDS = 5.0
 # A receiver that is away for long is told the newest ones, and how many it was not told.
 MOST_WAITING = 20
 # Stands for all receivers where they could not be asked for.
 EVERYBODY = "*"
-NO_ANSWER = f"no answer within {SECONDS:.0f} s"
 
 Send = Callable[[str, str, str], str | None]
 
@@ -99,11 +97,12 @@ class Outbox(BaseModel):
         self.given_up += max(0, len(self.waiting) - MOST_WAITING)
         self.waiting = self.waiting[-MOST_WAITING:]
 
-    def deliver(self, send: Send, seconds: float = SECONDS) -> dict[str, str]:
+    def deliver(self, send: Send, seconds: float) -> dict[str, str]:
         """Send what waits, to each receiver in its order, all receivers side by side.
 
         Args:
             send: receiver, subject and body → why it was not sent.
+            seconds: how long they are waited for.
 
         Returns:
             Receiver → why it still lacks something.
@@ -121,7 +120,7 @@ class Outbox(BaseModel):
         left = {}
         for line in lines:
             # What a line still does after its time is not looked at any more.
-            sent, why = list(line.sent), line.why or NO_ANSWER
+            sent, why = list(line.sent), line.why or f"no answer within {seconds:g} s"
             for waiting in line.todo:
                 if any(waiting is each for each in sent):
                     del waiting.unsent[line.receiver]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from prefect_flows.notices.messages import Notice
-from prefect_flows.notices.outbox import MOST_WAITING, NO_ANSWER, Outbox
+from prefect_flows.notices.outbox import MOST_WAITING, Outbox
 from prefect_flows.state.store import StateStore
 
 
@@ -33,7 +33,7 @@ def test_one_that_hangs_and_one_that_refuses_do_not_hold_up_the_third() -> None:
     left = outbox.deliver(send, seconds=0.5)
     assert time.monotonic() - started < 1
     assert sent == [("good", "a"), ("good", "b")]
-    assert left == {"hangs": NO_ANSWER, "refuses": "500 Internal Server Error"}
+    assert left == {"hangs": "no answer within 0.5 s", "refuses": "500 Internal Server Error"}
     assert [set(waiting.unsent) for waiting in outbox.waiting] == [{"hangs", "refuses"}] * 2
 
 
@@ -41,7 +41,7 @@ def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: P
     store = StateStore(str(tmp_path))
     outbox = Outbox()
     outbox.add([notice("old", 90)], ["team"])
-    outbox.deliver(lambda *_: "away")
+    outbox.deliver(lambda *_: "away", seconds=5)
     outbox.keep(store, "dev")
 
     again = Outbox.read(store, "dev")
@@ -51,7 +51,7 @@ def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: P
     def send(_receiver: str, _subject: str, body: str) -> None:
         bodies.append(body)
 
-    assert again.deliver(send) == {}
+    assert again.deliver(send, seconds=5) == {}
     assert "could not be sent before" in bodies[0]
     assert bodies[1] == "text"
     assert again.waiting == []
@@ -82,6 +82,6 @@ def test_the_newest_are_kept_and_the_others_counted() -> None:
     def send(_receiver: str, _subject: str, body: str) -> None:
         bodies.append(body)
 
-    outbox.deliver(send)
+    outbox.deliver(send, seconds=5)
     assert "5 older ones were left out" in bodies[0]
     assert outbox.given_up == 0

@@ -218,7 +218,8 @@ def test_a_load_that_is_tried_again_adds_nothing_twice(shop, target, url, rows) 
 def test_a_load_that_failed_half_way_goes_on_from_what_was_extracted(
     shop, target, url, rows
 ) -> None:
-    # GIVEN two tables that are added to, one of which ends whoever writes to it
+    # GIVEN two tables that are added to, one of which ends whoever writes to it, and not before
+    # all other files have arrived: what was to begin after it would not
     shop(
         "create table log as select n from generate_series(1, 5) n; create table line as table log"
     )
@@ -226,8 +227,10 @@ def test_a_load_that_failed_half_way_goes_on_from_what_was_extracted(
     ingest("postgres__dump", target.profile, **arguments)
     shop("insert into log values (6); insert into line values (6)")
     target.query(
-        f"create function {SCHEMA}.restart() returns trigger language plpgsql as "
-        "$$ begin perform pg_terminate_backend(pg_backend_pid()); return new; end $$;"
+        f"create function {SCHEMA}.restart() returns trigger language plpgsql as $$ begin "
+        f"while 3 > (select count(*) from {SCHEMA}._dlt_pipeline_state)"
+        f" + (select count(*) from {SCHEMA}.log where n = 6) loop perform pg_sleep(0.05); end loop;"
+        "perform pg_terminate_backend(pg_backend_pid()); return new; end $$;"
         f"create trigger restart before insert on {SCHEMA}.line "
         f"for each row execute function {SCHEMA}.restart()"
     )
