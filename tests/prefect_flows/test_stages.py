@@ -71,5 +71,5 @@ def test_each_retry_comes_later_than_the_one_before_and_not_on_the_dot() -> None
         as_function("dbt-run", policy, fails)
     waited = [later - earlier for earlier, later in pairwise(begun)]
     for delay, seconds in zip(policy.delays(), waited, strict=True):
-        assert 0.8 * delay <= seconds < 1.2 * delay + 0.1
+        assert 0.8 * delay <= seconds < 1.2 * delay + 0.5
     assert waited != policy.delays()

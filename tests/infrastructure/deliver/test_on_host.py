@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
+from conftest import until
 
 from infrastructure.deliver.on_host.engine import Engine, Log
 from infrastructure.deliver.on_host.errors import Busy, StepFailed
@@ -33,6 +33,13 @@ def release(number: int, image: str | None = None) -> Release:
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
+
+
+def _lock(folder: Folder) -> int | None:
+    try:
+        return folder.lock("next")
+    except Busy:
+        return None
 
 
 def kept(folder: Folder, number: int, image: str | None = None) -> Release:
@@ -80,19 +87,12 @@ def test_a_command_that_a_killed_delivery_left_keeps_the_lock(folder: Folder) ->
         engine.run("sh", "-c", "touch begun; sleep 3; touch ended")
     """)
     with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3]) as first:
-        deadline = time.monotonic() + 30
-        while not (folder.path / "begun").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until((folder.path / "begun").exists)
         first.send_signal(signal.SIGKILL)
     with pytest.raises(Busy, match="killed"):
         folder.lock("next")
-    deadline = time.monotonic() + 30
-    while not (folder.path / "ended").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.2)
-    os.close(folder.lock("next"))
+    until((folder.path / "ended").exists)
+    os.close(until(lambda: _lock(folder)))
 
 
 def test_what_was_killed_is_known(folder: Folder) -> None:
