@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,25 +32,18 @@ from dlt.common.exceptions import DltException
 from prefect_flows.destinations import destination, loading_into
 from prefect_flows.errors import MillraceError
 from prefect_flows.exclusive import alone
+from prefect_flows.flow_start import start_of_flow
 from prefect_flows.ingestion_errors import error_of
 from prefect_flows.loaded_tables import half_loaded, has_loaded, heartbeat
 from prefect_flows.notices.of_run import Ended, tell_of_run
-from prefect_flows.notices.wishes import stored_wishes
 from prefect_flows.parameters import Parameters
+from prefect_flows.refusal import refusals_are_told
 from prefect_flows.rejections import Rejection, collecting, reject
-from prefect_flows.settings import StagePolicies, load_settings
+from prefect_flows.settings import StagePolicies
 from prefect_flows.source_arguments import source_arguments, source_function
 from prefect_flows.stages import Logger, RunStage, say_expected_errors_without_stack
-from prefect_flows.state.store import StateStore
-from prefect_flows.targets import (
-    Profile,
-    load_profile,
-    prefect_client,
-    read_secret,
-    stored_state_url,
-)
+from prefect_flows.targets import Profile
 from prefect_flows.unfinished_loads import is_complete, remove_unfinished
-from prefect_flows.with_prefect import WithPrefect
 
 __all__ = ["Ingestion", "SourceLoad", "has_loaded", "ingest", "ingest_source", "ingest_target",
            "raw_schema", "reject"]  # fmt: skip
@@ -156,22 +149,20 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
             or loaded, or the run was told to stop.
     """
     say_expected_errors_without_stack()
-    settings = load_settings()
-    with prefect_client() as client:
-        profile = load_profile(client, target)
-        complete = source_arguments(
-            source, target, arguments, lambda block: read_secret(client, block)
-        )
-        state_url = settings.state_url or stored_state_url(client)
-        wishes = stored_wishes(client, target)
-    store = StateStore(state_url or settings.default_state_url)
-    runtime = WithPrefect.of_this_flow(target, wishes)
+    parameters = Parameters(target=target)
+    start = start_of_flow(parameters)
+    settings, store, runtime = start.settings, start.store, start.runtime
     tell = partial(tell_of_run, store=store, runtime=runtime, seconds=settings.notify_seconds)
     started = datetime.now(UTC)
-    with runtime.stopping(), alone(Parameters(target=target), store, runtime):
+    with runtime.stopping(), ExitStack() as held:
+        with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
+            held.enter_context(alone(parameters, store, runtime))
         try:
-            with loading_into(profile):
-                done = ingest_source(source, profile, complete, runtime.run_stage, settings.stages)
+            complete = source_arguments(source, target, arguments, runtime.secret)
+            with loading_into(start.profile):
+                done = ingest_source(
+                    source, start.profile, complete, runtime.run_stage, settings.stages
+                )
         except MillraceError as error:
             error.of_sources = {source: error}
             tell(Ended(target, started, "failed", error, {}))

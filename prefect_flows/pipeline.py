@@ -27,7 +27,7 @@ from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable, RunCancelled
-from prefect_flows.notices.wishes import stored_wishes
+from prefect_flows.flow_start import start_of_flow
 from prefect_flows.parameters import Parameters, Strategy
 from prefect_flows.pulse import API_ERRORS
 from prefect_flows.reporting import summaries
@@ -39,13 +39,10 @@ from prefect_flows.state.store import StateStore
 from prefect_flows.targets import (
     PIPELINE,
     TargetName,
-    load_profile,
     prefect_client,
     profile_from_file,
     run_tag,
-    stored_state_url,
 )
-from prefect_flows.with_prefect import WithPrefect
 
 
 @flow(name=PIPELINE, flow_run_name="{target}", persist_result=False)
@@ -103,15 +100,9 @@ def dbt_full_pipeline(
         fresh=fresh,
         wait=wait,
     )
-    settings = load_settings()
-    with prefect_client() as client:
-        profile = load_profile(client, target)
-        state_url = settings.state_url or stored_state_url(client)
-        wishes = stored_wishes(client, target)
-    store = StateStore(state_url or settings.default_state_url)
-    runtime = WithPrefect.of_this_flow(target, wishes)
+    start = start_of_flow(parameters)
     try:
-        return run_pipeline(parameters, profile, settings, store, runtime)
+        return run_pipeline(parameters, start.profile, start.settings, start.store, start.runtime)
     except RunCancelled as error:
         return Cancelled(message=str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from prefect_flows.errors import (
 )
 from prefect_flows.exclusive import alone
 from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
+from prefect_flows.refusal import refusals_are_told
 from prefect_flows.reporting.live import LiveDisplay
 from prefect_flows.runtime import Runtime
 from prefect_flows.settings import Settings, StagePolicy
@@ -51,8 +53,11 @@ def run_pipeline(
     """
     run: _PipelineRun | None = None
     try:
-        with runtime.stopping(), alone(parameters, store, runtime):
-            run = _PipelineRun(parameters, profile, settings, store, runtime)
+        with runtime.stopping(), ExitStack() as held:
+            with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
+                chosen = _sources(parameters, settings)
+                held.enter_context(alone(parameters, store, runtime))
+            run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
             return run.run()
     finally:
         if runtime.unreported:
@@ -68,6 +73,17 @@ def run_pipeline(
             publish(store, parameters.target, settings, runtime.log)
 
 
+def _sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
+    """The sources to bring in, and dbt's variables, which turn on what was asked for."""
+    off = sources.off(settings.dbt_project_file, parameters.vars)
+    if parameters.sources is None:
+        return [name for name in sources.names() if name not in off], dict(parameters.vars)
+    asked = list(dict.fromkeys(parameters.sources))
+    turned_on = set(off) & set(asked)
+    still_off = {sources.OFF: [name for name in off if name not in turned_on]}
+    return asked, parameters.vars | (still_off if turned_on else {})
+
+
 class _PipelineRun:
     """The state of a run while it goes."""
 
@@ -78,6 +94,8 @@ class _PipelineRun:
         settings: Settings,
         store: StateStore,
         runtime: Runtime,
+        chosen: list[str],
+        dbt_vars: dict[str, Any],
     ) -> None:
         self.parameters = parameters
         self.profile = profile
@@ -101,20 +119,9 @@ class _PipelineRun:
                 started_at=datetime.now(UTC),
             ),
         )
-        self.sources, dbt_vars = self._sources()
+        self.sources = chosen
         self.session = DbtSession(settings.dbt_dir, profile, target_path, dbt_vars, runtime.run_id)
         self.display = LiveDisplay()
-
-    def _sources(self) -> tuple[list[str], dict[str, Any]]:
-        """The sources to bring in, and dbt's variables, which turn on what was asked for."""
-        parameters = self.parameters
-        off = sources.off(self.settings.dbt_project_file, parameters.vars)
-        if parameters.sources is None:
-            return [name for name in sources.names() if name not in off], dict(parameters.vars)
-        asked = list(dict.fromkeys(parameters.sources))
-        turned_on = set(off) & set(asked)
-        still_off = {sources.OFF: [name for name in off if name not in turned_on]}
-        return asked, parameters.vars | (still_off if turned_on else {})
 
     def run(self) -> dict[str, Any]:
         """Run it, and leave its report behind however it ends."""

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import Project, Scratch
 from receivers import (
@@ -21,6 +22,8 @@ from receivers import (
     receivers,
     texts_of,
 )
+
+from prefect_flows.targets import lease_limit, profile_block
 
 TABLE = "{{ config(materialized='table') }} "
 RETRY_NOTHING = {
@@ -224,3 +227,51 @@ def test_what_warns_and_what_is_wished_for(
         "Millrace: scratch: a run passed", "Millrace: scratch: 1 tried again",
     ]  # fmt: skip
     assert "model first: 2 attempts, then success" in told.told[1].document["body"]
+
+
+def test_what_keeps_a_run_from_beginning_is_told(
+    project: Project, notified: Scratch, told: Receivers
+) -> None:
+    notified.model("first", "select 1 as id")
+    # GIVEN a target whose profile is gone
+    url = f"{project.api_url}/block_types/slug/dbt-cli-profile/block_documents/name"
+    block = httpx.get(f"{url}/{profile_block('scratch')}").raise_for_status().json()
+    httpx.delete(f"{project.api_url}/block_documents/{block['id']}").raise_for_status()
+    done = run(notified, told)
+    # THEN the run fails as it did, and each receiver is told once
+    assert done.returncode == 2
+    assert "BlockMissing: Block 'dbt-cli-profile-scratch' does not exist" in done.stderr
+    for host in HOSTS:
+        (one,) = told.of(host)
+        for said in ("Millrace: scratch: run failed", "setup_profiles --target scratch"):
+            assert said in texts_of(one)
+    # AND a source's own flow tells of the same, which is known
+    told.forget()
+    own = ["prefect_flows/sources/nyc__flights/flow.py", "--target", "scratch"]
+    done = notified.run(*own, **told.environment)
+    assert done.returncode == 2
+    assert "BlockMissing" in done.stderr
+    assert told.told == []
+    (incident,) = state(notified, "incidents.json")
+    assert (incident["runs"], incident["name"]) == (2, "run")
+
+    # WHEN setup has made it again, THEN they are told that it is good
+    assert setup(notified, {"receivers": told.contract()}).returncode == 0
+    assert run(notified, told).returncode == 0
+    (one,) = told.of("hooks.slack.com")
+    assert "run is good again" in texts_of(one)
+
+    # GIVEN a target that no run can hold
+    limit = f"{project.api_url}/v2/concurrency_limits/{lease_limit('scratch')}"
+    httpx.delete(limit).raise_for_status()
+    told.forget()
+    assert run(notified, told).returncode == 2
+    (one,) = told.of("hooks.slack.com")
+    assert "The concurrency limit 'millrace-target-scratch' does not exist" in texts_of(one)
+    assert setup(notified, {"receivers": told.contract()}).returncode == 0
+
+    # GIVEN a target that there is not, of which nobody is told, THEN nothing is kept of it
+    told.forget()
+    assert notified.pipeline("--target", "nowhere", **told.environment).returncode == 2
+    assert (told.told, told.mails) == ([], [])
+    assert not (notified.local / "state" / "targets" / "nowhere").exists()

@@ -1,0 +1,44 @@
+"""What each flow begins with: the settings, the target's profile, and where its state is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_flows.notices.wishes import stored_wishes
+from prefect_flows.parameters import Parameters
+from prefect_flows.refusal import refusals_are_told
+from prefect_flows.settings import Settings, load_settings
+from prefect_flows.state.store import StateStore
+from prefect_flows.targets import Profile, load_profile, prefect_client, stored_state_url
+from prefect_flows.with_prefect import WithPrefect
+
+
+@dataclass(frozen=True)
+class FlowStart:
+    """What a flow has before it does anything."""
+
+    settings: Settings
+    profile: Profile
+    store: StateStore
+    runtime: WithPrefect
+
+
+def start_of_flow(parameters: Parameters) -> FlowStart:
+    """Read what the flow that calls it needs.
+
+    Whoever is told of the target is told when its profile cannot be read; not of what this needs to
+    know before, which are the settings, the API and what is to be told.
+
+    Raises:
+        ConfigurationError: a setting, or a variable or a block that setup writes, is wrong.
+        PrefectUnreachable: the Prefect API does not answer, or refuses.
+    """
+    settings = load_settings()
+    with prefect_client() as client:
+        state_url = settings.state_url or stored_state_url(client)
+        store = StateStore(state_url or settings.default_state_url)
+        wishes = stored_wishes(client, parameters.target)
+        runtime = WithPrefect.of_this_flow(parameters.target, wishes)
+        with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
+            profile = load_profile(client, parameters.target)
+    return FlowStart(settings, profile, store, runtime)
