@@ -46,8 +46,10 @@ def sender(told: Iterable[str]) -> Callable[[str, str, str], str | None]:
     """What sends to these receivers. What it needs is imported before their seconds count.
 
     Prefect looks for a block's class in all installed collections, whose import takes seconds. Its
-    own types need none.
+    own types need none, but Apprise, whose modules import one another: several threads that begin
+    to import it at once find it half made.
     """
+    import apprise  # noqa: F401
     from prefect.blocks import notifications
     from prefect.blocks.abstract import NotificationBlock, NotificationError
     from prefect.blocks.core import Block
