@@ -29,7 +29,7 @@ TABLE = "{{ config(materialized='table') }} "
 RETRY_NOTHING = {
     f"MILLRACE_STAGES__DBT_{stage}__RETRIES": "0" for stage in ("RUN", "TEST", "FRESHNESS")
 }
-# Other tests keep this machine busy; those who hang are given up after four seconds anyway.
+# More than Apprise's own patience: it is the first to give up one that hangs, and says so.
 SECONDS = 20
 
 
@@ -138,7 +138,7 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     done = run(notified, told)
     # THEN the run failed for its own reason, and not much later than without
     assert done.returncode == 1
-    assert time.monotonic() - started < usual + SECONDS + 10
+    assert time.monotonic() - started < usual + 15
     assert "division by zero" in done.stderr
     log = done.stdout + done.stderr
     assert "Nobody could be told by block slack-webhook/notify-scratch--team: " in log
