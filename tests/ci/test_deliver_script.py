@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY
+
+from tests.support.project import REPOSITORY
 
 IMAGE = "ghcr.io/a/b:1a2b3c@sha256:" + "0" * 64
 WRITES_DOWN = """\

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NOT_IN_A_CLONE, REPOSITORY
+
+from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
 DOCKER = """\
 import hashlib, json, os, pathlib, sys

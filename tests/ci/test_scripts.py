@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NOT_IN_A_CLONE, REPOSITORY, copy_of_the_project, serving
+
+from tests.support.project import NOT_IN_A_CLONE, REPOSITORY, copy_of_the_project, serving
 
 CI = REPOSITORY / ".ci"
 with_go = pytest.mark.skipif(
@@ -186,8 +187,8 @@ NONE = {"tests": "[]", "image": "false"}
         (["documentation/systemd.md"], ALL | {"image": "false"}),
         (["dbt/models/b.sql"], ALL | {"tests": '["models"]'}),
         (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models","documentation"]'}),
-        (["dbt/models/b.sql", "tests/test_ground.py"], ALL),
-        (["tests/test_ground.py"], ALL | {"image": "false"}),
+        (["dbt/models/b.sql", "tests/test_repository.py"], ALL),
+        (["tests/test_repository.py"], ALL | {"image": "false"}),
         (["prefect_flows/run.py"], ALL),
         (["infrastructure/deploy/files.py"], ALL),
         (["requirements.lock"], ALL),

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import typer
 import typer.main
-from conftest import REPOSITORY
-from workflow_files import (
+
+from tests.support.project import REPOSITORY
+from tests.support.workflow_files import (
     ACTIONS,
     GITHUB,
     WORKFLOWS,

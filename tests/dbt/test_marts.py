@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Project
-from frames import kinds, same, same_table, table
+from tests.support.project import Project
+from tests.support.frames import kinds, same, same_table, table
 
 TABLES = ["flights", "weather", "planes", "airports", "airlines"]
 NEW_YORK, DAY, MINUTE = "America/New_York", pd.Timedelta(days=1), pd.Timedelta(minutes=1)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bigquery_emulator.emulator import BigQuery
-from bigquery_emulator.stand_ins import MACHINE_TOKEN
-from conftest import REPOSITORY, Project, neighbour
+from tests.support.bigquery.emulator import BigQuery
+from tests.support.bigquery.stand_ins import MACHINE_TOKEN
+from tests.support.project import REPOSITORY, Project, neighbour
 from google.cloud.bigquery import Client
-from pull_requests import PullRequest, rows
-from marts_on_bigquery import MARTS, same_flights, same_mart
+from tests.support.pull_requests import PullRequest, rows
+from tests.support.bigquery.marts import MARTS, same_flights, same_mart
 from sqlglot import exp, parse, parse_one
 
 # The first of them waits for the year to be loaded and made.

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Project, neighbour
+from tests.support.project import REPOSITORY, Project, neighbour
 from google.cloud.bigquery import Client
-from marts_on_bigquery import MARTS, same_flights, same_mart
+from tests.support.bigquery.marts import MARTS, same_flights, same_mart
 
 PROJECT = os.environ.get("MILLRACE_BIGQUERY_PROJECT")
 LOCATION = os.environ.get("MILLRACE_BIGQUERY_LOCATION", "US")

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
-from embedded_postgres import TARGET, warehouse
-from rest_apis import GitHub, YouTube
+from tests.support.project import REPOSITORY
+from tests.support.embedded_postgres import TARGET, warehouse
+from tests.support.rest_apis import GitHub, YouTube
 
 from prefect_flows.environment import variables_set
 from prefect_flows.ingestion import ingest
 from prefect_flows.targets import Profile
 
 if TYPE_CHECKING:
-    from bigquery_emulator.emulator import BigQuery
+    from tests.support.bigquery.emulator import BigQuery
 
 # dlt asks for a faster way to read, which the project does without; in a process of its own nobody
 # hears of it.

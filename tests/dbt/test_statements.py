@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from conftest import Project
+from tests.support.project import Project
 
 
 def test_a_statement_names_its_target_its_node_and_its_run(project: Project) -> None:

@@ -1,6 +1,6 @@
 """Pages are looked at as a site, and in a browser."""
 
-from browsers import browser
-from sites import site
+from tests.support.browsers import browser
+from tests.support.sites import site
 
 __all__ = ["browser", "site"]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from command_blocks import (
+
+from tests.support.command_blocks import (
     KINDS,
     NEEDS,
     PLACEHOLDER,
@@ -24,7 +25,7 @@ from command_blocks import (
     words_in,
     words_of,
 )
-from conftest import REPOSITORY, Project, copy_of_the_project, stop_servers
+from tests.support.project import REPOSITORY, Project, copy_of_the_project, stop_servers
 
 # In a command: the id of a flow run, which the test makes.
 RUN = " RUN"

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Project, copy_of_the_project
 
 from infrastructure.reference.__main__ import pages
 from infrastructure.reference.commands import programs
 from infrastructure.reference.schemas import rows
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import PREFIX, Settings
+from tests.support.project import REPOSITORY, Project, copy_of_the_project
 
 MEND = "uv run python -m infrastructure.reference"
 

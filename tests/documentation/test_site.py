@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, copy_of_the_project
-from sites import build
+
+from tests.support.project import REPOSITORY, copy_of_the_project
+from tests.support.sites import build
 
 
 class Loads(HTMLParser):

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from command_blocks import Block, blocks
-from conftest import Project, copy_of_the_project, stop_servers
-from test_commands import STORY, shell
+
+from tests.documentation.test_commands import STORY, shell
+from tests.support.command_blocks import Block, blocks
+from tests.support.project import Project, copy_of_the_project, stop_servers
 
 WHO = {
     f"GIT_{role}_{what}": value

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
 from cryptography.fernet import Fernet
-from ordinary_postgres import ordinary_postgres
-from prefect_servers import server
 from sqlalchemy.engine import make_url
 
 from infrastructure.backup import archive
 from infrastructure.backup.database import of_url
 from infrastructure.backup.programs import program
 from prefect_flows.errors import BackupError
+from tests.support.ordinary_postgres import ordinary_postgres
+from tests.support.prefect_servers import server
+from tests.support.project import Project
 
 PASSWORD = "kept as it was"
 FILL = f"""

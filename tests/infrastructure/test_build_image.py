@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from infrastructure.build_image import (
     Code,
@@ -22,6 +21,7 @@ from infrastructure.build_image import (
 from infrastructure.docker.parse_project import profiles_for
 from infrastructure.version import image_of_source
 from prefect_flows.errors import ConfigurationError
+from tests.support.project import REPOSITORY
 
 DIGEST = "@sha256:" + "0" * 64
 PINNED = {"PYTHON_IMAGE": "python:3.11" + DIGEST, "UV_IMAGE": "uv:1" + DIGEST}

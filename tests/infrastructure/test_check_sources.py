@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NOT_IN_A_CLONE, REPOSITORY
 
 from infrastructure.check_sources.check import between, check
 from infrastructure.check_sources.folder import Source, all_sources
+from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
 NAME = "nyc__flights"
 HERE = f"prefect_flows/sources/{NAME}"

@@ -10,8 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import REPOSITORY, Project
-from deploying import (
+from prefect.client.schemas.schedules import CronSchedule
+
+from infrastructure.deploy.files import read
+from prefect_flows.errors import ConfigurationError
+from tests.support.deploying import (
     ALL,
     FIRST,
     PASSWORD,
@@ -21,10 +24,7 @@ from deploying import (
     of_target,
     prepared_for_deployments,
 )
-from prefect.client.schemas.schedules import CronSchedule
-
-from infrastructure.deploy.files import read
-from prefect_flows.errors import ConfigurationError
+from tests.support.project import REPOSITORY, Project
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bigquery_emulator.emulator import BigQuery
-from bigquery_emulator.stand_ins import MACHINE_TOKEN, PROJECT
-from conftest import REPOSITORY, Project, neighbour
+
+from tests.support.bigquery.emulator import BigQuery
+from tests.support.bigquery.stand_ins import MACHINE_TOKEN, PROJECT
+from tests.support.project import SCRATCH_DBT, Project, neighbour
 
 TARGET = "google"
 DBT = f"dbt-google@{PROJECT}.iam.gserviceaccount.com"
@@ -26,7 +27,7 @@ NO_MACHINE = {"GCE_METADATA_HOST": "", "GCE_METADATA_IP": "", "NO_GCE_CHECK": "t
 @pytest.fixture
 def somebody(project: Project, bigquery: BigQuery, tmp_path: Path) -> Project:
     """The small project, in Google's surroundings; its targets are in a project of their own."""
-    somebody = neighbour(project, tmp_path / "millrace", REPOSITORY / "tests" / "scratch_dbt")
+    somebody = neighbour(project, tmp_path / "millrace", SCRATCH_DBT)
     somebody.environment = bigquery.environment
     bigquery.proxy.clear()
     bigquery.google.accounts.clear()

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 
 from prefect_flows.reporting.metrics import METRICS
+from tests.support.project import REPOSITORY
 
 FILE = REPOSITORY / "infrastructure" / "grafana" / "millrace.json"
 DASHBOARD: dict[str, Any] = json.loads(FILE.read_text())

@@ -18,12 +18,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from bigquery_emulator.emulator import BigQuery
-from bigquery_emulator.proxy import Fault
-from conftest import Project
-from prefect_servers import server
 
 from infrastructure.healthcheck.judge import plain_secrets
+from tests.support.bigquery.emulator import BigQuery
+from tests.support.bigquery.proxy import Fault
+from tests.support.prefect_servers import server
+from tests.support.project import Project
 
 PREFECT_YAML = """
 name: health

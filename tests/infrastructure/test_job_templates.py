@@ -11,8 +11,9 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import Project
-from job_manifest import job_manifest
+
+from tests.support.job_manifest import job_manifest
+from tests.support.project import Project
 
 IMAGE = "registry.example.com/millrace:abc1234"
 SECRETS = {

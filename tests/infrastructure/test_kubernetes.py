@@ -18,7 +18,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from conftest import REPOSITORY
+
+from tests.support.project import REPOSITORY
 
 KUBERNETES = REPOSITORY / "infrastructure" / "kubernetes"
 OVERLAYS = {"base": "millrace", "overlays/staging": "millrace-staging"}

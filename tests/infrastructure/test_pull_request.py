@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Project, neighbour
-from pull_requests import PullRequest, cells, rows
+
+from tests.support.project import REPOSITORY, Project, neighbour
+from tests.support.pull_requests import PullRequest, cells, rows
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -13,13 +13,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY as CLONE
-from github_server import BOT, REPOSITORY, TOKEN, Fault, GitHubServer, github_server
 
 from infrastructure.pull_request import github
 from infrastructure.pull_request.comment import MARKER
 from infrastructure.pull_request.github import GitHub, GitHubRefuses
 from prefect_flows.errors import ConfigurationError
+from tests.support.github_server import BOT, REPOSITORY, TOKEN, Fault, GitHubServer, github_server
+from tests.support.project import REPOSITORY as CLONE
 
 BODY = f"{MARKER}\n## All is well\n"
 

@@ -10,11 +10,11 @@ import time
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Scratch
-from github_server import TOKEN, github_server
-from pull_requests import COMMAND, PullRequest, cells, rows
 
 from prefect_flows.reporting.drawing import NOTHING
+from tests.support.github_server import TOKEN, github_server
+from tests.support.project import REPOSITORY, Scratch
+from tests.support.pull_requests import COMMAND, PullRequest, cells, rows
 
 pytestmark = pytest.mark.timeout(600)
 

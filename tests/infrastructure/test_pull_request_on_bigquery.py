@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bigquery_emulator.emulator import BigQuery
-from bigquery_emulator.stand_ins import PROJECT
-from conftest import REPOSITORY, Project, neighbour
 from google.cloud.bigquery import Client, Dataset, DatasetReference
-from pull_requests import PullRequest, cells, rows
 
 from infrastructure.pull_request import lease
 from infrastructure.pull_request.lease import HOLDER, UNTIL, Lease
 from prefect_flows.errors import TargetBusy
+from tests.support.bigquery.emulator import BigQuery
+from tests.support.bigquery.stand_ins import PROJECT
+from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, neighbour
+from tests.support.pull_requests import PullRequest, cells, rows
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -41,7 +41,7 @@ def pull_request(
 ) -> PullRequest:
     """The scratch project with two targets on the stand-in."""
     folder = tmp_path / "millrace"
-    clone = neighbour(project, folder, REPOSITORY / "tests" / "scratch_dbt")
+    clone = neighbour(project, folder, SCRATCH_DBT)
     clone.environment = bigquery.environment
     (folder / "dbt" / "macros").mkdir()
     (folder / "dbt" / MACRO).write_text((REPOSITORY / "dbt" / MACRO).read_text())

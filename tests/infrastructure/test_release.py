@@ -11,11 +11,11 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from infrastructure.release import changelog
 from infrastructure.release.version import Part, Version, parse, written
 from prefect_flows.errors import ConfigurationError
+from tests.support.project import REPOSITORY
 
 CHANGELOG = """\
 # Changelog

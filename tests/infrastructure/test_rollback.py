@@ -12,8 +12,16 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import Project, until
-from deploying import FIRST, SECOND, deploy, deployments, of_target, prepared_for_deployments
+
+from tests.support.deploying import (
+    FIRST,
+    SECOND,
+    deploy,
+    deployments,
+    of_target,
+    prepared_for_deployments,
+)
+from tests.support.project import Project, until
 
 # What a supervisor does: end the worker that is there, start one in the version it is told.
 RESTART = """\

@@ -18,14 +18,14 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import Project, copy_of_the_project, serving, until
-from prefect_servers import server
-from test_contract import POSTGRES
 
 from infrastructure.setup_automations.automations_file import AUTOMATIONS_FILE, read_automations
 from infrastructure.setup_automations.findings import of_target, zombies
 from infrastructure.setup_automations.kinds import desired
 from prefect_flows.errors import ConfigurationError
+from tests.infrastructure.setup_profiles.test_contract import POSTGRES
+from tests.support.prefect_servers import server
+from tests.support.project import Project, copy_of_the_project, serving, until
 
 COMMAND = ("-m", "infrastructure.setup_automations")
 UI = "https://prefect.example.com"

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import Project
 
 from infrastructure.setup_work_pools.kinds import desired
 from infrastructure.setup_work_pools.pools_file import POOLS_FILE, read_pools
 from infrastructure.setup_work_pools.templates import default_template, laid_over
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
+from tests.support.project import Project
 
 IMAGE = "registry.example.com/millrace:abc1234"
 COMMAND = ("-m", "infrastructure.setup_work_pools")

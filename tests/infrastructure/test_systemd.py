@@ -15,7 +15,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, serving
+
+from tests.support.project import REPOSITORY, serving
 
 UNITS = REPOSITORY / "infrastructure" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))

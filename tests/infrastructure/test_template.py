@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from conftest import REPOSITORY, Project, copy_of_the_project, serving, stop_servers
-from deploying import deploy, deployments, prepared_for_deployments
+
+from tests.support.deploying import deploy, deployments, prepared_for_deployments
+from tests.support.project import REPOSITORY, Project, copy_of_the_project, serving, stop_servers
 
 # The sources' own tests are run on two warehouses, one of which is installed for them.
 pytestmark = pytest.mark.timeout(1800)
@@ -79,9 +80,11 @@ def bare(tmp_path: Path) -> Path:
     # By which imports are sorted.
     ignored = shutil.ignore_patterns("sources", "__pycache__")
     shutil.copytree(REPOSITORY / "prefect_flows", folder / "prefect_flows", ignore=ignored)
-    (folder / "tests").mkdir()
-    for file in (REPOSITORY / "tests").glob("*.py"):
-        shutil.copy(file, folder / "tests")
+    shutil.copytree(
+        REPOSITORY / "tests" / "support",
+        folder / "tests" / "support",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (folder / SOURCES).mkdir()
     return folder
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Project, Scratch
+
+from tests.support.project import REPOSITORY, Project, Scratch
 
 pytestmark = pytest.mark.skipif(
     shutil.which("terraform") is None,

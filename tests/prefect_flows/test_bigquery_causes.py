@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Project, serving
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.api_core.exceptions import GoogleAPICallError
@@ -29,6 +28,7 @@ from google.oauth2 import service_account
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
 from prefect_flows.causes import Cause, bigquery_cause, cause_of
+from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, serving
 
 JSON = dict[str, Any]
 
@@ -285,7 +285,7 @@ def test_a_cause_is_found_without_importing_google() -> None:
 def on_google(tmp_path: Path, url: str, **output: Any) -> Project:
     """The scratch project with a target on the server."""
     project = Project(tmp_path / "millrace")
-    shutil.copytree(REPOSITORY / "tests" / "scratch_dbt", project.folder / "dbt")
+    shutil.copytree(SCRATCH_DBT, project.folder / "dbt")
     (project.folder / "prefect_flows").symlink_to(REPOSITORY / "prefect_flows")
     output |= {
         "type": "bigquery",

@@ -12,9 +12,10 @@ import subprocess
 from itertools import pairwise
 
 import pytest
-from bigquery_emulator.emulator import BigQuery
-from bigquery_emulator.proxy import Fault
-from conftest import REPOSITORY, Project, neighbour
+
+from tests.support.bigquery.emulator import BigQuery
+from tests.support.bigquery.proxy import Fault
+from tests.support.project import SCRATCH_DBT, Project, neighbour
 
 TARGET = "faulty"
 INSERTED = "POST /bigquery/v2/projects/faults/jobs"
@@ -35,7 +36,7 @@ def faulty(
 ) -> Project:
     """The small project, with a target in a Google project of its own."""
     folder = tmp_path_factory.mktemp("faults") / "millrace"
-    faulty = neighbour(project, folder, REPOSITORY / "tests" / "scratch_dbt")
+    faulty = neighbour(project, folder, SCRATCH_DBT)
     faulty.environment = bigquery.environment | NOT_LONG
     outputs = folder / "outputs.json"
     target = bigquery.target("scratch", project="faults", threads=1)

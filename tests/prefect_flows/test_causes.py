@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import psycopg2
 import pytest
-from conftest import Project
 
 from prefect_flows.causes import Cause, cause_of, postgres_cause
+from tests.support.project import Project
 
 
 @pytest.mark.parametrize(

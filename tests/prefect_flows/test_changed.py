@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from conftest import Scratch
+from tests.support.project import Scratch
 
 
 def kept(scratch: Scratch) -> Path:

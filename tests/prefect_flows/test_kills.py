@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Scratch
+
+from tests.support.project import Scratch
 
 # Outside the node's transaction, so that it stays when the node is rolled back.
 LOGGED = (

@@ -15,10 +15,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 import yaml
-from conftest import REPOSITORY, Project
 from prometheus_client.parser import text_string_to_metric_families
 
 from infrastructure.local import postgres
+from tests.support.project import REPOSITORY, SCRATCH_DBT, Project
 
 SOURCES = {
     "version": 2,
@@ -57,7 +57,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
 
 def _three_runs(root: Path, server: postgres.Postgres) -> Three:
     folder = root / "millrace"
-    shutil.copytree(REPOSITORY / "tests" / "scratch_dbt", folder / "dbt")
+    shutil.copytree(SCRATCH_DBT, folder / "dbt")
     for package in ("prefect_flows", "infrastructure"):
         (folder / package).symlink_to(REPOSITORY / package)
     place = {"host": server.host, "port": server.port, "user": "postgres", "dbname": "postgres"}

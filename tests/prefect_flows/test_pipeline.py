@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Project, Scratch, until
+
+from tests.support.project import Project, Scratch, until
 
 
 def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch: Scratch) -> None:

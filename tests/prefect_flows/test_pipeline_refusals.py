@@ -8,10 +8,10 @@ import time
 
 import httpx
 import pytest
-from conftest import Project, Scratch
 
 from prefect_flows.sources import names
 from prefect_flows.targets import secret_variable
+from tests.support.project import Project, Scratch
 
 
 def test_an_unknown_target_names_the_block_the_command_and_those_that_exist(

@@ -13,9 +13,9 @@ import dlt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedded_postgres import Warehouse, warehouse
 
 from prefect_flows.destinations import destination, loading_into, postgres_url
+from tests.support.embedded_postgres import Warehouse, warehouse
 
 pytest.importorskip("pgpq", reason="it has no wheel for Linux on ARM")
 

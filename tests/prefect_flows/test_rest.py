@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import requests
 from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
-from rest_apis import Answer, Api, Asked
 
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.rest import ApiRefusal, Patience, pages, rest_client
 from prefect_flows.rest_answers import limited_for
+from tests.support.rest_apis import Answer, Api, Asked
 
 SECRET = "made-up-secret"
 SHORT = Patience(attempts=3, first_delay=0.01, timeout=(2, 0.3), longest_wait=3, limit_delay=0.01)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, Scratch, serving
-from receivers import forget
+
+from tests.support.project import Project, Scratch, serving
+from tests.support.receivers import forget
 
 URL_BLOCK = "postgres-dump-url-scratch"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import Project, Scratch, copy_of_the_project, stop_servers
+
+from tests.support.project import Project, Scratch, copy_of_the_project, stop_servers
 
 SLOW = "select pg_sleep(60)::text as id"
 SECONDS_TO_STOP = 15

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project, serving
-from ordinary_postgres import PASSWORD, ordinary_postgres
 
 from prefect_flows import targets
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.targets import Profile, profile_from_block, profile_from_file
+from tests.support.ordinary_postgres import PASSWORD, ordinary_postgres
+from tests.support.project import Project, serving
 
 KEY = {"type": "service_account", "private_key": "made-up-secret", "client_email": "a@b.example"}
 

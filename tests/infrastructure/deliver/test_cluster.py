@@ -19,9 +19,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Project
 
-from deliver.cluster_stand_in import Cluster, served
+from tests.support.cluster_stand_in import Cluster, served
+from tests.support.project import Project
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = pytest.mark.skipif(

@@ -12,7 +12,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import until
 
 from infrastructure.deliver.on_host.engine import Engine, Log
 from infrastructure.deliver.on_host.errors import Busy, StepFailed
@@ -24,6 +23,7 @@ from infrastructure.deliver.on_host.folder import (
     write,
 )
 from infrastructure.deliver.program import program
+from tests.support.project import REPOSITORY, until
 
 
 def release(number: int, image: str | None = None) -> Release:
@@ -63,7 +63,7 @@ def test_the_program_needs_nothing_but_python(tmp_path: Path) -> None:
 
 
 def test_it_is_written_for_the_python_of_an_old_host() -> None:
-    modules = Path(__file__).parents[3].glob("infrastructure/deliver/on_host/*.py")
+    modules = REPOSITORY.glob("infrastructure/deliver/on_host/*.py")
     for module in modules:
         ast.parse(module.read_text(), feature_version=(3, 9))
 
@@ -86,7 +86,7 @@ def test_a_command_that_a_killed_delivery_left_keeps_the_lock(folder: Folder) ->
         engine = Engine(folder, Log(folder.path / "log"), folder.lock("killed"))
         engine.run("sh", "-c", "touch begun; sleep 3; touch ended")
     """)
-    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3]) as first:
+    with subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY) as first:
         until((folder.path / "begun").exists)
         first.send_signal(signal.SIGKILL)
     with pytest.raises(Busy, match="killed"):

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import httpx
-from conftest import Project
 
 from prefect_flows.targets import lease_limit
+from tests.support.project import Project
 
 HOLD = """
 import sys, time

@@ -11,7 +11,8 @@ import httpx
 import psutil
 import psycopg2
 import pytest
-from conftest import Project, copy_of_the_project, stop_servers
+
+from tests.support.project import REPOSITORY, Project, copy_of_the_project, stop_servers
 
 
 def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -116,8 +117,8 @@ def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(tmp_path: Path
 
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path) -> None:
     project = Project(tmp_path / "millrace")
-    shutil.copytree(Path(__file__).parents[3] / "infrastructure", project.folder / "infrastructure")
-    shutil.copytree(Path(__file__).parents[3] / "prefect_flows", project.folder / "prefect_flows")
+    shutil.copytree(REPOSITORY / "infrastructure", project.folder / "infrastructure")
+    shutil.copytree(REPOSITORY / "prefect_flows", project.folder / "prefect_flows")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from conftest import Project, serving
-from test_contract import BIGQUERY, KEY, POSTGRES
+
+from tests.infrastructure.setup_profiles.test_contract import BIGQUERY, KEY, POSTGRES
+from tests.support.project import Project, serving
 
 TARGETS = {"dev": POSTGRES, "prod": BIGQUERY}
 SECRETS = {"dev": {"password": "made-up-1"}, "prod": {"service_account_key": KEY}}

@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Project, Scratch
-from receivers import (
+
+from prefect_flows.targets import lease_limit, profile_block
+from tests.support.project import Project, Scratch
+from tests.support.receivers import (
     HOSTS,
     SECRETS,
     Receivers,
@@ -22,8 +24,6 @@ from receivers import (
     receivers,
     texts_of,
 )
-
-from prefect_flows.targets import lease_limit, profile_block
 
 TABLE = "{{ config(materialized='table') }} "
 RETRY_NOTHING = {

@@ -1,5 +1,5 @@
 """Pages are looked at in a browser."""
 
-from browsers import browser
+from tests.support.browsers import browser
 
 __all__ = ["browser"]

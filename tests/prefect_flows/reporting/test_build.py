@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from synthetic import HOSTILE, facts
-
 from prefect_flows.causes import Cause
 from prefect_flows.reporting.build import (
     Compiled,
@@ -18,6 +16,7 @@ from prefect_flows.reporting.drawing import size
 from prefect_flows.reporting.html_page import html_page
 from prefect_flows.reporting.lineage import EVERY_COLUMN
 from prefect_flows.transform.reproduction import command_for
+from tests.support.reporting.synthetic import HOSTILE, facts
 
 GIVEN = facts(10)
 

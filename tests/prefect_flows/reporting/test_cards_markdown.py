@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 
 import pytest
-from synthetic import HOSTILE, facts
 
 from prefect_flows.reporting.build import build
 from prefect_flows.reporting.cards_markdown import (
@@ -17,6 +16,7 @@ from prefect_flows.reporting.cards_markdown import (
     picture_markdown,
 )
 from prefect_flows.reporting.model import FailingRows
+from tests.support.reporting.synthetic import HOSTILE, facts
 
 
 @pytest.mark.parametrize("nodes", [10, 1000, 3000])

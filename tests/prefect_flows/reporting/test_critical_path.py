@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from synthetic import START, facts
-
 from prefect_flows.reporting.critical_path import critical_path
 from prefect_flows.reporting.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
+from tests.support.reporting.synthetic import START, facts
 
 
 def _node(name: str, *parents: str) -> LineageNode:

@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from synthetic import HOSTILE, facts
 
 from prefect_flows.reporting.build import build
 from prefect_flows.reporting.html_page import html_page
 from prefect_flows.reporting.model import FailingRows, TestLine
+from tests.support.reporting.synthetic import HOSTILE, facts
 
 VOID = {"meta", "link", "input", "br"}
 

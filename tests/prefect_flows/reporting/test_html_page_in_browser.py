@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import facts
 
 from prefect_flows.reporting.build import build
 from prefect_flows.reporting.html_page import html_page
+from tests.support.reporting.synthetic import facts
 
 # Contrast of a text against what is behind it, as WCAG 2.2 counts it.
 CONTRASTS = """() => {

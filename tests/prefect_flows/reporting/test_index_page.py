@@ -13,10 +13,6 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from made_up_runs import LOG, keep_made_up_run, made_up_report
-from object_stores import gs_bucket
-from synthetic import HOSTILE, START
-from test_html_page import Page
 
 from prefect_flows.notices.incidents import Incident, keep_incidents
 from prefect_flows.reporting import index_page as index
@@ -29,6 +25,10 @@ from prefect_flows.reporting.trend import Point, trend
 from prefect_flows.settings import Settings
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
+from tests.prefect_flows.reporting.test_html_page import Page
+from tests.support.object_stores import gs_bucket
+from tests.support.reporting.made_up_runs import LOG, keep_made_up_run, made_up_report
+from tests.support.reporting.synthetic import HOSTILE, START
 
 NOW = START + timedelta(days=9)
 

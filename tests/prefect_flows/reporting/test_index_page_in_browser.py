@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from made_up_runs import keep_made_up_run, made_up_report
-from synthetic import START, facts
-from test_html_page_in_browser import CONTRASTS
 
 from prefect_flows.notices.incidents import Incident, keep_incidents
 from prefect_flows.reporting.build import build
@@ -21,6 +18,9 @@ from prefect_flows.reporting.index_page import write_index
 from prefect_flows.settings import Settings
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
+from tests.prefect_flows.reporting.test_html_page_in_browser import CONTRASTS
+from tests.support.reporting.made_up_runs import keep_made_up_run, made_up_report
+from tests.support.reporting.synthetic import START, facts
 
 SERIOUS = {"serious", "critical"}
 

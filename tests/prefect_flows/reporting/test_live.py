@@ -16,9 +16,9 @@ from contextlib import contextmanager
 import pytest
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
-from synthetic import facts
 
 from prefect_flows.reporting.live import LiveDisplay
+from tests.support.reporting.synthetic import facts
 
 RESULTS = facts(50).results
 

@@ -18,11 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import serving
-from made_up_runs import LOG, keep_made_up_run, made_up_report, sources_file
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from synthetic import START
 
 from prefect_flows.notices.incidents import Incident, keep_incidents
 from prefect_flows.reporting.metrics import METRICS, facts_of, facts_of_all, registry_of
@@ -31,6 +28,9 @@ from prefect_flows.reporting.model import RunReport
 from prefect_flows.reporting.pages import publish
 from prefect_flows.settings import Settings
 from prefect_flows.state.store import StateStore
+from tests.support.project import serving
+from tests.support.reporting.made_up_runs import LOG, keep_made_up_run, made_up_report, sources_file
+from tests.support.reporting.synthetic import START
 
 Samples = dict[tuple[str, frozenset[str]], float]
 

@@ -6,12 +6,12 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from synthetic import HOSTILE, facts
 
 from prefect_flows.reporting.critical_path import critical_path
 from prefect_flows.reporting.layers import placed
 from prefect_flows.reporting.lineage_picture import lineage_picture
 from prefect_flows.reporting.timeline import timeline
+from tests.support.reporting.synthetic import HOSTILE, facts
 
 SVG = "{http://www.w3.org/2000/svg}"
 

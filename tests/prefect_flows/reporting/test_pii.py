@@ -6,11 +6,11 @@ import random
 
 import psycopg2
 import pytest
-from conftest import Project
-from personal_queries import FOLLOWED, NOT_FOLLOWED, PII, TABLES
 
 from prefect_flows.reporting.lineage import EVERY_COLUMN, LineageNode
 from prefect_flows.reporting.pii import hidden_columns, spread, tainted_names
+from tests.support.project import Project
+from tests.support.reporting.personal_queries import FOLLOWED, NOT_FOLLOWED, PII, TABLES
 
 
 @pytest.mark.parametrize(("sql", "hidden"), FOLLOWED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from conftest import Project, Scratch
+from tests.support.project import Project, Scratch
 
 
 def test_the_card_of_a_failed_node_can_be_read_in_prefect(

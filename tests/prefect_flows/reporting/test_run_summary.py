@@ -8,14 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from made_up_runs import keep_made_up_run, made_up_report, sources_file
-from synthetic import START
 
 from prefect_flows.errors import StateStoreError
 from prefect_flows.settings import Settings
 from prefect_flows.state import summary
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.summary import RunSummary, TargetHistory, TestCounts, history
+from tests.support.reporting.made_up_runs import keep_made_up_run, made_up_report, sources_file
+from tests.support.reporting.synthetic import START
 
 
 @pytest.fixture

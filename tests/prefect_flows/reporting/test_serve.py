@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
-from made_up_runs import keep_made_up_run, made_up_report
-from synthetic import facts
 
 from prefect_flows.reporting.build import build
 from prefect_flows.reporting.html_page import html_page
 from prefect_flows.reporting.serve import answer
 from prefect_flows.state.store import StateStore
+from tests.support.project import REPOSITORY
+from tests.support.reporting.made_up_runs import keep_made_up_run, made_up_report
+from tests.support.reporting.synthetic import facts
 
 
 @pytest.fixture

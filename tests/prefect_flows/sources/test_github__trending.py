@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedded_postgres import Warehouse, warehouse
-from rest_apis import Answer, GitHub
 
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.ingestion import Ingestion, ingest
+from tests.support.embedded_postgres import Warehouse, warehouse
+from tests.support.rest_apis import Answer, GitHub
 
 SOURCE = "github__trending"
 RAW = "raw_github__trending"

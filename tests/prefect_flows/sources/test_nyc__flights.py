@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -20,6 +19,7 @@ from prefect_flows.errors import IngestionError, WarehouseUnreachable
 from prefect_flows.ingestion import Ingestion, ingest
 from prefect_flows.sources.nyc__flights import source
 from prefect_flows.targets import Profile
+from tests.support.project import Project
 
 DATABASE = "ingestion"
 SCHEMA = "raw_nyc__flights"

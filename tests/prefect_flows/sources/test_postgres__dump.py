@@ -16,8 +16,6 @@ import psycopg2
 import pytest
 from dlt.common.exceptions import SignalReceivedException
 from dlt.common.runtime import signals
-from embedded_postgres import Warehouse, warehouse
-from ingesting import ended, start_ingesting
 
 from prefect_flows.destinations import loading_into, postgres_url
 from prefect_flows.errors import ConfigurationError, IngestionError
@@ -25,6 +23,8 @@ from prefect_flows.ingestion import Ingestion, SourceLoad, ingest
 from prefect_flows.sources.postgres__dump import reading_postgres
 from prefect_flows.sources.postgres__dump.reading import reader_of
 from prefect_flows.sources.postgres__dump.source import Dump
+from tests.support.embedded_postgres import Warehouse, warehouse
+from tests.support.ingesting import ended, start_ingesting
 
 SCHEMA = "raw_postgres__dump"
 MOMENT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from conftest import Project
-from embedded_postgres import Warehouse, warehouse
-from rest_apis import Answer, Asked, YouTube, refused_by_google
 
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.ingestion import Ingestion, ingest
 from prefect_flows.sources.youtube__channels.tables import duration_seconds
+from tests.support.embedded_postgres import Warehouse, warehouse
+from tests.support.project import Project
+from tests.support.rest_apis import Answer, Asked, YouTube, refused_by_google
 
 SOURCE = "youtube__channels"
 RAW = "raw_youtube__channels"

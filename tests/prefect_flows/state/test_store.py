@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from object_stores import gs_bucket, s3_bucket
 
 from prefect_flows.errors import ConfigurationError, StateStoreError
 from prefect_flows.state.journal import Journal
 from prefect_flows.state.store import StateStore
+from tests.support.object_stores import gs_bucket, s3_bucket
 
 
 @pytest.fixture(scope="module")

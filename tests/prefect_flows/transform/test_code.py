@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 from dbt.cli.main import dbtRunner
 
 from prefect_flows.transform.code import CodeHashes
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.resume import done_before, node_entry
+from tests.support.project import SCRATCH_DBT
 
 PROFILE = """
 millrace:
@@ -31,7 +31,7 @@ models:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / "dbt"
-    shutil.copytree(REPOSITORY / "tests" / "scratch_dbt", folder)
+    shutil.copytree(SCRATCH_DBT, folder)
     (folder / "profiles.yml").write_text(PROFILE)
     (folder / "models" / "properties.yml").write_text(TESTED)
     (folder / "models" / "apart.sql").write_text("select {{ seven() }} as id")

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conformance import Doors, Scenario, Strategy
-from conformance_on_postgres import OnPostgres
-from conformance_scenarios import SCENARIOS
-from conformance_truth import Relation, Truth, differences
-from conftest import Project
+
+from tests.support.conformance.on_postgres import OnPostgres
+from tests.support.conformance.project import Doors, Scenario, Strategy
+from tests.support.conformance.scenarios import SCENARIOS
+from tests.support.conformance.truth import Relation, Truth, differences
+from tests.support.project import Project
 
 
 @pytest.fixture(scope="module")

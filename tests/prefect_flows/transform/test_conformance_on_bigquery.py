@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from bigquery_emulator.emulator import BigQuery
-from conformance import SOURCES, Doors, Strategy
-from conformance_on_bigquery import OnBigQuery
-from conformance_scenarios import SCENARIOS
-from conformance_truth import Truth, differences
-from conftest import Project
+
+from tests.support.bigquery.emulator import BigQuery
+from tests.support.conformance.on_bigquery import OnBigQuery
+from tests.support.conformance.project import SOURCES, Doors, Strategy
+from tests.support.conformance.scenarios import SCENARIOS
+from tests.support.conformance.truth import Truth, differences
+from tests.support.project import Project
 
 # Where a trouble is another one than on Postgres, it is so for both doors:
 # - `late_hook_error` succeeds: dbt runs no hook outside of a transaction where there are none.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from warehouses import Warehouse
+from tests.support.warehouses import Warehouse
 
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.ingestion import ingest

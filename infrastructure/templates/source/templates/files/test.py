@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warehouses import Warehouse
+from tests.support.warehouses import Warehouse
 
 from prefect_flows.errors import IngestionError
 from prefect_flows.ingestion import ingest

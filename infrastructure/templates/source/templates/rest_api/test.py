@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import serving
-from warehouses import Warehouse
+from tests.support.project import serving
+from tests.support.warehouses import Warehouse
 
 from prefect_flows.errors import IngestionError
 from prefect_flows.ingestion import ingest

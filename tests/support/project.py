@@ -1,0 +1,246 @@
+"""A copy of the project, the commands that people run in it, and what its servers answer."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import psycopg2
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRATCH_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "scratch"
+CONFORMANCE_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "conformance"
+# What a clone has, and no more: nothing of a run that somebody made by hand.
+NOT_IN_A_CLONE = shutil.ignore_patterns(
+    ".git", ".venv", ".local", "target", "logs", "profiles.yml", "prefect.toml", "uv.lock", ".env",
+    ".terraform", "*.tfstate*", "__pycache__", ".*_cache", "terraform-outputs.json",
+)  # fmt: skip
+
+
+@dataclass
+class Project:
+    """A copy of the project, and commands run in it as a person runs them."""
+
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    # Seconds that a command may take.
+    patience: int = 240
+
+    @property
+    def local(self) -> Path:
+        return self.folder / ".local"
+
+    def run(
+        self, *arguments: str, cwd: Path | None = None, text: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`uv run python ARGUMENTS` in the project's folder."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=cwd or self.folder,
+            env=self.variables(**environment),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=self.patience,
+            check=False,
+        )
+
+    def variables(self, **environment: str) -> dict[str, str]:
+        """A clean environment: an empty home, none of this shell's settings of Prefect or dbt."""
+        home = self.folder.parent / "home"
+        home.mkdir(exist_ok=True)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG"))
+        }
+        return inherited | {
+            "HOME": str(home),
+            "PYTHONPATH": str(self.folder),
+            "MILLRACE_PROJECT_DIR": str(self.folder),
+            "COLUMNS": "200",
+            **self.environment,
+            **environment,
+        }
+
+    def pipeline(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run("prefect_flows/pipeline.py", *arguments, **environment)
+
+    def setup(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
+        return self.run("-m", "infrastructure.setup_profiles", *arguments, **environment)
+
+    def dbt(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`cd dbt && uv run dbt ARGUMENTS`."""
+        return self.run("-m", "dbt.cli.main", *arguments, cwd=self.folder / "dbt", **environment)
+
+    @property
+    def dev(self) -> dict[str, Any]:
+        """The embedded target, as the embedded default's outputs give it."""
+        outputs = json.loads((self.local / "terraform-outputs.json").read_text())
+        return outputs["dbt_targets"]["value"]["dev"]
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """The Prefect server that `local up` started: process and port."""
+        return json.loads((self.local / "prefect" / "millrace-server.json").read_text())
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.server['port']}/api"
+
+    def asked(self, path: str, **body: Any) -> Any:
+        """What the Prefect API answers to a filter."""
+        return httpx.post(f"{self.api_url}/{path}/filter", json=body).json()
+
+    def last_run(self, target: str) -> dict[str, Any]:
+        flow_runs = {"name": {"any_": [target]}}
+        return self.asked("flow_runs", flow_runs=flow_runs, sort="START_TIME_DESC", limit=1)[0]
+
+    def task_runs(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The tasks of a flow run, by name."""
+        found = self.asked("task_runs", flow_runs={"id": {"any_": [run["id"]]}})
+        return {task["name"]: task for task in found}
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, str]:
+        """The text of a flow run's artifacts, by key."""
+        found = self.asked("artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        return {artifact["key"]: artifact["data"] for artifact in found}
+
+    def connect(self, database: str = "millrace") -> Any:
+        dev = self.dev
+        connection = psycopg2.connect(
+            host=dev["host"], port=dev["port"], user=dev["user"], dbname=database
+        )
+        connection.autocommit = True
+        return connection
+
+    def query(self, sql: str, database: str = "millrace") -> list[tuple[Any, ...]]:
+        connection = self.connect(database)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+def copy_of_the_project(folder: Path) -> Project:
+    shutil.copytree(REPOSITORY, folder, ignore=NOT_IN_A_CLONE)
+    return Project(folder)
+
+
+def neighbour(project: Project, folder: Path, models: Path) -> Project:
+    """A folder of its own with the code and the servers of a project, and other models."""
+    shutil.copytree(models, folder / "dbt", ignore=NOT_IN_A_CLONE)
+    for package in ("prefect_flows", "infrastructure"):
+        (folder / package).symlink_to(project.folder / package)
+    # The API is found as a person's client finds it: through the file that `local up` wrote.
+    (folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
+    return Project(folder)
+
+
+def stop_servers(project: Project) -> None:
+    done = project.run("-m", "infrastructure.local", "down")
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass
+class Quickstart:
+    """The project after `uv run quickstart`, and what that printed."""
+
+    project: Project
+    done: subprocess.CompletedProcess[str]
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that the workers of a test run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@dataclass
+class Scratch(Project):
+    """A small dbt project with a database and a target of its own, on the quickstart's servers."""
+
+    target: str = ""
+    database: str = ""
+
+    def model(self, name: str, sql: str) -> None:
+        (self.folder / "dbt" / "models" / f"{name}.sql").write_text(sql)
+
+    def properties(self, **document: Any) -> None:
+        file = self.folder / "dbt" / "models" / "properties.yml"
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def run_pipeline(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.pipeline("--target", self.target, "--skip", "ingest", *arguments, **environment)
+
+    def start_pipeline(
+        self,
+        *arguments: str,
+        folder: Path | None = None,
+        output: int | IO[str] = subprocess.PIPE,
+        **environment: str,
+    ) -> subprocess.Popen[str]:
+        """The pipeline in the background, in this folder or another one of the same shape."""
+        command = [sys.executable, "prefect_flows/pipeline.py", "--target", self.target]
+        return subprocess.Popen(
+            [*command, "--skip", "ingest", *arguments],
+            cwd=folder or self.folder,
+            env=self.variables(**environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell's background job is started with Ctrl-C ignored, and so are its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
+
+    def relations(self) -> set[str]:
+        return {
+            name
+            for (name,) in self.query(
+                "select table_name from information_schema.tables where table_schema = 'scratch'",
+                self.database,
+            )
+        }
+
+
+def until(what: Callable[[], Any], seconds: float = 120) -> Any:
+    """What it is, as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)
+    return found
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A real HTTP server on loopback, quiet; its address."""
+    quiet = type(handler.__name__, (handler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
