@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from tests.support.project import (
     SCRATCH_DBT,
@@ -25,13 +28,114 @@ if TYPE_CHECKING:
     from tests.support.bigquery.emulator import BigQuery
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say what was left out: nothing is, without a word."""
-    if config.option.markexpr == "not long":
-        terminalreporter.write_line(
-            "LEFT OUT: tests that are marked as long, which the nightly workflow runs. "
-            "All of them: uv run --all-packages pytest -n 2 -m ''"
+# Tests that need more than Python, pip and git, or many minutes. `uv run pytest` leaves them out
+# unless their file is named; `uv run pytest -m NAME` runs a tier. CONTRIBUTING.md has their times.
+TIERS = {
+    "bigquery": "a BigQuery emulator and Google's SQL analyzer",
+    "browser": "pages in Chromium",
+    "ci": "scripts and workflows of continuous integration; their linters need Go",
+    "conformance": "every dbt feature, by dbt's command line and by the pipeline",
+    "containers": "image, Compose and pods in a real engine; .ci/containers starts one",
+    "delivery": "deliveries to a host and to a cluster",
+    "docs": "the commands of the documentation, and its site",
+    "kills": "runs that are killed or stopped, and waits of minutes",
+    "terraform": "the Terraform modules",
+    "nightly": "more cases of what the other tiers test; .ci/run leaves them out",
+}
+# A test that uses one of these fixtures belongs to the tier.
+TIER_OF_FIXTURE = {"bigquery": "bigquery", "browser": "browser"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for tier, what in TIERS.items():
+        config.addinivalue_line("markers", f"{tier}: {what}")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker per core, four at most: each has servers of its own."""
+    return min(os.cpu_count() or 1, 4)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tiers that were not asked for, and decide which tests share a worker."""
+    named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    chosen: list[pytest.Function] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        for fixture in TIER_OF_FIXTURE.keys() & set(item.fixturenames):
+            item.add_marker(TIER_OF_FIXTURE[fixture])
+        # One quickstart serves all tests that need it; the tests of a file share servers.
+        needs_quickstart = "quickstart" in item.fixturenames
+        item.add_marker(
+            pytest.mark.xdist_group("quickstart" if needs_quickstart else item.path.stem)
         )
+        tiers = {mark.name for mark in item.iter_markers()} & TIERS.keys()
+        if tiers and not config.option.markexpr and item.path not in named:
+            left_out.append(item)
+        else:
+            chosen.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+    items[:] = sorted(chosen, key=lambda item: "quickstart" not in item.fixturenames)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out, and which command runs it."""
+    named = [argument for argument in config.args if Path(argument.partition("::")[0]).is_file()]
+    if config.option.markexpr or named:
+        return
+    terminalreporter.section("left out")
+    for tier, what in TIERS.items():
+        terminalreporter.write_line(f"uv run pytest -m {tier:<12} {what}")
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of a Prefect server with all its migrations; servers start from copies."""
+    folder = shared_folder(tmp_path_factory, "prefect_database")
+    with FileLock(folder / "lock"):
+        database = folder / "prefect.db"
+        if not database.exists():
+            draft = Project(folder / "draft", environment={"PREFECT_HOME": str(folder / "draft")})
+            draft.folder.mkdir()
+            done = draft.run("-m", "prefect", "server", "database", "upgrade", "-y")
+            assert done.returncode == 0, done.stdout + done.stderr
+            (draft.folder / "prefect.db").rename(database)
+    return database
+
+
+@contextmanager
+def servers_up(project: Project, prefect_database: Path) -> Iterator[Project]:
+    """The embedded Postgres and a Prefect server of a copy of the project, while it lasts."""
+    (project.local / "prefect").mkdir(parents=True)
+    shutil.copy(prefect_database, project.local / "prefect")
+    try:
+        done = project.run("-m", "infrastructure.local", "up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield project
+    finally:
+        stop_servers(project)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Project]:
+    """The project with its servers and the blocks of `dev`; its warehouse is empty."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("project") / "millrace")
+    with servers_up(project, prefect_database):
+        done = project.setup()
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield project
+
+
+@pytest.fixture(scope="module")
+def other_project(
+    tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
+) -> Iterator[Project]:
+    """A second project with servers of its own, for tests that change all blocks or stop them."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("other") / "millrace")
+    with servers_up(project, prefect_database):
+        yield project
 
 
 @pytest.fixture(scope="session")
@@ -42,23 +146,6 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]
         done = project.run("-m", "infrastructure.quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         yield Quickstart(project, done)
-    finally:
-        stop_servers(project)
-
-
-@pytest.fixture(scope="session")
-def project(quickstart: Quickstart) -> Project:
-    return quickstart.project
-
-
-@pytest.fixture(scope="module")
-def other_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A second project with servers of its own, for tests that change all blocks or stop them."""
-    project = copy_of_the_project(tmp_path_factory.mktemp("other") / "millrace")
-    try:
-        done = project.run("-m", "infrastructure.local", "up")
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield project
     finally:
         stop_servers(project)
 

@@ -126,7 +126,7 @@ def test_every_request_is_the_machine_s(
     assert tokens == {f"Bearer {MACHINE_TOKEN}"}
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_a_pull_request_of_these_models_is_compared_with_them(
     run: subprocess.CompletedProcess[str], emulated: Project, client: Client, bigquery: BigQuery
 ) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.support import fork_server
 from tests.support.project import REPOSITORY
 from tests.support.embedded_postgres import TARGET, warehouse
 from tests.support.rest_apis import GitHub, YouTube
@@ -111,15 +112,15 @@ def dbt_of(profile: Profile, folder: Path, environment: dict[str, str]) -> Dbt:
     def run(
         *arguments: str, off: list[str], strict: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return fork_server.run(
             [
-                sys.executable, "-m", "dbt.cli.main", "--no-use-colors",
+                "-m", "dbt.cli.main", "--no-use-colors",
                 *(["--warn-error"] if strict else []),
                 *arguments, "--project-dir", str(REPOSITORY / "dbt"),
                 "--profiles-dir", str(folder), "--target-path", str(folder / "target"),
                 "--log-path", str(folder / "logs"), "--vars", json.dumps({"sources_off": off}),
             ],
-            cwd=folder, capture_output=True, text=True, check=False,
+            cwd=folder,
             env=inherited | environment,
         )  # fmt: skip
 

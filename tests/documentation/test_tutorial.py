@@ -79,7 +79,7 @@ def tell(project: Project, block: Block, until_the_end: ExitStack) -> None:
                 print(f"{time.monotonic() - started:6.1f} s  {command}")  # noqa: T201
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_the_tutorial_as_it_stands(clone: Project) -> None:
     with ExitStack() as until_the_end:

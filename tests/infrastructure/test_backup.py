@@ -256,7 +256,7 @@ def recording(folder: Path, programs: Path) -> Path:
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_postgres_comes_back_as_it_was_in_the_middle_of_runs(
     other_project: Project, tmp_path: Path
 ) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from infrastructure.check_sources.check import between, check
 from infrastructure.check_sources.folder import Source, all_sources
+from tests.support import fork_server
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
 NAME = "nyc__flights"
@@ -61,11 +61,11 @@ def faults(project: Path, name: str = NAME) -> list[str]:
 
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "infrastructure.check_sources", *arguments],
-        cwd=REPOSITORY, env=os.environ | {"MILLRACE_PROJECT_DIR": str(project)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return fork_server.run(
+        ["-m", "infrastructure.check_sources", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"MILLRACE_PROJECT_DIR": str(project)},
+    )
 
 
 def test_every_source_of_the_project_is_in_order() -> None:

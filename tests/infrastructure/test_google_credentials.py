@@ -103,7 +103,7 @@ def test_a_key_file(somebody: Project, bigquery: BigQuery, tmp_path: Path) -> No
     "by_key",
     [
         pytest.param(False, id="by the machine"),
-        pytest.param(True, id="by a key file", marks=pytest.mark.long),
+        pytest.param(True, id="by a key file", marks=pytest.mark.nightly),
     ],
 )
 def test_an_account_that_is_impersonated(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import REPOSITORY, Project, neighbour
+from tests.support.project import REPOSITORY, Project, Quickstart, neighbour
 from tests.support.pull_requests import PullRequest, cells, rows
 
 pytestmark = pytest.mark.timeout(900)
@@ -46,6 +46,12 @@ models:
       - {name: manufacturer, data_type: string, data_tests: [unique]}
       - {name: planes, data_type: bigint}
 """
+
+
+@pytest.fixture(scope="module")
+def project(quickstart: Quickstart) -> Project:
+    """The project with all tables that the quickstart makes."""
+    return quickstart.project
 
 
 @pytest.fixture(scope="module")

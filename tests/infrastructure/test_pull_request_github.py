@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from infrastructure.pull_request import github
 from infrastructure.pull_request.comment import MARKER
 from infrastructure.pull_request.github import GitHub, GitHubRefuses
 from prefect_flows.errors import ConfigurationError
+from tests.support import fork_server
 from tests.support.github_server import BOT, REPOSITORY, TOKEN, Fault, GitHubServer, github_server
 from tests.support.project import REPOSITORY as CLONE
 
@@ -200,11 +200,12 @@ def test_the_command_writes_a_file_that_compare_wrote_and_no_other(
     server: GitHubServer, tmp_path: Path
 ) -> None:
     def run(*more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "infrastructure.pull_request", "comment", "--number", "7"]
-        return subprocess.run(
-            [*command, *more], cwd=CLONE, env=os.environ | {"PYTHONPATH": str(CLONE)} | environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        command = ["-m", "infrastructure.pull_request", "comment", "--number", "7"]
+        return fork_server.run(
+            [*command, *more],
+            cwd=CLONE,
+            env=os.environ | {"PYTHONPATH": str(CLONE)} | environment,
+        )
 
     file = tmp_path / "comment.md"
     done = run("--repository", REPOSITORY, str(file))

@@ -318,7 +318,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_built(
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.nightly), signal.SIGKILL]
 )
 def test_a_build_that_is_stopped_or_killed_holds_up_no_other(
     scratch: Scratch, pull_request: PullRequest, number: signal.Signals

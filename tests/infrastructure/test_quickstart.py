@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from tests.support.project import Project, Quickstart
+from tests.support.project import Quickstart
 
 
 def test_it_shows_every_step_and_ends_with_a_summary(quickstart: Quickstart) -> None:
@@ -81,19 +80,16 @@ def test_two_at_once_the_second_says_so_and_does_nothing(quickstart: Quickstart)
     assert second.stdout == ""
 
 
-def test_a_metric_is_answered(project: Project) -> None:
+def test_a_metric_is_answered(quickstart: Quickstart) -> None:
+    project = quickstart.project
     # What `mf` reads is written by whatever dbt command comes first.
     done = project.dbt("parse", "--target", "dev")
     assert done.returncode == 0, done.stdout + done.stderr
-    mf = [sys.executable, "-m", "dbt_metricflow.cli.main"]
-    done = subprocess.run(
-        [*mf, "query", "--metrics", "on_time_rate", "--group-by", "metric_time__year"],
+    done = project.run(
+        "-m", "dbt_metricflow.cli.main",
+        "query", "--metrics", "on_time_rate", "--group-by", "metric_time__year",
         cwd=project.folder / "dbt",
-        env=project.variables(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     ((expected,),) = project.query("select avg(is_on_time::int) from dev_marts.fct_flights")
     answered = re.search(r"2013-01-01\S*\s+([0-9.]+)", done.stdout)

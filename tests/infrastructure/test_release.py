@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from infrastructure.release import changelog
 from infrastructure.release.version import Part, Version, parse, written
 from prefect_flows.errors import ConfigurationError
+from tests.support import fork_server
 from tests.support.project import REPOSITORY
 
 CHANGELOG = """\
@@ -73,14 +73,13 @@ class Clone:
         self.git("commit", "--quiet", "--message", "Work")
 
     def release(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "infrastructure.release", *arguments],
+        return fork_server.run(
+            ["-m", "infrastructure.release", *arguments],
             cwd=self.folder,
             env=os.environ | {
                 "MILLRACE_PROJECT_DIR": str(self.folder), "PYTHONPATH": str(REPOSITORY),
                 "COLUMNS": "200",
             },
-            capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def done(self, *arguments: str) -> str:

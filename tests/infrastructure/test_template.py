@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
+from tests.support import fork_server
 from tests.support.deploying import deploy, deployments, prepared_for_deployments
 from tests.support.project import REPOSITORY, Project, copy_of_the_project, serving, stop_servers
 
@@ -35,11 +36,10 @@ ITEMS = [{"id": 1, "name": "first", "updated_at": "2026-01-01T10:00:00Z"}]
 
 def generate(folder: Path, owner: str, name: str, kind: str) -> subprocess.CompletedProcess[str]:
     """`uvx cookiecutter infrastructure/templates/source --output-dir prefect_flows/sources`."""
-    return subprocess.run(
-        [sys.executable, "-m", "cookiecutter", TEMPLATE, "--output-dir", SOURCES, "--no-input",
+    return fork_server.run(
+        ["-m", "cookiecutter", TEMPLATE, "--output-dir", SOURCES, "--no-input",
          f"owner={owner}", f"name={name}", f"kind={kind}"],
         cwd=folder, env=os.environ | {"HOME": str(folder.parent)},
-        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -274,8 +274,8 @@ def test_they_are_deployed_with_the_others(generated: Project, tmp_path: Path) -
     ("source", "tests"),
     [
         (API, 10),
-        pytest.param(DATABASE, 12, marks=pytest.mark.long),
-        pytest.param(FILES, 14, marks=pytest.mark.long),
+        pytest.param(DATABASE, 12, marks=pytest.mark.nightly),
+        pytest.param(FILES, 14, marks=pytest.mark.nightly),
     ],
 )
 def test_their_own_tests_pass_on_both_warehouses(

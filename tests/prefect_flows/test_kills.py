@@ -141,7 +141,7 @@ def contents(scratch: Scratch) -> dict[str, list[tuple[object, ...]]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "strategy", [pytest.param("run_then_test", marks=pytest.mark.long), "build"]
+    "strategy", [pytest.param("run_then_test", marks=pytest.mark.nightly), "build"]
 )
 def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
     chained: Scratch, tmp_path: Path, strategy: str
@@ -183,7 +183,7 @@ def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
         assert contents(chained) == expected
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_killed_at_twenty_random_moments_nothing_is_lost_and_nothing_done_twice(
     scratch: Scratch, tmp_path: Path

@@ -22,6 +22,8 @@ import psycopg2
 import pytest
 import yaml
 
+from tests.support import fork_server
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRATCH_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "scratch"
 CONFORMANCE_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "conformance"
@@ -49,15 +51,12 @@ class Project:
         self, *arguments: str, cwd: Path | None = None, text: str | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """`uv run python ARGUMENTS` in the project's folder."""
-        return subprocess.run(
-            [sys.executable, *arguments],
+        return fork_server.run(
+            arguments,
             cwd=cwd or self.folder,
             env=self.variables(**environment),
             input=text,
-            capture_output=True,
-            text=True,
             timeout=self.patience,
-            check=False,
         )
 
     def variables(self, **environment: str) -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import yaml
 
 from infrastructure.local.postgres import Postgres
 from prefect_flows.targets import Profile
+from tests.support import fork_server
 from tests.support.project import REPOSITORY
 
 if TYPE_CHECKING:
@@ -48,12 +47,11 @@ class Warehouse:
         """A command of dbt on the project's models, which has to pass; what it printed."""
         profiles = {"millrace": {"target": NAME, "outputs": {NAME: self.profile.dbt_output()}}}
         (self.folder / "profiles.yml").write_text(yaml.safe_dump(profiles))
-        done = subprocess.run(
-            [sys.executable, "-m", "dbt.cli.main", "--no-use-colors", *arguments,
+        done = fork_server.run(
+            ["-m", "dbt.cli.main", "--no-use-colors", *arguments,
              "--profiles-dir", str(self.folder), "--target-path", str(self.folder / "target"),
              "--log-path", str(self.folder / "logs")],
             cwd=REPOSITORY / "dbt", env=os.environ | self.profile.environment(),
-            capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -141,7 +141,7 @@ def test_a_release_replaces_the_worker_beside_a_run(
     assert sum(host.rows().values()) > 300_000
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_a_migration_is_undone_with_the_release(
     forge: Forge, host: Host, story: dict[str, Pushed], receiver: Receiver
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_migration_is_undone_with_the_release(
     assert backup.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_a_server_that_does_not_start_is_replaced_by_the_one_before(
     forge: Forge, host: Host, story: dict[str, Pushed], receiver: Receiver
 ) -> None:
@@ -245,7 +245,7 @@ def test_a_release_that_fails_its_health_check_goes_back_while_a_run_goes_on(
     assert ended["start_time"] < record["began"] < ended["end_time"]
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_one_delivery_at_a_time_and_one_that_is_killed(
     forge: Forge, host: Host, story: dict[str, Pushed]
 ) -> None:
@@ -283,7 +283,7 @@ def test_one_delivery_at_a_time_and_one_that_is_killed(
     assert host.deployments()["dbt-dev"]["work_pool_name"] == "default-pool"
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_the_lines_of_the_documentation(host: Host) -> None:
     """Of "After a delivery", each as it stands there; one of them runs the pipeline."""
     here = "tests/rehearsal/test_deliveries.py::test_the_lines_of_the_documentation"
@@ -296,7 +296,7 @@ def test_the_lines_of_the_documentation(host: Host) -> None:
         assert said.strip(), line
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_back_to_the_release_before(forge: Forge, host: Host, story: dict[str, Pushed]) -> None:
     done = forge.deliver("back")
     assert done.returncode == 0, done.stdout + done.stderr

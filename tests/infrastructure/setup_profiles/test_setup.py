@@ -309,7 +309,9 @@ def refusing_after(api: Api, writes: int) -> Iterator[str]:
 
 
 # The limit of a target is written after its profile.
-@pytest.mark.parametrize(("writes", "made"), [(2, 2), pytest.param(4, 5, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("writes", "made"), [(2, 2), pytest.param(4, 5, marks=pytest.mark.nightly)]
+)
 def test_a_run_that_is_cut_off_is_finished_by_the_next(
     other_project: Project, empty_api: Api, writes: int, made: int
 ) -> None:

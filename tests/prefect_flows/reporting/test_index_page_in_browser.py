@@ -101,8 +101,8 @@ def test_the_index_fits_and_can_be_read(browser: Any, index: Path, width: int, s
     [
         (360, "light"),
         (1280, "dark"),
-        pytest.param(360, "dark", marks=pytest.mark.long),
-        pytest.param(1280, "light", marks=pytest.mark.long),
+        pytest.param(360, "dark", marks=pytest.mark.nightly),
+        pytest.param(1280, "light", marks=pytest.mark.nightly),
     ],
 )
 def test_axe_finds_nothing_serious_on_the_index(
@@ -118,9 +118,9 @@ def test_axe_finds_nothing_serious_on_the_index(
     [
         (10, 360, "dark"),
         (10, 1280, "light"),
-        pytest.param(10, 360, "light", marks=pytest.mark.long),
-        pytest.param(10, 1280, "dark", marks=pytest.mark.long),
-        pytest.param(1000, 360, "light", marks=pytest.mark.long),
+        pytest.param(10, 360, "light", marks=pytest.mark.nightly),
+        pytest.param(10, 1280, "dark", marks=pytest.mark.nightly),
+        pytest.param(1000, 360, "light", marks=pytest.mark.nightly),
     ],
 )
 def test_axe_finds_nothing_serious_on_the_report(

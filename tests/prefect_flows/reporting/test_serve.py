@@ -20,6 +20,7 @@ from prefect_flows.reporting.build import build
 from prefect_flows.reporting.html_page import html_page
 from prefect_flows.reporting.serve import answer
 from prefect_flows.state.store import StateStore
+from tests.support import fork_server
 from tests.support.project import REPOSITORY
 from tests.support.reporting.made_up_runs import keep_made_up_run, made_up_report
 from tests.support.reporting.synthetic import facts
@@ -91,15 +92,17 @@ def command(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     }  # fmt: skip
     (tmp_path / "empty").mkdir(exist_ok=True)
     return {
-        "args": [sys.executable, "-m", "prefect_flows.reporting", *arguments],
-        "env": environment, "cwd": tmp_path / "empty", "text": True,
-    }  # fmt: skip
+        "arguments": ["-m", "prefect_flows.reporting", *arguments],
+        "env": environment,
+        "cwd": tmp_path / "empty",
+    }
 
 
 @contextmanager
 def served(tmp_path: Path, store: StateStore) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    given = command(tmp_path, "serve", "--port", "0", "--state-url", store.url)
     process = subprocess.Popen(
-        **command(tmp_path, "serve", "--port", "0", "--state-url", store.url),
+        [sys.executable, *given.pop("arguments")], **given, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         # As a shell starts what stands in its foreground.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
@@ -148,7 +151,7 @@ def test_it_serves_until_ctrl_c(tmp_path: Path, store: StateStore) -> None:
 
 @pytest.mark.parametrize("what", ["serve", "index"])
 def test_without_a_store_it_says_what_mends_it(tmp_path: Path, what: str) -> None:
-    done = subprocess.run(**command(tmp_path, what), capture_output=True, check=False)
+    done = fork_server.run(**command(tmp_path, what))
     assert done.returncode == 2
     assert "Prefect cannot be asked where the state store is" in done.stderr
     assert "There is no state store with runs in it." in done.stderr
@@ -160,7 +163,7 @@ def test_a_port_that_is_taken_is_an_error_with_its_mend(tmp_path: Path, store: S
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         given = command(tmp_path, "serve", "--port", port, "--state-url", store.url)
-        done = subprocess.run(**given, capture_output=True, check=False)
+        done = fork_server.run(**given)
     assert done.returncode == 2
     assert "Address already in use" in done.stderr
     assert "--port 0" in done.stderr
@@ -170,7 +173,7 @@ def test_the_command_writes_the_page(tmp_path: Path, store: StateStore) -> None:
     report = html_page(build(facts(10)))
     store.write("targets/prod/report.html", report.encode())
     given = command(tmp_path, "index", "--state-url", store.url)
-    done = subprocess.run(**given, capture_output=True, check=False)
+    done = fork_server.run(**given)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"Written: {store.url}/index.html\n"
     assert b"Targets (2)" in (store.read("index.html") or b"")

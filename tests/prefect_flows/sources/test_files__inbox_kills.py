@@ -177,7 +177,7 @@ def test_killed_in_a_full_refresh_that_nobody_asks_for_again(database, inbox, st
     assert ended(start())["orders"] == 0
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_killed_at_any_time(database, inbox, start) -> None:
     moments = random.Random(6)
     for number in range(20):

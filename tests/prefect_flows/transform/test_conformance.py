@@ -28,7 +28,7 @@ def doors(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Doors:
             strategy,
             id=f"{scenario.name}-{strategy}",
             # The pipeline's usual one goes first; the other one each night.
-            marks=[pytest.mark.long] if strategy != scenario.strategies[0] else [],
+            marks=[pytest.mark.nightly] if strategy != scenario.strategies[0] else [],
         )
         for scenario in SCENARIOS
         for strategy in scenario.strategies

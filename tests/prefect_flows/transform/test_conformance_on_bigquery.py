@@ -57,7 +57,7 @@ def doors(
         pytest.param(
             *chosen,
             id="-".join(chosen),
-            marks=[] if chosen[0] in ALWAYS else [pytest.mark.long],
+            marks=[] if chosen[0] in ALWAYS else [pytest.mark.nightly],
         )
         for chosen in CHOSEN
     ],

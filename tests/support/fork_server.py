@@ -1,0 +1,234 @@
+"""Runs Python commands in forks of a process that has imported the heavy libraries.
+
+Importing Prefect and dbt costs more than two seconds of CPU, and most tests start several commands.
+`run` is `subprocess.run([sys.executable, *arguments], capture_output=True, text=True, …)` without
+that cost: each command is a real process with its own working directory, environment, standard
+streams, exit code and signals, and it ends as the interpreter ends. Only libraries are imported
+beforehand; the project's own modules come from the command's PYTHONPATH, as usual.
+
+Output goes to files, not pipes, so a server that a command leaves running does not delay its end. The
+fork server listens on a Unix socket and ends when its standard input closes, that is with its parent.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import gc
+import io
+import json
+import os
+import runpy
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+LIBRARIES = (
+    "prefect", "prefect.artifacts", "prefect.blocks.system", "prefect.cache_policies",
+    "prefect.client.orchestration", "prefect.concurrency.sync", "prefect.events",
+    "prefect.flow_engine", "prefect.runtime", "prefect.task_engine", "prefect.variables",
+    "prefect_gcp", "prefect_sqlalchemy",
+    "dbt.cli.main", "dbt.adapters.postgres", "dbt.task.build", "dbt.task.list",
+    "dlt", "dlt.destinations", "dlt.sources.sql_database",
+    "pyarrow.csv", "pyarrow.parquet", "psycopg2", "sqlalchemy", "sqlglot", "httpx", "jinja2",
+    "jsonschema", "prometheus_client", "typer", "rich.console", "rich.table", "rich.live",
+)  # fmt: skip
+STATUS = struct.Struct("i")
+
+
+class Request(NamedTuple):
+    """What a command is: `python ARGUMENTS` in a folder, with exactly this environment."""
+
+    arguments: list[str]
+    cwd: str
+    env: dict[str, str]
+
+
+# In the process of the test.
+
+
+@cache
+def _address() -> str:
+    """Start this process's server; its socket."""
+    folder = tempfile.TemporaryDirectory(prefix="fork-server-")
+    address = f"{folder.name}/socket"
+    clean = {
+        name: value for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG"))
+    }  # fmt: skip
+    server = subprocess.Popen(
+        [sys.executable, __file__, address],
+        env=clean | {"PREFECT_HOME": f"{folder.name}/prefect", "HOME": folder.name},
+        cwd=folder.name,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    assert server.stdin is not None
+    ready = server.stdout.readline()
+    assert ready == b"ready\n", f"the fork server ended with {server.wait()}"
+
+    def stop() -> None:
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait()
+        folder.cleanup()
+
+    atexit.register(stop)
+    return address
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    input: str | None = None,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` to its end.
+
+    Raises:
+        subprocess.TimeoutExpired: it was still running after `timeout` seconds, and was killed.
+    """
+    request = Request(list(arguments), str(cwd), dict(env))
+    command = [sys.executable, *arguments]
+    with (
+        tempfile.TemporaryFile() as stdin,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
+        stdin.write((input or "").encode())
+        stdin.seek(0)
+        connection.connect(_address())
+        streams = array.array("i", [file.fileno() for file in (stdin, stdout, stderr)])
+        body = json.dumps(request).encode()
+        connection.sendmsg(
+            [STATUS.pack(len(body))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
+        )
+        connection.sendall(body)
+        (pid,) = STATUS.unpack(_receive(connection, STATUS.size))
+        connection.settimeout(timeout)
+        try:
+            (code,) = STATUS.unpack(_receive(connection, STATUS.size))
+        except TimeoutError as error:
+            os.kill(pid, signal.SIGKILL)
+            connection.settimeout(None)
+            _receive(connection, STATUS.size)
+            raise subprocess.TimeoutExpired(
+                command, timeout or 0, _text(stdout), _text(stderr)
+            ) from error
+        return subprocess.CompletedProcess(command, code, _text(stdout), _text(stderr))
+
+
+def _text(file: io.BufferedRandom) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        part = connection.recv(size - len(received))
+        if not part:
+            raise EOFError("the fork server ended")
+        received += part
+    return received
+
+
+# In the server, and in its children.
+
+
+def serve(address: str) -> Request:
+    """Serve until the parent ends; returns in a child only, which then is the command."""
+    # A child's status belongs to the process between it and this one.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    for name in LIBRARIES:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    if os.fork() == 0:
+        # Nothing is ever written to standard input: it closes when the parent ends.
+        sys.stdin.read()
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(0)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork():
+            connection.close()
+            continue
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        header, (rights,), _, _ = connection.recvmsg(STATUS.size, socket.CMSG_SPACE(12))
+        streams = array.array("i", rights[2])
+        request = Request(*json.loads(_receive(connection, *STATUS.unpack(header))))
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            _become(request, streams)
+            return request
+        connection.sendall(STATUS.pack(child))
+        _, status = os.waitpid(child, 0)
+        connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+        os._exit(0)
+
+
+def _become(request: Request, streams: Sequence[int]) -> None:
+    """Take over the folder, the environment and the streams of a command."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request.env)
+    os.chdir(request.cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(
+        2, "w", buffering=1, errors="backslashreplace", closefd=False
+    )
+    libraries = sys.path[1:]
+    paths = [path for path in request.env.get("PYTHONPATH", "").split(os.pathsep) if path]
+    is_module = request.arguments[0] == "-m"
+    first = request.cwd if is_module else str(Path(request.arguments[0]).resolve().parent)
+    sys.path[:] = [first, *paths, *libraries]
+    sys.path_importer_cache.clear()
+
+    import prefect.context
+    import prefect.logging.configuration
+
+    # Prefect reads its settings once, when it is imported.
+    prefect.context.refresh_global_settings_context()
+    prefect.logging.configuration.PROCESS_LOGGING_CONFIG.clear()
+    prefect.logging.configuration.setup_logging()
+
+
+def main(address: str) -> None:
+    request = serve(address)
+    if request.arguments[0] == "-m":
+        sys.argv = [request.arguments[1], *request.arguments[2:]]
+        # `python -m` executes a module anew; `import` of it then gives a second one.
+        sys.modules.pop(request.arguments[1], None)
+        runpy.run_module(request.arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(request.arguments)
+        runpy.run_path(request.arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
