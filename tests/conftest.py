@@ -39,6 +39,8 @@ TIERS = {
     "delivery": "deliveries to a host and to a cluster",
     "docs": "the commands of the documentation, and its site",
     "kills": "runs that are killed or stopped, and waits of minutes",
+    "pull_requests": "pull requests that build the project's models beside production's",
+    "sources": "sources made from the template, with environments of their own",
     "terraform": "the Terraform modules",
     "nightly": "more cases of what the other tiers test; .ci/run leaves them out",
 }
@@ -59,6 +61,7 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tiers that were not asked for, and decide which tests share a worker."""
     named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    asked_tiers = config.option.markexpr or ""
     chosen: list[pytest.Function] = []
     left_out: list[pytest.Item] = []
     for item in items:
@@ -71,7 +74,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             pytest.mark.xdist_group("quickstart" if needs_quickstart else item.path.stem)
         )
         tiers = {mark.name for mark in item.iter_markers()} & TIERS.keys()
-        if tiers and not config.option.markexpr and item.path not in named:
+        asked = asked_tiers or item.path in named
+        if (tiers and not asked) or ("nightly" in tiers and "nightly" not in asked_tiers):
             left_out.append(item)
         else:
             chosen.append(item)
@@ -87,7 +91,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("left out")
     for tier, what in TIERS.items():
-        terminalreporter.write_line(f"uv run pytest -m {tier:<12} {what}")
+        terminalreporter.write_line(f"uv run pytest -m {tier:<13} {what}")
 
 
 @pytest.fixture(scope="session")

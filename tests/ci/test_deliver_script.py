@@ -39,9 +39,12 @@ pathlib.Path(os.environ["SEEN"]).write_text(json.dumps(seen))
 sys.exit(int(os.environ["ENDS_WITH"]))
 """
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("ssh-agent") is None, reason="SKIPPED: there is no ssh-agent on this machine"
-)
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(
+        shutil.which("ssh-agent") is None, reason="SKIPPED: there is no ssh-agent on this machine"
+    ),
+]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
 DOCKER = """\
 import hashlib, json, os, pathlib, sys
+
+pytestmark = pytest.mark.ci
 words = sys.argv[1:]
 file = pathlib.Path(os.environ["REGISTRY"])
 registry = json.loads(file.read_text())

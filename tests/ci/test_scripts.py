@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY, copy_of_the_project, serving
 
+pytestmark = pytest.mark.ci
+
 CI = REPOSITORY / ".ci"
 with_go = pytest.mark.skipif(
     shutil.which("go") is None and shutil.which("gitleaks") is None,

@@ -29,6 +29,8 @@ from tests.support.workflow_files import (
     used,
 )
 
+pytestmark = pytest.mark.ci
+
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)+")
 OF_THIS_REPOSITORY = re.compile(r"\$/(\.github/.+)")
 # Nobody but these may write anything, and each says why.

@@ -27,6 +27,8 @@ from tests.support.command_blocks import (
 )
 from tests.support.project import REPOSITORY, Project, copy_of_the_project, stop_servers
 
+pytestmark = pytest.mark.docs
+
 # In a command: the id of a flow run, which the test makes.
 RUN = " RUN"
 # A page that is run as one story, by its own test.

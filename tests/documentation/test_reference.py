@@ -15,6 +15,8 @@ from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import PREFIX, Settings
 from tests.support.project import REPOSITORY, Project, copy_of_the_project
 
+pytestmark = pytest.mark.docs
+
 MEND = "uv run python -m infrastructure.reference"
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.support.project import REPOSITORY, copy_of_the_project
 from tests.support.sites import build
 
+pytestmark = pytest.mark.docs
+
 
 class Loads(HTMLParser):
     """Addresses that a browser fetches by itself, and not because somebody follows them."""

@@ -17,6 +17,8 @@ from tests.documentation.test_commands import STORY, shell
 from tests.support.command_blocks import Block, blocks
 from tests.support.project import Project, copy_of_the_project, stop_servers
 
+pytestmark = pytest.mark.docs
+
 WHO = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")

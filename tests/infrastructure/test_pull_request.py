@@ -13,7 +13,7 @@ import pytest
 from tests.support.project import REPOSITORY, Project, Quickstart, neighbour
 from tests.support.pull_requests import PullRequest, cells, rows
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.pull_requests, pytest.mark.timeout(900)]
 
 DROPPED = """\
       - name: distance_miles

@@ -16,7 +16,7 @@ from tests.support.github_server import TOKEN, github_server
 from tests.support.project import REPOSITORY, Scratch
 from tests.support.pull_requests import COMMAND, PullRequest, cells, rows
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.pull_requests, pytest.mark.timeout(600)]
 
 MACRO = "macros/generate_schema_name.sql"
 

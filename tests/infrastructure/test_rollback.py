@@ -28,6 +28,8 @@ RESTART = """\
 import os, subprocess, sys
 from pathlib import Path
 import psutil
+
+pytestmark = pytest.mark.delivery
 folder = Path(__file__).parent
 pid = folder / "pid"
 if pid.exists():

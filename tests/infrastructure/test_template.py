@@ -20,7 +20,7 @@ from tests.support.deploying import deploy, deployments, prepared_for_deployment
 from tests.support.project import REPOSITORY, Project, copy_of_the_project, serving, stop_servers
 
 # The sources' own tests are run on two warehouses, one of which is installed for them.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.sources, pytest.mark.timeout(1800)]
 
 TEMPLATE = "infrastructure/templates/source"
 SOURCES = "prefect_flows/sources"

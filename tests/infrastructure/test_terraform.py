@@ -17,10 +17,13 @@ import yaml
 
 from tests.support.project import REPOSITORY, Project, Scratch
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("terraform") is None,
-    reason="SKIPPED: terraform is not on this machine, so no module is tested or applied",
-)
+pytestmark = [
+    pytest.mark.terraform,
+    pytest.mark.skipif(
+        shutil.which("terraform") is None,
+        reason="SKIPPED: terraform is not on this machine, so no module is tested or applied",
+    ),
+]
 MODULES = REPOSITORY / "infrastructure" / "terraform"
 
 

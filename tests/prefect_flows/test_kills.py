@@ -18,6 +18,8 @@ import pytest
 
 from tests.support.project import Scratch
 
+pytestmark = pytest.mark.kills
+
 # Outside the node's transaction, so that it stays when the node is rolled back.
 LOGGED = (
     "{{ config(pre_hook={'sql': \"insert into public.executions values ('\" ~ this.name ~ \"')\","

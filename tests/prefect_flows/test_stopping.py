@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.project import Project, Scratch, copy_of_the_project, stop_servers
 
+pytestmark = pytest.mark.kills
+
 SLOW = "select pg_sleep(60)::text as id"
 SECONDS_TO_STOP = 15
 

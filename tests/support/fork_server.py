@@ -6,8 +6,9 @@ that cost: each command is a real process with its own working directory, enviro
 streams, exit code and signals, and it ends as the interpreter ends. Only libraries are imported
 beforehand; the project's own modules come from the command's PYTHONPATH, as usual.
 
-Output goes to files, not pipes, so a server that a command leaves running does not delay its end. The
-fork server listens on a Unix socket and ends when its standard input closes, that is with its parent.
+Output goes to files, not pipes, so a server that a command leaves running does not delay its end.
+The fork server listens on a Unix socket and ends when its standard input closes, that is with the
+process that started it.
 """
 
 from __future__ import annotations

@@ -24,9 +24,13 @@ from tests.support.cluster_stand_in import Cluster, served
 from tests.support.project import Project
 
 KUBECTL = shutil.which("kubectl")
-pytestmark = pytest.mark.skipif(
-    KUBECTL is None, reason="SKIPPED: kubectl is not on this machine, so nothing is delivered by it"
-)
+pytestmark = [
+    pytest.mark.delivery,
+    pytest.mark.skipif(
+        KUBECTL is None,
+        reason="SKIPPED: kubectl is not on this machine, so nothing is delivered by it",
+    ),
+]
 WORKER_IMAGE = "prefecthq/prefect:3.8.8-python3.11-kubernetes"
 AUTH = "millrace:made-up-password"
 SHIM = """\

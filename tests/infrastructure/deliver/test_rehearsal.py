@@ -19,6 +19,8 @@ import pytest
 from tests.support.command_blocks import blocks
 from tests.support.rehearsal.host import Forge, Host, Pushed, Receiver, docker
 
+pytestmark = pytest.mark.delivery
+
 if "REHEARSAL" not in os.environ:
     pytest.skip("needs a host: .ci/rehearsal makes one", allow_module_level=True)
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.project import REPOSITORY
 
+pytestmark = pytest.mark.containers
+
 if "CONTAINERS_TEST_FOLDER" not in os.environ:
     pytest.skip("needs an engine: .ci/containers starts one", allow_module_level=True)
 

@@ -16,6 +16,8 @@ HOLD = """
 import sys, time
 from prefect.concurrency.sync import concurrency
 from prefect_flows.targets import lease_limit
+
+pytestmark = pytest.mark.kills
 with concurrency(lease_limit("dev"), occupy=1, strict=True, timeout_seconds=100):
     print("held", flush=True)
     sys.stdin.readline()

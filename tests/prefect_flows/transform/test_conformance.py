@@ -14,6 +14,8 @@ from tests.support.conformance.scenarios import SCENARIOS
 from tests.support.conformance.truth import Relation, Truth, differences
 from tests.support.project import Project
 
+pytestmark = pytest.mark.conformance
+
 
 @pytest.fixture(scope="module")
 def doors(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Doors:
