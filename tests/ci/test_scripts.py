@@ -176,19 +176,23 @@ def test_a_vulnerable_package_fails_the_audit_and_so_does_a_silent_database(tmp_
     assert not (project / "uv.lock").exists()
 
 
-ALL = {"tests": '["postgres", "bigquery"]', "image": "true"}
+ALL = {
+    "tests": '["fast", "bigquery", "conformance kills", "browser ci docs terraform", '
+    '"delivery pull_requests sources"]',
+    "image": "true",
+}
 NONE = {"tests": "[]", "image": "false"}
 
 
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["documentation/operating.md", "CHANGELOG.md"], NONE | {"tests": '["documentation"]'}),
+        (["documentation/operating.md", "CHANGELOG.md"], NONE | {"tests": '["docs"]'}),
         (["CHANGELOG.md", "SECURITY.md"], NONE),
         ([".github/dependabot.yml"], NONE),
         (["documentation/systemd.md"], ALL | {"image": "false"}),
         (["dbt/models/b.sql"], ALL | {"tests": '["models"]'}),
-        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models","documentation"]'}),
+        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models","docs"]'}),
         (["dbt/models/b.sql", "tests/test_repository.py"], ALL),
         (["tests/test_repository.py"], ALL | {"image": "false"}),
         (["prefect_flows/run.py"], ALL),
@@ -308,14 +312,14 @@ def test_what_may_be_another_image_tomorrow_is_neither_signed_nor_trusted(script
         ("commit-of-main", []), ("image", []), ("image", ["a", "--pull"]),
         ("scan", []), ("sign", []), ("verify", ["x"]),
         ("promote", ["v1"]), ("publish-release", ["v1"]), ("pull-request", []), ("deliver", []),
-        ("strict-types", ["build"]), ("tests", ["none"]), ("go-tool", ["rustc"]),
+        ("strict-types", ["build"]), ("tests", ["none"]), ("tests", ["fast", "bigquery"]), ("go-tool", ["rustc"]),
     ],
 )  # fmt: skip
 def test_a_command_line_that_is_wrong_is_refused(script: str, arguments: list[str]) -> None:
     done = run(CI / script, *arguments)
     assert done.returncode in (1, 2)
     assert (
-        "usage:" in done.stderr or "There is no part" in done.stderr or "No version" in done.stderr
+        "usage:" in done.stderr or "There is no tier" in done.stderr or "No version" in done.stderr
     )
 
 

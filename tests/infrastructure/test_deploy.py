@@ -124,7 +124,7 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     environment = json.dumps({"MILLRACE_STAGES__DBT_RUN__RETRIES": "4"})
     created = prepared.run(
         "-m", "prefect", "deployment", "run", "dbt-full-pipeline/dbt-dev",
-        "-p", 'select=["dim_airlines"]', "-p", 'skip=["ingest"]',
+        "-p", 'select=["dim_dates"]', "-p", 'skip=["ingest"]',
         "--job-variable", f"env={environment}",
     )  # fmt: skip
     assert created.returncode == 0, created.stdout + created.stderr

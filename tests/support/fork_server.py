@@ -205,8 +205,8 @@ def _become(request: Request, streams: Sequence[int]) -> None:
     )
     libraries = sys.path[1:]
     paths = [path for path in request.env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    is_module = request.arguments[0] == "-m"
-    first = request.cwd if is_module else str(Path(request.arguments[0]).resolve().parent)
+    is_file = not request.arguments[0].startswith("-")
+    first = str(Path(request.arguments[0]).resolve().parent) if is_file else request.cwd
     sys.path[:] = [first, *paths, *libraries]
     sys.path_importer_cache.clear()
 
@@ -226,6 +226,9 @@ def main(address: str) -> None:
         # `python -m` executes a module anew; `import` of it then gives a second one.
         sys.modules.pop(request.arguments[1], None)
         runpy.run_module(request.arguments[1], run_name="__main__", alter_sys=True)
+    elif request.arguments[0] == "-c":
+        sys.argv = ["-c", *request.arguments[2:]]
+        exec(compile(request.arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = list(request.arguments)
         runpy.run_path(request.arguments[0], run_name="__main__")
