@@ -167,7 +167,7 @@ def python(generated: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
     environment = tmp_path_factory.mktemp("environment") / "venv"
     passes(
         generated.folder, uv, "sync", "--quiet", "--all-packages", "--no-default-groups",
-        UV_PROJECT_ENVIRONMENT=str(environment), UV_COMPILE_BYTECODE="0",
+        UV_PROJECT_ENVIRONMENT=str(environment),
     )  # fmt: skip
     return str(environment / "bin" / "python")
 
