@@ -168,12 +168,30 @@ def test_a_vulnerable_package_fails_the_audit_and_so_does_a_silent_database(tmp_
     assert found.returncode == 1, found.stdout + found.stderr
     assert "GHSA-0000-0000-0001" in found.stdout
     assert "Fixed in: 99.0" in found.stdout
-    assert "a later day as exclude-newer" in found.stderr
+    assert "fix: .ci/pins --only NAME" in found.stderr
     assert ignored.returncode == 0, ignored.stdout + ignored.stderr
     assert nothing.returncode == 0, nothing.stdout + nothing.stderr
     assert silent.returncode == 1
     assert "could not be asked, so nothing is known" in silent.stderr
     assert not (project / "uv.lock").exists()
+
+
+def test_pins_that_cannot_be_written_leave_both_files_as_they_are(tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path / "millrace").folder
+    files = [project / "pyproject.toml", project / "requirements.lock"]
+    before = [file.read_text() for file in files]
+    unknown = run(project / ".ci" / "pins", "--only", "prefekt")
+    assert unknown.returncode == 1
+    assert unknown.stderr == "Not pinned: prefekt.\nfix: check the spelling\n"
+    source = project / "prefect_flows" / "sources" / "nyc__flights" / "pyproject.toml"
+    source.write_text(
+        source.read_text().replace('    "millrace",', '    "millrace", "numpy>=999",')
+    )
+    conflict = run(project / ".ci" / "pins", "--keep")
+    assert conflict.returncode == 1
+    assert "numpy>=999" in conflict.stderr
+    assert "nothing is written.\nfix: .ci/pins --only NAME" in conflict.stderr
+    assert [file.read_text() for file in files] == before
 
 
 ALL = {
