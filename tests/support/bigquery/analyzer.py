@@ -31,7 +31,6 @@ from zetasql.wasi._pb2.zetasql.public.options_pb2 import ERROR_MESSAGE_ONE_LINE,
 from zetasql.wasi._pb2.zetasql.public.type_pb2 import TYPE_INT64, TypeKind, TypeProto
 from zetasql.wasi._pb2.zetasql.public.value_pb2 import ValueProto
 
-SqlError = ServerError
 TablePath = tuple[str, str, str]
 
 # BigQuery's other names of INT64: https://cloud.google.com/bigquery/docs/reference/standard-sql
@@ -46,7 +45,19 @@ STATEMENTS = {
     "ResolvedCreateViewStmtProto": "CREATE_VIEW",
     "ResolvedMergeStmtProto": "MERGE",
 }
+# The field that holds a value of a Python type.
+VALUE_FIELDS = {
+    bool: "bool_value",
+    int: "int64_value",
+    float: "double_value",
+    str: "string_value",
+    dt.datetime: "timestamp_value",
+}
 EPOCH = dt.date(1970, 1, 1)
+
+
+class SqlError(Exception):
+    """The analyzer refuses the SQL; the message is the analyzer's."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +184,9 @@ class Analyzer:
                 found = [get_type_name(part.field_type) for part in struct.struct_type.field]
                 expected = [get_type_name(self._variables[name]) for name in names]
                 if found != expected:
-                    _refuse(f"Cannot assign values of types {found} to variables of {expected}")
+                    raise SqlError(
+                        f"Cannot assign values of types {found} to variables of {expected}"
+                    )
             case _:
                 self._run(script, node)
 
@@ -185,12 +198,12 @@ class Analyzer:
         if statement == "SELECT":
             return Answer(statement, self._evaluate(script, node, resolved))
         if statement in ("CREATE_TABLE_AS_SELECT", "CREATE_VIEW"):
+            _check_partition(resolved)
             result = self._evaluate(script, _get(node, "query"), resolved)
             path = _to_path(_get(resolved, "name_path"))
             if statement == "CREATE_VIEW":
                 self._set_table(path, Table(result.columns, result.content, "VIEW"))
             else:
-                _check_partition(resolved)
                 columns = {c.name: c.type for c in _get(resolved, "column_definition_list")}
                 self._set_table(path, Table(columns, result.content))
             return Answer(statement, result, path)
@@ -252,14 +265,21 @@ class Analyzer:
                 added = catalog.table.add(name=name)
                 for column, kind in table.columns.items():
                     added.column.add(name=column, type=kind, is_writable_column=True)
-            request.table_content[".".join(path)].CopyFrom(table.content)
+            content = request.table_content[".".join(path)]
+            content.CopyFrom(table.content)
+            # Without it, the analyzer takes an empty table for one that it cannot read.
+            content.table_data.SetInParent()
         self._catalog = self._call(
             "RegisterCatalog", request, service.RegisterResponse
         ).registered_id
         return self._catalog
 
     def _call(self, name: str, request: Message, *response: type[Message]) -> Any:
-        return self._client.call_grpc_func(f"ZetaSqlLocalService_{name}", request, *response)
+        try:
+            return self._client.call_grpc_func(f"ZetaSqlLocalService_{name}", request, *response)
+        except ServerError as error:
+            # The error's own `message` ends with its first line.
+            raise SqlError(error.raw_error.partition("Message: ")[2]) from error
 
 
 def start_analyzer(cache: Path) -> Analyzer:
@@ -353,15 +373,13 @@ def _is_table(node: Any) -> bool:
 
 def _check_partition(resolved: Any) -> None:
     """Refuse partitions that BigQuery refuses, and for which the analyzer has no rule."""
+    if resolved.DESCRIPTOR.name == "ResolvedCreateViewStmtProto":
+        return
     for wrapped in _get(resolved, "partition_by_list"):
         found = _unwrap(wrapped)
         kind = get_type_name(_get(found, "type"))
         if kind not in PARTITION_TYPES and "range_bucket" not in str(found):
-            _refuse(f"PARTITION BY expression must not be of type {kind}")
-
-
-def _refuse(message: str) -> None:
-    raise SqlError(3, message, message)
+            raise SqlError(f"PARTITION BY expression must not be of type {kind}")
 
 
 def _to_path(names: Sequence[str]) -> TablePath:
@@ -377,22 +395,11 @@ def _to_content(rows: Iterable[Sequence[Any]]) -> service.TableContent:
 
 
 def _to_value(value: Any) -> ValueProto:
-    match value:
-        case None:
-            return ValueProto()
-        case bool():
-            return ValueProto(bool_value=value)
-        case int():
-            return ValueProto(int64_value=value)
-        case float():
-            return ValueProto(double_value=value)
-        case str():
-            return ValueProto(string_value=value)
-        case dt.datetime():
-            return ValueProto(timestamp_value=value)
-        case dt.date():
-            return ValueProto(date_value=(value - EPOCH).days)
-    raise TypeError(value)
+    if value is None:
+        return ValueProto()
+    if type(value) is dt.date:
+        return ValueProto(date_value=(value - EPOCH).days)
+    return ValueProto(**{VALUE_FIELDS[type(value)]: value})
 
 
 def _to_python(value: ValueProto) -> Any:

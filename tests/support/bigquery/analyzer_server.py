@@ -11,6 +11,7 @@ import datetime as dt
 import http.server
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,8 +103,8 @@ class AnalyzerServer:
         try:
             answer = self.analyzer.run(sql)
         except SqlError as error:
-            self.statements.append(Statement(node, sql, refusal=error.message))
-            return _fail(400, "invalidQuery", error.message)
+            self.statements.append(Statement(node, sql, refusal=str(error)))
+            return _fail(400, "invalidQuery", str(error))
         self.statements.append(Statement(node, sql, answer))
         target = answer.created or (PROJECT, RESULTS, job["jobReference"]["jobId"])
         return 200, self._add_job(
@@ -173,6 +174,7 @@ class AnalyzerServer:
             "type": table.kind,
             "schema": {"fields": list(to_fields(table.columns))},
             "numRows": str(len(table.content.table_data.row)),
+            "lastModifiedTime": str(time.time_ns() // 1_000_000),
         }
 
 
