@@ -210,6 +210,9 @@ def test_a_fault_in_an_incremental_script_is_refused(
     analyzer: Analyzer, project: Project, later: list[Statement]
 ) -> None:
     (script,) = [s.sql for s in later if s.answer and s.answer.statement == "SCRIPT"]
+    # The script reads a table of new rows, which dbt has dropped since.
+    script = re.sub(r"fct_flights__dbt_tmp\d+", "fct_flights", script)
+    assert analyzer.run(script.rpartition("drop table")[0]).statement == "SCRIPT"
     changed = script.replace(
         "date(DBT_INTERNAL_DEST.flight_date)", "DBT_INTERNAL_DEST.carrier_code"
     )

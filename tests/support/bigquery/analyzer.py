@@ -40,7 +40,6 @@ API_NAMES = {"INT64": "INTEGER", "DOUBLE": "FLOAT", "BOOL": "BOOLEAN", "STRUCT":
 PARTITION_TYPES = {"DATE", "DATETIME", "TIMESTAMP"}
 # How BigQuery's API names the analyzer's statements; all others are written as the analyzer does.
 STATEMENTS = {
-    "ResolvedQueryStmtProto": "SELECT",
     "ResolvedCreateTableAsSelectStmtProto": "CREATE_TABLE_AS_SELECT",
     "ResolvedCreateViewStmtProto": "CREATE_VIEW",
     "ResolvedMergeStmtProto": "MERGE",
@@ -192,14 +191,19 @@ class Analyzer:
 
     def _run(self, script: str, node: Any) -> Answer:
         sql = _get_text(script, node)
+        if node.DESCRIPTOR.name == "ASTQueryStatementProto":
+            try:
+                return Answer("SELECT", self._evaluate(script, node))
+            except SqlError:
+                # The message for the query as it was written, unless only its values are wrong.
+                self._analyze(sql)
+                raise
         resolved = self._analyze(sql)
         name = resolved.DESCRIPTOR.name
         statement = STATEMENTS.get(name, name)
-        if statement == "SELECT":
-            return Answer(statement, self._evaluate(script, node, resolved))
         if statement in ("CREATE_TABLE_AS_SELECT", "CREATE_VIEW"):
             _check_partition(resolved)
-            result = self._evaluate(script, _get(node, "query"), resolved)
+            result = self._evaluate(script, _get(node, "query"))
             path = _to_path(_get(resolved, "name_path"))
             if statement == "CREATE_VIEW":
                 self._set_table(path, Table(result.columns, result.content, "VIEW"))
@@ -220,16 +224,15 @@ class Analyzer:
     def _get_columns(self, sql: str) -> dict[str, TypeProto]:
         return {c.name: c.column.type for c in self._analyze(sql).output_column_list}
 
-    def _evaluate(self, script: str, query: Any, resolved: Any) -> Table:
-        """Run a query that the analyzer accepts."""
+    def _evaluate(self, script: str, query: Any) -> Table:
+        """Check and run a query."""
         request = service.EvaluateQueryRequest(
             sql=_write_flat_names(script, query),
             options=self._options,
             registered_catalog_id=self._register_catalog(),
         )
         response = self._call("EvaluateQuery", request, service.EvaluateQueryResponse)
-        columns = {c.name: c.column.type for c in _get(resolved, "output_column_list")}
-        return Table(columns, response.content)
+        return Table({c.name: c.type for c in response.prepared.columns}, response.content)
 
     def _set_table(self, path: TablePath, table: Table) -> None:
         self._tables[path] = table

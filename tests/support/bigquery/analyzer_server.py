@@ -44,12 +44,11 @@ class Statement:
 
 @dataclass
 class AnalyzerServer:
-    """The server's address, what it received, and its datasets and jobs."""
+    """The server's address, the statements that it received, and its jobs."""
 
     analyzer: Analyzer
     url: str = ""
     statements: list[Statement] = field(default_factory=list)
-    datasets: set[str] = field(default_factory=set)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def profile(self, dataset: str) -> dict[str, Any]:
@@ -68,20 +67,23 @@ class AnalyzerServer:
                 return respond(self, body, *found.groups())
         return _fail(501, "notImplemented", f"Not implemented: {method} {path}")
 
+    @property
+    def datasets(self) -> set[str]:
+        """The datasets that hold tables; dbt makes them with statements, which change nothing."""
+        return {dataset for _, dataset, _ in self.analyzer.tables}
+
     def list_datasets(self, body: bytes) -> tuple[int, Any]:
         found = [{"datasetReference": _to_reference(name)} for name in sorted(self.datasets)]
         return 200, {"datasets": found}
-
-    def create_dataset(self, body: bytes) -> tuple[int, Any]:
-        reference = json.loads(body)["datasetReference"]
-        self.datasets.add(reference["datasetId"])
-        return 200, {"datasetReference": reference}
 
     def list_tables(self, body: bytes, dataset: str) -> tuple[int, Any]:
         if dataset not in self.datasets:
             return _not_found(dataset)
         found = [path for path in self.analyzer.tables if path[1] == dataset]
         return 200, {"tables": [self._to_table(*path[1:]) for path in found]}
+
+    def list_routines(self, body: bytes, dataset: str) -> tuple[int, Any]:
+        return 200, {"routines": []}
 
     def get_table(self, body: bytes, dataset: str, name: str) -> tuple[int, Any]:
         if dataset != RESULTS and (PROJECT, dataset, name) not in self.analyzer.tables:
@@ -183,8 +185,8 @@ JOBS = rf"/bigquery/v2/projects/{PROJECT}/jobs"
 UPLOADS = rf"/(?:resumable/)?upload/bigquery/v2/projects/{PROJECT}/jobs"
 ROUTES: list[tuple[str, str, Callable[..., tuple[int, Any]]]] = [
     ("GET", DATASETS, AnalyzerServer.list_datasets),
-    ("POST", DATASETS, AnalyzerServer.create_dataset),
     ("GET", rf"{DATASETS}/(\w+)/tables", AnalyzerServer.list_tables),
+    ("GET", rf"{DATASETS}/(\w+)/routines", AnalyzerServer.list_routines),
     ("GET", rf"{DATASETS}/(\w+)/tables/([\w-]+)", AnalyzerServer.get_table),
     # Descriptions, which the analyzer has no use for.
     ("PATCH", rf"{DATASETS}/(\w+)/tables/([\w-]+)", AnalyzerServer.get_table),
@@ -207,6 +209,8 @@ def serve_analyzer(analyzer: Analyzer) -> Iterator[AnalyzerServer]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # A body otherwise waits up to 40 ms until the client acknowledges the headers.
+        disable_nagle_algorithm = True
         # An upload's first request describes the job, and its second one brings the file.
         upload = b""
 
