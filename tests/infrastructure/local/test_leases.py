@@ -8,16 +8,17 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from prefect_flows.targets import lease_limit
 from tests.support.project import Project
+
+pytestmark = pytest.mark.kills
 
 HOLD = """
 import sys, time
 from prefect.concurrency.sync import concurrency
 from prefect_flows.targets import lease_limit
-
-pytestmark = pytest.mark.kills
 with concurrency(lease_limit("dev"), occupy=1, strict=True, timeout_seconds=100):
     print("held", flush=True)
     sys.stdin.readline()
