@@ -26,8 +26,7 @@ from google.cloud.bigquery import Client
 from tests.support.bigquery.proxy import Proxy, proxying
 from tests.support.bigquery.stand_ins import PROJECT, Google, google_stand_ins
 
-# Without the versions pinned, DuckDB's extension would not fit DuckDB.
-PACKAGES = ("bqemulator==1.4.0", "duckdb==1.5.5", "duckdb-extension-spatial==1.5.5", "numpy<3")
+PACKAGES = Path(__file__).with_name("emulator-requirements.txt")
 
 # The extension comes in a wheel; the emulator would download it.
 INSTALL_SPATIAL = """
@@ -84,7 +83,9 @@ def install(folder: Path) -> Path:
         if not (folder / "installed").exists():
             base = [sys.executable, "-m", "uv"] if _has_uv_module() else ["uv"]
             _run(*base, "venv", "--quiet", "--python", sys.executable, str(python.parents[1]))
-            _run(*base, "pip", "install", "--quiet", "--python", str(python), *PACKAGES)
+            install = (*base, "pip", "install", "--quiet", "--python", str(python))
+            # In another folder, since uv applies the pins of the project that it runs in.
+            _run(*install, "--requirement", str(PACKAGES), folder=folder)
             _run(str(python), "-c", INSTALL_SPATIAL, HOME=str(folder))
             (folder / "installed").touch()
     return python
@@ -162,9 +163,10 @@ def _has_uv_module() -> bool:
     return done.returncode == 0
 
 
-def _run(*command: str, **variables: str) -> None:
+def _run(*command: str, folder: Path | None = None, **variables: str) -> None:
     done = subprocess.run(
         command,
+        cwd=folder,
         env=_environment(**variables),
         capture_output=True,
         text=True,
