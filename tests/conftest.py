@@ -58,6 +58,8 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(os.cpu_count() or 1, 4)
 
 
+# First, since xdist reads the groups in a hook of the same name.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tiers that were not asked for, and decide which tests share a worker."""
     named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
