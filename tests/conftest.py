@@ -42,6 +42,7 @@ TIERS = {
     "pull_requests": "pull requests that build the project's models beside production's",
     "sources": "sources made from the template, with environments of their own",
     "terraform": "the Terraform modules",
+    "operations": "deployments, health check, backup and automations, on servers of their own",
     "nightly": "more cases of what the other tiers test; .ci/run leaves them out",
 }
 # A test that uses one of these fixtures, or has it for a parameter, belongs to the tier.

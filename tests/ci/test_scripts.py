@@ -195,7 +195,7 @@ def test_pins_that_cannot_be_written_leave_both_files_as_they_are(tmp_path: Path
 
 
 ALL = {
-    "tests": '["fast", "bigquery", "conformance kills", "browser ci docs terraform", '
+    "tests": '["fast", "bigquery", "conformance kills operations", "browser ci docs terraform", '
     '"delivery pull_requests sources"]',
     "image": "true",
 }

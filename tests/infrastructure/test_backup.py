@@ -112,6 +112,7 @@ def writing(project: Project, **environment: str) -> Iterator[None]:
         writer.communicate()
 
 
+@pytest.mark.operations
 def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
     own_project: Project, tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
     assert project.run("-m", "infrastructure.local", "up").returncode == 0
 
 
+@pytest.mark.operations
 def test_a_backup_that_is_not_fit_is_refused(own_project: Project, tmp_path: Path) -> None:
     project = own_project
     home = {"PREFECT_HOME": str(tmp_path / "empty")}
@@ -202,8 +204,8 @@ def test_a_backup_that_is_not_fit_is_refused(own_project: Project, tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
-def test_a_manifest_that_was_changed_is_seen(own_project: Project, tmp_path: Path) -> None:
-    file = made(own_project, tmp_path)
+def test_a_manifest_that_was_changed_is_seen(other_project: Project, tmp_path: Path) -> None:
+    file = made(other_project, tmp_path)
     changed = tmp_path / "changed.tar.gz"
     with tarfile.open(file) as old, tarfile.open(changed, "w:gz") as new:
         for member in old:
@@ -216,12 +218,12 @@ def test_a_manifest_that_was_changed_is_seen(own_project: Project, tmp_path: Pat
         archive.read(changed, tmp_path / "scratch")
 
 
-def test_keep_removes_the_oldest_of_its_own_only(own_project: Project, tmp_path: Path) -> None:
+def test_keep_removes_the_oldest_of_its_own_only(other_project: Project, tmp_path: Path) -> None:
     old = [f"prefect-backup-2025010{day}T000000Z-sqlite.tar.gz" for day in (1, 2, 3)]
     other = ["notes.txt", "prefect-backup-20250101T000000Z-sqlite.tar.gz.copy", "prefect.db"]
     for name in (*old, *other):
         (tmp_path / name).touch()
-    done = backup(own_project, "create", "--to", str(tmp_path), "--keep", "2")
+    done = backup(other_project, "create", "--to", str(tmp_path), "--keep", "2")
     assert done.returncode == 0, done.stderr
     left = {file.name for file in tmp_path.iterdir()}
     (new,) = left - {*old, *other}
@@ -229,8 +231,8 @@ def test_keep_removes_the_oldest_of_its_own_only(own_project: Project, tmp_path:
     assert f"removed {old[0]}" in done.stdout
 
 
-def test_there_is_no_database_where_none_is(own_project: Project, tmp_path: Path) -> None:
-    done = backup(own_project, "create", "--to", str(tmp_path), PREFECT_HOME=str(tmp_path / "no"))
+def test_there_is_no_database_where_none_is(other_project: Project, tmp_path: Path) -> None:
+    done = backup(other_project, "create", "--to", str(tmp_path), PREFECT_HOME=str(tmp_path / "no"))
     assert done.returncode == 2
     assert "The Prefect server's database does not exist." in done.stderr
     assert not list(tmp_path.glob("*prefect-backup*"))
@@ -256,6 +258,7 @@ def recording(folder: Path, programs: Path) -> Path:
     return folder
 
 
+@pytest.mark.operations
 @pytest.mark.nightly
 def test_postgres_comes_back_as_it_was_in_the_middle_of_runs(
     own_project: Project, tmp_path: Path
@@ -316,6 +319,7 @@ def test_postgres_comes_back_as_it_was_in_the_middle_of_runs(
     assert set((recorded / "passwords").read_text().split()) == {"s@cret-word"}
 
 
+@pytest.mark.operations
 def test_a_restore_that_fails_leaves_the_database_as_it_was(
     own_project: Project, tmp_path: Path, major: int
 ) -> None:

@@ -118,6 +118,7 @@ def test_the_form_in_the_ui_says_what_each_parameter_is(
         assert f'"{stage}"' in stages
 
 
+@pytest.mark.operations
 def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     prepared: Project, deployed: dict[str, dict[str, Any]]
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_value_that_is_none_is_refused_by_the_api(
     assert "No Target" in refused.text
 
 
+@pytest.mark.operations
 def test_the_same_again_changes_nothing_and_is_no_release(
     prepared: Project, deployed: dict[str, dict[str, Any]]
 ) -> None:
@@ -180,6 +182,7 @@ def test_a_dry_run_shows_and_does_not(
     assert deployments(prepared)["dbt-prod"]["version"] == "aaaaaaaaaaaa"
 
 
+@pytest.mark.operations
 def test_what_an_operator_switched_off_stays_off(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
@@ -200,6 +203,7 @@ def test_what_an_operator_switched_off_stays_off(
         httpx.patch(f"{url}/schedules/{schedule}", json={"active": True}).raise_for_status()
 
 
+@pytest.mark.operations
 def test_a_schedule_that_is_taken_out_is_gone(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
@@ -208,6 +212,7 @@ def test_a_schedule_that_is_taken_out_is_gone(
     assert deployments(prepared)["dbt-prod"]["schedules"] == []
 
 
+@pytest.mark.operations
 def test_it_goes_on_after_failures_and_names_them(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
@@ -226,6 +231,7 @@ def test_it_goes_on_after_failures_and_names_them(
     }  # fmt: skip
 
 
+@pytest.mark.operations
 def test_job_variables_are_those_of_the_pool(
     prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
 ) -> None:
@@ -250,6 +256,7 @@ def sources_file(prepared: Project) -> Iterator[Path]:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.operations
 def test_a_sources_own_image_follows_the_version(
     prepared: Project, deployed: dict[str, dict[str, Any]], sources_file: Path
 ) -> None:
@@ -269,6 +276,7 @@ def test_a_sources_own_image_follows_the_version(
     assert "has no tag: a digest is of one image alone." in digest.stdout
 
 
+@pytest.mark.operations
 def test_the_pipeline_has_no_source_to_take_an_image_of(
     prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
 ) -> None:
@@ -279,6 +287,7 @@ def test_the_pipeline_has_no_source_to_take_an_image_of(
     assert "prefect_flows.pipeline.dbt_full_pipeline is no source's flow." in done.stdout
 
 
+@pytest.mark.operations
 def test_what_the_api_refuses_is_said(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
@@ -290,6 +299,7 @@ def test_what_the_api_refuses_is_said(
     assert deployments(prepared)["dbt-dev"]["parameters"] == {"target": "dev"}
 
 
+@pytest.mark.operations
 def test_a_target_without_blocks_and_an_unknown_one(
     prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
 ) -> None:
@@ -304,6 +314,7 @@ def test_a_target_without_blocks_and_an_unknown_one(
     assert "No deployment is for the target 'nowhere'." in unknown.stderr
 
 
+@pytest.mark.operations
 def test_a_target_that_no_deployment_is_for(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
@@ -330,6 +341,7 @@ def test_a_target_that_no_deployment_is_for(
             file.write_text(text)
 
 
+@pytest.mark.operations
 def test_an_image_that_nobody_names(prepared: Project, deployed: dict[str, dict[str, Any]]) -> None:
     done = prepared.run("-m", "infrastructure.deploy", "prod", MILLRACE_VERSION="cccc")
     assert done.returncode == 1
@@ -360,6 +372,7 @@ def test_a_file_that_is_wrong(tmp_path: Path, changes: dict[str, Any], said: str
     assert "made-up-5" not in str(error.value)
 
 
+@pytest.mark.operations
 def test_a_file_that_is_wrong_does_not_keep_the_others_back(
     prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
 ) -> None:

@@ -199,6 +199,7 @@ def test_a_target_that_setup_does_not_know(ground: Project) -> None:
     assert "Not a target's name: 'No Target'." in done.stderr
 
 
+@pytest.mark.operations
 def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     seen = checks(deployed, code=1)
     assert seen["pool", "default-pool"]["status"] == "ok"
@@ -225,6 +226,7 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     assert re.fullmatch(r"none online; the last heartbeat, of laptop, came \d+ s ago", gone["seen"])
 
 
+@pytest.mark.operations
 def test_what_is_paused_is_resumed_by_the_command_that_is_given(deployed: Project) -> None:
     name = "dbt-full-pipeline/dbt-dev"
     deployment = httpx.get(f"{deployed.api_url}/deployments/name/{name}").json()["id"]
@@ -249,6 +251,7 @@ def test_what_is_paused_is_resumed_by_the_command_that_is_given(deployed: Projec
     assert checks(deployed, code=1)["deployment", name]["status"] == "ok"
 
 
+@pytest.mark.operations
 def test_a_block_s_secret_in_a_deployment(deployed: Project) -> None:
     saved = deployed.run(
         "-c",
@@ -264,6 +267,7 @@ def test_a_block_s_secret_in_a_deployment(deployed: Project) -> None:
     deploy(deployed, PREFECT_YAML)
 
 
+@pytest.mark.operations
 def test_a_run_that_failed(deployed: Project) -> None:
     done = deployed.pipeline("--target", "dev", "--skip", "ingest", "--select", "no_such_model")
     assert done.returncode != 0
@@ -272,6 +276,7 @@ def test_a_run_that_failed(deployed: Project) -> None:
     mended(deployed, last)
 
 
+@pytest.mark.operations
 def test_a_run_that_is_late(deployed: Project) -> None:
     created = deployed.run("-c", LATE)
     assert created.returncode == 0, created.stderr
@@ -281,6 +286,7 @@ def test_a_run_that_is_late(deployed: Project) -> None:
     httpx.delete(f"{deployed.api_url}/flow_runs/{created.stdout.strip()}").raise_for_status()
 
 
+@pytest.mark.operations
 @pytest.mark.parametrize(
     ("state", "name", "seen"),
     [
@@ -301,6 +307,7 @@ def test_a_run_that_is_stuck_or_lost(deployed: Project, state: str, name: str, s
     httpx.delete(f"{deployed.api_url}/flow_runs/{run}").raise_for_status()
 
 
+@pytest.mark.operations
 def test_a_warehouse_that_refuses_and_one_that_hangs(ground: Project, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -361,6 +368,7 @@ def test_a_state_store_that_does_not_answer(ground: Project) -> None:
     assert store["seen"].startswith("The state store cannot be listed: NotADirectoryError")
 
 
+@pytest.mark.operations
 def test_an_api_that_does_not_answer(ground: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -384,6 +392,7 @@ def test_no_api_is_configured(ground: Project, tmp_path: Path) -> None:
     assert "No Prefect API is configured." in done.stderr
 
 
+@pytest.mark.operations
 def test_a_server_that_asks_who_is_there(ground: Project, tmp_path: Path) -> None:
     right = "admin:a-long-password"
     settings = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_AUTH_STRING": right}

@@ -34,6 +34,9 @@ def look():
 """
 
 
+pytestmark = pytest.mark.operations
+
+
 @pytest.fixture(scope="module")
 def pools(other_project: Project) -> Project:
     """All three pools, and the blocks that their templates refer to."""

@@ -189,6 +189,7 @@ def running(stage: Stage, target: str) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
+@pytest.mark.operations
 def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) -> None:
     stage = anew
     seen = stage.setup("--check", "--file", str(file_of(tmp_path, nowhere={"late": "5m"})))
@@ -229,6 +230,7 @@ def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) 
     assert stage.automations() == made
 
 
+@pytest.mark.operations
 def test_changes_are_seen_and_others_are_left_alone(anew: Stage, tmp_path: Path) -> None:
     stage = anew
     assert stage.setup().returncode == 0
@@ -276,6 +278,7 @@ def test_changes_are_seen_and_others_are_left_alone(anew: Stage, tmp_path: Path)
     assert after["millrace: prod: late"]["actions"] == edited["actions"]
 
 
+@pytest.mark.operations
 def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: Path) -> None:
     stage = anew
     file = file_of(
@@ -331,6 +334,7 @@ def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: P
     assert run["state"]["message"] == "Its heartbeats stopped: its process is gone."
 
 
+@pytest.mark.operations
 def test_a_target_that_setup_has_not_made(stage: Stage) -> None:
     done = stage.setup("--target", "nowhere")
     assert done.returncode == 2

@@ -32,6 +32,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 LIBRARIES = (
     "prefect", "prefect.artifacts", "prefect.blocks.system", "prefect.cache_policies",
@@ -220,8 +221,10 @@ def _become(request: Request, streams: Sequence[int]) -> None:
     import prefect.context
     import prefect.logging.configuration
 
-    # Prefect reads its settings once, when it is imported.
-    prefect.context.refresh_global_settings_context()
+    # Prefect reads its settings once, when it is imported. A command that does not import it
+    # makes no home for it either.
+    with mock.patch.object(Path, "mkdir"):
+        prefect.context.refresh_global_settings_context()
     prefect.logging.configuration.PROCESS_LOGGING_CONFIG.clear()
     prefect.logging.configuration.setup_logging()
 

@@ -12,46 +12,47 @@ import psutil
 import psycopg2
 import pytest
 
-from tests.support.project import REPOSITORY, Project, copy_of_the_project, stop_servers
+from tests.support.project import REPOSITORY, Project, Quickstart, copy_of_the_project, stop_servers
 
 
 def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return project.run("-m", "infrastructure.local", *arguments)
 
 
-def test_up_again_finds_both_running(own_project: Project) -> None:
-    before = own_project.server
-    done = local(own_project, "up")
+def test_up_again_finds_both_running(shared_servers: Project) -> None:
+    before = shared_servers.server
+    done = local(shared_servers, "up")
     assert done.returncode == 0, done.stderr
-    assert own_project.server == before
-    assert local(own_project, "status").returncode == 0
+    assert shared_servers.server == before
+    assert local(shared_servers, "status").returncode == 0
 
 
-def test_a_running_server_does_not_move_to_another_port(own_project: Project) -> None:
-    done = local(own_project, "up", "--port", "1")
+def test_a_running_server_does_not_move_to_another_port(shared_servers: Project) -> None:
+    done = local(shared_servers, "up", "--port", "1")
     assert done.returncode == 2
-    assert f"already runs, on port {own_project.server['port']}" in done.stderr
+    assert f"already runs, on port {shared_servers.server['port']}" in done.stderr
 
 
-def test_the_ui_calls_its_own_port(own_project: Project) -> None:
-    port = own_project.server["port"]
+def test_the_ui_calls_its_own_port(shared_servers: Project) -> None:
+    port = shared_servers.server["port"]
     settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
     assert settings["api_url"] == f"http://127.0.0.1:{port}/api"
-    variables = psutil.Process(own_project.server["pid"]).environ()
+    variables = psutil.Process(shared_servers.server["pid"]).environ()
     assert variables["PREFECT_UI_URL"] == f"http://127.0.0.1:{port}"
 
 
-def test_postgres_is_closed_to_the_network_and_to_other_users(own_project: Project) -> None:
-    dev = own_project.dev
+def test_postgres_is_closed_to_the_network_and_to_other_users(shared_servers: Project) -> None:
+    dev = shared_servers.dev
     assert Path(dev["host"]).stat().st_mode & 0o777 == 0o700
-    postmaster = int((own_project.local / "postgres" / "postmaster.pid").read_text().split()[0])
+    postmaster = int((shared_servers.local / "postgres" / "postmaster.pid").read_text().split()[0])
     assert psutil.Process(postmaster).net_connections("tcp") == []
 
 
-def test_the_home_of_the_server_is_private(own_project: Project) -> None:
-    assert (own_project.local / "prefect").stat().st_mode & 0o777 == 0o700
+def test_the_home_of_the_server_is_private(shared_servers: Project) -> None:
+    assert (shared_servers.local / "prefect").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.operations
 def test_down_stops_what_was_started_and_keeps_what_it_held(own_project: Project) -> None:
     process = psutil.Process(own_project.server["pid"])
     own_project.query("create table kept as select 42 as answer")
@@ -73,6 +74,7 @@ def test_down_stops_what_was_started_and_keeps_what_it_held(own_project: Project
     assert own_project.query("select answer from kept") == [(42,)]
 
 
+@pytest.mark.operations
 def test_a_server_that_was_killed_is_started_anew(own_project: Project) -> None:
     process = psutil.Process(own_project.server["pid"])
     for victim in [*process.children(recursive=True), process]:
@@ -84,8 +86,10 @@ def test_a_server_that_was_killed_is_started_anew(own_project: Project) -> None:
     assert local(own_project, "status").returncode == 0
 
 
-def test_another_port_is_found_when_the_usual_one_is_taken(quickstart, own_project) -> None:
-    ports = {quickstart.project.server["port"], own_project.server["port"]}
+def test_another_port_is_found_when_the_usual_one_is_taken(
+    quickstart: Quickstart, shared_servers: Project
+) -> None:
+    ports = {quickstart.project.server["port"], shared_servers.server["port"]}
     assert len(ports) == 2
 
 
@@ -102,6 +106,7 @@ with socket.create_server((prefect_server.HOST, server.port)):
 """
 
 
+@pytest.mark.operations
 def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(tmp_path: Path) -> None:
     project = copy_of_the_project(tmp_path / "millrace")
     try:
@@ -149,6 +154,7 @@ def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
     assert "cannot lie in a folder whose path has a space in it" in done.stderr
 
 
+@pytest.mark.operations
 def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
     project = copy_of_the_project(tmp_path / ("long-" * 15) / "millrace")
     try:
