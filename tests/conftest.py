@@ -89,7 +89,10 @@ def pytest_collection_modifyitems(
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(chosen, key=lambda item: "quickstart" not in item.fixturenames)
-    return (yield)
+    yield
+    # A pytest that pytest-xdist does not know runs without groups, and starts every server twice.
+    if getattr(config.option, "loadgroup", False):
+        assert all("@" in item.nodeid for item in items), "pytest-xdist did not group the tests"
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
