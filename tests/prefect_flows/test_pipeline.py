@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from prefect_flows.targets import lease_limit
 from tests.support.project import Project, Scratch, until
 
 
@@ -54,6 +55,12 @@ def test_policies_of_the_settings_reach_the_tasks(project: Project, scratch: Scr
     policy = tasks["dbt-run"]["empirical_policy"]
     assert (policy["retries"], policy["retry_delay"]) == (5, [60, 120, 240, 480, 600])
     assert policy["retry_jitter_factor"] == 0.2
+
+
+def test_a_run_gives_its_target_back(project: Project, scratch: Scratch) -> None:
+    assert scratch.run_pipeline("--skip", "docs").returncode == 0
+    url = f"{project.api_url}/v2/concurrency_limits/{lease_limit(scratch.target)}"
+    assert httpx.get(url).raise_for_status().json()["active_slots"] == 0
 
 
 def test_a_model_with_a_sql_error_fails_at_once_and_names_it(
