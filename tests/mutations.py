@@ -181,7 +181,7 @@ FAULTS = (
         "middle + 2 * second, self.end",
         (
             "prefect_flows/sources/test_github__trending.py"
-            "::test_more_than_a_thousand_results_are_split_by_time",
+            "::test_the_halves_of_a_search_meet_without_a_gap",
         ),
     ),
     Fault(
@@ -505,6 +505,28 @@ FAULTS = (
         ("prefect_flows/reporting/test_html_page.py::test_text_of_users_is_text_everywhere",),
     ),
     Fault(
+        "failed-run-is-the-last-good-one",
+        "The page shows a failed run as the last good one.",
+        "prefect_flows/state/summary.py",
+        'good = line if summary.outcome == "passed" else before.last_good if before else None',
+        "good = line",
+        (
+            "prefect_flows/reporting/test_run_summary.py"
+            "::test_a_run_that_failed_leaves_the_last_good_one_and_what_was_known",
+        ),
+    ),
+    Fault(
+        "gateway-password-in-the-log",
+        "The log shows the password of the Pushgateway when it refuses the metrics.",
+        "prefect_flows/reporting/metrics_sent.py",
+        'return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()',
+        "return parts.geturl()",
+        (
+            "prefect_flows/reporting/test_metrics.py"
+            "::test_a_gateway_that_fails_is_said_without_its_password",
+        ),
+    ),
+    Fault(
         "every-file-is-served",
         "The server of the pages serves any file of the state store.",
         "prefect_flows/reporting/serve.py",
@@ -623,6 +645,55 @@ FAULTS = (
         "        raise typer.Exit(FAILED)\n",
         "        raise typer.Exit\n",
         ("infrastructure/test_healthcheck.py::test_a_state_store_that_does_not_answer",),
+    ),
+    Fault(
+        "automations-of-others-are-removed",
+        "Setup with --prune removes automations that somebody else made.",
+        "infrastructure/setup_automations/kinds.py",
+        "if TAG in each.tags and each.name.startswith(tuple(self._prefixes))",
+        "if TAG in each.tags",
+        (
+            "infrastructure/test_setup_automations.py"
+            "::test_changes_are_seen_and_others_are_left_alone",
+        ),
+    ),
+    Fault(
+        "missing-block-is-not-seen",
+        "Setup makes a work pool whose jobs refer to a block that does not exist.",
+        "infrastructure/setup_work_pools/references.py",
+        '        return "no such block"\n',
+        "        return None\n",
+        (
+            "infrastructure/test_setup_work_pools.py"
+            "::test_missing_blocks_are_listed_with_their_commands_and_nothing_is_made",
+        ),
+    ),
+    Fault(
+        "secret-parameter-is-not-seen",
+        "The check of sources passes a deployment that has a secret in the open.",
+        "infrastructure/check_sources/deployments.py",
+        "for name in sorted(hidden & set(each.parameters)):",
+        "for name in sorted(hidden - set(each.parameters)):",
+        ("infrastructure/test_check_sources.py::test_a_key_in_the_open",),
+    ),
+    Fault(
+        "token-in-an-image-label",
+        "The image has the token of git's remote in a label.",
+        "infrastructure/build_image.py",
+        '_PASSWORD_IN_URL.sub("", source) if "://" in source else ""',
+        'source if "://" in source else ""',
+        ("infrastructure/test_build_image.py::test_a_label_carries_no_token",),
+    ),
+    Fault(
+        "failed-release-leaves-its-files",
+        "A release that git refuses leaves the new version in the files.",
+        "infrastructure/release/__main__.py",
+        "        for file, text in before.items():\n            file.write_text(text)\n",
+        "",
+        (
+            "infrastructure/test_release.py"
+            "::test_a_commit_that_git_refuses_leaves_the_files_as_they_were",
+        ),
     ),
     Fault(
         "two-deliveries-at-a-time",
