@@ -312,12 +312,12 @@ FAULTS = (
         ),
     ),
     Fault(
-        "lease-is-not-released",
-        "A run that ended keeps its lease, and the next run waits until the lease expires.",
+        "lease-is-not-taken",
+        "Two machines run the same target at the same time.",
         "prefect_flows/with_prefect.py",
-        "            lease.close()\n",
-        "            lease.pop_all()\n",
-        ("prefect_flows/test_pipeline.py::test_a_run_gives_its_target_back",),
+        "                    stack.enter_context(self._slot(name))\n",
+        "",
+        ("prefect_flows/test_pipeline.py::test_a_run_holds_its_target_until_it_ends",),
     ),
     Fault(
         "tests-run-before-models",
@@ -329,10 +329,10 @@ FAULTS = (
     ),
     Fault(
         "old-status-wins",
-        "A node that passed at its second attempt is reported with the status of the first.",
+        "run_results.json has the first attempt's status of a node that passed at its second.",
         "prefect_flows/transform/dbt_stage.py",
-        "self.results |= recorder.results",
-        "self.results = recorder.results | self.results",
+        "self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)",
+        "self.documents.setdefault(unique_id, process_run_result(result).to_dict())",
         ("prefect_flows/test_pipeline.py::test_a_passing_fault_is_retried_with_what_is_left_only",),
     ),
     Fault(
