@@ -713,14 +713,11 @@ FAULTS = (
     ),
     Fault(
         "socket-is-open-to-other-users",
-        "Other users of the machine can connect to the embedded Postgres.",
+        "Other users can connect to the embedded Postgres when its folder has a long path.",
         "infrastructure/local/postgres.py",
         "            _close_to_others(info.socket_dir, folder)\n",
         "            pass\n",
-        (
-            "infrastructure/local/test_local.py"
-            "::test_postgres_is_closed_to_the_network_and_to_other_users",
-        ),
+        ("infrastructure/local/test_local.py::test_a_path_too_long_for_a_socket_is_no_obstacle",),
     ),
     # Pull requests.
     Fault(
@@ -802,6 +799,7 @@ FAULTS = (
         "order by observed_date desc",
         "order by observed_date",
         ("dbt/test_models_of_rest_sources.py::test_trending_repositories_row_by_row[postgres]",),
+        says="stars_are_counted_from_the_first_day_to_the_last",
     ),
     Fault(
         "surrogate-key-collides",
