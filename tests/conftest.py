@@ -44,7 +44,7 @@ TIERS = {
     "terraform": "the Terraform modules",
     "nightly": "more cases of what the other tiers test; .ci/run leaves them out",
 }
-# A test that uses one of these fixtures belongs to the tier.
+# A test that uses one of these fixtures, or has it for a parameter, belongs to the tier.
 TIER_OF_FIXTURE = {"bigquery": "bigquery", "browser": "browser"}
 
 
@@ -66,8 +66,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: list[pytest.Item] = []
     for item in items:
         assert isinstance(item, pytest.Function)
-        for fixture in TIER_OF_FIXTURE.keys() & set(item.fixturenames):
-            item.add_marker(TIER_OF_FIXTURE[fixture])
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        for fixture, tier in TIER_OF_FIXTURE.items():
+            if fixture in item.fixturenames or fixture in parameters:
+                item.add_marker(tier)
         # One quickstart serves all tests that need it; the tests of a file share servers.
         needs_quickstart = "quickstart" in item.fixturenames
         item.add_marker(
@@ -132,12 +134,37 @@ def project(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) ->
         yield project
 
 
-@pytest.fixture(scope="module")
-def other_project(
+@pytest.fixture(scope="session")
+def shared_servers(
     tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
 ) -> Iterator[Project]:
-    """A second project with servers of its own, for tests that change all blocks or stop them."""
+    """What `other_project` empties for each file."""
     project = copy_of_the_project(tmp_path_factory.mktemp("other") / "millrace")
+    with servers_up(project, prefect_database):
+        yield project
+
+
+@pytest.fixture(scope="module")
+def other_project(shared_servers: Project) -> Project:
+    """A second project, whose Prefect server is empty: for tests that change all blocks."""
+    for path in ("automations", "deployments", "flows", "work_pools", "variables"):
+        for found in shared_servers.asked(path):
+            name = found["name" if path == "work_pools" else "id"]
+            shared_servers.delete(f"{path}/{name}")
+    for document in shared_servers.asked("block_documents"):
+        shared_servers.delete(f"block_documents/{document['id']}")
+    for limit in shared_servers.asked("v2/concurrency_limits"):
+        shared_servers.delete(f"v2/concurrency_limits/{limit['id']}")
+    (shared_servers.folder / "dbt" / "profiles.yml").unlink(missing_ok=True)
+    return shared_servers
+
+
+@pytest.fixture(scope="module")
+def own_project(
+    tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
+) -> Iterator[Project]:
+    """A project with servers of its own, for tests that stop or replace them."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("own") / "millrace")
     with servers_up(project, prefect_database):
         yield project
 

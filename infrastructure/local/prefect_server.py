@@ -30,11 +30,15 @@ STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A server that was started: process, its start time (seconds since 1970), and port."""
+    """A server that was started: its process and its port."""
 
     pid: int
-    started: float
     port: int
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments of Python that start it."""
+        return ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(self.port)]
 
     @property
     def ui_url(self) -> str:
@@ -47,13 +51,17 @@ class PrefectServer:
         return f"{self.ui_url}/api"
 
     def process(self) -> psutil.Process | None:
-        """The running process; none when it ended, or when its number serves another one."""
+        """The running process; none when it ended, or when its number serves another one.
+
+        The command line identifies it. Its start time does not: the system computes that from
+        the clock, which may have been corrected since.
+        """
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            command = process.cmdline()
         except psutil.NoSuchProcess:
             return None
+        return process if command[-len(self.command) :] == self.command else None
 
     def is_healthy(self) -> bool:
         """Whether the API answers, and it is this server that does.
@@ -119,12 +127,15 @@ def launch(local_dir: Path, port: int | None = None) -> PrefectServer:
     }
     with log_file(local_dir).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start",
-             "--host", HOST, "--port", str(port)],
-            env=environment, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            [sys.executable, *PrefectServer(0, port).command],
+            env=environment,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
-    server = PrefectServer(process.pid, psutil.Process(process.pid).create_time(), port)
+        )
+    server = PrefectServer(process.pid, port)
     _state_file(local_dir).write_text(json.dumps(asdict(server)))
     return server
 

@@ -17,10 +17,10 @@ import pytest
 
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
+pytestmark = pytest.mark.ci
+
 DOCKER = """\
 import hashlib, json, os, pathlib, sys
-
-pytestmark = pytest.mark.ci
 words = sys.argv[1:]
 file = pathlib.Path(os.environ["REGISTRY"])
 registry = json.loads(file.read_text())

@@ -168,7 +168,7 @@ def test_a_vulnerable_package_fails_the_audit_and_so_does_a_silent_database(tmp_
     assert found.returncode == 1, found.stdout + found.stderr
     assert "GHSA-0000-0000-0001" in found.stdout
     assert "Fixed in: 99.0" in found.stdout
-    assert "a later day as exclude-newer" in found.stderr
+    assert "fix: .ci/pins --only NAME" in found.stderr
     assert ignored.returncode == 0, ignored.stdout + ignored.stderr
     assert nothing.returncode == 0, nothing.stdout + nothing.stderr
     assert silent.returncode == 1
@@ -176,19 +176,41 @@ def test_a_vulnerable_package_fails_the_audit_and_so_does_a_silent_database(tmp_
     assert not (project / "uv.lock").exists()
 
 
-ALL = {"tests": '["postgres", "bigquery"]', "image": "true"}
+def test_pins_that_cannot_be_written_leave_both_files_as_they_are(tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path / "millrace").folder
+    files = [project / "pyproject.toml", project / "requirements.lock"]
+    before = [file.read_text() for file in files]
+    unknown = run(project / ".ci" / "pins", "--only", "prefekt")
+    assert unknown.returncode == 1
+    assert unknown.stderr == "Not pinned: prefekt.\nfix: check the spelling\n"
+    source = project / "prefect_flows" / "sources" / "nyc__flights" / "pyproject.toml"
+    source.write_text(
+        source.read_text().replace('    "millrace",', '    "millrace", "numpy>=999",')
+    )
+    conflict = run(project / ".ci" / "pins", "--keep")
+    assert conflict.returncode == 1
+    assert "numpy>=999" in conflict.stderr
+    assert "nothing is written.\nfix: .ci/pins --only NAME" in conflict.stderr
+    assert [file.read_text() for file in files] == before
+
+
+ALL = {
+    "tests": '["fast", "bigquery", "conformance kills", "browser ci docs terraform", '
+    '"delivery pull_requests sources"]',
+    "image": "true",
+}
 NONE = {"tests": "[]", "image": "false"}
 
 
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["documentation/operating.md", "CHANGELOG.md"], NONE | {"tests": '["documentation"]'}),
+        (["documentation/operating.md", "CHANGELOG.md"], NONE | {"tests": '["docs"]'}),
         (["CHANGELOG.md", "SECURITY.md"], NONE),
         ([".github/dependabot.yml"], NONE),
         (["documentation/systemd.md"], ALL | {"image": "false"}),
         (["dbt/models/b.sql"], ALL | {"tests": '["models"]'}),
-        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models","documentation"]'}),
+        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models","docs"]'}),
         (["dbt/models/b.sql", "tests/test_repository.py"], ALL),
         (["tests/test_repository.py"], ALL | {"image": "false"}),
         (["prefect_flows/run.py"], ALL),
@@ -308,14 +330,14 @@ def test_what_may_be_another_image_tomorrow_is_neither_signed_nor_trusted(script
         ("commit-of-main", []), ("image", []), ("image", ["a", "--pull"]),
         ("scan", []), ("sign", []), ("verify", ["x"]),
         ("promote", ["v1"]), ("publish-release", ["v1"]), ("pull-request", []), ("deliver", []),
-        ("strict-types", ["build"]), ("tests", ["none"]), ("go-tool", ["rustc"]),
+        ("tests", ["none"]), ("tests", ["fast", "bigquery"]), ("go-tool", ["rustc"]),
     ],
 )  # fmt: skip
 def test_a_command_line_that_is_wrong_is_refused(script: str, arguments: list[str]) -> None:
     done = run(CI / script, *arguments)
     assert done.returncode in (1, 2)
     assert (
-        "usage:" in done.stderr or "There is no part" in done.stderr or "No version" in done.stderr
+        "usage:" in done.stderr or "There is no tier" in done.stderr or "No version" in done.stderr
     )
 
 

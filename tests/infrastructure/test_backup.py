@@ -113,9 +113,9 @@ def writing(project: Project, **environment: str) -> Iterator[None]:
 
 
 def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
-    other_project: Project, tmp_path: Path
+    own_project: Project, tmp_path: Path
 ) -> None:
-    project = other_project
+    project = own_project
     fill(project)
     with writing(project):
         file = made(project, tmp_path / "backups")
@@ -160,8 +160,8 @@ def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
     assert project.run("-m", "infrastructure.local", "up").returncode == 0
 
 
-def test_a_backup_that_is_not_fit_is_refused(other_project: Project, tmp_path: Path) -> None:
-    project = other_project
+def test_a_backup_that_is_not_fit_is_refused(own_project: Project, tmp_path: Path) -> None:
+    project = own_project
     home = {"PREFECT_HOME": str(tmp_path / "empty")}
     file = made(project, tmp_path)
 
@@ -202,8 +202,8 @@ def test_a_backup_that_is_not_fit_is_refused(other_project: Project, tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
-def test_a_manifest_that_was_changed_is_seen(other_project: Project, tmp_path: Path) -> None:
-    file = made(other_project, tmp_path)
+def test_a_manifest_that_was_changed_is_seen(own_project: Project, tmp_path: Path) -> None:
+    file = made(own_project, tmp_path)
     changed = tmp_path / "changed.tar.gz"
     with tarfile.open(file) as old, tarfile.open(changed, "w:gz") as new:
         for member in old:
@@ -216,12 +216,12 @@ def test_a_manifest_that_was_changed_is_seen(other_project: Project, tmp_path: P
         archive.read(changed, tmp_path / "scratch")
 
 
-def test_keep_removes_the_oldest_of_its_own_only(other_project: Project, tmp_path: Path) -> None:
+def test_keep_removes_the_oldest_of_its_own_only(own_project: Project, tmp_path: Path) -> None:
     old = [f"prefect-backup-2025010{day}T000000Z-sqlite.tar.gz" for day in (1, 2, 3)]
     other = ["notes.txt", "prefect-backup-20250101T000000Z-sqlite.tar.gz.copy", "prefect.db"]
     for name in (*old, *other):
         (tmp_path / name).touch()
-    done = backup(other_project, "create", "--to", str(tmp_path), "--keep", "2")
+    done = backup(own_project, "create", "--to", str(tmp_path), "--keep", "2")
     assert done.returncode == 0, done.stderr
     left = {file.name for file in tmp_path.iterdir()}
     (new,) = left - {*old, *other}
@@ -229,17 +229,17 @@ def test_keep_removes_the_oldest_of_its_own_only(other_project: Project, tmp_pat
     assert f"removed {old[0]}" in done.stdout
 
 
-def test_there_is_no_database_where_none_is(other_project: Project, tmp_path: Path) -> None:
-    done = backup(other_project, "create", "--to", str(tmp_path), PREFECT_HOME=str(tmp_path / "no"))
+def test_there_is_no_database_where_none_is(own_project: Project, tmp_path: Path) -> None:
+    done = backup(own_project, "create", "--to", str(tmp_path), PREFECT_HOME=str(tmp_path / "no"))
     assert done.returncode == 2
     assert "The Prefect server's database does not exist." in done.stderr
     assert not list(tmp_path.glob("*prefect-backup*"))
 
 
 @pytest.fixture
-def major(other_project: Project) -> int:
+def major(own_project: Project) -> int:
     """Of the embedded Postgres, whose programs lie beside it."""
-    return int(other_project.query("show server_version_num")[0][0]) // 10000
+    return int(own_project.query("show server_version_num")[0][0]) // 10000
 
 
 def recording(folder: Path, programs: Path) -> Path:
@@ -258,9 +258,9 @@ def recording(folder: Path, programs: Path) -> Path:
 
 @pytest.mark.nightly
 def test_postgres_comes_back_as_it_was_in_the_middle_of_runs(
-    other_project: Project, tmp_path: Path
+    own_project: Project, tmp_path: Path
 ) -> None:
-    project, log = other_project, tmp_path / "server.log"
+    project, log = own_project, tmp_path / "server.log"
     with ordinary_postgres() as postgres:
         recorded = recording(tmp_path / "programs", postgres.programs)
         settings = {
@@ -317,9 +317,9 @@ def test_postgres_comes_back_as_it_was_in_the_middle_of_runs(
 
 
 def test_a_restore_that_fails_leaves_the_database_as_it_was(
-    other_project: Project, tmp_path: Path, major: int
+    own_project: Project, tmp_path: Path, major: int
 ) -> None:
-    project = other_project
+    project = own_project
     project.query("create database half")
     project.query("create table flow_run (id int)", "half")
     project.query("insert into flow_run values (1)", "half")

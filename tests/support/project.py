@@ -106,6 +106,11 @@ class Project:
         """What the Prefect API answers to a filter."""
         return httpx.post(f"{self.api_url}/{path}/filter", json=body).json()
 
+    def delete(self, path: str) -> None:
+        """Delete an object of the Prefect API; one that is gone with another is no fault."""
+        answer = httpx.delete(f"{self.api_url}/{path}")
+        assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text
+
     def last_run(self, target: str) -> dict[str, Any]:
         flow_runs = {"name": {"any_": [target]}}
         return self.asked("flow_runs", flow_runs=flow_runs, sort="START_TIME_DESC", limit=1)[0]

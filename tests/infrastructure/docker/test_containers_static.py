@@ -19,9 +19,9 @@ from tests.support.project import REPOSITORY
 TOOLS = Path(sys.executable).parent
 COMPOSE = ["compose.yaml", "compose.staging.yaml"]
 SCRIPTS = [
-    ".ci/containers", ".ci/engine", ".ci/rehearsal", "tests/rehearsal/on_push",
-    "tests/containers/stand_ins/make",
-    "tests/containers/stand_ins/postgres-entrypoint", "benchmarks/image_sizes/measure",
+    ".ci/containers", ".ci/engine", ".ci/rehearsal", "tests/support/rehearsal/on_push",
+    "tests/support/base_images/make",
+    "tests/support/base_images/postgres-entrypoint", "benchmarks/image_sizes/measure",
     "infrastructure/docker/entrypoint", "infrastructure/docker/setup",
     "infrastructure/docker/trim-packages", "infrastructure/docker/worker",
 ]  # fmt: skip

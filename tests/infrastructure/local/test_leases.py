@@ -8,16 +8,17 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from prefect_flows.targets import lease_limit
 from tests.support.project import Project
+
+pytestmark = pytest.mark.kills
 
 HOLD = """
 import sys, time
 from prefect.concurrency.sync import concurrency
 from prefect_flows.targets import lease_limit
-
-pytestmark = pytest.mark.kills
 with concurrency(lease_limit("dev"), occupy=1, strict=True, timeout_seconds=100):
     print("held", flush=True)
     sys.stdin.readline()
@@ -29,9 +30,9 @@ def slots(project: Project) -> int:
     return int(httpx.get(url).json()["active_slots"])
 
 
-def test_a_restart_gives_back_what_a_run_held(other_project: Project, tmp_path: Path) -> None:
+def test_a_restart_gives_back_what_a_run_held(own_project: Project, tmp_path: Path) -> None:
     """GIVEN a run that holds its target while the server restarts, and ends afterwards."""
-    project = other_project
+    project = own_project
     done = project.setup("--blocks-only", "--target", "dev")
     assert done.returncode == 0, done.stderr
     script = tmp_path / "hold.py"

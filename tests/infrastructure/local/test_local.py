@@ -19,73 +19,73 @@ def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]
     return project.run("-m", "infrastructure.local", *arguments)
 
 
-def test_up_again_finds_both_running(other_project: Project) -> None:
-    before = other_project.server
-    done = local(other_project, "up")
+def test_up_again_finds_both_running(own_project: Project) -> None:
+    before = own_project.server
+    done = local(own_project, "up")
     assert done.returncode == 0, done.stderr
-    assert other_project.server == before
-    assert local(other_project, "status").returncode == 0
+    assert own_project.server == before
+    assert local(own_project, "status").returncode == 0
 
 
-def test_a_running_server_does_not_move_to_another_port(other_project: Project) -> None:
-    done = local(other_project, "up", "--port", "1")
+def test_a_running_server_does_not_move_to_another_port(own_project: Project) -> None:
+    done = local(own_project, "up", "--port", "1")
     assert done.returncode == 2
-    assert f"already runs, on port {other_project.server['port']}" in done.stderr
+    assert f"already runs, on port {own_project.server['port']}" in done.stderr
 
 
-def test_the_ui_calls_its_own_port(other_project: Project) -> None:
-    port = other_project.server["port"]
+def test_the_ui_calls_its_own_port(own_project: Project) -> None:
+    port = own_project.server["port"]
     settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
     assert settings["api_url"] == f"http://127.0.0.1:{port}/api"
-    variables = psutil.Process(other_project.server["pid"]).environ()
+    variables = psutil.Process(own_project.server["pid"]).environ()
     assert variables["PREFECT_UI_URL"] == f"http://127.0.0.1:{port}"
 
 
-def test_postgres_is_closed_to_the_network_and_to_other_users(other_project: Project) -> None:
-    dev = other_project.dev
+def test_postgres_is_closed_to_the_network_and_to_other_users(own_project: Project) -> None:
+    dev = own_project.dev
     assert Path(dev["host"]).stat().st_mode & 0o777 == 0o700
-    postmaster = int((other_project.local / "postgres" / "postmaster.pid").read_text().split()[0])
+    postmaster = int((own_project.local / "postgres" / "postmaster.pid").read_text().split()[0])
     assert psutil.Process(postmaster).net_connections("tcp") == []
 
 
-def test_the_home_of_the_server_is_private(other_project: Project) -> None:
-    assert (other_project.local / "prefect").stat().st_mode & 0o777 == 0o700
+def test_the_home_of_the_server_is_private(own_project: Project) -> None:
+    assert (own_project.local / "prefect").stat().st_mode & 0o777 == 0o700
 
 
-def test_down_stops_what_was_started_and_keeps_what_it_held(other_project: Project) -> None:
-    process = psutil.Process(other_project.server["pid"])
-    other_project.query("create table kept as select 42 as answer")
+def test_down_stops_what_was_started_and_keeps_what_it_held(own_project: Project) -> None:
+    process = psutil.Process(own_project.server["pid"])
+    own_project.query("create table kept as select 42 as answer")
 
-    down = local(other_project, "down")
+    down = local(own_project, "down")
 
     assert down.returncode == 0, down.stderr
     assert not process.is_running()
-    assert not (other_project.folder / "prefect.toml").exists()
+    assert not (own_project.folder / "prefect.toml").exists()
     with pytest.raises(psycopg2.OperationalError):
-        other_project.query("select 1")
-    status = local(other_project, "status")
+        own_project.query("select 1")
+    status = local(own_project, "status")
     assert status.returncode == 1
     assert "Postgres: not running" in status.stdout
     assert "Prefect server: not running" in status.stdout
-    assert "was not running" in local(other_project, "down").stdout
+    assert "was not running" in local(own_project, "down").stdout
 
-    assert local(other_project, "up").returncode == 0
-    assert other_project.query("select answer from kept") == [(42,)]
+    assert local(own_project, "up").returncode == 0
+    assert own_project.query("select answer from kept") == [(42,)]
 
 
-def test_a_server_that_was_killed_is_started_anew(other_project: Project) -> None:
-    process = psutil.Process(other_project.server["pid"])
+def test_a_server_that_was_killed_is_started_anew(own_project: Project) -> None:
+    process = psutil.Process(own_project.server["pid"])
     for victim in [*process.children(recursive=True), process]:
         victim.kill()
     process.wait(10)
 
-    assert local(other_project, "status").returncode == 1
-    assert local(other_project, "up").returncode == 0
-    assert local(other_project, "status").returncode == 0
+    assert local(own_project, "status").returncode == 1
+    assert local(own_project, "up").returncode == 0
+    assert local(own_project, "status").returncode == 0
 
 
-def test_another_port_is_found_when_the_usual_one_is_taken(quickstart, other_project) -> None:
-    ports = {quickstart.project.server["port"], other_project.server["port"]}
+def test_another_port_is_found_when_the_usual_one_is_taken(quickstart, own_project) -> None:
+    ports = {quickstart.project.server["port"], own_project.server["port"]}
     assert len(ports) == 2
 
 

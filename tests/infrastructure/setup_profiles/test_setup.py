@@ -131,8 +131,6 @@ def test_blocks_are_references_and_a_plain_read_shows_no_secret(
 
 def test_prefects_own_classes_read_what_setup_wrote(other_project: Project, api: Api) -> None:
     done = other_project.run(
-        "-W",
-        "ignore",
         "-c",
         "from prefect_dbt.cli.configs.postgres import PostgresTargetConfigs as Configs\n"
         "print(Configs.load('postgres-target-configs-dev').get_configs()['password'])\n"

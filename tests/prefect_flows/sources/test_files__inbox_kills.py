@@ -18,12 +18,12 @@ import pytest
 
 from tests.support.project import REPOSITORY
 
+pytestmark = pytest.mark.kills
+
 LOAD = """
 import json, sys
 from prefect_flows.ingestion import ingest
 from prefect_flows.targets import Profile
-
-pytestmark = pytest.mark.kills
 output, arguments = json.loads(sys.argv[1])
 ingestion = ingest("files__inbox", Profile.from_output("millrace", "test", output), **arguments)
 print(json.dumps(ingestion.rows))
