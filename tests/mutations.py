@@ -28,7 +28,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
+
 # pytest's exit code when tests ran and some failed. Others, such as 2 (interrupted or a module that
 # does not import) and 4 (no such test), say nothing about the fault.
 TESTS_FAILED = 1
@@ -815,9 +816,6 @@ FAULTS = (
 @contextmanager
 def copied_project() -> Iterator[Path]:
     """A copy of the project in a temporary folder, as a fresh clone has it."""
-    sys.path.insert(0, str(REPOSITORY))
-    from tests.support.project import NOT_IN_A_CLONE
-
     with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
         yield Path(shutil.copytree(REPOSITORY, Path(folder, "millrace"), ignore=NOT_IN_A_CLONE))
 
@@ -855,8 +853,8 @@ def judge(fault: Fault, done: subprocess.CompletedProcess[str]) -> tuple[bool, s
     """Whether pytest's output shows that a test noticed the fault; which one, or why not."""
     if done.returncode == 0:
         return False, "the tests pass"
-    failed = re.search(r"^FAILED tests/(\S+)", done.stdout, re.MULTILINE)
-    error = re.search(r"^ERROR tests/(\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^FAILED tests/(.+?)(?: - |$)", done.stdout, re.MULTILINE)
+    error = re.search(r"^ERROR tests/(.+?)(?: - |$)", done.stdout, re.MULTILINE)
     if done.returncode == TESTS_FAILED and failed is not None:
         return True, failed[1]
     in_fixture = fault.says != "" and fault.says in done.stdout
