@@ -439,8 +439,8 @@ FAULTS = (
         'said = said.replace(secret, "…")',
         "said = said.strip()",
         (
-            "prefect_flows/notices/test_told.py"
-            "::test_one_that_hangs_one_that_refuses_and_one_that_is_away",
+            "prefect_flows/notices/test_receivers.py"
+            "::test_a_refusal_does_not_show_the_address_of_the_webhook",
         ),
     ),
     Fault(
@@ -483,7 +483,7 @@ FAULTS = (
         "prefect_flows/reporting/messages.py",
         "|(?<!\\w)[-+]?\\d",
         "",
-        ("prefect_flows/reporting/test_messages.py::test_no_value_is_left",),
+        ("prefect_flows/reporting/test_messages.py::test_no_number_of_a_row_is_left",),
     ),
     Fault(
         "renamed-column-is-shown",
