@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from prefect_flows.targets import lease_limit
 from tests.support.project import Project, Scratch, until
 
 
@@ -54,6 +56,25 @@ def test_policies_of_the_settings_reach_the_tasks(project: Project, scratch: Scr
     policy = tasks["dbt-run"]["empirical_policy"]
     assert (policy["retries"], policy["retry_delay"]) == (5, [60, 120, 240, 480, 600])
     assert policy["retry_jitter_factor"] == 0.2
+
+
+def test_a_run_holds_its_target_until_it_ends(project: Project, scratch: Scratch) -> None:
+    url = f"{project.api_url}/v2/concurrency_limits/{lease_limit(scratch.target)}"
+
+    def slots() -> int | None:
+        """Runs that hold the target; none while the server's SQLite is locked."""
+        return httpx.get(url).json().get("active_slots")
+
+    scratch.model("numbers", "{{ config(materialized='table') }} select 1 as id from pg_sleep(5)")
+    process = scratch.start_pipeline("--skip", "docs")
+    held = set()
+    while process.poll() is None:
+        held.add(slots())
+        time.sleep(0.2)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert 1 in held
+    until(lambda: slots() == 0, seconds=20)
 
 
 def test_a_model_with_a_sql_error_fails_at_once_and_names_it(
@@ -174,6 +195,16 @@ def test_a_passing_fault_is_retried_with_what_is_left_only(
     built = scratch.query("select last_value from built", scratch.database)
     assert built == [(1,)], "a model that had been built was built again"
     assert project.task_runs(project.last_run(scratch.target))["dbt-run"]["run_count"] == 2
+    # dbt's artifact has each node once, as its last attempt left it.
+    artifact = scratch.local / "state" / "targets" / "scratch" / "run_results.json"
+    results = json.loads(artifact.read_text())["results"]
+    assert sorted(
+        (each["unique_id"].rpartition(".")[2], each["status"], each["millrace"]["attempts"])
+        for each in results
+    ) == [
+        ("behind", "success", 1), ("doubled", "success", 1), ("faulty", "success", 2),
+        ("numbers", "success", 1),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("door", [(), ("--no-prefect",)], ids=["prefect", "no prefect"])

@@ -73,3 +73,16 @@ def test_each_retry_comes_later_than_the_one_before_and_not_on_the_dot() -> None
     for delay, seconds in zip(policy.delays(), waited, strict=True):
         assert 0.8 * delay <= seconds < 1.2 * delay + 0.5
     assert waited != policy.delays()
+
+
+def test_an_error_that_cannot_pass_is_not_tried_again() -> None:
+    policy = StagePolicy(retries=3, retry_delay_seconds=0, timeout_seconds=60)
+    tried = []
+
+    def fails(_log: object) -> dict:
+        tried.append(1)
+        raise StageTimedOut("Made up.", where="here", mend="none")
+
+    with pytest.raises(StageTimedOut):
+        as_function("dbt-run", policy, fails)
+    assert len(tried) == 1

@@ -115,8 +115,8 @@ def test_the_secrets_are_read_by_containers_and_reached_by_their_owner_alone(
 ) -> None:
     folder = tmp_path / "secrets"
     assert all(make(folder).values())
-    assert folder.stat().st_mode & 0o777 == secrets.FOLDER_MODE
-    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {secrets.FILE_MODE}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o444}
     password = (folder / "database-password").read_text()
     assert not any(make(folder).values())
     assert (folder / "database-password").read_text() == password

@@ -222,6 +222,30 @@ def test_orphans_are_named_and_removed_only_when_asked(other_project: Project, a
     assert other_project.setup("--outputs", only_dev, "--check").returncode == 0
 
 
+def test_prune_leaves_what_setup_did_not_make(other_project: Project, api: Api) -> None:
+    block = api.blocks()["postgres-credentials-dev"]
+    document = {
+        "name": "somebody-elses",
+        "data": {"connection_info": {"driver": "postgresql+psycopg2", "database": "d"}},
+        "block_type_id": block["block_type_id"],
+        "block_schema_id": block["block_schema_id"],
+    }
+    httpx.post(f"{api.url}/block_documents/", json=document).raise_for_status()
+    limit = {"name": "somebody-elses", "limit": 3}
+    httpx.post(f"{api.url}/v2/concurrency_limits/", json=limit).raise_for_status()
+    variable = {"name": "somebody_elses", "value": "v"}
+    httpx.post(f"{api.url}/variables/", json=variable).raise_for_status()
+    try:
+        done = other_project.setup("--outputs", outputs(other_project), "--prune")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "somebody" not in done.stdout
+        assert set(api.blocks()) == {*BLOCKS, "somebody-elses"}
+        for path in ("v2/concurrency_limits/somebody-elses", "variables/name/somebody_elses"):
+            assert httpx.get(f"{api.url}/{path}").is_success, path
+    finally:
+        api.delete("somebody-elses")
+
+
 def test_the_state_url_is_a_variable_that_follows_terraform(
     other_project: Project, api: Api
 ) -> None:

@@ -1,9 +1,16 @@
-"""What sends to receivers can be used by several threads at once."""
+"""What sends to receivers: usable by several threads, and silent about the secrets of a block."""
 
 from __future__ import annotations
 
+import http.server
 import subprocess
 import sys
+
+import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+from prefect_flows.notices.receivers import sender
+from tests.support.project import serving
 
 
 def test_apprise_is_whole_before_threads_ask_for_it() -> None:
@@ -16,3 +23,24 @@ def test_apprise_is_whole_before_threads_ask_for_it() -> None:
         assert hasattr(sys.modules["apprise"], "Apprise")
     """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_refusal_does_not_show_the_address_of_the_webhook(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(500)
+            self.end_headers()
+
+    receiver = "custom-webhook/notify-dev"
+    with serving(Refuses) as url:
+        # As the API would give it. httpx names the whole address in its error.
+        block = CustomWebhookNotificationBlock(
+            name="notify-dev", url=f"{url}/hooks/madeUpSecret", json_data={"text": "{{body}}"}
+        )
+        monkeypatch.setattr(CustomWebhookNotificationBlock, "load", lambda _name: block)
+        why = sender([receiver])(receiver, "subject", "body")
+    assert why is not None
+    assert "500" in why
+    assert "madeUpSecret" not in why

@@ -32,6 +32,12 @@ def test_no_value_is_left(message: str) -> None:
     assert "secret" not in without_values(message, SQL)
 
 
+@pytest.mark.parametrize("number", ["4915112345", "-4915112345", "+4915112345.5"])
+def test_no_number_of_a_row_is_left(number: str) -> None:
+    said = without_values(f"value {number} is out of range", SQL)
+    assert said == "value … (values left out)"
+
+
 def test_what_was_wrong_is_still_said() -> None:
     message = (
         'Database Error in model m (models/m.sql)\n  column "nme" does not exist\n'

@@ -15,6 +15,7 @@ import pytest
 
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.ingestion import Ingestion, ingest
+from prefect_flows.sources.github__trending.source import Search
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.rest_apis import Answer, GitHub
 
@@ -190,6 +191,15 @@ def test_more_than_a_thousand_results_are_split_by_time(
     spans = {asked.query["q"] for asked in api.asked}
     assert len(spans) > 4
     assert postgres.query(f"select count(*) from {RAW}.star_history") == [(5 * 450 + 3,)]
+
+
+@pytest.mark.parametrize("seconds", [60, 61, 86_399])
+def test_the_halves_of_a_search_meet_without_a_gap(seconds: int) -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    whole = Search("Python", 100, begin, begin + timedelta(seconds=seconds))
+    first, second = whole.halves()
+    assert (first.begin, second.end) == (whole.begin, whole.end)
+    assert second.begin - first.end == timedelta(seconds=1)
 
 
 def test_what_github_does_not_give_is_said(api: GitHub, load: Load) -> None:

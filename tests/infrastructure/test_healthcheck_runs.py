@@ -1,0 +1,34 @@
+"""What the health check says of the runs that the API knows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun, StateType
+
+from infrastructure.healthcheck.check import Status
+from infrastructure.healthcheck.facts import Facts, Target
+from infrastructure.healthcheck.judge_runs import judge_last_run
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        (StateType.COMPLETED, Status.OK),
+        (StateType.FAILED, Status.FAILED),
+        (StateType.CRASHED, Status.FAILED),
+        (StateType.CANCELLED, Status.WARNING),
+        (None, Status.WARNING),
+    ],
+)
+def test_how_the_last_run_ended_is_its_status(state: StateType | None, status: Status) -> None:
+    last = None
+    if state is not None:
+        last = FlowRun(flow_id=uuid4(), state_type=state, state_name=state.value, end_time=NOW)
+    target = Target("dev", [], last, [], [], 0)
+    (check,) = judge_last_run(target, Facts(NOW, [target], [], {}))
+    assert check.status is status

@@ -1,0 +1,44 @@
+"""Which release a rollback goes to."""
+
+from __future__ import annotations
+
+import pytest
+
+from infrastructure.deploy.releases import DEPLOYED, Release
+from infrastructure.rollback.__main__ import _choose
+from prefect_flows.errors import ConfigurationError
+
+
+def known(*history: str) -> list[Release]:
+    """Releases, the current one first: `a` was deployed, `<a` was rolled back to."""
+    return [
+        Release("dev", name.removeprefix("<"), None, "rolled back" if "<" in name else DEPLOYED, ())
+        for name in history
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "chosen"),
+    [
+        (["c", "b", "a"], "b"),
+        (["c", "c", "b"], "b"),
+        (["<b", "c", "b", "a"], "a"),
+        (["<a", "<b", "c", "b", "a", "0"], "0"),
+        (["d", "<b", "c", "b", "a"], "c"),
+    ],
+    ids=["before", "deployed twice", "after a rollback", "after two rollbacks", "deployed since"],
+)
+def test_it_goes_to_the_version_deployed_before(history: list[str], chosen: str) -> None:
+    current, found = _choose(known(*history), "dev", None)
+    assert current.version == history[0].removeprefix("<")
+    assert found.version == chosen
+
+
+def test_it_goes_to_the_version_that_is_named() -> None:
+    assert _choose(known("c", "b", "a"), "dev", "a")[1].version == "a"
+
+
+@pytest.mark.parametrize("to", [None, "a", "b"], ids=["nothing before", "itself", "unknown"])
+def test_it_refuses_where_there_is_nothing_to_go_to(to: str | None) -> None:
+    with pytest.raises(ConfigurationError, match="no release"):
+        _choose(known("a"), "dev", to)

@@ -1,0 +1,35 @@
+"""The lock of a target in the folder of the state store: one run per target, without an API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefect_flows.errors import TargetBusy
+from prefect_flows.exclusive import alone
+from prefect_flows.parameters import Parameters
+from prefect_flows.runtime import WithoutPrefect
+from prefect_flows.state.store import StateStore
+
+DEV = Parameters(target="dev", wait=False)
+
+
+def test_a_second_run_of_a_target_fails_and_a_run_of_another_target_begins(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    with alone(DEV, store, WithoutPrefect()):
+        with (
+            pytest.raises(TargetBusy, match="Target 'dev' is taken"),
+            alone(DEV, store, WithoutPrefect()),
+        ):
+            pass
+        with alone(DEV.model_copy(update={"target": "prod"}), store, WithoutPrefect()):
+            pass
+
+
+def test_a_run_that_fails_releases_its_target(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    with pytest.raises(ValueError, match="made up"), alone(DEV, store, WithoutPrefect()):
+        raise ValueError("made up")
+    with alone(DEV, store, WithoutPrefect()):
+        pass
