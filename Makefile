@@ -25,7 +25,7 @@ docs: ## the documentation as a site in .local/site
 	.ci/site
 
 mutations: ## put known faults into the code; the tests must find each of them
-	uv run python tests/mutations.py
+	.ci/mutations
 
 ci: ## everything that is checked before a change gets in
 	.ci/run

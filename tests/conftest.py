@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,9 +50,22 @@ TIERS = {
 TIER_OF_FIXTURE = {"bigquery": "bigquery", "browser": "browser"}
 
 
+# First, since pytest chooses its temporary folder in a hook of the same name.
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    # A folder of one's own: the usual one is closed to other users by each session that starts, and
+    # with it to the user that the embedded Postgres runs as under root.
+    if config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="millrace-tests-")
     for tier, what in TIERS.items():
         config.addinivalue_line("markers", f"{tier}: {what}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    folder = Path(session.config.option.basetemp)
+    is_worker = hasattr(session.config, "workerinput")
+    if exitstatus == 0 and folder.name.startswith("millrace-tests-") and not is_worker:
+        shutil.rmtree(folder)
 
 
 def pytest_xdist_auto_num_workers() -> int:
