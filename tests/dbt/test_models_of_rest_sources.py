@@ -132,7 +132,11 @@ def dbt(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
     return dbt_of(ground.profile, tmp_path_factory.mktemp("dbt"), ground.environment)
 
 
-@pytest.mark.parametrize("off", [SOURCES, SOURCES[:1], SOURCES[1:], []], ids=str)
+@pytest.mark.parametrize(
+    "off",
+    [SOURCES, *(pytest.param(off, marks=pytest.mark.nightly) for off in (SOURCES[:1], SOURCES[1:], []))],
+    ids=str,
+)
 def test_the_project_parses_without_a_warning_whatever_is_off(
     off: list[str], tmp_path: Path
 ) -> None:

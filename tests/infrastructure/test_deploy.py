@@ -123,7 +123,7 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     prepared: Project, deployed: dict[str, dict[str, Any]]
 ) -> None:
     prepared.query(
-        "create schema raw_nyc__flights;"
+        "drop schema if exists raw_nyc__flights cascade; create schema raw_nyc__flights;"
         "create table raw_nyc__flights.airlines as select 'AA' as carrier, 'American' as name, "
         "now() as _loaded_at, '1' as _dlt_load_id"
     )

@@ -48,23 +48,14 @@ def test_everything_it_makes_lies_in_ignored_places(quickstart: Quickstart) -> N
     assert not list(home.iterdir()), "something was written to the home folder"
 
 
-def test_a_second_one_changes_nothing_and_finds_all_running(quickstart: Quickstart) -> None:
+def test_of_two_more_one_changes_nothing_and_one_is_refused(
+    quickstart: Quickstart,
+) -> None:
+    """GIVEN a quickstart that is done WHEN two more begin THEN one runs again, one is refused."""
     project = quickstart.project
     sums = "select sum(hashtext(f::text)) from raw_nyc__flights.flights f"
     before = project.query(sums)
     server = project.server
-
-    done = project.run("-m", "infrastructure.quickstart")
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 created, 0 updated, 4 unchanged" in done.stdout
-    assert re.search(r"load-nyc__flights\W+0 new rows", done.stdout)
-    assert project.query(sums) == before
-    assert project.server == server
-
-
-def test_two_at_once_the_second_says_so_and_does_nothing(quickstart: Quickstart) -> None:
-    project = quickstart.project
 
     def start(_: int) -> subprocess.CompletedProcess[str]:
         return project.run("-m", "infrastructure.quickstart")
@@ -73,6 +64,10 @@ def test_two_at_once_the_second_says_so_and_does_nothing(quickstart: Quickstart)
         first, second = sorted(both.map(start, range(2)), key=lambda done: done.returncode)
 
     assert first.returncode == 0, first.stdout + first.stderr
+    assert "0 created, 0 updated, 4 unchanged" in first.stdout
+    assert re.search(r"load-nyc__flights\W+0 new rows", first.stdout)
+    assert project.query(sums) == before
+    assert project.server == server
     assert second.returncode == 2
     said = r"ServerError: Another quickstart is at work \((process \d+|it has just begun.*)\)\."
     assert re.search(said, second.stderr), second.stderr

@@ -148,6 +148,7 @@ def test_what_a_source_lacks_is_said_before_anything_is_changed(
     assert not scratch.relations()
 
 
+@pytest.mark.kills
 def test_told_to_stop_both_stop_and_nothing_is_half_loaded(
     project: Project, scratch: Scratch, url: str, inbox: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_server_that_was_killed_is_started_anew(own_project: Project) -> None:
     assert local(own_project, "status").returncode == 0
 
 
+@pytest.mark.operations
 def test_another_port_is_found_when_the_usual_one_is_taken(
     quickstart: Quickstart, shared_servers: Project
 ) -> None:

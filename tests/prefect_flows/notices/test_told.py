@@ -122,6 +122,7 @@ def test_told_once_and_when_it_is_good_again(
     assert len(told.mails) == 2
 
 
+@pytest.mark.operations
 def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     notified: Scratch, told: Receivers
 ) -> None:
@@ -164,6 +165,7 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     assert state(notified, "outbox.json")["waiting"] == []
 
 
+@pytest.mark.operations
 def test_what_warns_and_what_is_wished_for(
     project: Project, notified: Scratch, told: Receivers
 ) -> None:
@@ -229,6 +231,7 @@ def test_what_warns_and_what_is_wished_for(
     assert "model first: 2 attempts, then success" in told.told[1].document["body"]
 
 
+@pytest.mark.operations
 def test_what_keeps_a_run_from_beginning_is_told(
     project: Project, notified: Scratch, told: Receivers
 ) -> None:

@@ -525,6 +525,7 @@ def generated(shop: Callable[[str], list], rows: int) -> None:
     shop("alter table sales add primary key (id)")
 
 
+@pytest.mark.kills
 def test_memory_is_flat_at_five_million_rows(shop, target, url, rows) -> None:
     generated(shop, 5_000_000)
     process = start_ingesting("postgres__dump", target.profile, url=url, tables={"sales": None})
@@ -552,6 +553,7 @@ def until_it_waits(target: Warehouse) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize("asked", [None, {"cursor": "at"}, {"cursor": "at", "key": None}])
 def test_killed_anywhere_the_next_load_has_every_row_once(
     shop, target, url, rows, asked: dict[str, Any] | None
