@@ -41,7 +41,7 @@ TIERS = {
     "docs": "the commands of the documentation, and its site",
     "kills": "runs that are killed or stopped, and waits of minutes",
     "pull_requests": "pull requests that build the project's models beside production's",
-    "sources": "sources made from the template, with environments of their own",
+    "sources": "more cases of the sources' loads; sources made from the template",
     "terraform": "the Terraform modules",
     "operations": "deployments, health check, backup and automations, on servers of their own",
     "nightly": "more cases of what the other tiers test; .ci/run leaves them out",

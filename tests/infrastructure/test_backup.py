@@ -239,9 +239,9 @@ def test_there_is_no_database_where_none_is(other_project: Project, tmp_path: Pa
 
 
 @pytest.fixture
-def major(own_project: Project) -> int:
+def major(project: Project) -> int:
     """Of the embedded Postgres, whose programs lie beside it."""
-    return int(own_project.query("show server_version_num")[0][0]) // 10000
+    return int(project.query("show server_version_num")[0][0]) // 10000
 
 
 def recording(folder: Path, programs: Path) -> Path:

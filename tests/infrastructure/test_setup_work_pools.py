@@ -122,6 +122,7 @@ def test_the_three_pools_their_queues_and_a_second_run(with_secrets: Project) ->
     assert "made-up-warehouse" not in everything
 
 
+@pytest.mark.operations
 def test_what_somebody_changed_by_hand_is_seen_and_mended(with_secrets: Project) -> None:
     assert setup(with_secrets).returncode == 0
     pool = pools(with_secrets)["docker-pool"]

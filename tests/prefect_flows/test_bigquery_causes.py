@@ -237,6 +237,7 @@ def key_of(url: str) -> JSON:
     }
 
 
+@pytest.mark.bigquery
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
@@ -300,6 +301,7 @@ def on_google(tmp_path: Path, url: str, **output: Any) -> Project:
     return project
 
 
+@pytest.mark.bigquery
 @pytest.mark.parametrize(
     ("failure", "job_error", "cause"),
     [
@@ -333,6 +335,7 @@ def test_the_error_is_found_behind_that_of_dbt(
     assert ("Trying again" in done.stderr) == (cause is Cause.TRANSIENT)
 
 
+@pytest.mark.bigquery
 @pytest.mark.parametrize(
     ("failure", "mend"),
     [
@@ -355,6 +358,7 @@ def test_what_google_refuses_is_said_before_anything_is_run_with_what_mends_it(
     assert "terraform apply in infrastructure/terraform/gcp" in done.stderr
 
 
+@pytest.mark.bigquery
 def test_a_key_that_google_refuses_is_said_with_how_to_make_another(
     google: type[Google], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def put(url: str, content: str | bytes) -> None:
     fs.pipe_file(path, content.encode() if isinstance(content, str) else content)
 
 
+@pytest.mark.sources
 def test_a_bucket_is_an_inbox_like_a_folder(database, bucket: str) -> None:
     def load() -> dict[str, int]:
         return ingest("files__inbox", database.profile, url=bucket, min_age_seconds=0).rows
@@ -69,6 +70,7 @@ def test_a_bucket_is_an_inbox_like_a_folder(database, bucket: str) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.sources
 def test_credentials_are_given_as_a_secret_and_never_shown(database, tmp_path) -> None:
     with s3_bucket(tmp_path) as url:
         # The one that is kept for this URL knows another server.

@@ -113,6 +113,7 @@ def test_a_second_load_writes_what_is_new_or_changed(
     assert len(stars(postgres)) == 4
 
 
+@pytest.mark.sources
 def test_stars_are_kept_for_each_day(postgres: Warehouse, api: GitHub, load: Load) -> None:
     load()
     # The day passes in the warehouse: what was seen today is from yesterday.
@@ -126,6 +127,7 @@ def test_stars_are_kept_for_each_day(postgres: Warehouse, api: GitHub, load: Loa
     ]  # fmt: skip
 
 
+@pytest.mark.sources
 def test_what_leaves_the_days_stays_in_the_warehouse(
     postgres: Warehouse, api: GitHub, load: Load
 ) -> None:
@@ -138,6 +140,7 @@ def test_what_leaves_the_days_stays_in_the_warehouse(
     assert len(stars(postgres)) == 3
 
 
+@pytest.mark.sources
 def test_a_search_without_results_makes_the_tables(
     postgres: Warehouse, api: GitHub, load: Load
 ) -> None:
@@ -214,6 +217,7 @@ def test_what_github_does_not_give_is_said(api: GitHub, load: Load) -> None:
     assert f"created:{day(2)}T" in rejected.where
 
 
+@pytest.mark.sources
 def test_results_that_github_calls_incomplete_are_asked_for_again_and_said(
     api: GitHub, load: Load
 ) -> None:
@@ -226,6 +230,7 @@ def test_results_that_github_calls_incomplete_are_asked_for_again_and_said(
     assert rejected.rows == 0
 
 
+@pytest.mark.sources
 def test_rate_limits_and_faults_on_the_way_lose_nothing(
     api: GitHub, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -318,6 +323,7 @@ def test_a_changed_field_is_refused_before_anything_is_loaded(
     assert stars(postgres) == before
 
 
+@pytest.mark.sources
 def test_fields_that_may_go_or_come_do_so(postgres: Warehouse, api: GitHub, load: Load) -> None:
     load()
     for repository in api.repositories:

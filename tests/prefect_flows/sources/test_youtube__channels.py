@@ -126,6 +126,7 @@ def test_channels_videos_and_statistics_land_row_by_row(api, load, rows) -> None
     assert not any("search" in path for path in api.paths())
 
 
+@pytest.mark.sources
 def test_a_second_load_of_the_day_asks_for_no_video_again(api, load) -> None:
     load()
     api.asked.clear()
@@ -162,6 +163,7 @@ def test_new_videos_are_found_without_reading_the_old_again(api, load, rows) -> 
     assert api.paths().count("/playlistItems") <= 6
 
 
+@pytest.mark.sources
 def test_an_old_playlist_is_read_no_further_than_what_is_known(api, load) -> None:
     begin = datetime(2020, 1, 1, tzinfo=UTC)
     for number in range(400):
@@ -173,6 +175,7 @@ def test_an_old_playlist_is_read_no_further_than_what_is_known(api, load) -> Non
     assert api.paths().count("/playlistItems") == 2
 
 
+@pytest.mark.sources
 def test_pages_shift_and_double_and_nothing_is_lost(api, load, rows) -> None:
     ids = uploads(api, 120)
     query = api.answer
@@ -218,6 +221,7 @@ def test_a_budget_ends_a_load_and_the_next_goes_on_from_there(api, load, rows) -
     assert loads > 4
 
 
+@pytest.mark.sources
 def test_a_video_known_before_the_budget_ended_is_asked_for_first(api, load, rows) -> None:
     # GIVEN a budget for the channel and the list, and none for the videos on it
     done = load(channels=[WHEELS], quota_budget=2)
@@ -255,6 +259,7 @@ def test_videos_deleted_between_loads_make_none_be_passed_over(api, load, rows) 
     assert left <= {video for (video,) in rows("video_id from videos")}
 
 
+@pytest.mark.sources
 def test_a_page_s_token_that_expired_begins_the_list_again(api, load, rows) -> None:
     uploads(api, 300)
     load(channels=[WHEELS], quota_budget=7)
@@ -271,6 +276,7 @@ def test_a_page_s_token_that_expired_begins_the_list_again(api, load, rows) -> N
     assert rows("count(distinct video_id) from videos") == [(303,)]
 
 
+@pytest.mark.sources
 @pytest.mark.parametrize("units", [0, 1, 3, 8])
 def test_youtube_s_own_quota_ends_a_load_cleanly(api, load, rows, caplog, units: int) -> None:
     uploads(api, 200)
@@ -287,12 +293,14 @@ def test_youtube_s_own_quota_ends_a_load_cleanly(api, load, rows, caplog, units:
     assert load(channels=[WHEELS]).rows["videos"] == 203 - kept
 
 
+@pytest.mark.sources
 def test_retries_cost_units_too(api, load) -> None:
     api.troubles += [Answer({"error": {"message": "Backend Error"}}, 503)]
     load(channels=[WHEELS], quota_budget=4)
     assert len(api.asked) == 4
 
 
+@pytest.mark.sources
 def test_a_channel_that_youtube_does_not_know_is_said_and_the_others_load(api, load) -> None:
     unknown = "UC" + "x" * 22
     done = load(channels=[WHEELS, unknown, "@nobody", WHEELS, "waterwheels"])
@@ -305,6 +313,7 @@ def test_a_channel_that_youtube_does_not_know_is_said_and_the_others_load(api, l
         load(channels=["@nobody"])
 
 
+@pytest.mark.sources
 def test_a_channel_without_uploads_is_loaded(api, load, rows) -> None:
     api.videos = [v for v in api.videos if v["snippet"]["channelId"] == WHEELS]
     done = load()
@@ -321,6 +330,7 @@ def test_nothing_at_all_makes_the_tables(api, load, rows) -> None:
         assert rows(f"count(*) from {table}") == [(0,)]
 
 
+@pytest.mark.sources
 def test_a_private_video_is_loaded_when_it_becomes_public(api, load, rows, a_day_passes) -> None:
     api.private.add("vid-a-00002")
     assert load().rows["videos"] == 3
@@ -331,6 +341,7 @@ def test_a_private_video_is_loaded_when_it_becomes_public(api, load, rows, a_day
     assert rows("count(*) from videos") == [(4,)]
 
 
+@pytest.mark.sources
 def test_old_videos_are_not_asked_for_when_statistics_have_an_age(
     api, load, rows, a_day_passes
 ) -> None:
@@ -345,6 +356,7 @@ def test_old_videos_are_not_asked_for_when_statistics_have_an_age(
     assert done.rows["video_statistics"] == len(asked)
 
 
+@pytest.mark.sources
 def test_a_full_refresh_reads_all_again(api, load, rows) -> None:
     load()
     done = load(full_refresh=True)
@@ -397,6 +409,7 @@ def test_a_changed_field_is_refused_before_anything_is_loaded(
     assert rows("count(*) from videos") == [(4,)]
 
 
+@pytest.mark.sources
 def test_fields_that_may_go_or_come_do_so(api, load, rows) -> None:
     for video in api.videos:
         video["statistics"] = {}
@@ -467,6 +480,7 @@ def test_durations(text: Any, seconds: Any) -> None:
     assert duration_seconds({"contentDetails": {"duration": text}}) == seconds
 
 
+@pytest.mark.sources
 def test_it_is_a_flow_of_its_own_that_takes_its_key_from_a_block(
     project: Project, api: YouTube
 ) -> None:
