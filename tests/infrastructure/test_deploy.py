@@ -24,7 +24,7 @@ from tests.support.deploying import (
     of_target,
     prepared_for_deployments,
 )
-from tests.support.project import REPOSITORY, Project
+from tests.support.project import REPOSITORY, Project, until
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,18 @@ def test_one_a_target_and_prod_at_two(deployed: dict[str, dict[str, Any]]) -> No
     assert all(name.endswith("-prod") for name in schedules)
     (schedule,) = schedules["dbt-prod"]
     assert CronSchedule(**schedule["schedule"]) == CronSchedule(cron="0 2 * * *", timezone="UTC")
+
+
+def test_the_server_schedules_runs_of_a_deployment(
+    prepared: Project, deployed: dict[str, dict[str, Any]]
+) -> None:
+    scheduled = {
+        "deployments": {"id": {"any_": [deployed["dbt-prod"]["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    runs = until(lambda: prepared.asked("flow_runs", **scheduled))
+    assert {run["auto_scheduled"] for run in runs} == {True}
+    assert {run["expected_start_time"][10:16] for run in runs} == {"T02:00"}
 
 
 def test_the_registrys_password_stays_in_its_block(
