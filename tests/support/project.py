@@ -104,12 +104,22 @@ class Project:
 
     def asked(self, path: str, **body: Any) -> Any:
         """What the Prefect API answers to a filter."""
-        return httpx.post(f"{self.api_url}/{path}/filter", json=body).json()
+        return self._call("POST", f"{path}/filter", json=body).json()
 
     def delete(self, path: str) -> None:
         """Delete an object of the Prefect API; one that is gone with another is no fault."""
-        answer = httpx.delete(f"{self.api_url}/{path}")
+        answer = self._call("DELETE", path)
         assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text
+
+    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Call the Prefect API; its SQLite is locked now and then, which Prefect's client waits for."""
+
+        def answer() -> httpx.Response | None:
+            found = httpx.request(method, f"{self.api_url}/{path}", timeout=60, **arguments)
+            return None if found.status_code == httpx.codes.SERVICE_UNAVAILABLE else found
+
+        found: httpx.Response = until(answer)
+        return found
 
     def last_run(self, target: str) -> dict[str, Any]:
         flow_runs = {"name": {"any_": [target]}}
