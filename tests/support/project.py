@@ -112,7 +112,7 @@ class Project:
         assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text
 
     def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Call the Prefect API; its SQLite is locked now and then, which Prefect's client waits for."""
+        """Call the Prefect API again while its SQLite is locked, as the client of Prefect does."""
 
         def answer() -> httpx.Response | None:
             found = httpx.request(method, f"{self.api_url}/{path}", timeout=60, **arguments)
