@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from tests.support.warehouses import Warehouse
 
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.ingestion import ingest
+from tests.support.warehouses import Warehouse
 
 SOURCE = "{{ cookiecutter.__source }}"
 ROWS = f"select id, name from raw_{SOURCE}.items order by id"

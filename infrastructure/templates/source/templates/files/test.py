@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.warehouses import Warehouse
 
 from prefect_flows.errors import IngestionError
 from prefect_flows.ingestion import ingest
+from tests.support.warehouses import Warehouse
 
 SOURCE = "{{ cookiecutter.__source }}"
 ROWS = f"select id, name from raw_{SOURCE}.items order by id"

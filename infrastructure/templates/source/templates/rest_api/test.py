@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tests.support.project import serving
-from tests.support.warehouses import Warehouse
 
 from prefect_flows.errors import IngestionError
 from prefect_flows.ingestion import ingest
 from prefect_flows.sources.{{ cookiecutter.__source }} import source
+from tests.support.project import serving
+from tests.support.warehouses import Warehouse
 
 SOURCE = "{{ cookiecutter.__source }}"
 ROWS = f"select id, name from raw_{SOURCE}.items order by id"
