@@ -214,7 +214,8 @@ def find(local_dir: Path) -> PrefectServer | None:
     file = _state_file(local_dir)
     if not file.exists():
         return None
-    server = PrefectServer(**json.loads(file.read_text()))
+    found = json.loads(file.read_text())
+    server = PrefectServer(found["pid"], found["port"])
     return server if server.process() is not None else None
 
 
