@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
+from prefect_flows.environment import variables_set
 from tests.support.project import (
     SCRATCH_DBT,
     Project,
@@ -117,6 +118,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("left out")
     for tier, what in TIERS.items():
         terminalreporter.write_line(f"uv run pytest -m {tier:<13} {what}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_telemetry() -> Iterator[None]:
+    """Nothing of dlt leaves the process of a test; commands do without this variable."""
+    with variables_set({"RUNTIME__DLTHUB_TELEMETRY": "false"}):
+        yield
 
 
 @pytest.fixture(scope="session")

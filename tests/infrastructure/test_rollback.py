@@ -111,7 +111,7 @@ def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Work
     project = worker.project
     done = project.run(
         "-m", "prefect", "deployment", "run", "dbt-full-pipeline/dbt-dev",
-        "-p", 'skip=["ingest", "docs"]', "-p", "full_refresh=true",
+        "-p", 'skip=["docs"]',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     dev = deployments(project)["dbt-dev"]["id"]

@@ -23,24 +23,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cannot create BigQuery Storage c
 @pytest.fixture(params=["postgres", "bigquery"])
 def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dlt.Pipeline]:
     """A pipeline into an empty dataset."""
-    with variables_set({"RUNTIME__DLTHUB_TELEMETRY": "false"}):
-        if request.param == "postgres":
-            server = postgres.start(tmp_path / "local")
-            try:
-                yield made({"type": "postgres", "host": server.host, "port": server.port,
-                            "user": "postgres", "password": "", "dbname": "millrace"},
-                           tmp_path)  # fmt: skip
-            finally:
-                postgres.stop(tmp_path / "local")
-        else:
-            bigquery = request.getfixturevalue("bigquery")
-            endpoint = {"BIGQUERY_EMULATOR_HOST": bigquery.proxy.url}
-            project = f"unfinished-{uuid.uuid4().hex[:8]}"
-            with variables_set(bigquery.environment | endpoint):
-                yield made({"type": "bigquery", "method": "oauth-secrets", "token": "made-up",
-                            "schema": "dev",
-                            "project": project, "location": "US",
-                            "api_endpoint": bigquery.proxy.url}, tmp_path)  # fmt: skip
+    if request.param == "postgres":
+        server = postgres.start(tmp_path / "local")
+        try:
+            yield made({"type": "postgres", "host": server.host, "port": server.port,
+                        "user": "postgres", "password": "", "dbname": "millrace"},
+                       tmp_path)  # fmt: skip
+        finally:
+            postgres.stop(tmp_path / "local")
+    else:
+        bigquery = request.getfixturevalue("bigquery")
+        endpoint = {"BIGQUERY_EMULATOR_HOST": bigquery.proxy.url}
+        project = f"unfinished-{uuid.uuid4().hex[:8]}"
+        with variables_set(bigquery.environment | endpoint):
+            yield made({"type": "bigquery", "method": "oauth-secrets", "token": "made-up",
+                        "schema": "dev",
+                        "project": project, "location": "US",
+                        "api_endpoint": bigquery.proxy.url}, tmp_path)  # fmt: skip
 
 
 def made(output: dict[str, object], folder: Path) -> dlt.Pipeline:

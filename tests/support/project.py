@@ -60,13 +60,13 @@ class Project:
         )
 
     def variables(self, **environment: str) -> dict[str, str]:
-        """A clean environment: an empty home, none of this shell's settings of Prefect or dbt."""
+        """A clean environment: an empty home, nothing of this shell's Prefect, dbt or dlt."""
         home = self.folder.parent / "home"
         home.mkdir(exist_ok=True)
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG"))
+            if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG", "RUNTIME__"))
         }
         return inherited | {
             "HOME": str(home),
