@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ TIERS = {
     "delivery": "deliveries to a host and to a cluster",
     "docs": "the commands of the documentation, and its site",
     "kills": "runs that are killed or stopped, and waits of minutes",
+    "models": "the project's models on the tables of a quickstart, and the quickstart",
     "pull_requests": "pull requests that build the project's models beside production's",
     "sources": "more cases of the sources' loads; sources made from the template",
     "terraform": "the Terraform modules",
@@ -142,11 +144,16 @@ def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+def give_database(project: Project, prefect_database: Path) -> None:
+    """Spare the first start of a Prefect server its migrations."""
+    (project.local / "prefect").mkdir(parents=True)
+    shutil.copy(prefect_database, project.local / "prefect")
+
+
 @contextmanager
 def servers_up(project: Project, prefect_database: Path) -> Iterator[Project]:
     """The embedded Postgres and a Prefect server of a copy of the project, while it lasts."""
-    (project.local / "prefect").mkdir(parents=True)
-    shutil.copy(prefect_database, project.local / "prefect")
+    give_database(project, prefect_database)
     try:
         done = project.run("-m", "infrastructure.local", "up")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -155,39 +162,51 @@ def servers_up(project: Project, prefect_database: Path) -> Iterator[Project]:
         stop_servers(project)
 
 
+@dataclass
+class Servers:
+    """A project with its servers, and whether the blocks of `dev` are all that is in Prefect."""
+
+    project: Project
+    is_set_up: bool = False
+
+    def empty(self) -> None:
+        """Leave nothing in the Prefect server but what it makes itself."""
+        for path in ("automations", "deployments", "flows", "work_pools", "variables"):
+            for found in self.project.asked(path):
+                name = found["name" if path == "work_pools" else "id"]
+                self.project.delete(f"{path}/{name}")
+        for document in self.project.asked("block_documents"):
+            self.project.delete(f"block_documents/{document['id']}")
+        for limit in self.project.asked("v2/concurrency_limits"):
+            self.project.delete(f"v2/concurrency_limits/{limit['id']}")
+        (self.project.folder / "dbt" / "profiles.yml").unlink(missing_ok=True)
+        self.is_set_up = False
+
+
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Project]:
-    """The project with its servers and the blocks of `dev`; its warehouse is empty."""
+def servers(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Servers]:
+    """The servers of a worker, which its files use one after the other."""
     project = copy_of_the_project(tmp_path_factory.mktemp("project") / "millrace")
     with servers_up(project, prefect_database):
-        done = project.setup()
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield project
-
-
-@pytest.fixture(scope="session")
-def shared_servers(
-    tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
-) -> Iterator[Project]:
-    """What `other_project` empties for each file."""
-    project = copy_of_the_project(tmp_path_factory.mktemp("other") / "millrace")
-    with servers_up(project, prefect_database):
-        yield project
+        yield Servers(project)
 
 
 @pytest.fixture(scope="module")
-def other_project(shared_servers: Project) -> Project:
-    """A second project, whose Prefect server is empty: for tests that change all blocks."""
-    for path in ("automations", "deployments", "flows", "work_pools", "variables"):
-        for found in shared_servers.asked(path):
-            name = found["name" if path == "work_pools" else "id"]
-            shared_servers.delete(f"{path}/{name}")
-    for document in shared_servers.asked("block_documents"):
-        shared_servers.delete(f"block_documents/{document['id']}")
-    for limit in shared_servers.asked("v2/concurrency_limits"):
-        shared_servers.delete(f"v2/concurrency_limits/{limit['id']}")
-    (shared_servers.folder / "dbt" / "profiles.yml").unlink(missing_ok=True)
-    return shared_servers
+def project(servers: Servers) -> Project:
+    """The project with its servers and the blocks of `dev`; its warehouse is empty."""
+    if not servers.is_set_up:
+        done = servers.project.setup()
+        assert done.returncode == 0, done.stdout + done.stderr
+        servers.is_set_up = True
+    return servers.project
+
+
+@pytest.fixture(scope="module")
+def other_project(servers: Servers) -> Iterator[Project]:
+    """The same with an empty Prefect server, for tests that change all blocks."""
+    servers.empty()
+    yield servers.project
+    servers.empty()
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +220,12 @@ def own_project(
 
 
 @pytest.fixture(scope="session")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
+def quickstart(
+    tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
+) -> Iterator[Quickstart]:
     """The servers, blocks and tables that the first command makes; stopped at the end."""
     project = copy_of_the_project(tmp_path_factory.mktemp("quickstart") / "millrace")
+    give_database(project, prefect_database)
     try:
         done = project.run("-m", "infrastructure.quickstart")
         assert done.returncode == 0, done.stdout + done.stderr

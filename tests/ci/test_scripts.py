@@ -195,7 +195,7 @@ def test_pins_that_cannot_be_written_leave_both_files_as_they_are(tmp_path: Path
 
 
 ALL = {
-    "tests": '["fast", "bigquery", "conformance kills operations", "browser ci docs terraform", '
+    "tests": '["fast", "bigquery", "conformance kills models operations", "browser ci docs terraform", '
     '"delivery pull_requests sources"]',
     "image": "true",
 }
@@ -209,8 +209,8 @@ NONE = {"tests": "[]", "image": "false"}
         (["CHANGELOG.md", "SECURITY.md"], NONE),
         ([".github/dependabot.yml"], NONE),
         (["documentation/systemd.md"], ALL | {"image": "false"}),
-        (["dbt/models/b.sql"], ALL | {"tests": '["models"]'}),
-        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["models","docs"]'}),
+        (["dbt/models/b.sql"], ALL | {"tests": '["fast","models"]'}),
+        (["dbt/models/b.sql", "README.md"], ALL | {"tests": '["fast","models","docs"]'}),
         (["dbt/models/b.sql", "tests/test_repository.py"], ALL),
         (["tests/test_repository.py"], ALL | {"image": "false"}),
         (["prefect_flows/run.py"], ALL),

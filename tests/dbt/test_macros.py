@@ -11,6 +11,8 @@ import pytest
 from infrastructure.local import postgres
 from tests.support.warehouses import Warehouse, on_postgres
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:

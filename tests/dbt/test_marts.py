@@ -10,6 +10,8 @@ import pytest
 from tests.support.project import Project
 from tests.support.frames import kinds, same, same_table, table
 
+pytestmark = pytest.mark.models
+
 TABLES = ["flights", "weather", "planes", "airports", "airlines"]
 NEW_YORK, DAY, MINUTE = "America/New_York", pd.Timedelta(days=1), pd.Timedelta(minutes=1)
 # The four destinations that the list of airports lacks; they share one clock all year.

@@ -52,7 +52,9 @@ class Ground:
     environment: dict[str, str]
 
 
-@pytest.fixture(scope="module", params=["postgres", "bigquery"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("postgres", marks=pytest.mark.models), "bigquery"]
+)
 def ground(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ground]:
@@ -132,6 +134,7 @@ def dbt(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
     return dbt_of(ground.profile, tmp_path_factory.mktemp("dbt"), ground.environment)
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     "off",
     [SOURCES, *(pytest.param(off, marks=pytest.mark.nightly) for off in (SOURCES[:1], SOURCES[1:], []))],

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from tests.support.project import Project
+
+pytestmark = pytest.mark.models
 
 
 def test_a_statement_names_its_target_its_node_and_its_run(project: Project) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.project import Quickstart
 
+pytestmark = pytest.mark.models
+
 
 def test_it_shows_every_step_and_ends_with_a_summary(quickstart: Quickstart) -> None:
     said = quickstart.done.stdout

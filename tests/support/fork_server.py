@@ -16,20 +16,23 @@ from __future__ import annotations
 import array
 import atexit
 import gc
+import importlib.util
+import inspect
 import io
 import json
 import os
-import runpy
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import types
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -167,6 +170,8 @@ def serve(address: str) -> Request:
         warnings.simplefilter("ignore")  # of a library about another one
         for name in LIBRARIES:
             import_module(name)
+    # dbt and pydantic ask which modules their callers belong to; the answer is kept.
+    inspect.stack()
     gc.collect()
     gc.freeze()
     sys.stdout.write("ready\n")
@@ -231,17 +236,26 @@ def _become(request: Request, streams: Sequence[int]) -> None:
 
 def main(address: str) -> None:
     request = serve(address)
-    if request.arguments[0] == "-m":
-        sys.argv = [request.arguments[1], *request.arguments[2:]]
-        # `python -m` executes a module anew; `import` of it then gives a second one.
-        sys.modules.pop(request.arguments[1], None)
-        runpy.run_module(request.arguments[1], run_name="__main__", alter_sys=True)
-    elif request.arguments[0] == "-c":
-        sys.argv = ["-c", *request.arguments[2:]]
-        exec(compile(request.arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+    first, *rest = request.arguments
+    module = types.ModuleType("__main__")
+    if first == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        code = compile(rest[0], "<string>", "exec")
+    elif first == "-m":
+        spec = importlib.util.find_spec(rest[0])
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{rest[0]}.__main__")
+        if spec is None or not isinstance(spec.loader, SourceFileLoader) or spec.origin is None:
+            raise SystemExit(f"No module named {rest[0]}")
+        sys.argv = [spec.origin, *rest[1:]]
+        module.__file__, module.__spec__, module.__package__ = spec.origin, spec, spec.parent
+        code = spec.loader.get_code(spec.name)
     else:
         sys.argv = list(request.arguments)
-        runpy.run_path(request.arguments[0], run_name="__main__")
+        module.__file__ = first
+        code = compile(Path(first).read_bytes(), first, "exec")
+    sys.modules["__main__"] = module
+    exec(code, module.__dict__)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def _chats(found: Receivers, context: ssl.SSLContext) -> Iterator[int]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Chat)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield server.server_port

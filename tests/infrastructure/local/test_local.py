@@ -12,44 +12,44 @@ import psutil
 import psycopg2
 import pytest
 
-from tests.support.project import REPOSITORY, Project, Quickstart, copy_of_the_project, stop_servers
+from tests.support.project import REPOSITORY, Project, copy_of_the_project, stop_servers
 
 
 def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return project.run("-m", "infrastructure.local", *arguments)
 
 
-def test_up_again_finds_both_running(shared_servers: Project) -> None:
-    before = shared_servers.server
-    done = local(shared_servers, "up")
+def test_up_again_finds_both_running(project: Project) -> None:
+    before = project.server
+    done = local(project, "up")
     assert done.returncode == 0, done.stderr
-    assert shared_servers.server == before
-    assert local(shared_servers, "status").returncode == 0
+    assert project.server == before
+    assert local(project, "status").returncode == 0
 
 
-def test_a_running_server_does_not_move_to_another_port(shared_servers: Project) -> None:
-    done = local(shared_servers, "up", "--port", "1")
+def test_a_running_server_does_not_move_to_another_port(project: Project) -> None:
+    done = local(project, "up", "--port", "1")
     assert done.returncode == 2
-    assert f"already runs, on port {shared_servers.server['port']}" in done.stderr
+    assert f"already runs, on port {project.server['port']}" in done.stderr
 
 
-def test_the_ui_calls_its_own_port(shared_servers: Project) -> None:
-    port = shared_servers.server["port"]
+def test_the_ui_calls_its_own_port(project: Project) -> None:
+    port = project.server["port"]
     settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
     assert settings["api_url"] == f"http://127.0.0.1:{port}/api"
-    variables = psutil.Process(shared_servers.server["pid"]).environ()
+    variables = psutil.Process(project.server["pid"]).environ()
     assert variables["PREFECT_UI_URL"] == f"http://127.0.0.1:{port}"
 
 
-def test_postgres_is_closed_to_the_network_and_to_other_users(shared_servers: Project) -> None:
-    dev = shared_servers.dev
+def test_postgres_is_closed_to_the_network_and_to_other_users(project: Project) -> None:
+    dev = project.dev
     assert Path(dev["host"]).stat().st_mode & 0o777 == 0o700
-    postmaster = int((shared_servers.local / "postgres" / "postmaster.pid").read_text().split()[0])
+    postmaster = int((project.local / "postgres" / "postmaster.pid").read_text().split()[0])
     assert psutil.Process(postmaster).net_connections("tcp") == []
 
 
-def test_the_home_of_the_server_is_private(shared_servers: Project) -> None:
-    assert (shared_servers.local / "prefect").stat().st_mode & 0o777 == 0o700
+def test_the_home_of_the_server_is_private(project: Project) -> None:
+    assert (project.local / "prefect").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.operations
@@ -88,9 +88,9 @@ def test_a_server_that_was_killed_is_started_anew(own_project: Project) -> None:
 
 @pytest.mark.operations
 def test_another_port_is_found_when_the_usual_one_is_taken(
-    quickstart: Quickstart, shared_servers: Project
+    project: Project, own_project: Project
 ) -> None:
-    ports = {quickstart.project.server["port"], shared_servers.server["port"]}
+    ports = {project.server["port"], own_project.server["port"]}
     assert len(ports) == 2
 
 
