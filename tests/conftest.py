@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from prefect_flows.environment import variables_set
+from tests.support import fork_server
 from tests.support.project import (
     SCRATCH_DBT,
     Project,
@@ -62,6 +63,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = tempfile.mkdtemp(prefix="millrace-tests-")
     for tier, what in TIERS.items():
         config.addinivalue_line("markers", f"{tier}: {what}")
+    # The tests of a few files may need no commands, and then wait for nothing.
+    is_worker = hasattr(config, "workerinput")
+    if config.args_source is not pytest.Config.ArgsSource.ARGS and not is_worker:
+        fork_server.start()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -195,8 +195,8 @@ def test_pins_that_cannot_be_written_leave_both_files_as_they_are(tmp_path: Path
 
 
 ALL = {
-    "tests": '["fast", "bigquery", "conformance kills models operations", "browser ci docs terraform", '
-    '"delivery pull_requests sources"]',
+    "tests": '["fast", "bigquery", "conformance kills models operations", '
+    '"browser ci docs terraform", "delivery pull_requests sources"]',
     "image": "true",
 }
 NONE = {"tests": "[]", "image": "false"}

@@ -8,7 +8,7 @@ beforehand; the project's own modules come from the command's PYTHONPATH, as usu
 
 Output goes to files, not pipes, so a server that a command leaves running does not delay its end.
 The fork server listens on a Unix socket and ends when its standard input closes, that is with the
-process that started it.
+process that started it: pytest's own, so that all workers share it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import tempfile
 import types
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -52,6 +51,8 @@ LIBRARIES = (
     "prometheus_client", "typer", "rich.console", "rich.table", "rich.live",
 )  # fmt: skip
 STATUS = struct.Struct("i")
+# The variable that names the server's socket.
+ADDRESS = "FORK_SERVER_ADDRESS"
 
 
 class Request(NamedTuple):
@@ -65,26 +66,23 @@ class Request(NamedTuple):
 # In the process of the test.
 
 
-@cache
-def _address() -> str:
-    """Start this process's server; its socket."""
+def start() -> None:
+    """Start the server of this process and of those that it starts; it ends with this process."""
     folder = tempfile.TemporaryDirectory(prefix="fork-server-")
-    address = f"{folder.name}/socket"
     clean = {
         name: value for name, value in os.environ.items()
         if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG"))
     }  # fmt: skip
-    server = subprocess.Popen(
-        [sys.executable, __file__, address],
-        env=clean | {"PREFECT_HOME": f"{folder.name}/prefect", "HOME": folder.name},
-        cwd=folder.name,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert server.stdout is not None
-    assert server.stdin is not None
-    ready = server.stdout.readline()
-    assert ready == b"ready\n", f"the fork server ended with {server.wait()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder.name}/socket")
+        listener.listen()
+        server = subprocess.Popen(
+            [sys.executable, __file__, str(listener.fileno())],
+            env=clean | {"PREFECT_HOME": f"{folder.name}/prefect", "HOME": folder.name},
+            cwd=folder.name,
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+        )
 
     def stop() -> None:
         assert server.stdin is not None
@@ -93,7 +91,7 @@ def _address() -> str:
         folder.cleanup()
 
     atexit.register(stop)
-    return address
+    os.environ[ADDRESS] = f"{folder.name}/socket"
 
 
 def run(
@@ -119,7 +117,9 @@ def run(
     ):
         stdin.write((input or "").encode())
         stdin.seek(0)
-        connection.connect(_address())
+        if ADDRESS not in os.environ:
+            start()
+        connection.connect(os.environ[ADDRESS])
         streams = array.array("i", [file.fileno() for file in (stdin, stdout, stderr)])
         body = json.dumps(request).encode()
         connection.sendmsg(
@@ -158,14 +158,11 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 # In the server, and in its children.
 
 
-def serve(address: str) -> Request:
+def serve(listener: socket.socket) -> Request:
     """Serve until the parent ends; returns in a child only, which then is the command."""
     # A child's status belongs to the process between it and this one.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a library about another one
         for name in LIBRARIES:
@@ -174,8 +171,6 @@ def serve(address: str) -> Request:
     inspect.stack()
     gc.collect()
     gc.freeze()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
     if os.fork() == 0:
         # Nothing is ever written to standard input: it closes when the parent ends.
         sys.stdin.read()
@@ -234,8 +229,8 @@ def _become(request: Request, streams: Sequence[int]) -> None:
     prefect.logging.configuration.setup_logging()
 
 
-def main(address: str) -> None:
-    request = serve(address)
+def main(listener: socket.socket) -> None:
+    request = serve(listener)
     first, *rest = request.arguments
     module = types.ModuleType("__main__")
     if first == "-c":
@@ -259,4 +254,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(socket.socket(fileno=int(sys.argv[1])))

@@ -66,7 +66,7 @@ class Project:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG", "RUNTIME__"))
+            if not name.startswith(("PREFECT_", "DBT_", "MILLRACE_", "PG", "RUNTIME__", "FORK_"))
         }
         return inherited | {
             "HOME": str(home),
