@@ -139,7 +139,7 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     done = run(notified, told)
     # THEN the run failed for its own reason, and not much later than without
     assert done.returncode == 1
-    assert time.monotonic() - started < usual + 15
+    assert time.monotonic() - started < 3 * usual + 15
     assert "division by zero" in done.stderr
     log = done.stdout + done.stderr
     assert "Nobody could be told by block slack-webhook/notify-scratch--team: " in log
