@@ -27,7 +27,7 @@ from tests.support.project import Project
 
 PREFECT_YAML = """
 name: health
-prefect-version: 3.8.8
+prefect-version: 3.9.1
 pull: []
 deployments:
   - name: dbt-dev

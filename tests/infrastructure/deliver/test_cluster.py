@@ -31,7 +31,7 @@ pytestmark = [
         reason="SKIPPED: kubectl is not on this machine, so nothing is delivered by it",
     ),
 ]
-WORKER_IMAGE = "prefecthq/prefect:3.8.8-python3.11-kubernetes"
+WORKER_IMAGE = "prefecthq/prefect:3.9.1-python3.11-kubernetes"
 AUTH = "millrace:made-up-password"
 SHIM = """\
 #!{python}
