@@ -139,7 +139,7 @@ def test_a_rate_limit_that_lasts_too_long_is_not_waited_for(server: GitHubServer
     started = time.monotonic()
     with pytest.raises(GitHubRefuses, match="GitHub refuses: 403") as refused:
         write()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert refused.value.mend == "GitHub's rate limit is reached: do this again later"
 
 

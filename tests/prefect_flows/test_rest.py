@@ -117,7 +117,7 @@ def test_a_rate_limit_is_waited_for(api, limit) -> None:
     api.troubles.append(limit())
     begin = time.monotonic()
     assert read(api) == BOTH
-    assert 0.4 < time.monotonic() - begin < 5
+    assert 0.4 < time.monotonic() - begin < 30
     assert len(api.asked) == 3
 
 
@@ -149,7 +149,7 @@ def test_a_limit_longer_than_the_patience_says_until_when(api) -> None:
         f"  mend:  run it again after {until}; a token allows more"
     )
     assert error.value.retryable
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 30
 
 
 def test_the_waits_of_a_call_are_bounded_together(api) -> None:

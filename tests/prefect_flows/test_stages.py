@@ -29,7 +29,7 @@ def test_it_stops_the_stage_and_leaves_the_handler_as_it_was(handler) -> None:
         started = time.monotonic()
         with pytest.raises(StageTimedOut, match=r"dbt-run did not end within 0\.3 s"):
             as_function("dbt-run", POLICY, too_long)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
