@@ -110,7 +110,14 @@ def pytest_collection_modifyitems(
             chosen.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-    items[:] = sorted(chosen, key=lambda item: "quickstart" not in item.fixturenames)
+    # What takes longest begins first, so that no worker ends long after the others.
+    items[:] = sorted(
+        chosen,
+        key=lambda item: (
+            "quickstart" not in item.fixturenames,
+            item.get_closest_marker("kills") is None,
+        ),
+    )
     yield
     # A pytest that pytest-xdist does not know runs without groups, and starts every server twice.
     if getattr(config.option, "loadgroup", False):
@@ -149,16 +156,9 @@ def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
-def give_database(project: Project, prefect_database: Path) -> None:
-    """Spare the first start of a Prefect server its migrations."""
-    (project.local / "prefect").mkdir(parents=True)
-    shutil.copy(prefect_database, project.local / "prefect")
-
-
 @contextmanager
-def servers_up(project: Project, prefect_database: Path) -> Iterator[Project]:
+def servers_up(project: Project) -> Iterator[Project]:
     """The embedded Postgres and a Prefect server of a copy of the project, while it lasts."""
-    give_database(project, prefect_database)
     try:
         done = project.run("-m", "infrastructure.local", "up")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -191,8 +191,8 @@ class Servers:
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Servers]:
     """The servers of a worker, which its files use one after the other."""
-    project = copy_of_the_project(tmp_path_factory.mktemp("project") / "millrace")
-    with servers_up(project, prefect_database):
+    project = copy_of_the_project(tmp_path_factory.mktemp("project") / "millrace", prefect_database)
+    with servers_up(project):
         yield Servers(project)
 
 
@@ -219,8 +219,8 @@ def own_project(
     tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
 ) -> Iterator[Project]:
     """A project with servers of its own, for tests that stop or replace them."""
-    project = copy_of_the_project(tmp_path_factory.mktemp("own") / "millrace")
-    with servers_up(project, prefect_database):
+    project = copy_of_the_project(tmp_path_factory.mktemp("own") / "millrace", prefect_database)
+    with servers_up(project):
         yield project
 
 
@@ -229,8 +229,9 @@ def quickstart(
     tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
 ) -> Iterator[Quickstart]:
     """The servers, blocks and tables that the first command makes; stopped at the end."""
-    project = copy_of_the_project(tmp_path_factory.mktemp("quickstart") / "millrace")
-    give_database(project, prefect_database)
+    project = copy_of_the_project(
+        tmp_path_factory.mktemp("quickstart") / "millrace", prefect_database
+    )
     try:
         done = project.run("-m", "infrastructure.quickstart")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -119,9 +119,9 @@ def test_a_test_that_gives_another_command_is_seen() -> None:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def ground(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Project]:
     """A project after a quickstart of its own: others would find what pages leave behind."""
-    project = copy_of_the_project(tmp_path_factory.mktemp("pages") / "millrace")
+    project = copy_of_the_project(tmp_path_factory.mktemp("pages") / "millrace", prefect_database)
     try:
         done = project.run("-m", "infrastructure.quickstart")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -82,7 +82,14 @@ def prepared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def two_releases(prepared: Project) -> Project:
-    for version in (FIRST, SECOND):
+    """The second of two releases; what an earlier test left of them is taken up."""
+    found = deployments(prepared).get("dbt-dev", {"version": None})["version"]
+    missing = {
+        None: (FIRST, SECOND),
+        FIRST["MILLRACE_VERSION"]: (SECOND,),
+        SECOND["MILLRACE_VERSION"]: (),
+    }
+    for version in missing[found]:
         done = deploy(prepared, "dev", **version)
         assert done.returncode == 0, done.stdout
     return prepared

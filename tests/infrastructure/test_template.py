@@ -137,9 +137,13 @@ def test_elsewhere_it_says_where(bare: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def generated(
+    tmp_path_factory: pytest.TempPathFactory, prefect_database: Path
+) -> Iterator[Project]:
     """A copy of the project with a source of each kind, and servers of its own."""
-    project = copy_of_the_project(tmp_path_factory.mktemp("template") / "millrace")
+    project = copy_of_the_project(
+        tmp_path_factory.mktemp("template") / "millrace", prefect_database
+    )
     for source, kind in KINDS.items():
         done = generate(project.folder, *source.split("__"), kind)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from infrastructure.local import postgres
 from tests.support.project import REPOSITORY, SCRATCH_DBT, Project
 
+pytestmark = pytest.mark.operations
+
 SOURCES = {
     "version": 2,
     "sources": [

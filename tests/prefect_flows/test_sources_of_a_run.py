@@ -224,6 +224,7 @@ NOT_LONG = {"MILLRACE_STAGES__EXTRACT__RETRIES": "1",
             "MILLRACE_STAGES__EXTRACT__RETRY_DELAY_SECONDS": "0.1"}  # fmt: skip
 
 
+@pytest.mark.operations
 def test_what_a_source_cannot_bring_in_is_told_once(
     scratch: Scratch, url: str, inbox: Path, receiver: Receiver
 ) -> None:

@@ -147,9 +147,9 @@ def test_the_lease_of_a_killed_run_ends_by_itself(scratch: Scratch) -> None:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path, scratch: Scratch) -> Iterator[Project]:
+def own_server(tmp_path: Path, scratch: Scratch, prefect_database: Path) -> Iterator[Project]:
     """A Prefect server that may be stopped, with the block of the scratch target."""
-    project = copy_of_the_project(tmp_path / "own" / "millrace")
+    project = copy_of_the_project(tmp_path / "own" / "millrace", prefect_database)
     try:
         done = project.run("-m", "infrastructure.local", "up")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -108,8 +108,10 @@ with socket.create_server((prefect_server.HOST, server.port)):
 
 
 @pytest.mark.operations
-def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(tmp_path: Path) -> None:
-    project = copy_of_the_project(tmp_path / "millrace")
+def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(
+    tmp_path: Path, prefect_database: Path
+) -> None:
+    project = copy_of_the_project(tmp_path / "millrace", prefect_database)
     try:
         done = project.run("-c", LOSES_ITS_PORT)
         assert done.returncode == 0, done.stderr
@@ -156,8 +158,10 @@ def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.operations
-def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
-    project = copy_of_the_project(tmp_path / ("long-" * 15) / "millrace")
+def test_a_path_too_long_for_a_socket_is_no_obstacle(
+    tmp_path: Path, prefect_database: Path
+) -> None:
+    project = copy_of_the_project(tmp_path / ("long-" * 15) / "millrace", prefect_database)
     try:
         done = local(project, "up")
         assert done.returncode == 0, done.stdout + done.stderr

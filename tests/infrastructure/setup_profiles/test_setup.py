@@ -452,6 +452,7 @@ def test_an_api_that_is_down(other_project: Project, empty_api: Api) -> None:
     assert not (other_project.folder / "dbt" / "profiles.yml").exists()
 
 
+@pytest.mark.operations
 def test_connections_are_tested_one_by_one(other_project: Project, api: Api) -> None:
     good = other_project.dev
     file = outputs(other_project, {"bad": good | {"database": "nowhere"}, "dev": good}, {})

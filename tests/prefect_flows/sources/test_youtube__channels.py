@@ -196,6 +196,7 @@ def test_pages_shift_and_double_and_nothing_is_lost(api, load, rows) -> None:
     assert set(ids) < {video for (video,) in rows("video_id from videos")}
 
 
+@pytest.mark.sources
 def test_a_budget_ends_a_load_and_the_next_goes_on_from_there(api, load, rows) -> None:
     # GIVEN 510 videos, which take a call for the channel, 11 for the list, and 11 for themselves
     uploads(api, 507)
@@ -441,6 +442,7 @@ def test_a_key_that_is_refused_is_said_without_it(api, load, caplog, refusal, sa
     assert not error.value.retryable
 
 
+@pytest.mark.sources
 def test_faults_on_the_way_lose_nothing(api, load, rows) -> None:
     api.troubles += [
         Answer({"items": []}, cut=4),
