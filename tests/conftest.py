@@ -180,6 +180,9 @@ class Servers:
             for found in self.project.asked(path):
                 name = found["name" if path == "work_pools" else "id"]
                 self.project.delete(f"{path}/{name}")
+        releases = {"key": {"like_": "releases-"}}
+        for artifact in self.project.asked("artifacts", artifacts=releases):
+            self.project.delete(f"artifacts/{artifact['id']}")
         for document in self.project.asked("block_documents"):
             self.project.delete(f"block_documents/{document['id']}")
         for limit in self.project.asked("v2/concurrency_limits"):

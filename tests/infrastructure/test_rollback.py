@@ -75,8 +75,8 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def prepared(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    with prepared_for_deployments(project, tmp_path_factory.mktemp("outputs")) as prepared:
+def prepared(other_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    with prepared_for_deployments(other_project, tmp_path_factory.mktemp("outputs")) as prepared:
         yield prepared
 
 
