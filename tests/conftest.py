@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 
 # Tests that need more than Python, pip and git, or many minutes. `uv run pytest` leaves them out
-# unless their file is named; `uv run pytest -m NAME` runs a tier. CONTRIBUTING.md has their times.
+# unless their file is named; `uv run pytest -m NAME` runs a tier, and documentation/testing.md has
+# their minutes.
 TIERS = {
     "bigquery": "a BigQuery emulator and Google's SQL analyzer",
     "browser": "pages in Chromium",
