@@ -34,12 +34,15 @@ class Column:
         hints: dlt's, where Arrow does not say it.
         arrow: type that its values are turned into; none where they come as they should.
         required: whether it is of the key, and never null.
+        ordered: what a cursor is compared by, in the source's SQL, in the order that its values
+            have here too; none where the two orders differ.
     """
 
     expression: str
     hints: Mapping[str, Any] = field(default_factory=dict)
     arrow: pa.DataType | None = None
     required: bool = False
+    ordered: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ def place_of(engine: sqlalchemy.Engine) -> str:
 def relation(quote: Quote, name: str, dump: Dump, schema_name: str | None) -> str:
     """What stands behind `from`: the table, or the query in brackets."""
     if dump.query is not None:
-        return f"({dump.query.rstrip().rstrip(';')}) as dump"
+        # On a line of its own: the last one of the query may end with a comment.
+        return f"({dump.query.rstrip().rstrip(';')}\n) as dump"
     schema = dump.schema_name or schema_name
     table = quote(dump.table or name)
     return table if schema is None else f"{quote(schema)}.{table}"
@@ -155,20 +159,24 @@ def _key_of(engine: sqlalchemy.Engine, name: str, dump: Dump, schema_name: str |
     return list(found["constrained_columns"])
 
 
+def as_written(sql: str) -> sqlalchemy.TextClause:
+    """SQL that SQLAlchemy sends as it is: `text` takes `:word` for a parameter, in literals too."""
+    return sqlalchemy.text(sql.replace(":", r"\:"))
+
+
 def statement(
-    quote: Quote,
-    source: str,
-    columns: Mapping[str, Column],
-    since: Since | None,
+    source: str, columns: Mapping[str, Column], since: Since | None
 ) -> sqlalchemy.Select[Any]:
     """The select: the columns, and where a load ended before, only what is not below it."""
     asked: list[Any] = [
         sqlalchemy.literal_column(column.expression).label(name) for name, column in columns.items()
     ]
-    select = sqlalchemy.select(*asked).select_from(sqlalchemy.text(source))
+    select = sqlalchemy.select(*asked).select_from(as_written(source))
     if since is None:
         return select
-    place: sqlalchemy.ColumnClause[Any] = sqlalchemy.literal_column(quote(since.cursor))
+    place: sqlalchemy.ColumnClause[Any] = sqlalchemy.literal_column(
+        str(columns[since.cursor].ordered)
+    )
     value = sqlalchemy.literal(since.value)
     return select.where((place >= value if since.again else place > value) | place.is_(None))
 

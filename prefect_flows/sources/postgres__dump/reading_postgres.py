@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,15 @@ AS_THEY_ARE = {"float4": "::float8", "oid": "::int8"} | dict.fromkeys(
     ),
     "",
 )  # fmt: skip
+# Types whose values have one order in the server, in Arrow and in Python; and texts, which have it
+# when they are compared by their bytes, whatever their collation.
+ORDERED = dict.fromkeys(
+    (
+        "int2", "int4", "int8", "oid", "float4", "float8", "numeric", "date", "timestamp",
+        "timestamptz", "uuid",
+    ),
+    "",
+) | dict.fromkeys(("text", "varchar", "name"), ' collate "C"')  # fmt: skip
 # Arrow's 64 bits are no precision to dlt, whose contract would not see that a column got wider.
 WIDE_INTEGER = {"data_type": "bigint", "precision": 64}
 # A table of fewer pages (of 8 KB) is not read in parts.
@@ -70,8 +80,11 @@ class PostgresReader:
             described = cursor.description
             types = self._types(connection, {column.type_code for column in described})
             columns = {
-                column.name: self._column(
-                    column.name, *types[column.type_code], column.precision, column.scale
+                column.name: replace(
+                    self._column(
+                        column.name, *types[column.type_code], column.precision, column.scale
+                    ),
+                    ordered=_ordered(column.name, *types[column.type_code]),
                 )
                 for column in described
             }
@@ -100,9 +113,11 @@ class PostgresReader:
                 empty = True
                 for batch in reader:
                     empty = False
-                    yield self._as_wanted(name, pa.Table.from_batches([batch]), columns, as_text)
+                    data = pa.Table.from_batches([batch])
+                    yield self._as_wanted(name, dump, data, columns, as_text)
                 if empty:
-                    yield self._as_wanted(name, reader.schema.empty_table(), columns, as_text)
+                    data = reader.schema.empty_table()
+                    yield self._as_wanted(name, dump, data, columns, as_text)
 
     def no_rows(self, name: str, dump: Dump, columns: Mapping[str, Column]) -> pa.Table:
         """What `read` gives of an empty table: its columns, as Arrow has them."""
@@ -112,7 +127,8 @@ class PostgresReader:
         with said_of(self._engine, name), dbapi.connect(self._uri) as connection:  # noqa: SIM117
             with connection.cursor() as asked:
                 asked.execute(sql)
-                return self._as_wanted(name, asked.fetch_arrow_table(), columns, as_text=False)
+                data = asked.fetch_arrow_table()
+                return self._as_wanted(name, dump, data, columns, as_text=False)
 
     def copy(
         self, name: str, dump: Dump, expressions: Iterable[str], folder: Path
@@ -153,7 +169,7 @@ class PostgresReader:
     ) -> str:
         source = relation(_quoted, name, dump, self._schema_name)
         return str(
-            statement(_quoted, source, columns, since).compile(
+            statement(source, columns, since).compile(
                 # One that takes no percent sign for the beginning of a parameter.
                 dialect=postgresql.dialect(paramstyle="named"),  # type: ignore[no-untyped-call]
                 compile_kwargs={"literal_binds": True},
@@ -205,9 +221,14 @@ class PostgresReader:
         return Column(quoted + taken_as, JSON if type_name in {"json", "jsonb"} else {})
 
     def _as_wanted(
-        self, name: str, data: pa.Table, columns: Mapping[str, Column], as_text: bool
+        self,
+        name: str,
+        dump: Dump,
+        data: pa.Table,
+        columns: Mapping[str, Column],
+        as_text: bool,
     ) -> pa.Table:
-        """Numbers as numbers; refuses what no warehouse holds."""
+        """Numbers as numbers, the cursor's in any case; refuses what no warehouse holds."""
         for place, (column, wanted) in enumerate(columns.items()):
             values = data.column(place)
             if wanted.arrow is not None:
@@ -215,7 +236,7 @@ class PostgresReader:
                     number = values.cast(wanted.arrow)
                 except pa.ArrowInvalid as error:
                     raise self._refused(name, column, str(error)) from error
-                if not as_text:
+                if not as_text or column == dump.cursor:
                     data = data.set_column(place, column, number)
             elif pa.types.is_temporal(values.type) and not pa.types.is_time(values.type):
                 is_date = pa.types.is_date(values.type)
@@ -228,6 +249,10 @@ class PostgresReader:
                     raise self._refused(
                         name, column, "a moment before the year 1, after 9999, or infinity"
                     )
+            elif column == dump.cursor and pa.types.is_floating(values.type):
+                is_number: Any = pc.all(pc.is_finite(values), min_count=0)
+                if not is_number.as_py():
+                    raise self._refused(name, column, "a cursor that is NaN or infinity")
         fields = [
             field.with_nullable(not wanted.required).remove_metadata()
             for field, wanted in zip(data.schema, columns.values(), strict=True)
@@ -260,6 +285,13 @@ def _parts(cursor: Any, source: str) -> list[str]:
 def _quoted(name: str) -> str:
     """An identifier of Postgres, whatever the name."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _ordered(name: str, type_name: str, kind: str, is_array: bool) -> str | None:
+    """What a cursor is compared by; see `Column`."""
+    if is_array or kind == "c" or type_name not in ORDERED:
+        return None
+    return _quoted(name) + ORDERED[type_name]
 
 
 def _number(precision: int | None, scale: int | None) -> tuple[int, int]:

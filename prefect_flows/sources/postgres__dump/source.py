@@ -6,6 +6,7 @@ SQLAlchemy. Either way a batch is in memory at a time, whatever the size of the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from prefect_flows.sources.postgres__dump.reading import JSON, Column, Reader, S
 
 # Of the table that holds the keys which the source has, when deletes are to be seen.
 PRESENT = "_present_keys"
+# Names that mean something else in a JSONPath, which is how dlt takes a cursor's name.
+JSON_PATH_WORDS = frozenset({"where", "wherenot"})
 
 Evolution = Literal["evolve", "freeze", "discard_value"]
 
@@ -34,7 +37,8 @@ class Dump(BaseModel):
         query: a query in the source's SQL, in place of a table.
         key: primary key; the table's own by default. A query has none of its own.
         cursor: column that only grows, such as `updated_at` or `id`: what is not above the last
-            load's highest value is not read again. Without it the table is read whole.
+            load's highest value is not read again. A number, date, timestamp, uuid or text; texts
+            are compared by their bytes (`9` is above `12`). Without it the table is read whole.
         lag_seconds: reads so many seconds below that value again, for rows that were committed
             late. Needs a key and a cursor that is a timestamp.
         deletes: take away rows whose key the source does not have any more. A table that is read
@@ -139,6 +143,14 @@ def _check(name: str, dump: Dump, columns: Mapping[str, Column], key: list[str])
     ]
     if not key and (dump.deletes or dump.lag_seconds is not None):
         faults.append("`deletes` and `lag_seconds` need a key, and the table has none")
+    described = columns.get(dump.cursor or "")
+    if described is not None and described.ordered is None:
+        faults.append(
+            f"the cursor {dump.cursor!r} is of a type whose order may be another one in the source "
+            "than here; a number, date or timestamp can be one, and text, uuid of Postgres"
+        )
+    if dump.cursor == "*":
+        faults.append("a cursor cannot be called '*'")
     naming = dlt.current.source_schema().naming
     if (here := naming.normalize_identifier(name)) != name:
         faults.append(f"it would be called {here!r} here; write {here}: {{table: …}}")
@@ -164,7 +176,7 @@ def _rows(
     incremental: dlt.sources.incremental[Any] | None = None
     if dump.cursor is not None:
         incremental = dlt.sources.incremental(
-            dump.cursor,
+            _json_path(dump.cursor),
             lag=dump.lag_seconds,
             # With a key, a row that comes twice is one row. Without, none is read again.
             range_start="closed" if key else "open",
@@ -180,7 +192,8 @@ def _rows(
         disposition: Any = later if has_loaded(name) else "append"
         since = None
         if incremental is not None and incremental.last_value is not None:
-            since = Since(incremental.cursor_path, incremental.last_value, again=bool(key))
+            since = Since(str(dump.cursor), incremental.last_value, again=bool(key))
+            _check_last_value(name, since, columns)
         as_text = _goes_as_text(name, columns)
         hints = dlt.mark.make_hints(
             write_disposition=disposition,
@@ -203,6 +216,28 @@ def _rows(
         schema_contract=contract,
     )
     return resource
+
+
+def _json_path(column: str) -> str:
+    """The path by which dlt finds a column: its name, quoted where that is no path or another."""
+    if re.fullmatch("[A-Za-z_][A-Za-z0-9_-]*", column) and column not in JSON_PATH_WORDS:
+        return column
+    return '"' + re.sub(r'(["\\])', r"\\\1", column) + '"'
+
+
+def _check_last_value(name: str, since: Since, columns: Mapping[str, Column]) -> None:
+    """Refuse to go on from a number that was kept as text: the highest text is another value.
+
+    Raises:
+        ConfigurationError: the load before was one of a version that compared such numbers as text.
+    """
+    if isinstance(since.value, str) and columns[since.cursor].arrow is not None:
+        raise ConfigurationError(
+            f"Table {name!r}: the loads before compared the cursor {since.cursor!r} as text, in "
+            "which 9 is more than 12. Rows may be missing.",
+            where=f"tables.{name} of the arguments of source 'postgres__dump'",
+            mend=f"load it whole under another name: {name}_again: {{table: …, cursor: …}}",
+        )
 
 
 def _hints(columns: Mapping[str, Column]) -> Any:

@@ -25,6 +25,7 @@ from prefect_flows.sources.postgres__dump.reading import reader_of
 from prefect_flows.sources.postgres__dump.source import Dump
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.ingesting import ended, start_ingesting
+from tests.support.ordinary_postgres import ordinary_postgres
 
 SCHEMA = "raw_postgres__dump"
 MOMENT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -292,6 +293,112 @@ def test_a_cursor_reads_only_what_is_new_and_merges_it(shop, dump, rows) -> None
     assert dump(events=asked).rows == {"events": 2}, "id 5, which is the newest, and id 101"
 
 
+CURSORS = {  # type → values of two loads, the second one above the first in the type's own order
+    "numeric": ("9", "12"),
+    "numeric(50,10)": ("9", "12.5"),
+    "numeric(5,2)": ("-9", "-8.5"),
+    "smallint": ("9", "12"),
+    "bigint": ("9", "9223372036854775807"),
+    "oid": ("9", "4294967295"),
+    "real": ("9.1", "12.1"),
+    "double precision": ("-9", "1e300"),
+    "date": ("'2024-01-09'", "'2024-01-12'"),
+    "timestamp": ("'2024-01-01 09:00:00.000001'", "'2024-01-01 09:00:00.000002'"),
+    "timestamptz": ("'2024-01-01 09:00:00+02'", "'2024-01-01 08:00:00+00'"),
+    "uuid": ("'0fffffff-ffff-7fff-bfff-ffffffffffff'", "'10000000-0000-7000-8000-000000000000'"),
+    "text": ("'B'", "'a'"),
+    "varchar(9)": ("'Ü'", "'ü'"),
+    "name": ("'B'", "'a'"),
+}  # fmt: skip
+
+
+def test_a_cursor_of_any_type_loses_no_row(shop, dump, rows) -> None:
+    # Without a key a row that is read again would be there twice; with one, it is merged.
+    kinds = {f"t{n}": kind for n, kind in enumerate(CURSORS)}
+    kinds |= {"merged_number": "numeric", "merged_text": "text", "merged_moment": "timestamptz"}
+    asked = {
+        table: {"cursor": "at", "key": ["id"] if table.startswith("merged") else None}
+        for table in kinds
+    }
+    for load in (0, 1):
+        for table, kind in kinds.items():
+            shop(f"create table if not exists {table} (id int, at {kind})")
+            shop(f"insert into {table} values ({load}, {CURSORS[kind][load]})")
+        dump(**asked)
+    dump(**asked)
+
+    found = {table: sorted(rows(table, "id")) for table in kinds}
+
+    assert found == {table: [(0,), (1,)] for table in kinds}
+    assert rows("t0", "max(at)") == [(12,)]
+
+
+@pytest.mark.sources
+def test_a_cursor_of_texts_in_a_languages_order_loses_no_row(target, shop, rows) -> None:
+    # The embedded Postgres knows no language; in the order of most, an `a` comes before a `B`.
+    with ordinary_postgres() as source:
+        url = source.url("postgres").replace("+asyncpg", "")
+        source.query('create table t (id int, at text collate "und-x-icu")')
+        for number, value in enumerate(["B", "a", "b"], start=1):
+            source.query(f"insert into t values ({number}, '{value}')")
+            ingest("postgres__dump", target.profile, url=url, tables={"t": {"cursor": "at"}})
+    assert sorted(rows("t", "id")) == [(1,), (2,), (3,)]
+
+
+UNORDERED = {
+    "boolean": "true", "time": "'12:00'", "timetz": "'12:00+00'", "interval": "'1 day'",
+    "char(3)": "'a'", "bytea": "'x'", "jsonb": "'1'", "integer[]": "'{1}'", "inet": "'10.0.0.1'",
+    "money": "1", "bit(3)": "'101'", "mood": "'ok'", "pair": "(1, 'x')", "int4range": "'[1,5)'",
+}  # fmt: skip
+
+
+def test_a_cursor_whose_order_is_not_kept_is_refused_by_name(shop, dump) -> None:
+    shop("create type mood as enum ('sad', 'ok'); create type pair as (a int, b text)")
+    columns = {f"c{n}": kind for n, kind in enumerate(UNORDERED)}
+    declared = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    shop(f"create table t (id int primary key, {declared})")
+    for name in columns:
+        with pytest.raises(ConfigurationError, match=f"the cursor '{name}' is of a type whose"):
+            dump(t={"cursor": name})
+    shop("create table f (at float8); insert into f values (1), ('nan')")
+    with pytest.raises(IngestionError, match=r"column 'at' holds .* a cursor that is NaN"):
+        dump(f={"cursor": "at"})
+
+
+NAMES = ["Updated At", "$at", "a.b", 'say "when"', "back\\slash", "where", "ü", "at:time", "100%"]
+
+
+def test_a_cursor_of_any_name(shop, dump, rows) -> None:
+    asked = {f"t{n}": {"cursor": name} for n, name in enumerate(NAMES)}
+    for table, name in zip(asked, NAMES, strict=True):
+        quoted = '"' + name.replace('"', '""') + '"'
+        shop(f"create table {table} (id int primary key, {quoted} int)")
+        shop(f"insert into {table} values (1, 9)")
+    dump(**asked)
+    for table in asked:
+        shop(f"insert into {table} values (2, 12), (3, 8)")
+    assert dump(**asked).rows == dict.fromkeys(asked, 2)
+    assert {table: sorted(rows(table, "id")) for table in asked} == {
+        table: [(1,), (2,)] for table in asked
+    }
+
+
+def test_a_query_is_sent_as_it_is_written(shop, dump, rows) -> None:
+    shop("create table flags (id int, updated_at timestamp, body jsonb)")
+    shop("insert into flags values (1, '2024-01-01', '{\"active\":true}')")
+    query = (
+        "select id, updated_at, 'at :noon' as note, '100%s' as share, '\\:x' as slash, "
+        "updated_at::date as day from flags where body @> '{\"active\":true}' -- no; end"
+    )
+    asked = {"query": query, "cursor": "updated_at", "key": ["id"]}
+    dump(x=asked)
+    dump(x=asked)
+    assert rows("x", "note, share, slash, day") == [
+        ("at :noon", "100%s", "\\:x", dt.date(2024, 1, 1))
+    ]
+    assert dump(whole=asked | {"cursor": None}).rows == {"whole": 1}
+
+
 def test_a_lag_reads_what_was_committed_late(shop, dump, rows) -> None:
     shop("create table late (id int primary key, at timestamptz)")
     shop("insert into late values (1, '2024-01-01 12:00+00')")
@@ -514,6 +621,45 @@ def test_another_database_is_read_through_sqlalchemy(
     assert dump(sales={"cursor": "id"}).rows == {"sales": 1}
     assert rows("sales", "count(*)") == [(2500,)]
     assert dump(big={"query": "select id, amount from sales where id > 2400"}).rows == {"big": 100}
+    noon = {
+        "query": "select id, 'at :noon %s' as note, '2024' as y from sales -- end",
+        "cursor": "id",
+    }
+    assert dump(noon=noon | {"key": ["id"]}).rows == {"noon": 2500}
+    assert dump(noon=noon | {"key": ["id"]}).rows == {"noon": 1}
+    assert rows("noon", "distinct note") == [("at :noon %s",)]
+
+
+def test_another_databases_cursors_lose_no_row(
+    target: Warehouse, tmp_path: Path, shop: Any, rows: Callable[..., list]
+) -> None:
+    file = tmp_path / "shop.db"
+    cursors = {
+        "numeric(12, 2)": (9, 12), "text collate nocase": ("B", "a"), "double": (9.5, 12.5),
+        "date": ("2024-01-09", "2024-01-12"), "bigint": (9, 12),
+    }  # fmt: skip
+    tables = {f"t{n}": kind for n, kind in enumerate(cursors)}
+
+    def add(number: int) -> None:
+        with closing(sqlite3.connect(file)) as connection:
+            for table, kind in tables.items():
+                connection.execute(f"create table if not exists {table} (id integer, at {kind})")
+                value = cursors[kind][number - 1]
+                connection.execute(f"insert into {table} values (?, ?)", [number, value])
+            connection.commit()
+
+    def dump() -> None:
+        asked = {t: {"cursor": "at"} for t in tables}
+        asked |= {f"q{t}": {"query": f"select * from {t}", "cursor": "at"} for t in tables}
+        ingest("postgres__dump", target.profile, url=f"sqlite:///{file}", tables=asked)
+
+    for number in (1, 2):
+        add(number)
+        dump()
+    dump()
+
+    found = {t: sorted(rows(t, "id")) for table in tables for t in (table, f"q{table}")}
+    assert found == {t: [(1,), (2,)] for t in found}
 
 
 def generated(shop: Callable[[str], list], rows: int) -> None:

@@ -77,6 +77,7 @@ def _resource(table: Table, url: str, schema: str | None, full_refresh: bool) ->
         reflection_level="full_with_precision",
         # Asked while rows are read, and not when the source is called.
         defer_table_reflect=True,
+        table_adapter_callback=lambda found: _check_cursor(table, found),
     )
     if table.cursor is not None and not full_refresh:
         # Closed: rows of the newest instant come again, since others may have it; merged by key.
@@ -86,6 +87,23 @@ def _resource(table: Table, url: str, schema: str | None, full_refresh: bool) ->
         resource.apply_hints(incremental=newest)
     resource.apply_hints(primary_key=table.key, write_disposition="merge")
     return resource.add_step(_made)
+
+
+def _check_cursor(table: Table, found: sqlalchemy.Table) -> None:
+    """Refuse a text for a cursor: the database may have another order of texts than dlt.
+
+    Raises:
+        ConfigurationError: rows would be missing, and nobody would be told.
+    """
+    if table.cursor is not None and isinstance(
+        found.columns[table.cursor].type, sqlalchemy.String | sqlalchemy.Uuid
+    ):
+        raise ConfigurationError(
+            f"The cursor {table.cursor!r} of the table {table.name!r} is a text, whose order may "
+            "be another one in the database than here.",
+            where=f"TABLES of {__name__}",
+            mend="name a column that is a number, a date or a timestamp; or none",
+        )
 
 
 def _made(rows: Any, meta: Any = None) -> Any:  # noqa: ARG001 (dlt's own name for it)

@@ -91,6 +91,15 @@ def test_a_table_that_is_gone_is_named(warehouse: Warehouse, database: Database)
     assert not error.value.retryable
 
 
+def test_a_cursor_whose_order_is_not_known_is_refused(
+    warehouse: Warehouse, database: Database
+) -> None:
+    database.execute("drop table items")
+    database.execute("create table items (id integer primary key, name text, updated_at text)")
+    with pytest.raises(ConfigurationError, match="'updated_at' of the table 'items' is a text"):
+        load(warehouse, database)
+
+
 def test_an_address_that_is_none_is_not_shown(warehouse: Warehouse) -> None:
     with pytest.raises(ConfigurationError) as error:
         ingest(SOURCE, warehouse.profile, url="made-up-password")
