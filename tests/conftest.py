@@ -204,6 +204,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) ->
 def project(servers: Servers) -> Project:
     """The project with its servers and the blocks of `dev`; its warehouse is empty."""
     if not servers.is_set_up:
+        servers.empty()
         done = servers.project.setup()
         assert done.returncode == 0, done.stdout + done.stderr
         servers.is_set_up = True
@@ -211,11 +212,10 @@ def project(servers: Servers) -> Project:
 
 
 @pytest.fixture(scope="module")
-def other_project(servers: Servers) -> Iterator[Project]:
+def other_project(servers: Servers) -> Project:
     """The same with an empty Prefect server, for tests that change all blocks."""
     servers.empty()
-    yield servers.project
-    servers.empty()
+    return servers.project
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +254,22 @@ def bigquery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQuery]:
         assert not bigquery.google.refused, "something reached for a server outside"
 
 
+@dataclass
+class ScratchSetup:
+    """What setup made of the target `scratch`: everything in Prefect's settings, and its file."""
+
+    prefect_settings: list[Any]
+    profiles: str
+
+
+@pytest.fixture(scope="session")
+def scratch_setups() -> dict[Path, ScratchSetup]:
+    """The last setup of `scratch` on the servers of a project, by its folder."""
+    return {}
+
+
 @pytest.fixture
-def scratch(project: Project, tmp_path: Path) -> Scratch:
+def scratch(project: Project, tmp_path: Path, scratch_setups: dict[Path, ScratchSetup]) -> Scratch:
     """A fresh copy of the small dbt project on an empty schema; its blocks are as at first."""
     folder = neighbour(project, tmp_path / "millrace", SCRATCH_DBT).folder
     (folder / ".local").mkdir()
@@ -266,6 +280,12 @@ def scratch(project: Project, tmp_path: Path) -> Scratch:
     outputs.write_text(json.dumps({"dbt_targets": {"value": {"scratch": target}}}))
     project.query("drop database if exists scratch with (force)")
     project.query("create database scratch")
+    profiles = folder / "dbt" / "profiles.yml"
+    before = scratch_setups.get(project.folder)
+    if before is not None and before.prefect_settings == project.prefect_settings():
+        profiles.write_text(before.profiles)
+        return scratch
     done = scratch.setup("--outputs", str(outputs), "--target", "scratch")
     assert done.returncode == 0, done.stdout + done.stderr
+    scratch_setups[project.folder] = ScratchSetup(project.prefect_settings(), profiles.read_text())
     return scratch

@@ -106,6 +106,15 @@ class Project:
         """What the Prefect API answers to a filter."""
         return self._call("POST", f"{path}/filter", json=body).json()
 
+    def prefect_settings(self) -> list[Any]:
+        """Blocks with their secrets, variables and concurrency limits, as they are stored."""
+        limits = self.asked("v2/concurrency_limits")
+        return [
+            self.asked("block_documents", include_secrets=True),
+            self.asked("variables"),
+            [(each["name"], each["limit"], each["active"]) for each in limits],
+        ]
+
     def delete(self, path: str) -> None:
         """Delete an object of the Prefect API; one that is gone with another is no fault."""
         answer = self._call("DELETE", path)
