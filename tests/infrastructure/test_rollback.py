@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +116,8 @@ def pool(project: Project) -> dict[str, Any]:
 
 
 def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Worker) -> None:
-    # GIVEN a run of the newer version that is under way
+    # GIVEN a run of the newer version that waits for a transaction which makes the same schema
     project = worker.project
-    done = project.run(
-        "-m", "prefect", "deployment", "run", "dbt-full-pipeline/dbt-dev",
-        "-p", 'skip=["docs"]',
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     dev = deployments(project)["dbt-dev"]["id"]
 
     def run() -> dict[str, Any]:
@@ -129,10 +126,21 @@ def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Work
         )
         return found[0]
 
-    until(lambda: run()["state"]["type"] == "RUNNING")
+    with closing(project.connect()) as connection, ThreadPoolExecutor() as threads:
+        connection.autocommit = False
+        connection.cursor().execute(f"create schema {project.dev['schema']}_seeds")
+        done = project.run(
+            "-m", "prefect", "deployment", "run", "dbt-full-pipeline/dbt-dev",
+            "-p", 'skip=["ingest", "test", "docs"]', "-p", 'select=["weather_bands"]',
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        until(lambda: run()["state"]["type"] == "RUNNING")
 
-    # WHEN the target is taken back
-    done = rollback(project, "dev", "--restart", worker.command)
+        # WHEN the target is taken back, and the run goes on while it is waited for
+        command = threads.submit(rollback, project, "dev", "--restart", worker.command)
+        until(lambda: pool(project)["is_paused"] or command.done())
+        connection.rollback()
+        done = command.result()
 
     # THEN it was waited for, it is whole, and all is at the version before
     assert done.returncode == 0, done.stdout + done.stderr
