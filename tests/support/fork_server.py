@@ -4,7 +4,8 @@ Importing Prefect and dbt costs more than two seconds of CPU, and most tests sta
 `run` is `subprocess.run([sys.executable, *arguments], capture_output=True, text=True, …)` without
 that cost: each command is a real process with its own working directory, environment, standard
 streams, exit code and signals, and it ends as the interpreter ends. Only libraries are imported
-beforehand; the project's own modules come from the command's PYTHONPATH, as usual.
+beforehand; the project's own modules come from the command's PYTHONPATH, as usual. A command of
+Python that such a command runs to its end, with its output captured, is forked in the same way.
 
 Output goes to files, not pipes, so a server that a command leaves running does not delay its end.
 The fork server listens on a Unix socket and ends when its standard input closes, that is with the
@@ -29,11 +30,12 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 LIBRARIES = (
@@ -101,8 +103,9 @@ def run(
     env: Mapping[str, str],
     input: str | None = None,
     timeout: float | None = None,
+    address: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python ARGUMENTS` to its end.
+    """Run `python ARGUMENTS` to its end, by this process's server or by the one at an address.
 
     Raises:
         subprocess.TimeoutExpired: it was still running after `timeout` seconds, and was killed.
@@ -117,9 +120,9 @@ def run(
     ):
         stdin.write((input or "").encode())
         stdin.seek(0)
-        if ADDRESS not in os.environ:
+        if address is None and ADDRESS not in os.environ:
             start()
-        connection.connect(os.environ[ADDRESS])
+        connection.connect(address or os.environ[ADDRESS])
         streams = array.array("i", [file.fileno() for file in (stdin, stdout, stderr)])
         body = json.dumps(request).encode()
         connection.sendmsg(
@@ -229,8 +232,29 @@ def _become(request: Request, streams: Sequence[int]) -> None:
     prefect.logging.configuration.setup_logging()
 
 
+def _run_or_fork(address: str, run_really: Callable[..., Any], command: Any, **options: Any) -> Any:
+    """`subprocess.run`; a command of Python whose output is captured as text is forked."""
+    usual = {"capture_output": True, "text": True, "check": False}
+    others = options.keys() - usual.keys() - {"cwd", "env", "input", "timeout"}
+    if options.get("stdin") == subprocess.DEVNULL:
+        others -= {"stdin"}
+    is_usual = all(options.get(name) is value for name, value in usual.items())
+    if others or not is_usual or command[0] != sys.executable:
+        return run_really(command, **options)
+    return run(
+        command[1:],
+        cwd=options.get("cwd") or Path.cwd(),
+        env=options.get("env") or os.environ,
+        input=options.get("input"),
+        timeout=options.get("timeout"),
+        address=address,
+    )
+
+
 def main(listener: socket.socket) -> None:
+    address = listener.getsockname()
     request = serve(listener)
+    subprocess.run = partial(_run_or_fork, address, subprocess.run)  # type: ignore[assignment]
     first, *rest = request.arguments
     module = types.ModuleType("__main__")
     if first == "-c":
