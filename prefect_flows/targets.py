@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import yaml
 from pydantic import StringConstraints
 
 from prefect_flows.errors import BlockMissing, ConfigurationError, PrefectUnreachable
@@ -325,6 +326,24 @@ def existing_targets(client: SyncPrefectClient) -> list[str]:
     )
 
 
+def profile_name(dbt_dir: Path) -> str:
+    """The profile's name, as `dbt_project.yml` gives it.
+
+    Raises:
+        ConfigurationError: the file, or the name in it, is missing.
+    """
+    file = dbt_dir / "dbt_project.yml"
+    try:
+        document = yaml.safe_load(file.read_text())
+        return str(document["profile"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"The name of the dbt profile cannot be read: {type(error).__name__}: {error}.",
+            where=str(file),
+            mend="give it a line `profile: <name>`",
+        ) from error
+
+
 def profile_from_file(file: Path, target: str) -> Profile:
     """Load the profile of a target from the `profiles.yml` that setup writes.
 
@@ -346,12 +365,16 @@ def profile_from_file(file: Path, target: str) -> Profile:
     mend = f"{SETUP_COMMAND} --profiles-only"
     if not file.exists():
         raise ConfigurationError(f"{file.name} does not exist.", where=str(file), mend=mend)
+    name = profile_name(file.parent)
     try:
         document = read_profile(str(file.parent))
-        (name, raw), *others = ((n, body) for n, body in document.items() if n != "config")
-        if others:
+        raw = document.get(name)
+        if raw is None:
             raise ConfigurationError(
-                f"{file.name} holds more than one profile.", where=str(file), mend=mend
+                f"{file.name} has no profile {name!r}, which dbt_project.yml asks for; "
+                f"it has {', '.join(document) or 'none'}.",
+                where=str(file),
+                mend=f"{mend}, after moving the file away",
             )
         outputs = raw["outputs"]
         if target not in outputs:

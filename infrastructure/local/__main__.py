@@ -30,7 +30,7 @@ def up(
     local = settings.local_dir
     with only_one(local, "local-up", UP_WAIT_SECONDS):
         console.print("Prefect server: starting (the first time takes a while)")
-        server = prefect_server.launch(local, port)
+        server = prefect_server.launch(settings.project_dir, local, port)
         console.print("Postgres: starting")
         database = postgres.start(local)
         console.print(f"Postgres: ready, {database.host} port {database.port}", soft_wrap=True)

@@ -26,6 +26,8 @@ HOST = "127.0.0.1"
 USUAL_PORT = 4200
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+# How a `prefect.toml` begins that is written here.
+SETTINGS_MARK = "# Written by `python -m infrastructure.local up`"
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,18 @@ class PrefectServer:
             return False
 
 
-def launch(local_dir: Path, port: int | None = None) -> PrefectServer:
+def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> PrefectServer:
     """Start the server's process, or find it running; `wait` waits until it answers.
 
     Args:
         port: the port to listen on; 4200 when none is given, another one when that is taken.
 
     Raises:
-        ServerError: the given port is taken, or the server runs on another one.
+        ServerError: the given port is taken, the server runs on another one, or the project has a
+            `prefect.toml` of somebody else.
     """
     running = find(local_dir)
+    _refuse_other_settings(project_dir)
     if running is not None:
         if port not in (None, running.port):
             raise ServerError(
@@ -159,7 +163,7 @@ def wait(
     while not server.is_healthy():
         ended = server.process() is None
         if ended and port is None and not _is_free(server.port):
-            server = launch(local_dir)
+            server = launch(project_dir, local_dir)
             continue
         if ended or time.monotonic() > deadline:
             why = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
@@ -171,7 +175,7 @@ def wait(
             )
         time.sleep(0.1)
     client_settings_file(project_dir).write_text(
-        "# Written by `python -m infrastructure.local up`, removed by `down`. A variable\n"
+        f"{SETTINGS_MARK}, removed by `down`. A variable\n"
         "# PREFECT_API_URL goes before it.\n"
         f"home = {json.dumps(str(_home(local_dir)))}\n\n"
         f"[api]\nurl = {json.dumps(server.api_url)}\n\n"
@@ -189,7 +193,8 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
         ServerError: it does not end.
     """
     server = find(local_dir)
-    client_settings_file(project_dir).unlink(missing_ok=True)
+    if _wrote_settings(client_settings_file(project_dir)):
+        client_settings_file(project_dir).unlink()
     process = server.process() if server is not None else None
     if process is None:
         return False
@@ -222,6 +227,22 @@ def find(local_dir: Path) -> PrefectServer | None:
 def client_settings_file(project_dir: Path) -> Path:
     """The file from which every Prefect client in the project's folder reads its settings."""
     return project_dir / "prefect.toml"
+
+
+def _wrote_settings(file: Path) -> bool:
+    return file.exists() and file.read_text().startswith(SETTINGS_MARK)
+
+
+def _refuse_other_settings(project_dir: Path) -> None:
+    """Prefect reads one such file; what somebody else put there must not be lost."""
+    file = client_settings_file(project_dir)
+    if file.exists() and not _wrote_settings(file):
+        raise ServerError(
+            f"`local up` did not write {file.name}, and does not replace it.",
+            where=str(file),
+            mend=f"move it away (mv {file} {file}.own), or use the Prefect server that it names "
+            "instead of the local one",
+        )
 
 
 def log_file(local_dir: Path) -> Path:

@@ -20,7 +20,7 @@ from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, WarehouseUnreachable
 from prefect_flows.settings import Settings, load_settings
-from prefect_flows.targets import Profile, prefect_client
+from prefect_flows.targets import Profile, prefect_client, profile_name
 
 DRIFT = 1
 
@@ -61,17 +61,23 @@ def setup_profiles(
     settings = load_settings()
     contract = read_contract(settings, outputs, terraform_dir)
     names = _chosen(contract, target)
-    every_block = desired_blocks(contract, profiles_yml.profile_name(settings.dbt_dir))
+    every_block = desired_blocks(contract, profile_name(settings.dbt_dir))
     chosen = of_targets(every_block, names)
     profiles = [profile_of(every_block, name) for name in names]
+    # Before anything is changed: a file that is not setup's is refused.
+    text = (
+        None
+        if blocks_only
+        else profiles_yml.rendered(settings.profiles_file, profiles, whole=target is None)
+    )
 
     only_look = dry_run or check
     drift = False
     if not profiles_only:
         keep = every_block if target is None else None
         drift |= _setup_blocks(console, chosen, keep, prune=prune, only_look=only_look)
-    if not blocks_only:
-        drift |= _setup_file(console, settings, profiles, target is None, only_look=only_look)
+    if text is not None:
+        drift |= _setup_file(console, settings.profiles_file, text, only_look=only_look)
     if check and drift:
         raise typer.Exit(DRIFT)
     if test_connection:
@@ -117,12 +123,8 @@ def _setup_blocks(
     return differs(steps)
 
 
-def _setup_file(
-    console: Console, settings: Settings, profiles: list[Profile], whole: bool, *, only_look: bool
-) -> bool:
+def _setup_file(console: Console, file: Path, text: str, *, only_look: bool) -> bool:
     """Write dbt/profiles.yml where it differs; whether it did."""
-    file = settings.profiles_file
-    text = profiles_yml.rendered(file, profiles, whole=whole)
     differs = not file.exists() or file.read_text() != text
     action = Action.UNCHANGED
     if differs:

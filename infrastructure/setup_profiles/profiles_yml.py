@@ -1,9 +1,15 @@
-"""`dbt/profiles.yml`, for whoever calls dbt by hand: every target, every secret an `env_var`."""
+"""`dbt/profiles.yml`, for whoever calls dbt by hand: every target, every secret an `env_var`.
+
+Setup changes only a file that it wrote, and in it only the targets that it wrote: the second line
+of the file lists them. Profiles and targets that somebody added stay.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,24 +18,7 @@ from prefect_flows.targets import SETUP_COMMAND, Profile
 
 HEADER = f"# Written by `{SETUP_COMMAND}` from Terraform's outputs.\n"
 USUAL_TARGET = "dev"
-
-
-def profile_name(dbt_dir: Path) -> str:
-    """The profile's name, as `dbt_project.yml` gives it.
-
-    Raises:
-        ConfigurationError: the file, or the name in it, is missing.
-    """
-    file = dbt_dir / "dbt_project.yml"
-    try:
-        document = yaml.safe_load(file.read_text())
-        return str(document["profile"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigurationError(
-            f"The name of the dbt profile cannot be read: {type(error).__name__}: {error}.",
-            where=str(file),
-            mend="give it a line `profile: <name>`",
-        ) from error
+_TARGETS = "# Targets that setup replaces (others stay as they are, comments do not): "
 
 
 def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
@@ -37,17 +26,71 @@ def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
 
     Args:
         profiles: one for each target.
-        whole: whether these are all targets; else the file's other targets stay as they are.
+        whole: whether these are all targets; else setup's other targets stay in the file.
+
+    Raises:
+        ConfigurationError: the file is not setup's, cannot be read, or has a target of the same
+            name that somebody added.
     """
     profiles = list(profiles)
     name = profiles[0].name
-    outputs = {}
-    if not whole and file.exists():
-        outputs = yaml.safe_load(file.read_text())[name]["outputs"]
-    outputs |= {profile.target: profile.dbt_output() for profile in profiles}
+    document, before = _stored(file, name)
+    outputs = dict(document.get(name, {}).get("outputs", {}))
+    new = {profile.target: profile.dbt_output() for profile in profiles}
+    if before is not None:
+        there = {target for target in new if outputs.get(target, new[target]) != new[target]}
+        _refuse_added(file, there - before)
+    kept = (before or set()) - set(new)
+    if whole:
+        outputs = {target: output for target, output in outputs.items() if target not in kept}
+        kept = set()
+    outputs |= new
     usual = USUAL_TARGET if USUAL_TARGET in outputs else next(iter(outputs))
-    document = {name: {"target": usual, "outputs": outputs}}
-    return HEADER + yaml.safe_dump(document, sort_keys=False)
+    document[name] = {"target": usual, "outputs": outputs}
+    ours = ", ".join(target for target in outputs if target in new or target in kept)
+    return f"{HEADER}{_TARGETS}{ours}\n{yaml.safe_dump(document, sort_keys=False)}"
+
+
+def _stored(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
+    """What the file holds, and which targets setup wrote into it; none where it does not say."""
+    if not file.exists():
+        return {}, None
+    text = file.read_text()
+    if not text.startswith(HEADER):
+        raise ConfigurationError(
+            f"Setup did not write {file.name}, and does not change it.",
+            where=str(file),
+            mend=f"keep the file and make only the blocks: {SETUP_COMMAND} --blocks-only; or move "
+            f"it away (mv {file} {file}.own), run setup again, and add the profiles and targets "
+            "that you need to the new file: setup keeps them",
+        )
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _damaged(file, f"not YAML: {error}") from error
+    found = document.get(name, {"outputs": {}}) if isinstance(document, dict) else None
+    if not isinstance(found, dict) or not isinstance(found.get("outputs"), dict):
+        raise _damaged(file, f"profile {name!r} has no outputs")
+    listed = re.search(f"^{re.escape(_TARGETS)}(.*)$", text, re.MULTILINE)
+    return document, set(listed[1].split(", ")) if listed else None
+
+
+def _damaged(file: Path, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{file.name} cannot be read: {what}.",
+        where=str(file),
+        mend=f"correct it, or move it away: mv {file} {file}.damaged; then run setup again",
+    )
+
+
+def _refuse_added(file: Path, added: set[str]) -> None:
+    if added:
+        names = ", ".join(sorted(added))
+        raise ConfigurationError(
+            f"{file.name} has {names} already, and setup did not write that target.",
+            where=str(file),
+            mend=f"take {names} out of the file, or give it another name; then run setup again",
+        )
 
 
 def write(file: Path, text: str) -> None:

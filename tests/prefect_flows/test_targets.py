@@ -106,6 +106,7 @@ millrace:
 def profiles(tmp_path: Path) -> Path:
     file = tmp_path / "dbt" / "profiles.yml"
     file.parent.mkdir()
+    (file.parent / "dbt_project.yml").write_text("profile: millrace")
     file.write_text(PROFILES)
     return file
 
@@ -130,6 +131,12 @@ def test_a_file_that_is_none_is_named(profiles: Path, text: str) -> None:
         profile_from_file(profiles, "prod")
     assert f"where: {profiles}" in str(error.value)
     assert "--profiles-only" in str(error.value)
+
+
+def test_other_profiles_of_the_file_are_passed_over(profiles: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DBT_ENV_SECRET_PROD_PASSWORD", "made-up-secret")
+    profiles.write_text("other: {outputs: {prod: {type: postgres}}}\n" + PROFILES)
+    assert profile_from_file(profiles, "prod").output["host"] == "h"
 
 
 def test_a_target_that_the_file_lacks_is_named(profiles: Path) -> None:

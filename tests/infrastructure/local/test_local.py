@@ -33,6 +33,24 @@ def test_a_running_server_does_not_move_to_another_port(project: Project) -> Non
     assert f"already runs, on port {project.server['port']}" in done.stderr
 
 
+def test_a_prefect_toml_of_somebody_else_stays(tmp_path: Path) -> None:
+    project = Project(tmp_path / "clone")
+    project.folder.mkdir()
+    for package in ("prefect_flows", "infrastructure"):
+        (project.folder / package).symlink_to(REPOSITORY / package)
+    file = project.folder / "prefect.toml"
+    file.write_text('[api]\nurl = "https://prefect.example.com/api"\n')
+
+    up, down = local(project, "up"), local(project, "down")
+
+    assert up.returncode == 2
+    assert "`local up` did not write prefect.toml, and does not replace it." in up.stderr
+    assert f"mv {file} {file}.own" in up.stderr
+    assert down.returncode == 0, down.stderr
+    assert "prefect.example.com" in file.read_text()
+    assert not (project.local / "postgres").exists()
+
+
 def test_the_ui_calls_its_own_port(project: Project) -> None:
     port = project.server["port"]
     settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
@@ -101,7 +119,7 @@ from infrastructure.local import prefect_server
 
 folder, local = pathlib.Path("."), pathlib.Path(".local").absolute()
 prefect_server.USUAL_PORT = prefect_server._any_free_port()
-server = prefect_server.launch(local)
+server = prefect_server.launch(folder, local)
 with socket.create_server((prefect_server.HOST, server.port)):
     print(server.port, prefect_server.wait(server, folder, local).port)
 """
