@@ -14,6 +14,7 @@ from rich.console import Console
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.targets import prefect_client
+from prefect_flows.validation_messages import validation_faults
 
 app = typer.Typer(add_completion=False)
 
@@ -76,10 +77,7 @@ def _registry(value: Any, name: str) -> Any:
     try:
         return DockerRegistryCredentials.model_validate(value)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}"
-            for fault in error.errors(include_input=False)
-        )
+        faults = "; ".join(validation_faults(error))
         raise ConfigurationError(
             f"These are no registry credentials: {faults}.",
             where="standard input",

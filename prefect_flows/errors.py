@@ -24,7 +24,8 @@ Others are faults of data, code or configuration, and wait for whoever wrote the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -51,6 +52,12 @@ class MillraceError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question after a blank, with the most similar name; empty where none is similar."""
+    similar = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {similar[0]!r}?" if similar else ""
 
 
 class ConfigurationError(MillraceError):

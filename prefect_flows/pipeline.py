@@ -25,6 +25,7 @@ from prefect.utilities.urls import url_for
 from pydantic import ValidationError
 from rich.console import Console
 
+from prefect_flows import sources
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable, RunCancelled
 from prefect_flows.flow_start import start_of_flow
@@ -41,8 +42,10 @@ from prefect_flows.targets import (
     TargetName,
     prefect_client,
     profile_from_file,
+    require_target,
     run_tag,
 )
+from prefect_flows.validation_messages import validation_faults
 
 
 @flow(name=PIPELINE, flow_run_name="{target}", persist_result=False)
@@ -169,6 +172,8 @@ def main(
             "wait": not no_wait,
         },
     )
+    for name in (*(parameters.sources or ()), *parameters.source_arguments):
+        sources.require(name)
     if no_prefect:
         record = _run_without_prefect(parameters)
     else:
@@ -184,7 +189,7 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
         return Parameters.model_validate(options)
     except (ValidationError, json.JSONDecodeError) as error:
         faults = (
-            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            "; ".join(validation_faults(error))
             if isinstance(error, ValidationError)
             else f"{name}: not JSON: {error}"
         )
@@ -196,8 +201,9 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
 
 
 def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any]:
-    with prefect_client():
-        pass  # an API that is down is said at once, and not after Prefect's own retries
+    # An API that is down is said at once, and not after Prefect's own retries.
+    with prefect_client() as client:
+        require_target(client, parameters.target)
     try:
         # Prefect's own thread for heartbeats is waited for up to a second at the end; the pulse of
         # the run sends them too.

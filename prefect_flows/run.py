@@ -165,6 +165,12 @@ class _PipelineRun:
         session.check_connection()
         selection = self._selection()
         selected = session.selected(selection)
+        if session.unmatched:
+            self.record["unmatched"] = session.unmatched
+            self.log.warning(
+                "No node of the dbt project matches: %s. The rest of the selection runs.",
+                ", ".join(session.unmatched),
+            )
         if not selected:
             self.log.info("Nothing changed since the last good run of the target.")
         self._begin()

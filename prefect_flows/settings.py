@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.validation_messages import validation_message
 
 PREFIX = "MILLRACE_"
 
@@ -167,7 +168,8 @@ def load_settings() -> Settings:
         return Settings(_env_file=root / ".env")
     except ValidationError as error:
         faults = "; ".join(
-            f"{PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
-            for fault in error.errors()
+            f"{PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: "
+            f"{validation_message(fault)}"
+            for fault in error.errors(include_input=False)
         )
         raise ConfigurationError(f"Invalid settings: {faults}.", where=where, mend=mend) from error

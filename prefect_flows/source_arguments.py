@@ -19,6 +19,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from prefect_flows import sources
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.targets import secret_block
+from prefect_flows.validation_messages import validation_faults
 
 # The value of a Secret block; none where there is no such block.
 Secrets = Callable[[str], Any | None]
@@ -90,10 +91,7 @@ def source_arguments(
     try:
         model.model_validate(arguments)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
-            for fault in error.errors(include_input=False, include_url=False)
-        )
+        faults = "; ".join(validation_faults(error))
         asked = ", ".join(
             f"{parameter} (required)" if p.default is inspect.Parameter.empty else parameter
             for parameter, p in parameters.items()

@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import StringConstraints
 
-from prefect_flows.errors import BlockMissing, ConfigurationError, PrefectUnreachable
+from prefect_flows.errors import (
+    BlockMissing,
+    ConfigurationError,
+    PrefectUnreachable,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -280,14 +285,7 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
     try:
         document = client.read_block_document_by_name(name, PROFILE_TYPE, include_secrets=True)
     except ObjectNotFound as error:
-        existing = existing_targets(client)
-        known = f"targets that exist: {', '.join(existing)}" if existing else "no target exists yet"
-        raise BlockMissing(
-            f"Block {name!r} does not exist: setup has not been run for target {target!r} "
-            f"({known}).",
-            where=f"the Prefect API at {client.api_url}",
-            mend=mend,
-        ) from error
+        raise _block_missing(client, target) from error
     try:
         return profile_from_block(document.data)
     except (KeyError, TypeError, ValueError) as error:
@@ -296,6 +294,36 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
             where=f"the Prefect API at {client.api_url}",
             mend=mend,
         ) from error
+
+
+def require_target(client: SyncPrefectClient, target: str) -> None:
+    """Refuse a name for which setup made nothing, before there is a run of it.
+
+    A target that only lost its block is left to the run, which tells whoever answers for it.
+
+    Raises:
+        BlockMissing: setup has not been run for this target; names those that exist.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        client.read_global_concurrency_limit_by_name(lease_limit(target))
+    except ObjectNotFound as error:
+        if target not in existing_targets(client):
+            raise _block_missing(client, target) from error
+
+
+def _block_missing(client: SyncPrefectClient, target: str) -> BlockMissing:
+    existing = existing_targets(client)
+    known = f"targets that exist: {', '.join(existing)}" if existing else "no target exists yet"
+    similar = did_you_mean(target, existing)
+    setup = f"{SETUP_COMMAND} --target {target}"
+    return BlockMissing(
+        f"Block {profile_block(target)!r} does not exist: setup has not been run for target "
+        f"{target!r} ({known}).{similar}",
+        where=f"the Prefect API at {client.api_url}",
+        mend=f"correct the name of the target; or, if it is right: {setup}" if similar else setup,
+    )
 
 
 def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
@@ -317,8 +345,13 @@ def stored_state_url(client: SyncPrefectClient) -> str | None:
 
 def existing_targets(client: SyncPrefectClient) -> list[str]:
     """The targets for which a `DbtCliProfile` block exists, sorted."""
+    from prefect.exceptions import ObjectNotFound
+
     prefix = profile_block("")
-    documents = client.read_block_documents_by_type(PROFILE_TYPE)
+    try:
+        documents = client.read_block_documents_by_type(PROFILE_TYPE)
+    except ObjectNotFound:  # setup has never been run: the type itself is not registered yet
+        return []
     return sorted(
         document.name.removeprefix(prefix)
         for document in documents
@@ -379,7 +412,8 @@ def profile_from_file(file: Path, target: str) -> Profile:
         outputs = raw["outputs"]
         if target not in outputs:
             raise ConfigurationError(
-                f"{file.name} has no target {target!r}; it has {', '.join(sorted(outputs))}.",
+                f"{file.name} has no target {target!r}; it has {', '.join(sorted(outputs))}."
+                f"{did_you_mean(target, outputs)}",
                 where=str(file),
                 mend=f"{SETUP_COMMAND} --profiles-only --target {target}",
             )

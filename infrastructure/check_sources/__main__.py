@@ -11,7 +11,7 @@ from infrastructure.check_sources.check import Result, between, check
 from infrastructure.check_sources.folder import COPY, all_sources
 from infrastructure.deploy.files import SOURCES
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.errors import ConfigurationError, did_you_mean
 from prefect_flows.settings import load_settings
 
 FAULTY = 1
@@ -33,7 +33,8 @@ def check_sources(
     unknown = [name for name in source or [] if name not in known]
     if unknown:
         raise ConfigurationError(
-            f"There is no source {', '.join(map(repr, unknown))}; there are: {', '.join(known)}.",
+            f"There is no source {', '.join(map(repr, unknown))}; there are: {', '.join(known)}."
+            f"{did_you_mean(unknown[0], known)}",
             where=str(project / SOURCES),
             mend=f"name one of them, or make it: {COPY}",
         )

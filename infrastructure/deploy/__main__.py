@@ -20,7 +20,7 @@ from infrastructure.planning.objects import Wanted
 from infrastructure.planning.plan import Action, Step, apply, plan
 from infrastructure.version import version_of
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.errors import ConfigurationError, did_you_mean
 from prefect_flows.settings import Settings, load_settings
 from prefect_flows.targets import prefect_client
 
@@ -39,11 +39,13 @@ class Work:
     Attributes:
         wanted: name of a deployment, without its flow → how it should be stored.
         failures: name of a deployment, or of a file → what is wrong with it, a line each.
+        unread: targets of deployments that are wrong in their file; none where it is not known.
     """
 
     declared: list[Deployment] = field(default_factory=list)
     wanted: dict[str, Wanted] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
+    unread: set[str | None] = field(default_factory=set)
 
     @property
     def targets(self) -> list[str]:
@@ -95,21 +97,31 @@ def deploy(
 
 
 def _read(settings: Settings, targets: Sequence[str]) -> Work:
-    """Every file; one that is not right does not keep the others from being deployed.
+    """Every file; what is wrong in one does not keep the rest from being deployed.
 
     Raises:
         ConfigurationError: no file has a deployment for a given target.
     """
     work = Work()
+    known: set[str] = set()
     for file in files.files_of(settings):
         try:
-            work.declared += files.of_targets(files.read(file), targets)
+            right, faulty = files.read_each(file)
         except ConfigurationError as error:
             work.failures[str(file.relative_to(settings.project_dir))] = [str(error)]
+            work.unread.add(None)
+            continue
+        known |= {each.target for each in right}
+        work.declared += files.of_targets(right, targets)
+        for each in faulty:
+            if not targets or each.target is None or each.target in targets:
+                work.failures[each.name] = [f"{fault}; correct {file}" for fault in each.faults]
+                work.unread.add(each.target)
     without = [name for name in targets if name not in work.targets]
     if without and not work.failures:
         raise ConfigurationError(
-            f"No deployment is for the target {', '.join(map(repr, without))}.",
+            f"No deployment is for the target {', '.join(map(repr, without))}."
+            f"{did_you_mean(without[0], known)}",
             where=str(settings.project_dir / files.FILE),
             mend="add one there, or name a target that has one",
         )
@@ -177,7 +189,8 @@ def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: 
     for target in work.targets:
         names = [each.name for each in work.declared if each.target == target]
         changed = {_short(s) for s in steps if s.action is not Action.UNCHANGED} & set(names)
-        if changed and not set(names) & set(work.failures):
+        complete = not {None, target} & work.unread and not set(names) & set(work.failures)
+        if changed and complete:
             deployments = [work.wanted[name] for name in names]
             releases.record(
                 client, Release(target, like.version, like.image, like.why, deployments)

@@ -8,8 +8,10 @@ here a reference stays one until a worker needs it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 import yaml
 from pydantic import (
@@ -19,14 +21,16 @@ from pydantic import (
     PositiveInt,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from infrastructure.setup_work_pools.pools_file import Env
 from infrastructure.version import image_of_source
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.errors import ConfigurationError, did_you_mean
 from prefect_flows.settings import Settings
 from prefect_flows.targets import TargetName
+from prefect_flows.validation_messages import validation_message
 
 SOURCES = "prefect_flows/sources"
 FILE = "prefect.yaml"
@@ -42,15 +46,47 @@ class Schedule(_Strict):
     """When runs begin: one of cron, interval (seconds) and rrule."""
 
     cron: str | None = None
-    interval: float | None = None
+    interval: Annotated[float, Field(gt=0)] | None = None
     rrule: str | None = None
     timezone: str = "UTC"
+
+    # What Prefect would refuse: found here, it is named with its line.
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str | None) -> str | None:
+        from prefect.client.schemas.schedules import CronSchedule
+
+        return cron if cron is None else _accepted(CronSchedule, "cron", cron)
+
+    @field_validator("rrule")
+    @classmethod
+    def _is_rrule(cls, rrule: str | None) -> str | None:
+        from prefect.client.schemas.schedules import RRuleSchedule
+
+        return rrule if rrule is None else _accepted(RRuleSchedule, "rrule", rrule)
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, timezone: str) -> str:
+        known = available_timezones()
+        if timezone not in known:
+            similar = did_you_mean(timezone, known)
+            raise ValueError(f"there is no time zone {timezone!r}.{similar}")
+        return timezone
 
     @model_validator(mode="after")
     def _one(self) -> Schedule:
         if sum(each is not None for each in (self.cron, self.interval, self.rrule)) != 1:
             raise ValueError("give one of cron, interval and rrule")
         return self
+
+
+def _accepted(schedule: type[BaseModel], field: str, value: str) -> str:
+    try:
+        schedule.model_validate({field: value})
+    except ValidationError as error:
+        raise ValueError(validation_message(error.errors()[0])) from None
+    return value
 
 
 class ConcurrencyLimit(_Strict):
@@ -157,16 +193,42 @@ def files_of(settings: Settings) -> list[Path]:
     return [settings.project_dir / FILE, *sorted(sources.glob(f"*/{FILE}"))]
 
 
+@dataclass(frozen=True)
+class Faulty:
+    """A deployment of a file that is not as it should be.
+
+    Attributes:
+        target: as the file says it; none where it does not.
+    """
+
+    name: str
+    target: str | None
+    faults: Sequence[str]
+
+
 def read(file: Path) -> list[Deployment]:
     """The deployments of a file.
 
     Raises:
         ConfigurationError: it cannot be read, or says something that is not understood.
     """
-    mend = f"correct {file.name}; documentation/deployments.md says what may stand there"
+    deployments, faulty = read_each(file)
+    if faulty:
+        raise _wrong(file, [fault for each in faulty for fault in each.faults])
+    return deployments
+
+
+def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
+    """The deployments of a file that are right, and those that are not.
+
+    Raises:
+        ConfigurationError: it cannot be read, or something is wrong outside its deployments.
+    """
+    mend = _mend(file)
     try:
-        document = yaml.safe_load(file.read_text())
-        return list(DeploymentsFile.model_validate(document).deployments)
+        loader = yaml.SafeLoader(file.read_text())
+        root = loader.get_single_node()
+        document: Any = None if root is None else loader.construct_document(root)
     except OSError as error:
         raise ConfigurationError(
             f"The file of deployments cannot be read: {error.strerror}.", where=str(file), mend=mend
@@ -175,19 +237,77 @@ def read(file: Path) -> list[Deployment]:
         raise ConfigurationError(
             f"The file of deployments is not YAML: {error}", where=str(file), mend=mend
         ) from error
+    try:
+        return list(DeploymentsFile.model_validate(document).deployments), []
     except ValidationError as error:
-        raise ConfigurationError(_faults(error, document), where=str(file), mend=mend) from error
-
-
-def _faults(error: ValidationError, document: Any) -> str:
-    lines = []
-    for fault in error.errors(include_input=False):
+        found = error.errors(include_input=False)
+    whole: list[str] = []
+    of_deployment: dict[int, list[str]] = {}
+    for fault in found:
         path: list[Any] = list(fault["loc"])
+        line = _line(root, path)
         if path[:1] == ["deployments"] and len(path) > 1:
-            named = document["deployments"][path[1]]
-            path[:2] = [named.get("name", path[1]) if isinstance(named, Mapping) else path[1]]
-        lines.append(f"  - {'.'.join(str(part) for part in path)}: {fault['msg']}")
-    return f"{len(lines)} fault(s) in the file of deployments:\n" + "\n".join(lines)
+            faults = of_deployment.setdefault(path[1], [])
+            path[:2] = [_name(document, path[1])]
+        else:
+            faults = whole
+        at = ".".join(str(part) for part in path)
+        faults.append(f"{at}: {validation_message(fault)} ({file.name}, line {line})")
+    if whole:
+        raise _wrong(file, [*whole, *(each for some in of_deployment.values() for each in some)])
+    right = [
+        Deployment.model_validate(each)
+        for index, each in enumerate(document["deployments"])
+        if index not in of_deployment
+    ]
+    return right, [
+        Faulty(_name(document, index), _target(document, index), faults)
+        for index, faults in of_deployment.items()
+    ]
+
+
+def _mend(file: Path) -> str:
+    return f"correct {file.name}; documentation/deployments.md says what may stand there"
+
+
+def _wrong(file: Path, faults: Sequence[str]) -> ConfigurationError:
+    lines = "".join(f"\n  - {fault}" for fault in faults)
+    return ConfigurationError(
+        f"{len(faults)} fault(s) in the file of deployments:{lines}",
+        where=str(file),
+        mend=_mend(file),
+    )
+
+
+def _name(document: Any, index: int) -> str:
+    named = document["deployments"][index]
+    return str(named.get("name", index)) if isinstance(named, Mapping) else str(index)
+
+
+def _target(document: Any, index: int) -> str | None:
+    """The target of a deployment that is not right, as far as it says one."""
+    parameters = document["deployments"][index]
+    for key in ("parameters", "target"):
+        parameters = parameters.get(key) if isinstance(parameters, Mapping) else None
+    return parameters if isinstance(parameters, str) else None
+
+
+def _line(node: Any, path: Sequence[Any]) -> int:
+    """The line of the deepest part of a path that the file has, counted from one."""
+    line = 0 if node is None else node.start_mark.line
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            # Merged keys come first, those that go before them after.
+            found = [(key, value) for key, value in node.value if key.value == part]
+        elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
+            found = [(node.value[part], node.value[part])]
+        else:
+            found = []
+        if not found:
+            break
+        key, node = found[-1]
+        line = key.start_mark.line
+    return int(line) + 1
 
 
 def of_targets(deployments: Iterable[Deployment], targets: Sequence[str]) -> list[Deployment]:

@@ -85,10 +85,12 @@ def main(
 
     for entrypoint in entrypoints:
         flow: Any = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+        parameters = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
         schema = {
             "name": flow.name,
             "description": flow.description,
-            "parameters": parameter_schema(flow).model_dump(mode="json", exclude_unset=True),
+            # A run with another parameter is refused by the API; it would crash in the worker.
+            "parameters": parameters | {"additionalProperties": False},
         }
         # A module may print at its import; flushed, for whoever waits no longer.
         sys.stdout.write(f"\n{MARK}{json.dumps(schema)}\n")

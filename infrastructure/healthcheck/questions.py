@@ -13,7 +13,12 @@ from infrastructure.healthcheck.check import Check, Status
 from infrastructure.healthcheck.judge import judge_deployments, judge_pool, judge_server
 from infrastructure.healthcheck.judge_runs import judge_last_run, judge_running, judge_waiting
 from infrastructure.setup_automations.asked import COMMAND as AUTOMATIONS
-from prefect_flows.errors import ConfigurationError, MillraceError, PrefectUnreachable
+from prefect_flows.errors import (
+    ConfigurationError,
+    MillraceError,
+    PrefectUnreachable,
+    did_you_mean,
+)
 from prefect_flows.settings import Settings
 from prefect_flows.targets import (
     LOCAL_UP_COMMAND,
@@ -61,7 +66,8 @@ class Questions:
         for name in missing:
             known = f"; targets that exist: {', '.join(existing)}" if existing else ""
             mend = f"{SETUP_COMMAND} --target {name}"
-            checks.append(Check("blocks", name, Status.FAILED, f"no profile block{known}", mend))
+            seen = f"no profile block{known}{did_you_mean(name, existing)}"
+            checks.append(Check("blocks", name, Status.FAILED, seen, mend))
         if not self.targets:
             seen = "setup has made no target's blocks"
             checks.append(Check("blocks", "", Status.WARNING, seen, SETUP_COMMAND))

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.validation_messages import validation_faults
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,11 +35,7 @@ def read(file: Path, model: type[Model]) -> Model:
             f"{file.name} is not YAML: {error}", where=str(file), mend=mend
         ) from error
     except ValidationError as error:
-        faults = "\n".join(
-            f"  - {'.'.join(str(part) for part in fault['loc'] if part != '[key]')}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False)
-        )
+        faults = "\n".join(f"  - {fault}" for fault in validation_faults(error))
         raise ConfigurationError(
             f"{error.error_count()} fault(s) in {file.name}:\n{faults}", where=str(file), mend=mend
         ) from error

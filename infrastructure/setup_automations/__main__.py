@@ -16,7 +16,7 @@ from infrastructure.setup_automations.asked import COMMAND, asked_of
 from infrastructure.setup_automations.automations_file import AUTOMATIONS_FILE, read_automations
 from infrastructure.setup_automations.kinds import AutomationKind
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import BlockMissing
+from prefect_flows.errors import BlockMissing, did_you_mean
 from prefect_flows.targets import SETUP_COMMAND, notify_block, prefect_client
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def _refuse_unknown(
     if unknown:
         known = f"targets that exist: {', '.join(existing)}" if existing else "no target exists yet"
         raise BlockMissing(
-            f"Setup has not been run for the target {', '.join(map(repr, unknown))} ({known}).",
+            f"Setup has not been run for the target {', '.join(map(repr, unknown))} ({known})."
+            f"{did_you_mean(unknown[0], existing)}",
             where=f"the Prefect API at {client.api_url}",
             mend=f"{SETUP_COMMAND} --target {unknown[0]}, or name another --target",
         )

@@ -18,7 +18,7 @@ from infrastructure.setup_profiles.desired import desired_blocks, of_targets, pr
 from infrastructure.setup_profiles.kinds import KINDS
 from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import ConfigurationError, WarehouseUnreachable
+from prefect_flows.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.settings import Settings, load_settings
 from prefect_flows.targets import Profile, prefect_client, profile_name
 
@@ -98,7 +98,7 @@ def _chosen(contract: Contract, target: list[str] | None) -> list[str]:
     if unknown:
         raise ConfigurationError(
             f"Terraform's outputs have no target {', '.join(map(repr, unknown))}; "
-            f"they have {', '.join(contract.targets)}.",
+            f"they have {', '.join(contract.targets)}.{did_you_mean(unknown[0], contract.targets)}",
             where="--target",
             mend="name one of them, or add the target to Terraform and apply it",
         )

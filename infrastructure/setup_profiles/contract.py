@@ -21,7 +21,8 @@ from pydantic import (
 from infrastructure.setup_profiles.notices import TargetNotices
 from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.errors import ContractError
-from prefect_flows.targets import TARGET_PATTERN, TargetName
+from prefect_flows.targets import TargetName
+from prefect_flows.validation_messages import validation_message
 
 
 class PostgresTarget(Strict):
@@ -129,6 +130,13 @@ class Contract(Strict):
     """Where run state, reports and docs are kept: any URL of fsspec. `.local/state` when absent."""
 
 
+# Where a person finds outputs that are right.
+MODULES = (
+    "documentation/contract.md says what the outputs must be, and the root modules "
+    "infrastructure/terraform/postgres and infrastructure/terraform/gcp give them"
+)
+
+
 def parse(text: str, *, where: str, mend: str) -> Contract:
     """Validate a document in the shape of `terraform output -json`.
 
@@ -139,6 +147,7 @@ def parse(text: str, *, where: str, mend: str) -> Contract:
     Raises:
         ContractError: with every fault at once, each beginning with its path.
     """
+    mend = f"{mend}; {MODULES}"
     if not text.strip():
         raise ContractError(["the document is empty"], where=where, mend=mend)
     try:
@@ -216,11 +225,5 @@ def _fault(fault: Any) -> str:
     at = fault["loc"]
     tag = {"dbt_targets": 2, "dbt_target_notices": 4}.get(str(at[0]))
     path = ".".join(str(part) for index, part in enumerate(at) if part != "[key]" and index != tag)
-    if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == TARGET_PATTERN:
-        message = (
-            "not a valid target name: lowercase letters, digits and single dashes, "
-            "beginning with a letter (it becomes part of a block's name)"
-        )
-    else:
-        message = fault["msg"].removeprefix("Value error, ")
+    message = validation_message(fault)
     return f"{path}: {message}" if path else message

@@ -32,8 +32,7 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
         return contract.parse(
             _run_terraform(terraform_dir),
             where=command,
-            mend=f"terraform -chdir={terraform_dir} apply; its outputs are the contract of "
-            "documentation/contract.md",
+            mend=f"terraform -chdir={terraform_dir} apply",
         )
     if outputs == STDIN:
         return contract.parse(

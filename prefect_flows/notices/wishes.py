@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.targets import SETUP_COMMAND, notices_variable
+from prefect_flows.validation_messages import validation_faults
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -45,7 +46,7 @@ def stored_wishes(client: SyncPrefectClient, target: str) -> Wishes:
     try:
         return Wishes.model_validate(variable.value)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(validation_faults(error))
         raise ConfigurationError(
             f"Variable {variable.name!r} is not as setup writes it: {faults}.",
             where=f"the Prefect API at {client.api_url}",

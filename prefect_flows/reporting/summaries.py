@@ -100,7 +100,7 @@ def print_run(console: Console, record: Record) -> None:
 
 
 def _lines(record: Record) -> list[tuple[str, str, str]]:
-    lines = []
+    lines = [("selection", f"nothing matches {name}", "") for name in record.get("unmatched", [])]
     for source, load in record.get("ingest", {}).items():
         rows = f"{sum(load['rows'].values()):,}"
         refused = f", {load['rejected_rows']:,} refused" if load["rejected_rows"] else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.errors import ConfigurationError, did_you_mean
 
 FOLDER = Path(__file__).parent
 
@@ -36,7 +36,8 @@ def require(name: str) -> None:
     """
     if name not in names():
         raise ConfigurationError(
-            f"Source {name!r} does not exist; there are: {', '.join(names())}.",
+            f"Source {name!r} does not exist; there are: {', '.join(names())}."
+            f"{did_you_mean(name, names())}",
             where=str(FOLDER),
             mend=f"name one of them, or add the folder {name} with a source.py",
         )

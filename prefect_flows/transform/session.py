@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +118,8 @@ class DbtSession:
         self.vars = dict(vars)
         self._variables = profile.environment() | {RUN_ID_VARIABLE: run_id}
         self._manifest: Manifest | None = None
+        # What the last selection names that no node of the project has.
+        self.unmatched: list[str] = []
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="millrace-dbt-")
@@ -245,16 +247,13 @@ class DbtSession:
             f"cd {self.project_dir.name} && uv run dbt ls {selection} shows what is selected; "
             "the names of models are the names of their files"
         )
+        self.unmatched = []
         if selection.arguments() or (self.project_dir / "selectors.yml").exists():
-            keys = ["--output", "json", "--output-keys", "unique_id", "resource_type"]
-            outcome = self.invoke(["ls", "--quiet", *keys], selection.arguments())
-            if outcome.exception is not None:
-                raise SelectionError(
-                    f"The selection is not valid: {outcome.exception}",
-                    where=str(selection),
-                    mend=mend,
-                ) from outcome.exception
-            nodes = [json.loads(line) for line in outcome.results]
+            nodes, self.unmatched = self._list(selection, mend)
+            if selection.since is not None:
+                # Nodes that did not change match nothing either: without `since`, it is a fault.
+                whole = replace(selection, since=None)
+                self.unmatched = self._list(whole, mend)[1] if whole.arguments() else []
             found = [(node["resource_type"], node["unique_id"]) for node in nodes]
         else:
             found = [(str(node.resource_type), node.unique_id) for node in self._nodes()]
@@ -269,6 +268,24 @@ class DbtSession:
                 mend=mend,
             )
         return selected
+
+    def _list(self, selection: Selection, mend: str) -> tuple[list[dict[str, str]], list[str]]:
+        """The nodes that `dbt ls` lists, and the parts of the selection that match none."""
+        unmatched: list[str] = []
+
+        def listen(event: Any) -> None:
+            if event.info.name == "NoNodesForSelectionCriteria":
+                unmatched.append(event.data.spec_raw)
+
+        keys = ["--output", "json", "--output-keys", "unique_id", "resource_type"]
+        outcome = self.invoke(["ls", "--quiet", *keys], selection.arguments(), on_event=listen)
+        if outcome.exception is not None:
+            raise SelectionError(
+                f"The selection is not valid: {outcome.exception}",
+                where=str(selection),
+                mend=mend,
+            ) from outcome.exception
+        return [json.loads(line) for line in outcome.results], list(dict.fromkeys(unmatched))
 
     def _is_executed(self, unique_id: str) -> bool:
         """Whether a command has a result for the node; a model may live only inside others."""
@@ -341,6 +358,7 @@ class DbtSession:
         *,
         only: Collection[str] | None = None,
         on_error: OnError | None = None,
+        on_event: Listener | None = None,
     ) -> Outcome:
         """Run one dbt command on the parsed project.
 
@@ -351,6 +369,7 @@ class DbtSession:
             recorder: is told of each node that begins and ends, and of dbt's warnings.
             only: ids of the nodes to which the selection is narrowed.
             on_error: is told the error of each node that failed, before its event `NodeFinished`.
+            on_event: is told each event of dbt; a recorder listens by itself.
         """
         manifest = self.manifest
         with ExitStack() as contexts:
@@ -362,7 +381,7 @@ class DbtSession:
                 contexts.enter_context(nodes_seen(recorder.started, recorder.finished))
             return self._invoke(
                 [*command, *arguments, "--no-write-json"],
-                recorder.listen if recorder is not None else None,
+                recorder.listen if recorder is not None else on_event,
                 manifest=manifest,
             )
 

@@ -198,7 +198,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
         (DEPLOYMENTS, "pull: []", "",
          "the code of a run is what is installed where it goes; write pull: []"),
         (DEPLOYMENTS, "name: nyc--flights--dev", "nmae: nyc--flights--dev",
-         "0.name: Field required; "
+         "0.name: this field is required (prefect.yaml, line 24); "
          "correct prefect.yaml; documentation/deployments.md says what may stand there"),
         (DEPLOYMENTS, "flow.ingest_nyc_flights", "ingest",
          "nyc--flights--dev would run prefect_flows.sources.nyc__flights.ingest; "

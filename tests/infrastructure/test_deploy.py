@@ -12,8 +12,10 @@ import pytest
 import yaml
 from prefect.client.schemas.schedules import CronSchedule
 
+from infrastructure.deploy.__main__ import _read as read_files
 from infrastructure.deploy.files import read
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import Settings
 from tests.support.deploying import (
     ALL,
     FIRST,
@@ -169,6 +171,14 @@ def test_a_value_that_is_none_is_refused_by_the_api(
     )
     assert refused.status_code == httpx.codes.CONFLICT
     assert "No Target" in refused.text
+
+    # Nor is there a parameter of this name; the run of it would crash in the worker.
+    unknown = httpx.post(
+        f"{prepared.api_url}/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
+        json={"parameters": {"selct": ["fct_flights"]}},
+    )
+    assert unknown.status_code == httpx.codes.CONFLICT
+    assert "'selct' was unexpected" in unknown.text
 
 
 @pytest.mark.operations
@@ -363,11 +373,18 @@ def test_an_image_that_nobody_names(prepared: Project, deployed: dict[str, dict[
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"nmae": "x"}, "dbt-dev.nmae: Extra inputs are not permitted"),
+        ({"nmae": "x"}, "dbt-dev.nmae: there is no such field (prefect.yaml, line "),
         ({"name": "dbt-prod2"}, "name: end it with -dev, its target"),
         ({"parameters": {}}, "parameters.target: give the name of a target"),
-        ({"entrypoint": "pipeline.py:flow"}, "dbt-dev.entrypoint: String should match"),
+        ({"entrypoint": "pipeline.py:flow"}, "dbt-dev.entrypoint: must match"),
         ({"schedules": [{"timezone": "UTC"}]}, "give one of cron, interval and rrule"),
+        ({"schedules": [{"cron": "0 25 * * *"}]}, '0.cron: Invalid cron string: "0 25 * * *" (p'),
+        ({"schedules": [{"interval": 0}]}, "schedules.0.interval: must be greater than 0"),
+        ({"schedules": [{"rrule": "FREQ=OFTEN"}]}, "schedules.0.rrule: Invalid RRule string"),
+        (
+            {"schedules": [{"cron": "0 2 * * *", "timezone": "Europe/Berln"}]},
+            "there is no time zone 'Europe/Berln'. Did you mean 'Europe/Berlin'?",
+        ),
         (
             {"work_pool": {"name": "p", "job_variables": {"env": {"API_KEY": "made-up-5"}}}},
             "API_KEY: a secret is named here, never written",
@@ -384,15 +401,58 @@ def test_a_file_that_is_wrong(tmp_path: Path, changes: dict[str, Any], said: str
     assert "made-up-5" not in str(error.value)
 
 
+@pytest.fixture
+def folder_with_faults(tmp_path: Path) -> Path:
+    """A project whose prod runs at no hour, and whose staging has an unknown field."""
+    text = (REPOSITORY / "prefect.yaml").read_text()
+    for right, wrong in (
+        ("cron: 0 2 * * *, timezone: UTC", "cron: 0 25 * * *, timezone: Europe/Berln"),
+        ("tags: [dbt, staging]", "tgas: [dbt, staging]"),
+    ):
+        assert text.count(right) == 1
+        text = text.replace(right, wrong)
+    (tmp_path / "prefect.yaml").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("targets", "declared", "failed"),
+    [
+        ([], ["dbt-dev"], {"dbt-staging": 1, "dbt-prod": 2}),
+        (["dev", "staging"], ["dbt-dev"], {"dbt-staging": 1}),
+        (["dev"], ["dbt-dev"], {}),
+    ],
+)
+def test_a_deployment_that_is_wrong_does_not_keep_the_others_of_its_file_back(
+    folder_with_faults: Path, targets: list[str], declared: list[str], failed: dict[str, int]
+) -> None:
+    work = read_files(Settings(project_dir=folder_with_faults), targets)
+
+    assert [each.name for each in work.declared] == declared
+    assert {name: len(said) for name, said in work.failures.items()} == failed
+    file = folder_with_faults / "prefect.yaml"
+    lines = file.read_text().splitlines()
+    for said in (each for some in work.failures.values() for each in some):
+        assert said.endswith(f"; correct {file}")
+        field = said.partition(":")[0].rpartition(".")[2]
+        assert field in lines[int(said.partition("line ")[2].partition(")")[0]) - 1]
+
+
+def test_a_target_that_no_file_has_is_compared_with_those_that_they_have() -> None:
+    with pytest.raises(ConfigurationError, match=r"target 'prdo'\. Did you mean 'prod'\?"):
+        read_files(Settings(), ["prdo"])
+
+
 @pytest.mark.operations
 def test_a_file_that_is_wrong_does_not_keep_the_others_back(
     prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path
 ) -> None:
-    change(edited_file, "dbt-dev", nmae="x")
+    change(edited_file, "dbt-dev", schedules=[{"cron": "0 2 * * *", "timezone": "Europe/Berln"}])
     done = deploy(prepared, "dev", "--dry-run")
     assert done.returncode == 1
-    assert "dbt-dev.nmae: Extra inputs are not permitted" in done.stdout
-    assert "Failed: prefect.yaml." in done.stdout
+    assert "Did you mean 'Europe/Berlin'? (prefect.yaml, line " in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Failed: dbt-dev." in done.stdout
     assert "nyc--flights--dev" in done.stdout
     assert "orphaned" not in done.stdout
 

@@ -347,11 +347,11 @@ def test_a_target_that_setup_has_not_made(stage: Stage) -> None:
     [
         ({"server": {"zombies": 15}}, "server.zombies: 15 is no time: write 90s, 15m, 6h or 1d"),
         ({"server": {"zombies": "5s"}}, "server.zombies: 5s is too short: at least 10s"),
-        ({"targets": {"prod": {"stuk": "3h"}}}, "targets.prod.stuk: Extra inputs are not permitt"),
-        ({"targets": {"Prod": {}}}, "targets.Prod: String should match pattern"),
-        ({"targets": {"prod": {"crashed": "1h"}}}, "targets.prod.crashed: Input should be a vali"),
-        ({"defaults": {"late": "1h"}}, "defaults.pending: Field required"),
-        ({"version": 2}, "version: Input should be 1"),
+        ({"targets": {"prod": {"stuk": "3h"}}}, "targets.prod.stuk: there is no such field"),
+        ({"targets": {"Prod": {}}}, "targets.Prod: not a valid target name"),
+        ({"targets": {"prod": {"crashed": "1h"}}}, "targets.prod.crashed: must be true or false"),
+        ({"defaults": {"late": "1h"}}, "defaults.pending: this field is required"),
+        ({"version": 2}, "version: must be 1"),
     ],
 )
 def test_a_file_that_is_wrong(tmp_path: Path, changed: dict[str, Any], said: str) -> None:

@@ -178,7 +178,7 @@ def test_a_pool_of_another_type_is_refused(other_project: Project, tmp_path: Pat
         ({"defaults": {"stream_output": "yes"}}, "defaults.stream_output: 'yes' is not of type"),
         ({"defaults": {"env": {"A": "1"}}}, "defaults.env: no job variable"),
         ({"env": {"PLACE": "${NOT_SET_ANYWHERE}"}}, "NOT_SET_ANYWHERE is not set"),
-        ({"replicas": 3}, "pools.tried.replicas: Extra inputs are not permitted"),
+        ({"replicas": 3}, "pools.tried.replicas: there is no such field"),
         ({"queues": {"prod": {"priority": 0}}}, "pools.tried.queues.prod.priority: "),
     ],
 )
@@ -219,7 +219,7 @@ def test_every_default_of_the_file_is_a_variable_of_prefects_template() -> None:
     [
         ("secret", "", "The value is empty."),
         ("secret", '{"password": "made-up-7"', "The value begins like a JSON object and is none"),
-        ("docker-registry-credentials", '{"password": "made-up-7"}', "username: Field required"),
+        ("docker-registry-credentials", '{"password": "made-up-7"}', "username: this field is req"),
     ],
 )
 def test_a_secret_that_is_none(other_project: Project, type_: str, text: str, said: str) -> None:

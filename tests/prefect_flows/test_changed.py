@@ -41,8 +41,10 @@ def test_only_what_changed_since_the_last_good_run_and_what_depends_on_it(scratc
     scratch.model("numbers", "select no_such_column as id")
     assert scratch.run_pipeline("--changed").returncode == 1
     scratch.model("numbers", "{{ config(materialized='table') }} select 8 as id")
-    partial = scratch.run_pipeline("--changed", "--select", "numbers")
+    partial = scratch.run_pipeline("--changed", "--select", "numbers apart no_such_model")
     assert partial.returncode == 0, partial.stdout + partial.stderr
+    assert partial.stdout.count("nothing matches") == 1, "what did not change is no fault"
+    assert "nothing matches no_such_model " in partial.stdout
     assert set(results(scratch)) == {"numbers"}
     again = scratch.run_pipeline("--changed")
     assert again.returncode == 0, again.stdout + again.stderr

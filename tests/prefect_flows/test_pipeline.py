@@ -48,10 +48,20 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
     assert "| dbt-test | 1 | 1 pass | 1 |" in texts[f"{scratch.target}-validation"]
 
 
-def test_policies_of_the_settings_reach_the_tasks(project: Project, scratch: Scratch) -> None:
-    done = scratch.run_pipeline(MILLRACE_STAGES__DBT_RUN__RETRIES="5")
+def test_policies_and_what_no_selector_matches_are_seen(project: Project, scratch: Scratch) -> None:
+    done = scratch.run_pipeline(
+        *("--select", "numbers no_such_model", "--exclude", "tag:no_such_tag"),
+        MILLRACE_STAGES__DBT_RUN__RETRIES="5",
+    )
 
+    # A selector that matches nothing beside one that matches is part of the result.
     assert done.returncode == 0, done.stdout + done.stderr
+    assert scratch.relations() == {"numbers"}
+    run = project.artifacts(project.last_run(scratch.target))[f"{scratch.target}-run"]
+    for name in ("no_such_model", "tag:no_such_tag"):
+        assert f"nothing matches {name} " in done.stdout
+        assert f"| selection | nothing matches {name} |" in run
+    assert "No node of the dbt project matches: no_such_model, tag:no_such_tag." in done.stderr
     tasks = project.task_runs(project.last_run(scratch.target))
     policy = tasks["dbt-run"]["empirical_policy"]
     assert (policy["retries"], policy["retry_delay"]) == (5, [60, 120, 240, 480, 600])

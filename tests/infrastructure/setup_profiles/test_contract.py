@@ -11,6 +11,7 @@ import pytest
 from infrastructure.setup_profiles.contract import Contract, parse
 from infrastructure.setup_profiles.notices import desired_notices
 from prefect_flows.errors import ContractError
+from tests.support.project import REPOSITORY
 
 POSTGRES = {
     "type": "postgres",
@@ -47,7 +48,10 @@ def faults_of(text: str) -> list[str]:
     with pytest.raises(ContractError) as error:
         parse(text, where="outputs.json", mend="terraform apply")
     assert "where: outputs.json" in str(error.value)
-    assert "mend:  terraform apply" in str(error.value)
+    assert "mend:  terraform apply; documentation/contract.md says what" in str(error.value)
+    for module in ("infrastructure/terraform/postgres", "infrastructure/terraform/gcp"):
+        assert module in error.value.mend
+        assert (REPOSITORY / module / "outputs.tf").exists()
     return error.value.faults
 
 
@@ -106,24 +110,23 @@ def test_every_fault_is_listed_at_once() -> None:
         more=1,
     )
     assert found == [
-        "dbt_targets.dev.port: Input should be a valid integer",
-        "dbt_targets.dev.ssl: Extra inputs are not permitted",
-        "dbt_targets.prod.dataset: Field required",
-        "dbt_targets.prod.location: Field required",
-        "dbt_targets.prod.threads: Input should be greater than 0",
+        "dbt_targets.dev.port: must be a whole number",
+        "dbt_targets.dev.ssl: there is no such field",
+        "dbt_targets.prod.dataset: this field is required",
+        "dbt_targets.prod.location: this field is required",
+        "dbt_targets.prod.threads: must be greater than 0",
         "dbt_targets.Prod_1: not a valid target name: lowercase letters, digits and single "
         "dashes, beginning with a letter (it becomes part of a block's name)",
-        "dbt_targets.old: Input tag 'oracle' found using 'type' does not match any of the "
-        "expected tags: 'postgres', 'bigquery'",
-        "more: Extra inputs are not permitted",
+        "dbt_targets.old: the field 'type' must be one of 'postgres', 'bigquery'",
+        "more: there is no such field",
         "dbt_target_secrets.prod: a target of type bigquery takes service_account_key",
         "dbt_target_secrets.staging: dbt_targets has no such target",
     ]
 
 
 def test_no_target_is_a_fault() -> None:
-    assert faults(dbt_targets={})[0].startswith("dbt_targets: Dictionary should have at least 1")
-    assert faults(state_url="x") == ["dbt_targets: Field required"]
+    assert faults(dbt_targets={})[0].startswith("dbt_targets: must have at least 1")
+    assert faults(state_url="x") == ["dbt_targets: this field is required"]
 
 
 def test_a_wrong_secret_is_not_repeated_in_the_fault() -> None:
@@ -185,11 +188,11 @@ def test_who_is_told_becomes_blocks_and_a_variable() -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"events": ["failures"]}, "dbt_target_notices.dev.events.0: Input should be 'failure'"),
-        ({"receivers": {}}, "dbt_target_notices.dev.receivers: Dictionary should have at least 1"),
-        ({"receivers": {"a": {"type": "pigeon"}}}, "dbt_target_notices.dev.receivers.a: Input tag"),
+        ({"events": ["failures"]}, "dbt_target_notices.dev.events.0: must be 'failure'"),
+        ({"receivers": {}}, "dbt_target_notices.dev.receivers: must have at least 1"),
+        ({"receivers": {"a": {"type": "pigeon"}}}, "dbt_target_notices.dev.receivers.a: the field"),
         ({"receivers": {"a_b": NOTICES["receivers"]["team"]}},  # type: ignore[index]
-         "dbt_target_notices.dev.receivers.a_b: String should match"),
+         "dbt_target_notices.dev.receivers.a_b: must match"),
         ({"receivers": {"a": {"type": "slack", "url": "https://example.com/madeUpSecret"}}},
          "dbt_target_notices.dev.receivers.a.url: not an incoming webhook"),
         ({"receivers": {"a": {"type": "teams", "url": "https://example.com/madeUpSecret"}}},
@@ -199,7 +202,7 @@ def test_who_is_told_becomes_blocks_and_a_variable() -> None:
         ({"receivers": {"a": {"type": "webhook", "url": "madeUpSecret"}}},
          "dbt_target_notices.dev.receivers.a.url: not an address"),
         ({"receivers": {"a": {"type": "email", "server": "s", "sender": "a@b", "recipients": []}}},
-         "dbt_target_notices.dev.receivers.a.recipients: List should have at least 1"),
+         "dbt_target_notices.dev.receivers.a.recipients: must have at least 1"),
     ],
 )  # fmt: skip
 def test_faults_of_notices_have_their_path_and_no_secret(
