@@ -78,6 +78,7 @@ def between(project: Path) -> Iterator[Fault]:
     """What no source alone can tell: names that two share, names that none has."""
     known = all_sources(project)
     yield from models.unknown_switches(switched_off(project), [s.name for s in known])
+    yield from deployments.without_target(project, known)
     by_package: dict[str, str] = {}
     for source in known:
         other = by_package.setdefault(source.package, source.name)

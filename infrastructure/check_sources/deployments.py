@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -50,7 +51,7 @@ def understood(source: Source) -> Iterator[Fault]:
 
 
 def names(source: Source) -> Iterator[Fault]:
-    """`<owner>--<name>--<target>`, one for each target of the project."""
+    """`<owner>--<name>--<target>`, one a target."""
     file = source.place(FILE)
     found = read(source)
     if found is None:
@@ -60,15 +61,26 @@ def names(source: Source) -> Iterator[Fault]:
         if each.name != wanted:
             yield Fault(file, f"a deployment is called {each.name}", f"write name: {wanted}")
     targets = [each.target for each in found]
-    for target in _targets(source):
-        if target not in targets:
-            yield Fault(
-                file,
-                f"there is no deployment for the target {target}",
-                f"add {sources.deployment_name(source.name, target)}",
-            )
     for target in sorted({each for each in targets if targets.count(each) > 1}):
         yield Fault(file, f"there are several for the target {target}", "leave one of them")
+
+
+def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
+    """A target that some sources have a deployment for and others lack: once for all of these.
+
+    One that no source has is no fault: the pipeline loads every source.
+    """
+    found = {source.name: each for source in known if (each := read(source)) is not None}
+    for target in _targets(project):
+        lacking = [n for n, some in found.items() if target not in {each.target for each in some}]
+        if 0 < len(lacking) < len(found):
+            missing = ", ".join(sources.deployment_name(name, target) for name in lacking)
+            yield Fault(
+                FILE,
+                f"some sources have a deployment for the target {target}, and these have none: "
+                f"{', '.join(lacking)}",
+                f"add each to the {FILE} of its source: {missing}",
+            )
 
 
 def entrypoints(source: Source) -> Iterator[Fault]:
@@ -103,7 +115,7 @@ def secrets(source: Source) -> Iterator[Fault]:
     """Each target has secrets of its own, and none stands in the open."""
     file = source.place(FILE)
     hidden = secret_parameters(source)
-    targets = _targets(source)
+    targets = _targets(source.project)
     there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
     for each in read(source) or []:
         for name in sorted(hidden & set(each.parameters)):
@@ -195,10 +207,10 @@ def _explained(text: str) -> bool:
     return True
 
 
-def _targets(source: Source) -> list[str]:
+def _targets(project: Path) -> list[str]:
     """The targets that the pipeline is deployed for."""
     try:
-        found = files.read(source.project / FILE)
+        found = files.read(project / FILE)
     except ConfigurationError:  # its own fault, and `infrastructure.deploy` says so
         return []
     return list(dict.fromkeys(each.target for each in found))

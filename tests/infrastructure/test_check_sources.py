@@ -198,7 +198,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
         (DEPLOYMENTS, "pull: []", "",
          "the code of a run is what is installed where it goes; write pull: []"),
         (DEPLOYMENTS, "name: nyc--flights--dev", "nmae: nyc--flights--dev",
-         "0.name: this field is required (prefect.yaml, line 24); "
+         "0.name: this field is required (prefect.yaml, line 20); "
          "correct prefect.yaml; documentation/deployments.md says what may stand there"),
         (DEPLOYMENTS, "flow.ingest_nyc_flights", "ingest",
          "nyc--flights--dev would run prefect_flows.sources.nyc__flights.ingest; "
@@ -271,11 +271,27 @@ def test_a_key_in_the_open(project: Path) -> None:
 
 
 def test_a_target_without_a_deployment(project: Path) -> None:
+    others = []
+    for name in ("acme__one", "acme__two"):
+        folder = project / "prefect_flows" / "sources" / name
+        shutil.copytree(project / HERE, folder)
+        others.append(folder / "prefect.yaml")
+    # GIVEN a target of the project that no source has: the pipeline loads them
     change(project, "prefect.yaml", "name: dbt-staging", "name: dbt-qa")
     change(project, "prefect.yaml", "parameters: {target: staging}", "parameters: {target: qa}")
-    assert faults(project) == [
-        f"{DEPLOYMENTS}: there is no deployment for the target qa; add nyc--flights--qa"
+    assert list(between(project)) == []
+    # WHEN one source has a deployment for it, THEN those that lack one are named, once
+    change(project, DEPLOYMENTS, "name: nyc--flights--staging", "name: nyc--flights--qa")
+    change(project, DEPLOYMENTS, "parameters: {target: staging}", "parameters: {target: qa}")
+    assert faults(project) == []
+    assert [str(fault) for fault in between(project)] == [
+        "prefect.yaml: some sources have a deployment for the target qa, and these have none: "
+        "acme__one, acme__two; add each to the prefect.yaml of its source: acme--one--qa, "
+        "acme--two--qa"
     ]
+    for file in others:
+        file.write_text((project / DEPLOYMENTS).read_text())
+    assert list(between(project)) == []
 
 
 def test_a_source_of_any_table_has_no_staging_models(project: Path) -> None:
