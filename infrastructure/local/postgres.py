@@ -76,11 +76,7 @@ def start(local_dir: Path) -> Postgres:
         postgres = Postgres(str(info.socket_dir or info.hostname), int(info.port or 5432))
         _create_database(postgres)
     except (subprocess.SubprocessError, OSError, RuntimeError, psycopg2.Error) as error:
-        raise ServerError(
-            f"The embedded Postgres does not start: {type(error).__name__}: {error}.",
-            where=f"{folder}; its log is {folder / 'log'}",
-            mend=f"read the log; if a dead server left {folder / 'postmaster.pid'}, remove it",
-        ) from error
+        raise _not_started(error, folder) from error
     outputs_file(local_dir).write_text(json.dumps(postgres.outputs(), indent=2) + "\n")
     return postgres
 
@@ -111,6 +107,36 @@ def is_running(local_dir: Path) -> bool:
 def outputs_file(local_dir: Path) -> Path:
     """The embedded default's own outputs, which setup reads when nothing else is named."""
     return local_dir / "terraform-outputs.json"
+
+
+def _not_started(error: Exception, folder: Path) -> ServerError:
+    """What kept the server from starting, with advice for this cause alone."""
+    if _is_of_useradd(error):
+        said = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
+        return ServerError(
+            "Postgres does not run as root, and the system user to run it as cannot be made: "
+            f"useradd: {' '.join(said.split())}.",
+            where=f"PATH={os.environ.get('PATH', '')}",
+            mend='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
+            "(apt-get install passwd), or start as another user than root",
+        )
+    log, pid = folder / "log", folder / "postmaster.pid"
+    advice = [
+        *([f"read {log}"] if log.exists() else []),
+        *([f"if no server runs any more, remove {pid}"] if pid.exists() else []),
+    ]
+    return ServerError(
+        f"The embedded Postgres does not start: {type(error).__name__}: {error}.",
+        where=str(folder),
+        mend="; ".join(advice) or "correct what is said above; nothing was started",
+    )
+
+
+def _is_of_useradd(error: Exception) -> bool:
+    """Whether the library's call of useradd failed: not found, not allowed, or by its own word."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return bool(error.cmd[0] == "useradd")
+    return isinstance(error, OSError) and error.filename == "useradd"
 
 
 def _folder(local_dir: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -12,6 +14,8 @@ import psutil
 import psycopg2
 import pytest
 
+from infrastructure.local import postgres
+from prefect_flows.errors import ServerError
 from tests.support.project import REPOSITORY, Project, copy_of_the_project, stop_servers
 
 
@@ -49,6 +53,32 @@ def test_a_prefect_toml_of_somebody_else_stays(tmp_path: Path) -> None:
     assert down.returncode == 0, down.stderr
     assert "prefect.example.com" in file.read_text()
     assert not (project.local / "postgres").exists()
+
+
+@pytest.mark.parametrize("says", [None, "useradd: cannot lock /etc/passwd"])
+def test_a_useradd_that_fails_or_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str | None
+) -> None:
+    # GIVEN root on a machine without the user that Postgres runs as
+    def unknown(name: str) -> None:
+        raise KeyError(name)
+
+    programs = tmp_path / "sbin"
+    programs.mkdir()
+    if says is not None:
+        (programs / "useradd").write_text(f"#!/bin/sh\necho '{says}' >&2\nexit 1\n")
+        (programs / "useradd").chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pwd, "getpwnam", unknown)
+    monkeypatch.setenv("PATH", str(programs))
+
+    with pytest.raises(ServerError, match="system user to run it as cannot be made") as error:
+        postgres.start(tmp_path / ".local")
+
+    assert (says or "useradd: No such file or directory") in error.value.what
+    assert error.value.where == f"PATH={programs}"
+    assert "/usr/sbin" in error.value.mend
+    assert "postmaster.pid" not in str(error.value)
 
 
 def test_the_ui_calls_its_own_port(project: Project) -> None:
