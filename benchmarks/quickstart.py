@@ -9,6 +9,7 @@ the machine does hits both; medians are reported. Prints Markdown.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -90,4 +91,6 @@ def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else RUNS)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=int, nargs="?", default=RUNS, help="How many runs.")
+    main(parser.parse_args().runs)

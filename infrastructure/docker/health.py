@@ -7,6 +7,7 @@ library: this starts every few seconds.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import urllib.error
@@ -47,8 +48,19 @@ def fault(url: str) -> str | None:
 
 def main() -> int:
     """0 when healthy."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infrastructure.docker.health",
+        description="Say whether this container is healthy; exit code 1 when it is not.",
+    )
+    parser.add_argument(
+        "role",
+        nargs="?",
+        choices=("server", "worker", "other"),
+        help="What the container was started for. Its first process tells when not given.",
+    )
+    given = parser.parse_args().role
     first_process = Path("/proc/1/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    role = sys.argv[1] if len(sys.argv) > 1 else role_of(first_process)
+    role = given or role_of(first_process)
     url = address(role, dict(os.environ))
     wrong = None if url is None else fault(url)
     sys.stdout.write(f"{role}: {wrong or 'healthy'}\n")

@@ -13,6 +13,7 @@ from infrastructure.healthcheck.check import USERINFO, Check, Status, lasting
 from infrastructure.healthcheck.facts import Deployed, Facts, Pool, Server, Target
 
 PREFECT = "uv run prefect"
+WORKER_COMMAND = "uv run python -m infrastructure.worker"
 POOLS_COMMAND = "uv run python -m infrastructure.setup_work_pools"
 DEPLOY_COMMAND = "uv run python -m infrastructure.deploy"
 # Prefect's own: a worker that missed so many of its heartbeats is gone.
@@ -112,7 +113,7 @@ def _judge_workers(pool: Pool, facts: Facts) -> Check:
     if alive:
         seen = ", ".join(f"{name} {max(age, 0):.0f} s ago" for name, age in sorted(alive.items()))
         return Check("worker", pool.name, Status.OK, f"{len(alive)} online; last heartbeat: {seen}")
-    mend = f"start one: {PREFECT} worker start --pool {pool.name}; or restart its container or unit"
+    mend = f"start one: {WORKER_COMMAND} --pool {pool.name}; or restart its container or unit"
     if not beats:
         return Check("worker", pool.name, Status.FAILED, "no worker ever asked this pool", mend)
     name, (age, *_) = min(beats.items(), key=lambda beat: beat[1][0])

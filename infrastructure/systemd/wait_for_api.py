@@ -5,6 +5,7 @@ Takes the address from PREFECT_API_URL, the server's process from MAINPID, which
 seconds to wait as its one argument. Standard library only: it starts in a tenth of a second.
 """
 
+import argparse
 import os
 import sys
 import time
@@ -24,7 +25,22 @@ def answers(url: str) -> bool:
 
 def main() -> int:
     """Exit code 0 as soon as it answers, 1 when it has not in time."""
-    url, patience = os.environ["PREFECT_API_URL"] + "/health", float(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m infrastructure.systemd.wait_for_api",
+        description="Wait until the Prefect server at PREFECT_API_URL answers, or the process "
+        "MAINPID has ended.",
+    )
+    parser.add_argument("seconds", type=float, help="How long to wait.")
+    patience = parser.parse_args().seconds
+    missing = [name for name in ("PREFECT_API_URL", "MAINPID") if name not in os.environ]
+    if missing:
+        sys.stderr.write(
+            f"Not set: {', '.join(missing)}.\n  where: the environment\n"
+            "  mend:  let systemd call this by ExecStartPost, which gives MAINPID; PREFECT_API_URL"
+            " stands in /etc/millrace/millrace.env\n"
+        )
+        return 1
+    url = os.environ["PREFECT_API_URL"] + "/health"
     until = time.monotonic() + patience
     server = Path("/proc") / os.environ["MAINPID"]
     while time.monotonic() < until:

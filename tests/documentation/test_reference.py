@@ -6,12 +6,14 @@ import os
 import re
 
 import pytest
+from typer.testing import CliRunner
 
 from infrastructure.reference.__main__ import pages
 from infrastructure.reference.commands import programs
 from infrastructure.reference.schemas import rows
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import PREFIX, Settings
+from tests.support import fork_server
 from tests.support.project import REPOSITORY, Project, copy_of_the_project
 
 pytestmark = pytest.mark.docs
@@ -22,6 +24,22 @@ MEND = "uv run python -m infrastructure.reference"
 def test_every_page_says_what_the_code_says() -> None:
     stale = [str(page) for page, text in pages().items() if (REPOSITORY / page).read_text() != text]
     assert stale == [], f"not up to date: {MEND}"
+
+
+def test_every_command_has_help() -> None:
+    for program in programs(REPOSITORY):
+        if program.command is None:
+            done = fork_server.run(
+                ["-m", program.name, "--help"], cwd=REPOSITORY, env=dict(os.environ)
+            )
+            code, said = done.returncode, done.stdout
+        else:
+            app = program._app()
+            assert app is not None
+            result = CliRunner().invoke(app, ["--help"])
+            code, said = result.exit_code, result.stdout
+        assert code == 0, f"{program.name}: {said}"
+        assert re.search("usage", said, re.IGNORECASE), f"{program.name}: {said}"
 
 
 def test_every_module_that_is_started_as_a_program_is_there() -> None:

@@ -205,7 +205,8 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     assert seen["pool", "default-pool"]["status"] == "ok"
     assert seen["queues", "default-pool"]["seen"] == "dev"
     assert seen["worker", "default-pool"]["seen"] == "no worker ever asked this pool"
-    assert "prefect worker start --pool default-pool" in seen["worker", "default-pool"]["mend"]
+    mend = seen["worker", "default-pool"]["mend"]
+    assert "uv run python -m infrastructure.worker --pool default-pool" in mend
     name = "dbt-full-pipeline/dbt-dev"
     assert re.fullmatch(
         r"(version \w+, )?(next run \d{4}-\d\d-\d\d 02:00 UTC|its runs are being scheduled)",

@@ -218,6 +218,20 @@ def test_started_means_that_the_server_answers() -> None:
     assert "mend:  journalctl -u millrace-server says why" in done.stderr
 
 
+def test_waiting_has_help_and_names_what_the_environment_lacks() -> None:
+    command = [sys.executable, "-m", "infrastructure.systemd.wait_for_api"]
+    helped = subprocess.run(
+        [*command, "--help"], cwd=REPOSITORY, env={}, capture_output=True, text=True, check=False
+    )
+    bare = subprocess.run(
+        [*command, "1"], cwd=REPOSITORY, env={}, capture_output=True, text=True, check=False
+    )
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "usage: python -m infrastructure.systemd.wait_for_api [-h] seconds" in helped.stdout
+    assert bare.returncode == 1
+    assert bare.stderr.startswith("Not set: PREFECT_API_URL, MAINPID.\n  where: the environment\n")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="SKIPPED: only Linux has /proc, and systemd")
 def test_a_server_that_has_ended_is_not_waited_for() -> None:
     ended = subprocess.Popen(["true"])

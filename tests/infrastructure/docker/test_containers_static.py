@@ -44,6 +44,15 @@ def services() -> dict[str, dict[str, object]]:
     return dict(yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"])
 
 
+def test_the_health_check_of_an_image_has_help() -> None:
+    helped = run(sys.executable, "-m", "infrastructure.docker.health", "--help")
+    unknown = run(sys.executable, "-m", "infrastructure.docker.health", "sever")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "usage: python -m infrastructure.docker.health [-h] [{server,worker" in helped.stdout
+    assert unknown.returncode == 2
+    assert "invalid choice: 'sever'" in unknown.stderr
+
+
 def test_hadolint() -> None:
     files = [file for file in REPOSITORY.rglob("*Dockerfile") if ".venv" not in file.parts]
     assert len(files) >= 5
