@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
     """Everything this machine makes: database files, server home, state. `.local` of the project
     when not set; in an image, its volume."""
+    project: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    """Id of the project that this clone belongs to, where the file `projects` in `local_dir` does
+    not last: CI, containers. Setup refuses targets that another project made."""
     version: str | None = None
     """Of the code, as `deploy` and images name it: a git commit. None: whatever lies here."""
     image: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from infrastructure.deploy.releases import Release
 from infrastructure.planning import table
 from infrastructure.planning.objects import Wanted
 from infrastructure.planning.plan import Action, Step, apply, plan
+from infrastructure.setup_profiles.ownership import projects_of
 from infrastructure.version import version_of
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, did_you_mean
@@ -76,13 +77,16 @@ def deploy(
     work = _read(settings, target or [])
     with prefect_client() as client:
         there = checks.ground(client)
-        for name in sorted(there.targets - set(work.targets)) if not target else []:
+        projects = projects_of(settings)
+        others = {name for name, mark in there.targets.items() if projects.is_other(mark)}
+        without = sorted(set(there.targets) - set(work.targets) - others)
+        for name in without if not target else []:
             console.print(
                 f"Target {name}: setup has made it, and no deployment is for it "
                 f"({files.FILE})", highlight=False, soft_wrap=True,
             )  # fmt: skip
         _check(client, settings, work, there, version=version, pool=pool, image=image)
-        steps = _plan(client, work, target or [])
+        steps = _plan(client, work, target or [], others)
         console.print(table.table(steps, prune=prune))
         if not dry_run:
             _write(client, work, steps, prune=prune)
@@ -139,9 +143,10 @@ def _check(
     image: str | None,
 ) -> None:
     """What each deployment should be, or what is wrong with it."""
+    projects = projects_of(settings)
     schemas = schemas_of({each.entrypoint for each in work.declared}, settings)
     for each in work.declared:
-        found = list(checks.faults(client, there, each, pool=pool, image=image))
+        found = list(checks.faults(client, there, each, projects=projects, pool=pool, image=image))
         schema = schemas[each.entrypoint]
         if isinstance(schema, ConfigurationError):
             found.append(str(schema))
@@ -154,12 +159,18 @@ def _check(
         )
 
 
-def _plan(client: SyncPrefectClient, work: Work, targets: Sequence[str]) -> list[Step]:
-    """Orphans are what no file names; while a file cannot be read, nothing counts as one."""
+def _plan(
+    client: SyncPrefectClient, work: Work, targets: Sequence[str], others: Collection[str]
+) -> list[Step]:
+    """Orphans are what no file names; while a file cannot be read, nothing counts as one.
+
+    Args:
+        others: targets of other projects; their deployments are none of ours.
+    """
     readable = all(name in {each.name for each in work.declared} for name in work.failures)
     steps = plan(
         client,
-        [DeploymentKind(targets)],
+        [DeploymentKind(targets, others)],
         work.wanted.values(),
         keep=work.wanted.values() if readable else None,
     )

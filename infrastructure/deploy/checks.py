@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infrastructure.deploy.files import Deployment
+from infrastructure.setup_profiles.ownership import Projects, marks
 from infrastructure.setup_work_pools.references import missing, references
 from prefect_flows import targets
 from prefect_flows.errors import ConfigurationError
@@ -30,24 +31,20 @@ class Pool:
 
 @dataclass(frozen=True)
 class Ground:
-    """What the Prefect API has that deployments need."""
+    """What the Prefect API has that deployments need.
 
-    targets: frozenset[str]
+    Attributes:
+        targets: target → the project that made it; none where its block does not say.
+    """
+
+    targets: Mapping[str, str | None]
     pools: Mapping[str, Pool] = field(default_factory=dict)
 
 
 def ground(client: SyncPrefectClient) -> Ground:
     """Ask the API for it."""
-    from prefect.exceptions import ObjectNotFound
-
-    prefix = targets.profile_block("")
-    try:
-        blocks = client.read_block_documents_by_type(targets.PROFILE_TYPE)
-    except ObjectNotFound:  # setup has never been run
-        blocks = []
-    names = [str(block.name) for block in blocks]
     return Ground(
-        frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix)),
+        marks(client),
         {
             pool.name: Pool(
                 frozenset(pool.base_job_template.get("variables", {}).get("properties", {})),
@@ -63,11 +60,17 @@ def faults(
     there: Ground,
     deployment: Deployment,
     *,
+    projects: Projects,
     pool: str | None,
     image: str | None,
 ) -> Iterable[str]:
     """One line each, with the command that mends it."""
     target, work_pool = deployment.target, deployment.work_pool
+    if projects.is_other(there.targets.get(target)):
+        yield (
+            f"another project ({there.targets[target]}) made the target {target!r}; give yours "
+            f"another name, or take it over: {targets.SETUP_COMMAND} --target {target} --take-over"
+        )
     if target not in there.targets:
         yield (
             f"the target {target!r} has no block {targets.profile_block(target)}; "

@@ -73,12 +73,14 @@ class DeploymentKind:
 
     Args:
         targets: of which a deployment may be found orphaned; of all where none is given.
+        others: targets of which none may: another project made them.
     """
 
     name = DEPLOYMENT
 
-    def __init__(self, targets: Iterable[str]) -> None:
+    def __init__(self, targets: Iterable[str], others: Iterable[str] = ()) -> None:
         self._targets = frozenset(targets)
+        self._others = frozenset(others)
 
     def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
         """The deployment of that name."""
@@ -106,7 +108,8 @@ class DeploymentKind:
         return [
             Stored(each.id, f"{flows[each.flow_id]}{SLASH}{each.name}", _data(each))
             for each in found
-            if not self._targets or each.parameters.get("target") in self._targets
+            for target in [each.parameters.get("target")]
+            if target not in self._others and (not self._targets or target in self._targets)
         ]
 
     def write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +15,10 @@ from infrastructure.planning.plan import apply, differs, plan
 from infrastructure.setup_automations.asked import COMMAND, asked_of
 from infrastructure.setup_automations.automations_file import AUTOMATIONS_FILE, read_automations
 from infrastructure.setup_automations.kinds import AutomationKind
+from infrastructure.setup_profiles.ownership import projects_of
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import BlockMissing, did_you_mean
+from prefect_flows.errors import BlockMissing, ConfigurationError, did_you_mean
+from prefect_flows.settings import load_settings
 from prefect_flows.targets import SETUP_COMMAND, notify_block, prefect_client
 
 if TYPE_CHECKING:
@@ -44,10 +46,14 @@ def setup_automations(
     console = Console()
     asked_for = read_automations(file)
     with prefect_client() as client:
-        existing = sorted(checks.ground(client).targets)
-        _refuse_unknown(client, target or [], existing)
+        made = checks.ground(client).targets
+        _refuse_unknown(client, target or [], sorted(made))
+        others = _others(client, made, target or [])
+        existing = sorted(set(made) - others)
         asked = asked_of(client, asked_for, target or existing)
-        steps = plan(client, [AutomationKind(target or [])], asked.wanted, keep=asked.wanted)
+        steps = plan(
+            client, [AutomationKind(target or [], others)], asked.wanted, keep=asked.wanted
+        )
         shown = table.table(steps, prune=prune)
         for name in asked.left_out:
             shown.add_row("left out", f"target {name}", f"there is no block {notify_block(name)}")
@@ -69,6 +75,22 @@ def setup_automations(
         )  # fmt: skip
     if check and differs(steps):
         raise typer.Exit(DRIFT)
+
+
+def _others(
+    client: SyncPrefectClient, made: Mapping[str, str | None], names: Sequence[str]
+) -> set[str]:
+    """Targets that other projects made, of which none may be named."""
+    projects = projects_of(load_settings())
+    others = {name for name, mark in made.items() if projects.is_other(mark)}
+    if named := sorted(others & set(names)):
+        raise ConfigurationError(
+            f"Another project ({made[named[0]]}) made the target {named[0]!r}.",
+            where=f"the Prefect API at {client.api_url}",
+            mend=f"name another --target, or take it over: {SETUP_COMMAND} --target {named[0]} "
+            "--take-over",
+        )
+    return others
 
 
 def _refuse_unknown(

@@ -61,11 +61,13 @@ class AutomationKind:
 
     Args:
         targets: of which an automation may be found orphaned; of all where none is given.
+        others: targets of which none may: another project made them.
     """
 
     name = AUTOMATION
 
-    def __init__(self, targets: Iterable[str]) -> None:
+    def __init__(self, targets: Iterable[str], others: Iterable[str] = ()) -> None:
+        self._others = tuple(automation(target, "") for target in others)
         self._prefixes = [automation(target, "") for target in targets] or [automation(None, "")]
         self._all: list[Automation] | None = None
 
@@ -79,6 +81,7 @@ class AutomationKind:
             _stored(each)
             for each in self._read(client)
             if TAG in each.tags and each.name.startswith(tuple(self._prefixes))
+            if not each.name.startswith(self._others)
         ]
 
     def write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,15 +12,19 @@ from rich.console import Console
 from infrastructure.planning import table
 from infrastructure.planning.objects import Wanted
 from infrastructure.planning.plan import Action, apply, differs, plan
-from infrastructure.setup_profiles import profiles_yml
+from infrastructure.setup_profiles import ownership, profiles_yml
 from infrastructure.setup_profiles.contract import Contract
 from infrastructure.setup_profiles.desired import desired_blocks, of_targets, profile_of
 from infrastructure.setup_profiles.kinds import KINDS
+from infrastructure.setup_profiles.ownership import Ownership
 from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.settings import Settings, load_settings
 from prefect_flows.targets import Profile, prefect_client, profile_name
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 DRIFT = 1
 
@@ -46,6 +50,9 @@ def setup_profiles(
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned blocks.")] = False,
     test_connection: Annotated[
         bool, typer.Option("--test-connection", help="Connect to each target with dbt debug.")
+    ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Replace targets that another project made.")
     ] = False,
     blocks_only: Annotated[
         bool, typer.Option("--blocks-only", help="Leave dbt/profiles.yml alone.")
@@ -75,7 +82,12 @@ def setup_profiles(
     drift = False
     if not profiles_only:
         keep = every_block if target is None else None
-        drift |= _setup_blocks(console, chosen, keep, prune=prune, only_look=only_look)
+        with prefect_client() as client:
+            projects = ownership.projects_of(settings)
+            owned = ownership.claim(client, projects, chosen, profiles, take_over=take_over)
+            if not only_look:
+                projects.keep(*owned.projects)
+            drift |= _setup_blocks(console, client, owned, keep, prune=prune, only_look=only_look)
     if text is not None:
         drift |= _setup_file(console, settings.profiles_file, text, only_look=only_look)
     if check and drift:
@@ -107,19 +119,20 @@ def _chosen(contract: Contract, target: list[str] | None) -> list[str]:
 
 def _setup_blocks(
     console: Console,
-    blocks: list[Wanted],
+    client: SyncPrefectClient,
+    owned: Ownership,
     keep: list[Wanted] | None,
     *,
     prune: bool,
     only_look: bool,
 ) -> bool:
     """Plan, show and apply; whether anything differs."""
-    with prefect_client() as client:
-        steps = plan(client, KINDS, blocks, keep=keep)
-        console.print(table.table(steps, prune=prune))
-        if not only_look:
-            apply(client, steps, prune=prune)
-            console.print(table.summary("Blocks", steps, prune=prune))
+    steps = plan(client, KINDS, owned.blocks, keep=keep)
+    steps = ownership.without_others(steps, owned.others)
+    console.print(table.table(steps, prune=prune))
+    if not only_look:
+        apply(client, steps, prune=prune)
+        console.print(table.summary("Blocks", steps, prune=prune))
     return differs(steps)
 
 

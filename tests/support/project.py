@@ -73,6 +73,8 @@ class Project:
             "PYTHONPATH": str(self.folder),
             "MILLRACE_PROJECT_DIR": str(self.folder),
             "COLUMNS": "200",
+            # All copies of the project are clones of one project; what they make is each other's.
+            "MILLRACE_PROJECT": "tests",
             **self.environment,
             **environment,
         }

@@ -1,0 +1,214 @@
+"""Which project made a target: a mark in the target's profile block (decision 13).
+
+A clone keeps the ids of its projects in `.local/projects`, its own first. It joins the project of a
+target that it finds at the same place; `MILLRACE_PROJECT` names one where no file lasts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infrastructure.local.files import writable_folder
+from infrastructure.planning.objects import Wanted
+from infrastructure.planning.plan import Action, Step
+from prefect_flows import targets
+from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import Settings
+from prefect_flows.targets import SETUP_COMMAND, Profile, profile_from_block, stored_state_url
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+MARK = "project"
+# The fields of an output that say where a target's tables are.
+PLACE = ("type", "host", "port", "dbname", "project", "schema")
+
+
+@dataclass(frozen=True)
+class Projects:
+    """The projects that this clone belongs to: none before its first setup.
+
+    Attributes:
+        named: whether the setting names one; then the file is not written.
+    """
+
+    file: Path
+    ids: Sequence[str] = ()
+    named: bool = False
+
+    def is_other(self, mark: str | None) -> bool:
+        """Whether a mark is another project's. A clone without a project joins any."""
+        return bool(mark and self.ids and mark not in self.ids)
+
+    def keep(self, *ids: str) -> None:
+        """Remember ids in the clone."""
+        if self.named:
+            return
+        there = self.file.read_text().split() if self.file.exists() else []
+        new = [each for each in ids if each not in there]
+        if new:
+            writable_folder(self.file.parent)
+            self.file.write_text("\n".join([*there, *new]) + "\n")
+
+
+def projects_of(settings: Settings) -> Projects:
+    """What the setting and the clone's file say."""
+    file = settings.local_dir / "projects"
+    ids = file.read_text().split() if file.exists() else []
+    if settings.project is None:
+        return Projects(file, ids)
+    return Projects(file, [settings.project, *ids], named=True)
+
+
+def marks(client: SyncPrefectClient) -> dict[str, str | None]:
+    """Each target that exists → the project that made it; none where its block has no mark."""
+    from prefect.exceptions import ObjectNotFound
+
+    prefix = targets.profile_block("")
+    try:
+        blocks = client.read_block_documents_by_type(targets.PROFILE_TYPE)
+    except ObjectNotFound:  # setup has never been run
+        return {}
+    return {
+        str(block.name).removeprefix(prefix): block.data.get(MARK)
+        for block in blocks
+        if str(block.name).startswith(prefix)
+    }
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """What setup may write.
+
+    Attributes:
+        blocks: as they should be, each profile with its mark.
+        others: targets that other projects made, of which setup asks for none.
+        projects: ids that the clone has to remember.
+    """
+
+    blocks: list[Wanted]
+    others: frozenset[str]
+    projects: Sequence[str]
+
+
+def claim(
+    client: SyncPrefectClient,
+    projects: Projects,
+    blocks: Iterable[Wanted],
+    profiles: Iterable[Profile],
+    *,
+    take_over: bool,
+) -> Ownership:
+    """Mark the profiles as this project's.
+
+    Raises:
+        ConfigurationError: another project made a target of this name, at another place; or its
+            targets share the state store's URL that would change.
+    """
+    profiles, blocks, stored = list(profiles), list(blocks), marks(client)
+    known = list(projects.ids)
+    for profile in profiles:
+        mark = stored.get(profile.target)
+        if mark is None or mark in known or take_over:
+            continue
+        place = _place_of_block(client, profile.target)
+        if place != _place(profile.output):
+            raise _taken(profile, mark, place, client)
+        known.append(mark)
+    # A clone that joins a project needs none of its own.
+    known = known or [str(uuid.uuid4())]
+    marked = {
+        targets.profile_block(profile.target): mark if mark in known else known[0]
+        for profile in profiles
+        for mark in [stored.get(profile.target)]
+    }
+    others = {target for target, mark in stored.items() if mark is not None and mark not in known}
+    others -= {profile.target for profile in profiles}
+    if others and not take_over:
+        _refuse_other_store(client, blocks, others)
+    return Ownership(
+        [
+            replace(block, data=dict(block.data) | {MARK: marked[block.name]})
+            if block.name in marked
+            else block
+            for block in blocks
+        ],
+        frozenset(others),
+        known,
+    )
+
+
+def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
+    """The plan without what other projects still need: that is no orphan."""
+    others = list(others)
+    needed = {
+        name
+        for target in others
+        for name in (
+            targets.profile_block(target),
+            targets.target_configs_block("postgres", target),
+            targets.target_configs_block("bigquery", target),
+            targets.postgres_credentials_block(target),
+            targets.gcp_credentials_block(target),
+            targets.gcp_credentials_block(),
+            targets.lease_limit(target),
+            targets.notices_variable(target),
+            targets.STATE_URL_VARIABLE,
+        )
+    }
+    told = tuple(targets.notify_block(target, "") for target in others)
+    return [
+        step
+        for step in steps
+        if step.action is not Action.ORPHANED
+        or not (step.name in needed or step.name.startswith(told))
+    ]
+
+
+def _place(output: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: output[key] for key in PLACE if key in output}
+
+
+def _place_of_block(client: SyncPrefectClient, target: str) -> dict[str, Any] | None:
+    """Where the stored target is; none where its blocks are not as setup writes them."""
+    document = client.read_block_document_by_name(
+        targets.profile_block(target), targets.PROFILE_TYPE, include_secrets=True
+    )
+    try:
+        return _place(profile_from_block(document.data).output)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _taken(
+    profile: Profile, mark: str, place: Mapping[str, Any] | None, client: SyncPrefectClient
+) -> ConfigurationError:
+    there = ", ".join(f"{key} {value}" for key, value in (place or {}).items()) or "not readable"
+    return ConfigurationError(
+        f"Another project ({mark}) made the target {profile.target!r} ({there}). Its runs would "
+        f"write to this project's warehouse ({profile.address}).",
+        where=f"block {targets.profile_block(profile.target)} at {client.api_url}",
+        mend="give the target another name in Terraform, or use a Prefect server of your own; if "
+        f"this clone belongs to that project: MILLRACE_PROJECT={mark} in .env; to take the target "
+        f"over all the same: {SETUP_COMMAND} --target {profile.target} --take-over",
+    )
+
+
+def _refuse_other_store(
+    client: SyncPrefectClient, blocks: Iterable[Wanted], others: Iterable[str]
+) -> None:
+    """The state store's URL is one for all targets of a server."""
+    before = stored_state_url(client)
+    for block in blocks:
+        if block.name == targets.STATE_URL_VARIABLE and before not in (None, block.data["value"]):
+            raise ConfigurationError(
+                f"Targets of another project ({', '.join(sorted(others))}) keep their state in "
+                f"{before}, and setup would change that to {block.data['value']}.",
+                where=f"variable {targets.STATE_URL_VARIABLE} at {client.api_url}",
+                mend="give Terraform the same state_url, set MILLRACE_STATE_URL for this project's "
+                "runs instead, or use a Prefect server of your own",
+            )
