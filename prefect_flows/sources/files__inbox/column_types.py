@@ -2,15 +2,18 @@
 
 A table's types are those that dlt keeps of it, so a file that disagrees is refused rather than
 put into a second column. A type is found once, from all rows of the first file that has a value.
+
+A text is a number only if the number, formatted, gives the text back, zeros at the end of a
+fraction aside. `+4915112345678`, `0x00ff`, `007`, `1E5` and `NaN` stay text.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -39,23 +42,17 @@ NAMES = {
 }
 _DECIMAL = re.compile(r"decimal\((\d{1,2}), *(\d{1,2})\)")
 
-# The first that holds every value is a column's type; more values may make it a wider one. A
-# whole number of many digits is never made a double, which would round it.
+# The first that holds every value is a column's type.
 _LADDER = (BIGINT, LARGE_INTEGER, DOUBLE, BOOL, DATE, DATETIME, TIMESTAMP, TEXT)
 # JSON tells numbers from text by itself.
 _TIMES = (DATE, DATETIME, TIMESTAMP, TEXT)
-_WIDER = {
-    BIGINT: (LARGE_INTEGER, DOUBLE, TEXT),
-    LARGE_INTEGER: (TEXT,),
-    DOUBLE: (TEXT,),
-    BOOL: (TEXT,),
-    DATE: (DATETIME, TEXT),
-    DATETIME: (TEXT,),
-    TIMESTAMP: (TEXT,),
-}
-# A postal code, an account: as a number it would lose its zeros.
-_LEADING_ZERO = r"^[+-]?0[0-9]"
-_ZERO, _PLUS, _MINUS = b"0+-"
+
+# How numbers and truth values are formatted. pyarrow casts more than that: `+1`, `01`, `1E5`.
+_FRACTION = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?$"
+_FRACTION_OR_SCIENTIFIC = rf"{_FRACTION}|^-?[1-9](?:\.[0-9]+)?e[+-][0-9]+$"
+_TRUTH = r"(?i)^(?:true|false)$"
+# A double keeps every number of so many digits, and some of two more.
+_DIGITS = 15
 
 
 def declared(types: Mapping[str, Mapping[str, str]] | None) -> dict[str, Types]:
@@ -116,60 +113,102 @@ class Guess:
     """
 
     def __init__(self, *, only_times: bool = False) -> None:
-        self._kind: pa.DataType | None = None
-        self._ladder = _TIMES if only_times else _LADDER
+        self._possible = _TIMES if only_times else _LADDER
+        self._has_value = False
 
     @property
     def kind(self) -> pa.DataType | None:
         """The type; none where every value was null."""
-        return self._kind
+        return self._possible[0] if self._has_value else None
 
     def see(self, values: pa.Array) -> None:
         """Take account of more values, given as text."""
-        if self._kind == TEXT or values.null_count == len(values):
+        if values.null_count == len(values):
             return
-        if _has_leading_zero(values):
-            self._kind = TEXT
-        elif self._kind is None:
-            self._kind = next(kind for kind in self._ladder if _holds(kind, values))
-        elif not _holds(self._kind, values):
-            self._kind = next(kind for kind in _WIDER[self._kind] if _holds(kind, values))
+        self._has_value = True
+        self._possible = tuple(
+            kind for kind in self._possible if kind == TEXT or parse(values, kind) is not None
+        )
 
     def typed(self, values: pa.Array) -> pa.Array | None:
         """Values, given as text, in the type as it is now; none where they make it another one."""
-        if self._kind == TEXT:
-            return values
         if values.null_count == len(values):
-            return pa.nulls(len(values), self._kind)
-        if self._kind is None or _has_leading_zero(values):
-            return None
-        return _cast(self._kind, values)
+            return pa.nulls(len(values), self.kind)
+        return None if self.kind is None else parse(values, self.kind)
 
 
-def _has_leading_zero(values: pa.Array) -> bool:
-    """Whether one has; the pattern is asked of those alone that begin like it."""
-    _, offsets, text = values.buffers()
-    if text is None or not text.size:
-        return False
-    starts = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values)]
-    characters = np.frombuffer(text, np.uint8)
-    # What is empty or null is taken to begin with what comes next, which asks too much, not too
-    # little.
-    first = characters[np.minimum(starts, len(characters) - 1)]
-    begins = (first == _ZERO) | (first == _PLUS) | (first == _MINUS)
-    if not begins.any():
-        return False
-    some = values.filter(pa.array(begins))
-    return bool(pc.any(pc.match_substring_regex(some, _LEADING_ZERO)).as_py())
-
-
-def _holds(kind: pa.DataType, values: pa.Array) -> bool:
-    return _cast(kind, values) is not None
-
-
-def _cast(kind: pa.DataType, values: pa.Array) -> pa.Array | None:
-    """The values in a type; none where one of them is none of it."""
+def parse(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """Values, given as text, in a type; none where one of them, formatted, is another text."""
+    if kind == TEXT:
+        return values
+    if pa.types.is_null(kind):
+        return pa.nulls(len(values)) if values.null_count == len(values) else None
     try:
-        return values.cast(kind)
+        parsed = values.cast(kind)
     except pa.ArrowInvalid:
         return None
+    return parsed if _are_formatted(values, parsed) else None
+
+
+def _are_formatted(values: pa.Array, parsed: pa.Array) -> bool:
+    """Whether texts are what their numbers are formatted as; all others are, as they were cast."""
+    kind = parsed.type
+    if kind == BIGINT or (pa.types.is_decimal(kind) and kind.scale == 0):
+        return bool(parsed.cast(TEXT).equals(values))
+    if pa.types.is_decimal(kind):
+        return _all_match(values, _decimal_pattern(kind))
+    if kind == DOUBLE:
+        return _all_match(values, _FRACTION_OR_SCIENTIFIC) and _are_exact(values, parsed)
+    return kind != BOOL or _all_match(values, _TRUTH)
+
+
+def _decimal_pattern(kind: pa.DataType) -> str:
+    """How decimals are formatted that fit; pyarrow casts longer ones to anything."""
+    whole = kind.precision - kind.scale
+    first = rf"(?:0|[1-9][0-9]{{0,{whole - 1}}})" if whole else "0"
+    return rf"^-?{first}(?:\.[0-9]{{1,{38 - whole}}})?$"
+
+
+def _all_match(values: pa.Array, pattern: str) -> bool:
+    return pc.all(pc.match_substring_regex(values, pattern)).as_py() is not False
+
+
+def _are_exact(values: pa.Array, doubles: pa.Array) -> bool:
+    """Whether numbers are the same as doubles; only the long ones may not be."""
+    is_long = pc.greater(pc.binary_length(values), _DIGITS)
+    is_scientific = pc.match_substring(values, "e")
+    doubtful = pc.or_(is_long, is_scientific)
+    if not pc.any(doubtful).as_py():
+        return True
+    values, doubles = values.filter(doubtful), doubles.filter(doubtful)
+    # As most programs write them, and so does pyarrow.
+    others = values.filter(pc.not_equal(values, doubles.cast(TEXT)))
+    return all(
+        _is_formatted(text) if "e" in text else is_exact(text) for text in others.to_pylist()
+    )
+
+
+def are_within_precision(decimals: pa.Array) -> bool:
+    """Whether decimals have no more digits than their type; pyarrow reads them all the same."""
+    try:
+        decimals.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def is_exact(number: str) -> bool:
+    """Whether a double has all digits of a number."""
+    digits = re.sub(r"[eE].*|[-.]", "", number).strip("0")
+    if len(digits) > _DIGITS + 2:
+        return False
+    return Decimal(f"{float(number):.{len(digits)}g}") == Decimal(number)
+
+
+def _is_formatted(number: str) -> bool:
+    """Whether a number with an exponent is formatted so, with the fewest or with all digits."""
+
+    def bare(text: str) -> str:
+        return re.sub(r"(?<=e[+-])0+", "", text)
+
+    return bare(number) in {bare(repr(float(number))), bare(f"{float(number):.17g}")}

@@ -1,6 +1,8 @@
 """CSV: a header, then rows (RFC 4180), read in blocks by pyarrow. A fault is looked for by row.
 
-An empty value is null, quoted or not: programs that quote everything quote what is missing too.
+pyarrow reads values as text, and `column_types.parse` gives them their types: pyarrow takes more
+for a number than what was written as one. An empty value is null, quoted or not: programs that
+quote everything quote what is missing too.
 """
 
 from __future__ import annotations
@@ -9,14 +11,22 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from prefect_flows.sources.files__inbox.column_names import Names
-from prefect_flows.sources.files__inbox.column_types import TEXT, Guess, Types, name_of
+from prefect_flows.sources.files__inbox.column_types import (
+    TEXT,
+    Guess,
+    Types,
+    are_within_precision,
+    name_of,
+    parse,
+)
 from prefect_flows.sources.files__inbox.faults import (
     LongRow,
     Malformed,
@@ -25,7 +35,7 @@ from prefect_flows.sources.files__inbox.faults import (
     shortened,
 )
 from prefect_flows.sources.files__inbox.inbox import Content
-from prefect_flows.sources.files__inbox.streams import CHUNK, Text
+from prefect_flows.sources.files__inbox.streams import CHUNK, Quoted, Text
 
 # A row fits into a block. Some blocks are in memory at a time; the second size is for files with a
 # row that does not fit into the first.
@@ -33,15 +43,31 @@ BLOCK, LARGE_BLOCK = 1 << 20, 64 << 20
 # Rows that are looked through at once for a value that does not fit.
 _ROWS_AT_ONCE = 10_000
 _OTHER_DELIMITERS = ",;|\t"
+# Text in the type of its column; none where it does not fit.
+Parser = Callable[[pa.Array], pa.Array | None]
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What separates values, which of them are null, and in what blocks the file is read."""
+    """How a file is written, and read.
+
+    Attributes:
+        delimiter: between values.
+        nulls: values that are null.
+        escape: makes the character after it an ordinary one; none where nothing does.
+        declared: columns whose type a person declared: what pyarrow can cast to it is taken.
+        block: bytes that are read at once.
+    """
 
     delimiter: str = ","
     nulls: tuple[str, ...] = ("",)
+    escape: str | None = None
+    declared: frozenset[str] = frozenset()
     block: int = BLOCK
+
+
+class _DoesNotFit(Exception):
+    """A value does not fit its column."""
 
 
 def read(
@@ -60,11 +86,15 @@ def read(
             if not types.keys() >= set(columns):
                 raise UnknownColumns
             kinds = {column: types[column] for column in columns}
-            yield from _batches(stream, columns, kinds, dialect)
-            unclosed = stream.quotes % 2 == 1
-        if unclosed and (fault := _fault(content, columns, {}, dialect)) is not None:
-            raise fault
-    except pa.ArrowInvalid as error:
+            quoted = _quoted(stream, dialect)
+            parsers = _parsers(kinds, dialect)
+            for batch in _batches(quoted, columns, kinds, dialect):
+                yield _parsed(batch, parsers)
+        if not quoted.is_regular or quoted.is_open:
+            fault = _fault(content, columns, {}, dialect)
+            if fault is not None:
+                raise fault
+    except (pa.ArrowInvalid, _DoesNotFit) as error:
         _ask_for_larger_blocks(error, dialect)
         raise _fault(content, columns, kinds, dialect) or _as_said(error) from error
 
@@ -85,25 +115,42 @@ def read_guessing(
             columns = _columns(stream, names, dialect)
             guesses = {column: Guess() for column in columns if column not in types}
             kinds = {column: types.get(column, TEXT) for column in columns}
+            parsers = _parsers(kinds, dialect)
+            parsers |= {column: guess.typed for column, guess in guesses.items()}
+            quoted = _quoted(stream, dialect)
             first = True
-            for batch in _batches(stream, columns, kinds, dialect):
+            for batch in _batches(quoted, columns, kinds, dialect):
                 if first:
                     for column, guess in guesses.items():
                         guess.see(batch[column])
                     first = False
-                yield _as_guessed(batch, guesses)
-            unclosed = stream.quotes % 2 == 1
-    except pa.ArrowInvalid as error:
+                yield _parsed(batch, parsers)
+    except (pa.ArrowInvalid, _DoesNotFit) as error:
         raise UnknownColumns from error
-    if unclosed:
+    if not quoted.is_regular or quoted.is_open:
         raise UnknownColumns
 
 
-def _as_guessed(batch: pa.RecordBatch, guesses: dict[str, Guess]) -> pa.RecordBatch:
+def _quoted(stream: Text, dialect: Dialect) -> Quoted:
+    return Quoted(stream, dialect.delimiter, dialect.escape)
+
+
+def _parsers(kinds: Types, dialect: Dialect) -> dict[str, Parser]:
+    """What gives values their types, or looks at them where pyarrow has converted them."""
+    parsers: dict[str, Parser] = {}
+    for column, kind in kinds.items():
+        if column not in dialect.declared:
+            parsers[column] = partial(parse, kind=kind)
+        elif pa.types.is_decimal(kind):
+            parsers[column] = lambda values: values if are_within_precision(values) else None
+    return parsers
+
+
+def _parsed(batch: pa.RecordBatch, parsers: Mapping[str, Parser]) -> pa.RecordBatch:
     for index, name in enumerate(batch.schema.names):
-        if name in guesses:
-            if (values := guesses[name].typed(batch.column(index))) is None:
-                raise UnknownColumns
+        if name in parsers:
+            if (values := parsers[name](batch.column(index))) is None:
+                raise _DoesNotFit(f"column {name!r} has a value that does not fit")
             batch = batch.set_column(index, name, values)
     return batch
 
@@ -133,11 +180,8 @@ def _columns(stream: Text, names: Names, dialect: Dialect) -> list[str]:
     """The columns of the header, which stays to be read."""
     start = stream.read(CHUNK)
     stream.give_back(start)
-    keys = next(
-        csv.reader(
-            io.StringIO(start.decode(errors="ignore"), newline=""), delimiter=dialect.delimiter
-        )
-    )
+    lines = io.StringIO(start.decode(errors="ignore"), newline="")
+    keys = next(csv.reader(lines, delimiter=dialect.delimiter, escapechar=dialect.escape))
     if not keys:
         raise Malformed("the first line is empty, where the header belongs", 1)
     if len(keys) == 1 and any(other in keys[0] for other in _OTHER_DELIMITERS):
@@ -154,7 +198,7 @@ def _columns(stream: Text, names: Names, dialect: Dialect) -> list[str]:
 
 
 def _batches(
-    stream: Text,
+    stream: Text | Quoted,
     columns: Sequence[str],
     types: Types,
     dialect: Dialect,
@@ -166,7 +210,11 @@ def _batches(
         arrow_csv.ReadOptions(
             column_names=columns, skip_rows_after_names=1, block_size=dialect.block
         ),
-        arrow_csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
+        arrow_csv.ParseOptions(
+            delimiter=dialect.delimiter,
+            escape_char=dialect.escape or False,
+            newlines_in_values=True,
+        ),
         _conversion(types, dialect, only),
     )
 
@@ -175,7 +223,9 @@ def _conversion(
     types: Types, dialect: Dialect, only: list[str] | None = None
 ) -> arrow_csv.ConvertOptions:
     return arrow_csv.ConvertOptions(
-        column_types=types,
+        column_types={
+            column: kind if column in dialect.declared else TEXT for column, kind in types.items()
+        },
         include_columns=only,
         null_values=dialect.nulls,
         strings_can_be_null=True,
@@ -193,9 +243,11 @@ def _fault(
         content.text() as stream,
         io.TextIOWrapper(io.BufferedReader(stream, CHUNK), "utf-8", newline="") as lines,
     ):
-        rows = csv.reader(lines, delimiter=dialect.delimiter, strict=True)
+        rows = csv.reader(
+            lines, delimiter=dialect.delimiter, escapechar=dialect.escape, strict=True
+        )
         some: list[tuple[int, list[str]]] = []
-        fault = None
+        fault, start = None, 1
         try:
             next(rows)
             start = rows.line_num + 1
@@ -213,8 +265,7 @@ def _fault(
                         return bad
                     some = []
         except csv.Error as error:
-            why = "a quotation mark is never closed" if "end of data" in str(error) else str(error)
-            fault = Malformed(why, start)
+            fault = Malformed(_why(error), start)
         return _bad_value(some, columns, typed, dialect) or fault
 
 
@@ -229,41 +280,67 @@ def _bad_value(
         def fit(
             some: Sequence[tuple[int, list[str]]], at: int = index, to: pa.DataType = kind
         ) -> bool:
-            return _convert([row[at] for _, row in some], to, dialect)
+            values = [row[at] for _, row in some]
+            if columns[at] in dialect.declared:
+                return _converts(values, to, dialect)
+            as_text = [None if value in dialect.nulls else value for value in values]
+            return parse(pa.array(as_text, TEXT), to) is not None
 
         if rows and not fit(rows):
             line, row = rows[first_bad(rows, fit)]
             if found is None or found.line is None or line < found.line:
                 value = shortened(repr(row[index]))
-                found = Malformed(f"column {columns[index]!r}: {value} is no {name_of(kind)}", line)
+                why = f"column {columns[index]!r}: {value} is no {name_of(kind)}"
+                if columns[index] not in dialect.declared and _converts(
+                    [row[index]], kind, dialect
+                ):
+                    why += (
+                        " that would be written so; to convert such values, declare the column's "
+                        "type in the parameter types"
+                    )
+                found = Malformed(why, line)
     return found
 
 
-def _convert(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
-    """Whether the reader's own conversion takes the values."""
+def _why(error: csv.Error) -> str:
+    """What Python's reader says, in words that name what to do."""
+    if "end of data" in str(error):
+        return "a quotation mark is never closed"
+    if "expected after" in str(error):
+        return (
+            "text follows the quotation mark that closes a value (inside a value it is written "
+            'twice, ""; a file that writes \\" is read with the parameter escape)'
+        )
+    return str(error)
+
+
+def _converts(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
+    """Whether pyarrow's own conversion takes the values."""
     text = io.StringIO(newline="")
     # A second column: a row of one empty value would be no row.
     csv.writer(text, delimiter=dialect.delimiter, quoting=csv.QUOTE_ALL).writerows(
         (value, "") for value in values
     )
     try:
-        arrow_csv.read_csv(
+        table = arrow_csv.read_csv(
             io.BytesIO(text.getvalue().encode()),
             arrow_csv.ReadOptions(column_names=["value", "rest"]),
             arrow_csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
-            _conversion({"value": kind, "rest": TEXT}, dialect),
+            _conversion(
+                {"value": kind, "rest": TEXT}, replace(dialect, declared=frozenset(["value"]))
+            ),
         )
     except pa.ArrowInvalid:
         return False
-    return True
+    return not pa.types.is_decimal(kind) or are_within_precision(table["value"])
 
 
-def _ask_for_larger_blocks(error: pa.ArrowInvalid, dialect: Dialect) -> None:
+def _ask_for_larger_blocks(error: Exception, dialect: Dialect) -> None:
     if "straddling" in str(error) and dialect.block < LARGE_BLOCK:
         raise LongRow from error
 
 
-def _as_said(error: pa.ArrowInvalid) -> Malformed:
+def _as_said(error: Exception) -> Malformed:
     """What pyarrow says, where no row was found to blame."""
     if "straddling" in str(error):
         return Malformed(f"a row is longer than {LARGE_BLOCK >> 20} MB")

@@ -23,6 +23,7 @@ def ingest_files_inbox(
     types: dict[str, dict[str, str]] | None = None,
     delimiter: str = ",",
     nulls: list[str] | None = None,
+    escape: str | None = None,
     min_age_seconds: float = 5,
     retry_quarantined: bool = False,
     full_refresh: bool = False,
@@ -36,6 +37,7 @@ def ingest_files_inbox(
         types: Types of columns by table, as in {"orders": {"amount": "decimal(18,2)"}}.
         delimiter: Between the values of CSV files.
         nulls: What stands for null in CSV files beside nothing.
+        escape: The character of CSV files that makes the one after it an ordinary one.
         min_age_seconds: Files changed later than this long ago are left for the next run.
         retry_quarantined: Look again at files that were refused and have not changed.
         full_refresh: Load every file again, in place of the rows that it gave before.

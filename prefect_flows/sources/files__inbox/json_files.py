@@ -1,7 +1,8 @@
 """JSON Lines: one object a line. Read in blocks by pyarrow; only a fault is looked for by line.
 
-Objects and lists inside are kept as JSON text. That takes Python for each row, so a file that has
-any is read at about a tenth of the speed.
+Objects and lists inside are kept as the JSON text that the file has. That takes Python for each
+row, so a file that has any is read at about a tenth of the speed. pyarrow takes some things that
+are no JSON, and some numbers for others, so lines that may have one are looked at by Python too.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
@@ -27,6 +30,8 @@ from prefect_flows.sources.files__inbox.column_types import (
     TIMESTAMP,
     Guess,
     Types,
+    are_within_precision,
+    is_exact,
     name_of,
 )
 from prefect_flows.sources.files__inbox.faults import (
@@ -44,8 +49,25 @@ LONGEST_LINE = 64 << 20
 _WRITTEN_AS_TEXT = (DATE, TIME, DATETIME, TIMESTAMP)
 # The key of a column that holds objects or lists; a fault inside of one is none of ours.
 _NESTED = re.compile(r"Column\(/(?:([^/)]*)/[^)]*\)|([^/)]*)\) changed from .*(?:object|array))")
+# The key of a number or a truth value in a column of text.
+_OTHER_THAN_TEXT = re.compile(r"Column\(/([^/)]*)\) changed from string to (?:number|boolean)")
 # What pyarrow and Python say of lines that are no rows.
 _FAULTS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError)
+# pyarrow crashes on many thousand brackets within each other, where Python's reader raises.
+_MANY_BRACKETS = 500
+_IN_A_NUMBER = np.zeros(256, bool)
+_IN_A_NUMBER[list(b".0123456789")] = True
+_TOO_DEEP = "its objects and lists are nested too deep"
+_GAP = re.compile(r"[ \t\r\n]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# Numbers and their digits that Postgres has no place for in `jsonb`.
+_HUGE = re.compile(r"[eE][+-]?0*[1-9][0-9]{4}|\.[0-9]{16384}")
+
+
+class _Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
 
 
 class _Blocks:
@@ -78,6 +100,7 @@ class _Blocks:
         Raises:
             Malformed: a line is no object, or holds a value that does not fit its column.
         """
+        self._refuse_what_pyarrow_takes(block)
         try:
             table = self._parsed(block, types)
         except _FAULTS as error:
@@ -94,6 +117,8 @@ class _Blocks:
             except pa.ArrowInvalid as error:
                 match = _NESTED.search(str(error))
                 key = match and (match[1] or match[2])
+                if (match := _OTHER_THAN_TEXT.search(str(error))) and match[1] in types:
+                    key = match[1]
                 if key is None or types.get(key, TEXT) != TEXT or key in self.nested:
                     raise
                 self.nested.add(key)
@@ -116,6 +141,39 @@ class _Blocks:
         number, line = lines[bad - 1]
         return Malformed(_why(line, types, error), number)
 
+    def refuse_other_numbers(self, block: bytes, types: Types) -> None:
+        """Look for numbers that their columns, doubles or decimals, would not keep as written.
+
+        Raises:
+            Malformed: there is one.
+        """
+        has_decimal = any(pa.types.is_decimal(kind) for kind in types.values())
+        if not types or not (has_decimal or _has_long_number(block)):
+            return
+        for number, line in enumerate(block.split(b"\n"), self.first_line):
+            row = _loads(line, as_written=True) if line.strip() else {}
+            for key in types.keys() & row.keys():
+                value, kind = row[key], types[key]
+                if value is not None and not _is_kept(value, kind):
+                    shown = value if isinstance(value, _Number) else json.dumps(value)
+                    why = f"column {key!r}: {shortened(shown)} is no {name_of(kind)}"
+                    if isinstance(value, _Number) and kind == DOUBLE:
+                        why += ", which has fewer digits; declare the column decimal or text"
+                    raise Malformed(why, number)
+
+    def _refuse_what_pyarrow_takes(self, block: bytes) -> None:
+        """Look for NaN and infinity, which are no JSON, and for nesting that is too deep."""
+        brackets = block.count(b"[") + block.count(b"{") - block.count(b"\n")
+        if brackets <= _MANY_BRACKETS and b"NaN" not in block and b"Inf" not in block:
+            return
+        for number, line in enumerate(block.split(b"\n"), self.first_line):
+            brackets = line.count(b"[") + line.count(b"{")
+            if brackets > _MANY_BRACKETS or b"NaN" in line or b"Inf" in line:
+                try:
+                    _loads(line)
+                except ValueError as error:
+                    raise Malformed(_no_json(error), number) from error
+
     def _refuse_zero_bytes(self, block: bytes) -> None:
         for number, line in enumerate(block.split(b"\n"), self.first_line):
             # Not every such text is one: the backslash may be escaped itself.
@@ -123,8 +181,13 @@ class _Blocks:
                 raise Malformed("it holds a zero byte", number)
 
 
-def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
+def read(
+    content: Content, names: Names, types: Types, declared: Collection[str] = ()
+) -> Iterator[pa.RecordBatch]:
     """The rows of a file, typed.
+
+    Args:
+        declared: columns whose type a person declared: a number that is rounded is taken.
 
     Raises:
         Malformed: a line is no JSON object, or holds a value that does not fit its column.
@@ -133,6 +196,7 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
     with content.text() as stream:
         blocks = _Blocks(stream)
         keys: Types = {}
+        exact: Types = {}
 
         def learn(new: Sequence[str]) -> None:
             names.add(new)
@@ -141,6 +205,7 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
             keys.update({key: types[names.columns[key]] for key in new})
             # Whatever was made of them while nothing was known of them.
             blocks.nested -= {key for key in new if keys[key] != TEXT}
+            exact.update({key: keys[key] for key in new if names.columns[key] not in declared})
 
         for block in blocks:
             if not keys:
@@ -149,6 +214,7 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
             if new := [key for key in table.column_names if key not in keys]:
                 learn(new)
                 table = blocks.parse(block, keys)
+            blocks.refuse_other_numbers(block, _fractional(exact))
             table = table.select([key for key in keys if key in table.column_names])
             columns = [names.columns[key] for key in table.column_names]
             yield from table.rename_columns(columns).combine_chunks().to_batches()
@@ -195,7 +261,7 @@ def _narrowed(
         return _narrowed_text(before, key, table, blocks, block)
     if isinstance(before, Guess):
         blocks.parse(block, {key: TEXT})  # says which line
-    if kind == DOUBLE and before != DOUBLE and _is_good(block, {key: LARGE_INTEGER}, blocks.nested):
+    if kind == DOUBLE and before != DOUBLE and _are_whole(block, key):
         kind = LARGE_INTEGER
     if before in (None, kind):
         return kind
@@ -222,10 +288,66 @@ def _narrowed_text(
 def _keys_of_first_line(block: bytes) -> list[str]:
     """What most lines have; none where the line is no object, which is told when it is parsed."""
     try:
-        row = json.loads(block.lstrip().partition(b"\n")[0])
-    except json.JSONDecodeError:
+        row = _loads(block.lstrip().partition(b"\n")[0])
+    except ValueError:
         return []
     return list(row) if isinstance(row, dict) else []
+
+
+def _fractional(types: Types) -> Types:
+    return {key: kind for key, kind in types.items() if kind == DOUBLE or pa.types.is_decimal(kind)}
+
+
+def _are_whole(block: bytes, key: str) -> bool:
+    """Whether a key's numbers are written without a fraction, and have no more digits than fit."""
+    rows = (_loads(line, as_written=True) for line in block.split(b"\n") if line.strip())
+    numbers = (row.get(key) for row in rows)
+    return all(
+        value is None or (value.lstrip("-").isdigit() and len(value.lstrip("-")) <= 38)
+        for value in numbers
+    )
+
+
+def _has_long_number(block: bytes) -> bool:
+    """Whether one may have more digits than every double keeps, or be next to nothing."""
+    is_long = _IN_A_NUMBER[np.frombuffer(block, np.uint8)]
+    for step in (1, 2, 4, 8):  # runs of 2, 4, 8 and 16 characters
+        is_long = is_long[:-step] & is_long[step:]
+    return bool(is_long.any()) or re.search(rb"[0-9][eE]-[0-9]{3}", block) is not None
+
+
+def _is_kept(value: Any, kind: pa.DataType) -> bool:
+    """Whether a value, as it is written, is what a column of doubles or decimals keeps."""
+    if not isinstance(value, _Number):
+        return False
+    if kind == DOUBLE:
+        return is_exact(value)
+    return kind.scale > 0 or not re.search(r"[.eE]", value)
+
+
+def _loads(line: bytes, *, as_written: bool = False) -> Any:
+    """A line's value.
+
+    Args:
+        as_written: numbers are kept as their text.
+
+    Raises:
+        ValueError: the line is no JSON, or nested too deep.
+    """
+    number = _Number if as_written else None
+    try:
+        return json.loads(
+            line, parse_float=number, parse_int=number, parse_constant=_refuse_constant
+        )
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _parse(block: bytes, types: Types, nested: set[str]) -> pa.Table:
@@ -247,6 +369,8 @@ def _parse(block: bytes, types: Types, nested: set[str]) -> pa.Table:
     if len(table) != _lines(block):
         raise pa.ArrowInvalid("other rows than lines")
     for key, kind in types.items():
+        if pa.types.is_decimal(kind) and not are_within_precision(table[key]):
+            raise pa.ArrowInvalid(f"Column(/{key}) has a number of too many digits")
         if kind in _WRITTEN_AS_TEXT:
             at = table.column_names.index(key)
             table = table.set_column(at, key, table[key].cast(kind))
@@ -272,24 +396,74 @@ def _lines(block: bytes) -> int:
 def _with_text_for(keys: set[str], block: bytes) -> bytes:
     """The block with JSON text in place of what these keys hold, where that is no text."""
     lines = []
-    for line in block.split(b"\n"):
+    for line in block.decode().split("\n"):
         if not line.strip():
             continue
-        row = json.loads(line)
-        if isinstance(row, dict):
-            for key in keys:
-                value = row.get(key)
-                if value is not None and not isinstance(value, str):
-                    row[key] = json.dumps(value, ensure_ascii=False)
-        lines.append(json.dumps(row, ensure_ascii=False))
-    return ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+        parts, done = [], 0
+        for key, start, end, value in _members(line):
+            if key in keys and value is not None and not isinstance(value, str):
+                _refuse_no_jsonb(line[start:end], value)
+                parts += [line[done:start], json.dumps(line[start:end], ensure_ascii=False)]
+                done = end
+        lines.append("".join([*parts, line[done:]]))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _members(line: str) -> Iterator[tuple[str, int, int, Any]]:
+    """The keys of a line's object, where their values begin and end, and the values.
+
+    What is no object ends it: pyarrow says why.
+
+    Raises:
+        ValueError: a key or a value is no JSON.
+    """
+
+    def after_gap(at: int) -> int:
+        match = _GAP.match(line, at)
+        return match.end() if match else at
+
+    at, separator = after_gap(0), "{"
+    while line.startswith(separator, at):
+        at = after_gap(at + 1)
+        if not line.startswith('"', at):
+            return
+        key, at = _DECODER.raw_decode(line, at)
+        start = after_gap(after_gap(at) + 1)  # after the colon
+        try:
+            value, end = _DECODER.raw_decode(line, start)
+        except RecursionError as error:
+            raise ValueError(_TOO_DEEP) from error
+        yield key, start, end, value
+        at, separator = after_gap(end), ","
+
+
+def _refuse_no_jsonb(text: str, value: Any) -> None:
+    """Raise where Postgres takes no such JSON: half a surrogate pair, or a number beyond all."""
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("The surrogate pair in string is invalid.") from error
+    if _HUGE.search(text):
+        json.loads(text, parse_float=_refuse_huge)
+
+
+def _refuse_huge(number: str) -> None:
+    if _HUGE.search(number):
+        raise ValueError(f"{shortened(number)} is too large, too small or too long a number")
+
+
+def _no_json(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON: {error.msg} at character {error.colno}"
+    return f"no JSON: {error}"
 
 
 def _why(line: bytes, types: Types, error: Exception) -> str:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as fault:
-        return f"no JSON: {fault.msg} at character {fault.colno}"
+        row = _loads(line)
+    except ValueError as fault:
+        return _no_json(fault)
     if not isinstance(row, dict):
         return f"a JSON object belongs here, not {shortened(repr(row))}"
     for key, value in row.items():

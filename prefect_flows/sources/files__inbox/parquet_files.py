@@ -1,9 +1,19 @@
-"""Parquet: typed already. What a warehouse has no type for becomes the nearest that it has."""
+"""Parquet: typed already. What a warehouse has no type for becomes the nearest that it has.
+
+A value in a column of another type is the same value there, or its file is refused. Lists and
+objects become JSON text, in which decimals, dates and times are texts, and so are NaN and infinity;
+bytes are base64, and a map is a list of its pairs.
+"""
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
 import json
+import math
 from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +31,9 @@ from prefect_flows.sources.files__inbox.column_types import (
     TIME,
     TIMESTAMP,
     Types,
+    is_exact,
     name_of,
+    parse,
 )
 from prefect_flows.sources.files__inbox.faults import Malformed, first_bad, shortened
 from prefect_flows.sources.files__inbox.inbox import Content
@@ -93,9 +105,9 @@ def _nearest(field: pa.Field) -> pa.DataType:
     ):
         if is_it(kind):
             return nearest
-    if is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind):
+    if _is_text(kind):
         return TEXT
-    if is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_fixed_size_binary(kind):
+    if _is_bytes(kind):
         return BINARY
     raise Malformed(f"column {field.name!r} is of type {kind}, for which there is no column")
 
@@ -106,29 +118,91 @@ def _cast(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa.A
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_nested(values.type) and kind == TEXT:
-        values = pa.array(
-            [None if value is None else json.dumps(value, default=str, ensure_ascii=False)
-             for value in values.to_pylist()], TEXT,
-        )  # fmt: skip
-    elif pa.types.is_timestamp(values.type) and values.type.unit == "ns":
-        # Warehouses keep microseconds; what is finer is cut off.
-        values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
+        return _as_json(values, key, first_row)
+    # Warehouses keep microseconds; what is finer is cut off.
+    values = values.cast(_in_microseconds(values.type), safe=False)
     if values.type != kind:
         values = _safely(values, kind, key, first_row)
-    if kind == TEXT and pc.any(pc.match_substring(values, "\0")).as_py():
-        row = pc.index(pc.fill_null(pc.match_substring(values, "\0"), False), True).as_py()
-        raise Malformed(f"column {key!r}: it holds a zero byte", first_row + row)
+    if kind == TEXT:
+        _refuse_bad_text(values, key, first_row)
     return values
 
 
+def _in_microseconds(kind: pa.DataType) -> pa.DataType:
+    """A type in which times have no more than microseconds, those within lists and objects too."""
+    is_ = pa.types
+    if is_.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if kind == pa.time64("ns"):
+        return TIME
+    if is_.is_map(kind):
+        return pa.map_(_in_microseconds(kind.key_type), _in_microseconds(kind.item_type))
+    if is_.is_struct(kind):
+        return pa.struct([field.with_type(_in_microseconds(field.type)) for field in kind])
+    for is_it, make in (
+        (is_.is_list, pa.list_),
+        (is_.is_large_list, pa.large_list),
+        (is_.is_fixed_size_list, lambda field: pa.list_(field, kind.list_size)),
+    ):
+        if is_it(kind):
+            field = kind.value_field
+            return make(field.with_type(_in_microseconds(field.type)))
+    return kind
+
+
+def _as_json(values: pa.Array, key: str, first_row: int) -> pa.Array:
+    """Lists and objects as JSON text that warehouses read."""
+    values = values.cast(_in_microseconds(values.type), safe=False)
+    texts = []
+    for row, value in enumerate(values, first_row):
+        try:
+            plain = _plain(value.as_py())
+        except (ValueError, OverflowError) as error:
+            raise Malformed(f"column {key!r}: {error}", row) from error
+        texts.append(None if plain is None else json.dumps(plain, ensure_ascii=False))
+    return pa.array(texts, TEXT)
+
+
+def _plain(value: Any) -> Any:
+    """A value of types that JSON has.
+
+    Raises:
+        ValueError: there is none, or Postgres has none.
+    """
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("it holds a zero byte")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (Decimal, dt.date, dt.time)):
+        return str(value)
+    if isinstance(value, dt.timedelta):
+        raise ValueError("JSON has no value for a duration")  # noqa: TRY004 (said of the file)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def _refuse_bad_text(values: pa.Array, key: str, first_row: int) -> None:
+    def is_valid(some: pa.Array) -> bool:
+        try:
+            some.validate(full=True)
+        except pa.ArrowInvalid:
+            return False
+        return True
+
+    if not is_valid(values):
+        row = first_bad(values, is_valid)
+        raise Malformed(f"column {key!r}: the text is no UTF-8", first_row + row)
+    if pc.any(pc.match_substring(values, "\0")).as_py():
+        row = pc.index(pc.fill_null(pc.match_substring(values, "\0"), False), True).as_py()
+        raise Malformed(f"column {key!r}: it holds a zero byte", first_row + row)
+
+
 def _safely(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa.Array:
-    one_has_zone = pa.types.is_timestamp(values.type) and pa.types.is_timestamp(kind)
-    if one_has_zone and (values.type.tz is None) != (kind.tz is None):
-        raise Malformed(
-            f"column {key!r} is {name_of(values.type)}, and the table's {name_of(kind)}"
-        )
     try:
-        return values.cast(kind)
+        return _converted(values, kind)
     except pa.ArrowNotImplementedError as error:
         raise Malformed(
             f"column {key!r} is {name_of(values.type)}, and the table's {name_of(kind)}"
@@ -137,7 +211,7 @@ def _safely(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa
 
         def fit(some: pa.Array) -> bool:
             try:
-                some.cast(kind)
+                _converted(some, kind)
             except pa.ArrowInvalid:
                 return False
             return True
@@ -147,3 +221,65 @@ def _safely(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa
         raise Malformed(
             f"column {key!r}: {value} is no {name_of(kind)}", first_row + row
         ) from error
+
+
+def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The same values in another type.
+
+    Raises:
+        ArrowNotImplementedError: no value of the one type is one of the other.
+        ArrowInvalid: one of the values is none of the other, or would be rounded.
+    """
+    given = values.type
+    if kind == TEXT:
+        return values.cast(TEXT)
+    if _is_text(given):
+        if (parsed := parse(values.cast(TEXT), kind)) is None:
+            raise pa.ArrowInvalid("another text when it is formatted")
+        return parsed
+    if not _may_become(given, kind):
+        raise pa.ArrowNotImplementedError("of another family")
+    if pa.types.is_decimal(kind) and not pa.types.is_decimal(given):
+        # pyarrow would round doubles, and takes no whole number for a small decimal.
+        texts = values.cast(TEXT).to_pylist()
+        return pa.array([None if text is None else Decimal(text) for text in texts], kind)
+    converted = values.cast(kind)
+    if pa.types.is_decimal(given) and kind == DOUBLE:
+        if not all(value is None or is_exact(str(value)) for value in values.to_pylist()):
+            raise pa.ArrowInvalid("more digits than a double keeps")
+    elif _is_local(given) and kind == DATE and not converted.cast(given).equals(values):
+        raise pa.ArrowInvalid("it has a time of day")
+    return converted
+
+
+def _may_become(given: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether values of one type can be the same values in another one, which is no text."""
+    is_ = pa.types
+    if is_.is_date(given) or _is_local(given):
+        return kind in (DATE, DATETIME)
+    if is_.is_timestamp(given):
+        return bool(kind == TIMESTAMP)
+    return any(
+        is_it(given) and (is_it(kind) or is_.is_null(given))
+        for is_it in (_is_number, _is_bytes, is_.is_boolean, is_.is_time, is_.is_null)
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    is_ = pa.types
+    return bool(is_.is_integer(kind) or is_.is_floating(kind) or is_.is_decimal(kind))
+
+
+def _is_local(kind: pa.DataType) -> bool:
+    """Whether it is of times without a zone."""
+    return bool(pa.types.is_timestamp(kind) and kind.tz is None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    is_ = pa.types
+    return bool(is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    is_ = pa.types
+    return bool(is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_fixed_size_binary(kind))

@@ -8,6 +8,7 @@ never completed are deleted by the core before the next one. Together: each file
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def files__inbox(
     types: dict[str, dict[str, str]] | None = None,
     delimiter: str = ",",
     nulls: list[str] | None = None,
+    escape: str | None = None,
     min_age_seconds: float = 5,
     retry_quarantined: bool = False,
     full_refresh: bool = False,
@@ -51,8 +53,11 @@ def files__inbox(
             the table named as its first folder, or as itself.
         types: types of columns by table, for those that the files do not tell: a postal code is
             text, an amount decimal(18,2). They hold for columns that the table does not have yet.
+            Values of these columns are converted however they are written: `007` as bigint is 7.
         delimiter: between the values of CSV files; that of `.tsv` is the tab.
         nulls: what stands for null in CSV files beside nothing, such as NA.
+        escape: the character of CSV files that makes the one after it an ordinary one, such as a
+            backslash before quotation marks within a value.
         min_age_seconds: files changed later than this long ago are still being written.
         retry_quarantined: look again at files that were refused and have not changed.
         full_refresh: load every file again, in place of the rows that it gave before.
@@ -64,16 +69,37 @@ def files__inbox(
     """
     inbox = Inbox(url, storage_options)
     declared = column_types.declared(types)
-    dialect = Dialect(delimiter, ("", *(nulls or ())))
+    dialect = _dialect(delimiter, nulls, escape)
     takings: dict[str, Taking | None] = {}
     resources = []
     for table, files in _by_table(inbox.files(), tables).items():
         options = Options(
-            dialect, declared.get(table, {}), min_age_seconds, full_refresh, retry_quarantined
+            replace(dialect, declared=frozenset(declared.get(table, {}))),
+            declared.get(table, {}),
+            min_age_seconds,
+            full_refresh,
+            retry_quarantined,
         )
         takings[table] = None
         resources.append(_rows(table, inbox, files, options, takings))
     return [*resources, _ledger(takings)]
+
+
+def _dialect(delimiter: str, nulls: list[str] | None, escape: str | None) -> Dialect:
+    for name, value in (("delimiter", delimiter), ("escape", escape)):
+        if value is not None and not (len(value) == 1 and value.isascii() and value not in '"\r\n'):
+            raise ConfigurationError(
+                f"{value!r} cannot be the {name} of CSV files.",
+                where=f"parameter {name}",
+                mend="give one ASCII character that is neither a quotation mark nor a line's end",
+            )
+    if delimiter == escape:
+        raise ConfigurationError(
+            f"{delimiter!r} cannot be both delimiter and escape of CSV files.",
+            where="parameter escape",
+            mend="leave it out, unless the files have a character that escapes others",
+        )
+    return Dialect(delimiter, ("", *(nulls or ())), escape)
 
 
 def _by_table(files: list[File], tables: Mapping[str, str] | None) -> dict[str, list[File]]:

@@ -221,11 +221,11 @@ def _readers(
     if file.suffix in JSON:
 
         def read_json(types: Types) -> Iterator[pa.RecordBatch]:
-            return json_files.read(content, names, types)
+            return json_files.read(content, names, types, declared)
 
         def infer_json(types: Types) -> Iterator[pa.RecordBatch]:
-            found = json_files.infer(content, names, types)
-            return read_json(_known(types, found, declared))
+            known = declared | types
+            return read_json(known | json_files.infer(content, names, known))
 
         return [read_json, infer_json]
     if file.suffix in PARQUET and not file.is_compressed:

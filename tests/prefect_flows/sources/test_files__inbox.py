@@ -233,6 +233,72 @@ def test_parquet_keeps_its_types(database, inbox, load) -> None:
     assert second == (None, 0, None, None, None, "b", *[None] * 7)
 
 
+def test_lists_and_objects_are_json_that_postgres_casts(database, inbox, load) -> None:
+    """As they are written in JSON Lines; from Parquet, with text for what JSON has no value for."""
+    written = '{"price": 1.10, "id": 12345678901234567890.123,  "s": "\\ud83d\\ude00"}'
+    put(
+        inbox,
+        "j.jsonl",
+        f'{{"id": 1, "a": {written}}}\n{{"a": [0.1234567890123456789], "id": 2}}\n',
+    )
+    far = local("2024-01-02T03:04:05.678901")
+    nested = [
+        {"x": float("nan"), "y": [float("-inf"), 0.5], "d": Decimal("1.10"), "b": b"\xff\x00",
+         "m": [("k", 1)], "t": far},
+        None,
+    ]  # fmt: skip
+    kind = pa.struct(
+        {"x": pa.float64(), "y": pa.list_(pa.float64()), "d": pa.decimal128(38, 2),
+         "b": pa.binary(), "m": pa.map_(pa.string(), pa.int64()), "t": pa.timestamp("ns")}
+    )  # fmt: skip
+    table = pa.table({"a": pa.array(nested, kind)})
+    pq.write_table(table, inbox / "p.parquet", store_schema=True)
+    load()
+    assert rows(database, "j", "a, (a::jsonb)->>'price', (a::jsonb)->>'id', (a::jsonb)->>0") == [
+        (written, "1.10", "12345678901234567890.123", None),
+        ("[0.1234567890123456789]", None, None, "0.1234567890123456789"),
+    ]
+    read = (
+        "(a::jsonb->>'x')::float8 = 'NaN', (a::jsonb#>>'{y,0}')::float8, (a::jsonb->>'d')::numeric"
+    )
+    read += ", decode(a::jsonb->>'b', 'base64'), (a::jsonb->>'t')::timestamp, a::jsonb#>>'{m,0,0}'"
+    first, second = rows(database, "p", read)
+    assert (*first[:3], bytes(first[3]), *first[4:]) == (
+        True, float("-inf"), Decimal("1.10"), b"\xff\x00", far, "k",
+    )  # fmt: skip
+    assert second == (None,) * 6
+
+
+def test_numbers_are_those_that_are_written_as_numbers(database, inbox, load) -> None:
+    ones = "1.0\n" * 300_000  # more than a block
+    put(inbox, "late.csv", f"n\n{ones}2.5\n")
+    put(
+        inbox,
+        "c.csv",
+        "phone,code,whole,exact\n+4915112345678,0x00ff,3.0,0.1234567890123456789\n017,1E5,,1\n"
+        "4915,12,5.0,1\n",
+    )
+    put(inbox, "c/2.csv", "phone,whole\n1,2.5\n")
+    put(inbox, "w.jsonl", '{"a": 3.0, "b": 12345678901234567890}\n{"a": null}\n{"a": 5.0}\n')
+    put(inbox, "w/2.jsonl", '{"a": 2.5}\n{"b": 1.0}\n')
+    put(inbox, "w/3.jsonl", '{"a": 2.5}\n')
+    load()
+    assert database.query(f"select max(n), count(*) from {SCHEMA}.late") == [(2.5, 300_001)]
+    assert rows(database, "c", "phone, code, whole, exact") == [
+        ("+4915112345678", "0x00ff", 3.0, "0.1234567890123456789"),
+        ("017", "1E5", None, "1"),
+        ("4915", "12", 5.0, "1"),
+        ("1", None, 2.5, None),
+    ]
+    assert rows(database, "w", "a, b") == [
+        (3.0, Decimal(12345678901234567890)), (None, None), (5.0, None), (2.5, None),
+    ]  # fmt: skip
+    assert types(database, "w") == {"a": "double precision", "b": "numeric"}
+    assert ("w/2.jsonl", "quarantined", 0, 2, "column 'b': 1.0 is no decimal(38,0)") in ledger(
+        database
+    )
+
+
 def test_declared_types_hold(database, inbox, load) -> None:
     put(inbox, "o.csv", "zip,amount,day\n12345,12.5,x\n")
     load(types={"o": {"zip": "text", "amount": "decimal(18,2)"}})
@@ -244,6 +310,25 @@ def test_declared_types_hold(database, inbox, load) -> None:
     assert rows(database, "o", "zip, amount") == [
         ("12345", Decimal("12.50")), ("00001", Decimal("0.10")),
     ]  # fmt: skip
+    # A declared type takes values however they are written, numbers in a column of text too.
+    put(inbox, "d.csv", 'id,note\n007,"say \\"hi\\" now"\n')
+    put(inbox, "e.jsonl", '{"id": 12, "exact": 0.1234567890123456789, "near": 9007199254740993}\n')
+    put(inbox, "e/2.jsonl", '{"id": "A1"}\n{"id": 1.50}\n{"id": true}\n')
+    load(
+        types={
+            "d": {"id": "bigint"},
+            "e": {"id": "text", "exact": "decimal(38,19)", "near": "double"},
+        },
+        escape="\\",
+    )
+    assert rows(database, "d", "id, note") == [(7, 'say "hi" now')]
+    assert rows(database, "e", "id, exact, near") == [
+        ("12", Decimal("0.1234567890123456789"), 9007199254740992.0),
+        ("A1", None, None), ("1.50", None, None), ("true", None, None),
+    ]  # fmt: skip
+    for wrong in ({"escape": ","}, {"escape": '"'}, {"delimiter": ";;"}):
+        with pytest.raises(ConfigurationError, match=r"cannot be (both|the)"):
+            load(**wrong)
     with pytest.raises(ConfigurationError) as error:
         load(types={"o": {"zip": "varchar"}})
     assert "There is no type 'varchar' for a column." in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ def parquet(columns: dict[str, pa.Array], names: list[str] | None = None) -> byt
 
 
 WHOLE = parquet({"id": pa.array(range(1000)), "at": pa.array(["x"] * 1000)})
+NOT_UTF_8 = pa.array([b"\xfc"]).view(pa.string())
+TIMES = [datetime.fromisoformat(f"2024-01-01T{hour}:00") for hour in ("00", "05")]
 LONG_TEXT = "x" * 1000
 
 # Of tables whose columns are known (id bigint, day date, note text), and of new ones.
@@ -32,6 +35,10 @@ FAULTS: dict[str, tuple[bytes, int | None, str]] = {
     "known/first.csv": (b"id,day\n1,x\ny,2024-01-01\n", 2, "column 'day': 'x' is no date"),
     "known/value.csv": (f"id\n{LONG_TEXT}\n".encode(), 2,
                         f"column 'id': '{'x' * 17} … {'x' * 17}' is no bigint"),
+    "known/zeros.csv": (b"id\n1\n007\n", 3,
+                        "column 'id': '007' is no bigint that would be written so; to convert such "
+                        "values, declare the column's type in the parameter types"),
+    "known/phone.csv": (b"id\n+49151\n", 2, "column 'id': '+49151' is no bigint"),
     "known/type.jsonl": (b'{"id": 1}\n\n{"id": "2"}\n', 3, "column 'id': \"2\" is no bigint"),
     "known/nested.jsonl": (b'{"id": 1}\n{"id": {"a": 2}}\n', 2,
                            "column 'id': {\"a\": 2} is no bigint"),
@@ -39,6 +46,30 @@ FAULTS: dict[str, tuple[bytes, int | None, str]] = {
                            "column 'id': 2.5 is no bigint"),
     "known/list.parquet": (parquet({"day": pa.array([[1]])}), None,
                            "column 'day' is list<element: int64>, and the table's date"),
+    "known/flag.parquet": (parquet({"id": pa.array([True])}), None,
+                           "column 'id' is bool, and the table's bigint"),
+    "known/clock.parquet": (parquet({"day": pa.array(TIMES)}), 2,
+                            "column 'day': datetime.datetime(2024, 1, 1, 5, 0) is no date"),
+    "new/backslash.csv": (b'a,b\n1,x\n2,"say \\"hi\\" now"\n', 3,
+                          "text follows the quotation mark that closes a value (inside a value it "
+                          'is written twice, ""; a file that writes \\" is read with the parameter '
+                          "escape)"),
+    "new/nan.jsonl": (b'{"a": 1.5}\n{"a": NaN}\n', 2, "no JSON: NaN is no value of JSON"),
+    "new/inner.jsonl": (b'{"a": {"b": -Infinity}}\n', 1, "no JSON: -Infinity is no value of JSON"),
+    "new/digits.jsonl": (b'{"a": 1.5}\n{"a": 0.1234567890123456789}\n', 2,
+                         "column 'a': 0.1234567890123456789 is no double, which has fewer digits; "
+                         "declare the column decimal or text"),
+    "new/half.jsonl": (b'{"a": 0.5}\n{"a": 9007199254740993}\n', 2,
+                       "column 'a': 9007199254740993 is no double, which has fewer digits; "
+                       "declare the column decimal or text"),
+    "new/deep.jsonl": (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", 1,
+                       "no JSON: its objects and lists are nested too deep"),
+    "new/huge.jsonl": (b'{"a": [1e-99999]}\n', 1,
+                       "1e-99999 is too large, too small or too long a number"),
+    "new/latin.parquet": (parquet({"a": pa.array(["x"]), "b": NOT_UTF_8}), 1,
+                          "column 'b': the text is no UTF-8"),
+    "new/inner.parquet": (parquet({"a": pa.array([["x"], ["a\0b"]])}), 2,
+                          "column 'a': it holds a zero byte"),
     "new/empty.csv": (b"", None, "the file is empty"),
     "new/empty.jsonl": (b"", None, "the file is empty"),
     "new/empty.parquet": (b"", None, "the file is empty"),
