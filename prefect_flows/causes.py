@@ -8,6 +8,7 @@ counts as `code` until its codes are known here: it is reported, and not retried
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -17,6 +18,9 @@ import psycopg2
 
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
+
+
+_ITERATORS_END = (StopIteration, StopAsyncIteration, GeneratorExit)
 
 
 class Cause(StrEnum):
@@ -50,17 +54,47 @@ POSTGRES_CAUSES = {
 }
 
 
+# What a server says when it refuses a connection, and the code that it says it with. libpq drops
+# this code, and psycopg2 has no other. A server that speaks another language than English is not
+# understood, and its refusal counts as one that may pass.
+POSTGRES_REFUSALS = {
+    r"too many (?:clients|connections)|connection slots are reserved": "53300",
+    r"the database system is ": "57P03",
+    r'authentication failed|pg_hba\.conf|is not permitted to log in|role ".*" does not': "28000",
+    r'database ".*" does not exist': "3D000",
+    r"permission denied for database": "42501",
+}
+
+
+def postgres_code(error: psycopg2.Error) -> str | None:
+    """SQLSTATE of an error of Postgres; none where the server did not say one."""
+    if error.pgcode is not None:
+        return error.pgcode
+    _, _, said = str(error).partition("FATAL:")
+    return next((code for words, code in POSTGRES_REFUSALS.items() if re.search(words, said)), None)
+
+
 def postgres_cause(error: psycopg2.Error) -> Cause:
     """Class of an error of Postgres.
 
     An error without a code came from the client's side of a connection: it was refused or lost.
     The pipeline has connected with the same credentials just before, so the server went away.
     """
-    code = error.pgcode
+    code = postgres_code(error)
     if code is None:
         lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
         return Cause.TRANSIENT if lost else Cause.CODE
     return POSTGRES_CAUSES.get(code) or POSTGRES_CAUSES.get(code[:2]) or Cause.CODE
+
+
+def is_refusal_that_may_pass(error: BaseException) -> bool:
+    """Whether a server said that it takes no connections now, so that its address is right."""
+    return any(
+        isinstance(link, psycopg2.Error)
+        and postgres_code(link) is not None
+        and postgres_cause(link) is Cause.TRANSIENT
+        for link in chain_of(error)
+    )
 
 
 # A reason that is not named here counts as `code`: invalid, invalidQuery, resourcesExceeded, …
@@ -161,8 +195,23 @@ def _is(error: BaseException, module: str, name: str) -> bool:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what caused it, down to the first one."""
+    """The error, then what caused it, down to the first one, as Python itself shows them.
+
+    An iterator's end is no cause: whoever handles one may call anything.
+    """
     link: BaseException | None = error
-    while link is not None:
+    while link is not None and not isinstance(link, _ITERATORS_END):
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The error that the others were made of.
+
+    That is the last of those that were raised `from` each other; or the error of a system, or of
+    Postgres, that it was raised for without saying so.
+    """
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return [root, *(e for e in chain_of(root) if isinstance(e, (OSError, psycopg2.Error)))][-1]

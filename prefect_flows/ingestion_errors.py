@@ -6,7 +6,7 @@ from dlt.common.exceptions import DltException, TerminalException, TransientExce
 from dlt.common.schema.exceptions import DataValidationError
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from prefect_flows.causes import Cause, cause_of, chain_of
+from prefect_flows.causes import Cause, cause_of, chain_of, root_of
 from prefect_flows.errors import IngestionError, MillraceError, WarehouseUnreachable
 from prefect_flows.remedies import mend_of
 from prefect_flows.targets import Profile
@@ -23,13 +23,15 @@ def error_of(
             return link
         if isinstance(link, KeyboardInterrupt):
             return KeyboardInterrupt()
-    first = f"{type(chain[-1]).__name__}: {str(chain[-1]).strip()}"
+    root = root_of(error)
+    first = f"{type(root).__name__}: {str(root).strip()}"
     if step == "sync":
-        # dlt's first connection. What fails here is an address or a credential.
+        # dlt's first connection. What fails here is an address or a credential, or it may pass.
         return WarehouseUnreachable(
             f"The warehouse of target {profile.target!r} cannot be used: {first}",
             where=profile.address,
             mend=mend_of(error, profile),
+            retryable=cause_of(error) is Cause.TRANSIENT,
         )
     where = f"schema {schema!r} of target {profile.target!r}"
     for link in chain:

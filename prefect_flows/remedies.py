@@ -6,13 +6,36 @@ roles are those of https://cloud.google.com/bigquery/docs/access-control.
 
 from __future__ import annotations
 
-from prefect_flows.causes import Cause, cause_of, chain_of, is_of_google_api, is_of_google_auth
+import psycopg2
+
+from prefect_flows.causes import (
+    Cause,
+    cause_of,
+    chain_of,
+    is_of_google_api,
+    is_of_google_auth,
+    postgres_code,
+)
 from prefect_flows.targets import SETUP_COMMAND, Profile
 
 
 def mend_of(error: BaseException, profile: Profile) -> str:
     """The command or the line of Terraform that mends that a target's warehouse cannot be used."""
-    return mend_of_google(error, profile) or profile.mend_of_address
+    return mend_of_google(error, profile) or _mend_of_refusal(error) or profile.mend_of_address
+
+
+def _mend_of_refusal(error: BaseException) -> str | None:
+    """What mends that a Postgres which is there takes no connection; none for another error."""
+    codes = {postgres_code(link) for link in chain_of(error) if isinstance(link, psycopg2.Error)}
+    if "53300" in codes:
+        return (
+            "wait until others have closed theirs; or allow more connections (max_connections, "
+            "alter role … connection limit), or use fewer: `threads` of the target, "
+            "MILLRACE_SOURCES_AT_ONCE"
+        )
+    if "57P03" in codes:
+        return "wait until it accepts connections; its own log says what it waits for"
+    return None
 
 
 def mend_of_google(error: BaseException, profile: Profile) -> str | None:

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError, Timeout
 from requests.exceptions import ConnectionError as NoConnection
 
-from prefect_flows.causes import chain_of
+from prefect_flows.causes import root_of
 from prefect_flows.errors import IngestionError
 from prefect_flows.rest_answers import (
     is_about_access,
@@ -229,5 +229,5 @@ class Transport(HTTPAdapter):
 
 def _last_of(error: BaseException) -> str:
     """What caused an error first, as `ConnectionRefusedError: [Errno 111] Connection refused`."""
-    first = list(chain_of(error))[-1]
+    first = root_of(error)
     return f"{type(first).__name__}: {first}"

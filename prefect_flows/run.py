@@ -15,6 +15,7 @@ from prefect_flows.errors import (
     StageFailed,
     StageTimedOut,
     StateStoreError,
+    WarehouseUnreachable,
 )
 from prefect_flows.exclusive import alone
 from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
@@ -22,6 +23,7 @@ from prefect_flows.refusal import refusals_are_told
 from prefect_flows.reporting.live import LiveDisplay
 from prefect_flows.runtime import Runtime
 from prefect_flows.settings import Settings, StagePolicy
+from prefect_flows.stages import Logger
 from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, prune
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target import DOCS, MANIFEST, SOURCES, TargetState
@@ -162,7 +164,7 @@ class _PipelineRun:
             )
         if brought := self.state.bring_partial_parse():
             self.log.info("The parsed project was brought from %s.", brought)
-        session.check_connection()
+        self._connect(session)
         selection = self._selection()
         selected = session.selected(selection)
         if session.unmatched:
@@ -180,6 +182,21 @@ class _PipelineRun:
             self._run_dbt(stage, command, types, selection, selected)
         self._count_marts(selected)
         self._document()
+
+    def _connect(self, session: DbtSession) -> None:
+        """Connect to the warehouse; wait for one that says that it takes no connections now."""
+        try:
+            session.check_connection()
+        except WarehouseUnreachable as error:
+            if not error.retryable:
+                raise
+            self.log.warning("%s", error)
+
+            def connect(_: Logger) -> dict[str, Any]:
+                session.check_connection()
+                return {}
+
+            self.runtime.run_stage("connect", self.settings.stages.connect, connect)
 
     def _look_at_sources(self) -> dict[str, dict[str, Any]]:
         """What each source is called with, or why it cannot be."""

@@ -58,7 +58,10 @@ class StagePolicies(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     dbt_deps: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=10, timeout_seconds=600)
-    """Only where dbt_project.yml has packages."""
+    """Only if the project has a packages.yml or a dependencies.yml."""
+    connect: StagePolicy = StagePolicy(retries=4, retry_delay_seconds=5, timeout_seconds=120)
+    """Only if the warehouse answered that it takes no connections now: it is starting, or has too
+    many."""
     extract: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=30, timeout_seconds=3600)
     """Of each source."""
     load: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=45, timeout_seconds=1800)

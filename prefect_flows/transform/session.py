@@ -20,6 +20,7 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
+from prefect_flows.causes import is_refusal_that_may_pass
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ProjectError, SelectionError, StageFailed, WarehouseUnreachable
 from prefect_flows.google_credentials import google_credentials
@@ -217,7 +218,8 @@ class DbtSession:
 
         Raises:
             ProjectError: the project does not parse.
-            WarehouseUnreachable: it does not answer, or refuses the credentials.
+            WarehouseUnreachable: it does not answer, or refuses the credentials; retryable when it
+                answers that it takes no connections now.
         """
         assert self.manifest is not None  # noqa: S101 # what reads it parses
         if self.profile.warehouse == "bigquery":
@@ -233,6 +235,7 @@ class DbtSession:
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
                 mend=mend_of(error, self.profile),
+                retryable=is_refusal_that_may_pass(error),
             ) from error
         finally:
             adapter.cleanup_connections()

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import psycopg2
 import pytest
 
-from prefect_flows.causes import Cause, cause_of, postgres_cause
+from prefect_flows.causes import (
+    Cause,
+    cause_of,
+    chain_of,
+    is_refusal_that_may_pass,
+    postgres_cause,
+    postgres_code,
+    root_of,
+)
+from prefect_flows.errors import WarehouseUnreachable
+from prefect_flows.ingestion import ingest
+from prefect_flows.targets import Profile
 from tests.support.project import Project
 
 
@@ -59,6 +74,97 @@ def test_a_server_that_refuses() -> None:
     with pytest.raises(psycopg2.OperationalError) as error:
         psycopg2.connect(host="127.0.0.1", port=9)
     assert postgres_cause(error.value) is Cause.TRANSIENT
+
+
+@pytest.fixture
+def refused(project: Project) -> Iterator[dict[str, Any]]:
+    """How to connect to the server with a role that may not have a connection."""
+    project.query("create role busy login connection limit 0; create role closed nologin")
+    dev = project.dev
+    yield {"host": dev["host"], "port": dev["port"], "dbname": "millrace", "user": "busy"}
+    project.query("drop role busy; drop role closed")
+
+
+def test_a_refused_connection_is_what_the_server_said(refused: dict[str, Any]) -> None:
+    """psycopg2 has no code of these."""
+    for changed, code, cause in (
+        ({}, "53300", Cause.TRANSIENT),
+        ({"user": "nobody"}, "28000", Cause.CONFIGURATION),
+        ({"user": "closed"}, "28000", Cause.CONFIGURATION),
+        ({"user": "postgres", "dbname": "nowhere"}, "3D000", Cause.CONFIGURATION),
+    ):
+        with pytest.raises(psycopg2.OperationalError) as error:
+            psycopg2.connect(**refused | changed)
+        assert error.value.pgcode is None
+        assert postgres_code(error.value) == code
+        assert postgres_cause(error.value) is cause
+        assert is_refusal_that_may_pass(error.value) is (cause is Cause.TRANSIENT)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "cause"),
+    [
+        ("FATAL:  the database system is starting up", "57P03", Cause.TRANSIENT),
+        ("FATAL:  sorry, too many clients already", "53300", Cause.TRANSIENT),
+        (
+            "FATAL:  remaining connection slots are reserved for roles with …",
+            "53300",
+            Cause.TRANSIENT,
+        ),
+        ('FATAL:  password authentication failed for user "x"', "28000", Cause.CONFIGURATION),
+        ('FATAL:  no pg_hba.conf entry for host "192.0.2.1"', "28000", Cause.CONFIGURATION),
+        ('FATAL:  permission denied for database "x"', "42501", Cause.CONFIGURATION),
+        ("FATAL:  Datenbank »x« existiert nicht", None, Cause.TRANSIENT),
+        ('could not translate host name "role "x" does not exist"', None, Cause.TRANSIENT),
+    ],
+)
+def test_what_a_server_says_when_it_refuses(said: str, code: str | None, cause: Cause) -> None:
+    error = psycopg2.OperationalError(f"connection to server at 192.0.2.1 failed: {said}\n")
+    assert postgres_code(error) == code
+    assert postgres_cause(error) is cause
+
+
+def test_a_load_that_gets_no_connection_is_tried_again(
+    refused: dict[str, Any], tmp_path: Path
+) -> None:
+    output = {"type": "postgres", "schema": "x", "threads": 1, "password": "", **refused}
+    profile = Profile.from_output("millrace", "busy", output)
+    with pytest.raises(WarehouseUnreachable, match='too many connections for role "busy"') as error:
+        ingest("files__inbox", profile, url=str(tmp_path))
+    assert error.value.retryable
+    assert "allow more connections (max_connections" in error.value.mend
+
+
+def test_the_root_of_an_error_is_not_what_was_handled_when_it_came_up() -> None:
+    def fail(*, suppressed: bool = False) -> None:
+        try:
+            psycopg2.connect(host="127.0.0.1", port=9)
+        except psycopg2.OperationalError as error:
+            if suppressed:
+                raise ValueError("own words") from None
+            raise ValueError("own words") from error
+
+    def failing(**options: bool) -> BaseException:
+        try:
+            next(iter(()))
+        except StopIteration:
+            try:
+                {}["key"]
+            except KeyError:
+                try:
+                    fail(**options)
+                except ValueError as error:
+                    return error
+        raise AssertionError
+
+    error = failing()
+    assert root_of(error) is error.__cause__
+    assert [type(link) for link in chain_of(error)] == [
+        ValueError, psycopg2.OperationalError, KeyError,
+    ]  # fmt: skip
+    suppressed = failing(suppressed=True)
+    assert root_of(suppressed) is suppressed
+    assert list(chain_of(suppressed)) == [suppressed]
 
 
 def test_the_database_error_is_found_behind_others() -> None:

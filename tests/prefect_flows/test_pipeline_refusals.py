@@ -11,7 +11,7 @@ import pytest
 
 from prefect_flows.sources import names
 from prefect_flows.targets import secret_variable
-from tests.support.project import Project, Scratch
+from tests.support.project import Project, Scratch, until
 
 
 def test_an_unknown_target_names_the_block_the_command_and_those_that_exist(
@@ -142,6 +142,24 @@ def test_a_warehouse_that_is_down_is_said_before_anything_is_run(scratch: Scratc
     assert "Connection refused" in done.stderr
     assert "where: postgres postgres@127.0.0.1:9" in done.stderr
     assert f"setup_profiles --target {scratch.target}" in done.stderr
+
+
+def test_a_warehouse_that_takes_no_connections_now_is_waited_for(scratch: Scratch) -> None:
+    scratch.query("drop role if exists busy; create role busy login connection limit 0")
+    scratch.query("alter database scratch owner to busy")
+    point_target_at(scratch, user="busy")
+    wait = {"RETRIES": "50", "RETRY_DELAY_SECONDS": "0.2"}
+    log = scratch.folder / "log"
+    with log.open("w") as output:
+        process = scratch.start_pipeline(
+            "--select", "numbers", "--skip", "docs", output=output,
+            **{f"MILLRACE_STAGES__CONNECT__{name}": value for name, value in wait.items()},
+        )  # fmt: skip
+        until(lambda: "too many connections for role" in log.read_text() or process.poll())
+        scratch.query("alter role busy connection limit -1")
+        assert process.wait(120) == 0, log.read_text()
+    assert "numbers" in scratch.relations()
+    assert "wait until others have closed theirs" in log.read_text()
 
 
 def test_a_database_that_does_not_exist_is_named(scratch: Scratch) -> None:

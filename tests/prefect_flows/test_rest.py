@@ -97,6 +97,20 @@ def test_a_server_that_is_gone_may_come_back() -> None:
     assert error.value.retryable
 
 
+def test_a_name_that_nobody_knows_is_said(server: Numbers) -> None:
+    """Within dlt, which asks for pages while it handles the end of an iterator."""
+    nowhere = Numbers()
+    nowhere.url = "http://nowhere.invalid"
+    try:
+        next(iter(()))
+    except StopIteration:
+        with pytest.raises(
+            IngestionError, match=r"no connection \(gaierror: \[Errno -\d\]"
+        ) as error:
+            read(nowhere)
+    assert error.value.retryable
+
+
 @pytest.mark.parametrize(
     "limit",
     [
