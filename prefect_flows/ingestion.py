@@ -144,6 +144,11 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
     one that is under way: two loads of a source at once would take each other's rows for a killed
     load's.
 
+    Args:
+        source: name of the source's folder.
+        target: name of the target.
+        arguments: of the source function; None leaves one to what is configured for the target.
+
     Raises:
         MillraceError: the target has no block, an argument is wrong, the source could not be read
             or loaded, or the run was told to stop.
@@ -158,7 +163,8 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
         with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
             held.enter_context(alone(parameters, store, runtime))
         try:
-            complete = source_arguments(source, target, arguments, runtime.secret)
+            given = {name: value for name, value in arguments.items() if value is not None}
+            complete = source_arguments(source, target, given, runtime.secret)
             with loading_into(start.profile):
                 done = ingest_source(
                     source, start.profile, complete, runtime.run_stage, settings.stages

@@ -108,6 +108,7 @@ class _PipelineRun:
         self.stages: list[DbtStage] = []
         self.done = Done()
         self.begun = False
+        self.left_out: list[str] = []
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
         self.state = TargetState(store, parameters.target, target_path, settings.parsed_dir)
@@ -222,7 +223,26 @@ class _PipelineRun:
             since = self.state.last_good()
             if since is None:
                 self.log.info("No run of the target was good yet: everything counts as changed.")
-        return Selection(parameters.select, parameters.exclude, since)
+        self.left_out = self._left_out()
+        exclude = [*parameters.exclude, *(f"source:{name}+" for name in self.left_out)]
+        return Selection(parameters.select, exclude, since)
+
+    def _left_out(self) -> list[str]:
+        """Sources that were never loaded, in a run of others, which leaves them out."""
+        off = sources.off(self.settings.dbt_project_file, self.parameters.vars)
+        brought = [] if "ingest" in self.parameters.skip else self.sources
+        others = set(sources.names()) - {*off, *brought}
+        missing = self.session.never_loaded(others)
+        leaves_out = self.parameters.sources is not None and bool(brought)
+        for name in missing:
+            self.log.warning(
+                "Source %s was never loaded into target %s%s. To load it: %s",
+                name,
+                self.parameters.target,
+                "; what reads it is left out of this run" if leaves_out else "",
+                sources.flow_command(name, self.parameters.target),
+            )
+        return missing if leaves_out else []
 
     def _begin(self) -> None:
         """Make the run known in the state store, with what an interrupted one had done."""
@@ -385,7 +405,7 @@ class _PipelineRun:
             if self.session.is_parsed:
                 if "docs" not in self.record:
                     self.session.write_manifest()
-                if ended == "passed" and self.parameters.whole:
+                if ended == "passed" and self.parameters.whole and not self.left_out:
                     self.state.keep(MANIFEST)
                 self.state.keep_partial_parse()
             # What draws it is imported when there is something to draw: not before the first model.
@@ -411,7 +431,7 @@ class _PipelineRun:
             ended,
             failure,
             seconds=self.record["seconds"],
-            whole=self.parameters.whole and not self.parameters.changed,
+            whole=self.parameters.whole and not (self.parameters.changed or self.left_out),
             settings=self.settings,
             log=self.log,
         )

@@ -1,8 +1,9 @@
-"""What a source is called with: arguments that are given, and secrets from blocks.
+"""What a source is called with: arguments that are given or configured, and secrets from blocks.
 
 A source function's signature says what it takes. Each parameter that is annotated as dlt's secret
 (`dlt.TSecretStrValue`) is filled from the block that is named for it and for the target; every
-other one is given by a deployment, a command line, or its default.
+other one is given by a run, by the target's deployment in the source's `prefect.yaml`, or by its
+default.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def source_arguments(
 ) -> dict[str, Any]:
     """The arguments of a source for a target, validated, with its secrets.
 
+    Args:
+        given: of the run; they go before those that are configured for the target.
+
     Raises:
         ConfigurationError: an argument is unknown, missing or of another type, or a secret that
             the source needs has no block.
@@ -61,8 +65,8 @@ def source_arguments(
     hints = get_type_hints(inspect.unwrap(function), include_extras=True)
     parameters = inspect.signature(function).parameters
     hidden = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
-    arguments = dict(given)
-    for parameter in hidden - set(given):
+    arguments = sources.configured(name, target) | dict(given)
+    for parameter in hidden - set(arguments):
         block = secret_block(name, parameter, target)
         value = secrets(block)
         if value is not None:
@@ -99,8 +103,9 @@ def source_arguments(
         )
         raise ConfigurationError(
             f"The arguments of source {name!r} are wrong: {faults}. It takes: {asked or 'none'}.",
-            where="source_arguments of the pipeline, or the parameters of the source's own flow",
-            mend="correct them in the deployment or on the command line: "
+            where=f"the parameters of {sources.deployment_name(name, target)} in "
+            f"{sources.FOLDER / name / 'prefect.yaml'}, and those that the run was given",
+            mend="correct them in that file, or for one run of the pipeline: "
             f"--source-arguments '{{\"{name}\": {{…}}}}'",
         ) from None  # its input may be a secret
     return arguments

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from prefect_flows.errors import ConfigurationError, did_you_mean
+from prefect_flows.settings import load_settings
 
 FOLDER = Path(__file__).parent
 
@@ -26,6 +27,32 @@ def dashed(name: str) -> str:
 def deployment_name(name: str, target: str) -> str:
     """The deployment of a source for a target: `nyc--flights--dev`."""
     return f"{name.replace('__', '--').replace('_', '-')}--{target}"
+
+
+def configured(name: str, target: str) -> dict[str, Any]:
+    """The arguments of a source for a target: those of its deployment in its `prefect.yaml`.
+
+    The pipeline, the source's own flow and people read them there.
+    """
+    file = FOLDER / name / "prefect.yaml"
+    document = yaml.safe_load(file.read_text()) if file.exists() else {}
+    for deployment in document.get("deployments") or []:
+        parameters = deployment.get("parameters") or {}
+        if parameters.get("target") == target:
+            return {key: value for key, value in parameters.items() if key != "target"}
+    return {}
+
+
+def located(url: str) -> str:
+    """A folder's path or URL; a relative path is one of the project, wherever a run has its own."""
+    if "://" in url or url.startswith("~"):
+        return url
+    return str(load_settings().project_dir / url)
+
+
+def flow_command(name: str, target: str) -> str:
+    """The command that loads a source into a target."""
+    return f"uv run python -m {__name__}.{name}.flow --target {target}"
 
 
 def require(name: str) -> None:

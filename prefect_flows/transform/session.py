@@ -6,7 +6,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -221,6 +221,40 @@ class DbtSession:
             WarehouseUnreachable: it does not answer, or refuses the credentials; retryable when it
                 answers that it takes no connections now.
         """
+        with self._warehouse() as adapter:
+            adapter.debug_query()
+
+    def never_loaded(self, names: Collection[str]) -> list[str]:
+        """Of these sources, those that dbt reads and of which the warehouse has no load.
+
+        Raises:
+            ProjectError: the project does not parse.
+            WarehouseUnreachable: it does not answer.
+        """
+        places = {
+            source.source_name: (source.database, source.schema)
+            for source in self.manifest.sources.values()
+            if source.source_name in names
+        }
+        if not places:
+            return []
+        with self._warehouse() as adapter:
+            return sorted(
+                name for name, place in places.items() if not self._has_loads(adapter, *place)
+            )
+
+    def _has_loads(self, adapter: Any, database: str | None, schema: str) -> bool:
+        if self.profile.warehouse == "bigquery":
+            return bool(adapter.check_schema_exists(database, schema))
+        quoted = schema.replace("'", "''")
+        _, table = adapter.execute(
+            f"select to_regclass(format('%I._dlt_loads', '{quoted}'))",
+            fetch=True,
+        )
+        return table.rows[0][0] is not None
+
+    @contextmanager
+    def _warehouse(self) -> Iterator[Any]:
         assert self.manifest is not None  # noqa: S101 # what reads it parses
         if self.profile.warehouse == "bigquery":
             # dbt's adapter breaks on the connection that it could not open for want of them.
@@ -228,7 +262,7 @@ class DbtSession:
         adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
         try:
             with _ONE_INVOCATION, adapter.connection_named("check"):
-                adapter.debug_query()
+                yield adapter
         except DbtBaseException as error:
             raise WarehouseUnreachable(
                 f"The warehouse of target {self.profile.target!r} cannot be used: "

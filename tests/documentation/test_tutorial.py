@@ -44,6 +44,22 @@ def clone(tmp_path: Path) -> Iterator[Project]:
         stop_servers(project)
 
 
+def fresh_clone_works(clone: Project) -> bool:
+    """Run the quickstart of the tutorial's commit where its files are not."""
+    folder = clone.folder.parent / "second"
+    subprocess.run(["git", "clone", "--quiet", str(clone.folder), str(folder)], check=True)
+    second = Project(folder)
+    try:
+        done = second.run("-m", "infrastructure.quickstart")
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = done.stdout + done.stderr
+        assert "Source acme__orders was never loaded into target dev" in said
+        assert "prefect_flows.sources.acme__orders.flow --target dev" in said
+        return second.query("select count(*) from dev_marts.fct_flights") == [(336_776,)]
+    finally:
+        stop_servers(second)
+
+
 @contextmanager
 def beside(project: Project, command: str) -> Iterator[None]:
     """A command that goes on until somebody ends it, as Ctrl-C does."""
@@ -93,6 +109,7 @@ def test_the_tutorial_as_it_stands(clone: Project) -> None:
                 orders = clone.query("select item_id from dev_staging.stg_acme__orders__items")
                 run = clone.last_run("dev")
             tell(clone, block, until_the_end)
+    assert fresh_clone_works(clone)
     assert days == [(365, 336_776)]
     assert sorted(orders) == [(1,), (2,)]
     assert run["state"]["type"] == "COMPLETED"

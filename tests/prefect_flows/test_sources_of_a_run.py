@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from prefect_flows.sources import located
 from tests.support.project import Project, Scratch, serving
 from tests.support.receivers import forget
 
@@ -146,6 +148,56 @@ def test_what_a_source_lacks_is_said_before_anything_is_changed(
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not scratch.relations()
+
+
+def test_arguments_stand_in_one_place_and_what_was_never_loaded_is_left_out(
+    project: Project, scratch: Scratch, url: str
+) -> None:
+    # GIVEN a source that is configured for the target, with a folder of the project, and a model
+    package = scratch.folder / "prefect_flows"
+    package.unlink()
+    shutil.copytree(project.folder / "prefect_flows", package)
+    file = package / "sources" / "files__inbox" / "prefect.yaml"
+    configured = "parameters: {target: scratch, url: its/inbox, min_age_seconds: 0}"
+    text = file.read_text()
+    file.write_text(text.replace("parameters: {target: dev}", configured))
+    assert configured in file.read_text()
+    inbox = scratch.folder / "its" / "inbox"
+    inbox.mkdir(parents=True)
+    (inbox / "orders.csv").write_text("id\n1\n")
+    tables = [{"name": "orders"}]
+    scratch.properties(
+        sources=[{"name": "files__inbox", "schema": "raw_files__inbox", "tables": tables}]
+    )
+    scratch.model("orders", "select id from {{ source('files__inbox', 'orders') }}")
+    load = "uv run python -m prefect_flows.sources.files__inbox.flow --target scratch"
+
+    # WHEN another source is asked for, it leaves the model out, and says how to load the source
+    others = ["--source", "postgres__dump", "--source-arguments",
+              '{"postgres__dump": {"tables": {"items": null}}}', "--skip", "docs"]  # fmt: skip
+    done = run(scratch, *others)
+    assert done.returncode == 0, done.stderr
+    said = "Source files__inbox was never loaded into target scratch; what reads it is left out"
+    assert said in " ".join((done.stdout + done.stderr).split())
+    assert load in " ".join((done.stdout + done.stderr).split())
+    assert "numbers" in scratch.relations()
+    assert "orders" not in scratch.relations()
+
+    # THEN the command and the pipeline need no argument
+    done = scratch.run(*load.split()[3:])
+    assert done.returncode == 0, done.stderr
+    assert rows(scratch, "raw_files__inbox.orders") == 1
+    done = run(scratch, *others, "--source", "files__inbox")
+    assert done.returncode == 0, done.stderr
+    assert "was never loaded" not in done.stdout + done.stderr
+    assert "orders" in scratch.relations()
+
+
+def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_PROJECT_DIR", "/srv/millrace")
+    assert located("inbox/orders") == "/srv/millrace/inbox/orders"
+    for url in ("/inbox", "gs://bucket/folder", "file:///inbox", "~/inbox"):
+        assert located(url) == url
 
 
 @pytest.mark.kills

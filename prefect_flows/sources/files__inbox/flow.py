@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.files__inbox.flow --target dev --url FOLDER
+uv run python -m prefect_flows.sources.files__inbox.flow --target dev
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ from prefect_flows.targets import TargetName
 
 @flow(name="ingest-files-inbox", flow_run_name="{target}", persist_result=False)
 def ingest_files_inbox(
-    url: str,
     target: TargetName = "dev",
+    url: str | None = None,
     tables: dict[str, str] | None = None,
     types: dict[str, dict[str, str]] | None = None,
-    delimiter: str = ",",
+    delimiter: str | None = None,
     nulls: list[str] | None = None,
     escape: str | None = None,
-    min_age_seconds: float = 5,
+    min_age_seconds: float | None = None,
     retry_quarantined: bool = False,
     full_refresh: bool = False,
 ) -> dict[str, Any]:
     """Load the new files of a folder or bucket into `raw_files__inbox`; returns a plain record.
 
+    What is not given is what the target's deployment in prefect.yaml says.
+
     Args:
-        url: Folder, s3://bucket/folder or gs://bucket/folder.
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
+        url: Folder, s3://bucket/folder or gs://bucket/folder.
         tables: Glob pattern of each table's files; by default the first folder names the table.
         types: Types of columns by table, as in {"orders": {"amount": "decimal(18,2)"}}.
-        delimiter: Between the values of CSV files.
+        delimiter: Between the values of CSV files; the comma by default.
         nulls: What stands for null in CSV files beside nothing.
         escape: The character of CSV files that makes the one after it an ordinary one.
-        min_age_seconds: Files changed later than this long ago are left for the next run.
+        min_age_seconds: Files changed later than this long ago are left for the next run; 5 by
+            default.
         retry_quarantined: Look again at files that were refused and have not changed.
         full_refresh: Load every file again, in place of the rows that it gave before.
     """
@@ -48,13 +51,15 @@ def ingest_files_inbox(
 
 @exits_with_expected_errors
 def main(
-    url: Annotated[str, typer.Option(help="Folder, s3://bucket/folder or gs://bucket/folder.")],
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
+    url: Annotated[
+        str | None, typer.Option(help="Folder or bucket; by default as prefect.yaml says.")
+    ] = None,
     full_refresh: Annotated[bool, typer.Option(help="Load every file again.")] = False,
     retry_quarantined: Annotated[bool, typer.Option(help="Look at refused files again.")] = False,
 ) -> None:
     """Load the new files of a folder or bucket; further parameters are set in a deployment."""
-    ingest_files_inbox(url, target, full_refresh=full_refresh, retry_quarantined=retry_quarantined)
+    ingest_files_inbox(target, url, full_refresh=full_refresh, retry_quarantined=retry_quarantined)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from dlt.extract.extractors import ImportFileMeta
 from dlt.extract.items import DataItemWithMeta
 
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.sources import located
 from prefect_flows.sources.files__inbox import column_types, ledger
 from prefect_flows.sources.files__inbox.column_names import FILE, in_latin_letters
 from prefect_flows.sources.files__inbox.csv_files import Dialect
@@ -48,7 +49,8 @@ def files__inbox(
     """The files of an inbox, as a table for each kind.
 
     Args:
-        url: of the inbox, for fsspec: a folder, `s3://bucket/folder`, `gs://bucket/folder`.
+        url: of the inbox, for fsspec: a folder, `s3://bucket/folder`, `gs://bucket/folder`; a
+            relative path is one of the project.
         tables: glob pattern of each table's files, below the inbox; by default a file belongs to
             the table named as its first folder, or as itself.
         types: types of columns by table, for those that the files do not tell: a postal code is
@@ -67,7 +69,7 @@ def files__inbox(
         ConfigurationError: the URL, a pattern, a type or the options are not usable.
         IngestionError: the inbox cannot be read.
     """
-    inbox = Inbox(url, storage_options)
+    inbox = Inbox(located(url), storage_options)
     declared = column_types.declared(types)
     dialect = _dialect(delimiter, nulls, escape)
     takings: dict[str, Taking | None] = {}

@@ -22,7 +22,8 @@ NEEDS = {
   uv run python -m {MODULE} --target dev""",
     "files": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the columns of a file
-  uv run python -m {MODULE} --target dev --folder FOLDER""",
+  edit prefect_flows/sources/{SOURCE}/prefect.yaml   the folder of each target
+  uv run python -m {MODULE} --target dev""",
 }
 
 

@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.{{ cookiecutter.__source }}.flow {{ "--folder DIR" if cookiecutter.__kind == "files" else "--target dev" }}
+uv run python -m prefect_flows.sources.{{ cookiecutter.__source }}.flow --target dev
 """
 
 from __future__ import annotations
@@ -20,24 +20,20 @@ from prefect_flows.targets import TargetName
     flow_run_name="{target}",
     persist_result=False,
 )
-{% if cookiecutter.__kind == "files" %}
-def {{ cookiecutter.__flow }}(
-    target: TargetName,
-    folder: str,
-    full_refresh: bool = False,
-) -> dict[str, Any]:
-{% else %}
 def {{ cookiecutter.__flow }}(
     target: TargetName = "dev",
+{% if cookiecutter.__kind == "files" %}
+    folder: str | None = None,
+{% endif %}
     full_refresh: bool = False,
 ) -> dict[str, Any]:
-{% endif %}
     """Load {{ cookiecutter.__words }} into its raw schema.
 
     Args:
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
 {% if cookiecutter.__kind == "files" %}
-        folder: Where the files lie, a folder or any URL of fsspec.
+        folder: Where the files lie, a folder or any URL of fsspec; by default that of the target's
+            deployment in prefect.yaml.
 {% endif %}
         full_refresh: Load everything, whatever was loaded before.
 
@@ -56,10 +52,12 @@ def {{ cookiecutter.__flow }}(
 
 @exits_with_expected_errors
 def main(
-{% if cookiecutter.__kind == "files" %}
-    folder: Annotated[str, typer.Option(help="Where the files lie, any URL of fsspec.")],
-{% endif %}
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
+{% if cookiecutter.__kind == "files" %}
+    folder: Annotated[
+        str | None, typer.Option(help="Where the files lie; by default as prefect.yaml says.")
+    ] = None,
+{% endif %}
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Load everything again.")
     ] = False,

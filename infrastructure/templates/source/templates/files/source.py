@@ -18,6 +18,7 @@ from fsspec import AbstractFileSystem
 from pyarrow import csv
 
 from prefect_flows.errors import IngestionError
+from prefect_flows.sources import located
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 # The columns of a file, in its order; what the key names may not be null.
@@ -29,7 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 KEY = ("id",)
-RUN = "uv run python -m prefect_flows.sources.{{ cookiecutter.__source }}.flow"
+DEPLOYMENTS = "prefect_flows/sources/{{ cookiecutter.__source }}/prefect.yaml"
 
 
 @dlt.source(
@@ -42,7 +43,8 @@ def {{ cookiecutter.__source }}(
     """Rows of CSV files, merged by their key; files in the order of their names.
 
     Args:
-        folder: where the files lie, a folder or any URL of fsspec (`gs://…`, `s3://…`).
+        folder: where the files lie, a folder or any URL of fsspec (`gs://…`, `s3://…`); a relative
+            path is one of the project.
         pattern: which of its files are read.
         full_refresh: read every file, whatever was loaded before.
 
@@ -67,12 +69,13 @@ def {{ cookiecutter.__source }}(
 
 
 def _found(folder: str, pattern: str) -> tuple[AbstractFileSystem, list[FileItem]]:
+    folder = located(folder)
     file_system, path = fsspec.url_to_fs(folder)
     if not file_system.isdir(path):
         raise IngestionError(
             "The folder of the files is not there.",
             where=folder,
-            mend=f"make it, or name another one: {RUN} --folder FOLDER",
+            mend=f"make it, or name another one in {DEPLOYMENTS}",
         )
     files = glob_files(file_system, folder, pattern)
     return file_system, sorted(files, key=lambda file: file["file_url"])
