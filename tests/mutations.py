@@ -509,11 +509,22 @@ FAULTS = (
         "failed-run-is-the-last-good-one",
         "The page shows a failed run as the last good one.",
         "prefect_flows/state/summary.py",
-        'good = line if summary.outcome == "passed" else before.last_good if before else None',
-        "good = line",
+        'if summary.outcome == "passed" and summary.whole:',
+        "if summary.whole:",
         (
             "prefect_flows/reporting/test_run_summary.py"
             "::test_a_run_that_failed_leaves_the_last_good_one_and_what_was_known",
+        ),
+    ),
+    Fault(
+        "partial-run-is-the-last-good-one",
+        "A run of a part of the project counts as the last good one.",
+        "prefect_flows/state/summary.py",
+        'if summary.outcome == "passed" and summary.whole:',
+        'if summary.outcome == "passed":',
+        (
+            "prefect_flows/reporting/test_run_summary.py"
+            "::test_a_run_of_a_part_leaves_the_last_good_one",
         ),
     ),
     Fault(

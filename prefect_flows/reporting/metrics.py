@@ -35,7 +35,10 @@ _NODE = ("target", "node", "resource_type")
 METRICS: Mapping[str, tuple[str, Sequence[str]]] = {
     "millrace_run_started_timestamp_seconds": ("When the last run began.", ("target",)),
     "millrace_run_ended_timestamp_seconds": ("When the last run ended.", ("target",)),
-    "millrace_run_last_success_timestamp_seconds": ("When a run last passed.", ("target",)),
+    "millrace_run_last_success_timestamp_seconds": (
+        "When a run last passed that left out nothing of the project.",
+        ("target",),
+    ),
     "millrace_run_duration_seconds": ("Wall time of the last run.", ("target",)),
     "millrace_run_outcome": (
         "1 for how the last run ended, 0 for the other ways.",

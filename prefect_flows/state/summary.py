@@ -152,7 +152,7 @@ class TargetHistory(_Stored):
     Attributes:
         runs: at most `RUNS_OF_HISTORY`, oldest first.
         last: the last of them, whole.
-        last_good: the last run that passed, however long ago.
+        last_good: the last run that passed and left out nothing of the project, however long ago.
     """
 
     target: str
@@ -203,7 +203,9 @@ def keep_history(store: StateStore, summary: RunSummary, before: TargetHistory |
 def _with(before: TargetHistory | None, summary: RunSummary) -> TargetHistory:
     runs = [run for run in before.runs if run.folder != summary.folder] if before else []
     line = summary.line()
-    good = line if summary.outcome == "passed" else before.last_good if before else None
+    good = before.last_good if before else None
+    if summary.outcome == "passed" and summary.whole:
+        good = line
     return TargetHistory(
         target=summary.target,
         runs=[*runs, line][-RUNS_OF_HISTORY:],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefect_flows.errors import StateStoreError
+from prefect_flows.reporting.metrics import facts_of_all, registry_of
 from prefect_flows.settings import Settings
 from prefect_flows.state import summary
 from prefect_flows.state.store import StateStore
@@ -71,6 +72,23 @@ def test_a_run_that_failed_leaves_the_last_good_one_and_what_was_known(store: St
     built_at = found.last.marts["fct_flights"].built_at
     assert built_at is not None
     assert built_at.date() == START.date()
+
+
+def test_a_run_of_a_part_leaves_the_last_good_one(store: StateStore) -> None:
+    keep_made_up_run(store, made_up_report(), whole=False)
+    assert kept(store).last_good is None, "no run of the whole project has passed"
+    keep_made_up_run(store, made_up_report(), number=1)
+    keep_made_up_run(store, made_up_report(failures=True), number=2)
+    keep_made_up_run(store, made_up_report(), number=3, whole=False)
+    found = kept(store)
+    assert (found.last.run_id, found.last.outcome) == ("run-3", "passed")
+    assert found.last_good is not None
+    assert found.last_good.run_id == "run-1"
+    metrics = registry_of(facts_of_all(store))
+    good = metrics.get_sample_value(
+        "millrace_run_last_success_timestamp_seconds", {"target": "dev"}
+    )
+    assert good == found.last_good.ended_at.timestamp()
 
 
 def test_a_run_that_never_parsed_keeps_what_was_known(store: StateStore) -> None:
