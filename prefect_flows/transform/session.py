@@ -31,6 +31,7 @@ from prefect_flows.transform.only import narrowed_to
 from prefect_flows.transform.recorder import Recorder
 from prefect_flows.transform.savings import spared
 from prefect_flows.transform.seen import nodes_seen
+from prefect_flows.transform.statement_cancellation import hooks_cancelled_on_signal
 
 # dbt's generated event messages carry no types.
 Listener = Callable[[Any], None]
@@ -412,6 +413,7 @@ class DbtSession:
         with ExitStack() as contexts:
             contexts.enter_context(spared())
             contexts.enter_context(narrowed_to(only))
+            contexts.enter_context(hooks_cancelled_on_signal())
             if on_error is not None:
                 contexts.enter_context(errors_seen(on_error))
             if recorder is not None:
