@@ -123,7 +123,14 @@ class _PipelineRun:
             ),
         )
         self.sources = chosen
-        self.session = DbtSession(settings.dbt_dir, profile, target_path, dbt_vars, runtime.run_id)
+        self.session = DbtSession(
+            settings.dbt_dir,
+            profile,
+            target_path,
+            dbt_vars,
+            runtime.run_id,
+            on_warning=lambda text: self.log.warning("dbt: %s", text),
+        )
         self.display = LiveDisplay()
 
     def run(self) -> dict[str, Any]:
@@ -160,9 +167,11 @@ class _PipelineRun:
         arguments = self._look_at_sources()
         # An image's build has installed them, into a folder that no run can write.
         if session.has_packages() and self.settings.parsed_dir is None:
-            self.runtime.run_stage(
+            deps = self.runtime.run_stage(
                 "dbt-deps", self.settings.stages.dbt_deps, lambda _: session.install_packages()
             )
+            if not deps["installed"]:
+                self.log.info("The installed dbt packages match package-lock.yml.")
         if brought := self.state.bring_partial_parse():
             self.log.info("The parsed project was brought from %s.", brought)
         self._connect(session)

@@ -6,16 +6,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dbt.artifacts.schemas.batch_results import BatchResults
 from dbt.artifacts.schemas.run import process_run_result
 
 from prefect_flows.causes import Cause, cause_of
 from prefect_flows.errors import StageFailed
 from prefect_flows.remedies import mend_of_google
 from prefect_flows.stages import Logger
+from prefect_flows.transform.microbatch import only_failed_batches
 from prefect_flows.transform.node_log import NodeLog
 from prefect_flows.transform.recorder import Recorder, Watcher
 from prefect_flows.transform.reproduction import command_for
-from prefect_flows.transform.results import SKIPPED, NodeResult, counts, left_to_do
+from prefect_flows.transform.results import (
+    SKIPPED,
+    FailedBatch,
+    NodeResult,
+    counts,
+    in_order,
+    left_to_do,
+)
 from prefect_flows.transform.session import DbtSession, Outcome
 
 Safe = Callable[[Sequence[NodeResult]], None]
@@ -66,6 +75,8 @@ class DbtStage:
         self.mends: dict[str, str] = {}
         # What dbt's command itself returned at the last attempt.
         self.returned: Any = None
+        # Batches of microbatch models of which some succeeded at the last attempt, and some failed.
+        self._batches: dict[str, BatchResults] = {}
         self._safe = safe
         self._watchers = watchers
 
@@ -102,13 +113,23 @@ class DbtStage:
         """Run dbt once, and take up its results; also those of ephemeral models that failed."""
         started = time.monotonic()
         causes: dict[str, Cause] = {}
+        failed: dict[str, list[FailedBatch]] = {}
         before = dict(self.results)
 
         def read(result: Any) -> NodeResult:
-            attempts = _attempts(before, result.node.unique_id) + (str(result.status) != SKIPPED)
-            return NodeResult.from_dbt(result, causes, attempts, self.name)
+            node = result.node
+            attempts = _attempts(before, node.unique_id) + (str(result.status) != SKIPPED)
+            batches = in_order(failed.get(node.unique_id, ()))
+            if batches:
+                # dbt compiles a copy of the node for each batch.
+                node.compiled_path = batches[0].compiled_path
+                node.compiled_code = batches[0].compiled_code
+            path = self.session.path_of(node)
+            return NodeResult.from_dbt(result, path, causes, attempts, self.name, batches)
 
-        def ended(unique_id: str, error: Exception) -> None:
+        def ended(unique_id: str, error: Exception, batch: FailedBatch | None) -> None:
+            if batch is not None:
+                failed.setdefault(unique_id, []).append(batch)
             causes[unique_id] = cause_of(error)
             mend = mend_of_google(error, self.session.profile)
             if mend is not None:
@@ -118,13 +139,14 @@ class DbtStage:
             watcher.stage_started(self.name, len(self.selected if only is None else only))
         recorder = Recorder(self.name, read, self._safe, watchers)
         try:
-            outcome = self.session.invoke(
-                self.command,
-                [*self.arguments, *self.flags],
-                recorder,
-                only=only,
-                on_error=ended,
-            )
+            with only_failed_batches(self.session.manifest, self._batches):
+                outcome = self.session.invoke(
+                    self.command,
+                    [*self.arguments, *self.flags],
+                    recorder,
+                    only=only,
+                    on_error=ended,
+                )
         finally:
             recorder.close()
             self.seconds += time.monotonic() - started
@@ -136,9 +158,16 @@ class DbtStage:
             unique_id = result.node.unique_id
             # Hooks, and what `fail-fast` left, have a result that nobody saw come.
             self.results[unique_id] = recorder.results.get(unique_id) or read(result)
+            self._keep_batches(unique_id, getattr(result, "batch_results", None))
             if self.command != ["source", "freshness"]:
                 self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)
         return outcome, list(recorder.inlined.values())
+
+    def _keep_batches(self, unique_id: str, batches: BatchResults | None) -> None:
+        """Know for the next attempt which batches failed; without a success all have to run."""
+        self._batches.pop(unique_id, None)
+        if batches is not None and batches.successful and batches.failed:
+            self._batches[unique_id] = batches
 
     def record(self) -> dict[str, Any]:
         """Plain JSON-able data: counts by status, seconds, attempts, and what failed or warned."""

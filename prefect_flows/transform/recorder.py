@@ -29,6 +29,16 @@ class Watcher(Protocol):
         """A stage ended, however it ended."""
 
 
+def warning_of(event: Any) -> str | None:
+    """What an event of dbt warns of, in one line; none where it warns of nothing.
+
+    What dbt says of a node's result is no warning here: it comes with the result.
+    """
+    if event.info.level != "warn" or event.info.name.startswith("Log"):
+        return None
+    return " ".join(event.info.msg.split()).removeprefix("[WARNING]: ")
+
+
 class Recorder:
     """Hands on what happens to the nodes of a stage, by a thread of its own.
 
@@ -76,8 +86,7 @@ class Recorder:
 
     def listen(self, event: Any) -> None:
         """Take a warning of dbt; what it says of a node's result comes with the result."""
-        if event.info.level == "warn" and not event.info.name.startswith("Log"):
-            text = " ".join(event.info.msg.split())
+        if text := warning_of(event):
             self._queue.put(lambda: self._say_warned(text))
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import datetime
 
 from prefect_flows.transform.results import NodeResult
 
@@ -31,5 +32,13 @@ def command_for(node: NodeResult, target: str, flags: str = "") -> str:
         selection = ""
     elif node.resource_type == "source":
         selection = f" --select {shlex.quote('source:' + '.'.join(node.fqn[-2:]))}"
+    if node.failed_batch is not None:
+        begin, end = (_moment(moment) for moment in node.failed_batch)
+        selection += f" --event-time-start {begin} --event-time-end {end}"
     extra = f" {flags}" if flags else ""
     return f"cd dbt && uv run dbt {command} --target {shlex.quote(target)}{selection}{extra}"
+
+
+def _moment(moment: datetime) -> str:
+    """A moment as dbt's command line takes it; most batches begin at midnight."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S").removesuffix("T00:00:00")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -13,8 +13,37 @@ from prefect_flows.causes import Cause
 # What dbt's own retry calls for a second try, and what ends its command line with exit code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 SKIPPED = "skipped"
+# Batches of a microbatch model that a message lists.
+MOST_BATCHES = 3
 # Resource types whose statements write rows; of others dbt counts the rows of a select.
 WRITTEN = frozenset({"model", "seed", "snapshot"})
+
+
+@dataclass(frozen=True)
+class FailedBatch:
+    """A batch of a microbatch model that failed.
+
+    Attributes:
+        unique_id: dbt's id of the model.
+        name: dbt's name of the batch, for example `2026-01-31`.
+        begin: begin of its time, UTC.
+        end: the first moment after it, UTC.
+        message: the error.
+    """
+
+    unique_id: str
+    name: str
+    begin: datetime
+    end: datetime
+    cause: Cause
+    message: str
+    compiled_path: str | None = None
+    compiled_code: str | None = None
+
+
+def in_order(batches: Iterable[FailedBatch]) -> list[FailedBatch]:
+    """The batches to look at first come first: those that no retry mends, then the earliest."""
+    return sorted(batches, key=lambda batch: (batch.cause is Cause.TRANSIENT, batch.begin))
 
 
 @dataclass(frozen=True)
@@ -34,6 +63,7 @@ class NodeResult:
         thread: dbt's thread that ran it.
         response: what the adapter said of the statement.
         resumed: whether an earlier run did it, which this one went on from.
+        failed_batch: begin and end of the batch of a microbatch model to look at first, UTC.
     """
 
     unique_id: str
@@ -53,6 +83,7 @@ class NodeResult:
     thread: str | None = None
     response: Mapping[str, Any] = field(default_factory=dict)
     resumed: bool = False
+    failed_batch: tuple[datetime, datetime] | None = None
 
     @property
     def failed(self) -> bool:
@@ -83,11 +114,24 @@ class NodeResult:
         return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else None
 
     @classmethod
-    def from_dbt(cls, result: Any, causes: Mapping[str, Cause], attempts: int, stage: str) -> Self:
+    def from_dbt(
+        cls,
+        result: Any,
+        path: str,
+        causes: Mapping[str, Cause],
+        attempts: int,
+        stage: str,
+        batches: Sequence[FailedBatch] = (),
+    ) -> Self:
         """Read one entry of dbt's results.
 
         A test that returned rows and a source that is too old are faults of the data. An error that
-        never reached an adapter (a contract, a macro, a failed hook) is one of the code.
+        never reached an adapter (a contract, a macro, a failed hook) is one of the code. That of a
+        microbatch model is the cause of the batch to look at first.
+
+        Args:
+            path: of the node's file, from the dbt project.
+            batches: batches of the node that failed, those to look at first first.
         """
         node = result.node
         status = str(result.status)
@@ -97,14 +141,17 @@ class NodeResult:
         if status in FAILED:
             of_data = status == "fail" or stale
             cause = causes.get(node.unique_id, Cause.DATA if of_data else Cause.CODE)
+        message = result.message or (_staleness(result) if stale else None)
+        if cause is not None and batches:
+            cause, message = batches[0].cause, f"{message}: {_errors_of_batches(batches)}"
         return cls(
             unique_id=node.unique_id,
             name=node.name,
             resource_type=str(node.resource_type),
-            path=node.original_file_path,
+            path=path,
             fqn=tuple(node.fqn),
             status=status,
-            message=result.message or (_staleness(result) if stale else None),
+            message=message,
             seconds=round(result.execution_time, 3),
             failures=result.failures,
             cause=cause,
@@ -114,7 +161,17 @@ class NodeResult:
             completed_at=max((_utc(end) for _, end in timing), default=None),
             thread=result.thread_id or None,
             response=dict(getattr(result, "adapter_response", None) or {}),
+            failed_batch=(batches[0].begin, batches[0].end)
+            if cause is not None and batches
+            else None,
         )
+
+
+def _errors_of_batches(batches: Sequence[FailedBatch]) -> str:
+    """The error of each of the first batches, and how many more failed."""
+    said = [f"batch {b.name}: {' '.join(b.message.split())}" for b in batches[:MOST_BATCHES]]
+    more = len(batches) - len(said)
+    return "; ".join([*said, *([f"{more} more batches failed"] if more else [])])
 
 
 def _staleness(result: Any) -> str:

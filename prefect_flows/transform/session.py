@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,7 +29,12 @@ from prefect_flows.remedies import mend_of
 from prefect_flows.targets import Profile
 from prefect_flows.transform.causes import OnError, errors_seen
 from prefect_flows.transform.only import narrowed_to
-from prefect_flows.transform.recorder import Recorder
+from prefect_flows.transform.packages import (
+    FILES,
+    installed_packages_kept,
+    may_be_installed_later,
+)
+from prefect_flows.transform.recorder import Recorder, warning_of
 from prefect_flows.transform.savings import spared
 from prefect_flows.transform.seen import nodes_seen
 from prefect_flows.transform.statement_cancellation import hooks_cancelled_on_signal
@@ -103,6 +109,8 @@ class DbtSession:
         target_path: folder of dbt's artifacts; keeping it saves most of the next parse.
         vars: dbt's `--vars`.
         run_id: goes into dbt's artifacts, and into the comment of each statement.
+        on_warning: is told what dbt warns of while it parses the project and selects nodes; a
+            `Recorder` is told what it warns of while it runs them.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class DbtSession:
         target_path: Path,
         vars: Mapping[str, Any],
         run_id: str = "",
+        on_warning: Callable[[str], None] | None = None,
     ) -> None:
         self.project_dir = project_dir
         self.profile = profile
@@ -122,6 +131,9 @@ class DbtSession:
         self._manifest: Manifest | None = None
         # What the last selection names that no node of the project has.
         self.unmatched: list[str] = []
+        # Name of a package → its folder, from the dbt project.
+        self._folders: Mapping[str, str] = {}
+        self._on_warning = on_warning
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="millrace-dbt-")
@@ -160,7 +172,18 @@ class DbtSession:
                     "uv run dbt parse",
                 ) from outcome.exception
             (self._manifest,) = outcome.results
+            # The adapter has the configuration of the parse, which knows all packages.
+            config: Any = get_adapter_by_type(self.profile.warehouse).config  # type: ignore[no-untyped-call]
+            self._folders = {
+                name: os.path.relpath(package.project_root, config.project_root)
+                for name, package in config.load_dependencies().items()
+            }
         return self._manifest
+
+    def path_of(self, node: Any) -> str:
+        """Path of a node's file, from the dbt project; a package's lies where it is installed."""
+        folder = self._folders.get(node.package_name, "")
+        return str(PurePosixPath(folder, node.original_file_path))
 
     def write_manifest(self) -> None:
         """Write `manifest.json`, with the SQL that was compiled so far."""
@@ -193,24 +216,33 @@ class DbtSession:
 
     def has_packages(self) -> bool:
         """Whether the project asks for dbt packages."""
-        return any(
-            (self.project_dir / name).exists() for name in ("packages.yml", "dependencies.yml")
-        )
+        return bool(self._package_files())
+
+    def _package_files(self) -> list[Path]:
+        return [file for name in FILES if (file := self.project_dir / name).exists()]
 
     def install_packages(self) -> dict[str, Any]:
-        """Run `dbt deps`, which has to come before the parse.
+        """Run `dbt deps`, which has to come before the parse; nothing where all are installed.
+
+        Returns:
+            A record: whether packages were installed.
 
         Raises:
-            ProjectError: a package cannot be installed.
+            ProjectError: a package cannot be installed; `retryable` where a download failed.
         """
-        outcome = self._invoke(["deps"], artifacts=False)
-        if outcome.exception is not None:
+        kept: list[bool] = []
+        with installed_packages_kept(lambda: kept.append(True)):
+            outcome = self._invoke(["deps"], artifacts=False)
+        if (error := outcome.exception) is not None:
+            retryable = may_be_installed_later(error)
+            what = "see that this machine reaches the registry" if retryable else "correct it"
             raise ProjectError(
-                f"dbt's packages cannot be installed: {outcome.exception}",
-                where=str(self.project_dir / "packages.yml"),
-                mend=f"correct it; to see it again: cd {self.project_dir.name} && uv run dbt deps",
-            ) from outcome.exception
-        return {}
+                f"dbt's packages cannot be installed: {' '.join(str(error).split())}",
+                where=", ".join(str(file) for file in self._package_files()),
+                mend=f"{what}; to see it again: cd {self.project_dir.name} && uv run dbt deps",
+                retryable=retryable,
+            ) from error
+        return {"installed": not kept}
 
     def check_connection(self) -> None:
         """Connect to the warehouse once, before anything is changed.
@@ -314,6 +346,8 @@ class DbtSession:
         def listen(event: Any) -> None:
             if event.info.name == "NoNodesForSelectionCriteria":
                 unmatched.append(event.data.spec_raw)
+            else:
+                self._listen(event)
 
         keys = ["--output", "json", "--output-keys", "unique_id", "resource_type"]
         outcome = self.invoke(["ls", "--quiet", *keys], selection.arguments(), on_event=listen)
@@ -406,7 +440,8 @@ class DbtSession:
         Args:
             recorder: is told of each node that begins and ends, and of dbt's warnings.
             only: ids of the nodes to which the selection is narrowed.
-            on_error: is told the error of each node that failed, before its event `NodeFinished`.
+            on_error: is told the error of each node that failed, before its event `NodeFinished`,
+                and that of each batch of a microbatch model.
             on_event: is told each event of dbt; a recorder listens by itself.
         """
         manifest = self.manifest
@@ -423,6 +458,10 @@ class DbtSession:
                 recorder.listen if recorder is not None else on_event,
                 manifest=manifest,
             )
+
+    def _listen(self, event: Any) -> None:
+        if self._on_warning is not None and (text := warning_of(event)):
+            self._on_warning(text)
 
     def _invoke(
         self,
@@ -443,7 +482,7 @@ class DbtSession:
         ]  # fmt: skip
         if artifacts:
             common += ["--target-path", str(self.target_path)]
-        runner = dbtRunner(manifest=manifest, callbacks=[on_event] if on_event else None)
+        runner = dbtRunner(manifest=manifest, callbacks=[on_event or self._listen])
         with _ONE_INVOCATION, variables_set(self._variables):
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):

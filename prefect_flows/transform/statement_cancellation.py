@@ -37,7 +37,7 @@ def hooks_cancelled_on_signal() -> Iterator[None]:
 
     def after_cancellable(self: RunTask, adapter: Any, results: Any) -> None:
         with _statements_cancelled_on_signal(adapter):
-            after_run(self, adapter, results)  # type: ignore[no-untyped-call]
+            after_run(self, adapter, results)
 
     with (
         replaced(RunTask, before_run.__name__, before_cancellable),
