@@ -43,7 +43,7 @@ from prefect_flows.stages import as_function
 from prefect_flows.state.target import RUN_RESULTS
 from prefect_flows.targets import Profile
 from prefect_flows.transform.dbt_stage import DbtStage
-from prefect_flows.transform.results import SKIPPED, NodeResult, counts
+from prefect_flows.transform.results import SKIPPED, NodeResult, counts, shown_name
 from prefect_flows.transform.session import DbtSession, Selection
 
 log = logging.getLogger("millrace")
@@ -268,7 +268,8 @@ class _Building:
         """A test of what was not built."""
         node = self.session.node(unique_id)
         kind, path = str(node.resource_type), node.original_file_path
-        return NodeResult(unique_id, node.name, kind, path, (*node.fqn,), SKIPPED, None, 0.0, None)
+        name, fqn = shown_name(node), (*node.fqn,)
+        return NodeResult(unique_id, name, kind, path, fqn, SKIPPED, None, 0.0, None)
 
     def _built(self, changes: Changes, results: Mapping[str, NodeResult]) -> Iterator[Built]:
         state = self._ground.state_of(self._request.production)

@@ -8,6 +8,8 @@ from typing import Any
 
 from dbt.contracts.graph.manifest import Manifest
 
+from prefect_flows.transform.results import shown_name
+
 TESTS = frozenset({"test", "unit_test"})
 # A column list that holds this name stands for a relation whose every column is personal data.
 EVERY_COLUMN = "*"
@@ -123,7 +125,7 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         about = parents[0]  # the model; its made-up inputs are not parents
     return LineageNode(
         unique_id=node.unique_id,
-        name=node.name,
+        name=shown_name(node),
         resource_type=str(node.resource_type),
         path=node.original_file_path,
         parents=parents,

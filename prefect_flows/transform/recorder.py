@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from prefect_flows.transform.results import NodeResult
+from prefect_flows.transform.results import NodeResult, shown_name
 
 
 class Watcher(Protocol):
@@ -127,7 +127,8 @@ class Recorder:
 
     def _say_started(self, node: Any) -> None:
         for watcher in self._watchers:
-            watcher.node_started(self._name, node.unique_id, str(node.resource_type), node.name)
+            kind, name = str(node.resource_type), shown_name(node)
+            watcher.node_started(self._name, node.unique_id, kind, name)
 
     def _say_warned(self, text: str) -> None:
         for watcher in self._watchers:

@@ -146,7 +146,7 @@ class NodeResult:
             cause, message = batches[0].cause, f"{message}: {_errors_of_batches(batches)}"
         return cls(
             unique_id=node.unique_id,
-            name=node.name,
+            name=shown_name(node),
             resource_type=str(node.resource_type),
             path=path,
             fqn=tuple(node.fqn),
@@ -188,6 +188,12 @@ def _staleness(result: Any) -> str:
 def _utc(moment: datetime) -> datetime:
     """Dbt's times are UTC and do not say so."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def shown_name(node: Any) -> str:
+    """The name of dbt's node; two versions of a model share theirs, so it has the version."""
+    version = node.version if str(node.resource_type) == "model" else None
+    return str(node.name) if version is None else f"{node.name}.v{version}"
 
 
 def counts(results: Iterable[NodeResult]) -> dict[str, int]:

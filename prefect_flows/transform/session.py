@@ -35,6 +35,7 @@ from prefect_flows.transform.packages import (
     may_be_installed_later,
 )
 from prefect_flows.transform.recorder import Recorder, warning_of
+from prefect_flows.transform.results import shown_name
 from prefect_flows.transform.savings import spared
 from prefect_flows.transform.seen import nodes_seen
 from prefect_flows.transform.statement_cancellation import hooks_cancelled_on_signal
@@ -369,12 +370,12 @@ class DbtSession:
 
     def row_counts(self, unique_ids: Sequence[str]) -> dict[str, int]:
         """Rows of each of the given relations, by name, counted in the warehouse."""
-        nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=lambda node: node.name)
+        nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=shown_name)
         if not nodes:
             return {}
         query = " union all ".join(
             # Names and relations are dbt's own, quoted for the warehouse.
-            f"select '{node.name}' as mart, count(*) as row_count from {node.relation_name}"  # noqa: S608
+            f"select '{shown_name(node)}' as mart, count(*) as row_count from {node.relation_name}"  # noqa: S608
             for node in nodes
         )
         outcome = self.invoke(["show", "--quiet", "--inline", query, "--limit", "-1"])

@@ -112,7 +112,7 @@ def test_a_failed_run_keeps_what_was_known_and_opens_an_incident(three: Three) -
     page = three.pages[1]
     for part in (
         'class="target is-failed"', "First cause.", "no_such_column", "ann@example.org",
-        "uv run dbt run --target dev --select fct_events", "2 runs of dev",
+        "fct_events,file:fct_events.sql", "2 runs of dev",
     ):  # fmt: skip
         assert part in page, part
     history = json.loads((three.store / "targets" / "dev" / "history.json").read_text())

@@ -104,7 +104,7 @@ def test_a_model_with_a_sql_error_fails_at_once_and_names_it(
     assert "First cause (code), model broken_table:" in done.stderr
     assert "division by zero" in done.stderr
     assert "where: dbt/models/broken_table.sql" in done.stderr
-    again = f"cd dbt && uv run dbt run --target {scratch.target} --select broken_table"
+    again = f"cd dbt && uv run dbt run --target {scratch.target} --select scratch.broken_table"
     assert again in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "skipped  model behind" in done.stdout + done.stderr

@@ -29,7 +29,8 @@ def test_a_failed_run_has_a_card_a_failed_node() -> None:
     assert model.owner == "ann@example.org"
     assert ("exposure", "board") in model.blocked
     assert ("test", "not_null_int_crm__entity_2_column_2") in model.blocked
-    assert model.command == "cd dbt && uv run dbt run --target dev --select int_crm__entity_2"
+    selector = "p.int_crm__entity_2,file:int_crm__entity_2.sql"
+    assert model.command == f"cd dbt && uv run dbt run --target dev --select {selector}"
     assert HOSTILE in (model.compiled_sql or "")
     assert test.failures == 12
     assert test.owner == "ann@example.org", "a test is mended by the owner of what it is about"
@@ -92,13 +93,13 @@ def test_a_command_for_each_kind_of_node() -> None:
         test, resource_type="source", fqn=("p", "crm", "raw", "people"), stage="dbt-freshness"
     )
     assert command_for(source, "dev", "--vars '{a: 1}'") == (
-        "cd dbt && uv run dbt source freshness --target dev --select source:raw.people "
+        "cd dbt && uv run dbt source freshness --target dev --select source:p.raw.people "
         "--vars '{a: 1}'"
     )
     hook = replace(test, resource_type="operation", stage="dbt-run")
     assert command_for(hook, "dev") == "cd dbt && uv run dbt run --target dev"
-    hostile = replace(test, name="a; rm -rf /")
-    assert command_for(hostile, "dev").endswith("--select 'a; rm -rf /'")
+    hostile = replace(test, fqn=("p", "a; rm -rf /"), path="tests/a.yml")
+    assert command_for(hostile, "dev").endswith("--select 'p.a; rm -rf /'")
 
 
 def test_rows_of_a_test_on_a_renamed_column_are_left_out() -> None:

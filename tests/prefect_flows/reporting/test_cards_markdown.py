@@ -53,7 +53,7 @@ def test_a_card_says_what_to_do() -> None:
     assert "**First cause.** model int\\_crm\\_\\_entity\\_2" in text
     assert "### error: model int\\_crm\\_\\_entity\\_2" in text
     assert "- owner: ann\\@example.org" in text
-    assert "cd dbt && uv run dbt run --target dev --select int_crm__entity_2" in text
+    assert "cd dbt && uv run dbt run --target dev --select p.int_crm__entity_2,file:" in text
     assert "Left out as personal data: email." in text
     assert "| 2 | *null* |" in text
     assert "## Tests that failed or warned (1 of 6)" in text

@@ -105,7 +105,7 @@ def test_what_a_reader_looks_for_is_there() -> None:
     text = html_page(build(facts(10)))
     for part in (
         "First cause.", "Failures (2)", "int_crm__entity_2", "ann@example.org",
-        "cd dbt &amp;&amp; uv run dbt run --target dev --select int_crm__entity_2",
+        "cd dbt &amp;&amp; uv run dbt run --target dev --select p.int_crm__entity_2,file:",
         "Left out as personal data: email.", "Critical path in words", "336,776", "loaded",
         "skipped: nothing selected", "3.21 GB", "Tests (6)",
     ):  # fmt: skip

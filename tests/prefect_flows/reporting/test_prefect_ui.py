@@ -60,7 +60,7 @@ def test_the_card_of_a_failed_node_can_be_read_in_prefect(
         "people-team",
         "data",
         "Got 1 result, configured to fail if != 0",
-        "cd dbt && uv run dbt test --target scratch --select unique_people_id",
+        "cd dbt && uv run dbt test --target scratch --select scratch.unique_people_id",
         "board",
     ):
         assert words in seen, f"{words!r} cannot be read in:\n{seen}"
