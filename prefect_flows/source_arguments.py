@@ -19,6 +19,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from prefect_flows import sources
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.settings import load_settings
 from prefect_flows.targets import secret_block
 from prefect_flows.validation_messages import validation_faults
 
@@ -28,6 +29,13 @@ Secrets = Callable[[str], Any | None]
 
 def no_secrets(_block: str) -> None:
     """Where there is no Prefect API, there are no blocks."""
+
+
+def located(url: str) -> str:
+    """A folder's path or URL; a relative path is one of the project, wherever a run has its own."""
+    if "://" in url or url.startswith("~"):
+        return url
+    return str(load_settings().project_dir / url)
 
 
 def source_function(name: str) -> Callable[..., DltSource]:

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from prefect_flows.errors import ConfigurationError, did_you_mean
-from prefect_flows.settings import load_settings
 
 FOLDER = Path(__file__).parent
 
@@ -41,13 +40,6 @@ def configured(name: str, target: str) -> dict[str, Any]:
         if parameters.get("target") == target:
             return {key: value for key, value in parameters.items() if key != "target"}
     return {}
-
-
-def located(url: str) -> str:
-    """A folder's path or URL; a relative path is one of the project, wherever a run has its own."""
-    if "://" in url or url.startswith("~"):
-        return url
-    return str(load_settings().project_dir / url)
 
 
 def flow_command(name: str, target: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.sources import located
+from prefect_flows.source_arguments import located
 from tests.support.project import Project, Scratch, serving
 from tests.support.receivers import forget
 

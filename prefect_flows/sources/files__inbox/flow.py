@@ -25,36 +25,29 @@ def ingest_files_inbox(
     nulls: list[str] | None = None,
     escape: str | None = None,
     min_age_seconds: float | None = None,
-    retry_quarantined: bool = False,
-    full_refresh: bool = False,
-) -> dict[str, Any]:
+    retry_quarantined: bool = False, full_refresh: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Load the new files of a folder or bucket into `raw_files__inbox`; returns a plain record.
-
-    What is not given is what the target's deployment in prefect.yaml says.
 
     Args:
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
-        url: Folder, s3://bucket/folder or gs://bucket/folder.
+        url: Folder, s3://bucket/folder or gs://bucket/folder; by default as prefect.yaml says.
         tables: Glob pattern of each table's files; by default the first folder names the table.
         types: Types of columns by table, as in {"orders": {"amount": "decimal(18,2)"}}.
-        delimiter: Between the values of CSV files; the comma by default.
+        delimiter: Between the values of CSV files, the comma by default.
         nulls: What stands for null in CSV files beside nothing.
         escape: The character of CSV files that makes the one after it an ordinary one.
-        min_age_seconds: Files changed later than this long ago are left for the next run; 5 by
-            default.
+        min_age_seconds: Files changed later than this long ago (5) are left for the next run.
         retry_quarantined: Look again at files that were refused and have not changed.
         full_refresh: Load every file again, in place of the rows that it gave before.
     """
-    arguments = {name: value for name, value in locals().items() if name != "target"}
-    return ingest_target("files__inbox", target, **arguments)
+    return ingest_target("files__inbox", **locals())
 
 
 @exits_with_expected_errors
 def main(
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
-    url: Annotated[
-        str | None, typer.Option(help="Folder or bucket; by default as prefect.yaml says.")
-    ] = None,
+    url: Annotated[str | None, typer.Option(help="By default as prefect.yaml says.")] = None,
     full_refresh: Annotated[bool, typer.Option(help="Load every file again.")] = False,
     retry_quarantined: Annotated[bool, typer.Option(help="Look at refused files again.")] = False,
 ) -> None:

@@ -32,8 +32,7 @@ def {{ cookiecutter.__flow }}(
     Args:
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
 {% if cookiecutter.__kind == "files" %}
-        folder: Where the files lie, a folder or any URL of fsspec; by default that of the target's
-            deployment in prefect.yaml.
+        folder: Where the files lie, any URL of fsspec; by default as prefect.yaml says.
 {% endif %}
         full_refresh: Load everything, whatever was loaded before.
 
@@ -54,9 +53,7 @@ def {{ cookiecutter.__flow }}(
 def main(
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
 {% if cookiecutter.__kind == "files" %}
-    folder: Annotated[
-        str | None, typer.Option(help="Where the files lie; by default as prefect.yaml says.")
-    ] = None,
+    folder: Annotated[str | None, typer.Option(help="By default as prefect.yaml says.")] = None,
 {% endif %}
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Load everything again.")

@@ -18,7 +18,7 @@ from fsspec import AbstractFileSystem
 from pyarrow import csv
 
 from prefect_flows.errors import IngestionError
-from prefect_flows.sources import located
+from prefect_flows.source_arguments import located
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 # The columns of a file, in its order; what the key names may not be null.
