@@ -37,6 +37,7 @@ class MillraceError(Exception):
         of_a_system: whether it is a fault of a server, and not of data, code or configuration.
         retryable: whether the same work may pass when it is tried again.
         of_sources: the sources that it kept from being brought in, each with its own error.
+        rerun: the command that runs what a run of the pipeline left; none where no run had begun.
     """
 
     exit_code: ClassVar[int] = 2
@@ -49,9 +50,11 @@ class MillraceError(Exception):
         self.mend = mend
         self.retryable = retryable
         self.of_sources: Mapping[str, MillraceError] = {}
+        self.rerun: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+        text = f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+        return text if self.rerun is None else f"{text}\n  rerun: {self.rerun}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -53,11 +53,12 @@ class Parameters(BaseModel):
     strategy: Strategy = "run_then_test"
     changed: bool = False
     fresh: bool = False
+    failed: bool = False
     wait: bool = True
 
     def identity(self) -> dict[str, Any]:
         """What two runs have to share for one to go on from the other."""
-        return self.model_dump(mode="json", exclude={"fresh", "wait"})
+        return self.model_dump(mode="json", exclude={"fresh", "failed", "wait"})
 
     @property
     def whole(self) -> bool:

@@ -62,6 +62,7 @@ def dbt_full_pipeline(
     strategy: Strategy = "run_then_test",
     changed: bool = False,
     fresh: bool = False,
+    failed: bool = False,
     wait: bool = True,
 ) -> dict[str, Any] | State[Any]:
     """Ingest the sources, then run and test the dbt models of a target.
@@ -80,6 +81,8 @@ def dbt_full_pipeline(
             once, and a failed test stops what is downstream of it.
         changed: Only nodes that changed since the target's last good run, and what depends on them.
         fresh: Start over, where an interrupted run would be gone on with.
+        failed: Run what failed or was skipped in the target's last run, with the parameters of that
+            run. Other parameters than those of that run are refused.
         wait: Wait for another run of the target; fail at once when not.
 
     Returns:
@@ -101,6 +104,7 @@ def dbt_full_pipeline(
         strategy=strategy,
         changed=changed,
         fresh=fresh,
+        failed=failed,
         wait=wait,
     )
     start = start_of_flow(parameters)
@@ -142,6 +146,13 @@ def main(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted run.")
     ] = False,
+    failed: Annotated[
+        bool,
+        typer.Option(
+            "--failed",
+            help="Run what failed or was skipped in the last run, with the options of that run.",
+        ),
+    ] = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Fail at once when another run has the target.")
     ] = False,
@@ -169,6 +180,7 @@ def main(
             "strategy": strategy,
             "changed": changed,
             "fresh": fresh,
+            "failed": failed,
             "wait": not no_wait,
         },
     )

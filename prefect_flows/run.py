@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from prefect_flows import sources
 from prefect_flows.errors import (
+    ConfigurationError,
     MillraceError,
     RunCancelled,
     StageFailed,
@@ -25,6 +29,15 @@ from prefect_flows.runtime import Runtime
 from prefect_flows.settings import Settings, StagePolicy
 from prefect_flows.stages import Logger
 from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, prune
+from prefect_flows.state.runs import (
+    Ending,
+    Run,
+    RunHeader,
+    failed_run,
+    interrupted_run,
+    prune,
+    runs_folder,
+)
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target import DOCS, MANIFEST, SOURCES, TargetState
 from prefect_flows.targets import Profile
@@ -59,6 +72,9 @@ def run_pipeline(
             with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
                 chosen = _sources(parameters, settings)
                 held.enter_context(alone(parameters, store, runtime))
+                if parameters.failed:
+                    parameters = _of_last_run(parameters, store)
+                    chosen = _sources(parameters, settings)
             run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
             return run.run()
     finally:
@@ -73,6 +89,44 @@ def run_pipeline(
             from prefect_flows.reporting.pages import publish
 
             publish(store, parameters.target, settings, runtime.log)
+
+
+def _of_last_run(parameters: Parameters, store: StateStore) -> Parameters:
+    """What the target's last run was asked for, to run what failed in it."""
+    target = parameters.target
+    failed = failed_run(store, target)
+    if failed is None:
+        raise ConfigurationError(
+            f"Target {target!r} has no run that failed: its last run passed, or it never ran.",
+            where=f"{store.url}/{runs_folder(target)}",
+            mend=f"run all of it: {pipeline_command(target)}",
+        )
+    try:
+        asked = Parameters.model_validate(failed.header.parameters)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"The last run of target {target!r} had parameters that this version does not know.",
+            where=f"{store.url}/{failed.folder}/run.json",
+            mend=f"run all of it: {pipeline_command(target)}",
+        ) from error
+    given, before = parameters.identity(), asked.identity()
+    others = Parameters(target=target).identity()
+    differing = [name for name in given if given[name] not in (others[name], before[name])]
+    if differing:
+        raise ConfigurationError(
+            "`failed` runs what the last run was asked for, which had another "
+            f"{', '.join(differing)}.",
+            where=f"{store.url}/{failed.folder}/run.json",
+            mend=f"leave that out: {pipeline_command(target, '--failed')}",
+        )
+    return asked.model_copy(update={"failed": True, "wait": parameters.wait})
+
+
+def pipeline_command(target: str, *options: str) -> str:
+    """The command line that runs the pipeline of a target."""
+    return shlex.join(
+        ["uv", "run", "python", "prefect_flows/pipeline.py", "--target", target, *options]
+    )
 
 
 def _sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
@@ -109,6 +163,7 @@ class _PipelineRun:
         self.done = Done()
         self.begun = False
         self.left_out: list[str] = []
+        self.whole = parameters.whole and not parameters.changed
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
         self.state = TargetState(store, parameters.target, target_path, settings.parsed_dir)
@@ -147,10 +202,11 @@ class _PipelineRun:
             except (KeyboardInterrupt, RunCancelled):
                 ended, failure = "cancelled", "The run was told to stop."
                 raise
-            except StageTimedOut as error:
-                ended, failure, why = "timed out", str(error), error
-                raise
             except MillraceError as error:
+                if self.begun:
+                    without = () if self.runtime.url else ("--no-prefect",)
+                    error.rerun = pipeline_command(self.parameters.target, "--failed", *without)
+                ended = "timed out" if isinstance(error, StageTimedOut) else "failed"
                 failure, why = str(error), error
                 raise
             finally:
@@ -258,22 +314,26 @@ class _PipelineRun:
         parameters = self.parameters
         self.code = CodeHashes(self.session.manifest)
         resumes = None
-        if not parameters.fresh:
+        within = timedelta(hours=self.settings.resume_within_hours)
+        if parameters.failed:
+            resumes = failed_run(self.stored.store, parameters.target)
+        elif not parameters.fresh:
             resumes = interrupted_run(
-                self.stored.store,
-                parameters.target,
-                parameters.identity(),
-                timedelta(hours=self.settings.resume_within_hours),
+                self.stored.store, parameters.target, parameters.identity(), within
             )
         if resumes is not None:
             self.done = done_before(resumes.entries, self.code)
             self.record["resumes"] = resumes.header.id
+            if resumes.header.begun_at < datetime.now(UTC) - within:
+                self.whole = False  # what that run built is out of date
             self.log.info(
-                "Going on with run %s, which was interrupted: %d nodes are done, %d changed since "
-                "and run again. --fresh starts over.",
+                "Going on with run %s, which %s: %d nodes are done, %d changed since "
+                "and run again. %s starts over.",
                 resumes.header.url or resumes.header.id,
+                "failed" if resumes.header.ended == "failed" else "was interrupted",
                 len(self.done.nodes),
                 len(self.done.changed),
+                "A run without --failed" if parameters.failed else "--fresh",
             )
         self.stored.begin(resumes, self.done.entries)
         self.begun = True
@@ -440,7 +500,7 @@ class _PipelineRun:
             ended,
             failure,
             seconds=self.record["seconds"],
-            whole=self.parameters.whole and not (self.parameters.changed or self.left_out),
+            whole=self.whole and not self.left_out,
             settings=self.settings,
             log=self.log,
         )

@@ -97,7 +97,10 @@ def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
 
 
 def say_expected_errors_without_stack() -> None:
-    """Keep the stack of an error that names its cause, place and remedy out of Prefect's logs."""
+    """Keep the stack of an error that names its cause, place and remedy out of Prefect's logs.
+
+    Where Prefect's own line names no error, as its last one under a worker, the error follows.
+    """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
         if _without_stack not in logger.filters:
@@ -170,6 +173,10 @@ def _is_retryable(error: object) -> bool:
 
 
 def _without_stack(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], MillraceError):
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, MillraceError):
         record.exc_info = None
+        said, name = record.getMessage(), type(error).__name__
+        if name not in said:
+            record.msg, record.args = f"{said}: {name}: {error}", ()
     return True

@@ -29,6 +29,8 @@ class RunHeader(BaseModel):
         ended: how it ended; none while it runs, and for ever when it was killed; `resumed` when
             another run went on from it.
         resumes: id of the run that this one went on from.
+        oldest_at: when the first of the runs began that this one went on from, one after the other;
+            none where it went on from none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -43,6 +45,12 @@ class RunHeader(BaseModel):
     ended_at: datetime | None = None
     ended: Ending | Literal["resumed"] | None = None
     resumes: str | None = None
+    oldest_at: datetime | None = None
+
+    @property
+    def begun_at(self) -> datetime:
+        """When the oldest result of the run may have been made, UTC."""
+        return self.oldest_at or self.started_at
 
 
 # How the name of a run's folder begins, so that names sort by time.
@@ -51,7 +59,7 @@ STARTED = "%Y%m%dT%H%M%S.%f"
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A run that was killed or stopped, and what it had done."""
+    """A run that did not pass, and what it had done."""
 
     header: RunHeader
     folder: str
@@ -79,7 +87,9 @@ class Run:
         """
         self.journal.begin(entries)
         if resumes is not None:
-            self.header = self.header.model_copy(update={"resumes": resumes.header.id})
+            self.header = self.header.model_copy(
+                update={"resumes": resumes.header.id, "oldest_at": resumes.header.begun_at}
+            )
         self._write(self.header)
         if resumes is not None:
             ended = resumes.header.model_copy(update={"ended": "resumed"})
@@ -120,6 +130,15 @@ def interrupted_run(
         or header.started_at < datetime.now(UTC) - within
     ):
         return None
+    return Interrupted(header, folder, Journal.read(store, folder))
+
+
+def failed_run(store: StateStore, target: str) -> Interrupted | None:
+    """The last run of a target, unless it passed: it failed, was stopped, or was killed."""
+    last = last_run(store, target)
+    if last is None or last[1].ended == "passed":
+        return None
+    folder, header = last
     return Interrupted(header, folder, Journal.read(store, folder))
 
 

@@ -1,7 +1,8 @@
-"""The timeout of a stage, which has to be heard wherever the process was started."""
+"""The timeout of a stage, heard wherever the process was started; an expected error in the log."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -9,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_flows.errors import StageTimedOut
+from prefect_flows.errors import StageFailed, StageTimedOut
 from prefect_flows.settings import StagePolicy
-from prefect_flows.stages import as_function
+from prefect_flows.stages import as_function, say_expected_errors_without_stack
 
 POLICY = StagePolicy(retries=0, retry_delay_seconds=0, timeout_seconds=0.3)
 
@@ -86,3 +87,25 @@ def test_an_error_that_cannot_pass_is_not_tried_again() -> None:
     with pytest.raises(StageTimedOut):
         as_function("dbt-run", policy, fails)
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    "said", ["Engine execution exited with unexpected exception", "Encountered StageFailed(%r)"]
+)
+def test_prefects_lines_name_an_expected_error_once_and_without_its_stack(said: str) -> None:
+    say_expected_errors_without_stack()
+    error = StageFailed("1 failed.", where="dbt/a", mend="mend it", record={}, retryable=False)
+    error.rerun = "run it --failed"
+    logger = logging.getLogger("prefect.flow_runs")
+    arguments = (error.what,) if "%r" in said else ()
+    record = logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 1, said, arguments, (type(error), error, None)
+    )
+
+    assert logger.filter(record)
+
+    text = logging.Formatter().format(record)
+    assert text.count("StageFailed") == text.count("1 failed.") == 1
+    assert "Traceback" not in text
+    if not arguments:
+        assert text.endswith("where: dbt/a\n  mend:  mend it\n  rerun: run it --failed")

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, last_run, prune
+from prefect_flows.state.runs import (
+    Ending,
+    Run,
+    RunHeader,
+    failed_run,
+    interrupted_run,
+    last_run,
+    prune,
+)
 from prefect_flows.state.store import StateStore
 
 HOURS = timedelta(hours=6)
@@ -49,6 +57,34 @@ def test_none_that_ended_by_itself(store: StateStore, ended: Ending) -> None:
     begun(store, "killed", hours_ago=2)
     begun(store, "last", ended, hours_ago=1)
     assert resumed(store) is None
+
+
+def test_what_failed_is_in_the_last_run_unless_that_passed(store: StateStore) -> None:
+    assert failed_run(store, "dev") is None, "there is no run"
+    begun(store, "failed", "failed", hours_ago=30)
+    found = failed_run(store, "dev")
+    assert found is not None
+    assert (found.header.id, list(found.entries)) == ("failed", [{"node": "failed"}])
+    begun(store, "killed", hours_ago=2)
+    found = failed_run(store, "dev")
+    assert found is not None
+    assert found.header.id == "killed"
+    begun(store, "last", "passed", hours_ago=1)
+    assert failed_run(store, "dev") is None, "what failed before it is over"
+
+
+def test_a_run_knows_when_the_first_of_those_began_that_it_goes_on_from(store: StateStore) -> None:
+    first = begun(store, "first", "failed", hours_ago=30)
+    for name in ("second", "third"):
+        header = RunHeader(
+            id=name, target="dev", parameters={}, url=None, started_at=datetime.now(UTC)
+        )
+        run = Run(store, header)
+        run.begin(failed_run(store, "dev"), [])
+        run.end("failed")
+        found = last_run(store, "dev")
+        assert found is not None
+        assert (found[1].id, found[1].begun_at) == (name, first.header.started_at)
 
 
 def test_none_of_other_parameters_and_none_that_is_too_old(store: StateStore) -> None:
