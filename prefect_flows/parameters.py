@@ -20,6 +20,8 @@ RUN_THEN_TEST = {
     "run": (["run"], ("model",)),
     "test": (["test"], ("test", "unit_test")),
 }
+# Where a snapshot reads a model, both in the order of the graph.
+RUN_WITH_SNAPSHOTS = ["build", "--resource-type", "model", "--resource-type", "snapshot"]
 BUILT = ("seed", "snapshot", "model", "test", "unit_test", "function", "saved_query", "exposure")
 STAGES_OF = {
     "run_then_test": RUN_THEN_TEST,

@@ -22,13 +22,19 @@ from prefect_flows.errors import (
     WarehouseUnreachable,
 )
 from prefect_flows.exclusive import alone
-from prefect_flows.parameters import BUILT, REFRESHED, STAGES_OF, TYPES_OF_STAGE, Parameters
+from prefect_flows.parameters import (
+    BUILT,
+    REFRESHED,
+    RUN_WITH_SNAPSHOTS,
+    STAGES_OF,
+    TYPES_OF_STAGE,
+    Parameters,
+)
 from prefect_flows.refusal import refusals_are_told
 from prefect_flows.reporting.live import LiveDisplay
 from prefect_flows.runtime import Runtime
 from prefect_flows.settings import Settings, StagePolicy
 from prefect_flows.stages import Logger
-from prefect_flows.state.runs import Ending, Run, RunHeader, interrupted_run, prune
 from prefect_flows.state.runs import (
     Ending,
     Run,
@@ -39,11 +45,11 @@ from prefect_flows.state.runs import (
     runs_folder,
 )
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target import DOCS, MANIFEST, SOURCES, TargetState
+from prefect_flows.state.target import DOCS, SOURCES, TargetState
 from prefect_flows.targets import Profile
-from prefect_flows.transform.code import CodeHashes
+from prefect_flows.transform.code import CodeHashes, changed_since
 from prefect_flows.transform.dbt_stage import DbtStage
-from prefect_flows.transform.results import NodeResult
+from prefect_flows.transform.results import NodeResult, descendants
 from prefect_flows.transform.resume import Done, done_before, node_entry, stage_entry
 from prefect_flows.transform.session import DbtSession, Selection
 
@@ -161,6 +167,8 @@ class _PipelineRun:
         self.record: dict[str, Any] = {"target": parameters.target}
         self.stages: list[DbtStage] = []
         self.done = Done()
+        # What `--changed` compares with: node's id → its hash in the last good run.
+        self.last_good: Mapping[str, str] | None = None
         self.begun = False
         self.left_out: list[str] = []
         self.whole = parameters.whole and not parameters.changed
@@ -231,6 +239,8 @@ class _PipelineRun:
         if brought := self.state.bring_partial_parse():
             self.log.info("The parsed project was brought from %s.", brought)
         self._connect(session)
+        # Before the selection: what dbt compiles is not hashed as it was parsed.
+        self.code = CodeHashes(session.manifest, session.config)
         selection = self._selection()
         selected = session.selected(selection)
         if session.unmatched:
@@ -239,6 +249,8 @@ class _PipelineRun:
                 "No node of the dbt project matches: %s. The rest of the selection runs.",
                 ", ".join(session.unmatched),
             )
+        if self.last_good is not None:
+            selected = changed_since(self.last_good, selected, self.code)
         if not selected:
             self.log.info("Nothing changed since the last good run of the target.")
         self._begin()
@@ -283,14 +295,15 @@ class _PipelineRun:
 
     def _selection(self) -> Selection:
         parameters = self.parameters
-        since = None
+        folder = None
         if parameters.changed:
-            since = self.state.last_good()
-            if since is None:
+            folder, self.last_good = self.state.last_good(), self.state.last_good_hashes()
+            if folder is None or self.last_good is None:
+                folder = self.last_good = None
                 self.log.info("No run of the target was good yet: everything counts as changed.")
         self.left_out = self._left_out()
         exclude = [*parameters.exclude, *(f"source:{name}+" for name in self.left_out)]
-        return Selection(parameters.select, exclude, since)
+        return Selection(parameters.select, exclude, deferred_to=folder)
 
     def _left_out(self) -> list[str]:
         """Sources that were never loaded, in a run of others, which leaves them out."""
@@ -312,7 +325,6 @@ class _PipelineRun:
     def _begin(self) -> None:
         """Make the run known in the state store, with what an interrupted one had done."""
         parameters = self.parameters
-        self.code = CodeHashes(self.session.manifest)
         resumes = None
         within = timedelta(hours=self.settings.resume_within_hours)
         if parameters.failed:
@@ -365,17 +377,24 @@ class _PipelineRun:
     ) -> None:
         parameters = self.parameters
         left_out = {t for skip in parameters.skip for t in TYPES_OF_STAGE.get(skip, ())}
-        types = tuple(t for t in types if t not in left_out)
+        selected = {kind: nodes for kind, nodes in selected.items() if kind not in left_out}
         nodes = [node for kind in types for node in selected.get(kind, [])]
+        after_models = self._snapshots_after_models(selected)
+        if stage == "freshness" and stage not in parameters.skip:
+            nodes = self._without_missing(nodes, selected)
+        elif stage == "snapshot":
+            nodes = [node for node in nodes if node not in after_models]
+        elif stage == "run" and after_models:
+            command, nodes = RUN_WITH_SNAPSHOTS, [*nodes, *after_models]
         if stage in parameters.skip or not nodes:
-            asked = stage in parameters.skip or not types
+            asked = stage in parameters.skip or left_out.issuperset(types)
             self.record[stage] = {"skipped": "as asked" if asked else "nothing selected"}
             return
         name = f"dbt-{stage}"
         flags = ["--full-refresh"] if parameters.full_refresh and stage in REFRESHED else []
         if stage == "build":
             flags += [f for t in sorted(left_out) for f in ("--exclude-resource-type", t)]
-        if selection.since is not None and stage != "freshness":
+        if selection.deferred_to is not None and stage != "freshness":
             flags += ["--defer"]
         policy: StagePolicy = getattr(self.settings.stages, f"dbt_{stage}")
         dbt = DbtStage(
@@ -389,6 +408,7 @@ class _PipelineRun:
             self.done.nodes,
             self._safe,
             [*self.runtime.watchers, self.display],
+            narrowed=self.last_good is not None or bool(after_models) or stage == "freshness",
         )
         self.stages.append(dbt)
         before = self.done.records.get(name)
@@ -406,12 +426,37 @@ class _PipelineRun:
                 self.state.keep(SOURCES)
         self.stored.journal.add([stage_entry(name, self.record[stage])])
 
+    def _snapshots_after_models(self, selected: Mapping[str, list[str]]) -> list[str]:
+        """Ids of the snapshots that read what `dbt-run` builds: they are taken in it, by the graph.
+
+        Before it, a snapshot of a model would not find its table in the first run, and would keep
+        what the model was one run ago in each later one.
+        """
+        if self.parameters.strategy == "build":
+            return []
+        behind = descendants(selected.get("model", []), self.session.manifest.child_map)
+        return [node for node in selected.get("snapshot", []) if node in behind]
+
+    def _without_missing(self, nodes: list[str], selected: Mapping[str, list[str]]) -> list[str]:
+        """The sources but those whose tables are missing, and are made by nodes of this run."""
+        made = [i for kind in ("seed", "snapshot", "model") for i in selected.get(kind, [])]
+        missing = self.session.sources_to_be_made(nodes, made)
+        for source, node in missing.items():
+            self.log.info(
+                "The freshness of %s is not checked: its table is missing, and %s makes it in "
+                "this run.",
+                source,
+                node,
+            )
+        return [node for node in nodes if node not in missing]
+
     def _retries(self, stage: str) -> dict[str, int]:
         """How often a node of each type is tried again: tests as tests, in a build too."""
         policies = self.settings.stages
         if stage != "build":
             retries = getattr(policies, f"dbt_{stage}").retries
-            return dict.fromkeys(("source", *BUILT, "operation"), retries)
+            of_snapshots = {"snapshot": policies.dbt_snapshot.retries} if stage == "run" else {}
+            return dict.fromkeys(("source", *BUILT, "operation"), retries) | of_snapshots
         return {
             "seed": policies.dbt_seed.retries,
             "snapshot": policies.dbt_snapshot.retries,
@@ -475,7 +520,7 @@ class _PipelineRun:
                 if "docs" not in self.record:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.whole and not self.left_out:
-                    self.state.keep(MANIFEST)
+                    self.state.keep_last_good(self.code.all())
                 self.state.keep_partial_parse()
             # What draws it is imported when there is something to draw: not before the first model.
             from prefect_flows.reporting.of_run import RunReporter

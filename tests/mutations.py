@@ -373,11 +373,22 @@ FAULTS = (
         "hash-ignores-nested-macros",
         "A resumed run skips nodes when a macro that their macro calls has changed.",
         "prefect_flows/transform/code.py",
-        '                    "macros": [self._macro(i) for i in sorted(_macros_of(macro))],\n',
-        "",
+        "waiting += [*_macros_of(macro), own]",
+        "waiting += [own]",
         (
             "prefect_flows/transform/test_code.py"
             "::test_each_change_reaches_what_is_behind_it_and_nothing_else",
+        ),
+    ),
+    Fault(
+        "hash-ignores-variables",
+        "A changed variable of the project or the environment counts as unchanged.",
+        "prefect_flows/transform/code.py",
+        '"values": self._values(node, _reads(code) | read_by_macros),',
+        '"values": None,',
+        (
+            "prefect_flows/transform/test_code.py"
+            "::test_a_change_outside_of_a_node_s_own_text_reaches_it",
         ),
     ),
     Fault(

@@ -14,6 +14,7 @@ RUNS_OF_TIMINGS = 10
 
 PARTIAL_PARSE = "partial_parse.msgpack"
 MANIFEST = "manifest.json"
+HASHES = "hashes.json"
 RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
 REPORT = "report.html"
@@ -68,6 +69,20 @@ class TargetState:
             folder = self._target_path / "last_good"
             self.store.fetch(f"{self.folder}/{MANIFEST}", folder / MANIFEST)
         return folder if (folder / MANIFEST).exists() else None
+
+    def last_good_hashes(self) -> dict[str, str] | None:
+        """The hash of each node as the last good run had it; none before it."""
+        data = self.store.read(f"{self.folder}/{HASHES}")
+        return dict(json.loads(data)) if data is not None else None
+
+    def keep_last_good(self, hashes: Mapping[str, str]) -> None:
+        """Keep what the next run is compared with.
+
+        The hashes come last: those of an older run tell too much to be changed, and never too
+        little.
+        """
+        self.keep(MANIFEST)
+        self.write(HASHES, json.dumps(dict(hashes)).encode())
 
     def keep(self, name: str, as_name: str | None = None) -> None:
         """Keep one of dbt's files, where it was written."""

@@ -1,4 +1,4 @@
-"""dbt's `run_results.json`, over all stages and attempts of a run."""
+"""dbt's results made again: `run_results.json` over a whole run, and a node's for a hook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dbt.artifacts.schemas.run import RunResultsArtifact
+from dbt.artifacts.schemas.freshness import PartialSourceFreshnessResult
+from dbt.artifacts.schemas.results import FreshnessStatus, RunStatus, TestStatus, TimingInfo
+from dbt.artifacts.schemas.run import RunResult, RunResultsArtifact
 from dbt.version import __version__ as dbt_version
 
 from prefect_flows.transform.results import NodeResult
@@ -56,6 +58,32 @@ def run_results(
         },
         default=str,
     ).encode()
+
+
+def dbt_result(result: NodeResult, node: Any) -> RunResult | PartialSourceFreshnessResult:
+    """Give dbt's result of a node that an earlier process ran, as `on-run-end` hooks read it.
+
+    Its node is not compiled, and how old a source was is not in the journal.
+    """
+    timing = []
+    if result.started_at is not None and result.completed_at is not None:
+        # dbt's times are UTC and do not say so.
+        moments = [each.replace(tzinfo=None) for each in (result.started_at, result.completed_at)]
+        timing = [TimingInfo("execute", *moments)]
+    values: dict[str, Any] = {
+        "node": node,
+        "timing": timing,
+        "thread_id": result.thread or "",
+        "execution_time": result.seconds,
+        "message": result.message,
+        "adapter_response": dict(result.response),
+        "failures": result.failures,
+    }
+    if result.resource_type == "source":
+        return PartialSourceFreshnessResult(status=FreshnessStatus(result.status), **values)
+    is_test = result.resource_type in ("test", "unit_test")
+    status = TestStatus(result.status) if is_test else RunStatus(result.status)
+    return RunResult(status=status, **values)
 
 
 def _entry(result: NodeResult) -> dict[str, Any]:

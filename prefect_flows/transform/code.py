@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+from dbt.config.runtime import RuntimeConfig
+from dbt.context.providers import RuntimeVar
 from dbt.contracts.graph.manifest import Manifest
+
+# `var('name')`, `env_var('name')`, or one of the two with a name that is only known at run time.
+_READS = re.compile(r"\b(env_var|var|target)\b(?:\s*\(\s*(['\"])([^'\"]*)\2\s*[,)])?")
+# What a column says of itself reaches the warehouse only with `persist_docs`.
+_PROSE = frozenset({"description", "doc_blocks"})
+# Anything that is read by a name that is only known at run time.
+_ANY = ""
+
+# What code reads: a function and a name, for example `("var", "threshold")`.
+Read = tuple[str, str]
 
 
 class CodeHashes:
@@ -14,17 +31,29 @@ class CodeHashes:
 
     They are made at once, before anything is compiled: compiling adds to a node's macros.
 
-    A hash covers the node's own code, its configuration as written, the name of its relation, its
-    contract, the arguments of a generic test, the macros that it calls, and the hashes of its
-    parents. Two manifests give a node the same hash when it would be built in the same way from
-    the same inputs.
+    A hash covers all that a node's result depends on: its code, its configuration, the contents of
+    a seed, its relation and the server that holds it, its columns and constraints, the arguments of
+    a generic test, the macros that it calls and those that materialize it, the values of the
+    variables and environment variables that these read, and the hashes of its parents. Two runs
+    give a node the same hash when it would be built in the same way from the same inputs. The rows
+    of sources are not covered, nor what is never the same (`run_started_at`, `invocation_id`).
+
+    Args:
+        manifest: the parsed project.
+        config: what dbt made of dbt_project.yml, the packages, `--vars` and the profile.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, config: RuntimeConfig) -> None:
         self._manifest = manifest
+        self._config = config
         self._nodes: dict[str, str] = {}
-        self._macros: dict[str, str] = {}
-        for unique_id in (*manifest.nodes, *manifest.sources, *manifest.unit_tests):
+        self._macros: dict[frozenset[str], tuple[str, frozenset[Read]]] = {}
+        self._materializers: dict[str, list[str]] = {}
+        credentials: Any = config.credentials
+        # A target that was moved to another server holds nothing of what was built on the first.
+        server = [credentials.type, credentials.unique_field, getattr(credentials, "port", None)]
+        self._server = [*server, credentials.database]
+        for unique_id in chain.from_iterable(self._kinds()):
             self.of(unique_id)
 
     def of(self, unique_id: str) -> str:
@@ -41,6 +70,10 @@ class CodeHashes:
                 self._nodes[node] = self._hash(node)
         return self._nodes[unique_id]
 
+    def all(self) -> Mapping[str, str]:
+        """The hash of every node."""
+        return self._nodes
+
     def _parents(self, unique_id: str) -> list[str]:
         return list(self._manifest.parent_map.get(unique_id, []))
 
@@ -49,47 +82,173 @@ class CodeHashes:
         if node is None:
             return _digest(None)
         metadata = getattr(node, "test_metadata", None)
-        contract = getattr(node, "contract", None)
+        config = getattr(node, "config", None)
+        code = {
+            "code": getattr(node, "raw_code", None),
+            "arguments": metadata.kwargs if metadata is not None else None,
+            # As it was rendered; dbt renders hooks when it runs them.
+            "config": config.to_dict(omit_none=True) if config is not None else None,
+            # Of a source.
+            "loaded_at": [getattr(node, f"loaded_at_{of}", None) for of in ("field", "query")],
+            "freshness": getattr(node, "freshness", None),
+            "external": getattr(node, "external", None),
+            # Of a function.
+            "takes": getattr(node, "arguments", None),
+            "returns": getattr(node, "returns", None),
+            "overloads": getattr(node, "overloads", None),
+        }
+        macros, read_by_macros = self._called(
+            frozenset(_macros_of(node) + self._materializing(node))
+        )
         return _digest(
-            {
-                # Of a seed it is the hash of its file; of a generic test it says nothing.
-                "checksum": getattr(getattr(node, "checksum", None), "checksum", None)
-                or getattr(node, "checksum", None),
-                "code": getattr(node, "raw_code", None),
-                "arguments": metadata.kwargs if metadata is not None else None,
-                "config": getattr(node, "unrendered_config", None),
+            code
+            | {
+                "checksum": self._checksum(node),
                 "relation": getattr(node, "relation_name", None),
-                "contract": getattr(contract, "checksum", None),
-                "macros": [self._macro(i) for i in sorted(_macros_of(node))],
+                "server": self._server,
+                "columns": _columns(node),
+                "constraints": getattr(node, "constraints", None),
+                "macros": macros,
+                "values": self._values(node, _reads(code) | read_by_macros),
                 "parents": [self._nodes[i] for i in sorted(self._parents(unique_id))],
             }
         )
 
-    def _found(self, unique_id: str) -> Any:
+    def _kinds(self) -> list[Mapping[str, Any]]:
         m = self._manifest
-        for found in (m.nodes, m.sources, m.unit_tests, m.functions, m.exposures, m.semantic_models,
-                      m.metrics, m.saved_queries):  # fmt: skip
-            if unique_id in found:
-                return found[unique_id]
-        return None
+        return [m.nodes, m.sources, m.unit_tests, m.functions, m.exposures, m.semantic_models,
+                m.metrics, m.saved_queries]  # fmt: skip
 
-    def _macro(self, unique_id: str) -> str:
-        """Hash of a macro and of those that it calls."""
-        if unique_id not in self._macros:
-            self._macros[unique_id] = ""  # a macro may call itself
-            macro = self._manifest.macros.get(unique_id)
-            self._macros[unique_id] = _digest(
-                macro
-                and {
-                    "sql": macro.macro_sql,
-                    "macros": [self._macro(i) for i in sorted(_macros_of(macro))],
-                }
-            )
-        return self._macros[unique_id]
+    def _found(self, unique_id: str) -> Any:
+        return next((found[unique_id] for found in self._kinds() if unique_id in found), None)
+
+    def _checksum(self, node: Any) -> Any:
+        """A hash of a seed's rows, of a unit test; of a generic test it says nothing."""
+        checksum = getattr(node, "checksum", None)
+        if getattr(checksum, "name", None) != "path":
+            return getattr(checksum, "checksum", checksum)
+        # Of a seed of more than 1 MiB, dbt's checksum is the path of its file.
+        project = self._config.load_dependencies()[node.package_name]
+        file = Path(project.project_root, node.original_file_path)
+        with file.open("rb") as rows:
+            return hashlib.file_digest(rows, "sha256").hexdigest()
+
+    def _values(self, node: Any, reads: Iterable[Read]) -> list[tuple[Read, Any]]:
+        """The values of what a node reads; what a variable holds may read others in turn."""
+        waiting = set(reads)
+        known: dict[Read, Any] = {}
+        variables: Mapping[str, Any] | None = None
+        while waiting:
+            read = waiting.pop()
+            function, name = read
+            if function == "target":
+                target = self._config.to_target_dict()
+                known[read] = {key: value for key, value in target.items() if key != "threads"}
+            elif function == "env_var":
+                names = [*self._manifest.env_vars] if name == _ANY else [name]
+                known[read] = {each: os.environ.get(each) for each in names}
+            else:
+                if variables is None:
+                    variables = self._variables(node)
+                known[read] = {k: v for k, v in variables.items() if name in (_ANY, k)}
+                waiting |= _reads(known[read]) - known.keys()
+        return sorted(known.items())
+
+    def _variables(self, node: Any) -> Mapping[str, Any]:
+        """The variables as dbt looks them up for a node: its package's, the project's, `--vars`."""
+        # Its context would only render them.
+        return RuntimeVar(None, self._config, node)._merged  # type: ignore[arg-type] # noqa: SLF001 # dbt offers no other place
+
+    def _materializing(self, node: Any) -> list[str]:
+        """Ids of the macros that make a relation of a node; no node's `depends_on` has them."""
+        config = getattr(node, "config", None)
+        materialized = getattr(config, "materialized", None)
+        if str(getattr(node, "resource_type", "")) == "unit_test":
+            materialized = "unit"
+        if materialized is None:
+            return []
+        strategy = getattr(config, "incremental_strategy", None) or "default"
+        key = f"{materialized} {strategy}"
+        if key not in self._materializers:
+            project, manifest = self._config.project_name, self._manifest
+            kind = self._config.credentials.type
+            macros = [manifest.find_materialization_macro_by_name(project, materialized, kind)]
+            if materialized == "incremental":
+                name = f"get_incremental_{strategy.replace('+', '_')}_sql"
+                macros.append(manifest.find_macro_by_name(name, project, None))
+            self._materializers[key] = [macro.unique_id for macro in macros if macro is not None]
+        return self._materializers[key]
+
+    def _called(self, macros: frozenset[str]) -> tuple[str, frozenset[Read]]:
+        """A hash of the code of macros and of all that they call, and what all of these read."""
+        if macros not in self._macros:
+            found: dict[str, str] = {}
+            waiting = list(macros)
+            while waiting:
+                unique_id = waiting.pop()
+                macro = self._manifest.macros.get(unique_id)
+                if macro is not None and unique_id not in found:
+                    found[unique_id] = macro.macro_sql
+                    # One of the project's may replace one of dbt's.
+                    own = f"macro.{self._config.project_name}.{macro.name}"
+                    waiting += [*_macros_of(macro), own]
+            self._macros[macros] = _digest(found), _reads(found)
+        return self._macros[macros]
+
+
+def changed_since(
+    before: Mapping[str, str], selected: Mapping[str, list[str]], code: CodeHashes
+) -> dict[str, list[str]]:
+    """Of the selected nodes by resource type, those whose hash is not what it was.
+
+    A hash covers those of its parents: what depends on a changed node has changed too.
+
+    Args:
+        before: node's id → its hash then.
+    """
+    changed = {
+        kind: [i for i in unique_ids if code.of(i) != before.get(i)]
+        for kind, unique_ids in selected.items()
+    }
+    return {kind: unique_ids for kind, unique_ids in changed.items() if unique_ids}
 
 
 def _macros_of(node: Any) -> list[str]:
     return list(getattr(getattr(node, "depends_on", None), "macros", None) or [])
+
+
+def _columns(node: Any) -> list[dict[str, Any]]:
+    """What the columns of a relation are given; those of a source are only described."""
+    if str(getattr(node, "resource_type", "")) == "source":
+        return []
+    persist = getattr(getattr(node, "config", None), "persist_docs", None) or {}
+    left_out = frozenset() if persist.get("columns") else _PROSE
+    described = [{"name": None, "description": node.description}] if persist.get("relation") else []
+    columns = [
+        {key: value for key, value in column.to_dict().items() if value and key not in left_out}
+        for column in (getattr(node, "columns", None) or {}).values()
+    ]
+    return described + [column for column in columns if column.keys() != {"name"}]
+
+
+def _reads(content: Any) -> frozenset[Read]:
+    """What the code in some text reads, or in any text of a list or mapping."""
+    return frozenset(
+        (function, _ANY if function == "target" else name or _ANY)
+        for text in _texts(content)
+        for function, _, name in _READS.findall(text)
+    )
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Mapping):
+        for each in content.values():
+            yield from _texts(each)
+    elif isinstance(content, list | tuple):
+        for each in content:
+            yield from _texts(each)
 
 
 def _digest(content: object) -> str:

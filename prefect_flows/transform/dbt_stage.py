@@ -13,8 +13,10 @@ from prefect_flows.causes import Cause, cause_of
 from prefect_flows.errors import StageFailed
 from prefect_flows.remedies import mend_of_google
 from prefect_flows.stages import Logger
+from prefect_flows.transform.artifacts import dbt_result
 from prefect_flows.transform.microbatch import only_failed_batches
 from prefect_flows.transform.node_log import NodeLog
+from prefect_flows.transform.only import Narrowing
 from prefect_flows.transform.recorder import Recorder, Watcher
 from prefect_flows.transform.reproduction import command_for
 from prefect_flows.transform.results import (
@@ -44,6 +46,7 @@ class DbtStage:
         done: results of the run that this one resumes; these nodes are not run again.
         safe: makes results safe in the journal.
         watchers: see the stage go by.
+        narrowed: whether the arguments hold more nodes than are selected.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class DbtStage:
         done: Mapping[str, NodeResult],
         safe: Safe,
         watchers: Sequence[Watcher],
+        *,
+        narrowed: bool = False,
     ) -> None:
         self.session = session
         self.name = name
@@ -79,6 +84,9 @@ class DbtStage:
         self._batches: dict[str, BatchResults] = {}
         self._safe = safe
         self._watchers = watchers
+        self._narrowed = narrowed
+        # dbt's own results, of the attempts so far.
+        self._of_dbt: dict[str, Any] = {}
 
     def attempt(self, log: Logger) -> dict[str, Any]:
         """Run what is left, and return the record of all attempts so far.
@@ -87,7 +95,7 @@ class DbtStage:
             StageFailed: a node failed; `retryable` when a further attempt has something to do.
         """
         only = self._left()
-        if only is not None:
+        if only is not None and (self.attempts or self.results):
             log.info(
                 "%s %d of %d nodes, which are left.",
                 f"Attempt {self.attempts + 1} runs" if self.attempts else "Going on with",
@@ -137,6 +145,7 @@ class DbtStage:
 
         for watcher in watchers:
             watcher.stage_started(self.name, len(self.selected if only is None else only))
+        self.session.compile_again(self.selected if only is None else only)
         recorder = Recorder(self.name, read, self._safe, watchers)
         try:
             with only_failed_batches(self.session.manifest, self._batches):
@@ -144,7 +153,7 @@ class DbtStage:
                     self.command,
                     [*self.arguments, *self.flags],
                     recorder,
-                    only=only,
+                    narrowing=self._narrowing(only),
                     on_error=ended,
                 )
         finally:
@@ -159,6 +168,7 @@ class DbtStage:
             # Hooks, and what `fail-fast` left, have a result that nobody saw come.
             self.results[unique_id] = recorder.results.get(unique_id) or read(result)
             self._keep_batches(unique_id, getattr(result, "batch_results", None))
+            self._of_dbt[unique_id] = result
             if self.command != ["source", "freshness"]:
                 self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)
         return outcome, list(recorder.inlined.values())
@@ -196,7 +206,24 @@ class DbtStage:
             return {i for i in left if self.results[i].resource_type != "operation"}
         if self.results:
             return set(self.selected) - set(self.results)
-        return None
+        return set(self.selected) if self._narrowed else None
+
+    def _narrowing(self, only: set[str] | None) -> Narrowing | None:
+        if only is None:
+            return None
+        earlier = [i for i in self.selected if i in self.results and i not in only]
+        nodes = self.session.manifest.nodes
+        # dbt compiles those of its selection first, and skips what one that fails is part of.
+        compiled = self._narrowed and self.attempts == 1
+        ephemeral = {i for i in nodes if compiled and nodes[i].is_ephemeral_model}
+        return Narrowing(
+            only | ephemeral,
+            self.selected,
+            [
+                self._of_dbt.get(i) or dbt_result(self.results[i], self.session.node(i))
+                for i in earlier
+            ],
+        )
 
     def _compiled(self, unique_id: str) -> str | None:
         compiled = self.session.compiled(unique_id)

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,6 +17,7 @@ from typing import Any, Self
 import yaml
 from dbt.adapters.factory import get_adapter_by_type
 from dbt.cli.main import dbtRunner
+from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
@@ -28,7 +29,7 @@ from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
 from prefect_flows.targets import Profile
 from prefect_flows.transform.causes import OnError, errors_seen
-from prefect_flows.transform.only import narrowed_to
+from prefect_flows.transform.only import Narrowing, narrowed_to
 from prefect_flows.transform.packages import (
     FILES,
     installed_packages_kept,
@@ -55,13 +56,15 @@ class Selection:
     """What to run, in dbt's own selection syntax.
 
     Attributes:
-        since: folder with the manifest of an earlier run: of what is selected, only what changed
-            since then and all that depends on it; the rest is deferred to.
+        since: folder with the manifest of another target: of what is selected, only what differs
+            from it and all that depends on it; the rest is deferred to.
+        deferred_to: folder with the manifest of an earlier run, which has what is not run.
     """
 
     select: Sequence[str] = ()
     exclude: Sequence[str] = ()
     since: Path | None = None
+    deferred_to: Path | None = None
 
     def arguments(self) -> list[str]:
         """The selection as arguments of dbt's command line."""
@@ -73,8 +76,9 @@ class Selection:
             arguments += ["--select", *select]
         if self.exclude:
             arguments += ["--exclude", *self.exclude]
-        if self.since is not None:
-            arguments += ["--state", str(self.since)]
+        state = self.since or self.deferred_to
+        if state is not None:
+            arguments += ["--state", str(state)]
         return arguments
 
     def __str__(self) -> str:
@@ -173,11 +177,9 @@ class DbtSession:
                     "uv run dbt parse",
                 ) from outcome.exception
             (self._manifest,) = outcome.results
-            # The adapter has the configuration of the parse, which knows all packages.
-            config: Any = get_adapter_by_type(self.profile.warehouse).config  # type: ignore[no-untyped-call]
             self._folders = {
-                name: os.path.relpath(package.project_root, config.project_root)
-                for name, package in config.load_dependencies().items()
+                name: os.path.relpath(package.project_root, self.config.project_root)
+                for name, package in self.config.load_dependencies().items()
             }
         return self._manifest
 
@@ -185,6 +187,14 @@ class DbtSession:
         """Path of a node's file, from the dbt project; a package's lies where it is installed."""
         folder = self._folders.get(node.package_name, "")
         return str(PurePosixPath(folder, node.original_file_path))
+
+    @property
+    def config(self) -> RuntimeConfig:
+        """What dbt made of dbt_project.yml, the packages, the variables and the profile."""
+        assert self.manifest is not None  # noqa: S101 # what reads it parses
+        adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
+        config: RuntimeConfig = adapter.config
+        return config
 
     def write_manifest(self) -> None:
         """Write `manifest.json`, with the SQL that was compiled so far."""
@@ -200,6 +210,16 @@ class DbtSession:
         node = self.node(unique_id)
         code, path = getattr(node, "compiled_code", None), getattr(node, "compiled_path", None)
         return (Path(path), code) if code and path else None
+
+    def compile_again(self, unique_ids: Iterable[str]) -> None:
+        """Let dbt compile nodes anew, which may have been compiled at an earlier attempt.
+
+        It puts ephemeral models into a node once; what it compiles then is without them.
+        """
+        for unique_id in unique_ids:
+            node = self.node(unique_id)
+            if getattr(node, "extra_ctes_injected", False):
+                node.extra_ctes, node.extra_ctes_injected = [], False
 
     def node(self, unique_id: str) -> Any:
         """Any node of the project that a command has a result for."""
@@ -368,6 +388,30 @@ class DbtSession:
             unique_id in self.manifest.nodes and self.manifest.nodes[unique_id].is_ephemeral_model
         )
 
+    def sources_to_be_made(self, sources: Sequence[str], made: Sequence[str]) -> dict[str, str]:
+        """Id of each source whose table is missing → id of the node that makes this table.
+
+        Args:
+            sources: ids of sources.
+            made: ids of the seeds, snapshots and models to choose from.
+        """
+        makers = {self.manifest.nodes[i].relation_name: i for i in made}
+        found = {i: makers.get(self.manifest.sources[i].relation_name) for i in sources}
+        if not any(found.values()):
+            return {}
+        adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
+        missing = {}
+        try:
+            with _ONE_INVOCATION, adapter.connection_named("sources"):
+                for unique_id, maker in found.items():
+                    source = self.manifest.sources[unique_id]
+                    names = source.database, source.schema, source.identifier
+                    if maker is not None and adapter.get_relation(*names) is None:
+                        missing[unique_id] = maker
+        finally:
+            adapter.cleanup_connections()
+        return missing
+
     def row_counts(self, unique_ids: Sequence[str]) -> dict[str, int]:
         """Rows of each of the given relations, by name, counted in the warehouse."""
         nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=shown_name)
@@ -429,7 +473,7 @@ class DbtSession:
         arguments: Sequence[str] = (),
         recorder: Recorder | None = None,
         *,
-        only: Collection[str] | None = None,
+        narrowing: Narrowing | None = None,
         on_error: OnError | None = None,
         on_event: Listener | None = None,
     ) -> Outcome:
@@ -440,7 +484,7 @@ class DbtSession:
 
         Args:
             recorder: is told of each node that begins and ends, and of dbt's warnings.
-            only: ids of the nodes to which the selection is narrowed.
+            narrowing: the nodes to which the selection is narrowed; all of it when none.
             on_error: is told the error of each node that failed, before its event `NodeFinished`,
                 and that of each batch of a microbatch model.
             on_event: is told each event of dbt; a recorder listens by itself.
@@ -448,7 +492,7 @@ class DbtSession:
         manifest = self.manifest
         with ExitStack() as contexts:
             contexts.enter_context(spared())
-            contexts.enter_context(narrowed_to(only))
+            contexts.enter_context(narrowed_to(narrowing))
             contexts.enter_context(hooks_cancelled_on_signal())
             if on_error is not None:
                 contexts.enter_context(errors_seen(on_error))

@@ -20,11 +20,15 @@ def results(scratch: Scratch) -> dict[str, dict[str, Any]]:
 
 
 def test_only_what_changed_since_the_last_good_run_and_what_depends_on_it(scratch: Scratch) -> None:
-    scratch.model("apart", "select 1 as id")
+    scratch.model("apart", "select {{ var('apart', 1) }} as id")
+    # dbt's own hash of a seed of more than 1 MiB is its path.
+    (scratch.folder / "dbt" / "seeds").mkdir()
+    seed = scratch.folder / "dbt" / "seeds" / "large.csv"
+    seed.write_text("id,note\n" + "".join(f"{n},{'x' * 110_000}\n" for n in range(10)))
     first = scratch.run_pipeline("--changed")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "No run of the target was good yet: everything counts as changed." in first.stderr
-    assert set(results(scratch)) == {"numbers", "doubled", "apart"}
+    assert set(results(scratch)) == {"numbers", "doubled", "apart", "large"}
 
     unchanged = scratch.run_pipeline("--changed")
     assert unchanged.returncode == 0, unchanged.stdout + unchanged.stderr
@@ -32,10 +36,18 @@ def test_only_what_changed_since_the_last_good_run_and_what_depends_on_it(scratc
     assert results(scratch) == {}
 
     scratch.model("numbers", "{{ config(materialized='table') }} select 7 as id")
+    seed.write_text(seed.read_text().replace("9,", "12,"))
+    with (scratch.folder / "dbt" / "dbt_project.yml").open("a") as project_file:
+        project_file.write("vars: {apart: 3}\n")
     changed = scratch.run_pipeline("--changed")
     assert changed.returncode == 0, changed.stdout + changed.stderr
-    assert set(results(scratch)) == {"numbers", "doubled"}
-    assert scratch.query("select id from scratch.doubled", scratch.database) == [(14,)]
+    assert set(results(scratch)) == {"numbers", "doubled", "apart", "large"}
+    found = scratch.query(
+        "select d.id, a.id, (select max(id) from scratch.large)"
+        " from scratch.doubled as d, scratch.apart as a",
+        scratch.database,
+    )
+    assert found == [(14, 3, 12)]
 
     # A run that failed, or left something out, is not what the next one is compared with.
     scratch.model("numbers", "select no_such_column as id")
@@ -58,7 +70,7 @@ def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch:
     first = scratch.run_pipeline()
     assert first.returncode == 0, first.stdout + first.stderr
     assert {file.name for file in kept(scratch).iterdir()} == {
-        "manifest.json", "run_results.json", "partial_parse.msgpack", "timings.json",
+        "manifest.json", "hashes.json", "run_results.json", "partial_parse.msgpack", "timings.json",
         "catalog.json", "docs.html", "report.html", "history.json",
     }  # fmt: skip
     (run,) = (scratch.local / "state" / "runs" / scratch.target).iterdir()

@@ -193,7 +193,9 @@ def test_a_passing_fault_is_retried_with_what_is_left_only(
         "numbers",
         "{{ config(materialized='table', post_hook=\"select nextval('built')\") }} select 1 as id",
     )
-    scratch.model("faulty", failing_once(fault) + "select id from {{ ref('numbers') }}")
+    ephemeral = "{{ config(materialized='ephemeral') }} select id from {{ ref('numbers') }}"
+    scratch.model("inside", ephemeral)
+    scratch.model("faulty", failing_once(fault) + "select id from {{ ref('inside') }}")
     scratch.model("behind", "select id from {{ ref('faulty') }}")
 
     done = scratch.run_pipeline(MILLRACE_STAGES__DBT_RUN__RETRY_DELAY_SECONDS="0.1")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from dbt.adapters.factory import get_adapter_by_type
 from dbt.cli.main import dbtRunner
 
-from prefect_flows.transform.code import CodeHashes
+from prefect_flows.transform.code import CodeHashes, changed_since
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.resume import done_before, node_entry
 from tests.support.project import SCRATCH_DBT
@@ -43,7 +47,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def hashes(project: Path) -> dict[str, str]:
+def hashes(project: Path, **variables: object) -> dict[str, str]:
     parsed = dbtRunner().invoke(
         [
             "parse",
@@ -51,6 +55,8 @@ def hashes(project: Path) -> dict[str, str]:
             str(project),
             "--profiles-dir",
             str(project),
+            "--vars",
+            json.dumps(variables),
             "--log-level",
             "none",
             "--log-level-file",
@@ -60,8 +66,9 @@ def hashes(project: Path) -> dict[str, str]:
     )
     assert parsed.exception is None
     manifest = parsed.result
-    code = CodeHashes(manifest)  # type: ignore[arg-type]
-    return {i.split(".")[2]: code.of(i) for i in manifest.nodes}  # type: ignore[union-attr]
+    adapter: Any = get_adapter_by_type("postgres")  # type: ignore[no-untyped-call]
+    code = CodeHashes(manifest, adapter.config)  # type: ignore[arg-type]
+    return {i.split(".")[2]: code.of(i) for i in (*manifest.nodes, *manifest.sources)}  # type: ignore[union-attr]
 
 
 def changed(project: Path, before: dict[str, str]) -> set[str]:
@@ -90,6 +97,89 @@ def test_each_change_reaches_what_is_behind_it_and_nothing_else(project: Path) -
     assert edit("seeds/grown.csv", "1", "2") == {"grown"}
     assert edit("profiles.yml", "schema: s,", "schema: other,") == set(before)
     assert changed(project, before) == set()
+
+
+SQL = {
+    "models/of_project.sql": "select {{ var('of_project') }} as id",
+    "models/of_option.sql": "select {{ var('of_option') }} as id",
+    "models/inherited.sql": "select '{{ var('reads_environment') }}' as id",
+    "models/made_up.sql": "select {{ var('of_' ~ 'project') }} as id",
+    "models/of_environment.sql": "select '{{ env_var('CODE_TEST') }}' as id",
+    "models/by_macros.sql": "select {{ outer() }} as id",
+    "models/hooked.sql": "{{ config(post_hook=\"select {{ var('of_hook') }}\") }} select 1 as id",
+    "models/tested.sql": "select 1 as id",
+    "models/described.sql": "{{ config(persist_docs={'columns': true}) }} select 1 as id",
+    "models/limited.sql": "select 1 as id",
+    "models/replacing.sql": "{{ config(materialized='incremental', incremental_strategy='own') }}"
+    "select 1 as id",
+    "models/merged.sql": "{{ config(materialized='incremental', unique_key='id',"
+    " incremental_strategy='delete+insert') }} select 1 as id",
+    "models/untouched.sql": "select 'on target' as id",
+    "macros/in_a_circle.sql": "{% macro outer() %}{{ inner() }}{% endmacro %}"
+    "{% macro inner() %}{% if false %}{{ outer() }}{% endif %}{{ var('of_macro') }}{% endmacro %}",
+    "macros/own.sql": "{% macro get_incremental_own_sql(arg_dict) %}one{% endmacro %}"
+    "{% macro default__get_delete_insert_merge_sql() %}one{% endmacro %}",
+    "models/properties.yml": """
+models:
+  - name: tested
+    columns: [{name: id, data_tests: [{accepted_values:
+      {name: of_test, arguments: {values: ["{{ var('of_test') }}"]}}}]}]
+  - {name: described, columns: [{name: id, description: one}]}
+  - {name: limited, columns: [{name: id, description: one, constraints: [{type: not_null}]}]}
+sources:
+  - {name: raw, tables: [{name: watched, loaded_at_field: one}]}
+""",
+}
+VARIABLES = {"of_project": 1, "of_hook": 1, "of_macro": 1, "of_test": 1,
+             "reads_environment": "{{ env_var('CODE_TEST_INSIDE') }}"}  # fmt: skip
+
+
+def test_a_change_outside_of_a_node_s_own_text_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN nodes that each depend on one thing that is not in their text
+    for name in ("models", "macros", "seeds"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "profiles.yml").write_text(PROFILE)
+    for file, text in SQL.items():
+        (tmp_path / file).write_text(text)
+    # dbt takes the path of a larger one for its checksum.
+    (tmp_path / "seeds" / "large.csv").write_text(f"id\n{'1' * 1024 * 1024}\n1\n")
+
+    def parsed(number: int) -> dict[str, str]:
+        variables = {name: number if value == 1 else value for name, value in VARIABLES.items()}
+        settings = yaml.safe_load((SCRATCH_DBT / "dbt_project.yml").read_text())
+        settings |= {"vars": variables, "models": {"+materialized": "table"}}
+        (tmp_path / "dbt_project.yml").write_text(yaml.safe_dump(settings))
+        monkeypatch.setenv("CODE_TEST", str(number))
+        monkeypatch.setenv("CODE_TEST_INSIDE", str(number))
+        return hashes(tmp_path, of_option=number)
+
+    before = parsed(1)
+
+    # WHEN all of these things change
+    for file in ("macros/own.sql", "models/properties.yml"):
+        text = SQL[file].replace("one", "two").replace("[{type: not_null}]", "[{type: unique}]")
+        (tmp_path / file).write_text(text)
+    with (tmp_path / "seeds" / "large.csv").open("r+") as seed:
+        seed.seek(0, 2)
+        seed.seek(seed.tell() - 2)
+        seed.write("2")
+    after = parsed(2)
+
+    # THEN their nodes have, and no other
+    assert {name for name in after if after[name] == before[name]} == {"tested", "untouched"}
+
+
+def test_what_is_new_or_differs_has_changed() -> None:
+    class Code:
+        def of(self, unique_id: str) -> str:
+            return f"code of {unique_id}"
+
+    selected = {"model": ["same", "other", "new"], "test": ["same"]}
+    before = {"same": "code of same", "other": "of yesterday"}
+    changed = changed_since(before, selected, Code())  # type: ignore[arg-type]
+    assert changed == {"model": ["other", "new"]}
 
 
 def test_only_what_ended_well_with_the_same_code_is_carried_over() -> None:
