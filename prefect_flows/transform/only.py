@@ -66,7 +66,7 @@ def narrowed_to(narrowing: Narrowing | None) -> Iterator[None]:
 
     with (
         replaced(selected_resources, set_selected.__name__, set_all_selected),
-        replaced(RunTask, after_run.__name__, after_whole_run),
+        replaced(RunTask, "after_run", after_whole_run),
         replaced(NodeSelector, get_selected.__name__, narrowed),
         replaced(GraphRunnableTask, initialize.__name__, initialize_for_hooks),
     ):

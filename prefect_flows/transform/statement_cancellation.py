@@ -40,8 +40,8 @@ def hooks_cancelled_on_signal() -> Iterator[None]:
             after_run(self, adapter, results)
 
     with (
-        replaced(RunTask, before_run.__name__, before_cancellable),
-        replaced(RunTask, after_run.__name__, after_cancellable),
+        replaced(RunTask, "before_run", before_cancellable),
+        replaced(RunTask, "after_run", after_cancellable),
     ):
         yield
 

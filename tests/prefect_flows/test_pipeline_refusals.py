@@ -17,16 +17,16 @@ from tests.support.project import Project, Scratch, until
 def test_an_unknown_target_names_the_block_the_command_and_those_that_exist(
     project: Project,
 ) -> None:
-    done = project.pipeline("--target", "nowhere")
+    done = project.pipeline("--target", "unheard-of")
 
     assert done.returncode == 2
-    assert "BlockMissing: Block 'dbt-cli-profile-nowhere' does not exist" in done.stderr
-    assert "setup has not been run for target 'nowhere'" in done.stderr
+    assert "BlockMissing: Block 'dbt-cli-profile-unheard-of' does not exist" in done.stderr
+    assert "setup has not been run for target 'unheard-of'" in done.stderr
     # Those of tests that ran before are among them.
     assert re.search(r"targets that exist: [a-z, -]*\bdev\b[a-z, -]*\)", done.stderr)
-    assert "uv run python -m infrastructure.setup_profiles --target nowhere" in done.stderr
+    assert "uv run python -m infrastructure.setup_profiles --target unheard-of" in done.stderr
     assert "Traceback" not in done.stderr
-    assert project.asked("flow_runs", flow_runs={"name": {"any_": ["nowhere"]}}) == []
+    assert project.asked("flow_runs", flow_runs={"name": {"any_": ["unheard-of"]}}) == []
 
 
 def test_a_target_that_is_misspelt_is_guessed_before_a_run_begins(
