@@ -92,7 +92,8 @@ def test_told_once_and_when_it_is_good_again(
         text = texts_of(one)
         for said in (
             "Millrace: scratch: model first failed", "no_such_column", "shop", "U024BE7LH",
-            "behind it: model second, model third", "--select scratch.first,file:first.sql", "/runs/flow-run/",
+            "behind it: model second, model third", "--select scratch.first,file:first.sql",
+            "/runs/flow-run/",
         ):  # fmt: skip
             assert said in text, (host, said, text)
     mail, _ = told.mails
