@@ -9,7 +9,7 @@ import time
 from tests.support.project import Scratch, until
 
 # It would write its row at its end.
-SECONDS = 60
+SECONDS = 120
 HOOK = f"insert into public.hooked select 1 from pg_sleep({SECONDS})"
 
 
