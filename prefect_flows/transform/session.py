@@ -394,22 +394,21 @@ class DbtSession:
         Args:
             sources: ids of sources.
             made: ids of the seeds, snapshots and models to choose from.
+
+        Raises:
+            WarehouseUnreachable: it does not answer.
         """
         makers = {self.manifest.nodes[i].relation_name: i for i in made}
         found = {i: makers.get(self.manifest.sources[i].relation_name) for i in sources}
         if not any(found.values()):
             return {}
-        adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
         missing = {}
-        try:
-            with _ONE_INVOCATION, adapter.connection_named("sources"):
-                for unique_id, maker in found.items():
-                    source = self.manifest.sources[unique_id]
-                    names = source.database, source.schema, source.identifier
-                    if maker is not None and adapter.get_relation(*names) is None:
-                        missing[unique_id] = maker
-        finally:
-            adapter.cleanup_connections()
+        with self._warehouse() as adapter:
+            for unique_id, maker in found.items():
+                source = self.manifest.sources[unique_id]
+                names = source.database, source.schema, source.identifier
+                if maker is not None and adapter.get_relation(*names) is None:
+                    missing[unique_id] = maker
         return missing
 
     def row_counts(self, unique_ids: Sequence[str]) -> dict[str, int]:

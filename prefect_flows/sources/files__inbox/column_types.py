@@ -188,10 +188,10 @@ def _are_exact(values: pa.Array, doubles: pa.Array) -> bool:
     )
 
 
-def are_within_precision(decimals: pa.Array) -> bool:
-    """Whether decimals have no more digits than their type; pyarrow reads them all the same."""
+def is_valid(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether decimals fit their precision and text is UTF-8; pyarrow reads others all the same."""
     try:
-        decimals.validate(full=True)
+        values.validate(full=True)
     except pa.ArrowInvalid:
         return False
     return True

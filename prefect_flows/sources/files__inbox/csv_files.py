@@ -23,7 +23,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
     Guess,
     Types,
-    are_within_precision,
+    is_valid,
     name_of,
     parse,
 )
@@ -142,7 +142,7 @@ def _parsers(kinds: Types, dialect: Dialect) -> dict[str, Parser]:
         if column not in dialect.declared:
             parsers[column] = partial(parse, kind=kind)
         elif pa.types.is_decimal(kind):
-            parsers[column] = lambda values: values if are_within_precision(values) else None
+            parsers[column] = lambda values: values if is_valid(values) else None
     return parsers
 
 
@@ -332,7 +332,7 @@ def _converts(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
         )
     except pa.ArrowInvalid:
         return False
-    return not pa.types.is_decimal(kind) or are_within_precision(table["value"])
+    return not pa.types.is_decimal(kind) or is_valid(table["value"])
 
 
 def _ask_for_larger_blocks(error: Exception, dialect: Dialect) -> None:

@@ -30,8 +30,8 @@ from prefect_flows.sources.files__inbox.column_types import (
     TIMESTAMP,
     Guess,
     Types,
-    are_within_precision,
     is_exact,
+    is_valid,
     name_of,
 )
 from prefect_flows.sources.files__inbox.faults import (
@@ -369,7 +369,7 @@ def _parse(block: bytes, types: Types, nested: set[str]) -> pa.Table:
     if len(table) != _lines(block):
         raise pa.ArrowInvalid("other rows than lines")
     for key, kind in types.items():
-        if pa.types.is_decimal(kind) and not are_within_precision(table[key]):
+        if pa.types.is_decimal(kind) and not is_valid(table[key]):
             raise pa.ArrowInvalid(f"Column(/{key}) has a number of too many digits")
         if kind in _WRITTEN_AS_TEXT:
             at = table.column_names.index(key)

@@ -32,6 +32,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     TIMESTAMP,
     Types,
     is_exact,
+    is_valid,
     name_of,
     parse,
 )
@@ -185,13 +186,6 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_bad_text(values: pa.Array, key: str, first_row: int) -> None:
-    def is_valid(some: pa.Array) -> bool:
-        try:
-            some.validate(full=True)
-        except pa.ArrowInvalid:
-            return False
-        return True
-
     if not is_valid(values):
         row = first_bad(values, is_valid)
         raise Malformed(f"column {key!r}: the text is no UTF-8", first_row + row)

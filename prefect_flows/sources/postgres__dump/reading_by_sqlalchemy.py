@@ -113,6 +113,8 @@ class SqlAlchemyReader:
             ConfigurationError: it is a text, whose collation is not known, or the like.
         """
         is_ordered = pa.types.is_integer(arrow) or pa.types.is_decimal(arrow)
+        # Nulls alone say nothing; whatever follows them would be another type, and is refused.
+        is_ordered |= pa.types.is_null(arrow)
         is_ordered |= pa.types.is_date(arrow) or pa.types.is_timestamp(arrow)
         if self._is_sqlite:
             is_ordered |= pa.types.is_floating(arrow) or pa.types.is_string(arrow)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pyarrow as pa
 import pytest
 from dlt.common.exceptions import SignalReceivedException
 from dlt.common.runtime import signals
@@ -20,8 +21,8 @@ from dlt.common.runtime import signals
 from prefect_flows.destinations import loading_into, postgres_url
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.ingestion import Ingestion, SourceLoad, ingest
-from prefect_flows.sources.postgres__dump import reading_postgres
-from prefect_flows.sources.postgres__dump.reading import reader_of
+from prefect_flows.sources.postgres__dump import reading_postgres, source
+from prefect_flows.sources.postgres__dump.reading import Column, Since, reader_of
 from prefect_flows.sources.postgres__dump.source import Dump
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.ingesting import ended, start_ingesting
@@ -333,6 +334,14 @@ def test_a_cursor_of_any_type_loses_no_row(shop, dump, rows) -> None:
     assert rows("t0", "max(at)") == [(12,)]
 
 
+def test_a_cursor_that_was_compared_as_text_before_is_refused() -> None:
+    number = Column('"id"::text', arrow=pa.decimal256(76, 38), ordered='"id"')
+    for before, columns in (("9", {"id": Column('"id"')}), (Decimal(9), {"id": number})):
+        source._check_last_value("t", Since("id", before, again=True), columns)
+    with pytest.raises(ConfigurationError, match="'id' as text, in which 9 is more than 12"):
+        source._check_last_value("t", Since("id", "9", again=True), {"id": number})
+
+
 @pytest.mark.sources
 def test_a_cursor_of_texts_in_a_languages_order_loses_no_row(target, shop, rows) -> None:
     # The embedded Postgres knows no language; in the order of most, an `a` comes before a `B`.
@@ -628,6 +637,8 @@ def test_another_database_is_read_through_sqlalchemy(
     assert dump(noon=noon | {"key": ["id"]}).rows == {"noon": 2500}
     assert dump(noon=noon | {"key": ["id"]}).rows == {"noon": 1}
     assert rows("noon", "distinct note") == [("at :noon %s",)]
+    no_time = {"query": "select id, null as at from sales", "cursor": "at", "key": ["id"]}
+    assert dump(no_time=no_time).rows == {"no_time": 2500}
 
 
 def test_another_databases_cursors_lose_no_row(
