@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.project import REPOSITORY
+from tests.support.project import PATIENCE, REPOSITORY
 
 IMAGE = "ghcr.io/a/b:1a2b3c@sha256:" + "0" * 64
 WRITES_DOWN = """\
@@ -89,7 +89,7 @@ def key(tmp_path: Path) -> tuple[str, str]:
 def gone(process: int) -> bool:
     """Whether a process has ended, or does so within seconds."""
     try:
-        _, alive = psutil.wait_procs([psutil.Process(process)], timeout=10)
+        _, alive = psutil.wait_procs([psutil.Process(process)], timeout=PATIENCE)
     except psutil.NoSuchProcess:
         return True
     return not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]

@@ -23,7 +23,7 @@ from infrastructure.healthcheck.judge import plain_secrets
 from tests.support.bigquery.emulator import BigQuery
 from tests.support.bigquery.proxy import Fault
 from tests.support.prefect_servers import server
-from tests.support.project import Project
+from tests.support.project import Project, until
 
 PREFECT_YAML = """
 name: health
@@ -215,11 +215,8 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     assert seen["secrets", name]["status"] == "ok"
 
     with worker(deployed):
-        deadline = time.monotonic() + 60
         workers = f"{deployed.api_url}/work_pools/default-pool/workers/filter"
-        while not httpx.post(workers, json={}).json():
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        until(lambda: httpx.post(workers, json={}).json())
         online = checks(deployed, code=0)["worker", "default-pool"]
         assert re.fullmatch(r"1 online; last heartbeat: laptop \d s ago", online["seen"])
     time.sleep(4)

@@ -6,14 +6,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
 
 from prefect_flows.reporting.drawing import NOTHING
 from tests.support.github_server import TOKEN, github_server
-from tests.support.project import REPOSITORY, Scratch
+from tests.support.project import PATIENCE, REPOSITORY, Scratch, until
 from tests.support.pull_requests import COMMAND, PullRequest, cells, rows
 
 pytestmark = [pytest.mark.pull_requests, pytest.mark.timeout(600)]
@@ -334,13 +333,14 @@ def test_a_build_that_is_stopped_or_killed_holds_up_no_other(
             "select count(*) from pg_stat_activity where query like '%pg_sleep(20)%' "
             "and state = 'active' and pid <> pg_backend_pid()"
         )
-        deadline = time.monotonic() + 120
-        while scratch.query(working, scratch.database) == [(0,)]:
+
+        def is_working() -> bool:
             assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+            return scratch.query(working, scratch.database) != [(0,)]
+
+        until(is_working)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if number == signal.SIGTERM else -number)
     if number == signal.SIGTERM:
         assert "mend:  build it again, which starts over" in said

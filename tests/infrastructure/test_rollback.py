@@ -23,7 +23,7 @@ from tests.support.deploying import (
     of_target,
     prepared_for_deployments,
 )
-from tests.support.project import Project, until
+from tests.support.project import PATIENCE, Project, until
 
 pytestmark = pytest.mark.delivery
 
@@ -37,7 +37,7 @@ pid = folder / "pid"
 if pid.exists():
     old = psutil.Process(int(pid.read_text()))
     old.terminate()
-    old.wait(60)
+    old.wait(600)
 with (folder / "worker.log").open("ab") as log:
     worker = subprocess.Popen(
         [sys.executable, "-m", "infrastructure.worker", "--pool", "default-pool"],
@@ -72,7 +72,7 @@ class Worker:
         if file.exists():
             worker = psutil.Process(int(file.read_text()))
             worker.terminate()
-            worker.wait(60)
+            worker.wait(PATIENCE)
             file.unlink()
 
 

@@ -84,7 +84,7 @@ def test_a_run_holds_its_target_until_it_ends(project: Project, scratch: Scratch
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert 1 in held
-    until(lambda: slots() == 0, seconds=20)
+    until(lambda: slots() == 0)
 
 
 def test_a_model_with_a_sql_error_fails_at_once_and_names_it(

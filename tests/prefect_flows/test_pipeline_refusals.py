@@ -11,7 +11,7 @@ import pytest
 
 from prefect_flows.sources import names
 from prefect_flows.targets import secret_variable
-from tests.support.project import Project, Scratch, until
+from tests.support.project import PATIENCE, Project, Scratch, until
 
 
 def test_an_unknown_target_names_the_block_the_command_and_those_that_exist(
@@ -157,7 +157,7 @@ def test_a_warehouse_that_takes_no_connections_now_is_waited_for(scratch: Scratc
         )  # fmt: skip
         until(lambda: "too many connections for role" in log.read_text() or process.poll())
         scratch.query("alter role busy connection limit -1")
-        assert process.wait(120) == 0, log.read_text()
+        assert process.wait(PATIENCE) == 0, log.read_text()
     assert "numbers" in scratch.relations()
     assert "wait until others have closed theirs" in log.read_text()
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from prefect_flows.source_arguments import located
-from tests.support.project import Project, Scratch, serving
+from tests.support.project import PATIENCE, Project, Scratch, serving, until
 from tests.support.receivers import forget
 
 URL_BLOCK = "postgres-dump-url-scratch"
@@ -220,15 +220,16 @@ def test_told_to_stop_both_stop_and_nothing_is_half_loaded(
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
-        deadline = time.monotonic() + 90
-        while not scratch.query(waiting):
+
+        def is_waiting() -> bool:
             assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+            return bool(scratch.query(waiting))
+
+        until(is_waiting)
         process.send_signal(signal.SIGTERM)
         time.sleep(2)
         cursor.execute("rollback")
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, output
     assert project.last_run(scratch.target)["state"]["type"] == "CANCELLED"
     # THEN the next run has everything once

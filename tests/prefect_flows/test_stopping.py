@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.project import Project, Scratch, copy_of_the_project, stop_servers
+from tests.support.project import PATIENCE, Project, Scratch, copy_of_the_project, stop_servers
 
 pytestmark = pytest.mark.kills
 
@@ -80,7 +80,7 @@ def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
             ).raise_for_status()
         else:
             process.send_signal(signal.SIGINT if how == "SIGINT" else signal.SIGTERM)
-        code = process.wait(timeout=60)
+        code = process.wait(timeout=PATIENCE)
         took = time.monotonic() - told
 
     assert code == 130, output(scratch)
@@ -125,8 +125,8 @@ def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
         said = next(line for line in second.stdout if "Waiting for" in line)
         assert run["id"] in said
         first.send_signal(signal.SIGTERM)
-        first.wait(timeout=60)
-        rest, _ = second.communicate(timeout=120)
+        first.wait(timeout=PATIENCE)
+        rest, _ = second.communicate(timeout=PATIENCE)
         assert second.returncode == 0, rest
 
 
@@ -175,7 +175,7 @@ def test_when_the_api_dies_dbt_finishes_and_the_run_says_what_it_could_not_repor
         server = psutil.Process(own_server.server["pid"])
         for child in [*server.children(recursive=True), server]:
             child.kill()
-        code = process.wait(timeout=180)
+        code = process.wait(timeout=PATIENCE)
 
     said = output(scratch)
     assert code == 2, said

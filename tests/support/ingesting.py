@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_flows.targets import Profile
+from tests.support.project import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,7 +35,7 @@ def start_ingesting(source: str, profile: Profile, **arguments: Any) -> subproce
     return process
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 300) -> dict[str, Any]:
+def ended(process: subprocess.Popen[str], timeout: float = PATIENCE) -> dict[str, Any]:
     """The record of the load, with the most memory that the process had, in bytes."""
     output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors

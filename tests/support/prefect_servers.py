@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.support.project import Project
+from tests.support.project import PATIENCE, Project
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def server(project: Project, log: Path, **environment: str) -> Iterator[str]:
             cwd=project.folder, env=project.variables(**environment), stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while True:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -44,7 +44,7 @@ def server(project: Project, log: Path, **environment: str) -> Iterator[str]:
             family = psutil.Process(process.pid)
             every = [family, *family.children(recursive=True)]
             process.terminate()
-            _, alive = psutil.wait_procs(every, timeout=20)
+            _, alive = psutil.wait_procs(every, timeout=PATIENCE)
             for survivor in alive:
                 survivor.kill()
             process.wait()

@@ -27,6 +27,8 @@ from tests.support import fork_server
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRATCH_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "scratch"
 CONFORMANCE_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "conformance"
+# Seconds after which a wait has failed: enough for a slow machine that does other work too.
+PATIENCE = 600
 # What a clone has, and no more: nothing of a run that somebody made by hand.
 NOT_IN_A_CLONE = shutil.ignore_patterns(
     ".git", ".venv", ".local", "target", "logs", "profiles.yml", "prefect.toml", "uv.lock", ".env",
@@ -41,7 +43,7 @@ class Project:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     # Seconds that a command may take.
-    patience: int = 240
+    patience: int = PATIENCE
 
     @property
     def local(self) -> Path:
@@ -252,7 +254,7 @@ class Scratch(Project):
         }
 
 
-def until(what: Callable[[], Any], seconds: float = 120) -> Any:
+def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """What it is, as soon as it is something."""
     deadline = time.monotonic() + seconds
     while not (found := what()):

@@ -10,13 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.command_blocks import blocks
+from tests.support.project import PATIENCE, until
 from tests.support.rehearsal.host import Forge, Host, Pushed, Receiver, docker
 
 pytestmark = pytest.mark.delivery
@@ -261,17 +261,14 @@ def test_one_delivery_at_a_time_and_one_that_is_killed(
         line, cwd=checkout, env=forge.environment(checkout), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     ) as running:  # fmt: skip
-        deadline = time.monotonic() + 200
-        while len(host.records()) == before or "check" not in host.records()[-1]["begun"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until(lambda: len(host.records()) > before and "check" in host.records()[-1]["begun"])
         second = forge.deliver("ssh", "--image", bad.image, checkout=checkout)
         assert second.returncode == 2
         assert "Another delivery is under way here" in second.stderr
         pids = host.sh("pgrep -f 'deliver-.*pyz millrace [b]egin'").split()
         for pid in pids:
             os.kill(int(pid), signal.SIGKILL)
-        said = running.communicate(timeout=120)[0]
+        said = running.communicate(timeout=PATIENCE)[0]
         assert running.returncode == 2, said
         assert "The delivery was killed on the host." in said
     assert host.records()[-1]["result"] == "under way"

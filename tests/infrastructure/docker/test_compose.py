@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.project import REPOSITORY
+from tests.support.project import PATIENCE, REPOSITORY
 
 pytestmark = pytest.mark.containers
 
@@ -36,7 +36,7 @@ STAGING = {
 }
 
 
-def docker(*arguments: str, seconds: int = 600, **environment: str) -> str:
+def docker(*arguments: str, **environment: str) -> str:
     """Output of a docker command, which has to pass."""
     done = subprocess.run(
         ["docker", *arguments],
@@ -45,7 +45,7 @@ def docker(*arguments: str, seconds: int = 600, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
@@ -109,9 +109,9 @@ def logs_of(run: str) -> list[str]:
             return lines
 
 
-def ended(run: str, seconds: int = 400) -> dict[str, Any]:
+def ended(run: str) -> dict[str, Any]:
     """The run when it has ended."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         found = api(f"flow_runs/{run}")
         if found["state_type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
@@ -241,7 +241,7 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
     compose("up", "--detach", "--wait")
     in_setup("python", "-m", "infrastructure.deploy", "dev", "--pool", "docker-pool")
     killed = start_run()
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     # In the tests: every model is there, and there is something left to do.
     while not any(line.startswith("20 of ") and " test " in line for line in logs_of(killed)):
         assert time.monotonic() < deadline, "\n".join(logs_of(killed)[-20:])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from prefect_flows.targets import lease_limit
-from tests.support.project import Project
+from tests.support.project import Project, until
 
 pytestmark = pytest.mark.kills
 
@@ -52,7 +51,4 @@ def test_a_restart_gives_back_what_a_run_held(own_project: Project, tmp_path: Pa
         assert slots(project) == 1
         run.stdin.write("\n")
         run.stdin.flush()
-    deadline = time.monotonic() + 90
-    while slots(project):
-        assert time.monotonic() < deadline, "the target is taken for ever"
-        time.sleep(0.5)
+    until(lambda: not slots(project))

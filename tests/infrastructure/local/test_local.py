@@ -16,7 +16,7 @@ import pytest
 
 from infrastructure.local import postgres
 from prefect_flows.errors import ServerError
-from tests.support.project import REPOSITORY, Project, copy_of_the_project, stop_servers
+from tests.support.project import PATIENCE, REPOSITORY, Project, copy_of_the_project, stop_servers
 
 
 def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -127,7 +127,7 @@ def test_a_server_that_was_killed_is_started_anew(own_project: Project) -> None:
     process = psutil.Process(own_project.server["pid"])
     for victim in [*process.children(recursive=True), process]:
         victim.kill()
-    process.wait(10)
+    process.wait(PATIENCE)
 
     assert local(own_project, "status").returncode == 1
     assert local(own_project, "up").returncode == 0

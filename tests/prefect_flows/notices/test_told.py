@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from prefect_flows.targets import lease_limit, profile_block
-from tests.support.project import Project, Scratch
+from tests.support.project import PATIENCE, Project, Scratch, until
 from tests.support.receivers import (
     HOSTS,
     SECRETS,
@@ -216,15 +216,16 @@ def test_what_warns_and_what_is_wished_for(
         select pid from pg_stat_activity
         where query like '%pg_sleep(20)%' and pid <> pg_backend_pid()
     """
-    deadline = time.monotonic() + 60
-    while not (found := notified.query(sleeping)):
+
+    def sessions() -> list[tuple[int]]:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+        return notified.query(sleeping)
+
+    ((session,),) = until(sessions)
     notified.model("first", "select 1 as id")
     with closing(notified.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(f"select pg_terminate_backend({found[0][0]})")
-    output, _ = process.communicate(timeout=120)
+        cursor.execute(f"select pg_terminate_backend({session})")
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert [told.document["subject"] for told in told.told] == [
         "Millrace: scratch: a run passed", "Millrace: scratch: 1 tried again",

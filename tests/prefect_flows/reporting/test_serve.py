@@ -21,7 +21,7 @@ from prefect_flows.reporting.html_page import html_page
 from prefect_flows.reporting.serve import answer
 from prefect_flows.state.store import StateStore
 from tests.support import fork_server
-from tests.support.project import REPOSITORY
+from tests.support.project import PATIENCE, REPOSITORY
 from tests.support.reporting.made_up_runs import keep_made_up_run, made_up_report
 from tests.support.reporting.synthetic import facts
 
@@ -121,7 +121,7 @@ def served(tmp_path: Path, store: StateStore) -> Iterator[tuple[subprocess.Popen
 
 
 def asked(port: int, path: str, host: str, method: str = "GET") -> tuple[int, bytes, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host)
     connection.endheaders()
@@ -145,7 +145,7 @@ def test_it_serves_until_ctrl_c(tmp_path: Path, store: StateStore) -> None:
             for _ in range(4):
                 browsers.enter_context(socket.create_connection(("127.0.0.1", port)))
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out, err) == (0, "Ended.\n", "")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.project import REPOSITORY
+from tests.support.project import PATIENCE, REPOSITORY
 
 pytestmark = pytest.mark.kills
 
@@ -62,7 +62,7 @@ def start(database, inbox: Path, tmp_path: Path) -> Iterator[Start]:
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, int]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
 

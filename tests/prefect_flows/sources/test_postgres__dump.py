@@ -27,6 +27,7 @@ from prefect_flows.sources.postgres__dump.source import Dump
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.ingesting import ended, start_ingesting
 from tests.support.ordinary_postgres import ordinary_postgres
+from tests.support.project import until
 
 SCHEMA = "raw_postgres__dump"
 MOMENT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -704,10 +705,7 @@ def unmarked(target: Warehouse) -> Iterator[None]:
 
 def until_it_waits(target: Warehouse) -> None:
     waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
-    deadline = time.monotonic() + 60
-    while not target.query(waiting):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: target.query(waiting))
 
 
 @pytest.mark.kills

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from tests.support.project import Scratch, until
+from tests.support.project import PATIENCE, Scratch, until
 
 # It would write its row at its end.
 SECONDS = 120
@@ -33,7 +33,7 @@ def test_a_hook_is_cancelled_when_the_run_stops_and_when_its_time_is_up(scratch:
         until(lambda: is_hook_running(scratch, process))
         told = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=2 * SECONDS)
+        output, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 130, output

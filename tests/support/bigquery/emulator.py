@@ -25,6 +25,7 @@ from google.cloud.bigquery import Client
 
 from tests.support.bigquery.proxy import Proxy, proxying
 from tests.support.bigquery.stand_ins import PROJECT, Google, google_stand_ins
+from tests.support.project import PATIENCE
 
 PACKAGES = Path(__file__).with_name("emulator-requirements.txt")
 
@@ -138,7 +139,7 @@ def free_port() -> int:
 
 
 def wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the emulator ended:\n{log.read_text()}"
         try:
@@ -158,7 +159,7 @@ def _environment(**variables: str) -> dict[str, str]:
 
 def _has_uv_module() -> bool:
     done = subprocess.run(
-        [sys.executable, "-c", "import uv"], capture_output=True, check=False, timeout=60
+        [sys.executable, "-c", "import uv"], capture_output=True, check=False, timeout=PATIENCE
     )
     return done.returncode == 0
 
@@ -171,6 +172,6 @@ def _run(*command: str, folder: Path | None = None, **variables: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"

@@ -18,6 +18,7 @@ from google.cloud.bigquery import Client, LoadJobConfig, QueryJobConfig
 from pyarrow import parquet
 
 from tests.support.bigquery.emulator import BigQuery
+from tests.support.project import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_a_client_of_the_real_service_is_refused_and_seen(bigquery: BigQuery) ->
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1
     assert "Nobody stands in for this host" in done.stderr or "403" in done.stderr, done.stderr

@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.project import PATIENCE
+
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PSQL = [
     "psql", "--tuples-only", "--no-align", "--username=millrace", "--dbname=warehouse", "--command",
@@ -164,9 +166,9 @@ class Host:
         body = {"state": {"type": "SCHEDULED"}, "parameters": {"target": "dev", "skip": ["docs"]}}
         return str(self.api(f"deployments/{deployment['id']}/create_flow_run", body)["id"])
 
-    def running(self, run: str, seconds: int = 120) -> None:
+    def running(self, run: str) -> None:
         """Wait until a run is in the middle of its work."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         while not any("source" in line.lower() or " of " in line for line in self.said(run)):
             assert time.monotonic() < deadline, "\n".join(self.said(run))
             time.sleep(0.5)
@@ -175,8 +177,8 @@ class Host:
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
         return [entry["message"] for entry in self.api("logs/filter", body)]
 
-    def ended(self, run: str, seconds: int = 400) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
+    def ended(self, run: str) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             found = self.api(f"flow_runs/{run}")
             if found["state_type"] in ENDED:
@@ -210,11 +212,11 @@ class Host:
                 yield
             finally:
                 self.sql(f"select pg_terminate_backend(pid) {SOMEBODY}")
-                holding.wait(60)
+                holding.wait(PATIENCE)
 
-    def until_a_run_waits(self, seconds: int = 240) -> None:
+    def until_a_run_waits(self) -> None:
         """Wait until a statement of a run waits for the table that somebody has."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
         while self.sql(query).strip() == "0":
             assert time.monotonic() < deadline, "no run came to the table"

@@ -46,7 +46,7 @@ def main(verb: str, *arguments: str) -> str:
             parameters = {"seconds": int(arguments[0]), "said": arguments[1]}
             run = run_deployment("slow/trial", parameters=parameters, timeout=0)
             return str(run.id)  # type: ignore[union-attr]
-        until = time.monotonic() + (300 if verb == "ended" else 0)
+        until = time.monotonic() + (600 if verb == "ended" else 0)
         while not (state := state_of(client, arguments[0])).is_final() and time.monotonic() < until:
             time.sleep(1)
         return f"{state.name}: {state.message}"
