@@ -89,6 +89,7 @@ def pytest_collection_modifyitems(
 ) -> Iterator[None]:
     """Leave out the tiers that were not asked for, and decide which tests share a worker."""
     named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    named_tests = tuple(argument for argument in config.args if "::" in argument)
     asked_tiers = config.option.markexpr or ""
     chosen: list[pytest.Function] = []
     left_out: list[pytest.Item] = []
@@ -105,7 +106,8 @@ def pytest_collection_modifyitems(
         )
         tiers = {mark.name for mark in item.iter_markers()} & TIERS.keys()
         asked = asked_tiers or item.path in named
-        if (tiers and not asked) or ("nightly" in tiers and "nightly" not in asked_tiers):
+        nightly_asked = "nightly" in asked_tiers or item.nodeid.startswith(named_tests)
+        if (tiers and not asked) or ("nightly" in tiers and not nightly_asked):
             left_out.append(item)
         else:
             chosen.append(item)

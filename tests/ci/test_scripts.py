@@ -155,6 +155,7 @@ class NothingKnown(Osv):
     vulnerable = "no-such-package"
 
 
+@pytest.mark.nightly
 def test_a_vulnerable_package_fails_the_audit_and_so_does_a_silent_database(tmp_path: Path) -> None:
     project = copy_of_the_project(tmp_path / "millrace").folder
     audit = project / ".ci" / "audit"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.support.project import Project
+
 from tests.support.frames import kinds, same, same_table, table
+from tests.support.project import Project
 
 pytestmark = pytest.mark.models
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.bigquery.emulator import BigQuery
-from tests.support.bigquery.stand_ins import MACHINE_TOKEN
-from tests.support.project import REPOSITORY, Project, neighbour
 from google.cloud.bigquery import Client
-from tests.support.pull_requests import PullRequest, rows
-from tests.support.bigquery.marts import MARTS, same_flights, same_mart
 from sqlglot import exp, parse, parse_one
 
-# The first of them waits for the year to be loaded and made.
-pytestmark = pytest.mark.timeout(1200)
+from tests.support.bigquery.emulator import BigQuery
+from tests.support.bigquery.marts import MARTS, same_flights, same_mart
+from tests.support.bigquery.stand_ins import MACHINE_TOKEN
+from tests.support.project import REPOSITORY, Project, neighbour
+from tests.support.pull_requests import PullRequest, rows
+
+pytestmark = pytest.mark.nightly
 
 TARGET = "emulated"
 
@@ -37,7 +37,6 @@ def emulated(
     folder = tmp_path_factory.mktemp("bigquery") / "millrace"
     emulated = neighbour(project, folder, REPOSITORY / "dbt")
     emulated.environment = bigquery.environment
-    emulated.patience = 600
     limits = {"maximum_bytes_billed": 10**10, "job_execution_timeout_seconds": 240}
     target = bigquery.target("emulated", priority="interactive", **limits)
     outputs = folder / "outputs.json"
@@ -97,7 +96,8 @@ def test_the_fact_is_partitioned_by_day_and_clustered(
     run: subprocess.CompletedProcess[str], bigquery: BigQuery
 ) -> None:
     made = statement(bigquery, "create or replace table `[^`]+`.`[^`]+`.`fct_flights`")
-    assert re.search(r"partition by flight_date\s+cluster by carrier_code, origin_airport_key", made)
+    partitions = r"partition by flight_date\s+cluster by carrier_code, origin_airport_key"
+    assert re.search(partitions, made)
 
 
 def test_each_job_says_who_asks_and_keeps_to_the_limits(
@@ -126,7 +126,6 @@ def test_every_request_is_the_machine_s(
     assert tokens == {f"Bearer {MACHINE_TOKEN}"}
 
 
-@pytest.mark.nightly
 def test_a_pull_request_of_these_models_is_compared_with_them(
     run: subprocess.CompletedProcess[str], emulated: Project, client: Client, bigquery: BigQuery
 ) -> None:

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.project import REPOSITORY, Project, neighbour
 from google.cloud.bigquery import Client
+
 from tests.support.bigquery.marts import MARTS, same_flights, same_mart
+from tests.support.project import REPOSITORY, Project, neighbour
 
 PROJECT = os.environ.get("MILLRACE_BIGQUERY_PROJECT")
 LOCATION = os.environ.get("MILLRACE_BIGQUERY_LOCATION", "US")

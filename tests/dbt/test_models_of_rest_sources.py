@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.support import fork_server
-from tests.support.project import REPOSITORY
-from tests.support.embedded_postgres import TARGET, warehouse
-from tests.support.rest_apis import GitHub, YouTube
 
 from prefect_flows.environment import variables_set
 from prefect_flows.ingestion import ingest
 from prefect_flows.targets import Profile
+from tests.support import fork_server
+from tests.support.embedded_postgres import TARGET, warehouse
+from tests.support.project import REPOSITORY
+from tests.support.rest_apis import GitHub, YouTube
 
 if TYPE_CHECKING:
     from tests.support.bigquery.emulator import BigQuery
@@ -137,7 +136,10 @@ def dbt(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
 @pytest.mark.models
 @pytest.mark.parametrize(
     "off",
-    [SOURCES, *(pytest.param(off, marks=pytest.mark.nightly) for off in (SOURCES[:1], SOURCES[1:], []))],
+    [
+        SOURCES,
+        *(pytest.param(off, marks=pytest.mark.nightly) for off in (SOURCES[:1], SOURCES[1:], [])),
+    ],
     ids=str,
 )
 def test_the_project_parses_without_a_warning_whatever_is_off(

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [(360, "dark"), pytest.param(1280, "light", marks=pytest.mark.nightly)],
+)
 def test_every_page_fits_and_asks_nobody(browser: Any, site: Path, width: int, scheme: str) -> None:
     size = {"width": width, "height": 800}
     page = browser.new_page(viewport=size, color_scheme=scheme, offline=True)

@@ -390,6 +390,7 @@ def test_no_api_is_configured(ground: Project, tmp_path: Path) -> None:
     assert "No Prefect API is configured." in done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.operations
 def test_a_server_that_asks_who_is_there(ground: Project, tmp_path: Path) -> None:
     right = "admin:a-long-password"

@@ -13,7 +13,7 @@ import pytest
 from tests.support.project import REPOSITORY, Project, Quickstart, neighbour
 from tests.support.pull_requests import PullRequest, cells, rows
 
-pytestmark = [pytest.mark.pull_requests, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.pull_requests
 
 DROPPED = """\
       - name: distance_miles
@@ -200,6 +200,7 @@ def test_every_kind_of_change_is_built_compared_and_told(
     )
 
 
+@pytest.mark.nightly
 def test_a_second_push_leaves_only_what_it_changes_itself(
     clean: PullRequest, project: Project
 ) -> None:
@@ -229,6 +230,7 @@ def test_a_second_push_leaves_only_what_it_changes_itself(
     assert "## No model differs from production" in clean.compare()[0]
 
 
+@pytest.mark.nightly
 def test_two_builds_at_once_do_not_meet_in_the_schema(clean: PullRequest, project: Project) -> None:
     clean.edit("models/marts/core/dim_airlines.sql", "        carrier_name\n",
                "        upper(carrier_name) as carrier_name\n")  # fmt: skip

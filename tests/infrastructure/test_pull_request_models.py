@@ -15,7 +15,7 @@ from tests.support.github_server import TOKEN, github_server
 from tests.support.project import PATIENCE, REPOSITORY, Scratch, until
 from tests.support.pull_requests import COMMAND, PullRequest, cells, rows
 
-pytestmark = [pytest.mark.pull_requests, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.pull_requests
 
 MACRO = "macros/generate_schema_name.sql"
 
@@ -114,6 +114,7 @@ def test_rows_are_matched_by_key_and_values_by_what_they_mean(
     assert failed == {"unbuilt": "error", "unique_twice_id": "fail"}
 
 
+@pytest.mark.nightly
 def test_a_question_that_takes_too_long_is_left_and_named(
     scratch: Scratch, pull_request: PullRequest
 ) -> None:
@@ -316,9 +317,8 @@ def test_what_cannot_be_compared_is_said_before_anything_is_built(
     assert (done.returncode, done.stdout.strip()) == (0, "ci_42: there is none")
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.nightly), signal.SIGKILL]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_build_that_is_stopped_or_killed_holds_up_no_other(
     scratch: Scratch, pull_request: PullRequest, number: signal.Signals
 ) -> None:

@@ -20,7 +20,6 @@ from tests.support.bigquery.stand_ins import PROJECT
 from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, neighbour
 from tests.support.pull_requests import PullRequest, cells, rows
 
-pytestmark = pytest.mark.timeout(600)
 
 MACRO = "macros/generate_schema_name.sql"
 
@@ -172,6 +171,7 @@ def lose(client: Client, dataset: DatasetReference) -> None:
     time.sleep(2)
 
 
+@pytest.mark.nightly
 def test_a_lease_is_renewed_given_back_and_outlived(
     client: Client, dataset: DatasetReference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_everything_it_makes_lies_in_ignored_places(quickstart: Quickstart) -> N
     assert not list(home.iterdir()), "something was written to the home folder"
 
 
+@pytest.mark.nightly
 @pytest.mark.operations
 def test_of_two_more_one_changes_nothing_and_one_is_refused(
     quickstart: Quickstart,

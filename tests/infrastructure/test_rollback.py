@@ -115,6 +115,7 @@ def pool(project: Project) -> dict[str, Any]:
     return httpx.get(f"{project.api_url}/work_pools/default-pool").json()
 
 
+@pytest.mark.nightly
 def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Worker) -> None:
     # GIVEN a run of the newer version that waits for a transaction which makes the same schema
     project = worker.project

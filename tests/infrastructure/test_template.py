@@ -185,6 +185,7 @@ def test_the_checks_pass(generated: Project) -> None:
     ]
 
 
+@pytest.mark.nightly
 def test_it_is_as_tidy_as_the_rest(generated: Project) -> None:
     looks_right(generated.folder, *KINDS)
     tool(generated.folder, "sqlfluff", "lint", *(f"dbt/models/staging/{each}" for each in KINDS))
@@ -194,6 +195,7 @@ def test_it_is_as_tidy_as_the_rest(generated: Project) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_the_workspace_installs_what_a_source_declares(generated: Project, python: str) -> None:
     assert passes(generated.folder, python, "-c", f"import {OWN_DEPENDENCY}") == ""
     for source in KINDS:
@@ -222,6 +224,7 @@ def rows(generated: Project, source: str) -> list[tuple[Any, ...]]:
     return generated.query(f"select id, name from raw_{source}.items")
 
 
+@pytest.mark.nightly
 def test_the_flow_of_an_api(generated: Project, python: str) -> None:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -236,6 +239,7 @@ def test_the_flow_of_an_api(generated: Project, python: str) -> None:
     assert rows(generated, API) == [(1, "first")]
 
 
+@pytest.mark.nightly
 def test_the_flow_of_a_database(generated: Project, python: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'source.db'}"
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
@@ -272,14 +276,8 @@ def test_they_are_deployed_with_the_others(generated: Project, tmp_path: Path) -
             assert deployment["work_pool_name"] == pool
 
 
-@pytest.mark.parametrize(
-    ("source", "tests"),
-    [
-        (API, 10),
-        pytest.param(DATABASE, 12, marks=pytest.mark.nightly),
-        pytest.param(FILES, 14, marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("source", "tests"), [(API, 10), (DATABASE, 12), (FILES, 14)])
 def test_their_own_tests_pass_on_both_warehouses(
     generated: Project, tmp_path_factory: pytest.TempPathFactory, source: str, tests: int
 ) -> None:

@@ -75,9 +75,9 @@ def ids(bigquery: BigQuery, table: str) -> list[int]:
     ("status", "reason"),
     [
         (429, "rateLimitExceeded"),
-        (403, "rateLimitExceeded"),
-        (500, "internalError"),
-        (500, "backendError"),
+        pytest.param(403, "rateLimitExceeded", marks=pytest.mark.nightly),
+        pytest.param(500, "internalError", marks=pytest.mark.nightly),
+        pytest.param(500, "backendError", marks=pytest.mark.nightly),
         (503, "backendError"),
     ],
 )
@@ -207,12 +207,19 @@ def flights(bigquery: BigQuery) -> tuple[int, int]:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(r"POST /upload/", 503, "backendError", times=2),
-        Fault(r"POST /upload/", times=1),
-        Fault(REPLACED, times=1, after=True),
-        Fault(REPLACED, 403, "quotaExceeded"),
+        pytest.param(
+            Fault(r"POST /upload/", 503, "backendError", times=2),
+            id="refused",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(Fault(r"POST /upload/", times=1), id="dropped"),
+        pytest.param(
+            Fault(REPLACED, times=1, after=True),
+            id="replacement answered",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(Fault(REPLACED, 403, "quotaExceeded"), id="replacement over quota"),
     ],
-    ids=["refused", "dropped", "replacement answered", "replacement over quota"],
 )
 def test_a_load_that_is_tried_again_leaves_each_row_once(
     faulty: Project, bigquery: BigQuery, fault: Fault

@@ -141,7 +141,6 @@ def contents(scratch: Scratch) -> dict[str, list[tuple[object, ...]]]:
     }
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "strategy", [pytest.param("run_then_test", marks=pytest.mark.nightly), "build"]
 )
@@ -186,7 +185,6 @@ def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(900)
 def test_killed_at_twenty_random_moments_nothing_is_lost_and_nothing_done_twice(
     scratch: Scratch, tmp_path: Path
 ) -> None:

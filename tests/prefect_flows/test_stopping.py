@@ -130,6 +130,7 @@ def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
         assert second.returncode == 0, rest
 
 
+@pytest.mark.nightly
 def test_the_lease_of_a_killed_run_ends_by_itself(scratch: Scratch) -> None:
     slow(scratch)
     with running(scratch) as first:
@@ -162,6 +163,7 @@ def own_server(tmp_path: Path, scratch: Scratch, prefect_database: Path) -> Iter
         stop_servers(project)
 
 
+@pytest.mark.nightly
 def test_when_the_api_dies_dbt_finishes_and_the_run_says_what_it_could_not_report(
     scratch: Scratch, own_server: Project
 ) -> None:

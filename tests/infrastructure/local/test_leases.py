@@ -29,6 +29,7 @@ def slots(project: Project) -> int:
     return int(httpx.get(url).json()["active_slots"])
 
 
+@pytest.mark.nightly
 def test_a_restart_gives_back_what_a_run_held(own_project: Project, tmp_path: Path) -> None:
     """GIVEN a run that holds its target while the server restarts, and ends afterwards."""
     project = own_project

@@ -155,6 +155,7 @@ with socket.create_server((prefect_server.HOST, server.port)):
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.operations
 def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(
     tmp_path: Path, prefect_database: Path

@@ -166,6 +166,7 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     assert state(notified, "outbox.json")["waiting"] == []
 
 
+@pytest.mark.nightly
 @pytest.mark.operations
 def test_what_warns_and_what_is_wished_for(
     project: Project, notified: Scratch, told: Receivers

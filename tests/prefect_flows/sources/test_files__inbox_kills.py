@@ -155,6 +155,7 @@ def test_killed_in_the_first_load_and_the_file_has_other_types_then(database, in
     assert counted(database)[0] == 1
 
 
+@pytest.mark.nightly
 def test_killed_while_rows_are_replaced(database, inbox, start) -> None:
     # GIVEN a file that changed, killed when its new rows are in the table, and not marked
     put_rows(inbox, "orders/1.csv", 0, 1_000)
@@ -169,6 +170,7 @@ def test_killed_while_rows_are_replaced(database, inbox, start) -> None:
     assert counted(database) == (2_000, 2_000, 2, sum(range(2_000)))
 
 
+@pytest.mark.nightly
 def test_killed_in_a_full_refresh_that_nobody_asks_for_again(database, inbox, start) -> None:
     put_rows(inbox, "orders/1.csv", 0, 1_000)
     put_rows(inbox, "orders/2.csv", 1_000, 1_000)
@@ -211,6 +213,7 @@ def at_work(database) -> bool:
     return bool(database.query(f"select 1 from pg_stat_activity where {others}"))
 
 
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_the_file(database, inbox, start) -> None:
     put_rows(inbox, "small/1.csv", 0, 1_000)
     small = peak(start())

@@ -683,6 +683,7 @@ def generated(shop: Callable[[str], list], rows: int) -> None:
     shop("alter table sales add primary key (id)")
 
 
+@pytest.mark.nightly
 @pytest.mark.kills
 def test_memory_is_flat_at_five_million_rows(shop, target, url, rows) -> None:
     generated(shop, 5_000_000)
@@ -709,7 +710,14 @@ def until_it_waits(target: Warehouse) -> None:
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("asked", [None, {"cursor": "at"}, {"cursor": "at", "key": None}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(None, marks=pytest.mark.nightly),
+        {"cursor": "at"},
+        pytest.param({"cursor": "at", "key": None}, marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_anywhere_the_next_load_has_every_row_once(
     shop, target, url, rows, asked: dict[str, Any] | None
 ) -> None:

@@ -242,6 +242,7 @@ def test_a_video_known_before_the_budget_ended_is_asked_for_first(api, load, row
     assert rows("count(*) from videos") == [(3,)]
 
 
+@pytest.mark.nightly
 @pytest.mark.kills
 def test_videos_deleted_between_loads_make_none_be_passed_over(api, load, rows) -> None:
     # GIVEN a load that ended in the midst of a playlist
