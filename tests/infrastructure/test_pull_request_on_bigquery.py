@@ -20,7 +20,6 @@ from tests.support.bigquery.stand_ins import PROJECT
 from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, neighbour
 from tests.support.pull_requests import PullRequest, cells, rows
 
-
 MACRO = "macros/generate_schema_name.sql"
 
 
