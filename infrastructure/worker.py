@@ -1,6 +1,6 @@
 """`python -m infrastructure.worker --pool POOL`: a Prefect worker that lets its runs finish.
 
-`prefect worker start` of Prefect 3.8 does not: told SIGTERM or SIGINT, a process worker sends
+`prefect worker start` of Prefect 3.9 does not: told SIGTERM or SIGINT, a process worker sends
 SIGKILL to every flow run at once, before anything of theirs can report, and Prefect shows such a
 run as Running for ever. Leaving the runs behind is no way out either: a run whose worker is gone
 crashes at its next line of log, whose pipe nobody reads.
