@@ -141,6 +141,9 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
         )
     server = PrefectServer(process.pid, port)
     _state_file(local_dir).write_text(json.dumps(asdict(server)))
+    # Linux shows an empty command line for a moment after a program has started.
+    while server.process() is None and process.poll() is None:
+        time.sleep(0.01)
     return server
 
 

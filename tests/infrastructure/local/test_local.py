@@ -172,6 +172,37 @@ def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(
         stop_servers(project)
 
 
+# Linux shows no command line of a new program for a moment: as here, when it is read first.
+STARTS_ONE = """
+import pathlib, psutil
+from infrastructure.local import prefect_server
+
+asked = set()
+read = psutil.Process.cmdline
+
+def cmdline(process):
+    is_first = process.pid not in asked
+    asked.add(process.pid)
+    return [] if is_first else read(process)
+
+psutil.Process.cmdline = cmdline
+prefect_server.PrefectServer.command = property(lambda self: ["-c", "import time; time.sleep(600)"])
+server = prefect_server.launch(pathlib.Path("."), pathlib.Path(".local").absolute())
+found = server.process()
+psutil.Process(server.pid).kill()
+assert found is not None
+"""
+
+
+def test_a_server_that_was_just_started_is_not_taken_for_one_that_ended(tmp_path: Path) -> None:
+    project = Project(tmp_path / "clone")
+    project.folder.mkdir()
+    for package in ("prefect_flows", "infrastructure"):
+        (project.folder / package).symlink_to(REPOSITORY / package)
+    done = project.run("-c", STARTS_ONE)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path) -> None:
     project = Project(tmp_path / "millrace")
     shutil.copytree(REPOSITORY / "infrastructure", project.folder / "infrastructure")
