@@ -39,9 +39,15 @@ class Prefect:
     """Calls for one wish. Credentials are in the environment of commands, and nowhere else."""
 
     def __init__(self, url: str, given: str, wish: Wish) -> None:
-        self._url, self._wish = url, wish
+        from prefect.client.base import PrefectHttpxSyncClient
+
+        self._wish = wish
         user, _, password = given.partition(":")
-        self._auth = httpx.BasicAuth(user, password)
+        # Prefect's own, for the tokens that its protection against forged requests asks for.
+        self._http = PrefectHttpxSyncClient(
+            base_url=url, auth=(user, password), enable_csrf_support=True,
+            raise_on_all_errors=False,
+        )  # fmt: skip
         self._environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
         } | {
@@ -73,7 +79,7 @@ class Prefect:
 
     def pool(self) -> dict[str, Any] | None:
         """The pool as it is; none where it is not."""
-        answer = httpx.get(f"{self._url}/work_pools/{self._wish.pool}", auth=self._auth)
+        answer = self._http.get(f"/work_pools/{self._wish.pool}")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         if answer.is_error:
@@ -83,7 +89,6 @@ class Prefect:
     def pool_back(self, before: dict[str, Any]) -> None:
         """The pool's template as it was."""
         body = {key: before[key] for key in ("base_job_template", "description")}
-        url = f"{self._url}/work_pools/{self._wish.pool}"
-        answer = httpx.patch(url, json=body, auth=self._auth)
+        answer = self._http.patch(f"/work_pools/{self._wish.pool}", json=body)
         if answer.is_error:
             raise StepFailed(f"work pool {self._wish.pool}: {answer.status_code} {answer.text}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +38,7 @@ def up(
         console.print(f"Postgres: ready, {database.host} port {database.port}", soft_wrap=True)
         server = prefect_server.wait(server, settings.project_dir, local, port)
         console.print(f"Prefect server: ready, {server.ui_url}", soft_wrap=True)
+        console.print(_password_hint(local), soft_wrap=True)
 
 
 @app.command()
@@ -50,6 +53,11 @@ def status() -> None:
     console.print(f"Postgres: {'running' if postgres_up else 'not running'}")
     place = f", {server.ui_url}" if prefect_up and server is not None else ""
     console.print(f"Prefect server: {'running' if prefect_up else 'not running'}{place}")
+    if prefect_up and server is not None:
+        if server.accepts():
+            console.print(f"It asks for no password. {prefect_server.RESTART_COMMANDS}")
+        else:
+            console.print(_password_hint(settings.local_dir), soft_wrap=True)
     if not (postgres_up and prefect_up):
         raise typer.Exit(1)
 
@@ -65,6 +73,11 @@ def down() -> None:
         console.print(f"Prefect server: {'stopped' if stopped else 'was not running'}")
         stopped = postgres.stop(settings.local_dir)
         console.print(f"Postgres: {'stopped' if stopped else 'was not running'}")
+
+
+def _password_hint(local_dir: Path) -> str:
+    file = shlex.quote(str(prefect_server.auth_file(local_dir)))
+    return f"Its pages ask for a password: cat {file}"
 
 
 if __name__ == "__main__":

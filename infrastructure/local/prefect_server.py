@@ -1,23 +1,30 @@
 """A Prefect server of this machine: its home is `.local/prefect`, and it stays up.
 
 It is a plain `prefect server start` with its output in a file. (`--background` would leave it
-writing into a pipe that nobody reads.) Where it answers is written to the project's
-`prefect.toml`, which every Prefect client in this folder reads: the `prefect` command line too.
+writing into a pipe that nobody reads.) Where it answers, and the password that it asks for, are
+written to the project's `prefect.toml`, which every Prefect client in this folder reads: the
+`prefect` command line too. Only their owner may read that file and the password's own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
+import shlex
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+import tomlkit
+from tomlkit.exceptions import ParseError
 
 from infrastructure.local.files import writable_folder
 from prefect_flows.errors import ServerError
@@ -28,6 +35,22 @@ START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 # How a `prefect.toml` begins that is written here.
 SETTINGS_MARK = "# Written by `python -m infrastructure.local up`"
+HEADER = f"""\
+{SETTINGS_MARK}, which keeps what you add; `down`
+# removes the rest. A variable PREFECT_API_URL goes before it. It holds a password.
+"""
+# The other settings in it. The plugin gives the password to no other server.
+PLUGIN = {("plugins", "enabled"): True, ("plugins", "allow"): ["millrace"]}
+# What people may set otherwise.
+DEFAULTS = {
+    ("server", "analytics_enabled"): False,
+    # As pools.yaml has it for the runs of workers.
+    ("flows", "heartbeat_frequency"): 60,
+}
+RESTART_COMMANDS = (
+    "when no run is under way: uv run python -m infrastructure.local down && "
+    "uv run python -m infrastructure.local up"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,17 @@ class PrefectServer:
     def api_url(self) -> str:
         """Where a client connects to."""
         return f"{self.ui_url}/api"
+
+    @property
+    def origins(self) -> str:
+        """The origins whose pages may call the API: its own, by both names that people type."""
+        return f"{self.ui_url},http://localhost:{self.port}"
+
+    def accepts(self, auth: tuple[str, str] | None = None) -> bool:
+        """Whether its API answers a client with this user and password, or with none."""
+        # No proxy of the environment is to see the password.
+        with httpx.Client(auth=auth, timeout=START_SECONDS, trust_env=False) as client:
+            return client.get(f"{self.api_url}/admin/version").is_success
 
     def process(self) -> psutil.Process | None:
         """The running process; none when it ended, or when its number serves another one.
@@ -117,21 +151,26 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
             where=f"{HOST}:{port}",
             mend="name another --port, or none to have a free one chosen",
         )
+    server = PrefectServer(0, port)
     environment = os.environ | {
         "PREFECT_HOME": str(home),
+        # A variable is for the process's own user; a command line is for every user to see.
+        "PREFECT_SERVER_API_AUTH_STRING": _make_auth_string(local_dir),
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": server.origins,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # In memory, by default: a server that restarts then holds the target of a run for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
-        "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_UI_API_URL": server.api_url,
         # What links in notices of automations begin with.
-        "PREFECT_UI_URL": f"http://{HOST}:{port}",
+        "PREFECT_UI_URL": server.ui_url,
         "DO_NOT_TRACK": "1",
     }
     with log_file(local_dir).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, *PrefectServer(0, port).command],
+            [sys.executable, *server.command],
             env=environment,
             cwd=home,
             stdin=subprocess.DEVNULL,
@@ -160,7 +199,7 @@ def wait(
         The server that answers.
 
     Raises:
-        ServerError: it ended, or did not answer in time.
+        ServerError: it ended, did not answer in time, or does not ask for this folder's password.
     """
     deadline = time.monotonic() + START_SECONDS
     while not server.is_healthy():
@@ -177,15 +216,8 @@ def wait(
                 mend="read the log, then: uv run python -m infrastructure.local up",
             )
         time.sleep(0.1)
-    client_settings_file(project_dir).write_text(
-        f"{SETTINGS_MARK}, removed by `down`. A variable\n"
-        "# PREFECT_API_URL goes before it.\n"
-        f"home = {json.dumps(str(_home(local_dir)))}\n\n"
-        f"[api]\nurl = {json.dumps(server.api_url)}\n\n"
-        "[server]\nanalytics_enabled = false\n\n"
-        # As pools.yaml has it for the runs of workers.
-        "[flows]\nheartbeat_frequency = 60\n"
-    )
+    _refuse_other_password(server, local_dir)
+    _write_client_settings(project_dir, local_dir, server)
     return server
 
 
@@ -196,8 +228,7 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
         ServerError: it does not end.
     """
     server = find(local_dir)
-    if _wrote_settings(client_settings_file(project_dir)):
-        client_settings_file(project_dir).unlink()
+    _remove_client_settings(project_dir)
     process = server.process() if server is not None else None
     if process is None:
         return False
@@ -230,6 +261,103 @@ def find(local_dir: Path) -> PrefectServer | None:
 def client_settings_file(project_dir: Path) -> Path:
     """The file from which every Prefect client in the project's folder reads its settings."""
     return project_dir / "prefect.toml"
+
+
+def auth_file(local_dir: Path) -> Path:
+    """The file with the user and the password that the server asks for, as `user:password`."""
+    return _home(local_dir) / "auth-string"
+
+
+def _make_auth_string(local_dir: Path) -> str:
+    """The server's user and password, which stay the same: browsers and workers keep them."""
+    file = auth_file(local_dir)
+    if not file.exists():
+        _write_private(file, f"millrace:{secrets.token_hex(24)}\n")
+    auth_string = file.read_text().strip()
+    if not re.fullmatch(r"[^:\s]+:\S+", auth_string):
+        raise ServerError(
+            "The file of the Prefect server's password is not of the form user:password.",
+            where=str(file),
+            mend=f"rm {shlex.quote(str(file))}; {RESTART_COMMANDS}",
+        )
+    return auth_string
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Write a file that only its owner may read, also where others could read it before."""
+    file.unlink(missing_ok=True)
+    file.touch(0o600, exist_ok=False)
+    file.write_text(text)
+
+
+def _refuse_other_password(server: PrefectServer, local_dir: Path) -> None:
+    if server.accepts():
+        raise ServerError(
+            "The Prefect server runs without a password, as older versions started it: every user "
+            "of this machine, and every web page, can read the secrets in it and start runs.",
+            where=f"{server.ui_url}, process {server.pid}",
+            mend=RESTART_COMMANDS,
+        )
+    user, _, password = _make_auth_string(local_dir).partition(":")
+    if not server.accepts((user, password)):
+        raise ServerError(
+            "The Prefect server was started with another password than the file has now.",
+            where=f"{server.ui_url}; {auth_file(local_dir)}",
+            mend=RESTART_COMMANDS,
+        )
+
+
+def _write_client_settings(project_dir: Path, local_dir: Path, server: PrefectServer) -> None:
+    """Point the clients of the project's folder at the server; what people added stays."""
+    file = client_settings_file(project_dir)
+    document = _read_toml(file) if _wrote_settings(file) else tomlkit.parse(HEADER)
+    for (table, key), value in {
+        ("", "home"): str(_home(local_dir)),
+        ("api", "url"): server.api_url,
+        ("api", "auth_string"): _make_auth_string(local_dir),
+        **PLUGIN,
+    }.items():
+        _table(document, table)[key] = value
+    for (table, key), value in DEFAULTS.items():
+        _table(document, table).setdefault(key, value)
+    text = tomlkit.dumps(document)
+    # A client that starts meanwhile must find it.
+    if not file.exists() or file.read_text() != text or file.stat().st_mode & 0o077:
+        _write_private(file, text)
+
+
+def _remove_client_settings(project_dir: Path) -> None:
+    file = client_settings_file(project_dir)
+    if not _wrote_settings(file):
+        return
+    document = _read_toml(file)
+    for table, key in ("", "home"), ("api", "url"), ("api", "auth_string"), *PLUGIN, *DEFAULTS:
+        found = _table(document, table)
+        default = DEFAULTS.get((table, key))
+        if default is None or found.get(key) == default:
+            found.pop(key, None)
+        if table and not found:
+            document.pop(table)
+    if document:
+        _write_private(file, tomlkit.dumps(document))
+    else:
+        file.unlink()
+
+
+def _table(document: tomlkit.TOMLDocument, name: str) -> dict[str, Any]:
+    """A table of the file, made when it is missing; the first one has no name."""
+    return document.setdefault(name, tomlkit.table()) if name else document
+
+
+def _read_toml(file: Path) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(file.read_text())
+    except ParseError as error:
+        raise ServerError(
+            f"{file.name} is no valid TOML: {error}.",
+            where=str(file),
+            mend="correct that line, or remove the file; `local up` writes it again",
+        ) from error
 
 
 def _wrote_settings(file: Path) -> bool:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support.command_blocks import (
@@ -141,7 +140,7 @@ def a_run_that_waits(project: Project) -> str:
     """The id of a flow run that nobody takes."""
     flow = project.last_run("dev")["flow_id"]
     document = {"flow_id": flow, "name": "shown", "state": {"type": "SCHEDULED"}}
-    return str(httpx.post(f"{project.api_url}/flow_runs/", json=document).json()["id"])
+    return str(project.http.post("/flow_runs/", json=document).json()["id"])
 
 
 @pytest.mark.parametrize(

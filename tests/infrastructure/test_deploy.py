@@ -165,16 +165,16 @@ def test_a_worker_runs_it_with_the_settings_of_the_deployment(
 def test_a_value_that_is_none_is_refused_by_the_api(
     prepared: Project, deployed: dict[str, dict[str, Any]]
 ) -> None:
-    refused = httpx.post(
-        f"{prepared.api_url}/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
+    refused = prepared.http.post(
+        f"/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
         json={"parameters": {"target": "No Target"}},
     )
     assert refused.status_code == httpx.codes.CONFLICT
     assert "No Target" in refused.text
 
     # Nor is there a parameter of this name; the run of it would crash in the worker.
-    unknown = httpx.post(
-        f"{prepared.api_url}/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
+    unknown = prepared.http.post(
+        f"/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
         json={"parameters": {"selct": ["fct_flights"]}},
     )
     assert unknown.status_code == httpx.codes.CONFLICT
@@ -211,8 +211,8 @@ def test_what_an_operator_switched_off_stays_off(
     prod = deployed["dbt-prod"]
     url = f"{prepared.api_url}/deployments/{prod['id']}"
     schedule = prod["schedules"][0]["id"]
-    httpx.patch(f"{url}/schedules/{schedule}", json={"active": False}).raise_for_status()
-    httpx.post(f"{url}/pause_deployment").raise_for_status()
+    prepared.http.patch(f"{url}/schedules/{schedule}", json={"active": False}).raise_for_status()
+    prepared.http.post(f"{url}/pause_deployment").raise_for_status()
     try:
         assert deploy(prepared, "prod", **SECOND).returncode == 0
         after = deployments(prepared)["dbt-prod"]
@@ -220,9 +220,9 @@ def test_what_an_operator_switched_off_stays_off(
         assert after["paused"]
         assert [each["active"] for each in after["schedules"]] == [False]
     finally:
-        httpx.post(f"{url}/resume_deployment").raise_for_status()
+        prepared.http.post(f"{url}/resume_deployment").raise_for_status()
         schedule = deployments(prepared)["dbt-prod"]["schedules"][0]["id"]
-        httpx.patch(f"{url}/schedules/{schedule}", json={"active": True}).raise_for_status()
+        prepared.http.patch(f"{url}/schedules/{schedule}", json={"active": True}).raise_for_status()
 
 
 @pytest.mark.operations

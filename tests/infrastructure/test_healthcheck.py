@@ -15,7 +15,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -216,7 +215,7 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
 
     with worker(deployed):
         workers = f"{deployed.api_url}/work_pools/default-pool/workers/filter"
-        until(lambda: httpx.post(workers, json={}).json())
+        until(lambda: deployed.http.post(workers, json={}).json())
         online = checks(deployed, code=0)["worker", "default-pool"]
         assert re.fullmatch(r"1 online; last heartbeat: laptop \d s ago", online["seen"])
     time.sleep(4)
@@ -227,7 +226,7 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
 @pytest.mark.operations
 def test_what_is_paused_is_resumed_by_the_command_that_is_given(deployed: Project) -> None:
     name = "dbt-full-pipeline/dbt-dev"
-    deployment = httpx.get(f"{deployed.api_url}/deployments/name/{name}").json()["id"]
+    deployment = deployed.http.get(f"/deployments/name/{name}").json()["id"]
     prefect(deployed, "work-pool", "pause", "default-pool")
     prefect(deployed, "work-queue", "pause", "dev", "--pool", "default-pool")
     prefect(deployed, "api", "POST", f"/deployments/{deployment}/pause_deployment")
@@ -281,7 +280,7 @@ def test_a_run_that_is_late(deployed: Project) -> None:
     late = checks(deployed, code=1)["late runs", "dev"]
     assert re.match(r"1 late, by up to 10 min: \S+ \(" + created.stdout.strip(), late["seen"])
     assert f"prefect flow-run cancel {created.stdout.strip()}" in late["mend"]
-    httpx.delete(f"{deployed.api_url}/flow_runs/{created.stdout.strip()}").raise_for_status()
+    deployed.http.delete(f"/flow_runs/{created.stdout.strip()}").raise_for_status()
 
 
 @pytest.mark.operations
@@ -302,7 +301,7 @@ def test_a_run_that_is_stuck_or_lost(deployed: Project, state: str, name: str, s
     assert found["seen"] == seen.format(run)
     assert found["status"] == "failed"
     assert run in found["mend"]
-    httpx.delete(f"{deployed.api_url}/flow_runs/{run}").raise_for_status()
+    deployed.http.delete(f"/flow_runs/{run}").raise_for_status()
 
 
 @pytest.mark.operations

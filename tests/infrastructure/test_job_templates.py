@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from unittest.mock import patch
 
-import httpx
 import kubernetes_validate
 import pytest
 import yaml
@@ -53,13 +52,12 @@ def deployed(project: Project, folder: Path, pool: str, *arguments: str) -> str:
     (folder / "look.py").write_text(FLOW)
     done = project.run(
         "-m", "prefect", "--no-prompt", "deploy", "look.py:look", "--name", f"in-{pool}",
-        "--pool", pool, *arguments, cwd=folder, PREFECT_API_URL=project.api_url,
+        "--pool", pool, *arguments, cwd=folder,
+        PREFECT_API_URL=project.api_url, PREFECT_API_AUTH_STRING=project.auth_string,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (deployment,) = project.asked("deployments", deployments={"name": {"any_": [f"in-{pool}"]}})
-    created = httpx.post(
-        f"{project.api_url}/deployments/{deployment['id']}/create_flow_run", json={}
-    )
+    created = project.http.post(f"/deployments/{deployment['id']}/create_flow_run", json={})
     return str(created.json()["id"])
 
 
@@ -102,7 +100,7 @@ def run_of_k3s(pools: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_job_that_the_kubernetes_worker_would_submit(pools: Project, run_of_k3s: str) -> None:
     # GIVEN the worker's own environment, which it hands to its jobs
     with patch.dict(os.environ):
-        job = job_manifest(pools.api_url, run_of_k3s)
+        job = job_manifest(pools.api_url, pools.auth_string, run_of_k3s)
     # THEN it is a job for the pod standard `restricted`, and its pod asks for what the file says
     pod = job["spec"]["template"]["spec"]
     # Prefect's worker wants these two in the pod, where they belong to the job: a cluster drops
@@ -130,7 +128,9 @@ def test_the_job_that_the_kubernetes_worker_would_submit(pools: Project, run_of_
 def test_each_environment_has_a_kubernetes_secret_of_its_own(
     pools: Project, run_of_k3s: str
 ) -> None:
-    job = job_manifest(pools.api_url, run_of_k3s, secretName="prefect-jobs-secrets-staging")
+    job = job_manifest(
+        pools.api_url, pools.auth_string, run_of_k3s, secretName="prefect-jobs-secrets-staging"
+    )
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "prefect-jobs-secrets-staging"}}]
 
@@ -138,7 +138,7 @@ def test_each_environment_has_a_kubernetes_secret_of_its_own(
 def test_a_strict_reader_would_see_a_field_that_does_not_exist(
     pools: Project, run_of_k3s: str
 ) -> None:
-    job = job_manifest(pools.api_url, run_of_k3s)
+    job = job_manifest(pools.api_url, pools.auth_string, run_of_k3s)
     pod = job["spec"]["template"]["spec"]
     del pod["parallelism"], pod["completions"]
     pod["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True

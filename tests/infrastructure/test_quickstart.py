@@ -6,7 +6,6 @@ import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from tests.support.project import Quickstart
@@ -38,7 +37,9 @@ def test_the_link_leads_to_the_flow_run(quickstart: Quickstart) -> None:
         r"Flow run: (http://127\.0\.0\.1:\d+)/runs/flow-run/(\S+)", quickstart.done.stdout
     )
     assert link, "the link to the flow run is not said"
-    run = httpx.get(f"{link[1]}/api/flow_runs/{link[2]}").json()
+    project = quickstart.project
+    assert project.api_url == f"{link[1]}/api"
+    run = project.http.get(f"/flow_runs/{link[2]}").json()
     assert run["state"]["type"] == "COMPLETED"
     assert run["parameters"]["target"] == "dev"
 

@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -112,7 +111,7 @@ def rollback(project: Project, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def pool(project: Project) -> dict[str, Any]:
-    return httpx.get(f"{project.api_url}/work_pools/default-pool").json()
+    return project.http.get("/work_pools/default-pool").json()
 
 
 @pytest.mark.nightly
@@ -174,15 +173,15 @@ def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Work
 def test_runs_that_do_not_end_in_time_are_left_alone(worker: Worker) -> None:
     project = worker.project
     dev = deployments(project)["dbt-dev"]["id"]
-    made = httpx.post(f"{project.api_url}/deployments/{dev}/create_flow_run", json={}).json()
+    made = project.http.post(f"/deployments/{dev}/create_flow_run", json={}).json()
     url = f"{project.api_url}/flow_runs/{made['id']}/set_state"
     state = {"state": {"type": "RUNNING", "name": "Running"}, "force": True}
-    httpx.post(url, json=state).raise_for_status()
+    project.http.post(url, json=state).raise_for_status()
     try:
         done = rollback(project, "dev", "--restart", worker.command, "--drain-timeout", "1")
     finally:
         state["state"] = {"type": "CANCELLED"}
-        httpx.post(url, json=state).raise_for_status()
+        project.http.post(url, json=state).raise_for_status()
     assert done.returncode == 2
     assert "TargetBusy: Runs are still under way after 1 s:" in done.stderr
     assert "it takes new runs again, nothing was changed" in done.stderr

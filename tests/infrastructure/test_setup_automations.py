@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 import yaml
 
@@ -25,14 +24,21 @@ from infrastructure.setup_automations.kinds import desired
 from prefect_flows.errors import ConfigurationError
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
 from tests.support.prefect_servers import server
-from tests.support.project import Project, copy_of_the_project, serving, until
+from tests.support.project import Project, api_client, copy_of_the_project, serving, until
+
+if TYPE_CHECKING:
+    from prefect.client.base import PrefectHttpxSyncClient
 
 COMMAND = ("-m", "infrastructure.setup_automations")
 UI = "https://prefect.example.com"
 # What the automations of a target with a receiver are called, in the order of their making.
 FINDINGS = ("late", "pending", "stuck", "missing", "crashed")
 OFF: dict[str, Any] = dict.fromkeys(FINDINGS, False)
+AUTH_STRING = "millrace:made-up-9"
 FAST: dict[str, str] = {
+    # As every server of the project has it: what automations do goes through its own API.
+    "PREFECT_SERVER_API_AUTH_STRING": AUTH_STRING,
+    "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "1",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
@@ -84,7 +90,7 @@ class Stage:
     """The project, its server, and what the receiver was told."""
 
     project: Project
-    url: str
+    http: PrefectHttpxSyncClient
     receiver: str
     told: list[dict[str, str]]
 
@@ -102,12 +108,7 @@ class Stage:
         }
 
     def post(self, path: str, **body: Any) -> Any:
-        """Asked again while SQLite is locked, as Prefect's own clients do."""
-        while True:
-            answer = httpx.post(f"{self.url}/{path}", json=body, timeout=60)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(0.5)
+        answer = self.http.post(f"/{path}", json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -116,7 +117,7 @@ class Stage:
 
     def run_of(self, target: str, type_: str, name: str, **details: Any) -> str:
         """A run of the target's deployment, in a state."""
-        found = httpx.get(f"{self.url}/deployments/name/dbt-full-pipeline/dbt-{target}").json()
+        found = self.http.get(f"/deployments/name/dbt-full-pipeline/dbt-{target}").json()
         state = {"type": type_, "name": name, "state_details": details}
         run = self.post(f"deployments/{found['id']}/create_flow_run", state=state)
         return str(run["id"])
@@ -143,21 +144,23 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
     home = {"PREFECT_HOME": str(folder / "prefect")}
     with serving(Handler) as receiver, server(copied, folder / "log", **home, **FAST) as url:
-        project = Project(copied.folder, {"PREFECT_API_URL": url} | home)
+        project = Project(
+            copied.folder, {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": AUTH_STRING} | home
+        )
         for arguments in (
             ("-m", "infrastructure.setup_profiles", "--outputs", str(outputs), "--blocks-only"),
             ("-c", GROUND, receiver, "notify-prod", "notify-prod--ops", "notify-slow"),
         ):
             done = project.run(*arguments)
             assert done.returncode == 0, done.stdout + done.stderr
-        yield Stage(project, url, receiver, told)
+        yield Stage(project, api_client(url, AUTH_STRING), receiver, told)
 
 
 @pytest.fixture
 def anew(stage: Stage) -> Stage:
     """Without an automation."""
     for each in stage.automations().values():
-        httpx.delete(f"{stage.url}/automations/{each['id']}", timeout=60).raise_for_status()
+        stage.http.delete(f"/automations/{each['id']}").raise_for_status()
     return stage
 
 
@@ -242,14 +245,13 @@ def test_changes_are_seen_and_others_are_left_alone(anew: Stage, tmp_path: Path)
     stage.post("automations/", **theirs)
     stage.post("automations/", **(theirs | {"name": "millrace: by hand", "tags": []}))
     paused, edited = before["millrace: prod: stuck"], before["millrace: prod: late"]
-    url = f"{stage.url}/automations"
-    httpx.patch(f"{url}/{paused['id']}", json={"enabled": False}).raise_for_status()
+    stage.http.patch(f"/automations/{paused['id']}", json={"enabled": False}).raise_for_status()
     body = {key: edited[key] for key in ("name", "description", "tags", "trigger", "actions")}
     body["actions"] = [
         {"type": "call-webhook", "block_document_id": edited["actions"][0]["block_document_id"],
          "payload": {"token": "made-up-8"}},
     ]  # fmt: skip
-    httpx.put(f"{url}/{edited['id']}", json=body).raise_for_status()
+    stage.http.put(f"/automations/{edited['id']}", json=body).raise_for_status()
 
     health = stage.health()
     assert health["prod"] == ("warning", "not as the file says: update millrace: prod: late")

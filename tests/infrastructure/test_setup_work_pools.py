@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -49,7 +48,7 @@ def with_secrets(other_project: Project) -> Iterator[Project]:
     yield other_project
     for block in other_project.asked("block_documents"):
         if block["name"] in SECRETS:
-            httpx.delete(f"{other_project.api_url}/block_documents/{block['id']}")
+            other_project.http.delete(f"/block_documents/{block['id']}")
 
 
 def pools_file(tmp_path: Path, **pool: Any) -> Path:
@@ -131,8 +130,8 @@ def test_what_somebody_changed_by_hand_is_seen_and_mended(with_secrets: Project)
     properties["mem_limit"]["default"] = "64g"
     properties["env"]["default"]["PGPASSWORD"] = "made-up-by-hand"
     url = f"{with_secrets.api_url}/work_pools/docker-pool"
-    httpx.patch(url, json={"base_job_template": template}).raise_for_status()
-    httpx.post(f"{url}/queues", json={"name": "left-over"}).raise_for_status()
+    with_secrets.http.patch(url, json={"base_job_template": template}).raise_for_status()
+    with_secrets.http.post(f"{url}/queues", json={"name": "left-over"}).raise_for_status()
 
     seen = setup(with_secrets, "--check")
     assert seen.returncode == 1
@@ -152,7 +151,9 @@ def test_what_somebody_changed_by_hand_is_seen_and_mended(with_secrets: Project)
 def test_a_pool_that_is_paused_stays_paused(with_secrets: Project) -> None:
     assert setup(with_secrets, "--pool", "default-pool").returncode == 0
     url = f"{with_secrets.api_url}/work_pools/default-pool"
-    httpx.patch(url, json={"is_paused": True, "concurrency_limit": 1}).raise_for_status()
+    with_secrets.http.patch(
+        url, json={"is_paused": True, "concurrency_limit": 1}
+    ).raise_for_status()
     assert setup(with_secrets, "--pool", "default-pool").returncode == 0
     pool = pools(with_secrets)["default-pool"]
     assert pool["is_paused"]

@@ -7,7 +7,6 @@ import shutil
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from prefect_flows.targets import lease_limit
@@ -31,7 +30,7 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
     beats = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
     beats["any_resource"] = {"id": [f"prefect.flow-run.{run['id']}"]}
     url = f"{project.api_url}/events/filter"
-    found = until(lambda: httpx.post(url, json={"filter": beats}).json()["events"])
+    found = until(lambda: project.http.post(url, json={"filter": beats}).json()["events"])
     assert f"prefect.tag.millrace:{scratch.target}" in str(found[0]["related"])
     tasks = project.task_runs(run)
     assert {name: task["state_name"] for name, task in tasks.items()} == {
@@ -73,7 +72,7 @@ def test_a_run_holds_its_target_until_it_ends(project: Project, scratch: Scratch
 
     def slots() -> int | None:
         """Runs that hold the target; none while the server's SQLite is locked."""
-        return httpx.get(url).json().get("active_slots")
+        return project.http.get(url).json().get("active_slots")
 
     scratch.model("numbers", "{{ config(materialized='table') }} select 1 as id from pg_sleep(5)")
     process = scratch.start_pipeline("--skip", "docs")

@@ -6,7 +6,6 @@ import json
 import re
 import time
 
-import httpx
 import pytest
 
 from prefect_flows.sources import names
@@ -204,8 +203,8 @@ def test_wrong_credentials_are_said_and_a_secret_is_nowhere(
                 ]
                 assert found == []
         run = project.last_run(scratch.target)
-        logs = httpx.post(
-            f"{project.api_url}/logs/filter",
+        logs = project.http.post(
+            "/logs/filter",
             json={"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200},
         ).text
         assert "dbt-run" in logs or "numbers" in logs

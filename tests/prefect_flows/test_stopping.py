@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
@@ -74,8 +73,8 @@ def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
         if how == "cancelled in Prefect":
             run = project.last_run(scratch.target)
             state = {"type": "CANCELLING", "name": "Cancelling"}
-            httpx.post(
-                f"{project.api_url}/flow_runs/{run['id']}/set_state",
+            project.http.post(
+                f"/flow_runs/{run['id']}/set_state",
                 json={"state": state, "force": True},
             ).raise_for_status()
         else:

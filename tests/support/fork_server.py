@@ -228,6 +228,7 @@ def _become(request: Request, streams: Sequence[int]) -> None:
     # makes no home for it either.
     with mock.patch.object(Path, "mkdir"):
         prefect.context.refresh_global_settings_context()
+        prefect._initialize_plugins()
     prefect.logging.configuration.PROCESS_LOGGING_CONFIG.clear()
     prefect.logging.configuration.setup_logging()
 

@@ -7,11 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 
-def job_manifest(api_url: str, run_id: str, **job_variables: Any) -> dict[str, Any]:
+def job_manifest(
+    api_url: str, auth_string: str, run_id: str, **job_variables: Any
+) -> dict[str, Any]:
     """The manifest, its references to blocks resolved."""
 
     async def made() -> dict[str, Any]:
@@ -28,5 +30,5 @@ def job_manifest(api_url: str, run_id: str, **job_variables: Any) -> dict[str, A
             job.prepare_for_flow_run(run, deployment=deployment, flow=flow, work_pool=pool)
             return dict(job.job_manifest)
 
-    with temporary_settings({PREFECT_API_URL: api_url}):
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: auth_string}):
         return asyncio.run(made())

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 import psycopg2
@@ -23,6 +24,9 @@ import pytest
 import yaml
 
 from tests.support import fork_server
+
+if TYPE_CHECKING:
+    from prefect.client.base import PrefectHttpxSyncClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRATCH_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "scratch"
@@ -106,9 +110,19 @@ class Project:
     def api_url(self) -> str:
         return f"http://127.0.0.1:{self.server['port']}/api"
 
+    @property
+    def auth_string(self) -> str:
+        """The user and the password of the Prefect server that `local up` started."""
+        return (self.local / "prefect" / "auth-string").read_text().strip()
+
+    @property
+    def http(self) -> PrefectHttpxSyncClient:
+        """A client of the Prefect API; it calls again while the server's SQLite is locked."""
+        return api_client(self.api_url, self.auth_string)
+
     def asked(self, path: str, **body: Any) -> Any:
         """What the Prefect API answers to a filter."""
-        return self._call("POST", f"{path}/filter", json=body).json()
+        return self.http.post(f"/{path}/filter", json=body).json()
 
     def prefect_settings(self) -> list[Any]:
         """Blocks with their secrets, variables and concurrency limits, as they are stored."""
@@ -121,18 +135,8 @@ class Project:
 
     def delete(self, path: str) -> None:
         """Delete an object of the Prefect API; one that is gone with another is no fault."""
-        answer = self._call("DELETE", path)
+        answer = self.http.delete(f"/{path}")
         assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text
-
-    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Call the Prefect API again while its SQLite is locked, as the client of Prefect does."""
-
-        def answer() -> httpx.Response | None:
-            found = httpx.request(method, f"{self.api_url}/{path}", timeout=60, **arguments)
-            return None if found.status_code == httpx.codes.SERVICE_UNAVAILABLE else found
-
-        found: httpx.Response = until(answer)
-        return found
 
     def last_run(self, target: str) -> dict[str, Any]:
         flow_runs = {"name": {"any_": [target]}}
@@ -164,6 +168,21 @@ class Project:
                 return cursor.fetchall() if cursor.description else []
         finally:
             connection.close()
+
+
+@cache
+def api_client(api_url: str, auth_string: str) -> PrefectHttpxSyncClient:
+    """Prefect's own HTTP client, which does what CSRF protection asks for; it raises no status."""
+    from prefect.client.base import PrefectHttpxSyncClient
+
+    return PrefectHttpxSyncClient(
+        base_url=api_url,
+        auth=tuple(auth_string.split(":", 1)),
+        timeout=60,
+        trust_env=False,
+        enable_csrf_support=True,
+        raise_on_all_errors=False,
+    )
 
 
 def copy_of_the_project(folder: Path, prefect_database: Path | None = None) -> Project:

@@ -20,7 +20,6 @@ from email.policy import default
 from pathlib import Path
 from typing import Any
 
-import httpx
 import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
@@ -100,7 +99,7 @@ def blocks(project: Project) -> list[dict[str, Any]]:
     """The notification blocks of the target `scratch`, as a plain read shows them."""
     name = {"name": {"like_": "notify-scratch"}}
     url = f"{project.api_url}/block_documents/filter"
-    return list(httpx.post(url, json={"block_documents": name}).json())
+    return list(project.http.post(url, json={"block_documents": name}).json())
 
 
 def forget(project: Project, but: str = "") -> None:
@@ -111,9 +110,9 @@ def forget(project: Project, but: str = "") -> None:
     """
     for block in blocks(project):
         if not but or not block["name"].endswith(but):
-            httpx.delete(f"{project.api_url}/block_documents/{block['id']}")
+            project.http.delete(f"/block_documents/{block['id']}")
     if not but:
-        httpx.delete(f"{project.api_url}/variables/name/millrace_notices_scratch")
+        project.http.delete("/variables/name/millrace_notices_scratch")
 
 
 def texts_of(told: Told) -> str:

@@ -6,6 +6,7 @@ machine, `exec` says what a pod would, and the worker's heartbeat is sent from h
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.cluster_stand_in import Cluster, served
@@ -32,7 +32,6 @@ pytestmark = [
     ),
 ]
 WORKER_IMAGE = "prefecthq/prefect:3.9.1-python3.11-kubernetes"
-AUTH = "millrace:made-up-password"
 SHIM = """\
 #!{python}
 import os, pathlib, signal, sys
@@ -89,7 +88,7 @@ class Stage:
         }
 
     def pool(self) -> Any:
-        return httpx.get(f"{self.project.api_url}/work_pools/k3s-pool").json()
+        return self.project.http.get("/work_pools/k3s-pool").json()
 
     @property
     def lease(self) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def stage(other_project: Project, tmp_path_factory: pytest.TempPathFactory) -> I
     )
     shim.chmod(0o700)
     cluster = Cluster()
-    encoded = {"auth-string": "bWlsbHJhY2U6bWFkZS11cC1wYXNzd29yZA=="}
+    encoded = {"auth-string": base64.b64encode(project.auth_string.encode()).decode()}
     cluster.write(
         "/api/v1/namespaces/millrace/secrets/prefect-api-auth",
         {"apiVersion": "v1", "kind": "Secret", "data": encoded,
@@ -121,7 +120,7 @@ def stage(other_project: Project, tmp_path_factory: pytest.TempPathFactory) -> I
         """As the worker's pod would; before the pool is there, the server says so."""
         while not over.wait(1):
             url = f"{project.api_url}/work_pools/k3s-pool/workers/heartbeat"
-            httpx.post(url, json={"name": "k3s-pool"})
+            project.http.post(url, json={"name": "k3s-pool"})
 
     beating = threading.Thread(target=beat)
     with served(cluster) as url:
@@ -155,7 +154,8 @@ def test_the_first_delivery_applies_the_manifests_and_sets_prefect_up(stage: Sta
     assert stage.lease["spec"]["holderIdentity"] == ""
     (record,) = (stage.project.local / "deliveries").glob("*.json")
     assert json.loads(record.read_text())["result"] == "delivered"
-    assert "made-up-password" not in done.stdout + done.stderr + record.read_text()
+    password = stage.project.auth_string.partition(":")[2]
+    assert password not in done.stdout + done.stderr + record.read_text()
 
 
 @pytest.mark.nightly

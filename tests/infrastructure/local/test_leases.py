@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from prefect_flows.targets import lease_limit
@@ -26,7 +25,7 @@ with concurrency(lease_limit("dev"), occupy=1, strict=True, timeout_seconds=100)
 
 def slots(project: Project) -> int:
     url = f"{project.api_url}/v2/concurrency_limits/{lease_limit('dev')}"
-    return int(httpx.get(url).json()["active_slots"])
+    return int(project.http.get(url).json()["active_slots"])
 
 
 @pytest.mark.nightly

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
@@ -130,8 +129,8 @@ def test_a_block_without_a_mark_gets_one(
     data = {
         key: block["data"][key] for key in ("name", "target")
     } | {"target_configs": {"$ref": {"block_document_id": reference}}}  # fmt: skip
-    httpx.patch(
-        f"{other_project.api_url}/block_documents/{block['id']}",
+    other_project.http.patch(
+        f"/block_documents/{block['id']}",
         json={"data": data, "merge_existing_data": False},
     ).raise_for_status()
 

@@ -9,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from prefect_flows.targets import lease_limit, profile_block
@@ -241,8 +240,8 @@ def test_what_keeps_a_run_from_beginning_is_told(
     notified.model("first", "select 1 as id")
     # GIVEN a target whose profile is gone
     url = f"{project.api_url}/block_types/slug/dbt-cli-profile/block_documents/name"
-    block = httpx.get(f"{url}/{profile_block('scratch')}").raise_for_status().json()
-    httpx.delete(f"{project.api_url}/block_documents/{block['id']}").raise_for_status()
+    block = project.http.get(f"{url}/{profile_block('scratch')}").raise_for_status().json()
+    project.http.delete(f"/block_documents/{block['id']}").raise_for_status()
     done = run(notified, told)
     # THEN the run fails as it did, and each receiver is told once
     assert done.returncode == 2
@@ -269,7 +268,7 @@ def test_what_keeps_a_run_from_beginning_is_told(
 
     # GIVEN a target that no run can hold
     limit = f"{project.api_url}/v2/concurrency_limits/{lease_limit('scratch')}"
-    httpx.delete(limit).raise_for_status()
+    project.http.delete(limit).raise_for_status()
     told.forget()
     assert run(notified, told).returncode == 2
     (one,) = told.of("hooks.slack.com")

@@ -19,7 +19,8 @@ NAME = "millrace-job"
 
 
 def main(run_id: str) -> None:
-    job = job_manifest(os.environ["PREFECT_API_URL"], run_id)
+    api = os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"]
+    job = job_manifest(*api, run_id)
     template = job["spec"]["template"]
     pod = template["spec"]
     # They belong to the job; a cluster drops them from the pod with a warning.
