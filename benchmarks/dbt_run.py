@@ -99,7 +99,8 @@ def _warm_up(contestant: Contestant, place: Place, result: Result, timeout_secon
     if contestant.keeps:
         _run(contestant, place, {}, timeout_seconds)
     with counting_proxy(place.ground.prefect_port) as (url, sent):
-        _run(contestant, place, {"PREFECT_API_URL": url}, timeout_seconds)
+        api = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": place.ground.auth_string}
+        _run(contestant, place, api, timeout_seconds)
     if contestant.reports:
         result.count(sent)
 

@@ -129,6 +129,11 @@ class Ground:
         state = self.folder / ".local" / "prefect" / "millrace-server.json"
         return int(json.loads(state.read_text())["port"])
 
+    @property
+    def auth_string(self) -> str:
+        """The user and the password of the Prefect server."""
+        return (self.folder / ".local" / "prefect" / "auth-string").read_text().strip()
+
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Rows of a statement, each in a transaction of its own."""
         server = self.server

@@ -266,7 +266,9 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
                 f"The Prefect API refuses: {error.response.status_code} "
                 f"{error.response.reason_phrase} for {error.request.method} {error.request.url}.",
                 where=f"PREFECT_API_URL={url}",
-                mend="401 and 403: set PREFECT_API_KEY to a key that may read and write blocks; "
+                mend="401 and 403: set PREFECT_API_AUTH_STRING to the server's user:password, for "
+                "Prefect Cloud PREFECT_API_KEY to a key that may read and write blocks; for the "
+                "local server of this folder, unset both, and PREFECT_API_URL; "
                 "404: correct PREFECT_API_URL, which ends in /api",
             ) from error
 

@@ -86,7 +86,7 @@ class Questions:
         return Check(
             "api", "", Status.FAILED, f"{error.what} Sent as credentials: {sent}.",
             "set PREFECT_API_AUTH_STRING to what the server has as PREFECT_SERVER_API_AUTH_STRING; "
-            "for Prefect Cloud, PREFECT_API_KEY",
+            "for Prefect Cloud, PREFECT_API_KEY; for the local server of this folder, unset both",
         )  # fmt: skip
 
     def database(self, seconds: float) -> list[Check]:

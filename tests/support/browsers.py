@@ -15,6 +15,12 @@ FLAGS = [
 ]  # fmt: skip
 
 
+def log_in(page: Any, auth_string: str) -> None:
+    """Give Prefect's pages the password that they ask for, as a person does."""
+    page.locator("input[type=password]").fill(auth_string)
+    page.get_by_role("button", name="Login").click()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

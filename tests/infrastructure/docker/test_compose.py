@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.project import PATIENCE, REPOSITORY
+from tests.support.project import PATIENCE, REPOSITORY, api_client
 
 pytestmark = pytest.mark.containers
 
@@ -70,14 +70,9 @@ def states(*files: str, **environment: str) -> dict[str, str]:
 
 def api(path: str, body: dict[str, Any] | None = None) -> Any:
     """What Prefect's API answers from the machine's side of the port."""
-    user, _, password = (FOLDER / "secrets" / "api-auth-string").read_text().partition(":")
-    response = httpx.request(
-        "GET" if body is None else "POST",
-        f"http://127.0.0.1:{PORT}/api/{path}",
-        json=body,
-        auth=(user, password),
-        timeout=30,
-    )
+    given = (FOLDER / "secrets" / "api-auth-string").read_text()
+    client = api_client(f"http://127.0.0.1:{PORT}/api", given)
+    response = client.request("GET" if body is None else "POST", f"/{path}", json=body)
     response.raise_for_status()
     return response.json()
 
@@ -205,9 +200,22 @@ def test_up_ends_with_all_healthy() -> None:
 
 
 def test_the_api_asks_who_is_there() -> None:
-    refused = httpx.post(f"http://127.0.0.1:{PORT}/api/flows/filter", json={})
+    url = f"http://127.0.0.1:{PORT}/api"
+    refused = httpx.get(f"{url}/admin/version")
     assert refused.status_code == 401
+    # What a page could send for its reader without asking the server first
+    forged = httpx.post(f"{url}/flows/filter", content="{}", headers={"Content-Type": "text/plain"})
+    assert forged.status_code == 403
     assert api("flows/filter", {}) == []
+
+
+def test_pages_of_other_origins_may_not_call_the_api() -> None:
+    def allowed(origin: str) -> str | None:
+        answer = httpx.get(f"http://127.0.0.1:{PORT}/api/health", headers={"Origin": origin})
+        return answer.headers.get("Access-Control-Allow-Origin")
+
+    assert allowed("https://evil.example") is None
+    assert allowed(f"http://127.0.0.1:{PORT}") == f"http://127.0.0.1:{PORT}"
 
 
 def test_setup_and_setup_again() -> None:
@@ -300,8 +308,8 @@ def test_staging_beside_it() -> None:
     assert httpx.get(f"http://127.0.0.1:{port}/api/health").json() is True
     # Its own secrets: the password of one does not open the other.
     user, _, password = (FOLDER / "secrets" / "api-auth-string").read_text().partition(":")
-    url = f"http://127.0.0.1:{port}/api/flows/filter"
-    assert httpx.post(url, json={}, auth=(user, password)).status_code == 401
+    url = f"http://127.0.0.1:{port}/api/admin/version"
+    assert httpx.get(url, auth=(user, password)).status_code == 401
 
 
 def test_no_secret_is_in_what_the_engine_tells() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.support.browsers import log_in
 from tests.support.project import Project, Scratch
 
 
@@ -50,6 +51,7 @@ def test_the_card_of_a_failed_node_can_be_read_in_prefect(
 
     page = browser.new_page(viewport={"width": 1280, "height": 2400})
     page.goto(f"{project.api_url.removesuffix('/api')}/artifacts/artifact/{report['id']}")
+    log_in(page, project.auth_string)
     page.get_by_role("heading", name="on scratch: failed").wait_for(timeout=60_000)
     seen = page.locator("body").inner_text()
     page.screenshot(path=tmp_path / "report.png", full_page=True)

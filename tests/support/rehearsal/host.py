@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from tests.support.project import PATIENCE
+from tests.support.project import PATIENCE, api_client
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PSQL = [
@@ -119,14 +117,9 @@ class Host:
         return done.stdout
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        user, _, password = (
-            (self.folder / ".local/secrets/api-auth-string").read_text().partition(":")
-        )
-        response = httpx.request(
-            "GET" if body is None else "POST",
-            f"http://127.0.0.1:{os.environ['SERVER_PORT']}/api/{path}",
-            json=body, auth=(user, password), timeout=30,
-        )  # fmt: skip
+        given = (self.folder / ".local/secrets/api-auth-string").read_text()
+        client = api_client(f"http://127.0.0.1:{os.environ['SERVER_PORT']}/api", given)
+        response = client.request("GET" if body is None else "POST", f"/{path}", json=body)
         response.raise_for_status()
         return response.json()
 
