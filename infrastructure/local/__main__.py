@@ -55,7 +55,8 @@ def status() -> None:
     console.print(f"Prefect server: {'running' if prefect_up else 'not running'}{place}")
     if prefect_up and server is not None:
         if server.accepts():
-            console.print(f"It asks for no password. {prefect_server.RESTART_COMMANDS}")
+            console.print("It asks for no password: every user and web page can use it.")
+            console.print(f"To change that, {prefect_server.RESTART_COMMANDS}", soft_wrap=True)
         else:
             console.print(_password_hint(settings.local_dir), soft_wrap=True)
     if not (postgres_up and prefect_up):

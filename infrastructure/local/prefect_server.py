@@ -81,10 +81,21 @@ class PrefectServer:
         return f"{self.ui_url},http://localhost:{self.port}"
 
     def accepts(self, auth: tuple[str, str] | None = None) -> bool:
-        """Whether its API answers a client with this user and password, or with none."""
-        # No proxy of the environment is to see the password.
-        with httpx.Client(auth=auth, timeout=START_SECONDS, trust_env=False) as client:
-            return client.get(f"{self.api_url}/admin/version").is_success
+        """Whether its API answers a client with this user and password, or with none.
+
+        Raises:
+            ServerError: it does not answer at all.
+        """
+        try:
+            # No proxy of the environment is to see the password.
+            with httpx.Client(auth=auth, timeout=START_SECONDS, trust_env=False) as client:
+                return client.get(f"{self.api_url}/admin/version").is_success
+        except httpx.TransportError as error:
+            raise ServerError(
+                f"The Prefect server does not answer: {type(error).__name__}: {error}.",
+                where=self.api_url,
+                mend="uv run python -m infrastructure.local up",
+            ) from error
 
     def process(self) -> psutil.Process | None:
         """The running process; none when it ended, or when its number serves another one.
