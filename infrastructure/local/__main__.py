@@ -78,7 +78,7 @@ def down() -> None:
 
 def _password_hint(local_dir: Path) -> str:
     file = shlex.quote(str(prefect_server.auth_file(local_dir)))
-    return f"Its pages ask for a password: cat {file}"
+    return f"To log in to its pages, paste what this prints: cat {file}"
 
 
 if __name__ == "__main__":
