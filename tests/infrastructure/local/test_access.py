@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from infrastructure.local import prefect_server
 from prefect_flows.errors import ServerError
 from tests.support.browsers import log_in
-from tests.support.project import PATIENCE, Project, serving
+from tests.support.project import PATIENCE, Project, serving, until
 
 EVIL = {"Origin": "https://evil.example", "Host": "evil.example"}
 # The health of a server is no secret; Docker, Kubernetes and `local up` ask for it.
@@ -276,6 +276,8 @@ def test_a_server_of_an_older_version_is_not_taken_for_a_safe_one(
         )  # fmt: skip
     (home / "millrace-server.json").write_text(json.dumps({"pid": process.pid, "port": old.port}))
     try:
+        # Linux shows an empty command line for a moment after a program has started.
+        until(lambda: prefect_server.find(project.local))
         running = prefect_server.launch(project.folder, project.local)
         with pytest.raises(ServerError, match="runs without a password") as error:
             prefect_server.wait(running, project.folder, project.local)
