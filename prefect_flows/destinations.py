@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +12,14 @@ import dlt
 import pyarrow as pa
 import sqlalchemy
 from dlt.common.destination import Destination
+from dlt.common.runtime import signals
 
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.google_credentials import google_credentials
 from prefect_flows.postgres_destination import Postgres
 from prefect_flows.targets import Profile
+from prefect_flows.transform.replaced import replaced
 
 # Rows of a Parquet file. The files of a table are loaded side by side.
 ROWS_OF_A_FILE = 500_000
@@ -28,14 +31,15 @@ FILES_AT_ONCE = 2
 def loading_into(profile: Profile) -> Iterator[None]:
     """What dlt is told by its configuration and by variables, for as long as it loads.
 
-    They hold for the process: all that loads side by side loads into the same target.
+    They hold for the process: all that loads side by side loads into the same target. While dlt
+    loads in the main thread, it hears Ctrl-C and SIGTERM instead of us, and hands them back.
     """
     variables = {"RUNTIME__DLTHUB_TELEMETRY": "false"}
     # Google's client is told of another endpoint by a variable; dlt has no setting for it.
     if (endpoint := profile.output.get("api_endpoint")) is not None:
         variables["BIGQUERY_EMULATOR_HOST"] = str(endpoint)
     # dlt starts its telemetry when it is first asked for anything, its settings included.
-    with variables_set(variables):
+    with variables_set(variables), _signals_handed_back():
         dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
         # One resource after the other: each has the source's connection for itself.
         dlt.config["extract.next_item_mode"] = "fifo"
@@ -57,6 +61,25 @@ def loading_into(profile: Profile) -> Iterator[None]:
 def _about_hints(record: logging.LogRecord) -> bool:
     """Leave out what dlt says at each batch whose columns a source describes better than Arrow."""
     return "several column hints were different" not in record.getMessage()
+
+
+@contextmanager
+def _signals_handed_back() -> Iterator[None]:
+    """Let the handlers of before hear a signal that dlt heard, once they are back.
+
+    dlt answers it only where it looks, between files and batches, and forgets it with the step that
+    it came in: after the last look it would be lost, and who sent it always is.
+    """
+    clear = signals._clear_signals  # noqa: SLF001 # dlt offers no other place
+
+    def hand_back() -> None:
+        received = signals._received_signal  # noqa: SLF001
+        clear()
+        if received:
+            signal.raise_signal(received)
+
+    with replaced(signals, clear.__name__, hand_back):
+        yield
 
 
 def destination(profile: Profile) -> Destination[Any, Any]:

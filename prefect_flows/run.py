@@ -193,6 +193,7 @@ class _PipelineRun:
             dbt_vars,
             runtime.run_id,
             on_warning=lambda text: self.log.warning("dbt: %s", text),
+            check_stop=runtime.stop.check,
         )
         self.display = LiveDisplay()
 

@@ -40,6 +40,7 @@ class Runtime(Protocol):
         unreported: what could not be told to Prefect, a line each.
         wishes: what is told of the target; none where nobody is told from here.
         watchers: see the dbt stages go by.
+        stop: tells the run to stop.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class Runtime(Protocol):
     log: Logger
     unreported: list[str]
     wishes: Wishes | None
+    stop: Stop
 
     @property
     def watchers(self) -> Sequence[Watcher]:
@@ -96,7 +98,7 @@ class WithoutPrefect:
         self.unreported: list[str] = []
         self.wishes: Wishes | None = None
         self.watchers: Sequence[Watcher] = ()
-        self._stop = Stop()
+        self.stop = Stop()
 
     def lease(
         self,
@@ -110,11 +112,11 @@ class WithoutPrefect:
 
     def stopping(self) -> AbstractContextManager[None]:
         """Hear Ctrl-C and SIGTERM."""
-        return self._stop.heard()
+        return self.stop.heard()
 
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         """Run a stage as a function."""
-        return as_function(name, policy, work)
+        return as_function(name, policy, work, self.stop)
 
     def publish(self, key: str, markdown: str) -> None:
         """Nobody would see it."""

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
@@ -29,6 +30,7 @@ from tenacity import (
 
 from prefect_flows.errors import MillraceError, StageTimedOut
 from prefect_flows.settings import StagePolicy
+from prefect_flows.stopping import REPEAT_SECONDS, Interrupts, Stop, is_interrupt_under_way
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
@@ -42,7 +44,7 @@ JITTER = 0.2
 RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
 
-def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
+def as_task(name: str, policy: StagePolicy, work: Work, stop: Stop) -> dict[str, Any]:
     """Run a stage as a task of the flow that calls it; Prefect retries it.
 
     Raises:
@@ -51,14 +53,14 @@ def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
 
     def timed(log: Logger) -> dict[str, Any] | State[Any]:
         try:
-            with _stopping_timeout(name, policy):
+            with stop.checked(), _stopping_timeout(name, policy):
                 return work(log)
         except KeyboardInterrupt:
             return Cancelled(message="The run was told to stop.")
 
     # A task has no tags: for each, Prefect asks the API for a slot, and fails the task while the
     # API is away.
-    with TagsContext(current_tags=set()):
+    with stop.checked(), TagsContext(current_tags=set()):
         state = _stage.with_options(
             name=name,
             task_run_name=name,
@@ -72,8 +74,12 @@ def as_task(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
     return dict(state.result())
 
 
-def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
-    """Run a stage without a Prefect API, with the same retries and timeout."""
+def as_function(name: str, policy: StagePolicy, work: Work, stop: Stop) -> dict[str, Any]:
+    """Run a stage without a Prefect API, with the same retries and timeout.
+
+    Raises:
+        KeyboardInterrupt: the run was told to stop.
+    """
     log = logging.getLogger(f"millrace.{name}")
 
     def say(attempt: RetryCallState) -> None:
@@ -90,7 +96,7 @@ def as_function(name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
     )
 
     def attempt() -> dict[str, Any]:
-        with _stopping_timeout(name, policy):
+        with stop.checked(), _stopping_timeout(name, policy):
             return work(log)
 
     return retrying(attempt)
@@ -118,7 +124,8 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
 
     dbt answers an interrupt by cancelling its statements in the warehouse. What Prefect's own
     timeout raises it does not know, and would wait for the statements to end. A signal reaches the
-    main thread only; in another one Prefect's timeout has to serve.
+    main thread only; in another one Prefect's timeout has to serve. An interrupt that something
+    swallows is repeated.
 
     Raises:
         StageTimedOut: the stage did not end within its timeout.
@@ -132,34 +139,50 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
         mend="see in the log what took so long, or give it more time with "
         f"MILLRACE_STAGES__{setting}__TIMEOUT_SECONDS",
     )
-    if threading.current_thread() is not threading.main_thread():
-        try:
-            with timeout(policy.timeout_seconds):
-                yield
-        except TimeoutError as error:
-            raise timed_out from error
+    if threading.current_thread() is threading.main_thread():
+        with _interrupted_after(policy.timeout_seconds, timed_out):
+            yield
         return
+    try:
+        with timeout(policy.timeout_seconds):
+            yield
+    except TimeoutError as error:
+        raise timed_out from error
 
-    lock, over, interrupted = threading.Lock(), threading.Event(), threading.Event()
 
-    def interrupt() -> None:
-        with lock:
-            if not over.is_set():
-                interrupted.set()
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+@contextmanager
+def _interrupted_after(seconds: float, timed_out: StageTimedOut) -> Iterator[None]:
+    """Interrupt the main thread, again and again until that has effect, when the time is up."""
+    interrupted = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
 
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.SIG_IGN:  # a shell's background job: the interrupt has to be heard
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(policy.timeout_seconds, interrupt)
-    timer.start()
+    def hear(number: int, frame: FrameType | None) -> None:
+        # The timer sends this signal until it has effect; a person's Ctrl-C may be among them, and
+        # ends the stage as well.
+        if not interrupted.is_set():
+            if callable(before):
+                before(number, frame)
+        elif not (interrupts.over.is_set() or is_interrupt_under_way()):
+            raise KeyboardInterrupt
+
+    def watch() -> None:
+        if interrupts.over.wait(seconds):
+            return
+        interrupted.set()
+        while not interrupts.over.is_set():
+            interrupts.send()
+            interrupts.over.wait(REPEAT_SECONDS)
+
+    interrupts = Interrupts(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, hear)
+    watcher = threading.Thread(target=watch, name="millrace-timeout", daemon=True)
+    watcher.start()
     try:
         yield
-        with lock:
-            over.set()
     finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, handler)
+        interrupts.end()
+        watcher.join()
+        signal.signal(signal.SIGINT, before)
         if interrupted.is_set():
             raise timed_out
 

@@ -57,8 +57,8 @@ class WithPrefect:
         self._flow_run_id: UUID = flow_run.id
         self._target = target
         self._asked, self._answers = -float(ASK_SECONDS), False
-        self._stop = Stop()
-        self._pulse = Pulse(flow_run.id, target, self._stop, self.unreported.append)
+        self.stop = Stop()
+        self._pulse = Pulse(flow_run.id, target, self.stop, self.unreported.append)
 
     @classmethod
     def of_this_flow(cls, target: str, wishes: Wishes) -> WithPrefect:
@@ -76,12 +76,12 @@ class WithPrefect:
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """Hear Ctrl-C, SIGTERM, and a cancellation in Prefect."""
-        with self._stop.heard(), self._pulse:
+        with self.stop.heard(), self._pulse:
             yield
 
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         """Run a stage as a task."""
-        return as_task(name, policy, work)
+        return as_task(name, policy, work, self.stop)
 
     def publish(self, key: str, markdown: str) -> None:
         """Make an artifact of the flow run."""

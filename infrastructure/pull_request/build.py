@@ -37,9 +37,8 @@ from prefect_flows.errors import RunCancelled, StageFailed
 from prefect_flows.parameters import BUILT as BUILDABLE
 from prefect_flows.reporting.history import medians
 from prefect_flows.reporting.lineage import TESTS
-from prefect_flows.runtime import WithoutPrefect
+from prefect_flows.runtime import Runtime, WithoutPrefect
 from prefect_flows.settings import StagePolicy
-from prefect_flows.stages import as_function
 from prefect_flows.state.target import RUN_RESULTS
 from prefect_flows.targets import Profile
 from prefect_flows.transform.dbt_stage import DbtStage
@@ -89,8 +88,9 @@ def build(request: Request, ground: Ground) -> Build:
     )
     version = version_of(ground.settings)
     manifest = ground.manifest_of(request.production)
+    runtime = WithoutPrefect()
     with (
-        _stopping(request.number),
+        _stopping(request.number, runtime),
         closing(warehouse_of(profile, NO_LIMITS)) as warehouse,
         warehouse.held(schema_of(request.number), mark, request.wait),
     ):
@@ -98,7 +98,7 @@ def build(request: Request, ground: Ground) -> Build:
         if before is not None and before.is_of_another(request.repository):
             raise of_another_repository(before, str(request.repository), profile.address)
         state = _fresh(folder, manifest)
-        building = _Building(request, ground, profile, folder, state, json.loads(manifest))
+        building = _Building(request, ground, profile, folder, state, json.loads(manifest), runtime)
         with building.session:
             changes = building.changes()
             if building.has_relations(changes):
@@ -128,14 +128,14 @@ def build(request: Request, ground: Ground) -> Build:
 
 
 @contextmanager
-def _stopping(number: int) -> Iterator[None]:
+def _stopping(number: int, runtime: Runtime) -> Iterator[None]:
     """Hear Ctrl-C and SIGTERM.
 
     Raises:
         RunCancelled: the build was told to stop.
     """
     try:
-        with WithoutPrefect().stopping():
+        with runtime.stopping():
             yield
     except RunCancelled as error:
         raise RunCancelled(
@@ -167,18 +167,21 @@ class _Building:
         folder: Path,
         state: Path,
         production: Mapping[str, Any],
+        runtime: Runtime,
     ) -> None:
         self._request = request
         self._ground = ground
         self._folder = folder
         self._state = state
         self._production = production
+        self._runtime = runtime
         self.session = DbtSession(
             ground.settings.dbt_dir,
             profile,
             folder / "target",
             dict(request.vars) | {ONE_SCHEMA: True},
             f"pull-request-{request.number}",
+            check_stop=runtime.stop.check,
         )
 
     def changes(self) -> Changes:
@@ -254,7 +257,7 @@ class _Building:
             flags, done, lambda _: None, (),
         )  # fmt: skip
         try:
-            as_function(f"dbt-{command}", policy, stage.attempt)
+            self._runtime.run_stage(f"dbt-{command}", policy, stage.attempt)
         except StageFailed as error:
             if not any(result.failed for result in stage.results.values()):
                 raise

@@ -116,6 +116,8 @@ class DbtSession:
         run_id: goes into dbt's artifacts, and into the comment of each statement.
         on_warning: is told what dbt warns of while it parses the project and selects nodes; a
             `Recorder` is told what it warns of while it runs them.
+        check_stop: raises a `KeyboardInterrupt` if the run was told to stop. It is called before
+            each node and after each command: dbt may have swallowed the interrupt itself.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class DbtSession:
         vars: Mapping[str, Any],
         run_id: str = "",
         on_warning: Callable[[str], None] | None = None,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.project_dir = project_dir
         self.profile = profile
@@ -139,6 +142,7 @@ class DbtSession:
         # Name of a package → its folder, from the dbt project.
         self._folders: Mapping[str, str] = {}
         self._on_warning = on_warning
+        self._check_stop = check_stop
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="millrace-dbt-")
@@ -496,7 +500,9 @@ class DbtSession:
             if on_error is not None:
                 contexts.enter_context(errors_seen(on_error))
             if recorder is not None:
-                contexts.enter_context(nodes_seen(recorder.started, recorder.finished))
+                contexts.enter_context(
+                    nodes_seen(recorder.started, recorder.finished, self._check_stop)
+                )
             return self._invoke(
                 [*command, *arguments, "--no-write-json"],
                 recorder.listen if recorder is not None else on_event,
@@ -532,6 +538,8 @@ class DbtSession:
         if returned.exception is not None and not isinstance(returned.exception, Exception):
             # An interrupt, or the timeout of a task: dbt's runner swallows what should end us.
             raise returned.exception
+        # What ended the command may be what dbt made of an interrupt.
+        self._check_stop()
         result: Any = returned.result
         if result is None:
             results = []

@@ -13,6 +13,7 @@ import pytest
 from prefect_flows.errors import StageFailed, StageTimedOut
 from prefect_flows.settings import StagePolicy
 from prefect_flows.stages import as_function, say_expected_errors_without_stack
+from prefect_flows.stopping import Stop
 
 POLICY = StagePolicy(retries=0, retry_delay_seconds=0, timeout_seconds=0.3)
 
@@ -29,7 +30,7 @@ def test_it_stops_the_stage_and_leaves_the_handler_as_it_was(handler) -> None:
     try:
         started = time.monotonic()
         with pytest.raises(StageTimedOut, match=r"dbt-run did not end within 0\.3 s"):
-            as_function("dbt-run", POLICY, too_long)
+            as_function("dbt-run", POLICY, too_long, Stop())
         assert time.monotonic() - started < 8
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
@@ -41,7 +42,7 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 
     def run() -> None:
         try:
-            as_function("load-nyc__flights", POLICY, too_long)
+            as_function("load-nyc__flights", POLICY, too_long, Stop())
         except StageTimedOut as error:
             caught.append(error)
 
@@ -52,7 +53,7 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 
 
 def test_a_stage_in_time_is_not_disturbed() -> None:
-    assert as_function("dbt-run", POLICY, lambda _: {"done": True}) == {"done": True}
+    assert as_function("dbt-run", POLICY, lambda _: {"done": True}, Stop()) == {"done": True}
     time.sleep(0.5)
 
 
@@ -69,7 +70,7 @@ def test_each_retry_comes_later_than_the_one_before_and_not_on_the_dot() -> None
         raise StageTimedOut("Made up.", where="here", mend="none", retryable=True)
 
     with pytest.raises(StageTimedOut):
-        as_function("dbt-run", policy, fails)
+        as_function("dbt-run", policy, fails, Stop())
     waited = [later - earlier for earlier, later in pairwise(begun)]
     for delay, seconds in zip(policy.delays(), waited, strict=True):
         assert 0.8 * delay <= seconds < 1.2 * delay + 0.5
@@ -85,7 +86,7 @@ def test_an_error_that_cannot_pass_is_not_tried_again() -> None:
         raise StageTimedOut("Made up.", where="here", mend="none")
 
     with pytest.raises(StageTimedOut):
-        as_function("dbt-run", policy, fails)
+        as_function("dbt-run", policy, fails, Stop())
     assert len(tried) == 1
 
 

@@ -71,12 +71,7 @@ def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
         wait_until(scratch, process)
         told = time.monotonic()
         if how == "cancelled in Prefect":
-            run = project.last_run(scratch.target)
-            state = {"type": "CANCELLING", "name": "Cancelling"}
-            project.http.post(
-                f"/flow_runs/{run['id']}/set_state",
-                json={"state": state, "force": True},
-            ).raise_for_status()
+            project.set_state(project.last_run(scratch.target), "CANCELLING")
         else:
             process.send_signal(signal.SIGINT if how == "SIGINT" else signal.SIGTERM)
         code = process.wait(timeout=PATIENCE)
