@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import sql
+from psycopg2.extensions import make_dsn
 
 from infrastructure.backup.archive import PRIVATE, Manifest
 from infrastructure.backup.database import TABLES, Postgres
@@ -85,7 +86,7 @@ def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: b
             call(
                 tool,
                 ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
-                 f"--dbname={fresh}", str(dumped)],
+                 f"--dbname={make_dsn(dbname=fresh)}", "--", str(dumped)],
                 database, {"PGDATABASE": fresh},
             )  # fmt: skip
             with _connected(database, fresh) as connection:

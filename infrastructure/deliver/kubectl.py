@@ -107,7 +107,7 @@ def kubectl(context: str, namespace: str) -> Kubectl:
     """
     try:
         done = subprocess.run(
-            ["kubectl", "config", "get-contexts", context, "--output", "name"],
+            ["kubectl", "config", "get-contexts", "--output", "name", "--", context],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         said = done.stderr.strip() if done.returncode else ""

@@ -31,8 +31,9 @@ def build(kustomization: Path, image: str, cause: str) -> Built:
         ConfigurationError: it cannot be built, or has no server.
     """
     done = subprocess.run(
-        ["kubectl", "kustomize", str(kustomization)], capture_output=True, text=True, check=False
-    )
+        ["kubectl", "kustomize", "--", str(kustomization)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     objects = [each for each in yaml.safe_load_all(done.stdout) if each]
     servers = [
         each

@@ -8,6 +8,7 @@ there, and another one goes on with the rest.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -53,14 +54,15 @@ def schemas_of(
             found[broken] = ConfigurationError(
                 f"The flow cannot be loaded: {said}.",
                 where=broken,
-                mend=f"correct the module; uv run python -m {__name__} {broken} shows more",
+                mend="correct the module; "
+                f"{shlex.join(['uv', 'run', 'python', '-m', __name__, '--', broken])} shows more",
             )
     return found
 
 
 def _told_of(entrypoints: list[str], settings: Settings) -> tuple[list[FlowSchema], str]:
     """The schemas up to the first flow that cannot be loaded, and why it cannot."""
-    command = [sys.executable, "-m", __name__, *entrypoints]
+    command = [sys.executable, "-m", __name__, "--", *entrypoints]
     try:
         done = subprocess.run(
             command, cwd=settings.project_dir, stdin=subprocess.DEVNULL, capture_output=True,

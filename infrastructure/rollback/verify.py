@@ -63,8 +63,8 @@ def verify(
 def health(target: str) -> dict[str, str]:
     """What the health check of a target finds failing: check and subject → a line of why."""
     done = subprocess.run(
-        [sys.executable, "-m", "infrastructure.healthcheck", target, "--json",
-         "--timeout", str(CHECK_SECONDS)],
+        [sys.executable, "-m", "infrastructure.healthcheck", "--json",
+         "--timeout", str(CHECK_SECONDS), "--", target],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode not in (HEALTHY, UNHEALTHY):

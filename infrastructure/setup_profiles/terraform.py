@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,10 +46,11 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
         raise ConfigurationError(
             f"Terraform's outputs cannot be read: {error.strerror}.",
             where=str(file),
-            mend=f"make them: terraform -chdir=DIR output -json > {file}; or start the embedded "
-            f"default: {LOCAL_UP_COMMAND}",
+            mend="make them: terraform -chdir=DIR output -json > "
+            f"{shlex.quote(str(file))}; or start the embedded default: {LOCAL_UP_COMMAND}",
         ) from error
-    return contract.parse(text, where=str(file), mend=f"terraform -chdir=DIR output -json > {file}")
+    mend = f"terraform -chdir=DIR output -json > {shlex.quote(str(file))}"
+    return contract.parse(text, where=str(file), mend=mend)
 
 
 def _default_file(settings: Settings) -> Path:
@@ -72,9 +74,10 @@ def _run_terraform(folder: Path) -> str:
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode != 0:
+        chdir = shlex.quote(f"-chdir={folder}")
         raise ConfigurationError(
             f"Terraform gives no outputs: {' '.join(done.stderr.split())}",
             where=str(folder),
-            mend=f"terraform -chdir={folder} init && terraform -chdir={folder} apply",
+            mend=f"terraform {chdir} init && terraform {chdir} apply",
         )
     return done.stdout

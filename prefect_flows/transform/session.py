@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -67,22 +68,25 @@ class Selection:
     deferred_to: Path | None = None
 
     def arguments(self) -> list[str]:
-        """The selection as arguments of dbt's command line."""
-        select = [word for words in self.select for word in words.split()]
-        arguments: list[str] = []
+        """The selection as arguments of dbt's command line.
+
+        Each value stands in one argument with its option, so that dbt never reads a word of it as
+        an option of its own. A value without a word selects nothing, as on dbt's command line.
+        """
+        select = [" ".join(value.split()) for value in self.select]
         if self.since is not None:
-            select = [f"state:modified+,{word}" for word in select] or ["state:modified+"]
-        if select:
-            arguments += ["--select", *select]
-        if self.exclude:
-            arguments += ["--exclude", *self.exclude]
+            words = [word for value in select for word in value.split()]
+            changed = " ".join(f"state:modified+,{word}" for word in words)
+            select = [changed if select else "state:modified+"]
+        arguments = [f"--select={value}" for value in select]
+        arguments += [f"--exclude={' '.join(value.split())}" for value in self.exclude]
         state = self.since or self.deferred_to
         if state is not None:
             arguments += ["--state", str(state)]
         return arguments
 
     def __str__(self) -> str:
-        return " ".join(self.arguments()) or "everything"
+        return shlex.join(self.arguments()) or "everything"
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,7 @@ class DbtSession:
                 raise ProjectError(
                     f"The dbt project does not parse: {outcome.exception}",
                     where=str(self.project_dir),
-                    mend=f"correct the file; to see it again: cd {self.project_dir.name} && "
-                    "uv run dbt parse",
+                    mend=f"correct the file; to see it again: {self._in_project(['parse'])}",
                 ) from outcome.exception
             (self._manifest,) = outcome.results
             self._folders = {
@@ -264,7 +267,7 @@ class DbtSession:
             raise ProjectError(
                 f"dbt's packages cannot be installed: {' '.join(str(error).split())}",
                 where=", ".join(str(file) for file in self._package_files()),
-                mend=f"{what}; to see it again: cd {self.project_dir.name} && uv run dbt deps",
+                mend=f"{what}; to see it again: {self._in_project(['deps'])}",
                 retryable=retryable,
             ) from error
         return {"installed": not kept}
@@ -339,7 +342,7 @@ class DbtSession:
             SelectionError: nothing is selected, or the selection is not valid.
         """
         mend = (
-            f"cd {self.project_dir.name} && uv run dbt ls {selection} shows what is selected; "
+            f"{self._in_project(['ls', *selection.arguments()])} shows what is selected; "
             "the names of models are the names of their files"
         )
         self.unmatched = []
@@ -508,6 +511,11 @@ class DbtSession:
                 recorder.listen if recorder is not None else on_event,
                 manifest=manifest,
             )
+
+    def _in_project(self, arguments: Sequence[str]) -> str:
+        """The line that a person runs in a shell for a command of dbt."""
+        folder = shlex.quote(self.project_dir.name)
+        return f"cd {folder} && {shlex.join(['uv', 'run', 'dbt', *arguments])}"
 
     def _listen(self, event: Any) -> None:
         if self._on_warning is not None and (text := warning_of(event)):
