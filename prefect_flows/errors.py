@@ -1,6 +1,6 @@
 """Every error a person meets, in one small tree.
 
-    MillraceError             exit code 2: nothing was changed
+    MillraceError             exit code 2: nothing was changed; 1 when something was
     ├── ConfigurationError    a setting, a block, a file or a parameter is wrong
     │   ├── ContractError     Terraform's outputs do not keep the contract; lists every fault
     │   ├── BlockMissing      setup has not been run for this target
@@ -24,7 +24,8 @@ Others are faults of data, code or configuration, and wait for whoever wrote the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class MillraceError(Exception):
         rerun: the command that runs what a run of the pipeline left; none where no run had begun.
     """
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
     of_a_system: ClassVar[bool] = False
 
     def __init__(self, what: str, *, where: str, mend: str, retryable: bool = False) -> None:
@@ -52,9 +53,24 @@ class MillraceError(Exception):
         self.of_sources: Mapping[str, MillraceError] = {}
         self.rerun: str | None = None
 
+    def after_changes(self) -> None:
+        """Exit with 1: the error came when something had been changed already."""
+        if self.exit_code == MillraceError.exit_code:
+            self.exit_code = 1
+
     def __str__(self) -> str:
         text = f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
         return text if self.rerun is None else f"{text}\n  rerun: {self.rerun}"
+
+
+@contextmanager
+def after_changes() -> Iterator[None]:
+    """Let an error of what comes after changes exit with 1."""
+    try:
+        yield
+    except MillraceError as error:
+        error.after_changes()
+        raise
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ import dlt
 from dlt.common.exceptions import DltException
 
 from prefect_flows.destinations import destination, loading_into
-from prefect_flows.errors import MillraceError
+from prefect_flows.errors import MillraceError, after_changes
 from prefect_flows.exclusive import alone
 from prefect_flows.flow_start import start_of_flow
 from prefect_flows.ingestion_errors import error_of
@@ -133,7 +133,8 @@ def ingest_source(
     """
     with SourceLoad(source, profile, arguments) as load:
         run_stage(f"extract-{source}", policies.extract, load.extracting)
-        run_stage(f"load-{source}", policies.load, load.loading)
+        with after_changes():
+            run_stage(f"load-{source}", policies.load, load.loading)
         return load.done.as_record()
 
 

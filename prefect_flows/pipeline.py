@@ -225,12 +225,14 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
         ):
             state = dbt_full_pipeline(**parameters.model_dump(), return_state=True)
     except API_ERRORS as error:
-        raise PrefectUnreachable(
+        unreachable = PrefectUnreachable(
             f"The run is over, and its end could not be reported: {type(error).__name__}: {error}.",
             where="the Prefect API",
             mend="the log above says how it ended, and the state store holds its report; start "
             "the API again",
-        ) from error
+        )
+        unreachable.after_changes()
+        raise unreachable from error
     url = url_for("flow-run", obj_id=state.state_details.flow_run_id)
     console.print(f"Flow run: {url}", soft_wrap=True)
     if state.is_cancelled():

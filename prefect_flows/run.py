@@ -83,6 +83,10 @@ def run_pipeline(
                     chosen = _sources(parameters, settings)
             run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
             return run.run()
+    except MillraceError as error:
+        if run is not None and run.begun:
+            error.after_changes()
+        raise
     finally:
         if runtime.unreported:
             runtime.log.warning(

@@ -33,7 +33,7 @@ from infrastructure.pull_request.names import (
 from infrastructure.pull_request.record import MANIFEST, PRODUCTION, Build, Built
 from infrastructure.pull_request.warehouse import Limits, warehouse_of
 from infrastructure.version import version_of
-from prefect_flows.errors import RunCancelled, StageFailed
+from prefect_flows.errors import RunCancelled, StageFailed, after_changes
 from prefect_flows.parameters import BUILT as BUILDABLE
 from prefect_flows.reporting.history import medians
 from prefect_flows.reporting.lineage import TESTS
@@ -121,7 +121,8 @@ def build(request: Request, ground: Ground) -> Build:
                 refused=changes.refused,
             )
             if changes.refused is None:
-                record = building.run(record, changes)
+                with after_changes():
+                    record = building.run(record, changes)
     record = record.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
     record.write(folder)
     return record

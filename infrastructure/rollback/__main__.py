@@ -18,7 +18,7 @@ from infrastructure.planning.plan import Action, apply, plan
 from infrastructure.rollback.drain import held, wait_until_idle
 from infrastructure.rollback.verify import heartbeats, verify
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import ConfigurationError, ServerError
+from prefect_flows.errors import ConfigurationError, ServerError, after_changes
 from prefect_flows.settings import load_settings
 from prefect_flows.targets import prefect_client
 
@@ -78,7 +78,8 @@ def rollback(
         with held(client, pools):
             wait_until_idle(client, pools, drain_timeout, console)
             apply(client, steps, prune=False)
-            _restart(restart, chosen, console)
+            with after_changes():
+                _restart(restart, chosen, console)
         watched = pools if restart is not None else []
         before = heartbeats(client, watched)
         why = f"rolled back from {current.version}"
