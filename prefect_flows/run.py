@@ -268,15 +268,16 @@ class _PipelineRun:
 
     def _connect(self, session: DbtSession) -> None:
         """Connect to the warehouse; wait for one that says that it takes no connections now."""
+        seconds = self.settings.unreachable_seconds
         try:
-            session.check_connection()
+            session.check_connection(seconds, self.log)
         except WarehouseUnreachable as error:
             if not error.retryable:
                 raise
             self.log.warning("%s", error)
 
-            def connect(_: Logger) -> dict[str, Any]:
-                session.check_connection()
+            def connect(log: Logger) -> dict[str, Any]:
+                session.check_connection(seconds, log)
                 return {}
 
             self.runtime.run_stage("connect", self.settings.stages.connect, connect)

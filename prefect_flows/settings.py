@@ -73,6 +73,8 @@ class StagePolicies(BaseModel):
     dbt_test: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
     dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=9000)
     """Of `strategy="build"`: how often a node is tried again is what its own stage allows."""
+    count_marts: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
+    """Of the rows of all marts, for the report. A run whose marts cannot be counted passes."""
     dbt_docs: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
 
 
@@ -118,6 +120,10 @@ class Settings(BaseSettings):
     price_per_tib: float | None = Field(default=None, ge=0)
     """Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the
     cost."""
+    unreachable_seconds: float = Field(default=120, gt=0)
+    """How long a run waits for a server that does not answer: at its beginning for the warehouse,
+    at its end for the Prefect API, which then does not learn how it ended. The log says what is
+    waited for, every 30 s."""
     notify_seconds: float = Field(default=5, gt=0)
     """How long a run waits for those it tells how it ended, all of them together. Who was not told
     is told at the end of the next run."""

@@ -139,19 +139,26 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
         mend="see in the log what took so long, or give it more time with "
         f"MILLRACE_STAGES__{setting}__TIMEOUT_SECONDS",
     )
-    if threading.current_thread() is threading.main_thread():
-        with _interrupted_after(policy.timeout_seconds, timed_out):
-            yield
-        return
-    try:
-        with timeout(policy.timeout_seconds):
-            yield
-    except TimeoutError as error:
-        raise timed_out from error
+    with bounded(policy.timeout_seconds, timed_out):
+        yield
 
 
 @contextmanager
-def _interrupted_after(seconds: float, timed_out: StageTimedOut) -> Iterator[None]:
+def bounded(seconds: float, error: MillraceError) -> Iterator[None]:
+    """Interrupt what does not end in time, and raise the error."""
+    if threading.current_thread() is threading.main_thread():
+        with _interrupted_after(seconds, error):
+            yield
+        return
+    try:
+        with timeout(seconds):
+            yield
+    except TimeoutError as timed_out:
+        raise error from timed_out
+
+
+@contextmanager
+def _interrupted_after(seconds: float, error: MillraceError) -> Iterator[None]:
     """Interrupt the main thread, again and again until that has effect, when the time is up."""
     interrupted = threading.Event()
     before = signal.getsignal(signal.SIGINT)
@@ -184,7 +191,7 @@ def _interrupted_after(seconds: float, timed_out: StageTimedOut) -> Iterator[Non
         watcher.join()
         signal.signal(signal.SIGINT, before)
         if interrupted.is_set():
-            raise timed_out
+            raise error
 
 
 def _may_pass_on_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -35,6 +35,7 @@ from prefect_flows.targets import (
     read_secret,
 )
 from prefect_flows.transform.recorder import Watcher
+from prefect_flows.waiting import ApiPatience
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -48,7 +49,9 @@ ASK_SECONDS = 5
 class WithPrefect:
     """A run in the flow run that calls it."""
 
-    def __init__(self, flow_run: FlowRun, target: str, wishes: Wishes, log: Logger) -> None:
+    def __init__(
+        self, flow_run: FlowRun, target: str, wishes: Wishes, log: Logger, patience: ApiPatience
+    ) -> None:
         self.run_id = str(flow_run.id)
         self.url = url_for("flow-run", obj_id=flow_run.id)
         self.log = log
@@ -56,17 +59,18 @@ class WithPrefect:
         self.wishes: Wishes | None = wishes
         self._flow_run_id: UUID = flow_run.id
         self._target = target
+        self._patience = patience
         self._asked, self._answers = -float(ASK_SECONDS), False
         self.stop = Stop()
         self._pulse = Pulse(flow_run.id, target, self.stop, self.unreported.append)
 
     @classmethod
-    def of_this_flow(cls, target: str, wishes: Wishes) -> WithPrefect:
+    def of_this_flow(cls, target: str, wishes: Wishes, patience: ApiPatience) -> WithPrefect:
         """The run whose flow's body this is called from."""
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101
         assert context.flow_run is not None  # noqa: S101
-        return cls(context.flow_run, target, wishes, get_run_logger())
+        return cls(context.flow_run, target, wishes, get_run_logger(), patience)
 
     @property
     def watchers(self) -> Sequence[Watcher]:
@@ -155,6 +159,8 @@ class WithPrefect:
                 self._give_back(target, stack)
 
     def _give_back(self, target: str, lease: ExitStack) -> None:
+        # The run is over: what it waited for the API meanwhile does not count.
+        self._patience.begin_anew()
         try:
             lease.close()
         except API_ERRORS as error:

@@ -190,7 +190,7 @@ class _Building:
         session = self.session
         if session.has_packages() and self._ground.settings.parsed_dir is None:
             session.install_packages()
-        session.check_connection()
+        session.check_connection(self._ground.settings.unreachable_seconds, log)
         changes = changes_since(session, self._state, self._production)
         see_that_all_goes_into(session, changes)
         kinds = counts_of(changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 DRIFT = 1
+
+log = logging.getLogger("millrace")
 
 app = typer.Typer(add_completion=False)
 
@@ -158,7 +161,7 @@ def _test_connections(console: Console, settings: Settings, profiles: list[Profi
             DbtSession(settings.dbt_dir, profile, Path(folder), {}) as session,
         ):
             try:
-                session.check_connection()
+                session.check_connection(settings.unreachable_seconds, log)
                 console.print(f"{profile.target}: connected")
             except WarehouseUnreachable as error:
                 failures.append(error)

@@ -23,11 +23,12 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
-from prefect_flows.causes import is_refusal_that_may_pass
+from prefect_flows.causes import Cause, cause_of, is_refusal_that_may_pass
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ProjectError, SelectionError, StageFailed, WarehouseUnreachable
 from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
+from prefect_flows.stages import Logger
 from prefect_flows.targets import Profile
 from prefect_flows.transform.causes import OnError, errors_seen
 from prefect_flows.transform.only import Narrowing, narrowed_to
@@ -40,7 +41,11 @@ from prefect_flows.transform.recorder import Recorder, warning_of
 from prefect_flows.transform.results import shown_name
 from prefect_flows.transform.savings import spared
 from prefect_flows.transform.seen import nodes_seen
-from prefect_flows.transform.statement_cancellation import hooks_cancelled_on_signal
+from prefect_flows.transform.statement_cancellation import (
+    hooks_cancelled_on_signal,
+    statements_cancelled_on_signal,
+)
+from prefect_flows.warehouse_wait import warehouse_awaited
 
 # dbt's generated event messages carry no types.
 Listener = Callable[[Any], None]
@@ -272,17 +277,22 @@ class DbtSession:
             ) from error
         return {"installed": not kept}
 
-    def check_connection(self) -> None:
+    def check_connection(self, seconds: float, log: Logger) -> None:
         """Connect to the warehouse once, before anything is changed.
 
         With the adapter that the parse made: a `dbt debug` would read profile and project again.
+
+        Args:
+            seconds: how long a warehouse that does not answer is waited for.
+            log: says that it is.
 
         Raises:
             ProjectError: the project does not parse.
             WarehouseUnreachable: it does not answer, or refuses the credentials; retryable when it
                 answers that it takes no connections now.
         """
-        with self._warehouse() as adapter:
+        assert self.manifest is not None  # noqa: S101 # the parse needs no warehouse
+        with warehouse_awaited(self.profile, seconds, log), self._warehouse() as adapter:
             adapter.debug_query()
 
     def never_loaded(self, names: Collection[str]) -> list[str]:

@@ -32,11 +32,11 @@ def hooks_cancelled_on_signal() -> Iterator[None]:
     before_run, after_run = RunTask.before_run, RunTask.after_run
 
     def before_cancellable(self: RunTask, adapter: Any, selected_uids: Any) -> Any:
-        with _statements_cancelled_on_signal(adapter):
+        with statements_cancelled_on_signal(adapter):
             return before_run(self, adapter, selected_uids)
 
     def after_cancellable(self: RunTask, adapter: Any, results: Any) -> None:
-        with _statements_cancelled_on_signal(adapter):
+        with statements_cancelled_on_signal(adapter):
             after_run(self, adapter, results)
 
     with (
@@ -47,7 +47,7 @@ def hooks_cancelled_on_signal() -> Iterator[None]:
 
 
 @contextmanager
-def _statements_cancelled_on_signal(adapter: Any) -> Iterator[None]:
+def statements_cancelled_on_signal(adapter: Any) -> Iterator[None]:
     """Cancel the adapter's statements from another thread, as long as the main thread is busy.
 
     Python writes a signal's number to the wakeup socket when the signal arrives; only the handler
