@@ -478,7 +478,23 @@ class _PipelineRun:
             return
         nodes = self.session.manifest.nodes
         marts = [i for i in selected.get("model", []) if "marts" in nodes[i].fqn]
-        self.record["marts"] = self.session.row_counts(marts)
+        if not marts:
+            self.record["marts"] = {}
+            return
+
+        def count(log: Logger) -> dict[str, Any]:
+            counts, unreadable = self.session.row_counts(marts)
+            for name, error in unreadable.items():
+                log.warning("The rows of %s are not counted, it cannot be read: %s", name, error)
+            return counts
+
+        try:
+            self.record["marts"] = self.runtime.run_stage(
+                "count-marts", self.settings.stages.count_marts, count
+            )
+        except (WarehouseUnreachable, StageTimedOut) as error:
+            # The run is as good as its nodes are.
+            self.log.warning("The rows of the marts are not counted. %s", error)
 
     def _document(self) -> None:
         """Write dbt's documentation, when something was built."""

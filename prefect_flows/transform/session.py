@@ -325,7 +325,9 @@ class DbtSession:
         return table.rows[0][0] is not None
 
     @contextmanager
-    def _warehouse(self) -> Iterator[Any]:
+    def _warehouse(
+        self, may_pass: Callable[[BaseException], bool] = is_refusal_that_may_pass
+    ) -> Iterator[Any]:
         assert self.manifest is not None  # noqa: S101 # what reads it parses
         if self.profile.warehouse == "bigquery":
             # dbt's adapter breaks on the connection that it could not open for want of them.
@@ -340,7 +342,7 @@ class DbtSession:
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
                 mend=mend_of(error, self.profile),
-                retryable=is_refusal_that_may_pass(error),
+                retryable=may_pass(error),
             ) from error
         finally:
             adapter.cleanup_connections()
@@ -428,21 +430,44 @@ class DbtSession:
                     missing[unique_id] = maker
         return missing
 
-    def row_counts(self, unique_ids: Sequence[str]) -> dict[str, int]:
-        """Rows of each of the given relations, by name, counted in the warehouse."""
+    def row_counts(self, unique_ids: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
+        """Rows of the given relations, and the errors of those that cannot be read: by name.
+
+        Raises:
+            WarehouseUnreachable: the warehouse does not answer; `retryable` when that may pass.
+        """
         nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=shown_name)
-        if not nodes:
-            return {}
+        try:
+            return self._counted(nodes), {}
+        except WarehouseUnreachable as error:
+            if error.retryable:
+                raise
+        counts: dict[str, int] = {}
+        unreadable: dict[str, str] = {}
+        for node in nodes:
+            try:
+                counts |= self._counted([node])
+            except WarehouseUnreachable as error:
+                if error.retryable:
+                    raise
+                unreadable[shown_name(node)] = " ".join(str(error.__cause__).split())
+        return counts, unreadable
+
+    def _counted(self, nodes: Sequence[Any]) -> dict[str, int]:
         query = " union all ".join(
-            # Names and relations are dbt's own, quoted for the warehouse.
-            f"select '{shown_name(node)}' as mart, count(*) as row_count from {node.relation_name}"  # noqa: S608
-            for node in nodes
+            # Relations are dbt's own, quoted for the warehouse; names would need its quotes too.
+            f"select {number} as mart, count(*) as row_count from {node.relation_name}"  # noqa: S608
+            for number, node in enumerate(nodes)
         )
-        outcome = self.invoke(["show", "--quiet", "--inline", query, "--limit", "-1"])
-        if outcome.exception is not None:
-            raise outcome.exception
-        (result,) = outcome.results
-        return {row["mart"]: int(row["row_count"]) for row in result.agate_table.rows}
+        with (
+            self._warehouse(may_pass=lambda error: cause_of(error) is Cause.TRANSIENT) as adapter,
+            statements_cancelled_on_signal(adapter),
+        ):
+            _, table = adapter.execute(query, fetch=True)
+        return {
+            shown_name(nodes[int(mart)]): int(rows)
+            for mart, rows in sorted(tuple(row) for row in table.rows)
+        }
 
     def first_rows(self, sql: str, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Names of the columns and first rows of a query in the warehouse's own SQL.

@@ -64,7 +64,7 @@ def test_a_selection_of_nothing_stops_before_anything_is_run(scratch: Scratch) -
 
     assert done.returncode == 2
     assert "SelectionError: The selection matches no node of the dbt project." in done.stderr
-    assert "where: --select fct_nothing" in done.stderr
+    assert "where: --select=fct_nothing" in done.stderr
     assert scratch.relations() == set()
 
 
