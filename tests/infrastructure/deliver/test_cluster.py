@@ -209,6 +209,10 @@ def test_what_is_refused_before_anything_is_asked(stage: Stage) -> None:
     done = stage.deliver(6, "--context", "elsewhere")
     assert done.returncode == 2
     assert "The context cannot be used: error: context elsewhere not found" in done.stderr
+    for option in ("--kubeconfig=nowhere", "-h"):  # of kubectl, which then finds no fault
+        done = stage.deliver(6, f"--context={option}")
+        assert done.returncode == 2, done.stdout
+        assert f"error: context {option} not found" in done.stderr
     done = stage.deliver(6, "--kustomization", "infrastructure/kubernetes/nowhere")
     assert done.returncode == 2
     assert "mend:  name infrastructure/kubernetes/base, or an overlay of it" in done.stderr
