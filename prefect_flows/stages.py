@@ -169,7 +169,7 @@ def _interrupted_after(seconds: float, error: MillraceError) -> Iterator[None]:
         if not interrupted.is_set():
             if callable(before):
                 before(number, frame)
-        elif not (interrupts.over.is_set() or is_interrupt_under_way()):
+        elif not (interrupts.ending or is_interrupt_under_way()):
             raise KeyboardInterrupt
 
     def watch() -> None:
@@ -187,6 +187,7 @@ def _interrupted_after(seconds: float, error: MillraceError) -> Iterator[None]:
     try:
         yield
     finally:
+        interrupts.ending = True
         interrupts.end()
         watcher.join()
         signal.signal(signal.SIGINT, before)

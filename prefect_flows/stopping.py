@@ -32,10 +32,14 @@ class Interrupts:
     Args:
         number: the signal to send.
         handler: the own handler of it, which is to raise the interrupt.
+
+    Attributes:
+        ending: set before `end`, which the handler is not to interrupt.
     """
 
     def __init__(self, number: signal.Signals, handler: object) -> None:
         self.over = threading.Event()
+        self.ending = False
         self._number = number
         self._handler = handler
         self._told: object = None
@@ -128,8 +132,8 @@ class Stop:
         def hear(number: int, _frame: FrameType | None) -> None:
             self.request(NAMES[signal.Signals(number)])
             # A second Ctrl-C ends what the first one began: the person does not want to wait.
-            if number == signal.SIGINT or not (
-                self._has_effect or interrupts.over.is_set() or is_interrupt_under_way()
+            if not interrupts.ending and (
+                number == signal.SIGINT or not (self._has_effect or is_interrupt_under_way())
             ):
                 raise KeyboardInterrupt
 
@@ -149,6 +153,7 @@ class Stop:
         try:
             yield
         finally:
+            interrupts.ending = True
             interrupts.end()
             thread.join()
             for number, handler in before.items():
