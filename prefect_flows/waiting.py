@@ -16,11 +16,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
+from prefect.client import base
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.events import Event
 from prefect.events.clients import RETRYABLE_EXCEPTIONS, PrefectEventsClient
+from prefect.utilities.math import clamped_poisson_interval
 
 SAY_SECONDS = 30.0
+# A request that follows another one that failed so shortly before fails too.
+AGAIN_SECONDS = 1.0
 
 log = logging.getLogger("millrace")
 
@@ -63,21 +67,28 @@ class ApiPatience:
         self._lock = threading.Lock()
         self._since: float | None = None
         self._said = 0.0
+        self._failed = 0.0
 
     def begin_anew(self) -> None:
         """Wait as long as at first, however long the API has been away."""
         with self._lock:
             self._since = None
 
+    def left(self) -> float:
+        """Seconds until nothing is tried again any more; all of them while the API answers."""
+        with self._lock:
+            waited = 0.0 if self._since is None else time.monotonic() - self._since
+        return max(self.seconds - waited, 0.0)
+
     def is_over(self) -> bool:
         """Whether nothing is tried again any more."""
-        with self._lock:
-            return self._since is not None and time.monotonic() - self._since >= self.seconds
+        return self.left() == 0
 
     def failed(self) -> bool:
         """Take note of a request that would be tried again; whether none is any more."""
         now = time.monotonic()
         with self._lock:
+            self._failed = now
             if self._since is None:
                 self._since = self._said = now
             waited = now - self._since
@@ -99,6 +110,7 @@ class ApiPatience:
         """Send, and take note of what came of it; `codes` are those that are tried again."""
 
         def noted(*arguments: Any, **options: Any) -> httpx.Response:
+            self.refuse_in_vain()
             try:
                 response = send(*arguments, **options)
             except errors as error:
@@ -118,6 +130,7 @@ class ApiPatience:
         """The same for the client that is awaited."""
 
         async def noted(*arguments: Any, **options: Any) -> httpx.Response:
+            self.refuse_in_vain()
             try:
                 response = await send(*arguments, **options)
             except errors as error:
@@ -127,6 +140,15 @@ class ApiPatience:
             return response
 
         return noted
+
+    def refuse_in_vain(self) -> None:
+        """Refuse a request that would fail as another did just now, maybe after a minute of trying.
+
+        Raises:
+            ApiSilent: nothing is tried again any more, and a request has failed just now.
+        """
+        if self.is_over() and time.monotonic() - self._failed < AGAIN_SECONDS:
+            raise ApiSilent("The API did not answer another request just now.")
 
     def _give_up_in_time(self, error: BaseException) -> None:
         if self.failed():
@@ -180,6 +202,11 @@ def bound_api_waits(seconds: float) -> ApiPatience:
             self, request, noted, send_args, send_kwargs, codes, retry_exceptions
         )
 
+    def short_pause(average_interval: float, clamping_factor: float = 0.3) -> float:
+        return min(clamped_poisson_interval(average_interval, clamping_factor), patience.left())
+
+    # Between two attempts at a request.
+    base.clamped_poisson_interval = short_pause  # type: ignore[attr-defined]
     _bound_events(patience)
     PrefectHttpxSyncClient._send_with_retry = patient  # type: ignore[assignment,method-assign] # noqa: SLF001
     PrefectHttpxAsyncClient._send_with_retry = patient_async  # type: ignore[assignment,method-assign] # noqa: SLF001

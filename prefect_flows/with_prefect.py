@@ -85,7 +85,11 @@ class WithPrefect:
 
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         """Run a stage as a task."""
-        return as_task(name, policy, work, self.stop)
+        try:
+            return as_task(name, policy, work, self.stop)
+        finally:
+            # Only what is waited for after the last stage counts: dbt needs no API.
+            self._patience.begin_anew()
 
     def publish(self, key: str, markdown: str) -> None:
         """Make an artifact of the flow run."""
@@ -159,8 +163,6 @@ class WithPrefect:
                 self._give_back(target, stack)
 
     def _give_back(self, target: str, lease: ExitStack) -> None:
-        # The run is over: what it waited for the API meanwhile does not count.
-        self._patience.begin_anew()
         try:
             lease.close()
         except API_ERRORS as error:
