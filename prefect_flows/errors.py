@@ -10,6 +10,7 @@
     ├── PrefectUnreachable    the Prefect API does not answer, or refuses
     ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
     ├── StateStoreError       the state store cannot be read or written
+    │   └── DamagedFile       a file does not hold what was written to it
     ├── TargetBusy            another run of the target is under way
     ├── BackupError           a backup cannot be made, is damaged, or does not fit
     ├── IngestionError        exit code 1: a source could not be read or loaded
@@ -128,6 +129,10 @@ class StateStoreError(MillraceError):
     """The state store cannot be read or written."""
 
     of_a_system = True
+
+
+class DamagedFile(StateStoreError):
+    """A file of the state store, or of this machine, does not hold what was written to it."""
 
 
 class TargetBusy(MillraceError):

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 import filelock
 
+from prefect_flows.errors import DamagedFile
 from prefect_flows.parameters import Parameters
 from prefect_flows.runtime import SAY_SECONDS, Holder, Runtime, busy
 from prefect_flows.state.runs import last_run
@@ -23,7 +24,10 @@ def alone(parameters: Parameters, store: StateStore, runtime: Runtime) -> Iterat
     target = parameters.target
 
     def holder() -> str:
-        last = last_run(store, target)
+        try:
+            last = last_run(store, target)
+        except DamagedFile as error:
+            return f"a run of which nothing is known: {error.where} is damaged"
         if last is None or last[1].ended is not None:
             return "a run that has just begun, or was killed less than a minute ago"
         header = last[1]

@@ -79,7 +79,7 @@ def run_pipeline(
                 chosen = _sources(parameters, settings)
                 held.enter_context(alone(parameters, store, runtime))
                 if parameters.failed:
-                    parameters = _of_last_run(parameters, store)
+                    parameters = _of_last_run(parameters, store, runtime.log)
                     chosen = _sources(parameters, settings)
             run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
             return run.run()
@@ -101,10 +101,10 @@ def run_pipeline(
             publish(store, parameters.target, settings, runtime.log)
 
 
-def _of_last_run(parameters: Parameters, store: StateStore) -> Parameters:
+def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Parameters:
     """What the target's last run was asked for, to run what failed in it."""
     target = parameters.target
-    failed = failed_run(store, target)
+    failed = failed_run(store, target, log.warning)
     if failed is None:
         raise ConfigurationError(
             f"Target {target!r} has no run that failed: its last run passed, or it never ran.",
@@ -241,8 +241,8 @@ class _PipelineRun:
             )
             if not deps["installed"]:
                 self.log.info("The installed dbt packages match package-lock.yml.")
-        if brought := self.state.bring_partial_parse():
-            self.log.info("The parsed project was brought from %s.", brought)
+        if self.state.bring_partial_parse():
+            self.log.info("The parsed project was brought from the image.")
         self._connect(session)
         # Before the selection: what dbt compiles is not hashed as it was parsed.
         self.code = CodeHashes(session.manifest, session.config)
@@ -303,7 +303,8 @@ class _PipelineRun:
         parameters = self.parameters
         folder = None
         if parameters.changed:
-            folder, self.last_good = self.state.last_good(), self.state.last_good_hashes()
+            folder = self.state.last_good(self.log.warning)
+            self.last_good = self.state.last_good_hashes(self.log.warning)
             if folder is None or self.last_good is None:
                 folder = self.last_good = None
                 self.log.info("No run of the target was good yet: everything counts as changed.")
@@ -334,13 +335,17 @@ class _PipelineRun:
         resumes = None
         within = timedelta(hours=self.settings.resume_within_hours)
         if parameters.failed:
-            resumes = failed_run(self.stored.store, parameters.target)
+            resumes = failed_run(self.stored.store, parameters.target, self.log.warning)
         elif not parameters.fresh:
             resumes = interrupted_run(
-                self.stored.store, parameters.target, parameters.identity(), within
+                self.stored.store,
+                parameters.target,
+                parameters.identity(),
+                within,
+                self.log.warning,
             )
         if resumes is not None:
-            self.done = done_before(resumes.entries, self.code)
+            self.done = done_before(resumes.entries, self.code, self.log.warning)
             self.record["resumes"] = resumes.header.id
             if resumes.header.begun_at < datetime.now(UTC) - within:
                 self.whole = False  # what that run built is out of date
@@ -543,7 +548,6 @@ class _PipelineRun:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.whole and not self.left_out:
                     self.state.keep_last_good(self.code.all())
-                self.state.keep_partial_parse()
             # What draws it is imported when there is something to draw: not before the first model.
             from prefect_flows.reporting.of_run import RunReporter
 

@@ -24,12 +24,12 @@ with tempfile.TemporaryDirectory() as folder:
     store = StateStore(str(Path(folder, "store")))
     started = time.perf_counter()
     state = TargetState(store, profile.target, target_path, settings.parsed_dir)
-    source = state.bring_partial_parse()
+    brought = state.bring_partial_parse()
     with DbtSession(settings.dbt_dir, profile, target_path, {}) as session:
         nodes = len(session.manifest.nodes)
         seconds = time.perf_counter() - started
         log = (session.log_dir / "dbt.log").read_text()
 whole = "Unable to do partial parsing" in log
-print(
-    f"{seconds:.2f} s, {nodes} nodes, from {source}, {'whole parse' if whole else 'parse reused'}"
-)
+parse = "whole parse" if whole else "parse reused"
+source = "the image" if brought else "its files"
+print(f"{seconds:.2f} s, {nodes} nodes, from {source}, {parse}")

@@ -33,13 +33,13 @@ from infrastructure.pull_request.names import (
 from infrastructure.pull_request.record import MANIFEST, PRODUCTION, Build, Built
 from infrastructure.pull_request.warehouse import Limits, warehouse_of
 from infrastructure.version import version_of
-from prefect_flows.errors import RunCancelled, StageFailed, after_changes
+from prefect_flows.errors import DamagedFile, RunCancelled, StageFailed, after_changes
 from prefect_flows.parameters import BUILT as BUILDABLE
 from prefect_flows.reporting.history import medians
 from prefect_flows.reporting.lineage import TESTS
 from prefect_flows.runtime import Runtime, WithoutPrefect
 from prefect_flows.settings import StagePolicy
-from prefect_flows.state.target import RUN_RESULTS
+from prefect_flows.state.target import RUN_RESULTS, RUN_RESULTS_KIND, RunResultsShape, TargetState
 from prefect_flows.targets import Profile
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.results import SKIPPED, NodeResult, counts, shown_name
@@ -277,8 +277,7 @@ class _Building:
 
     def _built(self, changes: Changes, results: Mapping[str, NodeResult]) -> Iterator[Built]:
         state = self._ground.state_of(self._request.production)
-        usual = medians(state.timings())
-        read = _bytes_of(self._ground.store.read(f"{state.folder}/{RUN_RESULTS}"))
+        usual, read = self._usual(state)
         for unique_id, change in changes.kinds.items():
             result = results.get(unique_id)
             seconds, _ = usual.get(unique_id, (None, 0))
@@ -294,6 +293,16 @@ class _Building:
                 slot_seconds=None if result is None else result.slot_seconds,
             )
 
+    def _usual(self, state: TargetState) -> tuple[Mapping[str, tuple[float, int]], dict[str, int]]:
+        """Each node's usual seconds and bytes in production; what is damaged counts as unknown."""
+        try:
+            run_results = state.store.load(f"{state.folder}/{RUN_RESULTS}", RUN_RESULTS_KIND)
+            return medians(state.timings()), _bytes_of(run_results)
+        except DamagedFile as error:
+            # It is production's, whose next run sets it aside.
+            log.warning("The usual times of models are not known. %s", error)
+            return {}, {}
+
 
 def counts_of(changes: Changes) -> str:
     """How many models, seeds and snapshots differ, in words."""
@@ -305,11 +314,11 @@ def counts_of(changes: Changes) -> str:
     )
 
 
-def _bytes_of(run_results: bytes | None) -> dict[str, int]:
+def _bytes_of(run_results: RunResultsShape | None) -> dict[str, int]:
     """Node's id → bytes that it read in a run, where the warehouse says so."""
     found = {}
-    for result in json.loads(run_results)["results"] if run_results else []:
-        read = (result.get("adapter_response") or {}).get("bytes_processed")
-        if isinstance(read, (int, float)) and result["unique_id"].partition(".")[0] in BUILT:
-            found[result["unique_id"]] = int(read)
+    for result in run_results.results if run_results else []:
+        read = (result.adapter_response or {}).get("bytes_processed")
+        if isinstance(read, (int, float)) and result.unique_id.partition(".")[0] in BUILT:
+            found[result.unique_id] = int(read)
     return found

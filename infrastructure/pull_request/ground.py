@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 from infrastructure.pull_request.names import schema_of
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.files import validated
 from prefect_flows.settings import Settings, load_settings
+from prefect_flows.state.configured import configured_store
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target import MANIFEST, TargetState
+from prefect_flows.state.target import MANIFEST, MANIFEST_KIND, TargetState
 from prefect_flows.targets import (
     Profile,
     load_profile,
     prefect_client,
     profile_from_file,
-    stored_state_url,
 )
 
 # What has to be the same for one statement to read both.
@@ -47,6 +48,7 @@ class Ground:
 
         Raises:
             ConfigurationError: there is none.
+            DamagedFile: it does not hold what it should.
         """
         path = f"{self.state_of(production).folder}/{MANIFEST}"
         data = self.store.read(path)
@@ -58,6 +60,12 @@ class Ground:
                 mend=f"run it: uv run python prefect_flows/pipeline.py --target {production}; or "
                 "set MILLRACE_STATE_URL to the state store where it is run",
             )
+        validated(
+            data,
+            MANIFEST_KIND,
+            where=f"{self.store.url}/{path}",
+            mend=f"write it again: uv run python prefect_flows/pipeline.py --target {production}",
+        )
         return data
 
 
@@ -77,13 +85,13 @@ def ground(target: str, production: str | None, *, prefect: bool) -> Ground:
     if prefect:
         with prefect_client() as client:
             profiles = {name: load_profile(client, name) for name in names}
-            state_url = settings.state_url or stored_state_url(client)
+            store = configured_store(settings, client)
     else:
         profiles = {name: profile_from_file(settings.profiles_file, name) for name in names}
-        state_url = settings.state_url
+        store = StateStore(settings.state_url or settings.default_state_url)
     if production is not None:
         _in_one_warehouse(profiles[target], profiles[production])
-    return Ground(settings, profiles[target], StateStore(state_url or settings.default_state_url))
+    return Ground(settings, profiles[target], store)
 
 
 def _in_one_warehouse(target: Profile, production: Profile) -> None:

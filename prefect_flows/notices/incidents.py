@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from prefect_flows.files import Warn
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.summary import damaged
 
 Kind = Literal["failure", "warning", "stale"]
 
@@ -112,18 +112,16 @@ def judge(before: Iterable[Incident], seen: Sequence[Incident], good: Collection
     )
 
 
-def open_incidents(store: StateStore, target: str) -> list[Incident]:
+def open_incidents(store: StateStore, target: str, warn: Warn | None = None) -> list[Incident]:
     """What is open, oldest first.
 
+    Args:
+        warn: as `StateStore.load` has it.
+
     Raises:
-        StateStoreError: the store cannot be read, or the file is not as it was written.
+        StateStoreError: the store cannot be read, or the file is damaged.
     """
-    path = f"targets/{target}/{INCIDENTS}"
-    data = store.read(path)
-    try:
-        return [] if data is None else _LIST.validate_json(data)
-    except ValidationError as error:
-        raise damaged(store, path, error) from error
+    return store.load(f"targets/{target}/{INCIDENTS}", _LIST, warn) or []
 
 
 def keep_incidents(store: StateStore, target: str, incidents: Sequence[Incident]) -> None:

@@ -91,7 +91,10 @@ class _Telling:
     def _known(self) -> tuple[list[Incident], Outbox]:
         target = self.ended.target
         try:
-            return open_incidents(self.store, target), Outbox.read(self.store, target)
+            return (
+                open_incidents(self.store, target, self.log.warning),
+                Outbox.read(self.store, target, self.log.warning),
+            )
         except StateStoreError as error:
             self.log.warning("What is open cannot be read, and is told as if new: %s", error)
             self.stored = False

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from prefect_flows.files import Warn
 from prefect_flows.notices.messages import Notice
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.summary import damaged
 
 OUTBOX = "outbox.json"
 # A receiver that is away for long is told the newest ones, and how many it was not told.
@@ -56,18 +56,16 @@ class Outbox(BaseModel):
     given_up: int = 0
 
     @classmethod
-    def read(cls, store: StateStore, target: str) -> Outbox:
+    def read(cls, store: StateStore, target: str, warn: Warn | None = None) -> Outbox:
         """The outbox of a target.
 
+        Args:
+            warn: as `StateStore.load` has it.
+
         Raises:
-            StateStoreError: the store cannot be read, or the file is not as it was written.
+            StateStoreError: the store cannot be read, or the file is damaged.
         """
-        path = f"targets/{target}/{OUTBOX}"
-        data = store.read(path)
-        try:
-            return cls() if data is None else cls.model_validate_json(data)
-        except ValidationError as error:
-            raise damaged(store, path, error) from error
+        return store.load(f"targets/{target}/{OUTBOX}", TypeAdapter(cls), warn) or cls()
 
     def keep(self, store: StateStore, target: str) -> None:
         """Keep it in the state store.

@@ -7,7 +7,6 @@ the slowest. How many nodes have none is a metric itself.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from prefect_flows.errors import StateStoreError
 from prefect_flows.notices.incidents import Kind
 from prefect_flows.reporting.overview import TargetOverview, overview, overview_of
 from prefect_flows.state.runs import Ending
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.summary import RunSummary
-from prefect_flows.state.target import RUN_RESULTS
+from prefect_flows.state.target import RUN_RESULTS, RUN_RESULTS_KIND, ResultEntry
 from prefect_flows.transform.results import FAILED, WRITTEN
 
 # Of each kind, in each target.
@@ -220,30 +218,19 @@ def _of_nodes(target: str, nodes: Sequence[NodeFacts], add: _Add) -> None:
 
 
 def _nodes(store: StateStore, target: str) -> list[NodeFacts]:
-    path = f"targets/{target}/{RUN_RESULTS}"
-    data = store.read(path)
-    if data is None:
-        return []
-    try:
-        return [_node(entry) for entry in json.loads(data)["results"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateStoreError(
-            f"A file of the state store is not as dbt writes it: {type(error).__name__}: {error}",
-            where=f"{store.url}/{path}",
-            mend="remove that file: the next run writes it again",
-        ) from error
+    found = store.load(f"targets/{target}/{RUN_RESULTS}", RUN_RESULTS_KIND)
+    return [_node(entry) for entry in found.results] if found is not None else []
 
 
-def _node(entry: Mapping[str, object]) -> NodeFacts:
-    unique_id = str(entry["unique_id"])
-    response = entry.get("adapter_response")
-    said = response if isinstance(response, dict) else {}
+def _node(entry: ResultEntry) -> NodeFacts:
+    unique_id = entry.unique_id
+    said = entry.adapter_response or {}
     rows, processed = said.get("rows_affected"), said.get("bytes_processed")
     written = unique_id.partition(".")[0] in WRITTEN
     return NodeFacts(
         unique_id=unique_id,
-        status=str(entry["status"]),
-        seconds=float(str(entry["execution_time"])),
+        status=entry.status,
+        seconds=entry.execution_time,
         rows=int(rows) if written and isinstance(rows, (int, float)) and rows >= 0 else None,
         bytes=int(processed) if isinstance(processed, (int, float)) else None,
     )

@@ -59,7 +59,7 @@ class RunReporter:
             self._runtime.log.warning("%s", self._stored.journal.failure)
         report = None
         if self._session.is_parsed:
-            history = self._state.timings()
+            history = self._state.timings(self._runtime.log.warning)
             self._keep(record, stages, results, history)
             report = self._built(record, results, history, ended, failure)
             self._keep_page(report)

@@ -37,8 +37,8 @@ def keep_run(
     store, target = stored.store, stored.header.target
     before, freshness, readable = None, None, True
     try:
-        before = history(store, target)
-        freshness = freshness_of(store, target)
+        before = history(store, target, log.warning)
+        freshness = freshness_of(store, target, log.warning)
     except StateStoreError as error:
         # The run's own summary is kept, so that the history can be made again from it.
         readable = False

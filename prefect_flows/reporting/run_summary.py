@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
+from prefect_flows.files import Warn
 from prefect_flows.reporting.drawing import group_of
 from prefect_flows.reporting.lineage import TESTS, LineageNode
 from prefect_flows.reporting.model import RunReport
@@ -21,7 +22,6 @@ from prefect_flows.state.summary import (
     StageSummary,
     TargetHistory,
     TestCounts,
-    damaged,
 )
 from prefect_flows.state.target import SOURCES
 from prefect_flows.transform.results import NodeResult, counts
@@ -146,20 +146,20 @@ class _SourcesFile(BaseModel):
     results: list[_Entry]
 
 
-def freshness_of(store: StateStore, target: str) -> dict[str, SourceFreshness]:
+def freshness_of(
+    store: StateStore, target: str, warn: Warn | None = None
+) -> dict[str, SourceFreshness]:
     """Source's id → what the last run that looked saw of it.
+
+    Args:
+        warn: as `StateStore.load` has it.
 
     Raises:
         StateStoreError: dbt's `sources.json` cannot be read, or is not as dbt writes it.
     """
-    path = f"targets/{target}/{SOURCES}"
-    data = store.read(path)
-    if data is None:
+    file = store.load(f"targets/{target}/{SOURCES}", TypeAdapter(_SourcesFile), warn)
+    if file is None:
         return {}
-    try:
-        file = _SourcesFile.model_validate_json(data)
-    except ValidationError as error:
-        raise damaged(store, path, error) from error
     return {
         entry.unique_id: SourceFreshness(
             status=entry.status,

@@ -1,6 +1,8 @@
 """The journal of a run: each result, written as it comes, so that a killed run can be resumed.
 
-One JSON object a line. An entry is complete when its line ends; what a kill cut off is left out.
+One JSON object a line: a node with its result, or a stage with its record. An entry is complete
+when its line ends; what a kill cut off is left out. So is a damaged line, with a warning: what it
+says was done is done again.
 """
 
 from __future__ import annotations
@@ -9,10 +11,31 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prefect_flows.errors import StateStoreError
+from pydantic import BaseModel, TypeAdapter
+
+from prefect_flows.errors import DamagedFile, StateStoreError
+from prefect_flows.files import Warn, validated
 from prefect_flows.state.store import StateStore
 
 Entry = Mapping[str, Any]
+
+
+class NodeEntry(BaseModel):
+    """A node: its id, the hash of its code, and its result."""
+
+    node: str
+    code: str
+    result: dict[str, Any]
+
+
+class StageEntry(BaseModel):
+    """A stage that ended well, and what it did."""
+
+    stage: str
+    record: dict[str, Any]
+
+
+_ENTRY: TypeAdapter[NodeEntry | StageEntry] = TypeAdapter(NodeEntry | StageEntry)
 
 
 class Journal:
@@ -52,28 +75,24 @@ class Journal:
             self.failure = error
 
     @staticmethod
-    def read(store: StateStore, folder: str) -> list[Entry]:
+    def read(store: StateStore, folder: str, warn: Warn) -> list[Entry]:
         """Every complete entry of a run's journal, oldest first."""
         entries: list[Entry] = []
         for name in store.names(folder):
-            if name.startswith("journal"):
-                for line in (store.read(f"{folder}/{name}") or b"").splitlines(keepends=True):
-                    entry = _entry(line)
-                    if entry is not None:
-                        entries.append(entry)
+            if not (name.startswith("journal") and name.endswith(".jsonl")):
+                continue
+            lines = (store.read(f"{folder}/{name}") or b"").splitlines(keepends=True)
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):  # a kill cut it off
+                    continue
+                where = f"{store.url}/{folder}/{name}, line {number}"
+                try:
+                    entry = validated(line, _ENTRY, where=where, mend="")
+                    entries.append(entry.model_dump())
+                except DamagedFile as error:
+                    warn(f"{error.what} The line is left out.\n  where: {where}")
         return entries
 
 
 def _lines(entries: Iterable[Entry]) -> bytes:
     return b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
-
-
-def _entry(line: bytes) -> Entry | None:
-    """The entry of a line; none for one that a kill cut off."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        entry = json.loads(line)
-    except ValueError:  # the disk kept the end of a writing and lost its middle
-        return None
-    return entry if isinstance(entry, dict) else None

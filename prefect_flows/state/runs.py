@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from prefect_flows.errors import DamagedFile
+from prefect_flows.files import Warn
 from prefect_flows.state.journal import Entry, Journal
 from prefect_flows.state.store import StateStore
 
@@ -53,6 +55,9 @@ class RunHeader(BaseModel):
         return self.oldest_at or self.started_at
 
 
+HEADER = "run.json"
+_HEADER = TypeAdapter(RunHeader)
+
 # How the name of a run's folder begins, so that names sort by time.
 STARTED = "%Y%m%dT%H%M%S.%f"
 
@@ -93,7 +98,7 @@ class Run:
         self._write(self.header)
         if resumes is not None:
             ended = resumes.header.model_copy(update={"ended": "resumed"})
-            self.store.write(f"{resumes.folder}/run.json", ended.model_dump_json().encode())
+            self.store.write(f"{resumes.folder}/{HEADER}", ended.model_dump_json().encode())
 
     def end(self, ended: Ending) -> None:
         """Say how the run ended.
@@ -104,7 +109,7 @@ class Run:
         self._write(self.header.model_copy(update={"ended": ended, "ended_at": datetime.now(UTC)}))
 
     def _write(self, header: RunHeader) -> None:
-        self.store.write(f"{self.folder}/run.json", header.model_dump_json().encode())
+        self.store.write(f"{self.folder}/{HEADER}", header.model_dump_json().encode())
 
 
 def runs_folder(target: str) -> str:
@@ -113,14 +118,21 @@ def runs_folder(target: str) -> str:
 
 
 def interrupted_run(
-    store: StateStore, target: str, parameters: Mapping[str, Any], within: timedelta
+    store: StateStore, target: str, parameters: Mapping[str, Any], within: timedelta, warn: Warn
 ) -> Interrupted | None:
     """The last run of a target, if it was killed or stopped and asked for the same.
+
+    One whose header is damaged is not resumed, and neither is a run before it: what that one built
+    may be out of date.
 
     Args:
         within: how long ago it may have begun: what an older one built is out of date.
     """
-    last = last_run(store, target)
+    try:
+        last = last_run(store, target)
+    except DamagedFile as error:
+        warn(f"{error.what} The run starts over.\n  where: {error.where}")
+        return None
     if last is None:
         return None
     folder, header = last
@@ -130,25 +142,34 @@ def interrupted_run(
         or header.started_at < datetime.now(UTC) - within
     ):
         return None
-    return Interrupted(header, folder, Journal.read(store, folder))
+    return Interrupted(header, folder, Journal.read(store, folder, warn))
 
 
-def failed_run(store: StateStore, target: str) -> Interrupted | None:
-    """The last run of a target, unless it passed: it failed, was stopped, or was killed."""
+def failed_run(store: StateStore, target: str, warn: Warn) -> Interrupted | None:
+    """The last run of a target, unless it passed: it failed, was stopped, or was killed.
+
+    Raises:
+        DamagedFile: its header does not say what it was.
+    """
     last = last_run(store, target)
     if last is None or last[1].ended == "passed":
         return None
     folder, header = last
-    return Interrupted(header, folder, Journal.read(store, folder))
+    return Interrupted(header, folder, Journal.read(store, folder, warn))
 
 
 def last_run(store: StateStore, target: str) -> tuple[str, RunHeader] | None:
-    """Folder and header of the run that began last."""
+    """Folder and header of the run that began last.
+
+    Raises:
+        DamagedFile: its header does not hold what it should. It is not set aside: that the run
+            was there, and that nothing is known of it, is what the next one has to know.
+    """
     for name in reversed(store.names(runs_folder(target))):
         folder = f"{runs_folder(target)}/{name}"
-        data = store.read(f"{folder}/run.json")
-        if data is not None:
-            return folder, RunHeader.model_validate_json(data)
+        header = store.load(f"{folder}/{HEADER}", _HEADER)
+        if header is not None:
+            return folder, header
     return None
 
 

@@ -5,7 +5,6 @@
         manifest.json                the project at the last good run
         run_results.json             results of the last run, all stages and attempts merged
         sources.json                 freshness of the sources
-        partial_parse.msgpack        dbt's parsed project
         timings.json                 seconds of each node in the last runs
         catalog.json, docs.html      dbt's documentation of the last good run
         report.html                  the report of the last run
@@ -17,21 +16,38 @@
 
 A reader sees a file as it was or as it is, never in between: a folder gets each file under another
 name first and renames it, an object store shows an object when it is whole.
+
+Who may write the folders of a target decides what its next run does: which nodes run, what is
+compared, with which parameters `--failed` runs. Nothing that is read from the store is run as code;
+SECURITY.md has what each file can do.
 """
 
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import TypeAdapter
 
-from prefect_flows.errors import ConfigurationError, StateStoreError
+from prefect_flows.errors import ConfigurationError, DamagedFile, StateStoreError
+from prefect_flows.files import (
+    FILE_MODE,
+    Warn,
+    aside_name,
+    make_folder,
+    sync_folder,
+    validated,
+    write_file,
+)
 from prefect_flows.object_store_errors import errors_of_stores
+from prefect_flows.state.url import fix_of_url, url_fault, without_login
+
+T = TypeVar("T")
 
 MEND = (
     "correct `state_url` in Terraform's outputs and run setup again, or MILLRACE_STATE_URL; "
@@ -43,17 +59,24 @@ class StateStore:
     """Files under a URL; paths are relative to it, with `/` between their parts.
 
     Args:
-        url: a folder, `gs://bucket/folder`, `s3://bucket/folder`, or any other URL of fsspec.
+        url: a folder, `gs://bucket/folder` or `s3://bucket/folder`.
+        login: of a bucket, as its library of fsspec takes it; none for the machine's own.
 
     Raises:
         ConfigurationError: the URL is of no known kind, or the library for it is not installed.
         StateStoreError: from any method, when the store cannot be read or written.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, login: Mapping[str, Any] | None = None) -> None:
+        if (fault := url_fault(url)) is not None:
+            raise ConfigurationError(
+                f"The state store cannot be used: {fault}.",
+                where=f"state_url {without_login(url)!r}",
+                mend=f"{fix_of_url(url)}; in Terraform's outputs or MILLRACE_STATE_URL",
+            )
+        self.url = url.rstrip("/") or "/"
         try:
-            self._fs, root = fsspec.core.url_to_fs(self.url)
+            self._fs, root = fsspec.core.url_to_fs(self.url, **(login or {}))
         except (ImportError, ValueError) as error:
             raise ConfigurationError(
                 f"The state store cannot be used: {error}.",
@@ -73,7 +96,7 @@ class StateStore:
             return None
         with self._said("locked", path := f"locks/{name}.lock"):
             file = self.folder / path
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             file.touch()
         return file
 
@@ -85,6 +108,42 @@ class StateStore:
             except FileNotFoundError:
                 return None
 
+    def load(self, path: str, kind: TypeAdapter[T], warn: Warn | None = None) -> T | None:
+        """The content of a JSON file of ours; none when there is no such file.
+
+        Every file that a run or a page reads comes through here.
+
+        Args:
+            warn: a damaged file is set aside with this warning, and counts as none: for a run of
+                the target that the file belongs to, where nothing is lost without it.
+
+        Raises:
+            DamagedFile: it does not hold what it should, and `warn` is none.
+        """
+        data = self.read(path)
+        if data is None:
+            return None
+        try:
+            return validated(
+                data,
+                kind,
+                where=f"{self.url}/{path}",
+                mend="run the target: its next run goes on without the file",
+            )
+        except DamagedFile as error:
+            if warn is None:
+                raise
+            where = f"{self.url}/{self.set_aside(path)}"
+            warn(f"{error.what} It is set aside, and the run goes on without it.\n  where: {where}")
+            return None
+
+    def set_aside(self, path: str) -> str:
+        """Rename a damaged file; its new path."""
+        aside = aside_name(path)
+        with self._said("written", aside):
+            self._fs.mv(self._at(path), self._at(aside))
+        return aside
+
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole."""
         with self._said("written", path):
@@ -92,10 +151,8 @@ class StateStore:
                 self._fs.pipe_file(self._at(path), data)
                 return
             file = Path(self._at(path))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-            unfinished.write_bytes(data)
-            unfinished.replace(file)
+            make_folder(file.parent)
+            write_file(file, data)
 
     def append(self, path: str, data: bytes, part: int) -> None:
         """Add to a file that grows, and see that it outlives this machine's power.
@@ -109,11 +166,15 @@ class StateStore:
                 self._fs.pipe_file(self._at(f"{stem}-{part:06d}.{suffix}"), data)
                 return
             file = Path(self._at(path))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("ab") as stream:
+            make_folder(file.parent)
+            is_new = not file.exists()
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+            with os.fdopen(descriptor, "ab") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if is_new:
+                sync_folder(file.parent)
 
     def names(self, path: str) -> list[str]:
         """Names of the files and folders in a folder, sorted; none when there is no such folder."""
@@ -139,8 +200,8 @@ class StateStore:
         data = self.read(path)
         if data is None:
             return False
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        make_folder(file.parent)
+        write_file(file, data)
         return True
 
     def put(self, file: Path, path: str) -> None:

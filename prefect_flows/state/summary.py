@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from prefect_flows.errors import StateStoreError
+from prefect_flows.files import Warn
 from prefect_flows.state.runs import Ending, runs_folder
 from prefect_flows.state.store import StateStore
 
@@ -161,20 +161,20 @@ class TargetHistory(_Stored):
     last_good: RunLine | None = None
 
 
-def history(store: StateStore, target: str) -> TargetHistory | None:
+_HISTORY, _SUMMARY = TypeAdapter(TargetHistory), TypeAdapter(RunSummary)
+
+
+def history(store: StateStore, target: str, warn: Warn | None = None) -> TargetHistory | None:
     """The last runs of a target; none before its first one.
 
+    Args:
+        warn: as `StateStore.load` has it; a history that is set aside is made again.
+
     Raises:
-        StateStoreError: the store cannot be read, or a file in it is not as it was written.
+        StateStoreError: the store cannot be read, or a file in it is damaged.
     """
-    path = f"targets/{target}/{HISTORY}"
-    data = store.read(path)
-    if data is None:
-        return _made_again(store, target)
-    try:
-        return TargetHistory.model_validate_json(data)
-    except ValidationError as error:
-        raise damaged(store, path, error) from error
+    found = store.load(f"targets/{target}/{HISTORY}", _HISTORY, warn)
+    return _made_again(store, target, warn) if found is None else found
 
 
 def keep_summary(store: StateStore, summary: RunSummary) -> None:
@@ -214,26 +214,11 @@ def _with(before: TargetHistory | None, summary: RunSummary) -> TargetHistory:
     )
 
 
-def _made_again(store: StateStore, target: str) -> TargetHistory | None:
+def _made_again(store: StateStore, target: str, warn: Warn | None) -> TargetHistory | None:
     found: TargetHistory | None = None
     folder = runs_folder(target)
     for name in store.names(folder)[-RUNS_OF_HISTORY:]:
-        path = f"{folder}/{name}/{SUMMARY}"
-        data = store.read(path)
-        if data is not None:
-            try:
-                found = _with(found, RunSummary.model_validate_json(data))
-            except ValidationError as error:
-                raise damaged(store, path, error) from error
+        summary = store.load(f"{folder}/{name}/{SUMMARY}", _SUMMARY, warn)
+        if summary is not None:
+            found = _with(found, summary)
     return found
-
-
-def damaged(store: StateStore, path: str, error: ValidationError) -> StateStoreError:
-    """The error of a file that does not hold what it should."""
-    fault = error.errors()[0]
-    at = ".".join(str(part) for part in fault["loc"])
-    return StateStoreError(
-        f"A file of the state store is not as it was written: {at or 'the whole'}: {fault['msg']}.",
-        where=f"{store.url}/{path}",
-        mend="remove that file: the next run writes it again",
-    )

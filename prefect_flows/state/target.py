@@ -6,7 +6,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel, TypeAdapter
+
+from prefect_flows.files import Warn
 from prefect_flows.state.store import StateStore
 
 # How many runs a node's usual time is taken from.
@@ -20,6 +24,41 @@ SOURCES = "sources.json"
 REPORT = "report.html"
 DOCS = "docs.html"
 TIMINGS = "timings.json"
+
+_HASHES = TypeAdapter(dict[str, str])
+_TIMINGS = TypeAdapter(list[dict[str, float]])
+
+
+class ManifestShape(BaseModel):
+    """What every manifest of dbt has; the rest of it is dbt's to check."""
+
+    metadata: dict[str, Any]
+    nodes: dict[str, dict[str, Any]]
+    sources: dict[str, dict[str, Any]]
+    macros: dict[str, dict[str, Any]]
+    child_map: dict[str, list[str]]
+    parent_map: dict[str, list[str]]
+
+
+MANIFEST_KIND = TypeAdapter(ManifestShape)
+
+
+class ResultEntry(BaseModel):
+    """What is read of an entry of dbt's `run_results.json`."""
+
+    unique_id: str
+    status: str
+    execution_time: float
+    adapter_response: dict[str, Any] | None = None
+
+
+class RunResultsShape(BaseModel):
+    """What is read of dbt's `run_results.json`."""
+
+    results: list[ResultEntry]
+
+
+RUN_RESULTS_KIND = TypeAdapter(RunResultsShape)
 
 
 class TargetState:
@@ -39,41 +78,34 @@ class TargetState:
         self.folder = f"targets/{target}"
         self._target_path = target_path
         self._of_image = None if parsed_dir is None else parsed_dir / target / PARTIAL_PARSE
-        self._parsed: tuple[int, int] | None = None
 
-    def bring_partial_parse(self) -> str | None:
-        """Bring dbt's parsed project to a machine that has none; says from where it was brought."""
+    def bring_partial_parse(self) -> bool:
+        """Bring the parsed project of the image to a volume that has none; whether it was brought.
+
+        Never from the state store: dbt takes the code of models and macros from a parsed project,
+        and whoever may write the store could put code of their own there (decision 14).
+        """
         file = self._target_path / PARTIAL_PARSE
-        brought = None
-        if not file.exists():
-            if self.store.fetch(f"{self.folder}/{PARTIAL_PARSE}", file):
-                brought = "the state store"
-            elif self._of_image is not None and self._of_image.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self._of_image, file)
-                brought = "the image"
-        self._parsed = _stamp(file)
-        return brought
+        if file.exists() or self._of_image is None or not self._of_image.exists():
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._of_image, file)
+        return True
 
-    def keep_partial_parse(self) -> None:
-        """Put the parsed project back, where the run's parse changed it or the store has none."""
-        file = self._target_path / PARTIAL_PARSE
-        if _stamp(file) != self._parsed or PARTIAL_PARSE not in self.store.names(self.folder):
-            self.store.put(file, f"{self.folder}/{PARTIAL_PARSE}")
-
-    def last_good(self) -> Path | None:
+    def last_good(self, warn: Warn) -> Path | None:
         """A folder of this machine with the manifest of the last good run; none before it."""
+        path = f"{self.folder}/{MANIFEST}"
+        if self.store.load(path, MANIFEST_KIND, warn) is None:
+            return None
         if self.store.folder is not None:
-            folder = self.store.folder / self.folder
-        else:
-            folder = self._target_path / "last_good"
-            self.store.fetch(f"{self.folder}/{MANIFEST}", folder / MANIFEST)
-        return folder if (folder / MANIFEST).exists() else None
+            return self.store.folder / self.folder
+        folder = self._target_path / "last_good"
+        self.store.fetch(path, folder / MANIFEST)
+        return folder
 
-    def last_good_hashes(self) -> dict[str, str] | None:
+    def last_good_hashes(self, warn: Warn) -> dict[str, str] | None:
         """The hash of each node as the last good run had it; none before it."""
-        data = self.store.read(f"{self.folder}/{HASHES}")
-        return dict(json.loads(data)) if data is not None else None
+        return self.store.load(f"{self.folder}/{HASHES}", _HASHES, warn)
 
     def keep_last_good(self, hashes: Mapping[str, str]) -> None:
         """Keep what the next run is compared with.
@@ -92,19 +124,11 @@ class TargetState:
         """Keep a file that is made here."""
         self.store.write(f"{self.folder}/{name}", data)
 
-    def timings(self) -> list[dict[str, float]]:
+    def timings(self, warn: Warn | None = None) -> list[dict[str, float]]:
         """Seconds of each node in each of the last runs, oldest first: node's id → seconds."""
-        data = self.store.read(f"{self.folder}/{TIMINGS}")
-        return list(json.loads(data)) if data is not None else []
+        return self.store.load(f"{self.folder}/{TIMINGS}", _TIMINGS, warn) or []
 
     def add_timings(self, before: list[dict[str, float]], seconds: Mapping[str, float]) -> None:
         """Keep the times of this run with those of the last ones."""
         kept = [*before, dict(seconds)][-RUNS_OF_TIMINGS:]
         self.write(TIMINGS, json.dumps(kept).encode())
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    if not file.exists():
-        return None
-    stat = file.stat()
-    return stat.st_mtime_ns, stat.st_size

@@ -6,13 +6,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from prefect_flows.files import Warn
 from prefect_flows.state.journal import Entry
 from prefect_flows.transform.code import CodeHashes
 from prefect_flows.transform.results import NodeResult
 
 _RESULT = TypeAdapter(NodeResult)
+
+
+class IngestRecord(BaseModel):
+    """What the report reads of the record of a source."""
+
+    rows: dict[str, int]
+    bytes: int
+    rejected_rows: int
+    extract_seconds: float
+    load_seconds: float
+    seconds: float
+
+
+class DbtRecord(BaseModel):
+    """What the report reads of the record of a dbt stage."""
+
+    nodes: int
+    statuses: dict[str, int]
+    seconds: float
+    attempts: int
+    resumed: int
+    rows: int
+    bytes: int
+    failed: list[dict[str, Any]]
+    warned: list[dict[str, Any]]
+
+
+_RECORDS: Mapping[str, type[BaseModel]] = {
+    "ingest": IngestRecord,
+    "dbt": DbtRecord,
+}
 
 
 @dataclass(frozen=True)
@@ -46,25 +78,33 @@ def stage_entry(name: str, record: Mapping[str, Any]) -> Entry:
     return {"stage": name, "record": dict(record)}
 
 
-def done_before(entries: Sequence[Entry], code: CodeHashes) -> Done:
+def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> Done:
     """What the entries of a journal say was done, as far as its code is still the same.
 
     A node whose code or inputs changed is not carried over, and so is nothing behind it: its hash
-    covers theirs.
+    covers theirs. An entry that does not hold what it should is left out with a warning: what it
+    says was done is done again.
     """
     nodes: dict[str, NodeResult] = {}
     records: dict[str, Mapping[str, Any]] = {}
     kept: dict[str, Entry] = {}
     changed: dict[str, None] = {}
     for entry in entries:
-        if "stage" in entry:
+        name = entry.get("stage") or entry["node"]
+        for before in (nodes, records, kept):
+            before.pop(name, None)
+        try:
+            result = _checked(entry)
+        except ValidationError as error:
+            fault = error.errors(include_input=False)[0]
+            at = ".".join(str(part) for part in fault["loc"])
+            warn(f"The journal entry of {name} is damaged ({at}: {fault['msg']}) and left out.")
+            continue
+        if result is None:
             records[entry["stage"]] = entry["record"]
             kept[entry["stage"]] = entry
             continue
         unique_id = entry["node"]
-        result = replace(_RESULT.validate_python(entry["result"], strict=False), resumed=True)
-        nodes.pop(unique_id, None)
-        kept.pop(unique_id, None)
         if not result.done:
             continue
         if code.of(unique_id) == entry["code"]:
@@ -73,3 +113,17 @@ def done_before(entries: Sequence[Entry], code: CodeHashes) -> Done:
         else:
             changed[unique_id] = None
     return Done(nodes, records, list(kept.values()), list(changed))
+
+
+def _checked(entry: Entry) -> NodeResult | None:
+    """The result of a node's entry; none for a stage's.
+
+    Raises:
+        ValidationError: it does not hold what it should.
+    """
+    if "stage" not in entry:
+        return replace(_RESULT.validate_python(entry["result"], strict=False), resumed=True)
+    kind = _RECORDS.get(str(entry["stage"]).partition("-")[0])
+    if kind is not None:
+        kind.model_validate(entry["record"])
+    return None

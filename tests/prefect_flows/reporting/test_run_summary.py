@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.errors import StateStoreError
+from prefect_flows.errors import DamagedFile
 from prefect_flows.reporting.metrics import facts_of_all, registry_of
 from prefect_flows.settings import Settings
 from prefect_flows.state import summary
@@ -150,7 +150,7 @@ def test_a_history_that_is_gone_is_made_again(store: StateStore, tmp_path: Path)
     assert [run.run_id for run in kept(store).runs] == ["run-0", "run-1", "run-2", "run-3"]
 
 
-def test_a_damaged_history_is_said_and_fails_no_run(
+def test_a_damaged_history_is_set_aside_and_made_again(
     store: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep_made_up_run(store, made_up_report())
@@ -158,14 +158,14 @@ def test_a_damaged_history_is_said_and_fails_no_run(
     file.write_text(file.read_text()[:100])
     with caplog.at_level(logging.WARNING):
         run = keep_made_up_run(store, made_up_report(), number=1)
-    assert "lacks this run" in caplog.text
-    assert str(file) in caplog.text
-    assert "remove that file" in caplog.text
+    (aside,) = file.parent.glob("history.json.damaged-*")
+    assert "A file is damaged: Invalid JSON" in caplog.text
+    assert str(aside) in caplog.text
     assert store.read(f"{run.folder}/summary.json") is not None
-    with pytest.raises(StateStoreError, match="not as it was written"):
-        history(store, "dev")
-    file.unlink()
     assert [run.run_id for run in kept(store).runs] == ["run-0", "run-1"], "nothing was lost"
+    file.write_text("{}")
+    with pytest.raises(DamagedFile, match="target: Field required"):
+        history(store, "dev")
 
 
 def test_a_store_that_cannot_be_written_fails_no_run(

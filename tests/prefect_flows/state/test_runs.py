@@ -21,9 +21,17 @@ from prefect_flows.state.store import StateStore
 HOURS = timedelta(hours=6)
 
 
+def unexpected(warning: str) -> None:
+    raise AssertionError(warning)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> StateStore:
     return StateStore(str(tmp_path))
+
+
+def entry(name: str) -> dict[str, object]:
+    return {"node": name, "code": "1", "result": {}}
 
 
 def begun(store: StateStore, name: str, ended: Ending | None = None, hours_ago: float = 0.0) -> Run:
@@ -34,14 +42,14 @@ def begun(store: StateStore, name: str, ended: Ending | None = None, hours_ago: 
     )
     run = Run(store, header)
     run.begin(None, [])
-    run.journal.add([{"node": name}])
+    run.journal.add([entry(name)])
     if ended is not None:
         run.end(ended)
     return run
 
 
 def resumed(store: StateStore, parameters: dict[str, object] | None = None) -> str | None:
-    found = interrupted_run(store, "dev", parameters or {"select": []}, HOURS)
+    found = interrupted_run(store, "dev", parameters or {"select": []}, HOURS, unexpected)
     return None if found is None else found.header.id
 
 
@@ -60,17 +68,17 @@ def test_none_that_ended_by_itself(store: StateStore, ended: Ending) -> None:
 
 
 def test_what_failed_is_in_the_last_run_unless_that_passed(store: StateStore) -> None:
-    assert failed_run(store, "dev") is None, "there is no run"
+    assert failed_run(store, "dev", unexpected) is None, "there is no run"
     begun(store, "failed", "failed", hours_ago=30)
-    found = failed_run(store, "dev")
+    found = failed_run(store, "dev", unexpected)
     assert found is not None
-    assert (found.header.id, list(found.entries)) == ("failed", [{"node": "failed"}])
+    assert (found.header.id, list(found.entries)) == ("failed", [entry("failed")])
     begun(store, "killed", hours_ago=2)
-    found = failed_run(store, "dev")
+    found = failed_run(store, "dev", unexpected)
     assert found is not None
     assert found.header.id == "killed"
     begun(store, "last", "passed", hours_ago=1)
-    assert failed_run(store, "dev") is None, "what failed before it is over"
+    assert failed_run(store, "dev", unexpected) is None, "what failed before it is over"
 
 
 def test_a_run_knows_when_the_first_of_those_began_that_it_goes_on_from(store: StateStore) -> None:
@@ -80,7 +88,7 @@ def test_a_run_knows_when_the_first_of_those_began_that_it_goes_on_from(store: S
             id=name, target="dev", parameters={}, url=None, started_at=datetime.now(UTC)
         )
         run = Run(store, header)
-        run.begin(failed_run(store, "dev"), [])
+        run.begin(failed_run(store, "dev", unexpected), [])
         run.end("failed")
         found = last_run(store, "dev")
         assert found is not None
@@ -92,7 +100,7 @@ def test_none_of_other_parameters_and_none_that_is_too_old(store: StateStore) ->
     assert resumed(store, {"select": ["a"]}) is None
     begun(store, "old", hours_ago=7)
     assert resumed(store) == "last"
-    assert interrupted_run(store, "dev", {"select": []}, timedelta(hours=4)) is None
+    assert interrupted_run(store, "dev", {"select": []}, timedelta(hours=4), unexpected) is None
 
 
 def test_a_run_that_was_killed_before_it_was_known_is_none(store: StateStore) -> None:
@@ -100,23 +108,23 @@ def test_a_run_that_was_killed_before_it_was_known_is_none(store: StateStore) ->
     header = RunHeader(
         id="x", target="dev", parameters={"select": []}, url=None, started_at=datetime.now(UTC)
     )
-    Run(store, header).journal.begin([{"node": "killed"}])
+    Run(store, header).journal.begin([entry("killed")])
     assert resumed(store) == "killed"
 
 
 def test_going_on_leaves_one_run_to_go_on_from(store: StateStore) -> None:
     begun(store, "killed", hours_ago=1)
-    found = interrupted_run(store, "dev", {"select": []}, HOURS)
+    found = interrupted_run(store, "dev", {"select": []}, HOURS, unexpected)
     assert found is not None
     header = RunHeader(
         id="next", target="dev", parameters={"select": []}, url=None, started_at=datetime.now(UTC)
     )
     Run(store, header).begin(found, found.entries)
 
-    again = interrupted_run(store, "dev", {"select": []}, HOURS)
+    again = interrupted_run(store, "dev", {"select": []}, HOURS, unexpected)
     assert again is not None
     assert again.header.id == "next"
-    assert again.entries == [{"node": "killed"}]
+    assert again.entries == [entry("killed")]
 
 
 def test_pruned_by_count_and_by_age_and_never_the_last(store: StateStore) -> None:

@@ -1,4 +1,4 @@
-"""Where a new machine takes the parsed project from."""
+"""Where a new machine takes the parsed project from: never from the state store."""
 
 from __future__ import annotations
 
@@ -18,39 +18,29 @@ def image(tmp_path: Path) -> Path:
     return folder
 
 
-def state(tmp_path: Path, image: Path | None, machine: str = "machine") -> TargetState:
-    return TargetState(
-        StateStore(str(tmp_path / "store")), "dev", tmp_path / machine / "dev", image
-    )
+def state(tmp_path: Path, image: Path | None) -> TargetState:
+    store = StateStore(str(tmp_path / "store"))
+    return TargetState(store, "dev", tmp_path / "machine" / "dev", image)
 
 
 def test_a_new_container_takes_it_from_its_image(tmp_path: Path, image: Path) -> None:
-    assert state(tmp_path, image).bring_partial_parse() == "the image"
+    assert state(tmp_path, image).bring_partial_parse()
     assert (tmp_path / "machine" / "dev" / PARTIAL_PARSE).read_bytes() == b"of the image"
 
 
-def test_the_state_store_goes_before_the_image(tmp_path: Path, image: Path) -> None:
-    first = state(tmp_path, image)
-    first.bring_partial_parse()
-    (tmp_path / "machine" / "dev" / PARTIAL_PARSE).write_bytes(b"of the last run")
-    first.keep_partial_parse()
-    assert state(tmp_path, image, "another").bring_partial_parse() == "the state store"
-    assert (tmp_path / "another" / "dev" / PARTIAL_PARSE).read_bytes() == b"of the last run"
-
-
 def test_what_lies_on_the_volume_stays(tmp_path: Path, image: Path) -> None:
-    state(tmp_path, image).bring_partial_parse()
-    assert state(tmp_path, image).bring_partial_parse() is None
+    assert state(tmp_path, image).bring_partial_parse()
+    assert not state(tmp_path, image).bring_partial_parse()
 
 
 def test_none_where_there_is_none(tmp_path: Path, image: Path) -> None:
-    assert state(tmp_path, None).bring_partial_parse() is None
+    assert not state(tmp_path, None).bring_partial_parse()
     other = TargetState(StateStore(str(tmp_path / "store")), "prod", tmp_path / "prod", image)
-    assert other.bring_partial_parse() is None
+    assert not other.bring_partial_parse()
 
 
-def test_the_store_is_given_what_came_from_the_image(tmp_path: Path, image: Path) -> None:
-    first = state(tmp_path, image)
-    first.bring_partial_parse()
-    first.keep_partial_parse()
-    assert first.store.names(first.folder) == [PARTIAL_PARSE]
+def test_what_somebody_put_into_the_store_is_not_taken(tmp_path: Path) -> None:
+    target = state(tmp_path, None)
+    target.write(PARTIAL_PARSE, b"of somebody else")
+    assert not target.bring_partial_parse()
+    assert not (tmp_path / "machine" / "dev" / PARTIAL_PARSE).exists()

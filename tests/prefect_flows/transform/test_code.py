@@ -182,6 +182,16 @@ def test_what_is_new_or_differs_has_changed() -> None:
     assert changed == {"model": ["other", "new"]}
 
 
+LOADED = {
+    "rows": {"t": 1}, "bytes": 1, "rejected_rows": 0, "extract_seconds": 0.5, "load_seconds": 1,
+    "seconds": 1.5,
+}  # fmt: skip
+TESTED_RECORD = {
+    "nodes": 1, "statuses": {"pass": 1}, "seconds": 1.0, "attempts": 1, "resumed": 0, "rows": 0,
+    "bytes": 0, "failed": [], "warned": [],
+}  # fmt: skip
+
+
 def test_only_what_ended_well_with_the_same_code_is_carried_over() -> None:
     class Code:
         def of(self, unique_id: str) -> str:
@@ -194,6 +204,7 @@ def test_only_what_ended_well_with_the_same_code_is_carried_over() -> None:
         )  # fmt: skip
         return {**node_entry(result, Code()), **changes}  # type: ignore[arg-type]
 
+    warnings: list[str] = []
     done = done_before(
         [
             entry("good", "success"),
@@ -204,14 +215,24 @@ def test_only_what_ended_well_with_the_same_code_is_carried_over() -> None:
             entry("failed at last", "error"),
             entry("passed at last", "error"),
             entry("passed at last", "pass"),
-            {"stage": "ingest-a", "record": {"rows": {"t": 1}}},
+            {"stage": "ingest-a", "record": LOADED},
+            entry("damaged at last", "success"),
+            {**entry("damaged at last", "success"), "result": {"status": "success"}},
+            {"stage": "ingest-b", "record": {}},
+            {"stage": "dbt-run", "record": {"nodes": 1}},
+            {"stage": "dbt-test", "record": TESTED_RECORD | {"statuses": [1]}},
+            {"stage": "dbt-seed", "record": TESTED_RECORD},
         ],
         Code(),  # type: ignore[arg-type]
+        warnings.append,
     )
 
     assert set(done.nodes) == {"good", "passed at last"}
     assert done.nodes["good"].resumed
     assert done.nodes["good"].rows == 3
     assert done.changed == ["other code"]
-    assert done.records == {"ingest-a": {"rows": {"t": 1}}}
-    assert len(done.entries) == 3
+    assert done.records == {"ingest-a": LOADED, "dbt-seed": TESTED_RECORD}
+    assert len(done.entries) == 4
+    assert [warning.partition(" is damaged")[0].rpartition(" ")[2] for warning in warnings] == [
+        "last", "ingest-b", "dbt-run", "dbt-test",
+    ]  # fmt: skip
