@@ -8,8 +8,9 @@ from prefect_flows.notices.wishes import stored_wishes
 from prefect_flows.parameters import Parameters
 from prefect_flows.refusal import refusals_are_told
 from prefect_flows.settings import Settings, load_settings
+from prefect_flows.state.configured import configured_store
 from prefect_flows.state.store import StateStore
-from prefect_flows.targets import Profile, load_profile, prefect_client, stored_state_url
+from prefect_flows.targets import Profile, load_profile, prefect_client
 from prefect_flows.waiting import bound_api_waits
 from prefect_flows.with_prefect import WithPrefect
 
@@ -37,8 +38,7 @@ def start_of_flow(parameters: Parameters) -> FlowStart:
     settings = load_settings()
     patience = bound_api_waits(settings.unreachable_seconds)
     with prefect_client() as client:
-        state_url = settings.state_url or stored_state_url(client)
-        store = StateStore(state_url or settings.default_state_url)
+        store = configured_store(settings, client)
         wishes = stored_wishes(client, parameters.target)
         runtime = WithPrefect.of_this_flow(parameters.target, wishes, patience)
         with refusals_are_told(parameters, store, runtime, settings.notify_seconds):

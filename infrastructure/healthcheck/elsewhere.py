@@ -100,11 +100,10 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
     )
 
 
-def state_store(url: str, targets: Sequence[str]) -> Iterator[Check]:
+def state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
     """Look into the state store, and for what nobody could be told; nothing is written."""
-    store = StateStore(url)
     there = store.names("targets")
-    yield Check("state store", "", Status.OK, f"{url} answers, {len(there)} target(s) in it")
+    yield Check("state store", "", Status.OK, f"{store.url} answers, {len(there)} target(s) in it")
     for target in targets:
         yield _notices(store, target)
 

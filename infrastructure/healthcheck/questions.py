@@ -20,12 +20,12 @@ from prefect_flows.errors import (
     did_you_mean,
 )
 from prefect_flows.settings import Settings
+from prefect_flows.state.configured import configured_store
 from prefect_flows.targets import (
     LOCAL_UP_COMMAND,
     SETUP_COMMAND,
     existing_targets,
     load_profile,
-    stored_state_url,
 )
 
 START_SERVER = (
@@ -137,12 +137,9 @@ class Questions:
     def state_store(self, seconds: float) -> list[Check]:
         """Whether the state store of this machine's runs answers, and what waits in it."""
         with _said("state store", "", "") as checks:
-            url = self._settings.state_url
-            if url is None:
-                with ask.asking(seconds) as client:
-                    url = stored_state_url(client)
-            found = elsewhere.state_store(url or self._settings.default_state_url, self.targets)
-            checks.extend(found)
+            with ask.asking(seconds) as client:
+                store = configured_store(self._settings, client)
+            checks.extend(elsewhere.state_store(store, self.targets))
         return checks
 
     def disk(self, seconds: float) -> list[Check]:  # noqa: ARG002 # as the others

@@ -9,6 +9,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,7 @@ from pydantic import (
 from infrastructure.setup_profiles.notices import TargetNotices
 from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.errors import ContractError
+from prefect_flows.state.url import fix_of_url, url_fault
 from prefect_flows.targets import TargetName
 from prefect_flows.validation_messages import validation_message
 
@@ -113,6 +115,12 @@ class TargetSecret(Strict):
 SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
 
 
+def _state_url(url: str) -> str:
+    if (fault := url_fault(url)) is not None:
+        raise ValueError(f"{fault}; {fix_of_url(url)}")
+    return url
+
+
 class Contract(Strict):
     """The outputs, validated."""
 
@@ -126,8 +134,9 @@ class Contract(Strict):
         dict[TargetName, TargetNotices], Field(alias="dbt_target_notices", default_factory=dict)
     ]
     """Target's name → who is told of it, and of what; of one without, nobody."""
-    state_url: Text | None = None
-    """Where run state, reports and docs are kept: any URL of fsspec. `.local/state` when absent."""
+    state_url: Annotated[Text, AfterValidator(_state_url)] | None = None
+    """Where run state, reports and docs are kept: a folder, `gs://bucket/folder` or
+    `s3://bucket/folder`, without a login. `.local/state` when absent."""
 
 
 # Where a person finds outputs that are right.

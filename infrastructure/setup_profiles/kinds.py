@@ -19,6 +19,7 @@ from infrastructure.planning.objects import Kind, Stored, Wanted
 from infrastructure.setup_profiles import desired, notices
 from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
 from prefect_flows import targets
+from prefect_flows.state.url import without_login
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -173,7 +174,13 @@ class VariableKind(_Printing):
     def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
         """The variable of that name."""
         found = client.read_variable_by_name(name)
-        return Stored(found.id, found.name, {"value": found.value}) if found is not None else None
+        if found is None:
+            return None
+        value = found.value
+        if name == targets.STATE_URL_VARIABLE:
+            # The plan shows it, and somebody may have put a login there.
+            value = without_login(str(value))
+        return Stored(found.id, found.name, {"value": value})
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
         """Every variable that setup writes."""

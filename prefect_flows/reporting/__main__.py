@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
-from prefect_flows.settings import load_settings
+from prefect_flows.settings import Settings, load_settings
 from prefect_flows.state.store import StateStore
 
 app = typer.Typer(help="The pages of the state store.", no_args_is_help=True)
@@ -53,8 +54,7 @@ def _store(state_url: str | None) -> StateStore:
         ConfigurationError: no run has left anything there.
     """
     settings = load_settings()
-    url = state_url or settings.state_url or _url_of_setup() or settings.default_state_url
-    store = StateStore(url)
+    store = _configured(settings, state_url)
     if not store.names("targets"):
         raise ConfigurationError(
             "There is no state store with runs in it.",
@@ -65,17 +65,22 @@ def _store(state_url: str | None) -> StateStore:
     return store
 
 
-def _url_of_setup() -> str | None:
-    """What setup wrote for the Prefect API; none, with a word, where the API cannot be asked."""
-    from prefect_flows.targets import prefect_client, stored_state_url
+def _configured(settings: Settings, state_url: str | None) -> StateStore:
+    """The store; without what setup wrote, with a word, where the Prefect API does not answer."""
+    from prefect_flows.state.configured import configured_store
+    from prefect_flows.targets import prefect_client
 
-    try:
-        with prefect_client() as client:
-            return stored_state_url(client)
-    except (PrefectUnreachable, ConfigurationError) as error:
-        said = f"Prefect cannot be asked where the state store is: {error.what}"
-        Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
-        return None
+    url = state_url or settings.state_url
+    if url is not None and "://" not in url:
+        return StateStore(url)
+    with ExitStack() as contexts:
+        try:
+            client = contexts.enter_context(prefect_client())
+        except (PrefectUnreachable, ConfigurationError) as error:
+            said = f"Prefect cannot be asked where the state store is: {error.what}"
+            Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
+            return StateStore(url or settings.default_state_url)
+        return configured_store(settings, client, url)
 
 
 if __name__ == "__main__":

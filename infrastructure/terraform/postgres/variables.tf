@@ -75,9 +75,14 @@ variable "passwords" {
 }
 
 variable "state_url" {
-  description = "Where run state and docs are kept, any fsspec URL; a folder of the machine when null."
+  description = "Where run state and docs are kept: gs://bucket/folder, s3://bucket/folder, or a folder; .local/state of the machine when null. Without a login: the block state-store-login has it."
   type        = string
   default     = null
+
+  validation {
+    condition     = can(regex("^((gs|s3)://[A-Za-z0-9][^@?#]*|[^:@]+)$", coalesce(var.state_url, "valid")))
+    error_message = "state_url is gs://bucket/folder, s3://bucket/folder or a folder, without a login."
+  }
 }
 
 variable "notices" {

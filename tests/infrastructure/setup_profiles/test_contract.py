@@ -73,6 +73,15 @@ def test_both_warehouses_and_any_names_are_taken() -> None:
     assert "made-up-secret" not in repr(contract)
 
 
+def test_a_state_url_without_a_bucket_or_with_a_login_is_a_fault_and_not_repeated() -> None:
+    (unset,) = faults(dbt_targets={"dev": POSTGRES}, state_url="s3://")
+    assert unset.startswith("state_url: behind s3:// comes the name of a bucket")
+    (login,) = faults(dbt_targets={"dev": POSTGRES}, state_url="s3://AKIA:made/up@bucket/x")
+    assert login.startswith("state_url: its URL holds a login")
+    assert "infrastructure.setup_secret state-store-login" in login
+    assert "made/up" not in login
+
+
 def test_nulls_of_optional_attributes_are_as_if_absent() -> None:
     contract = parsed(
         dbt_targets={"dev": POSTGRES | {"sslmode": None}},

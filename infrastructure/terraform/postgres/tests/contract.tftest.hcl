@@ -117,3 +117,30 @@ run "refuses_a_receiver_of_no_known_type" {
   }
   expect_failures = [var.notices]
 }
+
+run "passes_on_the_state_url" {
+  variables {
+    state_url = "gs://made-up/millrace"
+  }
+
+  assert {
+    condition     = output.state_url == "gs://made-up/millrace"
+    error_message = "The state store's URL is passed on."
+  }
+}
+
+run "refuses_a_login_in_the_state_url" {
+  command = plan
+  variables {
+    state_url = "s3://somebody:made-up@bucket/millrace"
+  }
+  expect_failures = [var.state_url]
+}
+
+run "refuses_a_state_url_without_a_bucket" {
+  command = plan
+  variables {
+    state_url = "s3://"
+  }
+  expect_failures = [var.state_url]
+}
