@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,6 +42,7 @@ from prefect_flows.settings import StagePolicies
 from prefect_flows.source_arguments import source_arguments, source_function
 from prefect_flows.stages import Logger, RunStage, say_expected_errors_without_stack
 from prefect_flows.targets import Profile
+from prefect_flows.temporary import private_folder
 from prefect_flows.unfinished_loads import is_complete, remove_unfinished
 
 __all__ = ["Ingestion", "SourceLoad", "has_loaded", "ingest", "ingest_source", "ingest_target",
@@ -196,11 +196,12 @@ class SourceLoad:
         self._load_began = False
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="millrace-dlt-")
+        self._contexts = ExitStack()
+        self._folder = self._contexts.enter_context(private_folder("dlt"))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._contexts.close()
 
     def extracting(self, log: Logger) -> dict[str, Any]:
         """The work of the stage `extract-<source>`."""
@@ -305,7 +306,7 @@ class SourceLoad:
 
     def _new_folder(self) -> Path:
         self._attempts += 1
-        folder = Path(self._folder.name) / str(self._attempts)
+        folder = self._folder / str(self._attempts)
         folder.mkdir()
         return folder
 

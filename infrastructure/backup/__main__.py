@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from infrastructure.local.files import writable_folder
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import BackupError
 from prefect_flows.settings import load_settings
+from prefect_flows.temporary import private_folder
 
 app = typer.Typer(
     help="Back up and restore the database of the Prefect server of this environment.",
@@ -48,8 +48,8 @@ def create(
     writable_folder(folder)
     if made_here:
         folder.chmod(0o700)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:
-        copy = Path(scratch) / archive.DATABASE
+    with private_folder("backup", folder, ".unfinished-") as scratch:
+        copy = scratch / archive.DATABASE
         if isinstance(database, Sqlite):
             sqlite.copy(database, copy)
             revision, rows, blocks = sqlite.revision(copy), sqlite.rows(copy), sqlite.blocks(copy)
@@ -93,8 +93,8 @@ def restore(
 
     console = Console()
     database = configured(load_settings().local_dir)
-    with tempfile.TemporaryDirectory(prefix="millrace-restore-") as scratch:
-        manifest, copy = archive.read(file, Path(scratch))
+    with private_folder("restore") as scratch:
+        manifest, copy = archive.read(file, scratch)
         if manifest.kind != _kind(database):
             raise BackupError(
                 f"The backup is of {manifest.kind}; the server here has {database.address}.",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from multiprocessing import resource_tracker
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -26,10 +26,12 @@ from dbt_common.exceptions import DbtBaseException
 from prefect_flows.causes import Cause, cause_of, is_refusal_that_may_pass
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ProjectError, SelectionError, StageFailed, WarehouseUnreachable
+from prefect_flows.files import make_folder
 from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
 from prefect_flows.stages import Logger
 from prefect_flows.targets import Profile
+from prefect_flows.temporary import private_folder
 from prefect_flows.transform.causes import OnError, errors_seen
 from prefect_flows.transform.only import Narrowing, narrowed_to
 from prefect_flows.transform.packages import (
@@ -154,14 +156,16 @@ class DbtSession:
         self._check_stop = check_stop
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="millrace-dbt-")
+        make_folder(self.target_path)
+        self._contexts = ExitStack()
+        self._folder = self._contexts.enter_context(private_folder("dbt"))
         document = {
             self.profile.name: {
                 "target": self.profile.target,
                 "outputs": {self.profile.target: self.profile.dbt_output()},
             }
         }
-        Path(self._folder.name, "profiles.yml").write_text(yaml.safe_dump(document))
+        (self._folder / "profiles.yml").write_text(yaml.safe_dump(document))
         return self
 
     def __exit__(
@@ -170,7 +174,7 @@ class DbtSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._folder.cleanup()
+        self._contexts.close()
 
     @property
     def manifest(self) -> Manifest:
@@ -565,7 +569,7 @@ class DbtSession:
     ) -> Outcome:
         common = [
             "--project-dir", str(self.project_dir),
-            "--profiles-dir", self._folder.name,
+            "--profiles-dir", str(self._folder),
             "--target", self.profile.target,
             "--vars", json.dumps(self.vars),
             "--no-use-colors",
@@ -576,6 +580,10 @@ class DbtSession:
         if artifacts:
             common += ["--target-path", str(self.target_path)]
         runner = dbtRunner(manifest=manifest, callbacks=[on_event or self._listen])
+        if os.name != "nt":
+            # Python starts it for dbt's locks. It outlives the command, and its environment would
+            # hold the secrets for as long.
+            resource_tracker.ensure_running()
         with _ONE_INVOCATION, variables_set(self._variables):
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):
