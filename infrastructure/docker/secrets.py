@@ -17,6 +17,7 @@ from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.files import write_file
 from prefect_flows.settings import load_settings
 
 FOLDER_MODE = 0o700
@@ -90,10 +91,8 @@ def make(folder: Path) -> dict[str, bool]:
 def _write(file: Path, text: str) -> bool:
     if file.exists():
         return False
-    draft = file.with_suffix(".tmp")
-    draft.write_text(text)
-    draft.chmod(FILE_MODE)
-    draft.replace(file)
+    write_file(file, text.encode(), FILE_MODE)
+    file.chmod(FILE_MODE)  # whatever the umask
     return True
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from infrastructure.local import postgres, prefect_server
 from infrastructure.local.files import only_one
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.errors import ServerError
 from prefect_flows.settings import load_settings
 
 UP_WAIT_SECONDS = 300.0
@@ -24,7 +25,9 @@ app = typer.Typer(
 @app.command()
 @exits_with_expected_errors
 def up(
-    port: Annotated[int | None, typer.Option(help="Port of the Prefect server.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the Prefect server.")
+    ] = None,
 ) -> None:
     """Start both servers, or find them running. They stay up until `down`."""
     console = Console()
@@ -32,9 +35,15 @@ def up(
     local = settings.local_dir
     with only_one(local, "local-up", UP_WAIT_SECONDS):
         console.print("Prefect server: starting (the first time takes a while)")
+        ran_before = prefect_server.find(local) is not None
         server = prefect_server.launch(settings.project_dir, local, port)
         console.print("Postgres: starting")
-        database = postgres.start(local)
+        try:
+            database = postgres.start(local)
+        except ServerError:
+            if not ran_before:
+                prefect_server.stop(settings.project_dir, local)
+            raise
         console.print(f"Postgres: ready, {database.host} port {database.port}", soft_wrap=True)
         server = prefect_server.wait(server, settings.project_dir, local, port)
         console.print(f"Prefect server: ready, {server.ui_url}", soft_wrap=True)

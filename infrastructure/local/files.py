@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from rich.console import Console
 
 from prefect_flows.errors import ServerError
+from prefect_flows.files import write_file
+
+# What a full disk has no room for: an empty file would still fit into the folder's own block.
+PROBE = b"\0" * 4096
+ROOM = (
+    "make room there (du -xh -d 2 {} | sort -h), or put .local on another disk: MILLRACE_LOCAL_DIR"
+)
 
 
 def writable_folder(folder: Path) -> Path:
@@ -21,15 +30,40 @@ def writable_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.write_bytes(PROBE)
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
-        raise ServerError(
-            f"The folder cannot be written to: {error.strerror}.",
-            where=str(folder),
-            mend="give yourself write permission there, or clone the project where you have it",
-        ) from error
+        raise not_writable(error, folder) from error
     return folder
+
+
+def not_writable(error: OSError, place: Path) -> ServerError:
+    """The error of a disk that is full, or of a folder that may not be written to."""
+    mend = "give yourself write permission there, or clone the project where you have it"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        mend = ROOM.format(place)
+    return ServerError(
+        f"The folder cannot be written to: {error.strerror}.", where=str(place), mend=mend
+    )
+
+
+def write_local(file: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file of this machine whole.
+
+    Raises:
+        ServerError: the disk is full, or the folder's permissions do not allow it.
+    """
+    try:
+        write_file(file, text.encode(), mode)
+    except OSError as error:
+        raise not_writable(error, file.parent) from error
+
+
+def warn(text: str) -> None:
+    """Print a warning of a command."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -48,16 +82,14 @@ def only_one(local_dir: Path, what: str, wait_seconds: float = 0) -> Iterator[No
     try:
         with FileLock(file, timeout=wait_seconds):
             # In one step, so that whoever waits reads the whole number.
-            draft = holder.with_suffix(f".{os.getpid()}")
-            draft.write_text(str(os.getpid()))
-            draft.replace(holder)
+            write_local(holder, str(os.getpid()))
             try:
                 yield
             finally:
-                holder.unlink()
+                holder.unlink(missing_ok=True)
     except Timeout as error:
         try:
-            who = f"process {holder.read_text()}"
+            who = f"process {holder.read_text(errors='replace')}"
         except FileNotFoundError:
             who = "it has just begun or ended"
         raise ServerError(

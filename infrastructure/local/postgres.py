@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import warnings
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import psycopg2
 from platformdirs.api import RuntimeDirWarning
 from psycopg2 import sql
 
-from infrastructure.local.files import writable_folder
+from infrastructure.local.files import ROOM, writable_folder, write_local
 from prefect_flows.errors import ServerError
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 DATABASE = "millrace"
 USER = "postgres"
+MIB = 1024**2
+# A new database takes 40 MiB, and 16 more with each log file.
+LITTLE_BYTES = 64 * MIB
 STATUS_COMMAND = "uv run python -m infrastructure.local status"
 
 
@@ -77,7 +81,7 @@ def start(local_dir: Path) -> Postgres:
         _create_database(postgres)
     except (subprocess.SubprocessError, OSError, RuntimeError, psycopg2.Error) as error:
         raise _not_started(error, folder) from error
-    outputs_file(local_dir).write_text(json.dumps(postgres.outputs(), indent=2) + "\n")
+    write_local(outputs_file(local_dir), json.dumps(postgres.outputs(), indent=2) + "\n")
     return postgres
 
 
@@ -91,13 +95,15 @@ def stop(local_dir: Path) -> bool:
 
 def is_running(local_dir: Path) -> bool:
     """Whether the embedded Postgres accepts connections."""
-    if not outputs_file(local_dir).exists():
+    # Postgres' own file: process, folder, start, port, folder of the socket, host.
+    pid_file = _folder(local_dir) / "postmaster.pid"
+    lines = pid_file.read_text(errors="replace").splitlines() if pid_file.exists() else []
+    port, socket_dir, host = (*lines, *[""] * 6)[3:6]
+    if not port.isdigit() or not (socket_dir or host):
         return False
-    outputs = json.loads(outputs_file(local_dir).read_text())
-    dev = outputs["dbt_targets"]["value"]["dev"]
     try:
         psycopg2.connect(
-            host=dev["host"], port=dev["port"], user=USER, dbname=DATABASE, connect_timeout=5
+            host=socket_dir or host, port=port, user=USER, dbname=DATABASE, connect_timeout=5
         ).close()
     except psycopg2.OperationalError:
         return False
@@ -120,6 +126,12 @@ def _not_started(error: Exception, folder: Path) -> ServerError:
             mend='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
             "(apt-get install passwd), or start as another user than root",
         )
+    if (free := shutil.disk_usage(folder.parent).free) < LITTLE_BYTES:
+        return ServerError(
+            f"The embedded Postgres does not start: its disk has {free // MIB} MiB left.",
+            where=str(folder.parent),
+            mend=ROOM.format(folder.parent),
+        )
     log, pid = folder / "log", folder / "postmaster.pid"
     advice = [
         *([f"read {log}"] if log.exists() else []),
@@ -128,7 +140,7 @@ def _not_started(error: Exception, folder: Path) -> ServerError:
     return ServerError(
         f"The embedded Postgres does not start: {type(error).__name__}: {error}.",
         where=str(folder),
-        mend="; ".join(advice) or "correct what is said above; nothing was started",
+        mend="; ".join(advice) or "correct what is said above",
     )
 
 

@@ -24,10 +24,12 @@ from typing import Any
 import httpx
 import psutil
 import tomlkit
+from pydantic import PositiveInt, TypeAdapter
 from tomlkit.exceptions import ParseError
 
-from infrastructure.local.files import writable_folder
+from infrastructure.local.files import warn, writable_folder, write_local
 from prefect_flows.errors import ServerError
+from prefect_flows.files import read_or_set_aside
 
 HOST = "127.0.0.1"
 USUAL_PORT = 4200
@@ -57,8 +59,8 @@ RESTART_COMMANDS = (
 class PrefectServer:
     """A server that was started: its process and its port."""
 
-    pid: int
-    port: int
+    pid: PositiveInt
+    port: PositiveInt
 
     @property
     def command(self) -> list[str]:
@@ -132,6 +134,9 @@ class PrefectServer:
             return False
 
 
+_SERVER = TypeAdapter(PrefectServer)
+
+
 def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> PrefectServer:
     """Start the server's process, or find it running; `wait` waits until it answers.
 
@@ -190,7 +195,13 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
             start_new_session=True,
         )
     server = PrefectServer(process.pid, port)
-    _state_file(local_dir).write_text(json.dumps(asdict(server)))
+    try:
+        write_local(_state_file(local_dir), json.dumps(asdict(server)))
+    except ServerError:
+        # What nobody knows of, nobody could stop.
+        process.kill()
+        process.wait()
+        raise
     # Linux shows an empty command line for a moment after a program has started.
     while server.process() is None and process.poll() is None:
         time.sleep(0.01)
@@ -262,11 +273,26 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
 def find(local_dir: Path) -> PrefectServer | None:
     """The server that was started before, when its process is still there."""
     file = _state_file(local_dir)
-    if not file.exists():
-        return None
-    found = json.loads(file.read_text())
-    server = PrefectServer(found["pid"], found["port"])
-    return server if server.process() is not None else None
+    is_there = file.exists()
+    server = read_or_set_aside(file, _SERVER, warn)
+    if server is None and is_there and (server := _running_in(_home(local_dir))) is not None:
+        write_local(file, json.dumps(asdict(server)))
+    return server if server is not None and server.process() is not None else None
+
+
+def _running_in(home: Path) -> PrefectServer | None:
+    """The server that works in a folder, found among the processes of this machine."""
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if len(command) < len(PrefectServer(0, 0).command) or not command[-1].isdigit():
+                continue
+            server = PrefectServer(process.pid, int(command[-1]))
+            if server.process() is not None and Path(process.cwd()).samefile(home):
+                return server
+        except (psutil.Error, OSError):  # it ended meanwhile, or is another user's
+            continue
+    return None
 
 
 def client_settings_file(project_dir: Path) -> Path:
@@ -296,9 +322,7 @@ def _make_auth_string(local_dir: Path) -> str:
 
 def _write_private(file: Path, text: str) -> None:
     """Write a file that only its owner may read, also where others could read it before."""
-    file.unlink(missing_ok=True)
-    file.touch(0o600, exist_ok=False)
-    file.write_text(text)
+    write_local(file, text, 0o600)
 
 
 def _refuse_other_password(server: PrefectServer, local_dir: Path) -> None:
@@ -321,7 +345,8 @@ def _refuse_other_password(server: PrefectServer, local_dir: Path) -> None:
 def _write_client_settings(project_dir: Path, local_dir: Path, server: PrefectServer) -> None:
     """Point the clients of the project's folder at the server; what people added stays."""
     file = client_settings_file(project_dir)
-    document = _read_toml(file) if _wrote_settings(file) else tomlkit.parse(HEADER)
+    is_ours = _wrote_settings(file) and not _is_blank(file)
+    document = _read_toml(file) if is_ours else tomlkit.parse(HEADER)
     for (table, key), value in {
         ("", "home"): str(_home(local_dir)),
         ("api", "url"): server.api_url,
@@ -372,7 +397,14 @@ def _read_toml(file: Path) -> tomlkit.TOMLDocument:
 
 
 def _wrote_settings(file: Path) -> bool:
-    return file.exists() and file.read_text().startswith(SETTINGS_MARK)
+    """Whether `local up` wrote it; an empty file holds nothing that could be lost."""
+    if not file.exists():
+        return False
+    return file.read_text(errors="replace").startswith(SETTINGS_MARK) or _is_blank(file)
+
+
+def _is_blank(file: Path) -> bool:
+    return not file.read_text(errors="replace").strip()
 
 
 def _refuse_other_settings(project_dir: Path) -> None:

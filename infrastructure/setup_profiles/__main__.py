@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.settings import Settings, load_settings
 from prefect_flows.targets import Profile, prefect_client, profile_name
+from prefect_flows.temporary import private_folder
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -141,7 +141,7 @@ def _setup_blocks(
 
 def _setup_file(console: Console, file: Path, text: str, *, only_look: bool) -> bool:
     """Write dbt/profiles.yml where it differs; whether it did."""
-    differs = not file.exists() or file.read_text() != text
+    differs = not file.exists() or file.read_text(errors="replace") != text
     action = Action.UNCHANGED
     if differs:
         action = Action.UPDATE if file.exists() else Action.CREATE
@@ -157,8 +157,8 @@ def _test_connections(console: Console, settings: Settings, profiles: list[Profi
     failures = []
     for profile in profiles:
         with (
-            tempfile.TemporaryDirectory(prefix="millrace-debug-") as folder,
-            DbtSession(settings.dbt_dir, profile, Path(folder), {}) as session,
+            private_folder("debug") as folder,
+            DbtSession(settings.dbt_dir, profile, folder, {}) as session,
         ):
             try:
                 session.check_connection(settings.unreachable_seconds, log)

@@ -6,18 +6,20 @@ target that it finds at the same place; `MILLRACE_PROJECT` names one where no fi
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.local.files import writable_folder
+from infrastructure.local.files import writable_folder, write_local
 from infrastructure.planning.objects import Wanted
 from infrastructure.planning.plan import Action, Step
 from prefect_flows import targets
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
+from prefect_flows.state.url import without_login
 from prefect_flows.targets import SETUP_COMMAND, Profile, profile_from_block, stored_state_url
 
 if TYPE_CHECKING:
@@ -48,17 +50,34 @@ class Projects:
         """Remember ids in the clone."""
         if self.named:
             return
-        there = self.file.read_text().split() if self.file.exists() else []
+        there = _ids_in(self.file)
         new = [each for each in ids if each not in there]
         if new:
             writable_folder(self.file.parent)
-            self.file.write_text("\n".join([*there, *new]) + "\n")
+            write_local(self.file, "\n".join([*there, *new]) + "\n")
+
+
+def _ids_in(file: Path) -> list[str]:
+    """The ids in the clone's file.
+
+    Raises:
+        ConfigurationError: the file is damaged. Without it, setup could not tell what is its own.
+    """
+    ids = file.read_bytes().decode(errors="replace").split() if file.exists() else []
+    if any(re.fullmatch(r"[\w.-]+", each) is None for each in ids):
+        raise ConfigurationError(
+            "The file that names this clone's projects is damaged.",
+            where=str(file),
+            mend=f"move it away (mv {file} {file}.damaged) and run setup again: it joins the "
+            "project of the targets that it finds at the same place; or name it: MILLRACE_PROJECT",
+        )
+    return ids
 
 
 def projects_of(settings: Settings) -> Projects:
     """What the setting and the clone's file say."""
     file = settings.local_dir / "projects"
-    ids = file.read_text().split() if file.exists() else []
+    ids = _ids_in(file)
     if settings.project is None:
         return Projects(file, ids)
     return Projects(file, [settings.project, *ids], named=True)
@@ -203,11 +222,12 @@ def _refuse_other_store(
 ) -> None:
     """The state store's URL is one for all targets of a server."""
     before = stored_state_url(client)
+    shown = without_login(before or "")
     for block in blocks:
         if block.name == targets.STATE_URL_VARIABLE and before not in (None, block.data["value"]):
             raise ConfigurationError(
                 f"Targets of another project ({', '.join(sorted(others))}) keep their state in "
-                f"{before}, and setup would change that to {block.data['value']}.",
+                f"{shown}, and setup would change that to {block.data['value']}.",
                 where=f"variable {targets.STATE_URL_VARIABLE} at {client.api_url}",
                 mend="give Terraform the same state_url, set MILLRACE_STATE_URL for this project's "
                 "runs instead, or use a Prefect server of your own",

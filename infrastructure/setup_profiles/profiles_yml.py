@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.files import write_file
 from prefect_flows.targets import SETUP_COMMAND, Profile
 
 HEADER = f"# Written by `{SETUP_COMMAND}` from Terraform's outputs.\n"
@@ -55,7 +56,7 @@ def _stored(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
     """What the file holds, and which targets setup wrote into it; none where it does not say."""
     if not file.exists():
         return {}, None
-    text = file.read_text()
+    text = file.read_text(errors="replace")
     if not text.startswith(HEADER):
         raise ConfigurationError(
             f"Setup did not write {file.name}, and does not change it.",
@@ -99,12 +100,8 @@ def write(file: Path, text: str) -> None:
     Raises:
         ConfigurationError: the disk, or the folder's permissions, do not allow it.
     """
-    draft = file.with_suffix(".tmp")
     try:
-        draft.touch(mode=0o600)
-        draft.chmod(0o600)
-        draft.write_text(text)
-        draft.replace(file)
+        write_file(file, text.encode(), 0o600)
     except OSError as error:
         raise ConfigurationError(
             f"{file.name} cannot be written: {error.strerror}.",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import resource
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -35,6 +37,41 @@ def test_a_running_server_does_not_move_to_another_port(project: Project) -> Non
     done = local(project, "up", "--port", "1")
     assert done.returncode == 2
     assert f"already runs, on port {project.server['port']}" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["", '{"pid": 1', "[]", '{"pid": -1, "port": 4200}'])
+def test_damaged_files_of_running_servers_are_written_again(project: Project, damage: str) -> None:
+    before, outputs = project.server, project.dev
+    file = project.local / "prefect" / "millrace-server.json"
+    file.write_text(damage)
+    (project.local / "terraform-outputs.json").write_text(damage)
+
+    status = local(project, "status")
+
+    assert status.returncode == 0, status.stdout + status.stderr
+    (aside,) = file.parent.glob("millrace-server.json.damaged-*")
+    assert str(aside) in status.stderr
+    aside.unlink()
+    assert project.server == before, "it was found among the processes"
+    (project.folder / "prefect.toml").write_text("")
+    up = local(project, "up")
+    assert up.returncode == 0, up.stderr
+    assert (project.server, project.dev) == (before, outputs)
+    assert "api" in (project.folder / "prefect.toml").read_text()
+
+
+def test_a_full_disk_is_said_and_nothing_stays(tmp_path: Path) -> None:
+    """A limit on the size of files stops a write as a full disk does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "infrastructure.local", "up"],
+        env=os.environ | {"MILLRACE_LOCAL_DIR": str(tmp_path / "local")},
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "ServerError: The folder cannot be written to: File too large." in done.stderr
+    assert "MILLRACE_LOCAL_DIR" in done.stderr
+    assert list((tmp_path / "local").iterdir()) == []
 
 
 def test_a_prefect_toml_of_somebody_else_stays(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def test_a_file_that_setup_did_not_write_is_refused(file: Path, text: str, whole
     assert f"mv {file} {file}.own" in error.value.mend
 
 
+def test_a_file_that_cannot_be_written_is_named_and_leaves_no_draft(file: Path) -> None:
+    file.mkdir()
+    with pytest.raises(ConfigurationError, match=r"profiles\.yml cannot be written: Is a dir"):
+        profiles_yml.write(file, "{}")
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_profiles_and_targets_that_somebody_added_stay(file: Path) -> None:
     set_up(file, profile("dev"), profile("prod"))
     add(file, "jaffle", "dev")

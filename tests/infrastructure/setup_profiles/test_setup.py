@@ -460,15 +460,3 @@ def test_connections_are_tested_one_by_one(other_project: Project, api: Api) -> 
     assert done.returncode == 2
     assert 'database "nowhere" does not exist' in done.stdout
     assert "dev: connected" in done.stdout
-
-
-def test_a_file_that_cannot_be_written(other_project: Project, api: Api) -> None:
-    (other_project.folder / "dbt" / "profiles.yml").unlink()
-    file = other_project.folder / "dbt" / "profiles.tmp"
-    file.mkdir()
-    try:
-        done = other_project.setup("--outputs", outputs(other_project))
-    finally:
-        file.rmdir()
-    assert done.returncode == 2
-    assert "profiles.yml cannot be written" in done.stderr
