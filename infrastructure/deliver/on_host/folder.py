@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from infrastructure.deliver.on_host.errors import Busy
+from infrastructure.deliver.on_host.errors import Busy, Refused
 
 KEPT_RELEASES, KEPT_DELIVERIES, KEPT_BACKUPS = 5, 50, 5
 UNDER_WAY = "under way"
@@ -100,12 +100,24 @@ class Folder:
 
     def release(self, name: str) -> Release:
         """A release that is kept here."""
-        return Release(**json.loads((self.of_release(name) / "release.json").read_text()))
+        file = self.of_release(name) / "release.json"
+        mend = f"deliver that release again, or another of {file.parent.parent}"
+        try:
+            return Release(**_read(file, mend))
+        except TypeError as error:
+            raise _damaged(file, str(error), mend) from error
 
     def good(self) -> list[str]:
         """Releases whose health check has passed, the current one first."""
         file = self.path / "current.json"
-        return list(json.loads(file.read_text())["good"]) if file.exists() else []
+        if not file.exists():
+            return []
+        releases = file.parent / "releases"
+        mend = f'write {{"good": ["ID"]}} there, ID being the release that runs: ls {releases}'
+        good = _read(file, mend).get("good")
+        if not isinstance(good, list) or not good:
+            raise _damaged(file, "good is no list of releases", mend)
+        return [str(name) for name in good]
 
     def current(self) -> Release | None:
         """The last release whose health check has passed; none before the first."""
@@ -128,7 +140,8 @@ class Folder:
     def leaving(self) -> set[str]:
         """Containers of workers that were told to stop, and may still wait for their runs."""
         file = self.path / "leaving.json"
-        return set(json.loads(file.read_text())) if file.exists() else set()
+        mend = f"see which workers still run (docker ps), stop the old ones, then: rm {file}"
+        return set(_read(file, mend, list)) if file.exists() else set()
 
     def leave(self, containers: set[str]) -> None:
         """Keep which containers were told to stop."""
@@ -150,23 +163,51 @@ class Folder:
     def record(self, name: str) -> dict[str, Any] | None:
         """How far a delivery came; none of one that has not begun."""
         file = self.of_delivery(name) / "record.json"
-        return dict(json.loads(file.read_text())) if file.exists() else None
+        mend = f"read {file.with_name('log')}, then put the record aside: mv {file} {file}.damaged"
+        return _read(file, mend) if file.exists() else None
 
     def unfinished(self) -> dict[str, Any] | None:
         """The latest delivery, if it was killed. To be asked by whoever has the lock."""
         for folder in sorted((self.path / "deliveries").glob("*"), reverse=True):
             record = self.record(folder.name)
             if record is not None:
-                return record if record["result"] == UNDER_WAY else None
+                return record if record.get("result") == UNDER_WAY else None
         return None
 
 
 def write(file: Path, text: str, mode: int = 0o600) -> None:
     """Write a file that is there as a whole or not at all, also when the machine stops."""
     draft = file.with_name(f".{file.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(file: Path, mend: str, kind: type[Any] = dict) -> Any:
+    """The content of a JSON file of this folder.
+
+    Raises:
+        Refused: it does not hold what was written to it.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise _damaged(file, str(error), mend) from error
+    if not isinstance(found, kind):
+        raise _damaged(file, f"it is no {kind.__name__}", mend)
+    return found
+
+
+def _damaged(file: Path, why: str, mend: str) -> Refused:
+    return Refused(f"A file of this host is damaged: {why}.", where=str(file), mend=mend)
