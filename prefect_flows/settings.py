@@ -16,11 +16,10 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
-    NonNegativeFloat,
-    PositiveInt,
     ValidationError,
+    field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.validation_messages import validation_message
@@ -29,6 +28,12 @@ PREFIX = "MILLRACE_"
 
 Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test", "docs"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+MOST_DELAY_SECONDS = 600.0
+WEEK_SECONDS = 7 * 86_400
+# A date so long ago is still one that Python can count to.
+CENTURY_DAYS = 36_500
 
 
 class StagePolicy(BaseModel):
@@ -42,14 +47,16 @@ class StagePolicy(BaseModel):
     # As many delays as Prefect takes.
     retries: int = Field(ge=0, le=50)
     """Attempts after the first."""
-    retry_delay_seconds: NonNegativeFloat
-    """Delay of the first retry; each further one comes twice as late."""
-    timeout_seconds: float = Field(gt=0)
-    """Of one attempt."""
+    retry_delay_seconds: float = Field(ge=0, le=MOST_DELAY_SECONDS, allow_inf_nan=False)
+    """Delay of the first retry; each further one comes twice as late, at most ten minutes."""
+    timeout_seconds: float = Field(gt=0, le=WEEK_SECONDS, allow_inf_nan=False)
+    """Of one attempt; a week at most."""
 
     def delays(self) -> list[float]:
         """Seconds before each retry, but for the jitter: doubling, up to ten minutes."""
-        return [min(self.retry_delay_seconds * 2**n, 600.0) for n in range(self.retries)]
+        return [
+            min(self.retry_delay_seconds * 2**n, MOST_DELAY_SECONDS) for n in range(self.retries)
+        ]
 
 
 class StagePolicies(BaseModel):
@@ -106,31 +113,41 @@ class Settings(BaseSettings):
     """The dbt project as an image's build parsed it, a folder a target. A machine has none."""
     stages: StagePolicies = StagePolicies()
     """Retries, delays and timeouts, one policy a task of the pipeline."""
-    sources_at_once: PositiveInt = 4
+    sources_at_once: int = Field(default=4, ge=1, le=64)
     """Sources that are brought in side by side; each takes a connection of the warehouse, and
     more."""
     state_url: str | None = None
-    """Any URL of fsspec. When not set: what setup wrote for the Prefect API, or `.local/state`."""
-    resume_within_hours: float = Field(default=6, ge=0)
+    """A folder, `gs://bucket/folder` or `s3://bucket/folder`, without a login: the block
+    `state-store-login` has that. When not set: what setup wrote for the Prefect API, or
+    `.local/state`."""
+    resume_within_hours: float = Field(default=6, ge=0, le=CENTURY_DAYS * 24, allow_inf_nan=False)
     """An interrupted run that began longer ago is not resumed: what it built is out of date."""
-    keep_runs: PositiveInt = 100
+    keep_runs: int = Field(default=100, ge=1, le=1_000_000)
     """A run's folder is removed when it is not among so many last ones of its target."""
-    keep_days: float = Field(default=30, ge=0)
+    keep_days: float = Field(default=30, ge=0, le=CENTURY_DAYS, allow_inf_nan=False)
     """A run's folder is removed when it is older than this."""
-    price_per_tib: float | None = Field(default=None, ge=0)
+    price_per_tib: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the
     cost."""
-    unreachable_seconds: float = Field(default=120, gt=0)
+    unreachable_seconds: float = Field(default=120, gt=0, le=3600, allow_inf_nan=False)
     """How long a run waits for a server that does not answer: at its beginning for the warehouse,
     at its end for the Prefect API, which then does not learn how it ended. The log says what is
     waited for, every 30 s."""
-    notify_seconds: float = Field(default=5, gt=0)
+    notify_seconds: float = Field(default=5, gt=0, le=3600, allow_inf_nan=False)
     """How long a run waits for those it tells how it ended, all of them together. Who was not told
     is told at the end of the next run."""
     metrics_dir: Path | None = None
     """Where node_exporter's textfile collector reads metrics. Not written by default."""
     metrics_push_url: HttpUrl | None = None
     """A Pushgateway that metrics are pushed to. None by default."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        """Refuse what a variable gives that was set from one that is not set."""
+        if value == "":
+            raise ValueError("must not be empty; without the variable, the default holds")
+        return value
 
     @property
     def dbt_dir(self) -> Path:
@@ -178,6 +195,13 @@ def load_settings() -> Settings:
     )
     try:
         return Settings(_env_file=root / ".env")
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"Invalid settings: {PREFIX}STAGES must be a JSON object, or left out for variables "
+            f"{PREFIX}STAGES__….",
+            where=where,
+            mend=mend,
+        ) from error
     except ValidationError as error:
         faults = "; ".join(
             f"{PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: "
