@@ -53,7 +53,7 @@ def terraform(folder: Path, *arguments: str, **environment: str) -> str:
 
 @pytest.mark.parametrize(
     ("module", "tests"),
-    [("postgres", 10), ("gcp/modules/layout", 19), ("gcp/modules/project", 1)],
+    [("postgres", 13), ("gcp/modules/layout", 20), ("gcp/modules/project", 1)],
 )
 def test_a_modules_own_tests_pass(tmp_path: Path, module: str, tests: int) -> None:
     # In its place, since one reads the project; what `init` leaves goes elsewhere.
@@ -73,6 +73,7 @@ def test_the_layout_of_google_cloud_gives_targets_that_setup_takes(
     targets = {"dev": {"maximum_bytes_billed": 10485760}, "prod": {"priority": "batch"}}
     variables = {"project": "made-up-project", "location": "EU", "targets": targets}
     variables |= {"sources": ["nyc__flights"], "layers": ["staging", "marts"]}
+    variables |= {"state_bucket": "made-up-state"}
     (layout / "terraform.tfvars.json").write_text(json.dumps(variables))
     terraform(layout, "apply", "-auto-approve", "-input=false")
     outputs = json.loads(terraform(layout, "output", "-json"))

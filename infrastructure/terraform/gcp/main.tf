@@ -14,9 +14,13 @@ module "layout" {
   targets  = var.targets
   sources  = module.project.sources
   layers   = setunion(module.project.layers, var.more_layers)
+
+  state_bucket = local.state_bucket
 }
 
 locals {
+  state_bucket = coalesce(var.state_bucket, "${var.project}-millrace")
+
   projects = toset([for account in values(module.layout.service_accounts) : account.project])
 
   services = {

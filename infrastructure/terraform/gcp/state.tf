@@ -2,7 +2,7 @@
 
 resource "google_storage_bucket" "state" {
   # checkov:skip=CKV_GCP_62:Cloud Audit Logs tell who read and wrote; a bucket of logs would need one itself
-  name                        = coalesce(var.state_bucket, "${var.project}-millrace")
+  name                        = local.state_bucket
   location                    = var.location
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
@@ -31,10 +31,25 @@ resource "google_storage_bucket" "state" {
   }
 }
 
-resource "google_storage_bucket_iam_member" "state" {
+# Every run writes the page over all targets, and reads a summary of each for it.
+resource "google_storage_bucket_iam_member" "state_reader" {
   for_each = module.layout.service_accounts
 
   bucket = google_storage_bucket.state.name
-  role   = each.value.state_role
+  role   = "roles/storage.objectViewer"
   member = google_service_account.dbt[each.key].member
+}
+
+resource "google_storage_bucket_iam_member" "state_writer" {
+  for_each = { for name, account in module.layout.service_accounts : name => account if account.state_condition != null }
+
+  bucket = google_storage_bucket.state.name
+  role   = "roles/storage.objectUser"
+  member = google_service_account.dbt[each.key].member
+
+  condition {
+    title       = "State of target ${each.key}"
+    description = "What the target's runs go on from: SECURITY.md"
+    expression  = each.value.state_condition
+  }
 }

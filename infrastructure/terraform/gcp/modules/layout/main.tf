@@ -13,6 +13,9 @@ locals {
     name => "${target.account}@${target.project}.iam.gserviceaccount.com"
   }
 
+  # As IAM names the objects of the state bucket.
+  state_objects = "projects/_/buckets/${var.state_bucket}/objects"
+
   # dbt's own dataset, and one a layer beside it, as dbt_project.yml lays them out. A target that builds
   # pull requests makes a dataset for each by itself.
   built = merge([

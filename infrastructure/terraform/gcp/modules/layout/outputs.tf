@@ -21,8 +21,13 @@ output "service_accounts" {
       account_id = target.account
       email      = local.emails[name]
       create_key = target.create_key
-      # Code that nobody has read yet may not write what runs go on from.
-      state_role = target.compares_with == null ? "roles/storage.objectUser" : "roles/storage.objectViewer"
+      # What a target's runs go on from, its own account alone may write: another target's runs would
+      # do what is written there. Code that nobody has read yet may write none of it.
+      state_condition = target.compares_with != null ? null : join(" || ", concat(
+        [for folder in ["targets", "runs"] : "resource.name.startsWith(\"${local.state_objects}/${folder}/${name}/\")"],
+        # The page over all targets, which no run reads.
+        ["resource.name == \"${local.state_objects}/index.html\""],
+      ))
     }
   }
 }

@@ -162,3 +162,7 @@ variable "sources" {
 variable "layers" {
   type = set(string)
 }
+
+variable "state_bucket" {
+  type = string
+}

@@ -3,6 +3,9 @@ variables {
   location = "EU"
   sources  = ["nyc__flights"]
   layers   = ["staging", "marts"]
+
+  state_bucket = "made-up-state"
+
   targets = {
     dev = {
       threads               = 4
@@ -36,6 +39,22 @@ run "gives_the_contract" {
       priority = "batch", maximum_bytes_billed = 1099511627776
     }
     error_message = "A machine that is the service account itself impersonates nobody."
+  }
+}
+
+run "a_target_writes_its_own_run_state_and_no_other" {
+  assert {
+    condition = output.service_accounts.dev.state_condition == join(" || ", [
+      "resource.name.startsWith(\"projects/_/buckets/made-up-state/objects/targets/dev/\")",
+      "resource.name.startsWith(\"projects/_/buckets/made-up-state/objects/runs/dev/\")",
+      "resource.name == \"projects/_/buckets/made-up-state/objects/index.html\"",
+    ])
+    error_message = "Its two folders, each to its slash: dev may not write what dev-2 goes on from."
+  }
+
+  assert {
+    condition     = !strcontains(output.service_accounts.prod.state_condition, "/dev/")
+    error_message = "Each has a condition of its own."
   }
 }
 
@@ -170,8 +189,8 @@ run "a_target_that_builds_pull_requests_reads_production_and_makes_datasets" {
 
   assert {
     condition = (
-      output.service_accounts.ci.state_role == "roles/storage.objectViewer"
-      && output.service_accounts.prod.state_role == "roles/storage.objectUser"
+      output.service_accounts.ci.state_condition == null
+      && output.service_accounts.prod.state_condition != null
     )
     error_message = "It reads run state, and does not write it."
   }
