@@ -410,10 +410,51 @@ FAULTS = (
     Fault(
         "state-is-not-written-atomically",
         "A reader of the state store sees half of a file.",
-        "prefect_flows/state/store.py",
-        'unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")',
-        "unfinished = file",
+        "prefect_flows/files.py",
+        "        draft.replace(file)\n    except BaseException",
+        "        file.write_bytes(data)\n        draft.unlink()\n    except BaseException",
         ("prefect_flows/state/test_store.py::test_readers_see_a_file_whole_or_not_at_all",),
+    ),
+    Fault(
+        "full-disk-leaves-drafts",
+        "A write that fails leaves a draft behind, which fills the disk further.",
+        "prefect_flows/files.py",
+        "            draft.unlink()\n        raise",
+        "            pass\n        raise",
+        ("prefect_flows/test_files.py::test_a_write_that_fails_leaves_the_old_file_and_no_draft",),
+    ),
+    Fault(
+        "login-in-the-state-url",
+        "A login in the URL of the state store is stored and shown.",
+        "prefect_flows/state/url.py",
+        'if separator and "@" in rest:',
+        'if separator and ":@" in rest:',
+        (
+            "prefect_flows/state/test_url.py::"
+            "test_what_is_none_is_refused_before_anything_is_opened",
+        ),
+    ),
+    Fault(
+        "run-before-a-damaged-one-is-resumed",
+        "A run goes on from one whose tables a later one has changed.",
+        "prefect_flows/state/runs.py",
+        "    except DamagedFile as error:\n        warn(",
+        "    except KeyError as error:\n        warn(",
+        (
+            "prefect_flows/state/test_damaged.py::"
+            "test_a_run_whose_header_is_damaged_is_not_resumed_nor_one_before_it",
+        ),
+    ),
+    Fault(
+        "dbts-child-keeps-the-secrets",
+        "A child process of dbt holds the warehouse's password in its environment.",
+        "prefect_flows/transform/session.py",
+        "            resource_tracker.ensure_running()",
+        "            pass",
+        (
+            "prefect_flows/test_files.py::"
+            "test_no_child_keeps_the_secrets_of_a_command_that_has_ended",
+        ),
     ),
     Fault(
         "journal-of-a-bucket-loses-its-order",

@@ -117,11 +117,8 @@ def test_the_login_of_a_bucket_comes_from_a_block(
             assert done.returncode == 0, done.stdout + done.stderr
             assert "made" not in done.stdout + done.stderr
         finally:
-            api = f"http://127.0.0.1:{project.server['port']}/api"
-            (stored,) = httpx.post(
-                f"{api}/block_documents/filter",
-                json={"block_documents": {"name": {"any_": ["state-store-login"]}}},
-            ).json()
-            httpx.delete(f"{api}/block_documents/{stored['id']}").raise_for_status()
+            named = {"name": {"any_": ["state-store-login"]}}
+            (stored,) = project.asked("block_documents", block_documents=named)
+            project.http.delete(f"/block_documents/{stored['id']}").raise_for_status()
         kept = httpx.get(f"{url}/bucket?prefix=millrace/runs/{scratch.target}/").text
     assert "/run.json" in kept
