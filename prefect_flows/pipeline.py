@@ -32,7 +32,7 @@ from prefect_flows.flow_start import start_of_flow
 from prefect_flows.parameters import Parameters, Strategy
 from prefect_flows.pulse import API_ERRORS
 from prefect_flows.reporting import summaries
-from prefect_flows.run import run_pipeline
+from prefect_flows.run import refuse_open_secrets, run_pipeline
 from prefect_flows.runtime import WithoutPrefect
 from prefect_flows.settings import STAGES, Stage, load_settings
 from prefect_flows.stages import say_expected_errors_without_stack
@@ -72,6 +72,7 @@ def dbt_full_pipeline(
         sources: Sources to ingest, by the names of their folders. When not given, all but those
             that `sources_off` of dbt_project.yml names.
         source_arguments: What sources are called with: name of a source, and its arguments.
+            Secrets are refused: they come from blocks.
         select: Nodes to run, in dbt's selection syntax. Everything when not given.
         exclude: Nodes to leave out, in dbt's selection syntax.
         full_refresh: Rebuild incremental models and seeds from nothing.
@@ -122,7 +123,8 @@ def main(
         typer.Option(help="Source to ingest; repeatable. By default all that are on."),
     ] = None,
     source_arguments: Annotated[
-        str, typer.Option(help="What sources are called with, as JSON: by source, by argument.")
+        str,
+        typer.Option(help="What sources are called with, as JSON, by source; no secrets."),
     ] = "{}",
     select: Annotated[
         list[str] | None, typer.Option(help="Nodes to run, in dbt's syntax; repeatable.")
@@ -186,6 +188,8 @@ def main(
     )
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
         sources.require(name)
+    # Prefect would keep them with the flow run.
+    refuse_open_secrets(parameters)
     if no_prefect:
         record = _run_without_prefect(parameters)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,7 @@ from prefect_flows.notices.wishes import Wishes
 from prefect_flows.settings import StagePolicy
 from prefect_flows.stages import Logger, Work, as_function
 from prefect_flows.stopping import Stop
+from prefect_flows.targets import secret_block_variable
 from prefect_flows.transform.recorder import Watcher
 
 # Says which run holds the target.
@@ -121,8 +123,9 @@ class WithoutPrefect:
     def publish(self, key: str, markdown: str) -> None:
         """Nobody would see it."""
 
-    def secret(self, block: str) -> None:
-        """There are no blocks."""
+    def secret(self, block: str) -> str | None:
+        """The value of the variable that stands for the block; none where it is not set."""
+        return os.environ.get(secret_block_variable(block)) or None
 
     def receivers(self) -> list[str]:
         """Whoever called the process sees how it ended."""

@@ -19,16 +19,13 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from prefect_flows import sources
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.passwords import places_of_passwords
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import secret_block
+from prefect_flows.targets import secret_block, secret_block_variable
 from prefect_flows.validation_messages import validation_faults
 
 # The value of a Secret block; none where there is no such block.
 Secrets = Callable[[str], Any | None]
-
-
-def no_secrets(_block: str) -> None:
-    """Where there is no Prefect API, there are no blocks."""
 
 
 def located(url: str) -> str:
@@ -57,6 +54,63 @@ def source_function(name: str) -> Callable[..., DltSource]:
     return function
 
 
+def refuse_secrets(
+    given: Mapping[str, Mapping[str, Any]], target: str, vars: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse secrets among values that Prefect, the state store and reports show to every reader.
+
+    Args:
+        given: source → its arguments.
+        vars: variables of the dbt project.
+
+    Raises:
+        ConfigurationError: an argument belongs into a Secret block, or a URL has a password. The
+            error does not show the value.
+    """
+    for name, arguments in given.items():
+        hints = _hints(source_function(name))
+        for parameter in arguments:
+            if is_secret_hint(hints.get(parameter, Any)):
+                raise _open_secret(
+                    f"{parameter!r} of source {name!r} is a secret",
+                    f"{name}.{parameter}",
+                    _how_to_give(secret_block(name, parameter, target)),
+                )
+        for place in places_of_passwords(arguments, name):
+            raise _open_secret(
+                "A URL has a password",
+                place,
+                "take the password out of the URL; the source's README names its secrets, such as "
+                "`storage_options` of files__inbox",
+            )
+    for place in places_of_passwords(dict(vars or {}), "vars"):
+        raise _open_secret(
+            "A URL has a password",
+            place,
+            "take the password out, and let the model read it: env_var('DBT_ENV_SECRET_…')",
+        )
+
+
+def _open_secret(what: str, place: str, how: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what}, and everybody who sees a run can read what it was given.",
+        where=f"argument {place}",
+        mend=f"{how}. If the value is real, change it: it may be in this shell's history, and in "
+        "the parameters of the flow run or the deployment",
+    )
+
+
+def _how_to_give(block: str) -> str:
+    return (
+        f"uv run python -m infrastructure.setup_secret {block}, which asks for the value; for "
+        f"--no-prefect set {secret_block_variable(block)} in the environment or in .env"
+    )
+
+
+def _hints(function: Callable[..., DltSource]) -> dict[str, Any]:
+    return get_type_hints(inspect.unwrap(function), include_extras=True)
+
+
 def source_arguments(
     name: str, target: str, given: Mapping[str, Any], secrets: Secrets
 ) -> dict[str, Any]:
@@ -66,15 +120,16 @@ def source_arguments(
         given: of the run; they go before those that are configured for the target.
 
     Raises:
-        ConfigurationError: an argument is unknown, missing or of another type, or a secret that
-            the source needs has no block.
+        ConfigurationError: an argument is unknown, missing, of another type or a secret, or a
+            secret that the source needs has no block.
     """
     function = source_function(name)
-    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+    hints = _hints(function)
     parameters = inspect.signature(function).parameters
     hidden = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
     arguments = sources.configured(name, target) | dict(given)
-    for parameter in hidden - set(arguments):
+    refuse_secrets({name: arguments}, target)
+    for parameter in hidden:
         block = secret_block(name, parameter, target)
         value = secrets(block)
         if value is not None:
@@ -83,9 +138,8 @@ def source_arguments(
             raise ConfigurationError(
                 f"Source {name!r} needs a secret for its {parameter!r}, and block {block!r} "
                 "does not exist.",
-                where=f"target {target!r} and the Prefect API; without one there are no secrets",
-                mend=f"uv run python -m infrastructure.setup_secret {block}, which asks for the "
-                "value",
+                where=f"target {target!r} and the Prefect API",
+                mend=_how_to_give(block),
             )
     model = create_model(
         "Arguments",

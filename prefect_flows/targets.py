@@ -103,6 +103,11 @@ def lease_limit(target: str) -> str:
 STATE_URL_VARIABLE = "millrace_state_url"
 
 
+def secret_block_variable(block: str) -> str:
+    """Environment variable that stands for a `Secret` block where there is no Prefect API."""
+    return "DBT_ENV_SECRET_" + block.replace("-", "_").upper()
+
+
 def secret_variable(target: str, key: str) -> str:
     """Environment variable that carries a secret to dbt, which scrubs `DBT_ENV_SECRET_*`."""
     return "DBT_ENV_SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{target}_{key}".upper())

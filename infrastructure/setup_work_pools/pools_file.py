@@ -22,6 +22,7 @@ from pydantic import (
 from infrastructure.planning.file import read
 from infrastructure.setup_work_pools.references import is_reference
 from prefect_flows.errors import ConfigurationError
+from prefect_flows.passwords import has_password
 from prefect_flows.settings import Settings
 
 POOLS_FILE = Path(__file__).with_name("pools.yaml")
@@ -29,15 +30,13 @@ Kind = Literal["process", "docker", "kubernetes"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|AUTH_STRING|(^|_)KEY$")
-_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 
 
 def _no_secret(env: Mapping[str, str]) -> Mapping[str, str]:
     open_secrets = [
         name
         for name, value in env.items()
-        if not is_reference(value)
-        and (_SECRET_NAME.search(name.upper()) or _PASSWORD_IN_URL.search(value))
+        if not is_reference(value) and (_SECRET_NAME.search(name.upper()) or has_password(value))
     ]
     if open_secrets:
         raise ValueError(

@@ -7,12 +7,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from prefect_flows.errors import DamagedFile
 from prefect_flows.files import Warn
+from prefect_flows.passwords import redacted
 from prefect_flows.state.journal import Entry, Journal
 from prefect_flows.state.store import StateStore
 
@@ -27,7 +28,8 @@ class RunHeader(BaseModel):
 
     Attributes:
         id: the flow run's id, or one of its own without Prefect.
-        parameters: what was asked for; only a run of the same parameters resumes it.
+        parameters: what was asked for, URLs without their passwords; only a run of the same
+            parameters resumes it.
         ended: how it ended; none while it runs, and for ever when it was killed; `resumed` when
             another run went on from it.
         resumes: id of the run that this one went on from.
@@ -39,7 +41,7 @@ class RunHeader(BaseModel):
 
     id: str
     target: str
-    parameters: Mapping[str, Any]
+    parameters: Annotated[Mapping[str, Any], AfterValidator(redacted)]
     url: str | None
     started_at: datetime
     host: str = Field(default_factory=socket.gethostname)

@@ -12,6 +12,7 @@ from prefect import flow
 
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.ingestion import ingest_target
+from prefect_flows.source_arguments import refuse_secrets
 from prefect_flows.targets import TargetName
 
 
@@ -52,6 +53,8 @@ def main(
     retry_quarantined: Annotated[bool, typer.Option(help="Look at refused files again.")] = False,
 ) -> None:
     """Load the new files of a folder or bucket; further parameters are set in a deployment."""
+    # Prefect would keep it with the flow run.
+    refuse_secrets({"files__inbox": {"url": url}}, target)
     ingest_files_inbox(target, url, full_refresh=full_refresh, retry_quarantined=retry_quarantined)
 
 
