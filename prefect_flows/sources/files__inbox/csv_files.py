@@ -7,6 +7,7 @@ quote everything quote what is missing too.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -18,7 +19,7 @@ from functools import partial
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from prefect_flows.sources.files__inbox.column_names import Names
+from prefect_flows.sources.files__inbox.column_names import Names, refuse_many_columns
 from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
     Guess,
@@ -42,6 +43,8 @@ from prefect_flows.sources.files__inbox.streams import CHUNK, Quoted, Text
 BLOCK, LARGE_BLOCK = 1 << 20, 64 << 20
 # Rows that are looked through at once for a value that does not fit.
 _ROWS_AT_ONCE = 10_000
+_CHARACTERS_AT_ONCE = 16 << 20
+_TOO_LONG = f"a row is longer than {LARGE_BLOCK >> 20} MB"
 _OTHER_DELIMITERS = ",;|\t"
 # Text in the type of its column; none where it does not fit.
 Parser = Callable[[pa.Array], pa.Array | None]
@@ -68,6 +71,10 @@ class Dialect:
 
 class _DoesNotFit(Exception):
     """A value does not fit its column."""
+
+
+class _RowTooLong(Exception):
+    """A row is longer than a large block."""
 
 
 def read(
@@ -178,10 +185,22 @@ def infer(content: Content, names: Names, types: Types, dialect: Dialect) -> Typ
 
 def _columns(stream: Text, names: Names, dialect: Dialect) -> list[str]:
     """The columns of the header, which stays to be read."""
+    csv.field_size_limit(sys.maxsize)
     start = stream.read(CHUNK)
     stream.give_back(start)
     lines = io.StringIO(start.decode(errors="ignore"), newline="")
-    keys = next(csv.reader(lines, delimiter=dialect.delimiter, escapechar=dialect.escape))
+    rows = csv.reader(lines, delimiter=dialect.delimiter, escapechar=dialect.escape)
+    try:
+        keys = next(rows, [])
+    except csv.Error as error:
+        raise Malformed(_why(error), 1) from error
+    if len(start) >= CHUNK - len(codecs.BOM_UTF8) and not lines.read(1):
+        raise Malformed(
+            f"the header is longer than {CHUNK >> 20} MB, or a quotation mark in it is never "
+            "closed",
+            1,
+        )
+    refuse_many_columns(len(keys))
     if not keys:
         raise Malformed("the first line is empty, where the header belongs", 1)
     if len(keys) == 1 and any(other in keys[0] for other in _OTHER_DELIMITERS):
@@ -237,21 +256,24 @@ def _fault(
     content: Content, columns: Sequence[str], types: Types, dialect: Dialect
 ) -> Malformed | None:
     """The first row that is no row of the table, looked for one by one; none when all are."""
-    csv.field_size_limit(sys.maxsize)
     typed = {columns.index(column): kind for column, kind in types.items() if kind != TEXT}
     with (
         content.text() as stream,
-        io.TextIOWrapper(io.BufferedReader(stream, CHUNK), "utf-8", newline="") as lines,
+        io.TextIOWrapper(io.BufferedReader(stream, CHUNK), "utf-8", newline="") as text,
     ):
+        lines = _BoundedLines(text)
         rows = csv.reader(
-            lines, delimiter=dialect.delimiter, escapechar=dialect.escape, strict=True
+            iter(lines), delimiter=dialect.delimiter, escapechar=dialect.escape, strict=True
         )
         some: list[tuple[int, list[str]]] = []
-        fault, start = None, 1
+        fault, start, held = None, 1, 0
         try:
             next(rows)
             start = rows.line_num + 1
+            lines.in_row = 0
             for row in rows:
+                held += lines.in_row
+                lines.in_row = 0
                 if row and len(row) != len(columns):
                     fault = Malformed(
                         f"it has {len(row)} values, and the header {len(columns)}", start
@@ -260,13 +282,35 @@ def _fault(
                 if row:
                     some.append((start, row))
                 start = rows.line_num + 1
-                if len(some) == _ROWS_AT_ONCE:
+                if len(some) == _ROWS_AT_ONCE or held > _CHARACTERS_AT_ONCE:
                     if (bad := _bad_value(some, columns, typed, dialect)) is not None:
                         return bad
-                    some = []
+                    some, held = [], 0
         except csv.Error as error:
             fault = Malformed(_why(error), start)
+        except _RowTooLong:
+            fault = Malformed(f"{_TOO_LONG}, or a quotation mark is never closed", start)
         return _bad_value(some, columns, typed, dialect) or fault
+
+
+class _BoundedLines:
+    """Lines for Python's reader, which keeps a row in memory whatever its length.
+
+    Attributes:
+        in_row: characters since the reader of the rows set it to nothing.
+    """
+
+    def __init__(self, lines: io.TextIOWrapper) -> None:
+        self._lines = lines
+        self.in_row = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._lines.readline(LARGE_BLOCK):
+            self.in_row += len(line)
+            # What is no whole line is as long as a block, and more follows.
+            if self.in_row >= LARGE_BLOCK:
+                raise _RowTooLong
+            yield line
 
 
 def _bad_value(
@@ -343,5 +387,5 @@ def _ask_for_larger_blocks(error: Exception, dialect: Dialect) -> None:
 def _as_said(error: Exception) -> Malformed:
     """What pyarrow says, where no row was found to blame."""
     if "straddling" in str(error):
-        return Malformed(f"a row is longer than {LARGE_BLOCK >> 20} MB")
+        return Malformed(_TOO_LONG)
     return Malformed(re.sub(r"^CSV parse error: ", "", str(error)))

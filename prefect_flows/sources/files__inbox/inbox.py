@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,6 +39,7 @@ class File:
     Attributes:
         name: path below the inbox, with `/` between its parts.
         stamp: changes when the content does: the store's own tag, else size and time.
+        refusal: why it is not even opened; none where it is.
     """
 
     name: str
@@ -44,6 +47,7 @@ class File:
     size: int
     modified_at: datetime
     stamp: str
+    refusal: str | None = None
 
     @property
     def is_compressed(self) -> bool:
@@ -95,17 +99,23 @@ class Inbox:
             if not self._fs.exists(self._root) and isinstance(self._fs, LocalFileSystem):
                 raise FileNotFoundError(self._root)
             found = self._fs.find(self._root, detail=True)
-        files = [_file(self._root, path, info) for path, info in found.items()]
+            files = [self._listed(path, info) for path, info in found.items()]
         return sorted(
             (file for file in files if _is_visible(file.name)), key=lambda file: file.name
         )
+
+    def _listed(self, path: str, info: Mapping[str, Any]) -> File:
+        if not isinstance(self._fs, LocalFileSystem):
+            return _file(self._root, path, info)
+        file = _file(self._root, path, _followed(path, info))
+        return replace(file, refusal=_refusal(Path(path), Path(self._root)))
 
     def is_as_listed(self, file: File) -> bool:
         """Whether a file is still the one that was listed; not where it was changed or removed."""
         with self.said("read", file.name):
             self._fs.invalidate_cache()
             try:
-                return _file(self._root, file.path, self._fs.info(file.path)).stamp == file.stamp
+                return self._listed(file.path, self._fs.info(file.path)).stamp == file.stamp
             except FileNotFoundError:
                 return False
 
@@ -199,12 +209,41 @@ def _file(root: str, path: str, info: Mapping[str, Any]) -> File:
     size = int(info.get("size") or 0)
     at = _time(modified)
     return File(
-        name=str(path).removeprefix(root).lstrip("/"),
+        # A name is bytes, and need not be UTF-8.
+        name=os.fsencode(path).decode(errors="backslashreplace").removeprefix(root).lstrip("/"),
         path=path,
         size=size,
         modified_at=at,
         stamp=str(etag).strip('"') if etag else f"{size}-{at.timestamp():.6f}",
     )
+
+
+def _refusal(path: Path, root: Path) -> str | None:
+    """Why a file of this machine is not read.
+
+    Whoever may put a link into the inbox need not be allowed to read what it leads to; this process
+    may be. Pipes, sockets and devices have no end.
+    """
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            real = path.resolve(strict=True)
+            if not real.is_relative_to(root.resolve()):
+                return "it is a link out of the inbox; put the file itself there"
+            mode = real.stat().st_mode
+    except (OSError, RuntimeError):
+        return "it is a link that leads nowhere" if path.is_symlink() else None  # it is gone
+    if stat.S_ISDIR(mode):
+        return "it is a link to a folder, which is not followed; put the files themselves there"
+    return None if stat.S_ISREG(mode) else "it is no file: a pipe, a socket or a device"
+
+
+def _followed(path: str, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Size and time of what a link leads to; fsspec gives its own, or one of each."""
+    if not Path(path).is_symlink() or not Path(path).is_file():
+        return info
+    found = Path(path).stat()
+    return {**info, "size": found.st_size, "mtime": found.st_mtime}
 
 
 def _time(modified: Any) -> datetime:

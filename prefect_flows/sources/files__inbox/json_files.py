@@ -53,15 +53,22 @@ _NESTED = re.compile(r"Column\(/(?:([^/)]*)/[^)]*\)|([^/)]*)\) changed from .*(?
 _OTHER_THAN_TEXT = re.compile(r"Column\(/([^/)]*)\) changed from string to (?:number|boolean)")
 # What pyarrow and Python say of lines that are no rows.
 _FAULTS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError)
-# pyarrow crashes on many thousand brackets within each other, where Python's reader raises.
-_MANY_BRACKETS = 500
 _IN_A_NUMBER = np.zeros(256, bool)
 _IN_A_NUMBER[list(b".0123456789")] = True
-_TOO_DEEP = "its objects and lists are nested too deep"
+# Deeper than any data, and less deep than Python's reader goes. pyarrow crashes on many thousands.
+MOST_NESTED = 400
+_TOO_DEEP = f"its objects and lists are nested more than {MOST_NESTED} deep"
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+# What a bracket adds to the depth.
+_STEP = np.zeros(256, np.int8)
+_STEP[list(b"[{")] = 1
+_STEP[list(b"]}")] = -1
 _GAP = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # Numbers and their digits that Postgres has no place for in `jsonb`.
-_HUGE = re.compile(r"[eE][+-]?0*[1-9][0-9]{4}|\.[0-9]{16384}")
+_HUGE = re.compile(r"[eE][+-]?0*[1-9][0-9]{4}|\.[0-9]{16384}|[0-9]{131072}")
+# Of a number that Python reads as one.
+_MOST_DIGITS = 4_000
 
 
 class _Number(str):
@@ -155,8 +162,7 @@ class _Blocks:
             for key in types.keys() & row.keys():
                 value, kind = row[key], types[key]
                 if value is not None and not _is_kept(value, kind):
-                    shown = value if isinstance(value, _Number) else json.dumps(value)
-                    why = f"column {key!r}: {shortened(shown)} is no {name_of(kind)}"
+                    why = f"column {key!r}: {shortened(_text_of(value))} is no {name_of(kind)}"
                     if isinstance(value, _Number) and kind == DOUBLE:
                         why += ", which has fewer digits; declare the column decimal or text"
                     raise Malformed(why, number)
@@ -164,11 +170,13 @@ class _Blocks:
     def _refuse_what_pyarrow_takes(self, block: bytes) -> None:
         """Look for NaN and infinity, which are no JSON, and for nesting that is too deep."""
         brackets = block.count(b"[") + block.count(b"{") - block.count(b"\n")
-        if brackets <= _MANY_BRACKETS and b"NaN" not in block and b"Inf" not in block:
+        if brackets < MOST_NESTED and b"NaN" not in block and b"Inf" not in block:
             return
         for number, line in enumerate(block.split(b"\n"), self.first_line):
             brackets = line.count(b"[") + line.count(b"{")
-            if brackets > _MANY_BRACKETS or b"NaN" in line or b"Inf" in line:
+            if brackets > MOST_NESTED or b"NaN" in line or b"Inf" in line:
+                if _depth(line) > MOST_NESTED:
+                    raise Malformed(_TOO_DEEP, number)
                 try:
                     _loads(line)
                 except ValueError as error:
@@ -177,7 +185,7 @@ class _Blocks:
     def _refuse_zero_bytes(self, block: bytes) -> None:
         for number, line in enumerate(block.split(b"\n"), self.first_line):
             # Not every such text is one: the backslash may be escaped itself.
-            if b"\\u0000" in line and "\\x00" in repr(json.loads(line)).replace("\\\\", ""):
+            if b"\\u0000" in line and "\\x00" in repr(_loads(line)).replace("\\\\", ""):
                 raise Malformed("it holds a zero byte", number)
 
 
@@ -325,29 +333,41 @@ def _is_kept(value: Any, kind: pa.DataType) -> bool:
     return kind.scale > 0 or not re.search(r"[.eE]", value)
 
 
+def _depth(line: bytes) -> int:
+    """How deep the objects and lists of a line are nested."""
+    steps = _STEP[np.frombuffer(_STRING.sub(b"", line), np.uint8)]
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+
+
 def _loads(line: bytes, *, as_written: bool = False) -> Any:
     """A line's value.
 
     Args:
-        as_written: numbers are kept as their text.
+        as_written: numbers are kept as their text; else whole ones of any length are, which Python
+            takes for an attack.
 
     Raises:
         ValueError: the line is no JSON, or nested too deep.
     """
     number = _Number if as_written else None
+    whole = _Number if as_written else _whole_number
     try:
         return json.loads(
-            line, parse_float=number, parse_int=number, parse_constant=_refuse_constant
+            line, parse_float=number, parse_int=whole, parse_constant=_refuse_constant
         )
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
+
+
+def _whole_number(text: str) -> int | _Number:
+    return int(text) if len(text) <= _MOST_DIGITS else _Number(text)
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no value of JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_whole_number)
 
 
 def _parse(block: bytes, types: Types, nested: set[str]) -> pa.Table:
@@ -445,7 +465,7 @@ def _refuse_no_jsonb(text: str, value: Any) -> None:
         except UnicodeEncodeError as error:
             raise ValueError("The surrogate pair in string is invalid.") from error
     if _HUGE.search(text):
-        json.loads(text, parse_float=_refuse_huge)
+        json.loads(text, parse_float=_refuse_huge, parse_int=_refuse_huge)
 
 
 def _refuse_huge(number: str) -> None:
@@ -471,9 +491,14 @@ def _why(line: bytes, types: Types, error: Exception) -> str:
         if kind is None or pa.types.is_null(kind) or value is None:
             continue
         nested = {key} if isinstance(value, (dict, list)) and kind == TEXT else set()
-        if not _is_good(json.dumps({key: value}).encode() + b"\n", {key: kind}, nested):
-            return f"column {key!r}: {shortened(json.dumps(value))} is no {name_of(kind)}"
+        block = f"{{{json.dumps(key)}: {_text_of(value)}}}\n".encode()
+        if not _is_good(block, {key: kind}, nested):
+            return f"column {key!r}: {shortened(_text_of(value))} is no {name_of(kind)}"
     return _as_said(error)
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, _Number) else json.dumps(value)
 
 
 def _as_said(error: Exception) -> str:

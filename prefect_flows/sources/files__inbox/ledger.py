@@ -18,6 +18,8 @@ from prefect_flows.sources.files__inbox.column_types import BIGINT, TEXT, TIMEST
 from prefect_flows.sources.files__inbox.inbox import File
 
 TABLE = "_files"
+# Of the files whose names are no table's.
+NO_TABLE = ""
 SCHEMA = pa.schema(
     {
         "table_name": TEXT,

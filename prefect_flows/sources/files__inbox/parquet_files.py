@@ -13,13 +13,15 @@ import json
 import math
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prefect_flows.sources.files__inbox.column_names import Names
+from prefect_flows.sources.files__inbox.column_names import Names, refuse_many_columns
 from prefect_flows.sources.files__inbox.column_types import (
     BIGINT,
     BINARY,
@@ -40,6 +42,8 @@ from prefect_flows.sources.files__inbox.faults import Malformed, first_bad, shor
 from prefect_flows.sources.files__inbox.inbox import Content
 
 ROWS_AT_ONCE = 65_536
+# Of texts in memory at a time.
+_MOST_BYTES = 64 << 20
 
 
 def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
@@ -52,7 +56,8 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
         if path.stat().st_size == 0:
             raise Malformed("the file is empty")
         try:
-            with pq.ParquetFile(path) as file:
+            texts = [field.name for field in pq.read_schema(path) if _has_long_values(field.type)]
+            with pq.ParquetFile(path, read_dictionary=texts) as file:
                 yield from _batches(file, names, types)
         except pa.ArrowInvalid as error:
             raise Malformed(f"no whole Parquet file: {error}") from error
@@ -64,6 +69,7 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
 
 def _batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
     schema = file.schema_arrow
+    refuse_many_columns(len(schema.names))
     repeated = [key for key in schema.names if schema.names.count(key) > 1]
     if repeated:
         raise Malformed(f"column {shortened(repr(repeated[0]))} is there twice")
@@ -72,7 +78,7 @@ def _batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.Re
         field.name: types.get(names.columns[field.name]) or _nearest(field) for field in schema
     }
     first_row = 1
-    for batch in file.iter_batches(ROWS_AT_ONCE):
+    for batch in chain.from_iterable(map(_parts, file.iter_batches(ROWS_AT_ONCE))):
         columns = {
             names.columns[key]: _cast(batch.column(key), kind, key, first_row)
             for key, kind in kinds.items()
@@ -80,6 +86,28 @@ def _batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.Re
         }
         first_row += len(batch)
         yield pa.RecordBatch.from_pydict(columns)
+
+
+def _has_long_values(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch in parts that fit into memory when their texts are no longer in dictionaries.
+
+    A long text that many rows share makes a file of a megabyte, and rows of many gigabytes.
+    """
+    sizes = np.zeros(len(batch), np.int64)
+    for values in batch.columns:
+        if pa.types.is_dictionary(values.type) and _has_long_values(values.type.value_type):
+            lengths = pc.binary_length(values.dictionary).take(values.indices)
+            sizes += pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+    ends, start = sizes.cumsum(), 0
+    while start < len(batch):
+        before = ends[start] - sizes[start]
+        end = max(start + 1, int(np.searchsorted(ends, before + _MOST_BYTES, "right")))
+        yield batch.slice(start, end - start)
+        start = end
 
 
 def _nearest(field: pa.Field) -> pa.DataType:

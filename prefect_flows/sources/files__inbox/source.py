@@ -7,6 +7,7 @@ never completed are deleted by the core before the next one. Together: each file
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,9 @@ from prefect_flows.sources.files__inbox.csv_files import Dialect
 from prefect_flows.sources.files__inbox.inbox import File, Inbox, pattern
 from prefect_flows.sources.files__inbox.spool import Part
 from prefect_flows.sources.files__inbox.taking import Options, Taking
+
+# dlt's own tables.
+_DLTS = "_dlt"
 
 
 @dlt.source(
@@ -74,7 +78,9 @@ def files__inbox(
     dialect = _dialect(delimiter, nulls, escape)
     takings: dict[str, Taking | None] = {}
     resources = []
-    for table, files in _by_table(inbox.files(), tables).items():
+    by_table = _by_table(inbox.files(), tables)
+    nameless = by_table.pop(ledger.NO_TABLE, [])
+    for table, files in by_table.items():
         options = Options(
             replace(dialect, declared=frozenset(declared.get(table, {}))),
             declared.get(table, {}),
@@ -84,7 +90,8 @@ def files__inbox(
         )
         takings[table] = None
         resources.append(_rows(table, inbox, files, options, takings))
-    return [*resources, _ledger(takings)]
+    options = Options(dialect, {}, min_age_seconds, full_refresh, retry_quarantined)
+    return [*resources, _ledger(takings, inbox, nameless, options)]
 
 
 def _dialect(delimiter: str, nulls: list[str] | None, escape: str | None) -> Dialect:
@@ -105,13 +112,24 @@ def _dialect(delimiter: str, nulls: list[str] | None, escape: str | None) -> Dia
 
 
 def _by_table(files: list[File], tables: Mapping[str, str] | None) -> dict[str, list[File]]:
-    """The files of each table; a table whose pattern finds none has none."""
+    """The files of each table; a table whose pattern finds none has none.
+
+    Files whose names give no table are those of `ledger.NO_TABLE`, each with its refusal.
+    """
     naming = dlt.current.source_schema().naming
     grouped: dict[str, list[File]] = {}
     if tables is None:
         for file in files:
-            table = naming.normalize_table_identifier(in_latin_letters(file.default_table))
-            grouped.setdefault(table, []).append(file)
+            written = in_latin_letters(file.default_table)
+            has_name = any(character.isalnum() for character in written)
+            table = naming.normalize_table_identifier(written) if has_name else ""
+            if table and table != ledger.TABLE and not table.startswith(_DLTS):
+                grouped.setdefault(table, []).append(file)
+                continue
+            why = f"{table!r}, which the load itself uses" if table else "empty"
+            renamed = f"the name of its table would be {why}; rename it, or give parameter tables"
+            refused = replace(file, refusal=file.refusal or renamed)
+            grouped.setdefault(ledger.NO_TABLE, []).append(refused)
         return grouped
     for table, glob in tables.items():
         if table != naming.normalize_table_identifier(table) or table.startswith("_"):
@@ -129,23 +147,27 @@ def _rows(
     table: str, inbox: Inbox, files: list[File], options: Options, takings: dict[str, Taking | None]
 ) -> DltResource:
     def rows() -> Iterator[Any]:
-        schema = dlt.current.source_schema()
-        pipeline = dlt.current.pipeline()
-        folder = Path(pipeline.working_dir) / "spool" / table
-        folder.mkdir(parents=True, exist_ok=True)
-        taking = Taking(
-            table, inbox, files, options, pipeline,
-            types=column_types.of_table(schema.tables.get(table, {}).get("columns", {})),
-            normalize=schema.naming.normalize_identifier,
-            load_id=dlt.current.load_package_state()["load_id"],
-            folder=folder,
-        )  # fmt: skip
+        taking = _taking(table, inbox, files, options)
         for part in taking.parts():
             yield _imported(part, replaces=taking.replaces)
             part.path.unlink()  # dlt has a link of its own
         takings[table] = taking
 
     return dlt.resource(rows, name=table, write_disposition="append", merge_key=FILE)
+
+
+def _taking(table: str, inbox: Inbox, files: list[File], options: Options) -> Taking:
+    schema = dlt.current.source_schema()
+    pipeline = dlt.current.pipeline()
+    folder = Path(pipeline.working_dir) / "spool" / (table or "none")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Taking(
+        table, inbox, files, options, pipeline,
+        types=column_types.of_table(schema.tables.get(table, {}).get("columns", {})),
+        normalize=schema.naming.normalize_identifier,
+        load_id=dlt.current.load_package_state()["load_id"],
+        folder=folder,
+    )  # fmt: skip
 
 
 def _imported(part: Part, *, replaces: bool) -> DataItemWithMeta:
@@ -167,12 +189,17 @@ def _imported(part: Part, *, replaces: bool) -> DataItemWithMeta:
     )
 
 
-def _ledger(takings: Mapping[str, Taking | None]) -> DltResource:
+def _ledger(
+    takings: Mapping[str, Taking | None], inbox: Inbox, nameless: list[File], options: Options
+) -> DltResource:
     def entries() -> Iterator[pa.Table | None]:
         # After the rows: dlt takes resources in their order, unless it is told to alternate.
         while not all(takings.values()):
             yield None
-        rows = [entry for taking in takings.values() if taking for entry in taking.entries]
+        refusing = _taking(ledger.NO_TABLE, inbox, nameless, options)
+        deque(refusing.parts(), maxlen=0)
+        all_of_them = [taking for taking in (*takings.values(), refusing) if taking]
+        rows = [entry for taking in all_of_them for entry in taking.entries]
         # Without a row too: an inbox that never had a file has a ledger.
         yield pa.Table.from_pylist(rows, ledger.SCHEMA)
 

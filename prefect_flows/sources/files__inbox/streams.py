@@ -160,7 +160,9 @@ class Quoted(_Stream):
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
         data = self._stream.read(size)
-        self._look_at(data)
+        # In pieces: a position takes eight times the memory of its character.
+        for start in range(0, len(data), CHUNK):
+            self._look_at(data[start : start + CHUNK])
         return data
 
     def _look_at(self, data: bytes) -> None:

@@ -14,10 +14,17 @@ import pyarrow as pa
 
 from prefect_flows.ingestion import reject
 from prefect_flows.sources.files__inbox import csv_files, json_files, ledger, parquet_files
-from prefect_flows.sources.files__inbox.column_names import FILE, LOAD_ID, ROW, Names
+from prefect_flows.sources.files__inbox.column_names import (
+    FILE,
+    LOAD_ID,
+    ROW,
+    Names,
+    refuse_many_columns,
+)
 from prefect_flows.sources.files__inbox.column_types import BIGINT, TEXT, Types
 from prefect_flows.sources.files__inbox.faults import LongRow, Malformed, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content, File, Inbox
+from prefect_flows.sources.files__inbox.limits import refuse_far_times, refuse_wide_rows
 from prefect_flows.sources.files__inbox.spool import Part, Spool, Taken
 
 log = logging.getLogger(__name__)
@@ -95,6 +102,9 @@ class Taking:
         return self.options.again
 
     def _take(self, file: File, known: ledger.Known, spool: Spool) -> None:
+        if file.refusal is not None:
+            self._quarantine(file, Malformed(file.refusal))
+            return
         content = self.inbox.content(file, self.folder)
         fault, taken = None, Taken()
         with self.inbox.said("read", file.name):
@@ -163,8 +173,13 @@ class Taking:
                 if not pa.types.is_null(values.type)
             }
             seen |= {name: values.type for name, values in with_values.items()}
+            refuse_many_columns(len((self.types | seen).keys() - {FILE, ROW}))
             if not (count := len(batch)):
                 continue
+            for name, values in with_values.items():
+                refuse_far_times(name, values, row)
+            if self.pipeline.destination.destination_name == "postgres":
+                refuse_wide_rows(list(with_values.values()), row)
             yield pa.RecordBatch.from_arrays(
                 [
                     *with_values.values(),
