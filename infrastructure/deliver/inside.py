@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from infrastructure.planning.plan import Action, Step, apply, plan
 from infrastructure.rollback.verify import health
 from prefect_flows.command_line import exits_with_expected_errors
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
+from prefect_flows.notices.messages import Notice
 from prefect_flows.notices.receivers import address, receivers, sender
 from prefect_flows.settings import load_settings
 from prefect_flows.targets import notify_block, prefect_client
@@ -74,8 +76,9 @@ def notify(
     if not there:
         typer.echo(f"nobody was told: there is no block {notify_block(target)}")
     send = sender(there)
+    notice = Notice(subject=subject, body=body, at=datetime.now(UTC))
     for receiver in there:
-        unsent = send(receiver, subject, body)
+        unsent = send(receiver, notice)
         block = receiver.rpartition("/")[2]
         typer.echo(
             f"sent through {block}" if unsent is None else f"{block} could not be told: {unsent}"

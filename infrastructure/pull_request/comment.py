@@ -12,7 +12,6 @@ from infrastructure.pull_request.words import (
     and_more,
     columns_said,
     counted,
-    escaped,
     folded,
     is_slower,
     name_of,
@@ -20,7 +19,8 @@ from infrastructure.pull_request.words import (
     table,
     time_of,
 )
-from prefect_flows.reporting.cards_markdown import fenced
+from prefect_flows.markup import fenced
+from prefect_flows.markup import on_github as escaped
 from prefect_flows.reporting.drawing import seconds, size
 
 # Begins every comment of ours, and is seen by nobody who reads it.

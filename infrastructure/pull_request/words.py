@@ -7,21 +7,8 @@ from collections.abc import Iterable, Sequence
 from infrastructure.pull_request.differences import Difference
 from infrastructure.pull_request.picture import MINUS
 from infrastructure.pull_request.record import Built
-from prefect_flows.reporting.cards_markdown import escaped as escaped_markdown
 from prefect_flows.reporting.drawing import NOTHING
 from prefect_flows.reporting.history import FACTOR, SLOWER_BY_SECONDS
-
-JOINER = "\N{WORD JOINER}"
-
-
-def escaped(value: str, characters: int = 300) -> str:
-    """One line of text in which nothing is markup, and that calls and refers to nobody.
-
-    GitHub looks for `@somebody` and `#7` in what Markdown has left, where no backslash is seen any
-    more: a character without width keeps them apart.
-    """
-    text = escaped_markdown(value, characters)
-    return text.replace("\\@", f"@{JOINER}").replace("\\#", f"#{JOINER}")
 
 
 def folded(title: str, lines: Sequence[str], most: int) -> Iterable[str]:

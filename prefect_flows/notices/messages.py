@@ -26,6 +26,8 @@ class Notice(BaseModel):
 
     Attributes:
         at: when it was written, UTC.
+        live: the parts of the body that are no data: the run's address, and how the chat mentions
+            an owner. A chat sees markup in nothing else.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -33,6 +35,7 @@ class Notice(BaseModel):
     subject: str
     body: str
     at: datetime
+    live: Sequence[str] = ()
 
 
 def of_new(
@@ -67,7 +70,10 @@ def of_new(
         last.append(f"run: {url}")
     also = [_also(incident, wishes) for incident in others]
     more = f" and {len(others):,} more" if others else ""
-    return _notice(f"{target}: {first.name} {VERBS[first.kind]}{more}", lines, also, last)
+    owners = {incident.owner for incident in new}
+    live = [mention for owner, mention in wishes.owners.items() if owner in owners]
+    subject = f"{target}: {first.name} {VERBS[first.kind]}{more}"
+    return _notice(subject, lines, also, last, _live(url, live))
 
 
 def of_recovery(
@@ -85,13 +91,15 @@ def of_recovery(
         [_recovered(first, now)],
         [_recovered(incident, now) for incident in others],
         [*([f"still open: {still_open}"] if still_open else []), *([f"run: {url}"] if url else [])],
+        _live(url),
     )
 
 
 def of_success(target: str, seconds: float, rows: int, url: str | None) -> Notice:
     """A run that passed."""
     lines = [f"It took {said_time(timedelta(seconds=seconds))} and wrote {rows:,} rows."]
-    return _notice(f"{target}: a run passed", lines, [], [f"run: {url}"] if url else [])
+    last = [f"run: {url}"] if url else []
+    return _notice(f"{target}: a run passed", lines, [], last, _live(url))
 
 
 def of_retries(target: str, retried: Sequence[str], url: str | None) -> Notice | None:
@@ -99,7 +107,7 @@ def of_retries(target: str, retried: Sequence[str], url: str | None) -> Notice |
     if not retried:
         return None
     subject = f"{target}: {len(retried):,} tried again"
-    return _notice(subject, [], retried, [f"run: {url}"] if url else [])
+    return _notice(subject, [], retried, [f"run: {url}"] if url else [], _live(url))
 
 
 def said_time(duration: timedelta) -> str:
@@ -153,7 +161,17 @@ def _rows(rows: FailingRows) -> list[str]:
     )
 
 
-def _notice(subject: str, lines: Sequence[str], also: Iterable[str], last: Sequence[str]) -> Notice:
+def _live(url: str | None, mentions: Iterable[str] = ()) -> list[str]:
+    return [part for part in (url, *mentions) if part]
+
+
+def _notice(
+    subject: str,
+    lines: Sequence[str],
+    also: Iterable[str],
+    last: Sequence[str],
+    live: Sequence[str],
+) -> Notice:
     """What fits: the lines and the last ones always, and as many of the others as there is room."""
     subject = _cut(f"Millrace: {subject}", MOST_IN_SUBJECT)
     room = MOST_CHARACTERS - len(subject) - sum(len(line) + 1 for line in (*lines, *last))
@@ -168,7 +186,7 @@ def _notice(subject: str, lines: Sequence[str], also: Iterable[str], last: Seque
         fitting.append(line)
         room -= len(line) + 1
     body = "\n".join([*lines, *fitting, *last])
-    return Notice(subject=subject, body=body, at=datetime.now(UTC))
+    return Notice(subject=subject, body=body, at=datetime.now(UTC), live=live)
 
 
 def _cut(text: str, characters: int) -> str:

@@ -26,7 +26,7 @@ MOST_WAITING = 20
 # Stands for all receivers where they could not be asked for.
 EVERYBODY = "*"
 
-Send = Callable[[str, str, str], str | None]
+Send = Callable[[str, Notice], str | None]
 
 
 class Waiting(BaseModel):
@@ -99,7 +99,7 @@ class Outbox(BaseModel):
         """Send what waits, to each receiver in its order, all receivers side by side.
 
         Args:
-            send: receiver, subject and body → why it was not sent.
+            send: receiver and notice → why it was not sent.
             seconds: how long they are waited for.
 
         Returns:
@@ -151,7 +151,8 @@ class _Line(threading.Thread):
             if time.monotonic() > self._deadline:
                 return
             notice = waiting.notice
-            why = self._send(self.receiver, notice.subject, notice.body + self._late(notice))
+            body = notice.body + self._late(notice)
+            why = self._send(self.receiver, notice.model_copy(update={"body": body}))
             if why is not None:
                 self.why = why
                 return

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from pydantic import SecretStr
 
+from prefect_flows.markup import Escape, in_a_card, in_a_chat, in_discord, in_slack
+from prefect_flows.notices.messages import Notice
 from prefect_flows.targets import notify_block
 
 if TYPE_CHECKING:
@@ -16,6 +19,16 @@ if TYPE_CHECKING:
 CAPABILITY = "notify"
 # Shorter words of a block's data are no secrets, and stand in every message.
 SHORTEST_SECRET = 8
+SLACK = "slack-webhook"
+# Types of blocks whose chats see markup in a text; others show it as it is.
+_ESCAPES: Mapping[str, Escape] = {
+    SLACK: in_slack,
+    "ms-teams-webhook": in_a_card,
+    "discord-webhook": in_discord,
+    "mattermost-webhook": in_discord,
+}
+# Discord takes 2,000 of title and text.
+MOST_CHARACTERS_OF_CHATS = 1_990
 
 
 def receivers(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
@@ -42,7 +55,7 @@ def address(document: Mapping[str, Any]) -> str:
     return f"{document['block_type']['slug']}/{document['name']}"
 
 
-def sender(told: Iterable[str]) -> Callable[[str, str, str], str | None]:
+def sender(told: Iterable[str]) -> Callable[[str, Notice], str | None]:
     """What sends to these receivers. What it needs is imported before their seconds count.
 
     Prefect looks for a block's class in all installed collections, whose import takes seconds. Its
@@ -64,7 +77,7 @@ def sender(told: Iterable[str]) -> Callable[[str, str, str], str | None]:
     if any(receiver.partition("/")[0] not in own for receiver in told):
         load_prefect_collections()
 
-    def send(receiver: str, subject: str, body: str) -> str | None:
+    def send(receiver: str, notice: Notice) -> str | None:
         """Send a notice through a block.
 
         The block is loaded for each: through one object Apprise waits up to five seconds between
@@ -85,6 +98,7 @@ def sender(told: Iterable[str]) -> Callable[[str, str, str], str | None]:
             data = block.model_dump(context={"include_secrets": True})
             secrets = sorted(_texts(data), key=len, reverse=True)
             with block.raise_on_failure():
+                subject, body = _in_its_channel(notice, slug, data)
                 block.notify(body, subject)  # type: ignore[unused-coroutine] # sync here
         except (
             NotificationError, PrefectException, httpx.HTTPError, OSError,
@@ -97,6 +111,23 @@ def sender(told: Iterable[str]) -> Callable[[str, str, str], str | None]:
         return None
 
     return send
+
+
+def _in_its_channel(notice: Notice, slug: str, data: Mapping[str, Any]) -> tuple[str, str]:
+    """Subject and body of a notice, in which a chat sees no markup but ours."""
+    escape = _ESCAPES.get(slug)
+    # A mail goes by Slack's block, which takes any address that Apprise knows.
+    if escape is None or _address(data).startswith("mailto"):
+        return notice.subject, notice.body
+    # Slack's titles know no markup.
+    title = notice.subject if slug == SLACK else in_a_chat(notice.subject, (), escape, 300)
+    room = MOST_CHARACTERS_OF_CHATS - len(title)
+    return title, in_a_chat(notice.body, notice.live, escape, room)
+
+
+def _address(data: Mapping[str, Any]) -> str:
+    url = data.get("url")
+    return str(url.get_secret_value() if isinstance(url, SecretStr) else url)
 
 
 def _texts(value: Any) -> Iterator[str]:

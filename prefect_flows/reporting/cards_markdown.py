@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable, Sequence
 
+from prefect_flows.markup import escaped, fenced
 from prefect_flows.reporting.drawing import seconds, size, slots
 from prefect_flows.reporting.lineage_picture import lineage_picture
 from prefect_flows.reporting.model import FailureCard, RunReport, StageLine
@@ -16,7 +16,6 @@ MOST_BYTES = 200_000
 MOST_PICTURE_BYTES = 60_000
 MOST_CARDS_BYTES = 70_000
 MOST_CARDS, MOST_TESTS, MOST_MARTS, MOST_ROWS = 20, 100, 100, 10
-_ESCAPES = str.maketrans({character: f"\\{character}" for character in r"\`*_{}[]()<>#+!|~&@-"})
 
 
 def cards_markdown(report: RunReport) -> str:
@@ -76,25 +75,6 @@ def _image(title: str, svg: str) -> str | None:
     if len(data) > MOST_PICTURE_BYTES:
         return None
     return f"![{title}](data:image/svg+xml;base64,{data})"
-
-
-def escaped(value: str, characters: int = 300) -> str:
-    """One line of plain text, cut to so many characters, in which nothing is markup."""
-    line = " ".join(value.split())
-    if len(line) > characters:
-        line = f"{line[:characters]}…"
-    # A page makes links of addresses by itself: theirs are the colon, the dot and the at-sign.
-    # Backslashes, because Prefect's page shows `&lt;` as it stands where it is in a list.
-    return line.translate(_ESCAPES).replace("://", r"\://").replace("www.", r"www\.")
-
-
-def fenced(value: str, language: str, characters: int) -> str:
-    """A block of code, whose fence is longer than any in the text."""
-    if len(value) > characters:
-        value = f"{value[:characters]}… ({len(value) - characters:,} more characters)"
-    longest = max((len(run) for run in re.findall("`+", value)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{value}\n{fence}"
 
 
 def _summary(report: RunReport) -> str:

@@ -7,7 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from prefect_flows.markup import cell, fenced
+
+MOST_OF_FAILURE = 10_000
 Record = Mapping[str, Any]
 
 TRANSFORMATIONS = ("seed", "snapshot", "run", "build")
@@ -74,7 +78,9 @@ def validation(record: Record) -> str:
 
 def run(record: Record, failure: str | None = None) -> str:
     """The whole run on one page."""
-    outcome = "Every stage passed." if failure is None else f"**Failed.**\n\n```\n{failure}\n```"
+    outcome = "Every stage passed."
+    if failure is not None:
+        outcome = f"**Failed.**\n\n{fenced(failure, '', MOST_OF_FAILURE)}"
     marts = _markdown(
         ("mart", "rows"), [(mart, f"{rows:,}") for mart, rows in record.get("marts", {}).items()]
     )
@@ -89,13 +95,13 @@ def print_run(console: Console, record: Record) -> None:
     stages = Table("stage", "what it did", title=f"Run of {record['target']}", title_justify="left")
     stages.add_column("seconds", justify="right")
     for line in _lines(record):
-        stages.add_row(*line)
+        stages.add_row(*map(Text, line))
     console.print(stages)
     if record.get("marts"):
         marts = Table("mart")
         marts.add_column("rows", justify="right")
         for mart, rows in record["marts"].items():
-            marts.add_row(mart, f"{rows:,}")
+            marts.add_row(Text(mart), f"{rows:,}")
         console.print(marts)
 
 
@@ -168,8 +174,6 @@ def _titled(title: str, body: str) -> str:
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |"
-        for line in lines
-    )
+    escaped = ([cell(value) for value in line] for line in rows)
+    lines = [header, ["---"] * len(header), *escaped]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -21,12 +21,12 @@ def test_one_that_hangs_and_one_that_refuses_do_not_hold_up_the_third() -> None:
     sent: list[tuple[str, str]] = []
     over = threading.Event()
 
-    def send(receiver: str, subject: str, _body: str) -> str | None:
+    def send(receiver: str, notice: Notice) -> str | None:
         if receiver == "hangs":
             over.wait(60)
         if receiver == "refuses":
             return "500 Internal Server Error"
-        sent.append((receiver, subject))
+        sent.append((receiver, notice.subject))
         return None
 
     outbox = Outbox()
@@ -52,8 +52,8 @@ def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: P
     again.add([notice("new")], ["team"])
     bodies: list[str] = []
 
-    def send(_receiver: str, _subject: str, body: str) -> None:
-        bodies.append(body)
+    def send(_receiver: str, notice: Notice) -> None:
+        bodies.append(notice.body)
 
     assert again.deliver(send, seconds=5) == {}
     assert "could not be sent before" in bodies[0]
@@ -83,8 +83,8 @@ def test_the_newest_are_kept_and_the_others_counted() -> None:
     assert outbox.waiting[0].notice.subject == "5"
     bodies: list[str] = []
 
-    def send(_receiver: str, _subject: str, body: str) -> None:
-        bodies.append(body)
+    def send(_receiver: str, notice: Notice) -> None:
+        bodies.append(notice.body)
 
     outbox.deliver(send, seconds=5)
     assert "5 older ones were left out" in bodies[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.server
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
+from prefect_flows.notices.messages import Notice
 from prefect_flows.notices.receivers import sender
 from tests.support.project import serving
 
@@ -34,13 +36,14 @@ def test_a_refusal_does_not_show_the_address_of_the_webhook(
             self.end_headers()
 
     receiver = "custom-webhook/notify-dev"
+    notice = Notice(subject="subject", body="body", at=datetime.now(UTC))
     with serving(Refuses) as url:
         # As the API would give it. httpx names the whole address in its error.
         block = CustomWebhookNotificationBlock(
             name="notify-dev", url=f"{url}/hooks/madeUpSecret", json_data={"text": "{{body}}"}
         )
         monkeypatch.setattr(CustomWebhookNotificationBlock, "load", lambda _name: block)
-        why = sender([receiver])(receiver, "subject", "body")
+        why = sender([receiver])(receiver, notice)
     assert why is not None
     assert "500" in why
     assert "madeUpSecret" not in why

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from prefect_flows.markup import escaped, fenced
 from prefect_flows.reporting.build import build
 from prefect_flows.reporting.cards_markdown import (
     MOST_BYTES,
     cards_markdown,
-    escaped,
-    fenced,
     picture_markdown,
 )
 from prefect_flows.reporting.model import FailingRows
