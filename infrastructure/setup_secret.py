@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.documents import Unreadable, decoded, parse_json
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.targets import prefect_client
 from prefect_flows.validation_messages import validation_faults
@@ -38,12 +38,31 @@ def setup_secret(
     credentials: a JSON object with username, password and registry_url.
     """
     # Never an argument: those are seen by everybody on the machine.
-    text = typer.prompt("Value", hide_input=True) if sys.stdin.isatty() else sys.stdin.read()
+    text = typer.prompt("Value", hide_input=True) if sys.stdin.isatty() else _stdin(name)
     value = _value(text.strip(), name)
     block = _registry(value, name) if type_ is Type.REGISTRY else _secret(value)
     with prefect_client():
         block.save(name, overwrite=True)
     Console().print(f"{type_}/{name}: saved", highlight=False)
+
+
+def _stdin(name: str) -> str:
+    try:
+        text = decoded(sys.stdin.buffer.read())
+    except Unreadable as error:
+        raise _unreadable(str(error), name) from None  # the decoder's error carries the secret
+    if "\0" in text:
+        raise _unreadable("it has a zero character", name)
+    return text
+
+
+def _unreadable(what: str, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The value cannot be read: {what}.",
+        where="standard input",
+        mend="write it into FILE as UTF-8, then: "
+        f"uv run python -m infrastructure.setup_secret {name} < FILE",
+    )
 
 
 def _value(text: str, name: str) -> Any:
@@ -56,11 +75,11 @@ def _value(text: str, name: str) -> Any:
     if not text.startswith("{"):
         return text
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parse_json(text)
+    except Unreadable as error:
         raise ConfigurationError(
-            f"The value begins like a JSON object and is none: {error.msg}.",
-            where=f"standard input, line {error.lineno}",
+            f"The value begins like a JSON object and is none: {error}.",
+            where="standard input",
             mend="correct it, for example with: python -m json.tool FILE",
         ) from None  # the decoder's error carries the text, which is a secret
 

@@ -12,7 +12,6 @@ if __name__ == "__main__":
     gc.disable()
 
 import atexit
-import json
 import logging
 from typing import Annotated, Any
 
@@ -27,6 +26,7 @@ from rich.console import Console
 
 from prefect_flows import sources
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.documents import Unreadable, parse_json, refuse_unkeepable
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable, RunCancelled
 from prefect_flows.flow_start import start_of_flow
 from prefect_flows.parameters import Parameters, Strategy
@@ -198,16 +198,17 @@ def main(
 
 
 def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
-    name = ""
+    name = "options"
     try:
+        refuse_unkeepable(options)
         for name, text in documents.items():
-            options |= {name: json.loads(text)}
+            options |= {name: parse_json(text)}
         return Parameters.model_validate(options)
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValidationError, Unreadable) as error:
         faults = (
             "; ".join(validation_faults(error))
             if isinstance(error, ValidationError)
-            else f"{name}: not JSON: {error}"
+            else f"{name}: {error}"
         )
         raise ConfigurationError(
             f"Invalid parameters: {faults}.",

@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from prefect_flows.documents import Unreadable, read_text
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.validation_messages import validation_message
 
@@ -194,7 +195,13 @@ def load_settings() -> Settings:
         os.environ.get(PREFIX + "PROJECT_DIR", Settings.model_fields["project_dir"].default)
     )
     try:
+        if (root / ".env").exists():
+            read_text(root / ".env")
         return Settings(_env_file=root / ".env")
+    except (OSError, Unreadable) as error:
+        raise ConfigurationError(
+            f"The settings cannot be read: {error}.", where=str(root / ".env"), mend=mend
+        ) from error
     except SettingsError as error:
         raise ConfigurationError(
             f"Invalid settings: {PREFIX}STAGES must be a JSON object, or left out for variables "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
@@ -18,6 +19,7 @@ from dlt.extract import DltSource
 from pydantic import ConfigDict, ValidationError, create_model
 
 from prefect_flows import sources
+from prefect_flows.documents import Unreadable, refuse_unkeepable
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.passwords import places_of_passwords
 from prefect_flows.settings import load_settings
@@ -133,7 +135,17 @@ def source_arguments(
         block = secret_block(name, parameter, target)
         value = secrets(block)
         if value is not None:
-            arguments[parameter] = value
+            # A block may hold a JSON object; a source takes its text.
+            text = value if isinstance(value, str) else json.dumps(value)
+            try:
+                refuse_unkeepable(text)
+            except Unreadable as error:
+                raise ConfigurationError(
+                    f"The secret for {parameter!r} of source {name!r} cannot be used: {error}.",
+                    where=f"block {block!r}, or variable {secret_block_variable(block)}",
+                    mend=_how_to_give(block),
+                ) from None  # its context is the secret
+            arguments[parameter] = text
         elif parameters[parameter].default is inspect.Parameter.empty:
             raise ConfigurationError(
                 f"Source {name!r} needs a secret for its {parameter!r}, and block {block!r} "

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import StringConstraints
 
+from prefect_flows.documents import Unreadable, parse_yaml, read_text
 from prefect_flows.errors import (
     BlockMissing,
     ConfigurationError,
@@ -374,9 +374,9 @@ def profile_name(dbt_dir: Path) -> str:
     """
     file = dbt_dir / "dbt_project.yml"
     try:
-        document = yaml.safe_load(file.read_text())
+        document = parse_yaml(read_text(file))
         return str(document["profile"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, Unreadable, KeyError, TypeError, IndexError) as error:
         raise ConfigurationError(
             f"The name of the dbt profile cannot be read: {type(error).__name__}: {error}.",
             where=str(file),

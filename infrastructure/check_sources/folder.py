@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from infrastructure.deploy.files import FILE, SOURCES
-from prefect_flows import sources
+from prefect_flows import documents, sources
+from prefect_flows.documents import parse_yaml, read_text
 from prefect_flows.ingestion import raw_schema
 
 PACKAGE = "pyproject.toml"
@@ -96,9 +95,9 @@ class Source:
             Unreadable: it is missing, or no text.
         """
         try:
-            return (self.project / file).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            said = error.strerror if isinstance(error, OSError) else "it is no text"
+            return read_text(self.project / file)
+        except (OSError, documents.Unreadable) as error:
+            said = error.strerror if isinstance(error, OSError) else str(error)
             raise Unreadable(Fault(file, f"it cannot be read: {said}", "add it")) from error
 
     def yaml(self, file: str) -> Mapping[str, Any]:
@@ -108,10 +107,9 @@ class Source:
             Unreadable: it is missing, or holds something else.
         """
         try:
-            document = yaml.safe_load(self.text(file))
-        except yaml.YAMLError as error:
-            said = " ".join(str(error).split())
-            raise Unreadable(Fault(file, f"it is not YAML: {said}", "correct it")) from error
+            document = parse_yaml(self.text(file))
+        except documents.Unreadable as error:
+            raise Unreadable(Fault(file, f"it cannot be read: {error}", "correct it")) from error
         if not isinstance(document, Mapping):
             raise Unreadable(Fault(file, "it holds no mapping", "write `key: value` lines"))
         return document
@@ -154,7 +152,7 @@ class Source:
 
 def switched_off(project: Path) -> list[str]:
     """The sources that `dbt_project.yml` leaves out."""
-    document = yaml.safe_load((project / PROJECT).read_text())
+    document = parse_yaml(read_text(project / PROJECT))
     return list((document.get("vars") or {}).get("sources_off") or [])
 
 

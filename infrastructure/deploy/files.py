@@ -27,6 +27,7 @@ from pydantic import (
 
 from infrastructure.setup_work_pools.pools_file import Env
 from infrastructure.version import image_of_source
+from prefect_flows.documents import Unreadable, parse_yaml_with_nodes, read_text
 from prefect_flows.errors import ConfigurationError, did_you_mean
 from prefect_flows.settings import Settings
 from prefect_flows.targets import TargetName
@@ -226,16 +227,14 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
     """
     mend = _mend(file)
     try:
-        loader = yaml.SafeLoader(file.read_text())
-        root = loader.get_single_node()
-        document: Any = None if root is None else loader.construct_document(root)
+        root, document = parse_yaml_with_nodes(read_text(file))
     except OSError as error:
         raise ConfigurationError(
             f"The file of deployments cannot be read: {error.strerror}.", where=str(file), mend=mend
         ) from error
-    except yaml.YAMLError as error:
+    except Unreadable as error:
         raise ConfigurationError(
-            f"The file of deployments is not YAML: {error}", where=str(file), mend=mend
+            f"The file of deployments cannot be read: {error}.", where=str(file), mend=mend
         ) from error
     try:
         return list(DeploymentsFile.model_validate(document).deployments), []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from prefect_flows.documents import Unreadable, parse_yaml, read_text
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.validation_messages import validation_faults
 
@@ -23,16 +23,16 @@ def read(file: Path, model: type[Model]) -> Model:
     """
     mend = f"correct {file.name}; its comments say what may stand there"
     try:
-        return model.model_validate(yaml.safe_load(file.read_text()))
+        return model.model_validate(parse_yaml(read_text(file)))
     except OSError as error:
         raise ConfigurationError(
             f"{file.name} cannot be read: {error.strerror}.",
             where=str(file),
             mend="name the file with --file, or get it back from git",
         ) from error
-    except yaml.YAMLError as error:
+    except Unreadable as error:
         raise ConfigurationError(
-            f"{file.name} is not YAML: {error}", where=str(file), mend=mend
+            f"{file.name} cannot be read: {error}.", where=str(file), mend=mend
         ) from error
     except ValidationError as error:
         faults = "\n".join(f"  - {fault}" for fault in validation_faults(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from infrastructure.pull_request.names import MOST_NUMBER
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.documents import Unreadable, parse_json
 from prefect_flows.errors import ConfigurationError
 
 FAILED = 1
@@ -110,7 +110,14 @@ def compare(
     limits = Limits(seconds, round(gigabytes * 1e9))
     build, comparison = compare(number, production, ground_, limits, wait)
     text = comment(build, comparison, *manifests(ground_, number))
-    output.write_text(text)
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The comment cannot be written: {error.strerror}.",
+            where=str(output),
+            mend="name a file in a folder that you may write to with --output",
+        ) from error
     Console().print(f"{output}: {len(text):,} characters", highlight=False, soft_wrap=True)
 
 
@@ -180,8 +187,8 @@ def sweep(
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        given = json.loads(text)
-    except json.JSONDecodeError as error:
+        given = parse_json(text)
+    except Unreadable as error:
         given, said = None, str(error)
     else:
         said = "it is no object"

@@ -5,7 +5,6 @@ Validated as a whole before anything is written; every fault is listed with its 
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +20,7 @@ from pydantic import (
 
 from infrastructure.setup_profiles.notices import TargetNotices
 from infrastructure.setup_profiles.strict import Strict, Text
+from prefect_flows.documents import Unreadable, parse_json
 from prefect_flows.errors import ContractError
 from prefect_flows.state.url import fix_of_url, url_fault
 from prefect_flows.targets import TargetName
@@ -98,7 +98,7 @@ class ServiceAccountKey(BaseModel):
 
 
 def _from_json_text(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
+    return parse_json(value) if isinstance(value, str) else value
 
 
 class TargetSecret(Strict):
@@ -146,7 +146,7 @@ MODULES = (
 )
 
 
-def parse(text: str, *, where: str, mend: str) -> Contract:
+def parse(text: str | bytes, *, where: str, mend: str) -> Contract:
     """Validate a document in the shape of `terraform output -json`.
 
     Args:
@@ -160,9 +160,9 @@ def parse(text: str, *, where: str, mend: str) -> Contract:
     if not text.strip():
         raise ContractError(["the document is empty"], where=where, mend=mend)
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ContractError([f"not JSON: {error}"], where=where, mend=mend) from error
+        document = parse_json(text)
+    except Unreadable as error:
+        raise ContractError([str(error)], where=where, mend=mend) from None  # it may hold a secret
     if document == {}:
         raise ContractError(["the document has no outputs"], where=where, mend=mend)
     faults = _shape_faults(document)

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from prefect_flows.documents import Unreadable, parse_yaml, read_text
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.files import write_file
 from prefect_flows.targets import SETUP_COMMAND, Profile
@@ -56,7 +57,10 @@ def _stored(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
     """What the file holds, and which targets setup wrote into it; none where it does not say."""
     if not file.exists():
         return {}, None
-    text = file.read_text(errors="replace")
+    try:
+        text = read_text(file)
+    except (OSError, Unreadable) as error:
+        raise _damaged(file, str(error)) from error
     if not text.startswith(HEADER):
         raise ConfigurationError(
             f"Setup did not write {file.name}, and does not change it.",
@@ -66,9 +70,9 @@ def _stored(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
             "that you need to the new file: setup keeps them",
         )
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _damaged(file, f"not YAML: {error}") from error
+        document = parse_yaml(text)
+    except Unreadable as error:
+        raise _damaged(file, str(error)) from error
     found = document.get(name, {"outputs": {}}) if isinstance(document, dict) else None
     if not isinstance(found, dict) or not isinstance(found.get("outputs"), dict):
         raise _damaged(file, f"profile {name!r} has no outputs")

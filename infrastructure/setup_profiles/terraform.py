@@ -37,11 +37,13 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
         )
     if outputs == STDIN:
         return contract.parse(
-            sys.stdin.read(), where="standard input", mend="pipe `terraform output -json` into it"
+            sys.stdin.buffer.read(),
+            where="standard input",
+            mend="pipe `terraform output -json` into it",
         )
     file = Path(outputs) if outputs is not None else _default_file(settings)
     try:
-        text = file.read_text()
+        text = file.read_bytes()
     except OSError as error:
         raise ConfigurationError(
             f"Terraform's outputs cannot be read: {error.strerror}.",
@@ -71,7 +73,8 @@ def _run_terraform(folder: Path) -> str:
     # Its warnings go to stderr and must not get into the JSON.
     done = subprocess.run(
         [program, f"-chdir={folder}", "output", "-json"],
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        capture_output=True, encoding="utf-8", errors="backslashreplace", check=False,
+        stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode != 0:
         chdir = shlex.quote(f"-chdir={folder}")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from prefect_flows.documents import Unreadable, parse_yaml, read_text
 from prefect_flows.errors import ConfigurationError, did_you_mean
 
 FOLDER = Path(__file__).parent
@@ -32,11 +31,14 @@ def configured(name: str, target: str) -> dict[str, Any]:
     """The arguments of a source for a target: those of its deployment in its `prefect.yaml`.
 
     The pipeline, the source's own flow and people read them there.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
     """
     file = FOLDER / name / "prefect.yaml"
-    document = yaml.safe_load(file.read_text()) if file.exists() else {}
+    document = _mapping(_document(file), file) if file.exists() else {}
     for deployment in document.get("deployments") or []:
-        parameters = deployment.get("parameters") or {}
+        parameters = _mapping(_mapping(deployment, file).get("parameters") or {}, file)
         if parameters.get("target") == target:
             return {key: value for key, value in parameters.items() if key != "target"}
     return {}
@@ -76,8 +78,38 @@ def off(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigurationError: a name is no source's.
     """
-    document = yaml.safe_load(dbt_project.read_text()) if OFF not in vars else {"vars": vars}
-    named = (document.get("vars") or {}).get(OFF, [])
+    given = vars
+    if OFF not in vars:
+        document = _mapping(_document(dbt_project), dbt_project)
+        given = _mapping(document.get("vars") or {}, dbt_project)
+    named = given.get(OFF, [])
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ConfigurationError(
+            f"The variable {OFF} is no list of names.",
+            where=f"the variables of the run, or {dbt_project}",
+            mend=f"write {OFF}: [], or name sources in it: {', '.join(names())}",
+        )
     for name in named:
         require(name)
     return list(named)
+
+
+def _document(file: Path) -> Any:
+    try:
+        return parse_yaml(read_text(file))
+    except (OSError, Unreadable) as error:
+        raise ConfigurationError(
+            f"{file.name} cannot be read: {error}.",
+            where=str(file),
+            mend=f"correct {file.name}, or get it back from git",
+        ) from error
+
+
+def _mapping(value: Any, file: Path) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{file.name} has something else where names with values belong.",
+            where=str(file),
+            mend=f"write `name: value` lines; `git diff {file.name}` shows what changed",
+        )
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
+from prefect_flows.documents import parse_json
 from prefect_flows.errors import ConfigurationError, IngestionError
 from prefect_flows.object_store_errors import errors_of_stores
 from prefect_flows.sources.files__inbox.streams import CHUNK, Hashed, Text, text
@@ -185,7 +185,7 @@ class Content:
 
 def _options(given: str | None, url: str) -> dict[str, Any]:
     try:
-        options = json.loads(given or "{}")
+        options = parse_json(given or "{}")
     except ValueError:
         options = None
     if not isinstance(options, dict):
