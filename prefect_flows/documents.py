@@ -101,21 +101,23 @@ def parse_yaml_with_nodes(text: str) -> tuple[yaml.Node | None, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        raise Unreadable(f"not YAML: {at}{error.problem}") from None  # it shows the line
+        raise Unreadable(f"it is not YAML: {at}{error.problem}") from None  # it shows the line
     except yaml.reader.ReaderError as error:
-        raise Unreadable(f"not YAML: character U+{ord_of(error):04X} is not allowed") from None
+        raise Unreadable(
+            f"it is not YAML: character U+{ord_of(error):04X} is not allowed"
+        ) from None
     except RecursionError:
         raise Unreadable(_too_deep()) from None
     except Unreadable:
         raise
     except (ValueError, OverflowError, KeyError, AttributeError, TypeError):
         # What PyYAML's constructors make of `2026-13-45`, `0x_` or `!!int x`.
-        raise Unreadable("not YAML: a date or a number in it is none") from None
+        raise Unreadable("it is not YAML: a date or a number in it is none") from None
     refuse_unkeepable(value)
     return root, value
 
 
-def ord_of(error: yaml.reader.ReaderError) -> int:
+def _number_of(error: yaml.reader.ReaderError) -> int:
     """The number of the character that PyYAML's reader refuses."""
     return error.character if isinstance(error.character, int) else ord(error.character[:1])
 

@@ -109,7 +109,7 @@ class Source:
         try:
             document = parse_yaml(self.text(file))
         except documents.Unreadable as error:
-            raise Unreadable(Fault(file, f"it cannot be read: {error}", "correct it")) from error
+            raise Unreadable(Fault(file, str(error), "correct it")) from error
         if not isinstance(document, Mapping):
             raise Unreadable(Fault(file, "it holds no mapping", "write `key: value` lines"))
         return document

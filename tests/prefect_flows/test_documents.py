@@ -52,21 +52,21 @@ FAULTS_OF_JSON = {
 FAULTS_OF_YAML = {
     "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n": "the key 'c' is there twice, in lines 3 and 5",
     "[" * 2_000: "it is nested more than 100 deep",
-    "a: " + "9" * DEEP: "not YAML: a date or a number in it is none",
-    "a: 2026-13-45": "not YAML: a date or a number in it is none",
+    "a: " + "9" * DEEP: "it is not YAML: a date or a number in it is none",
+    "a: 2026-13-45": "it is not YAML: a date or a number in it is none",
     "a: .inf": "a: no finite number",
     'a: "s3cret\\0"': "a: a text has a zero character",
     'a: "\\ud800"': "a: a text has half of a surrogate pair, which is no character",
-    "a: \x07": "not YAML: character U+0007 is not allowed",
-    "a: [s3cret": "not YAML: line 1, column 11: expected ',' or ']', but got '<stream end>'",
+    "a: \x07": "it is not YAML: character U+0007 is not allowed",
+    "a: [s3cret": "it is not YAML: line 1, column 11: expected ',' or ']', but got '<stream end>'",
     "a: !!python/object/apply:os.system [s3cret]":
-        "not YAML: line 1, column 4: could not determine a constructor for the tag "
+        "it is not YAML: line 1, column 4: could not determine a constructor for the tag "
         "'tag:yaml.org,2002:python/object/apply:os.system'",
-    "? [a]\n: 1\n": "not YAML: line 1, column 3: found unhashable key",
+    "? [a]\n: 1\n": "it is not YAML: line 1, column 3: found unhashable key",
     "a: &a [*a]": "it stands for more than 200,000 values",
     BOMB: "it stands for more than 200,000 values",
     "a: 1\n---\nb: 1\n":
-        "not YAML: line 2, column 1: but found another document",
+        "it is not YAML: line 2, column 1: but found another document",
 }  # fmt: skip
 FAULTS_OF_FILES = {
     "a: 1\n".encode("utf-16"): "it is UTF-16, as PowerShell's `>` writes it; save it as UTF-8: "
