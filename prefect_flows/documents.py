@@ -104,7 +104,7 @@ def parse_yaml_with_nodes(text: str) -> tuple[yaml.Node | None, Any]:
         raise Unreadable(f"it is not YAML: {at}{error.problem}") from None  # it shows the line
     except yaml.reader.ReaderError as error:
         raise Unreadable(
-            f"it is not YAML: character U+{ord_of(error):04X} is not allowed"
+            f"it is not YAML: character U+{_number_of(error):04X} is not allowed"
         ) from None
     except RecursionError:
         raise Unreadable(_too_deep()) from None

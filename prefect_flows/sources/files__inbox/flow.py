@@ -18,13 +18,11 @@ from prefect_flows.targets import TargetName
 
 @flow(name="ingest-files-inbox", flow_run_name="{target}", persist_result=False)
 def ingest_files_inbox(
-    target: TargetName = "dev",
-    url: str | None = None,
+    target: TargetName = "dev", url: str | None = None,
     tables: dict[str, str] | None = None,
     types: dict[str, dict[str, str]] | None = None,
     delimiter: str | None = None,
-    nulls: list[str] | None = None,
-    escape: str | None = None,
+    nulls: list[str] | None = None, escape: str | None = None,
     min_age_seconds: float | None = None,
     retry_quarantined: bool = False, full_refresh: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -53,8 +51,7 @@ def main(
     retry_quarantined: Annotated[bool, typer.Option(help="Look at refused files again.")] = False,
 ) -> None:
     """Load the new files of a folder or bucket; further parameters are set in a deployment."""
-    # Prefect would keep it with the flow run.
-    refuse_secrets({"files__inbox": {"url": url}}, target)
+    refuse_secrets({"files__inbox": {"url": url}}, target)  # Prefect would keep it with the run
     ingest_files_inbox(target, url, full_refresh=full_refresh, retry_quarantined=retry_quarantined)
 
 

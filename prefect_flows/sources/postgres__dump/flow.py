@@ -9,14 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from prefect import flow
-from pydantic import TypeAdapter, ValidationError
 
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.documents import parse_json
-from prefect_flows.errors import ConfigurationError
 from prefect_flows.ingestion import ingest_target
+from prefect_flows.sources.postgres__dump.arguments import parse_tables
 from prefect_flows.targets import TargetName
-from prefect_flows.validation_messages import validation_faults
 
 
 @flow(name="ingest-postgres-dump", flow_run_name="{target}", persist_result=False)
@@ -43,21 +40,14 @@ def ingest_postgres_dump(
 @exits_with_expected_errors
 def main(
     tables: Annotated[
-        Any, typer.Option(parser=parse_json, help="What is read, as JSON: table, and its options.")
+        Any,
+        typer.Option(parser=parse_tables, help="What is read, as JSON: table, and its options."),
     ],
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
     schema_name: Annotated[str | None, typer.Option(help="The source's schema.")] = None,
 ) -> None:
     """Load tables and queries of a database."""
-    try:
-        given = TypeAdapter(dict[str, dict[str, Any] | None]).validate_python(tables)
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"These are no tables: {'; '.join(validation_faults(error))}.",
-            where="--tables",
-            mend="""write names with their options: --tables '{"orders": {"cursor": "id"}}'""",
-        ) from error
-    ingest_postgres_dump(given, target, schema_name)
+    ingest_postgres_dump(tables, target, schema_name)
 
 
 if __name__ == "__main__":
