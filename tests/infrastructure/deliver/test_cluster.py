@@ -158,7 +158,6 @@ def test_the_first_delivery_applies_the_manifests_and_sets_prefect_up(stage: Sta
     assert password not in done.stdout + done.stderr + record.read_text()
 
 
-@pytest.mark.nightly
 def test_a_release_whose_rollout_fails_is_undone_with_pool_and_deployments(stage: Stage) -> None:
     assert stage.deliver(2).returncode == 0
     deployments, pool = stage.deployments(), stage.pool()["base_job_template"]
