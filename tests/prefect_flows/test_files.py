@@ -41,8 +41,10 @@ except StateStoreError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+        # Python would cut off the bytecode that it writes, too.
+        [sys.executable, "-B", "-c", code], cwd=REPOSITORY, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
     assert "The state store cannot be written: OSError: [Errno 27] File too large" in done.stdout
     assert file.read_bytes() == b"[]"
     assert [each.name for each in file.parent.iterdir()] == ["timings.json"]

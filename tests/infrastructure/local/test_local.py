@@ -63,7 +63,8 @@ def test_damaged_files_of_running_servers_are_written_again(project: Project, da
 def test_a_full_disk_is_said_and_nothing_stays(tmp_path: Path) -> None:
     """A limit on the size of files stops a write as a full disk does."""
     done = subprocess.run(
-        [sys.executable, "-m", "infrastructure.local", "up"],
+        # Python would cut off the bytecode that it writes, too.
+        [sys.executable, "-B", "-m", "infrastructure.local", "up"],
         env=os.environ | {"MILLRACE_LOCAL_DIR": str(tmp_path / "local")},
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
