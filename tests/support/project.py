@@ -145,7 +145,7 @@ class Project:
     def set_state(self, run: dict[str, Any], state: str) -> None:
         """Set the state of a flow run, as the UI does when a person cancels it."""
         body = {"state": {"type": state, "name": state.capitalize()}, "force": True}
-        self._call("POST", f"flow_runs/{run['id']}/set_state", json=body).raise_for_status()
+        self.http.post(f"/flow_runs/{run['id']}/set_state", json=body).raise_for_status()
 
     def task_runs(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The tasks of a flow run, by name."""
