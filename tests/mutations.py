@@ -236,8 +236,8 @@ FAULTS = (
         "stage-timeout-is-ignored",
         "A stage runs on after its timeout.",
         "prefect_flows/stages.py",
-        "    timer.start()\n",
-        "    timer.daemon = True\n",
+        "        if interrupts.over.wait(seconds):\n",
+        "        if interrupts.over.wait():\n",
         ("prefect_flows/test_stages.py::test_it_stops_the_stage_and_leaves_the_handler_as_it_was",),
     ),
     Fault(
