@@ -110,7 +110,7 @@ def test_a_report_that_cannot_be_kept_hides_neither_the_run_nor_its_error(scratc
     (scratch.local / "state" / "targets" / scratch.target / "report.html").mkdir(parents=True)
 
     passed = scratch.run_pipeline()
-    assert passed.returncode == 2, passed.stdout + passed.stderr
+    assert passed.returncode == 1, passed.stdout + passed.stderr
     assert "StateStoreError: The state store cannot be written: IsADirectoryError" in passed.stderr
     scratch.model("numbers", "select no_such_column as id")
     failed = scratch.run_pipeline()

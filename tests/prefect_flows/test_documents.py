@@ -337,7 +337,7 @@ def test_a_source_whose_file_is_no_text_is_a_fault_of_it(tmp_path: Path) -> None
         ("MILLRACE_KEEP_RUNS=3\n".encode("utf-16"), "it is UTF-16"),
         (b"\xef\xbb\xbfMILLRACE_KEEP_RUNS=3\n", "it begins with a byte order mark"),
         (b"MILLRACE_KEEP_RUNS=\xff\n", "byte 0xff in line 1 is no UTF-8"),
-        (b"MILLRACE_STAGES={\n", 'error parsing value for field "stages"'),
+        (b"MILLRACE_STAGES={\n", "MILLRACE_STAGES must be a JSON object"),
     ],
 )
 def test_settings_that_cannot_be_read_are_named(

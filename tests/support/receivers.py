@@ -132,7 +132,8 @@ def texts_of(told: Told) -> str:
                 walk(inner)
 
     walk(told.document)
-    return "\n".join(found)
+    # A chat that reads Markdown shows the character behind a backslash.
+    return re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", "\n".join(found))
 
 
 def is_as_documented(told: Told) -> None:
