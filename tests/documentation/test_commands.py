@@ -145,8 +145,13 @@ def a_run_that_waits(project: Project) -> str:
 
 @pytest.mark.parametrize(
     "page",
-    # The README's whole runs take minutes; other tests make each, and .ci/run most of its lines.
-    [pytest.param(p, marks=pytest.mark.nightly) if p == "README.md" else p for p in PAGES_THAT_RUN],
+    # Their runs take minutes; other tests make each, and .ci/run most lines of the README.
+    [
+        pytest.param(page, marks=pytest.mark.nightly)
+        if page in {"README.md", "documentation/runbooks.md"}
+        else page
+        for page in PAGES_THAT_RUN
+    ],
 )
 def test_the_commands_of_a_page_do_what_it_says(page: str, ground: Project) -> None:
     for block in blocks(page):

@@ -178,6 +178,7 @@ def test_what_would_be_written_elsewhere_is_refused_before_anything_is(
     assert scratch.query("select 1 from pg_namespace where nspname = 'ci_42'", "scratch") == []
 
 
+@pytest.mark.nightly
 def test_a_snapshot_begins_anew_and_a_versioned_model_keeps_its_contract(
     scratch: Scratch, pull_request: PullRequest
 ) -> None:
@@ -227,6 +228,7 @@ def test_a_snapshot_begins_anew_and_a_versioned_model_keeps_its_contract(
     assert "- name" in comment
 
 
+@pytest.mark.nightly
 def test_only_what_is_provably_ours_is_dropped(scratch: Scratch, pull_request: PullRequest) -> None:
     run_production(scratch)
     scratch.model("numbers", table("select 5 as id"))

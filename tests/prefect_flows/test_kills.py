@@ -141,9 +141,8 @@ def contents(scratch: Scratch) -> dict[str, list[tuple[object, ...]]]:
     }
 
 
-@pytest.mark.parametrize(
-    "strategy", [pytest.param("run_then_test", marks=pytest.mark.nightly), "build"]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("strategy", ["run_then_test", "build"])
 def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
     chained: Scratch, tmp_path: Path, strategy: str
 ) -> None:
@@ -264,6 +263,7 @@ def test_a_half_written_line_is_left_out_and_changed_code_runs_again(chained: Sc
     }  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_fresh_starts_over_and_other_parameters_are_another_run(chained: Scratch) -> None:
     def killed() -> None:
         with started(chained, chained.folder) as process:

@@ -139,6 +139,7 @@ def test_killed_between_loading_and_marking(database, inbox, start) -> None:
     assert ended(start()) == {"orders": 0, "other": 0, "_files": 0}
 
 
+@pytest.mark.nightly
 def test_killed_in_the_first_load_and_the_file_has_other_types_then(database, inbox, start) -> None:
     put_rows(inbox, "other/1.csv", 0, 10)
     ended(start())
