@@ -112,7 +112,6 @@ def writing(project: Project, **environment: str) -> Iterator[None]:
         writer.communicate()
 
 
-@pytest.mark.nightly
 @pytest.mark.operations
 def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
     own_project: Project, tmp_path: Path
