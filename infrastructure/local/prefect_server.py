@@ -49,6 +49,8 @@ DEFAULTS = {
     # As pools.yaml has it for the runs of workers.
     ("flows", "heartbeat_frequency"): 60,
 }
+# Before what the server writes in its log.
+STARTED = "--- The Prefect server starts"
 RESTART_COMMANDS = (
     "when no run is under way: uv run python -m infrastructure.local down && "
     "uv run python -m infrastructure.local up"
@@ -185,6 +187,8 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
         "DO_NOT_TRACK": "1",
     }
     with log_file(local_dir).open("ab") as log:
+        log.write(f"{STARTED} on port {port}\n".encode())
+        log.flush()
         process = subprocess.Popen(
             [sys.executable, *server.command],
             env=environment,
@@ -226,7 +230,7 @@ def wait(
     deadline = time.monotonic() + START_SECONDS
     while not server.is_healthy():
         ended = server.process() is None
-        if ended and port is None and not _is_free(server.port):
+        if ended and port is None and _lost_its_port(local_dir):
             server = launch(project_dir, local_dir)
             continue
         if ended or time.monotonic() > deadline:
@@ -241,6 +245,12 @@ def wait(
     _refuse_other_password(server, local_dir)
     _write_client_settings(project_dir, local_dir, server)
     return server
+
+
+def _lost_its_port(local_dir: Path) -> bool:
+    """Whether the last start failed since another program listened, which may have ended since."""
+    log = log_file(local_dir).read_text(errors="replace")
+    return "already in use" in log.rpartition(STARTED)[2]
 
 
 def stop(project_dir: Path, local_dir: Path) -> bool:
