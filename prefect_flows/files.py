@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -40,10 +39,8 @@ def write_file(file: Path, data: bytes, mode: int = FILE_MODE) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(file)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            draft.unlink()
-        raise
+    finally:
+        draft.unlink(missing_ok=True)
     sync_folder(file.parent)
 
 

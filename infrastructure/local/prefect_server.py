@@ -35,6 +35,8 @@ HOST = "127.0.0.1"
 USUAL_PORT = 4200
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+# Of files with the password: for their owner alone.
+PRIVATE = 0o600
 # How a `prefect.toml` begins that is written here.
 SETTINGS_MARK = "# Written by `python -m infrastructure.local up`"
 HEADER = f"""\
@@ -230,10 +232,11 @@ def wait(
     deadline = time.monotonic() + START_SECONDS
     while not server.is_healthy():
         ended = server.process() is None
-        if ended and port is None and _lost_its_port(local_dir):
+        is_late = time.monotonic() > deadline
+        if ended and not is_late and port is None and _lost_its_port(local_dir):
             server = launch(project_dir, local_dir)
             continue
-        if ended or time.monotonic() > deadline:
+        if ended or is_late:
             why = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
             last = log_file(local_dir).read_text(errors="replace").strip().splitlines()[-1:]
             raise ServerError(
@@ -319,7 +322,7 @@ def _make_auth_string(local_dir: Path) -> str:
     """The server's user and password, which stay the same: browsers and workers keep them."""
     file = auth_file(local_dir)
     if not file.exists():
-        _write_private(file, f"millrace:{secrets.token_hex(24)}\n")
+        write_local(file, f"millrace:{secrets.token_hex(24)}\n", PRIVATE)
     auth_string = file.read_text().strip()
     if not re.fullmatch(r"[^:\s]+:\S+", auth_string):
         raise ServerError(
@@ -328,11 +331,6 @@ def _make_auth_string(local_dir: Path) -> str:
             mend=f"rm {shlex.quote(str(file))}; {RESTART_COMMANDS}",
         )
     return auth_string
-
-
-def _write_private(file: Path, text: str) -> None:
-    """Write a file that only its owner may read, also where others could read it before."""
-    write_local(file, text, 0o600)
 
 
 def _refuse_other_password(server: PrefectServer, local_dir: Path) -> None:
@@ -369,7 +367,7 @@ def _write_client_settings(project_dir: Path, local_dir: Path, server: PrefectSe
     text = tomlkit.dumps(document)
     # A client that starts meanwhile must find it.
     if not file.exists() or file.read_text() != text or file.stat().st_mode & 0o077:
-        _write_private(file, text)
+        write_local(file, text, PRIVATE)
 
 
 def _remove_client_settings(project_dir: Path) -> None:
@@ -385,7 +383,7 @@ def _remove_client_settings(project_dir: Path) -> None:
         if table and not found:
             document.pop(table)
     if document:
-        _write_private(file, tomlkit.dumps(document))
+        write_local(file, tomlkit.dumps(document), PRIVATE)
     else:
         file.unlink()
 

@@ -83,7 +83,7 @@ class TargetState:
         """Bring the parsed project of the image to a volume that has none; whether it was brought.
 
         Never from the state store: dbt takes the code of models and macros from a parsed project,
-        and whoever may write the store could put code of their own there (decision 14).
+        and every account that can write the store could put its own code there (decision 14).
         """
         file = self._target_path / PARTIAL_PARSE
         if file.exists() or self._of_image is None or not self._of_image.exists():

@@ -221,8 +221,8 @@ def _file(root: str, path: str, info: Mapping[str, Any]) -> File:
 def _refusal(path: Path, root: Path) -> str | None:
     """Why a file of this machine is not read.
 
-    Whoever may put a link into the inbox need not be allowed to read what it leads to; this process
-    may be. Pipes, sockets and devices have no end.
+    A person who can put a link into the inbox may not have the right to read what it leads to, and
+    this process may have it. Pipes, sockets and devices have no end.
     """
     try:
         mode = path.lstat().st_mode
