@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.documents import Unreadable, decoded, parse_json
 from prefect_flows.errors import ConfigurationError
-from prefect_flows.targets import prefect_client
 from prefect_flows.validation_messages import validation_faults
 
 app = typer.Typer(add_completion=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from prefect_flows import sources
+from prefect_flows import source_registry
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
 
@@ -52,7 +52,7 @@ def image_of_source(image: str, source: str) -> str:
             where="--image, --tag or MILLRACE_IMAGE",
             mend="name the project's image by its version, NAME:VERSION",
         )
-    return f"{name}-{sources.dashed(source)}:{tag}"
+    return f"{name}-{source_registry.dashed(source)}:{tag}"
 
 
 def git(folder: Path, *arguments: str) -> str:

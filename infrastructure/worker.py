@@ -23,8 +23,8 @@ import typer
 from rich.console import Console
 
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.errors import ConfigurationError
-from prefect_flows.targets import prefect_client
 
 if TYPE_CHECKING:
     from prefect.workers.base import BaseWorker

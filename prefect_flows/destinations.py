@@ -14,11 +14,11 @@ import sqlalchemy
 from dlt.common.destination import Destination
 from dlt.common.runtime import signals
 
+from prefect_flows.core.profiles import Profile
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.google_credentials import google_credentials
 from prefect_flows.postgres_destination import Postgres
-from prefect_flows.targets import Profile
 from prefect_flows.transform.replaced import replaced
 
 # Rows of a Parquet file. The files of a table are loaded side by side.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prefect_flows.core.prefect_api import load_profile, prefect_client
+from prefect_flows.core.profiles import Profile
 from prefect_flows.notices.wishes import stored_wishes
 from prefect_flows.parameters import Parameters
 from prefect_flows.refusal import refusals_are_told
 from prefect_flows.settings import Settings, load_settings
 from prefect_flows.state.configured import configured_store
 from prefect_flows.state.store import StateStore
-from prefect_flows.targets import Profile, load_profile, prefect_client
 from prefect_flows.waiting import bound_api_waits
 from prefect_flows.with_prefect import WithPrefect
 

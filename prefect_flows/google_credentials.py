@@ -10,7 +10,7 @@ from prefect_flows.remedies import mend_of
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
-    from prefect_flows.targets import Profile
+    from prefect_flows.core.profiles import Profile
 
 
 def google_credentials(profile: Profile) -> Credentials:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.profiles import Profile
 from prefect_flows.destinations import loading_into
 from prefect_flows.errors import MillraceError
 from prefect_flows.ingestion import ingest_source
 from prefect_flows.settings import Settings
 from prefect_flows.side_by_side import side_by_side
-from prefect_flows.stages import Logger, RunStage
-from prefect_flows.targets import Profile
+from prefect_flows.stages import RunStage
 
 
 def ingest_sources(

@@ -20,33 +20,34 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import dlt
 from dlt.common.exceptions import DltException
 
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.profiles import Profile
 from prefect_flows.destinations import destination, loading_into
-from prefect_flows.errors import MillraceError, after_changes
-from prefect_flows.exclusive import alone
-from prefect_flows.flow_start import start_of_flow
+from prefect_flows.errors import after_changes
 from prefect_flows.ingestion_errors import error_of
 from prefect_flows.loaded_tables import half_loaded, has_loaded, heartbeat
-from prefect_flows.notices.of_run import Ended, tell_of_run
-from prefect_flows.parameters import Parameters
-from prefect_flows.refusal import refusals_are_told
 from prefect_flows.rejections import Rejection, collecting, reject
 from prefect_flows.settings import StagePolicies
-from prefect_flows.source_arguments import source_arguments, source_function
-from prefect_flows.stages import Logger, RunStage, say_expected_errors_without_stack
-from prefect_flows.targets import Profile
+from prefect_flows.source_arguments import source_function
+from prefect_flows.stages import RunStage
 from prefect_flows.temporary import private_folder
 from prefect_flows.unfinished_loads import is_complete, remove_unfinished
 
-__all__ = ["Ingestion", "SourceLoad", "has_loaded", "ingest", "ingest_source", "ingest_target",
-           "raw_schema", "reject"]  # fmt: skip
+__all__ = [
+    "Ingestion",
+    "SourceLoad",
+    "has_loaded",
+    "ingest",
+    "ingest_source",
+    "raw_schema",
+    "reject",
+]
 
 STATE_TABLE = "_dlt_pipeline_state"
 # Refused rows that a record names one by one.
@@ -136,46 +137,6 @@ def ingest_source(
         with after_changes():
             run_stage(f"load-{source}", policies.load, load.loading)
         return load.done.as_record()
-
-
-def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
-    """Bring a source into a target, as two Prefect tasks with the retries of the settings.
-
-    The body of a source's own flow. It is a run of the target like the pipeline's, and waits for
-    one that is under way: two loads of a source at once would take each other's rows for a killed
-    load's.
-
-    Args:
-        source: name of the source's folder.
-        target: name of the target.
-        arguments: of the source function; None leaves one to what is configured for the target.
-
-    Raises:
-        MillraceError: the target has no block, an argument is wrong, the source could not be read
-            or loaded, or the run was told to stop.
-    """
-    say_expected_errors_without_stack()
-    parameters = Parameters(target=target)
-    start = start_of_flow(parameters)
-    settings, store, runtime = start.settings, start.store, start.runtime
-    tell = partial(tell_of_run, store=store, runtime=runtime, seconds=settings.notify_seconds)
-    started = datetime.now(UTC)
-    with runtime.stopping(), ExitStack() as held:
-        with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
-            held.enter_context(alone(parameters, store, runtime))
-        try:
-            given = {name: value for name, value in arguments.items() if value is not None}
-            complete = source_arguments(source, target, given, runtime.secret)
-            with loading_into(start.profile):
-                done = ingest_source(
-                    source, start.profile, complete, runtime.run_stage, settings.stages
-                )
-        except MillraceError as error:
-            error.of_sources = {source: error}
-            tell(Ended(target, started, "failed", error, {}))
-            raise
-        tell(Ended(target, started, "passed", None, {"ingest": {source: done}}))
-        return done
 
 
 class SourceLoad:

@@ -7,9 +7,9 @@ from dlt.common.schema.exceptions import DataValidationError
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from prefect_flows.causes import Cause, cause_of, chain_of, root_of
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import IngestionError, MillraceError, WarehouseUnreachable
 from prefect_flows.remedies import mend_of
-from prefect_flows.targets import Profile
 
 
 def error_of(

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_flows.core.names import TargetName
 from prefect_flows.settings import Stage
-from prefect_flows.targets import TargetName
 
 Strategy = Literal["run_then_test", "build"]
 

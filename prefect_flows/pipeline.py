@@ -24,8 +24,11 @@ from prefect.utilities.urls import url_for
 from pydantic import ValidationError
 from rich.console import Console
 
-from prefect_flows import sources
+from prefect_flows import source_registry
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.names import PIPELINE, TargetName, run_tag
+from prefect_flows.core.prefect_api import prefect_client, require_target
+from prefect_flows.core.profiles import profile_from_file
 from prefect_flows.documents import Unreadable, parse_json, refuse_unkeepable
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable, RunCancelled
 from prefect_flows.flow_start import start_of_flow
@@ -37,14 +40,6 @@ from prefect_flows.runtime import WithoutPrefect
 from prefect_flows.settings import STAGES, Stage, load_settings
 from prefect_flows.stages import say_expected_errors_without_stack
 from prefect_flows.state.store import StateStore
-from prefect_flows.targets import (
-    PIPELINE,
-    TargetName,
-    prefect_client,
-    profile_from_file,
-    require_target,
-    run_tag,
-)
 from prefect_flows.validation_messages import validation_faults
 
 
@@ -187,7 +182,7 @@ def main(
         },
     )
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
-        sources.require(name)
+        source_registry.require(name)
     # Prefect would keep them with the flow run.
     refuse_open_secrets(parameters)
     if no_prefect:

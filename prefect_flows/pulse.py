@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
-from prefect_flows.targets import run_tag
+from prefect_flows.core.names import run_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

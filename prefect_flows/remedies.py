@@ -16,7 +16,8 @@ from prefect_flows.causes import (
     is_of_google_auth,
     postgres_code,
 )
-from prefect_flows.targets import SETUP_COMMAND, Profile
+from prefect_flows.core.names import SETUP_COMMAND
+from prefect_flows.core.profiles import Profile
 
 
 def mend_of(error: BaseException, profile: Profile) -> str:

@@ -20,6 +20,7 @@ from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLE
 from requests.exceptions import ConnectionError as NoConnection
 
 from prefect_flows.causes import root_of
+from prefect_flows.core.logger import Logger
 from prefect_flows.errors import IngestionError
 from prefect_flows.rest_answers import (
     is_about_access,
@@ -29,7 +30,6 @@ from prefect_flows.rest_answers import (
     reason_of,
     utc,
 )
-from prefect_flows.stages import Logger
 
 # What an answer says that may pass: the server's faults, and a request that came in too slowly.
 PASSING = {408, *range(500, 600)} - {501}  # 501: not implemented

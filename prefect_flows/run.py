@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from prefect_flows import sources
+from prefect_flows import source_registry
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import (
     ConfigurationError,
     MillraceError,
@@ -35,7 +37,6 @@ from prefect_flows.refusal import refusals_are_told
 from prefect_flows.reporting.live import LiveDisplay
 from prefect_flows.runtime import Runtime
 from prefect_flows.settings import Settings, StagePolicy
-from prefect_flows.stages import Logger
 from prefect_flows.state.runs import (
     Ending,
     Run,
@@ -47,7 +48,6 @@ from prefect_flows.state.runs import (
 )
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target import DOCS, SOURCES, TargetState
-from prefect_flows.targets import Profile
 from prefect_flows.transform.code import CodeHashes, changed_since
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.results import NodeResult, descendants
@@ -113,7 +113,7 @@ def refuse_open_secrets(parameters: Parameters) -> None:
     if not parameters.source_arguments and not any(places_of_passwords(parameters.vars, "vars")):
         return
     for name in parameters.source_arguments:
-        sources.require(name)
+        source_registry.require(name)
     # It imports dlt and Arrow: half a second and 75 MB that most runs spare.
     from prefect_flows.source_arguments import refuse_secrets
 
@@ -160,12 +160,12 @@ def pipeline_command(target: str, *options: str) -> str:
 
 def _sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
     """The sources to bring in, and dbt's variables, which turn on what was asked for."""
-    off = sources.off(settings.dbt_project_file, parameters.vars)
+    off = source_registry.off(settings.dbt_project_file, parameters.vars)
     if parameters.sources is None:
-        return [name for name in sources.names() if name not in off], dict(parameters.vars)
+        return [name for name in source_registry.names() if name not in off], dict(parameters.vars)
     asked = list(dict.fromkeys(parameters.sources))
     turned_on = set(off) & set(asked)
-    still_off = {sources.OFF: [name for name in off if name not in turned_on]}
+    still_off = {source_registry.OFF: [name for name in off if name not in turned_on]}
     return asked, parameters.vars | (still_off if turned_on else {})
 
 
@@ -305,7 +305,7 @@ class _PipelineRun:
         """What each source is called with, or why it cannot be."""
         given = self.parameters.source_arguments
         for name in (*self.sources, *given):
-            sources.require(name)
+            source_registry.require(name)
         if not self.sources or "ingest" in self.parameters.skip:
             return {}
         # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
@@ -333,9 +333,9 @@ class _PipelineRun:
 
     def _left_out(self) -> list[str]:
         """Sources that were never loaded, in a run of others, which leaves them out."""
-        off = sources.off(self.settings.dbt_project_file, self.parameters.vars)
+        off = source_registry.off(self.settings.dbt_project_file, self.parameters.vars)
         brought = [] if "ingest" in self.parameters.skip else self.sources
-        others = set(sources.names()) - {*off, *brought}
+        others = set(source_registry.names()) - {*off, *brought}
         missing = self.session.never_loaded(others)
         leaves_out = self.parameters.sources is not None and bool(brought)
         for name in missing:
@@ -344,7 +344,7 @@ class _PipelineRun:
                 name,
                 self.parameters.target,
                 "; what reads it is left out of this run" if leaves_out else "",
-                sources.flow_command(name, self.parameters.target),
+                source_registry.flow_command(name, self.parameters.target),
             )
         return missing if leaves_out else []
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.names import secret_block_variable
 from prefect_flows.errors import TargetBusy
 from prefect_flows.notices.wishes import Wishes
 from prefect_flows.settings import StagePolicy
-from prefect_flows.stages import Logger, Work, as_function
+from prefect_flows.stages import Work, as_function
 from prefect_flows.stopping import Stop
-from prefect_flows.targets import secret_block_variable
 from prefect_flows.transform.recorder import Watcher
 
 # Says which run holds the target.

@@ -18,12 +18,12 @@ from dlt.common.configuration.specs.base_configuration import is_secret_hint
 from dlt.extract import DltSource
 from pydantic import ConfigDict, ValidationError, create_model
 
-from prefect_flows import sources
+from prefect_flows import source_registry
+from prefect_flows.core.names import secret_block, secret_block_variable
 from prefect_flows.documents import Unreadable, refuse_unkeepable
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.passwords import places_of_passwords
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import secret_block, secret_block_variable
 from prefect_flows.validation_messages import validation_faults
 
 # The value of a Secret block; none where there is no such block.
@@ -43,8 +43,8 @@ def source_function(name: str) -> Callable[..., DltSource]:
     Raises:
         ConfigurationError: there is no such source, or its dependencies are not installed.
     """
-    sources.require(name)
-    module = f"{sources.__name__}.{name}.source"
+    source_registry.require(name)
+    module = f"{source_registry.PACKAGE}.{name}.source"
     try:
         function: Callable[..., DltSource] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
@@ -129,7 +129,7 @@ def source_arguments(
     hints = _hints(function)
     parameters = inspect.signature(function).parameters
     hidden = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
-    arguments = sources.configured(name, target) | dict(given)
+    arguments = source_registry.configured(name, target) | dict(given)
     refuse_secrets({name: arguments}, target)
     for parameter in hidden:
         block = secret_block(name, parameter, target)
@@ -177,8 +177,8 @@ def source_arguments(
         )
         raise ConfigurationError(
             f"The arguments of source {name!r} are wrong: {faults}. It takes: {asked or 'none'}.",
-            where=f"the parameters of {sources.deployment_name(name, target)} in "
-            f"{sources.FOLDER / name / 'prefect.yaml'}, and those that the run was given",
+            where=f"the parameters of {source_registry.deployment_name(name, target)} in "
+            f"{source_registry.FOLDER / name / 'prefect.yaml'}, and those that the run was given",
             mend="correct them in that file, or for one run of the pipeline: "
             f"--source-arguments '{{\"{name}\": {{…}}}}'",
         ) from None  # its input may be a secret

@@ -6,18 +6,14 @@ Either way only an error that says it is `retryable` is tried again.
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TagsContext
 from prefect.states import Cancelled
-from prefect.utilities.timeout import timeout
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -28,15 +24,16 @@ from tenacity import (
     wait_random,
 )
 
+from prefect_flows.core.interrupts import bounded
+from prefect_flows.core.logger import Logger
 from prefect_flows.errors import MillraceError, StageTimedOut
 from prefect_flows.settings import StagePolicy
-from prefect_flows.stopping import REPEAT_SECONDS, Interrupts, Stop, is_interrupt_under_way
+from prefect_flows.stopping import Stop
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.tasks import Task
 
-Logger = logging.Logger | logging.LoggerAdapter[Any]
 Work = Callable[[Logger], dict[str, Any]]
 # Part of a retry's delay by which it comes sooner or later, so that runs that a warehouse turned
 # away together do not come back together.
@@ -141,58 +138,6 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
     )
     with bounded(policy.timeout_seconds, timed_out):
         yield
-
-
-@contextmanager
-def bounded(seconds: float, error: MillraceError) -> Iterator[None]:
-    """Interrupt what does not end in time, and raise the error."""
-    if threading.current_thread() is threading.main_thread():
-        with _interrupted_after(seconds, error):
-            yield
-        return
-    try:
-        with timeout(seconds):
-            yield
-    except TimeoutError as timed_out:
-        raise error from timed_out
-
-
-@contextmanager
-def _interrupted_after(seconds: float, error: MillraceError) -> Iterator[None]:
-    """Interrupt the main thread, again and again until that has effect, when the time is up."""
-    interrupted = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        # The timer sends this signal until it has effect; a person's Ctrl-C may be among them, and
-        # ends the stage as well.
-        if not interrupted.is_set():
-            if callable(before):
-                before(number, frame)
-        elif not (interrupts.ending or is_interrupt_under_way()):
-            raise KeyboardInterrupt
-
-    def watch() -> None:
-        if interrupts.over.wait(seconds):
-            return
-        interrupted.set()
-        while not interrupts.over.is_set():
-            interrupts.send()
-            interrupts.over.wait(REPEAT_SECONDS)
-
-    interrupts = Interrupts(signal.SIGINT, hear)
-    signal.signal(signal.SIGINT, hear)
-    watcher = threading.Thread(target=watch, name="millrace-timeout", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        interrupts.ending = True
-        interrupts.end()
-        watcher.join()
-        signal.signal(signal.SIGINT, before)
-        if interrupted.is_set():
-            raise error
 
 
 def _may_pass_on_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

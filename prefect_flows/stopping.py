@@ -10,64 +10,15 @@ its way up, and a run looks between its stages and nodes whether it was told to 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from prefect_flows.core.interrupts import REPEAT_SECONDS, Interrupts, is_interrupt_under_way
 from prefect_flows.errors import RunCancelled
 
-# How long after an interrupt without effect the next one comes.
-REPEAT_SECONDS = 0.5
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-
-
-class Interrupts:
-    """Interrupts the main thread again and again, from another thread, until it is over.
-
-    Another handler than the own one, such as dlt's while it loads, gets the signal once: dlt takes
-    the first for a request and the second for an order.
-
-    Args:
-        number: the signal to send.
-        handler: the own handler of it, which is to raise the interrupt.
-
-    Attributes:
-        ending: set before `end`, which the handler is not to interrupt.
-    """
-
-    def __init__(self, number: signal.Signals, handler: object) -> None:
-        self.over = threading.Event()
-        self.ending = False
-        self._number = number
-        self._handler = handler
-        self._told: object = None
-        self._lock = threading.Lock()
-
-    def send(self) -> None:
-        """Send the signal; again with each call, unless another's handler has heard it."""
-        with self._lock:
-            handler = signal.getsignal(self._number)
-            if self.over.is_set() or (handler is self._told and handler != self._handler):
-                return
-            self._told = handler
-            signal.pthread_kill(threading.main_thread().ident or 0, self._number)
-
-    def end(self) -> None:
-        """Send no more; what was sent has arrived afterwards."""
-        with self._lock:
-            self.over.set()
-        # A signal that is on its way arrives with the next system call, at the present handler.
-        signal.sigpending()
-
-
-def is_interrupt_under_way() -> bool:
-    """Whether the main thread handles an interrupt just now: a further one would end that work."""
-    error = sys.exc_info()[1]
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
 
 
 class Stop:

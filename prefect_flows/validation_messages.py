@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefect_flows.targets import TARGET_PATTERN
+from prefect_flows.core.names import TARGET_PATTERN
 
 _MAPPING = "must be a mapping of names to values"
 _MESSAGES = {

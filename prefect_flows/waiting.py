@@ -22,17 +22,17 @@ from prefect.events import Event
 from prefect.events.clients import RETRYABLE_EXCEPTIONS, PrefectEventsClient
 from prefect.utilities.math import clamped_poisson_interval
 
+from prefect_flows.core.logger import Logger
+
 SAY_SECONDS = 30.0
 # A request that follows another one that failed so shortly before fails too.
 AGAIN_SECONDS = 1.0
 
-log = logging.getLogger("millrace")
+log: Logger = logging.getLogger("millrace")
 
 
 @contextmanager
-def said_while_waiting(
-    what: str, seconds: float, log: logging.Logger | logging.LoggerAdapter[Any] = log
-) -> Iterator[None]:
+def said_while_waiting(what: str, seconds: float, log: Logger = log) -> Iterator[None]:
     """Say every 30 s what is waited for, and how long that may take."""
     over = threading.Event()
     begun = time.monotonic()

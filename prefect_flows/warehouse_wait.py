@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefect_flows.causes import root_of
+from prefect_flows.core.interrupts import bounded
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import WarehouseUnreachable
 from prefect_flows.remedies import mend_of
-from prefect_flows.stages import Logger, bounded
-from prefect_flows.targets import Profile
 from prefect_flows.waiting import said_while_waiting
 
 

@@ -19,21 +19,21 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.names import SETUP_COMMAND, lease_limit, notify_block
+from prefect_flows.core.prefect_api import (
+    block_address,
+    notification_blocks,
+    prefect_client,
+    read_secret,
+)
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
-from prefect_flows.notices.receivers import address, receivers
 from prefect_flows.notices.wishes import Wishes
 from prefect_flows.pulse import API_ERRORS, Pulse, answers
 from prefect_flows.runtime import SAY_SECONDS, Holder, busy
 from prefect_flows.settings import StagePolicy
-from prefect_flows.stages import Logger, Work, as_task
+from prefect_flows.stages import Work, as_task
 from prefect_flows.stopping import Stop
-from prefect_flows.targets import (
-    SETUP_COMMAND,
-    lease_limit,
-    notify_block,
-    prefect_client,
-    read_secret,
-)
 from prefect_flows.transform.recorder import Watcher
 from prefect_flows.waiting import ApiPatience
 
@@ -117,7 +117,8 @@ class WithPrefect:
             raise PrefectUnreachable("The Prefect API does not answer.", where=where, mend=mend)
         try:
             with prefect_client() as client:
-                return [address(document) for document in receivers(client, self._target)]
+                blocks = notification_blocks(client, self._target)
+                return [block_address(block) for block in blocks]
         except httpx.HTTPError as error:
             raise PrefectUnreachable(
                 f"The Prefect API does not answer: {type(error).__name__}: {error}",

@@ -15,7 +15,7 @@ from infrastructure.deploy import files
 from infrastructure.deploy.files import FILE, Deployment
 from infrastructure.setup_work_pools.pools_file import POOLS_FILE
 from infrastructure.setup_work_pools.references import SECRET, references
-from prefect_flows import sources
+from prefect_flows import source_registry
 from prefect_flows.errors import ConfigurationError
 
 POOLS = "infrastructure/setup_work_pools/pools.yaml"
@@ -57,7 +57,7 @@ def names(source: Source) -> Iterator[Fault]:
     if found is None:
         return
     for each in found:
-        wanted = sources.deployment_name(source.name, each.target)
+        wanted = source_registry.deployment_name(source.name, each.target)
         if each.name != wanted:
             yield Fault(file, f"a deployment is called {each.name}", f"write name: {wanted}")
     targets = [each.target for each in found]
@@ -74,7 +74,7 @@ def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
     for target in _targets(project):
         lacking = [n for n, some in found.items() if target not in {each.target for each in some}]
         if 0 < len(lacking) < len(found):
-            missing = ", ".join(sources.deployment_name(name, target) for name in lacking)
+            missing = ", ".join(source_registry.deployment_name(name, target) for name in lacking)
             yield Fault(
                 FILE,
                 f"some sources have a deployment for the target {target}, and these have none: "
@@ -119,7 +119,7 @@ def secrets(source: Source) -> Iterator[Fault]:
     there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
     for each in read(source) or []:
         for name in sorted(hidden & set(each.parameters)):
-            block = f"{sources.dashed(source.name)}-{name.replace('_', '-')}-{each.target}"
+            block = f"{source_registry.dashed(source.name)}-{name.replace('_', '-')}-{each.target}"
             yield Fault(
                 file,
                 f"{each.name} has the secret {name} among its parameters, for all to read",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infrastructure.deploy.files import FILE, SOURCES
-from prefect_flows import documents, sources
+from prefect_flows import documents, source_registry
 from prefect_flows.documents import parse_yaml, read_text
 from prefect_flows.ingestion import raw_schema
 
@@ -81,7 +81,7 @@ class Source:
     @property
     def package(self) -> str:
         """The name of its package."""
-        return f"millrace-{sources.dashed(self.name)}"
+        return f"millrace-{source_registry.dashed(self.name)}"
 
     @property
     def schema(self) -> str:

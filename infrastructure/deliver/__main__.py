@@ -19,9 +19,9 @@ from infrastructure.deliver.on_host.delivery import DELIVERED, REFUSED, ROLLED_B
 from infrastructure.deliver.prefect_calls import Wish
 from infrastructure.version import version_of
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import TARGET_PATTERN
 
 # Of each way in which a delivery ends; what is not here needs a person at once.
 CODES = {DELIVERED: 0, ROLLED_BACK: 1, REFUSED: 2}

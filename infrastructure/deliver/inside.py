@@ -21,11 +21,12 @@ from infrastructure.planning import table
 from infrastructure.planning.plan import Action, Step, apply, plan
 from infrastructure.rollback.verify import health
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.names import notify_block
+from prefect_flows.core.prefect_api import block_address, notification_blocks, prefect_client
 from prefect_flows.errors import ConfigurationError, PrefectUnreachable
 from prefect_flows.notices.messages import Notice
-from prefect_flows.notices.receivers import address, receivers, sender
+from prefect_flows.notices.receivers import sender
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import notify_block, prefect_client
 
 POLL_SECONDS = 3.0
 
@@ -69,7 +70,7 @@ def notify(
     body = sys.stdin.read().strip()
     try:
         with prefect_client() as client:
-            there = [address(document) for document in receivers(client, target)]
+            there = [block_address(document) for document in notification_blocks(client, target)]
     except PrefectUnreachable as error:
         typer.echo(f"nobody could be told: {error.what}")
         return

@@ -21,9 +21,9 @@ from infrastructure.planning.plan import Action, Step, apply, plan
 from infrastructure.setup_profiles.ownership import projects_of
 from infrastructure.version import version_of
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.errors import ConfigurationError, did_you_mean
 from prefect_flows.settings import Settings, load_settings
-from prefect_flows.targets import prefect_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

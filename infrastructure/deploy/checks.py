@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from infrastructure.deploy.files import Deployment
 from infrastructure.setup_profiles.ownership import Projects, marks
 from infrastructure.setup_work_pools.references import missing, references
-from prefect_flows import targets
+from prefect_flows.core import names
 from prefect_flows.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ def faults(
     if projects.is_other(there.targets.get(target)):
         yield (
             f"another project ({there.targets[target]}) made the target {target!r}; give yours "
-            f"another name, or take it over: {targets.SETUP_COMMAND} --target {target} --take-over"
+            f"another name, or take it over: {names.SETUP_COMMAND} --target {target} --take-over"
         )
     if target not in there.targets:
         yield (
-            f"the target {target!r} has no block {targets.profile_block(target)}; "
-            f"{targets.SETUP_COMMAND} --target {target}"
+            f"the target {target!r} has no block {names.profile_block(target)}; "
+            f"{names.SETUP_COMMAND} --target {target}"
         )
     name = pool or work_pool.name
     queue = work_pool.work_queue_name or target

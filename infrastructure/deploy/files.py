@@ -27,10 +27,10 @@ from pydantic import (
 
 from infrastructure.setup_work_pools.pools_file import Env
 from infrastructure.version import image_of_source
+from prefect_flows.core.names import TargetName
 from prefect_flows.documents import Unreadable, parse_yaml_with_nodes, read_text
 from prefect_flows.errors import ConfigurationError, did_you_mean
 from prefect_flows.settings import Settings
-from prefect_flows.targets import TargetName
 from prefect_flows.validation_messages import validation_message
 
 SOURCES = "prefect_flows/sources"

@@ -10,7 +10,7 @@ from infrastructure.deploy.files import Deployment, Schedule
 from infrastructure.deploy.flow_schema import FlowSchema
 from infrastructure.planning.objects import Stored, Wanted
 from infrastructure.setup_work_pools.references import is_reference
-from prefect_flows.targets import run_tag
+from prefect_flows.core.names import run_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

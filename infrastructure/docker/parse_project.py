@@ -22,10 +22,10 @@ from infrastructure.setup_profiles import contract
 from infrastructure.setup_profiles.contract import Contract
 from infrastructure.setup_profiles.desired import desired_blocks, profile_of
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.profiles import Profile, profile_name
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import load_settings
 from prefect_flows.state.target import PARTIAL_PARSE
-from prefect_flows.targets import Profile, profile_name
 from prefect_flows.transform.session import DbtSession
 
 ARGUMENT = "DBT_TARGETS"

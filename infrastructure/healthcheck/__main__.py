@@ -19,9 +19,9 @@ from infrastructure.healthcheck.at_once import at_once
 from infrastructure.healthcheck.check import Check, Status, document, overall, redacted
 from infrastructure.healthcheck.questions import Questions
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import TARGET_PATTERN
 
 FAILED = 1
 # No single answer is waited for longer than this, so that the rest can still be asked.

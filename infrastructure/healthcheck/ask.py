@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from infrastructure.healthcheck.facts import Deployed, Facts, Pool, Server, Target
-from prefect_flows.targets import PIPELINE, lease_limit, prefect_client
+from prefect_flows.core.names import PIPELINE, lease_limit
+from prefect_flows.core.prefect_api import prefect_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

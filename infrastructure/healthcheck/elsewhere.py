@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infrastructure.healthcheck.check import Check, Status
+from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.errors import WarehouseUnreachable
 from prefect_flows.notices.incidents import open_incidents
 from prefect_flows.notices.outbox import Outbox
 from prefect_flows.remedies import mend_of
 from prefect_flows.state.store import StateStore
-from prefect_flows.targets import SETUP_COMMAND
 
 if TYPE_CHECKING:
-    from prefect_flows.targets import Profile
+    from prefect_flows.core.profiles import Profile
 
 GIB = 1024**3
 # A year of flights with its tables, logs and artifacts takes less than one.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from prefect_flows.targets import PIPELINE
+from prefect_flows.core.names import PIPELINE
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, Worker, WorkPool, WorkQueue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from infrastructure.healthcheck.check import Check, Status, lasting
 from infrastructure.healthcheck.facts import Deployed, Facts, Target
 from infrastructure.healthcheck.judge import PREFECT
-from prefect_flows.targets import PIPELINE
+from prefect_flows.core.names import PIPELINE
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

@@ -13,6 +13,8 @@ from infrastructure.healthcheck.check import Check, Status
 from infrastructure.healthcheck.judge import judge_deployments, judge_pool, judge_server
 from infrastructure.healthcheck.judge_runs import judge_last_run, judge_running, judge_waiting
 from infrastructure.setup_automations.asked import COMMAND as AUTOMATIONS
+from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND
+from prefect_flows.core.prefect_api import existing_targets, load_profile
 from prefect_flows.errors import (
     ConfigurationError,
     MillraceError,
@@ -21,12 +23,6 @@ from prefect_flows.errors import (
 )
 from prefect_flows.settings import Settings
 from prefect_flows.state.configured import configured_store
-from prefect_flows.targets import (
-    LOCAL_UP_COMMAND,
-    SETUP_COMMAND,
-    existing_targets,
-    load_profile,
-)
 
 START_SERVER = (
     f"start it: {LOCAL_UP_COMMAND}, docker compose up -d --wait, or its unit; "

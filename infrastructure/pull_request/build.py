@@ -33,6 +33,7 @@ from infrastructure.pull_request.names import (
 from infrastructure.pull_request.record import MANIFEST, PRODUCTION, Build, Built
 from infrastructure.pull_request.warehouse import Limits, warehouse_of
 from infrastructure.version import version_of
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import DamagedFile, RunCancelled, StageFailed, after_changes
 from prefect_flows.parameters import BUILT as BUILDABLE
 from prefect_flows.reporting.history import medians
@@ -40,7 +41,6 @@ from prefect_flows.reporting.lineage import TESTS
 from prefect_flows.runtime import Runtime, WithoutPrefect
 from prefect_flows.settings import StagePolicy
 from prefect_flows.state.target import RUN_RESULTS, RUN_RESULTS_KIND, RunResultsShape, TargetState
-from prefect_flows.targets import Profile
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.results import SKIPPED, NodeResult, counts, shown_name
 from prefect_flows.transform.session import DbtSession, Selection

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from infrastructure.pull_request.names import schema_of
+from prefect_flows.core.prefect_api import load_profile, prefect_client
+from prefect_flows.core.profiles import Profile, profile_from_file
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.files import validated
 from prefect_flows.settings import Settings, load_settings
 from prefect_flows.state.configured import configured_store
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target import MANIFEST, MANIFEST_KIND, TargetState
-from prefect_flows.targets import (
-    Profile,
-    load_profile,
-    prefect_client,
-    profile_from_file,
-)
 
 # What has to be the same for one statement to read both.
 ONE_WAREHOUSE = {"postgres": ("host", "port", "dbname"), "bigquery": ("location", "api_endpoint")}

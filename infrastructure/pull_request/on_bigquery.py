@@ -23,10 +23,10 @@ from infrastructure.pull_request.warehouse import (
     TooMuch,
     busy,
 )
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import WarehouseUnreachable
 from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
-from prefect_flows.targets import Profile
 
 AT_ONCE = 8
 POLL_SECONDS = 2.0

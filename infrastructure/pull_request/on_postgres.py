@@ -20,8 +20,8 @@ from infrastructure.pull_request.warehouse import (
     TooMuch,
     busy,
 )
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import ConfigurationError, WarehouseUnreachable
-from prefect_flows.targets import Profile
 
 # The first half of the key of our locks; the second is the pull request's number.
 LOCKS = 7_646_723

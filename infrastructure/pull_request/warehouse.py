@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from infrastructure.pull_request.names import Mark
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import MillraceError, TargetBusy
-from prefect_flows.targets import Profile
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from infrastructure.planning.plan import Action, apply, plan
 from infrastructure.rollback.drain import held, wait_until_idle
 from infrastructure.rollback.verify import heartbeats, verify
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.errors import ConfigurationError, ServerError, after_changes
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import prefect_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -17,9 +17,10 @@ from infrastructure.setup_automations.automations_file import AUTOMATIONS_FILE, 
 from infrastructure.setup_automations.kinds import AutomationKind
 from infrastructure.setup_profiles.ownership import projects_of
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.names import SETUP_COMMAND, notify_block
+from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.errors import BlockMissing, ConfigurationError, did_you_mean
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import SETUP_COMMAND, notify_block, prefect_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -11,8 +11,8 @@ from infrastructure.planning.objects import Wanted
 from infrastructure.setup_automations.automations_file import AutomationsFile
 from infrastructure.setup_automations.findings import of_target, zombies
 from infrastructure.setup_automations.kinds import desired
-from prefect_flows.notices.receivers import address, receivers
-from prefect_flows.targets import PIPELINE, run_tag
+from prefect_flows.core.names import PIPELINE, run_tag
+from prefect_flows.core.prefect_api import block_address, notification_blocks
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -36,7 +36,9 @@ def asked_of(client: SyncPrefectClient, file: AutomationsFile, targets: Sequence
     """The automations of these targets and of the server."""
     asked = Asked()
     for name in targets:
-        told = {address(block): UUID(block["id"]) for block in receivers(client, name)}
+        told = {
+            block_address(block): UUID(block["id"]) for block in notification_blocks(client, name)
+        }
         if not told:
             asked.left_out.append(name)
             continue

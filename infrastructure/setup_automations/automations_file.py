@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from infrastructure.planning.file import read
-from prefect_flows.targets import TargetName
+from prefect_flows.core.names import TargetName
 
 AUTOMATIONS_FILE = Path(__file__).with_name("automations.yaml")
 # Prefect takes none shorter for what does not happen.

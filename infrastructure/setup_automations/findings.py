@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from infrastructure.setup_automations.automations_file import Times
-from prefect_flows.targets import PIPELINE, run_tag
+from prefect_flows.core.names import PIPELINE, run_tag
 
 EVENT = "prefect.flow-run."
 HEARTBEAT = f"{EVENT}heartbeat"

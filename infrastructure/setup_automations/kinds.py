@@ -9,7 +9,7 @@ from uuid import UUID
 from infrastructure.deploy.kinds import TAG
 from infrastructure.planning.objects import Stored, Wanted
 from infrastructure.setup_automations.findings import Finding
-from prefect_flows.targets import automation, run_tag
+from prefect_flows.core.names import automation, run_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

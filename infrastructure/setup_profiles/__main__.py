@@ -19,9 +19,10 @@ from infrastructure.setup_profiles.kinds import KINDS
 from infrastructure.setup_profiles.ownership import Ownership
 from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.profiles import Profile, profile_name
 from prefect_flows.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.settings import Settings, load_settings
-from prefect_flows.targets import Profile, prefect_client, profile_name
 from prefect_flows.temporary import private_folder
 
 if TYPE_CHECKING:

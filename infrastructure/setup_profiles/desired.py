@@ -13,15 +13,15 @@ from infrastructure.setup_profiles.contract import (
     ServiceAccountKey,
 )
 from infrastructure.setup_profiles.notices import desired_notices
-from prefect_flows import targets
-from prefect_flows.targets import Profile, profile_from_block
+from prefect_flows.core import names
+from prefect_flows.core.profiles import Profile, profile_from_block
 
 # Prefect's slugs of the block types, credentials first: the order in which blocks are written.
 SQLALCHEMY = "sqlalchemy-connector"
 GCP = "gcp-credentials"
 POSTGRES_CONFIGS = "dbt-cli-postgres-target-configs"
 BIGQUERY_CONFIGS = "dbt-cli-bigquery-target-configs"
-PROFILE = targets.PROFILE_TYPE
+PROFILE = names.PROFILE_TYPE
 # What is no block in Prefect, and is planned and written like one.
 LIMIT = "global-concurrency-limit"
 VARIABLE = "variable"
@@ -38,30 +38,28 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Wanted]:
         blocks += [
             Wanted(
                 PROFILE,
-                targets.profile_block(name),
+                names.profile_block(name),
                 {"name": profile_name, "target": name},
-                {"target_configs": targets.target_configs_block(target.type, name)},
+                {"target_configs": names.target_configs_block(target.type, name)},
             ),
             # A run holds its only slot: one run of the target at a time.
-            Wanted(LIMIT, targets.lease_limit(name), {"limit": 1}),
+            Wanted(LIMIT, names.lease_limit(name), {"limit": 1}),
         ]
     blocks += desired_notices(contract.notices)
     if contract.state_url is not None:
-        blocks.append(Wanted(VARIABLE, targets.STATE_URL_VARIABLE, {"value": contract.state_url}))
+        blocks.append(Wanted(VARIABLE, names.STATE_URL_VARIABLE, {"value": contract.state_url}))
     return blocks
 
 
-def of_targets(blocks: Iterable[Wanted], names: Iterable[str]) -> list[Wanted]:
+def of_targets(blocks: Iterable[Wanted], targets: Iterable[str]) -> list[Wanted]:
     """What the given targets need: their profiles, all that these refer to, and what is shared."""
     by_name = {block.name: block for block in blocks}
-    names = list(names)
-    told = tuple(targets.notify_block(name, "") for name in names)
+    targets = list(targets)
+    told = tuple(names.notify_block(name, "") for name in targets)
     wanted = {name for name in by_name if name.startswith(told)}
-    wanted |= {targets.STATE_URL_VARIABLE, *map(targets.notices_variable, names)} & by_name.keys()
+    wanted |= {names.STATE_URL_VARIABLE, *map(names.notices_variable, targets)} & by_name.keys()
     queue = [
-        block
-        for name in names
-        for block in (targets.profile_block(name), targets.lease_limit(name))
+        block for name in targets for block in (names.profile_block(name), names.lease_limit(name))
     ]
     while queue:
         name = queue.pop()
@@ -80,7 +78,7 @@ def profile_of(blocks: Iterable[Wanted], target: str) -> Profile:
             key: resolved(reference) for key, reference in block.references.items()
         }
 
-    return profile_from_block(resolved(targets.profile_block(target)))
+    return profile_from_block(resolved(names.profile_block(target)))
 
 
 def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wanted]:
@@ -89,7 +87,7 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wan
     return [
         Wanted(
             SQLALCHEMY,
-            targets.postgres_credentials_block(name),
+            names.postgres_credentials_block(name),
             {
                 "connection_info": {
                     "driver": "postgresql+psycopg2",
@@ -103,14 +101,14 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wan
         ),
         Wanted(
             POSTGRES_CONFIGS,
-            targets.target_configs_block("postgres", name),
+            names.target_configs_block("postgres", name),
             {
                 "type": "postgres",
                 "schema": target.schema_,
                 "threads": target.threads,
                 "extras": _given(target, "sslmode"),
             },
-            {"credentials": targets.postgres_credentials_block(name)},
+            {"credentials": names.postgres_credentials_block(name)},
         ),
     ]
 
@@ -118,7 +116,7 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wan
 def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> Wanted:
     return Wanted(
         BIGQUERY_CONFIGS,
-        targets.target_configs_block("bigquery", name),
+        names.target_configs_block("bigquery", name),
         {
             "type": "bigquery",
             "project": target.project,
@@ -167,7 +165,7 @@ def _google_credentials_name(contract: Contract, name: str) -> str:
         if isinstance(target, BigQueryTarget)
         for key in [_google_key(contract, other)]
     }
-    return targets.gcp_credentials_block(None if len(identities) == 1 else name)
+    return names.gcp_credentials_block(None if len(identities) == 1 else name)
 
 
 def _google_key(contract: Contract, name: str) -> ServiceAccountKey | None:

@@ -18,7 +18,7 @@ from uuid import UUID
 from infrastructure.planning.objects import Kind, Stored, Wanted
 from infrastructure.setup_profiles import desired, notices
 from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
-from prefect_flows import targets
+from prefect_flows.core import names
 from prefect_flows.state.url import without_login
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class LimitKind(_Printing):
         return [
             Stored(found.id, found.name, {"limit": found.limit})
             for found in client.read_global_concurrency_limits(limit=200)
-            if found.name.startswith(targets.lease_limit(""))
+            if found.name.startswith(names.lease_limit(""))
         ]
 
     def write(
@@ -177,7 +177,7 @@ class VariableKind(_Printing):
         if found is None:
             return None
         value = found.value
-        if name == targets.STATE_URL_VARIABLE:
+        if name == names.STATE_URL_VARIABLE:
             # The plan shows it, and somebody may have put a login there.
             value = without_login(str(value))
         return Stored(found.id, found.name, {"value": value})
@@ -187,8 +187,8 @@ class VariableKind(_Printing):
         return [
             Stored(found.id, found.name, {"value": found.value})
             for found in client.read_variables(limit=200)
-            if found.name == targets.STATE_URL_VARIABLE
-            or found.name.startswith(targets.notices_variable(""))
+            if found.name == names.STATE_URL_VARIABLE
+            or found.name.startswith(names.notices_variable(""))
         ]
 
     def write(
@@ -216,37 +216,37 @@ class VariableKind(_Printing):
 KINDS: tuple[Kind, ...] = (
     BlockKind(
         desired.PROFILE,
-        targets.profile_block(""),
+        names.profile_block(""),
         "prefect_dbt.cli.credentials",
         "DbtCliProfile",
     ),
     BlockKind(
         desired.POSTGRES_CONFIGS,
-        targets.target_configs_block("postgres", ""),
+        names.target_configs_block("postgres", ""),
         "prefect_dbt.cli.configs.postgres",
         "PostgresTargetConfigs",
     ),
     BlockKind(
         desired.BIGQUERY_CONFIGS,
-        targets.target_configs_block("bigquery", ""),
+        names.target_configs_block("bigquery", ""),
         "prefect_dbt.cli.configs.bigquery",
         "BigQueryTargetConfigs",
     ),
     BlockKind(
         desired.SQLALCHEMY,
-        targets.postgres_credentials_block(""),
+        names.postgres_credentials_block(""),
         "prefect_sqlalchemy",
         "SqlAlchemyConnector",
     ),
     BlockKind(
         desired.GCP,
-        targets.gcp_credentials_block(),
+        names.gcp_credentials_block(),
         "prefect_gcp.credentials",
         "GcpCredentials",
     ),
     *(
         # One that is made by hand is named `notify-<target>`, and left alone.
-        BlockKind(slug, targets.notify_block(""), "prefect.blocks.notifications", name, mark="--")
+        BlockKind(slug, names.notify_block(""), "prefect.blocks.notifications", name, mark="--")
         for slug, name in (
             (notices.SLACK, "SlackWebhook"),
             (notices.TEAMS, "MicrosoftTeamsWebhook"),

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, field
 
 from infrastructure.planning.objects import Wanted
 from infrastructure.setup_profiles.strict import Strict, Text
-from prefect_flows import targets
+from prefect_flows.core import names
 from prefect_flows.notices.wishes import USUAL, Event, Wishes
 
 # Prefect's slugs of its notification blocks. Its server can send by these without a package of its
@@ -199,12 +199,12 @@ def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Wanted]:
     for target, each in notices.items():
         for name, receiver in each.receivers.items():
             kind, data = receiver.block()
-            wanted.append(Wanted(kind, targets.notify_block(target, name), data))
+            wanted.append(Wanted(kind, names.notify_block(target, name), data))
         wishes = Wishes(events=each.events, owners=each.owners)
         wanted.append(
             Wanted(
                 "variable",
-                targets.notices_variable(target),
+                names.notices_variable(target),
                 {"value": wishes.model_dump(mode="json")},
             )
         )

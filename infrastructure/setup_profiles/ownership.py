@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from infrastructure.local.files import writable_folder, write_local
 from infrastructure.planning.objects import Wanted
 from infrastructure.planning.plan import Action, Step
-from prefect_flows import targets
+from prefect_flows.core import names
+from prefect_flows.core.names import SETUP_COMMAND
+from prefect_flows.core.prefect_api import stored_state_url
+from prefect_flows.core.profiles import Profile, profile_from_block
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
 from prefect_flows.state.url import without_login
-from prefect_flows.targets import SETUP_COMMAND, Profile, profile_from_block, stored_state_url
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -87,9 +89,9 @@ def marks(client: SyncPrefectClient) -> dict[str, str | None]:
     """Each target that exists → the project that made it; none where its block has no mark."""
     from prefect.exceptions import ObjectNotFound
 
-    prefix = targets.profile_block("")
+    prefix = names.profile_block("")
     try:
-        blocks = client.read_block_documents_by_type(targets.PROFILE_TYPE)
+        blocks = client.read_block_documents_by_type(names.PROFILE_TYPE)
     except ObjectNotFound:  # setup has never been run
         return {}
     return {
@@ -141,7 +143,7 @@ def claim(
     # A clone that joins a project needs none of its own.
     known = known or [str(uuid.uuid4())]
     marked = {
-        targets.profile_block(profile.target): mark if mark in known else known[0]
+        names.profile_block(profile.target): mark if mark in known else known[0]
         for profile in profiles
         for mark in [stored.get(profile.target)]
     }
@@ -168,18 +170,18 @@ def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
         name
         for target in others
         for name in (
-            targets.profile_block(target),
-            targets.target_configs_block("postgres", target),
-            targets.target_configs_block("bigquery", target),
-            targets.postgres_credentials_block(target),
-            targets.gcp_credentials_block(target),
-            targets.gcp_credentials_block(),
-            targets.lease_limit(target),
-            targets.notices_variable(target),
-            targets.STATE_URL_VARIABLE,
+            names.profile_block(target),
+            names.target_configs_block("postgres", target),
+            names.target_configs_block("bigquery", target),
+            names.postgres_credentials_block(target),
+            names.gcp_credentials_block(target),
+            names.gcp_credentials_block(),
+            names.lease_limit(target),
+            names.notices_variable(target),
+            names.STATE_URL_VARIABLE,
         )
     }
-    told = tuple(targets.notify_block(target, "") for target in others)
+    told = tuple(names.notify_block(target, "") for target in others)
     return [
         step
         for step in steps
@@ -195,7 +197,7 @@ def _place(output: Mapping[str, Any]) -> dict[str, Any]:
 def _place_of_block(client: SyncPrefectClient, target: str) -> dict[str, Any] | None:
     """Where the stored target is; none where its blocks are not as setup writes them."""
     document = client.read_block_document_by_name(
-        targets.profile_block(target), targets.PROFILE_TYPE, include_secrets=True
+        names.profile_block(target), names.PROFILE_TYPE, include_secrets=True
     )
     try:
         return _place(profile_from_block(document.data).output)
@@ -210,7 +212,7 @@ def _taken(
     return ConfigurationError(
         f"Another project ({mark}) made the target {profile.target!r} ({there}). Its runs would "
         f"write to this project's warehouse ({profile.address}).",
-        where=f"block {targets.profile_block(profile.target)} at {client.api_url}",
+        where=f"block {names.profile_block(profile.target)} at {client.api_url}",
         mend="give the target another name in Terraform, or use a Prefect server of your own; if "
         f"this clone belongs to that project: MILLRACE_PROJECT={mark} in .env; to take the target "
         f"over all the same: {SETUP_COMMAND} --target {profile.target} --take-over",
@@ -224,11 +226,11 @@ def _refuse_other_store(
     before = stored_state_url(client)
     shown = without_login(before or "")
     for block in blocks:
-        if block.name == targets.STATE_URL_VARIABLE and before not in (None, block.data["value"]):
+        if block.name == names.STATE_URL_VARIABLE and before not in (None, block.data["value"]):
             raise ConfigurationError(
                 f"Targets of another project ({', '.join(sorted(others))}) keep their state in "
                 f"{shown}, and setup would change that to {block.data['value']}.",
-                where=f"variable {targets.STATE_URL_VARIABLE} at {client.api_url}",
+                where=f"variable {names.STATE_URL_VARIABLE} at {client.api_url}",
                 mend="give Terraform the same state_url, set MILLRACE_STATE_URL for this project's "
                 "runs instead, or use a Prefect server of your own",
             )

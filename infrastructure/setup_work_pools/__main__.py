@@ -14,9 +14,9 @@ from infrastructure.setup_work_pools.kinds import POOL, desired, kinds
 from infrastructure.setup_work_pools.pools_file import POOLS_FILE, read_pools
 from infrastructure.setup_work_pools.references import missing, references
 from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.errors import BlockMissing, ConfigurationError
 from prefect_flows.settings import load_settings
-from prefect_flows.targets import prefect_client
 
 DRIFT = 1
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
 from prefect_flows.markup import Escape, in_a_card, in_a_chat, in_discord, in_slack
 from prefect_flows.notices.messages import Notice
-from prefect_flows.targets import notify_block
 
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
-
-# What a type of block needs to be one that tells.
-CAPABILITY = "notify"
 # Shorter words of a block's data are no secrets, and stand in every message.
 SHORTEST_SECRET = 8
 SLACK = "slack-webhook"
@@ -29,30 +23,6 @@ _ESCAPES: Mapping[str, Escape] = {
 }
 # Discord takes 2,000 of title and text.
 MOST_CHARACTERS_OF_CHATS = 1_990
-
-
-def receivers(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
-    """The documents of the blocks that are told for a target, of any of Prefect's types."""
-    alone = notify_block(target)
-    found = client.request(
-        "POST",
-        "/block_documents/filter",
-        json={"block_documents": {"name": {"like_": alone}}, "include_secrets": False},
-    )
-    return sorted(
-        (
-            document
-            for document in found.json()
-            if (document["name"] == alone or document["name"].startswith(notify_block(target, "")))
-            and CAPABILITY in document["block_schema"]["capabilities"]
-        ),
-        key=lambda document: (document["name"], document["block_type"]["slug"]),
-    )
-
-
-def address(document: Mapping[str, Any]) -> str:
-    """What Prefect loads a block by: its type and its name."""
-    return f"{document['block_type']['slug']}/{document['name']}"
 
 
 def sender(told: Iterable[str]) -> Callable[[str, Notice], str | None]:

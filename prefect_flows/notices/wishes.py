@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_flows.core.names import SETUP_COMMAND, notices_variable
 from prefect_flows.errors import ConfigurationError
-from prefect_flows.targets import SETUP_COMMAND, notices_variable
 from prefect_flows.validation_messages import validation_faults
 
 if TYPE_CHECKING:

@@ -67,8 +67,8 @@ def _store(state_url: str | None) -> StateStore:
 
 def _configured(settings: Settings, state_url: str | None) -> StateStore:
     """The store; without what setup wrote, with a word, where the Prefect API does not answer."""
+    from prefect_flows.core.prefect_api import prefect_client
     from prefect_flows.state.configured import configured_store
-    from prefect_flows.targets import prefect_client
 
     url = state_url or settings.state_url
     if url is not None and "://" not in url:

@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 from prometheus_client import CollectorRegistry, push_to_gateway, write_to_textfile
 from prometheus_client.exposition import basic_auth_handler, default_handler
 
+from prefect_flows.core.logger import Logger
 from prefect_flows.errors import StateStoreError
 from prefect_flows.reporting.metrics import facts_of, registry_of
 from prefect_flows.settings import Settings
-from prefect_flows.stages import Logger
 from prefect_flows.state.store import StateStore
 
 JOB = "millrace"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.errors import StateStoreError
 from prefect_flows.notices.incidents import Incident, open_incidents
 from prefect_flows.state.runs import RunHeader, last_run, runs_folder
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.summary import SUMMARY, RunLine, TargetHistory, history
 from prefect_flows.state.target import DOCS, REPORT
-from prefect_flows.targets import TARGET_PATTERN
 
 # Targets that are read side by side: an object store answers each question late.
 AT_ONCE = 8

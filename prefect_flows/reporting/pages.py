@@ -5,12 +5,12 @@ None of it fails a run: what cannot be written is said in its log.
 
 from __future__ import annotations
 
+from prefect_flows.core.logger import Logger
 from prefect_flows.errors import StateStoreError
 from prefect_flows.reporting.index_page import write_index
 from prefect_flows.reporting.model import RunReport
 from prefect_flows.reporting.run_summary import freshness_of, run_summary
 from prefect_flows.settings import Settings
-from prefect_flows.stages import Logger
 from prefect_flows.state.runs import Ending, Run
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.summary import history, keep_history, keep_summary

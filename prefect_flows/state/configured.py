@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prefect_flows.core.prefect_api import read_secret, stored_state_url
 from prefect_flows.errors import ConfigurationError
 from prefect_flows.settings import Settings
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.url import LOGIN_BLOCK
-from prefect_flows.targets import read_secret, stored_state_url
 from prefect_flows.validation_messages import validation_faults
 
 if TYPE_CHECKING:

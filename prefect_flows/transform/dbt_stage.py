@@ -10,9 +10,9 @@ from dbt.artifacts.schemas.batch_results import BatchResults
 from dbt.artifacts.schemas.run import process_run_result
 
 from prefect_flows.causes import Cause, cause_of
+from prefect_flows.core.logger import Logger
 from prefect_flows.errors import StageFailed
 from prefect_flows.remedies import mend_of_google
-from prefect_flows.stages import Logger
 from prefect_flows.transform.artifacts import dbt_result
 from prefect_flows.transform.microbatch import only_failed_batches
 from prefect_flows.transform.node_log import NodeLog

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prefect_flows.stages import Logger
+from prefect_flows.core.logger import Logger
 from prefect_flows.transform.results import SKIPPED, NodeResult
 
 

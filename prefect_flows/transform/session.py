@@ -24,13 +24,13 @@ from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.causes import Cause, cause_of, is_refusal_that_may_pass
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.profiles import Profile
 from prefect_flows.environment import variables_set
 from prefect_flows.errors import ProjectError, SelectionError, StageFailed, WarehouseUnreachable
 from prefect_flows.files import make_folder
 from prefect_flows.google_credentials import google_credentials
 from prefect_flows.remedies import mend_of
-from prefect_flows.stages import Logger
-from prefect_flows.targets import Profile
 from prefect_flows.temporary import private_folder
 from prefect_flows.transform.causes import OnError, errors_seen
 from prefect_flows.transform.only import Narrowing, narrowed_to

@@ -18,9 +18,9 @@ from prefect_flows.causes import (
     postgres_code,
     root_of,
 )
+from prefect_flows.core.profiles import Profile
 from prefect_flows.errors import WarehouseUnreachable
 from prefect_flows.ingestion import ingest
-from prefect_flows.targets import Profile
 from tests.support.project import Project
 
 

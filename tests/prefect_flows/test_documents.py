@@ -20,14 +20,14 @@ from infrastructure.deploy import files
 from infrastructure.setup_automations import automations_file
 from infrastructure.setup_profiles import contract, desired, profiles_yml
 from infrastructure.setup_work_pools import pools_file
-from prefect_flows import pipeline, sources
+from prefect_flows import pipeline, source_registry
+from prefect_flows.core.profiles import profile_name
 from prefect_flows.documents import Unreadable, parse_json, parse_yaml, read_text
 from prefect_flows.errors import ConfigurationError, MillraceError
 from prefect_flows.run import refuse_open_secrets
 from prefect_flows.settings import load_settings
 from prefect_flows.source_arguments import source_arguments
 from prefect_flows.sources.postgres__dump import flow as dump_flow
-from prefect_flows.targets import profile_name
 from tests.support.project import REPOSITORY
 
 DEEP = 5_000
@@ -104,7 +104,7 @@ def test_each_fault_of_an_encoding_is_a_sentence(data: bytes, tmp_path: Path) ->
 
 
 def test_what_is_right_is_read_as_it_was() -> None:
-    for file in [REPOSITORY / "prefect.yaml", *sources.FOLDER.glob("*/prefect.yaml")]:
+    for file in [REPOSITORY / "prefect.yaml", *source_registry.FOLDER.glob("*/prefect.yaml")]:
         assert parse_yaml(file.read_text()) == yaml.safe_load(file.read_text())
     for text in ('{"a": [1, 2.5, null, true, "ü\\ud83d\\ude00"]}', "[]", '"x"', "{}"):
         assert parse_json(text) == json.loads(text)
@@ -219,13 +219,13 @@ def read_outputs(text: str, _folder: Path) -> None:
 def read_vars(text: str, _folder: Path) -> None:
     parameters = pipeline._parse({"vars": text, "source_arguments": "{}"}, {})
     refuse_open_secrets(parameters)
-    sources.off(REPOSITORY / "dbt" / "dbt_project.yml", parameters.vars)
+    source_registry.off(REPOSITORY / "dbt" / "dbt_project.yml", parameters.vars)
 
 
 def read_arguments(text: str, _folder: Path) -> None:
     parameters = pipeline._parse({"vars": "{}", "source_arguments": text}, {})
     for name in parameters.source_arguments:
-        sources.require(name)
+        source_registry.require(name)
     refuse_open_secrets(parameters)
     for name, arguments in parameters.source_arguments.items():
         source_arguments(name, "dev", arguments, lambda _: "secret")
@@ -251,17 +251,17 @@ def read_source(file: Path) -> None:
     (file.parent / "a__b").mkdir(exist_ok=True)
     (file.parent / "a__b" / "prefect.yaml").write_bytes(file.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "FOLDER", file.parent)
-        sources.configured("a__b", "dev")
+        patch.setattr(source_registry, "FOLDER", file.parent)
+        source_registry.configured("a__b", "dev")
 
 
 def read_project(file: Path) -> None:
     (file.parent / "dbt_project.yml").write_bytes(file.read_bytes())
-    sources.off(file.parent / "dbt_project.yml", {})
+    source_registry.off(file.parent / "dbt_project.yml", {})
     profile_name(file.parent)
 
 
-SOURCE = (sources.FOLDER / "files__inbox" / "prefect.yaml").read_text()
+SOURCE = (source_registry.FOLDER / "files__inbox" / "prefect.yaml").read_text()
 PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
     "outputs": (OUTPUTS, read_outputs),
     "vars": (VARS, read_vars),

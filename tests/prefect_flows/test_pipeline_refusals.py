@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from prefect_flows.sources import names
-from prefect_flows.targets import secret_variable
+from prefect_flows.core.names import secret_variable
+from prefect_flows.source_registry import names
 from tests.support.project import PATIENCE, Project, Scratch, until
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows import targets
+from prefect_flows.core import names
+from prefect_flows.core.profiles import Profile, profile_from_block, profile_from_file
 from prefect_flows.errors import ConfigurationError
-from prefect_flows.targets import Profile, profile_from_block, profile_from_file
 from tests.support.ordinary_postgres import PASSWORD, ordinary_postgres
 from tests.support.project import Project, serving
 
@@ -168,9 +168,9 @@ def test_an_api_that_refuses_is_said_in_words(project: Project, refusing_api: st
 
 
 def test_names_are_those_of_the_contract() -> None:
-    assert targets.profile_block("dev") == "dbt-cli-profile-dev"
-    assert targets.target_configs_block("bigquery", "prod") == "bigquery-target-configs-prod"
-    assert targets.postgres_credentials_block("dev") == "postgres-credentials-dev"
-    assert targets.gcp_credentials_block() == "gcp-credentials"
-    assert targets.gcp_credentials_block("prod") == "gcp-credentials-prod"
-    assert targets.secret_variable("blue-2", "password") == "DBT_ENV_SECRET_BLUE_2_PASSWORD"
+    assert names.profile_block("dev") == "dbt-cli-profile-dev"
+    assert names.target_configs_block("bigquery", "prod") == "bigquery-target-configs-prod"
+    assert names.postgres_credentials_block("dev") == "postgres-credentials-dev"
+    assert names.gcp_credentials_block() == "gcp-credentials"
+    assert names.gcp_credentials_block("prod") == "gcp-credentials-prod"
+    assert names.secret_variable("blue-2", "password") == "DBT_ENV_SECRET_BLUE_2_PASSWORD"

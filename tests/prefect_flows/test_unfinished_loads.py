@@ -11,9 +11,9 @@ import dlt
 import pytest
 
 from infrastructure.local import postgres
+from prefect_flows.core.profiles import Profile
 from prefect_flows.destinations import destination
 from prefect_flows.environment import variables_set
-from prefect_flows.targets import Profile
 from prefect_flows.unfinished_loads import remove_unfinished
 
 # It warns that it has no faster way to read rows.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect_flows import sources
+from prefect_flows import source_registry
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
 from tests.support.project import Project
 
@@ -20,7 +20,10 @@ TARGETS = ("dev", "staging", "prod")
 
 def of_target(target: str) -> set[str]:
     """The pipeline's deployment, and one for each source that there is."""
-    return {f"dbt-{target}", *(sources.deployment_name(name, target) for name in sources.names())}
+    return {
+        f"dbt-{target}",
+        *(source_registry.deployment_name(name, target) for name in source_registry.names()),
+    }
 
 
 ALL = {name for target in TARGETS for name in of_target(target)}

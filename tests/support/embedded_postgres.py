@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 
 from infrastructure.local import postgres
-from prefect_flows.targets import Profile
+from prefect_flows.core.profiles import Profile
 
 TARGET = "embedded"
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect_flows.targets import Profile
+from prefect_flows.core.profiles import Profile
 from tests.support.project import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import psycopg2
 import yaml
 
 from infrastructure.local.postgres import Postgres
-from prefect_flows.targets import Profile
+from prefect_flows.core.profiles import Profile
 from tests.support import fork_server
 from tests.support.project import REPOSITORY
 

@@ -11,9 +11,9 @@ import typer
 from prefect import flow
 
 from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.ingestion import ingest_target
+from prefect_flows.core.names import TargetName
 from prefect_flows.source_arguments import refuse_secrets
-from prefect_flows.targets import TargetName
+from prefect_flows.source_flow import ingest_target
 
 
 @flow(name="ingest-files-inbox", flow_run_name="{target}", persist_result=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.targets import lease_limit
+from prefect_flows.core.names import lease_limit
 from tests.support.project import Project, until
 
 pytestmark = pytest.mark.kills

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.targets import lease_limit, profile_block
+from prefect_flows.core.names import lease_limit, profile_block
 from tests.support.project import PATIENCE, Project, Scratch, until
 from tests.support.receivers import (
     HOSTS,

@@ -13,12 +13,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from prefect_flows import sources
+from prefect_flows import source_registry
+from prefect_flows.core.profiles import Profile
 from prefect_flows.destinations import destination as destination_of
 from prefect_flows.errors import IngestionError, WarehouseUnreachable
 from prefect_flows.ingestion import Ingestion, ingest
 from prefect_flows.sources.nyc__flights import source
-from prefect_flows.targets import Profile
 from tests.support.project import Project
 
 DATABASE = "ingestion"
@@ -271,7 +271,7 @@ def test_a_target_without_blocks_is_said_without_a_stack(project: Project) -> No
 
 
 def test_every_source_is_found() -> None:
-    assert sources.names() == [
+    assert source_registry.names() == [
         "files__inbox", "github__trending", "nyc__flights", "postgres__dump", "youtube__channels",
     ]  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""What every other package uses: errors, settings, names, profiles and small helpers."""

@@ -1,0 +1,185 @@
+"""The Prefect API as runs and setup use it: a client, a target's profile, secrets, names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from prefect_flows.core.names import (
+    LOCAL_UP_COMMAND,
+    PROFILE_TYPE,
+    SETUP_COMMAND,
+    STATE_URL_VARIABLE,
+    lease_limit,
+    notify_block,
+    profile_block,
+)
+from prefect_flows.core.profiles import Profile, profile_from_block
+from prefect_flows.errors import (
+    BlockMissing,
+    ConfigurationError,
+    PrefectUnreachable,
+    did_you_mean,
+)
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+# What a type of block needs to be one that tells.
+CAPABILITY = "notify"
+
+
+@contextmanager
+def prefect_client() -> Iterator[SyncPrefectClient]:
+    """A client of the configured Prefect API, known to answer.
+
+    Raises:
+        ConfigurationError: no API is configured; Prefect would start a private one of its own,
+            which knows no block.
+        PrefectUnreachable: the configured API does not answer, or refuses.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if url is None:
+        raise ConfigurationError(
+            "No Prefect API is configured.",
+            where="PREFECT_API_URL, the Prefect profile, and prefect.toml in this folder",
+            mend=f"in the project's folder: {LOCAL_UP_COMMAND}; or set PREFECT_API_URL",
+        )
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
+        if failure is not None:
+            raise PrefectUnreachable(
+                f"The Prefect API does not answer: {type(failure).__name__}: {failure}.",
+                where=f"PREFECT_API_URL={url}",
+                mend=f"start it ({LOCAL_UP_COMMAND}), correct PREFECT_API_URL, "
+                "or run the pipeline with --no-prefect",
+            ) from failure
+        try:
+            yield client
+        except PrefectHTTPStatusError as error:
+            raise PrefectUnreachable(
+                f"The Prefect API refuses: {error.response.status_code} "
+                f"{error.response.reason_phrase} for {error.request.method} {error.request.url}.",
+                where=f"PREFECT_API_URL={url}",
+                mend="401 and 403: set PREFECT_API_AUTH_STRING to the server's user:password, for "
+                "Prefect Cloud PREFECT_API_KEY to a key that may read and write blocks; for the "
+                "local server of this folder, unset both, and PREFECT_API_URL; "
+                "404: correct PREFECT_API_URL, which ends in /api",
+            ) from error
+
+
+def load_profile(client: SyncPrefectClient, target: str) -> Profile:
+    """Load the profile of a target from its blocks, secrets included.
+
+    Raises:
+        BlockMissing: setup has not been run for this target; names those that exist.
+        ConfigurationError: the block exists, but is not as setup writes it.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    name = profile_block(target)
+    mend = f"{SETUP_COMMAND} --target {target}"
+    try:
+        document = client.read_block_document_by_name(name, PROFILE_TYPE, include_secrets=True)
+    except ObjectNotFound as error:
+        raise _block_missing(client, target) from error
+    try:
+        return profile_from_block(document.data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Block {name!r} is not as setup writes it: {type(error).__name__}: {error}.",
+            where=f"the Prefect API at {client.api_url}",
+            mend=mend,
+        ) from error
+
+
+def require_target(client: SyncPrefectClient, target: str) -> None:
+    """Refuse a name for which setup made nothing, before there is a run of it.
+
+    A target that only lost its block is left to the run, which tells whoever answers for it.
+
+    Raises:
+        BlockMissing: setup has not been run for this target; names those that exist.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        client.read_global_concurrency_limit_by_name(lease_limit(target))
+    except ObjectNotFound as error:
+        if target not in existing_targets(client):
+            raise _block_missing(client, target) from error
+
+
+def _block_missing(client: SyncPrefectClient, target: str) -> BlockMissing:
+    existing = existing_targets(client)
+    known = f"targets that exist: {', '.join(existing)}" if existing else "no target exists yet"
+    similar = did_you_mean(target, existing)
+    setup = f"{SETUP_COMMAND} --target {target}"
+    return BlockMissing(
+        f"Block {profile_block(target)!r} does not exist: setup has not been run for target "
+        f"{target!r} ({known}).{similar}",
+        where=f"the Prefect API at {client.api_url}",
+        mend=f"correct the name of the target; or, if it is right: {setup}" if similar else setup,
+    )
+
+
+def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
+    """The value of a `Secret` block; none where there is no such block."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        document = client.read_block_document_by_name(name, "secret", include_secrets=True)
+    except ObjectNotFound:
+        return None
+    return document.data["value"]
+
+
+def stored_state_url(client: SyncPrefectClient) -> str | None:
+    """The state store's URL that setup took from Terraform; none when Terraform gives none."""
+    variable = client.read_variable_by_name(STATE_URL_VARIABLE)
+    return None if variable is None else str(variable.value)
+
+
+def existing_targets(client: SyncPrefectClient) -> list[str]:
+    """The targets for which a `DbtCliProfile` block exists, sorted."""
+    from prefect.exceptions import ObjectNotFound
+
+    prefix = profile_block("")
+    try:
+        documents = client.read_block_documents_by_type(PROFILE_TYPE)
+    except ObjectNotFound:  # setup has never been run: the type itself is not registered yet
+        return []
+    return sorted(
+        document.name.removeprefix(prefix)
+        for document in documents
+        if document.name is not None and document.name.startswith(prefix)
+    )
+
+
+def notification_blocks(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
+    """The documents of the blocks that are told for a target, of any of Prefect's types."""
+    alone = notify_block(target)
+    found = client.request(
+        "POST",
+        "/block_documents/filter",
+        json={"block_documents": {"name": {"like_": alone}}, "include_secrets": False},
+    )
+    return sorted(
+        (
+            document
+            for document in found.json()
+            if (document["name"] == alone or document["name"].startswith(notify_block(target, "")))
+            and CAPABILITY in document["block_schema"]["capabilities"]
+        ),
+        key=lambda document: (document["name"], document["block_type"]["slug"]),
+    )
+
+
+def block_address(document: Mapping[str, Any]) -> str:
+    """What Prefect loads a block by: its type and its name."""
+    return f"{document['block_type']['slug']}/{document['name']}"

@@ -1,0 +1,222 @@
+"""A target's dbt profile, built from its Prefect blocks or from `profiles.yml`.
+
+The data of a block becomes a profile here without the block classes of prefect-dbt: loading a
+referenced `TargetConfigs` through `DbtCliProfile` loses its host and credentials, and importing the
+classes takes four seconds. Setup, which creates the blocks, uses the real classes
+(`infrastructure.setup_profiles.kinds`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND, secret_variable
+from prefect_flows.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.errors import ConfigurationError, did_you_mean
+
+# libpq's own; for targets without a password of their own.
+PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 (a name)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A dbt profile with one target, its secrets kept apart.
+
+    Attributes:
+        name: the profile's name, as in `dbt_project.yml`.
+        target: the target's name.
+        output: the target's settings in dbt's own keys, without secrets.
+        secrets: path in `output` → secret value, for example `("password",)`.
+    """
+
+    name: str
+    target: str
+    output: Mapping[str, Any]
+    secrets: Mapping[tuple[str, ...], str] = field(default_factory=dict, repr=False)
+
+    @property
+    def warehouse(self) -> str:
+        """Dbt's adapter type: `postgres` or `bigquery`."""
+        return str(self.output["type"])
+
+    @property
+    def address(self) -> str:
+        """Where the warehouse is, as an error names it."""
+        if self.warehouse == "postgres":
+            o = self.output
+            return f"postgres {o['user']}@{o['host']}:{o['port']}/{o['dbname']}"
+        return f"{self.warehouse} {self.output.get('project')}"
+
+    @property
+    def mend_of_address(self) -> str:
+        """What to do when nobody answers there, or refuses."""
+        if str(self.output.get("host", "")).startswith("/"):
+            return f"start it ({LOCAL_UP_COMMAND}), or correct the target and: {SETUP_COMMAND}"
+        return (
+            "see that the server runs and that Terraform's outputs hold the right address and "
+            f"credentials, then: {SETUP_COMMAND} --target {self.target}"
+        )
+
+    @classmethod
+    def from_output(cls, name: str, target: str, output: Mapping[str, Any]) -> Profile:
+        """Build a profile from dbt's own output, its secrets moved aside."""
+        rest = dict(output)
+        secrets: dict[tuple[str, ...], str] = {}
+        if rest.get("password"):
+            secrets["password",] = str(rest["password"])
+            rest["password"] = ""
+        if "keyfile_json" in rest:
+            key = dict(rest["keyfile_json"])
+            secrets["keyfile_json", "private_key"] = str(key.pop("private_key"))
+            rest["keyfile_json"] = key
+        return cls(name, target, rest, secrets)
+
+    def dbt_output(self) -> dict[str, Any]:
+        """The output as it stands in profiles.yml: every secret is an `env_var` call."""
+        calls = {
+            path: f"{{{{ env_var('{secret_variable(self.target, path[-1])}') }}}}"
+            for path in self.secrets
+        }
+        return self._filled(
+            self._of_machine(f"{{{{ env_var('{PASSWORD_VARIABLE}', '') }}}}") | calls
+        )
+
+    def credentials(self) -> dict[str, Any]:
+        """The output with its secrets, for a client that is given them in memory."""
+        password = os.environ.get(PASSWORD_VARIABLE, "")
+        return self._filled(self._of_machine(password) | dict(self.secrets))
+
+    def _of_machine(self, password: str) -> dict[tuple[str, ...], str]:
+        """A Postgres target without a password of its own takes what its machine offers.
+
+        dbt asks for the key. libpq reads `.pgpass` and trusts where it is empty, but not the
+        variable: an empty password was given.
+        """
+        return {("password",): password} if self.warehouse == "postgres" else {}
+
+    def environment(self) -> dict[str, str]:
+        """The variables that `dbt_output` refers to."""
+        return {
+            secret_variable(self.target, path[-1]): value for path, value in self.secrets.items()
+        }
+
+    def _filled(self, values: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+        output = dict(self.output)
+        for path, value in values.items():
+            inner = output
+            for key in path[:-1]:
+                inner[key] = dict(inner[key])
+                inner = inner[key]
+            inner[path[-1]] = value
+        return output
+
+
+def profile_from_block(data: Mapping[str, Any]) -> Profile:
+    """Build a profile from the data of a `DbtCliProfile` block, its references resolved.
+
+    Raises:
+        KeyError: the data lacks a field that setup always writes.
+        ValueError: the target configs are of a warehouse this project does not run on.
+    """
+    configs = data["target_configs"]
+    output = {"type": configs["type"], "schema": configs["schema"], "threads": configs["threads"]}
+    if configs["type"] == "postgres":
+        connection = configs["credentials"]["connection_info"]
+        output |= {
+            "host": connection["host"],
+            "port": connection["port"],
+            "user": connection["username"],
+            "dbname": connection["database"],
+            "password": connection.get("password") or "",
+        }
+    elif configs["type"] == "bigquery":
+        key = configs["credentials"].get("service_account_info")
+        output |= {"project": configs["project"], "method": "oauth"}
+        if key:
+            output |= {"method": "service-account-json", "keyfile_json": key}
+    else:
+        raise ValueError(f"unknown warehouse type {configs['type']!r}")
+    output |= configs.get("extras") or {}
+    return Profile.from_output(data["name"], data["target"], output)
+
+
+def profile_name(dbt_dir: Path) -> str:
+    """The profile's name, as `dbt_project.yml` gives it.
+
+    Raises:
+        ConfigurationError: the file, or the name in it, is missing.
+    """
+    file = dbt_dir / "dbt_project.yml"
+    try:
+        document = parse_yaml(read_text(file))
+        return str(document["profile"])
+    except (OSError, Unreadable, KeyError, TypeError, IndexError) as error:
+        raise ConfigurationError(
+            f"The name of the dbt profile cannot be read: {type(error).__name__}: {error}.",
+            where=str(file),
+            mend="give it a line `profile: <name>`",
+        ) from error
+
+
+def profile_from_file(file: Path, target: str) -> Profile:
+    """Load the profile of a target from the `profiles.yml` that setup writes.
+
+    For runs without a Prefect API. Secrets are read, as dbt reads them, from the environment and
+    from the project's `.env`.
+
+    Raises:
+        ConfigurationError: the file, the target, or a variable it asks for is missing.
+    """
+    from dbt.config.profile import Profile as DbtProfile
+    from dbt.config.profile import read_profile
+    from dbt.config.renderer import ProfileRenderer
+    from dbt_common.context import set_invocation_context
+    from dbt_common.exceptions import DbtBaseException
+    from dotenv import load_dotenv
+
+    load_dotenv(file.parents[1] / ".env")
+    set_invocation_context(os.environ)
+    mend = f"{SETUP_COMMAND} --profiles-only"
+    if not file.exists():
+        raise ConfigurationError(f"{file.name} does not exist.", where=str(file), mend=mend)
+    name = profile_name(file.parent)
+    try:
+        document = read_profile(str(file.parent))
+        raw = document.get(name)
+        if raw is None:
+            raise ConfigurationError(
+                f"{file.name} has no profile {name!r}, which dbt_project.yml asks for; "
+                f"it has {', '.join(document) or 'none'}.",
+                where=str(file),
+                mend=f"{mend}, after moving the file away",
+            )
+        outputs = raw["outputs"]
+        if target not in outputs:
+            raise ConfigurationError(
+                f"{file.name} has no target {target!r}; it has {', '.join(sorted(outputs))}."
+                f"{did_you_mean(target, outputs)}",
+                where=str(file),
+                mend=f"{SETUP_COMMAND} --profiles-only --target {target}",
+            )
+        # dbt renders a password whose variable is not set as none, and says nothing.
+        asked = re.findall(r"env_var\('(\w+)'\)", str(outputs[target]).replace('"', "'"))
+        missing = sorted(variable for variable in asked if variable not in os.environ)
+        if missing:
+            raise ConfigurationError(
+                f"Target {target!r} asks for variables that are not set: {', '.join(missing)}.",
+                where=str(file),
+                mend="set them in the environment, or in the .env of the project",
+            )
+        _, output = DbtProfile.render_profile(raw, name, target, ProfileRenderer({}))
+    except (DbtBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{file.name} is not as setup writes it: {type(error).__name__}: {error}.",
+            where=str(file),
+            mend=f"{mend}, after moving the file away",
+        ) from error
+    return Profile.from_output(name, target, output)
