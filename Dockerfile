@@ -1,6 +1,6 @@
 # One image for the Prefect server, the workers, setup and flow runs (documentation/containers.md).
 #
-#   uv run python -m infrastructure.build_image
+#   uv run python -m infrastructure.delivery.build_image
 #
 # builds it with the version, labels and base images that it should have. Any engine since 20.10,
 # with or without BuildKit. Release builds name both bases by digest.
@@ -22,7 +22,7 @@ ARG UV_DEFAULT_INDEX
 ARG SSL_CERT_FILE
 
 WORKDIR /opt/millrace
-COPY requirements.lock infrastructure/docker/trim-packages /tmp/
+COPY requirements.lock infrastructure/platforms/docker/trim-packages /tmp/
 # The lock is whole, so nothing is resolved: every file is the one whose hash it names. Trimmed in
 # the layer that installs, compiled after that, but for the few templates of packages that are no
 # Python as they lie. The project is imported from where it lies.
@@ -42,7 +42,7 @@ COPY dbt dbt
 ARG DBT_TARGETS
 RUN /opt/venv/bin/python -m compileall -q prefect_flows infrastructure \
     && MILLRACE_PROJECT_DIR=/opt/millrace \
-        /opt/venv/bin/python -m infrastructure.docker.parse_project /opt/millrace/parsed \
+        /opt/venv/bin/python -m infrastructure.platforms.docker.parse_project /opt/millrace/parsed \
     && rm -rf dbt/logs dbt/target
 
 # hadolint ignore=DL3006 # the argument carries the tag or digest
@@ -71,8 +71,8 @@ USER 10001:10001
 VOLUME /var/lib/millrace
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "infrastructure.docker.health"]
-ENTRYPOINT ["/opt/millrace/infrastructure/docker/entrypoint"]
+    CMD ["python", "-m", "infrastructure.platforms.docker.health"]
+ENTRYPOINT ["/opt/millrace/infrastructure/platforms/docker/entrypoint"]
 CMD ["prefect", "version"]
 
 # Last, so that a new commit changes nothing above.

@@ -74,7 +74,7 @@ with open(file, "rb") as f:
 b.commit(); done(t)
 """
 OURS = """
-from prefect_flows.ingestion import ingest
+from prefect_flows.ingest.source_load import ingest
 from prefect_flows.targets import Profile
 profile = Profile.from_output("millrace", "bench", g["output"])
 ingest("{source}", profile, **g["before"]["{before}"])  # imports what a load imports

@@ -1,4 +1,4 @@
-"""What each saving of `prefect_flows/transform/savings.py` is worth.
+"""What each saving of `prefect_flows/transform/dbt_patches.py` is worth.
 
     uv run python benchmarks/savings.py [--nodes 300] [--rounds 5]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from prefect_flows import source_registry
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.settings import Settings
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import Settings
+from prefect_flows.ingest import source_registry
 
 DIRTY = "-dirty"
 LETTERS = 12

@@ -24,23 +24,23 @@ from prefect.utilities.urls import url_for
 from pydantic import ValidationError
 from rich.console import Console
 
-from prefect_flows import source_registry
-from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.documents import Unreadable, parse_json, refuse_unkeepable
+from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable, RunCancelled
 from prefect_flows.core.names import PIPELINE, TargetName, run_tag
 from prefect_flows.core.prefect_api import prefect_client, require_target
 from prefect_flows.core.profiles import profile_from_file
-from prefect_flows.documents import Unreadable, parse_json, refuse_unkeepable
-from prefect_flows.errors import ConfigurationError, PrefectUnreachable, RunCancelled
-from prefect_flows.flow_start import start_of_flow
-from prefect_flows.parameters import Parameters, Strategy
-from prefect_flows.pulse import API_ERRORS
-from prefect_flows.reporting import summaries
-from prefect_flows.run import refuse_open_secrets, run_pipeline
-from prefect_flows.runtime import WithoutPrefect
-from prefect_flows.settings import STAGES, Stage, load_settings
-from prefect_flows.stages import say_expected_errors_without_stack
+from prefect_flows.core.settings import STAGES, Stage, load_settings
+from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.flow_context import start_of_flow
+from prefect_flows.ingest import source_registry
+from prefect_flows.pipeline_run import refuse_open_secrets, run_pipeline
+from prefect_flows.reporting.run_report import stage_summaries
+from prefect_flows.runtime.base import WithoutPrefect
+from prefect_flows.runtime.parameters import Parameters, Strategy
+from prefect_flows.runtime.progress import API_ERRORS
+from prefect_flows.runtime.stages import say_expected_errors_without_stack
 from prefect_flows.state.store import StateStore
-from prefect_flows.validation_messages import validation_faults
 
 
 @flow(name=PIPELINE, flow_run_name="{target}", persist_result=False)
@@ -189,7 +189,7 @@ def main(
         record = _run_without_prefect(parameters)
     else:
         record = _run_with_prefect(parameters, console)
-    summaries.print_run(console, record)
+    stage_summaries.print_run(console, record)
 
 
 def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:

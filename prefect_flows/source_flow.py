@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from prefect_flows.destinations import loading_into
-from prefect_flows.errors import MillraceError
-from prefect_flows.exclusive import alone
-from prefect_flows.flow_start import start_of_flow
-from prefect_flows.ingestion import ingest_source
-from prefect_flows.notices.of_run import Ended, tell_of_run
-from prefect_flows.parameters import Parameters
-from prefect_flows.refusal import refusals_are_told
-from prefect_flows.source_arguments import source_arguments
-from prefect_flows.stages import say_expected_errors_without_stack
+from prefect_flows.core.errors import MillraceError
+from prefect_flows.flow_context import start_of_flow
+from prefect_flows.ingest.arguments import source_arguments
+from prefect_flows.ingest.destinations.target import loading_into
+from prefect_flows.ingest.source_load import ingest_source
+from prefect_flows.notifications.run_result import Ended, tell_of_run
+from prefect_flows.notifications.startup_failure import refusals_are_told
+from prefect_flows.runtime.parameters import Parameters
+from prefect_flows.runtime.stages import say_expected_errors_without_stack
+from prefect_flows.runtime.target_lock import alone
 
 
 def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:

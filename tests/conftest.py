@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
-from prefect_flows.environment import variables_set
+from prefect_flows.core.environment import variables_set
 from tests.support import fork_server
 from tests.support.project import (
     SCRATCH_DBT,
@@ -239,7 +239,7 @@ def quickstart(
         tmp_path_factory.mktemp("quickstart") / "millrace", prefect_database
     )
     try:
-        done = project.run("-m", "infrastructure.quickstart")
+        done = project.run("-m", "infrastructure.local.quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         yield Quickstart(project, done)
     finally:

@@ -65,7 +65,7 @@ FAULTS = (
     Fault(
         "rest-only-first-page",
         "A REST source loads the first page of an answer and drops the others.",
-        "prefect_flows/rest.py",
+        "prefect_flows/ingest/rest/client.py",
         "        yield rows_of(page.response, rows)\n",
         "        yield rows_of(page.response, rows)\n        break\n",
         ("prefect_flows/test_rest.py::test_a_redirect_on_the_same_address_is_followed",),
@@ -73,7 +73,7 @@ FAULTS = (
     Fault(
         "rest-changed-shape-is-empty",
         "An API that renames the field of its rows loads nothing, without an error.",
-        "prefect_flows/rest.py",
+        "prefect_flows/ingest/rest/client.py",
         '        raise other_shape(response, f"{rows!r} is no list of objects")\n',
         "        return Page([], {})\n",
         ("prefect_flows/test_rest.py::test_another_shape_is_no_empty_page",),
@@ -81,7 +81,7 @@ FAULTS = (
     Fault(
         "killed-load-stays",
         "Rows of a load that was killed stay and are counted twice by the next load.",
-        "prefect_flows/unfinished_loads.py",
+        "prefect_flows/ingest/orphaned_loads.py",
         '        client.execute_sql(f"delete {unfinished}", since)\n',
         "        return int(rows)\n",
         (
@@ -92,7 +92,7 @@ FAULTS = (
     Fault(
         "killed-load-of-a-slow-clock-stays",
         "Rows of a killed load stay when its machine's clock was behind.",
-        "prefect_flows/unfinished_loads.py",
+        "prefect_flows/ingest/orphaned_loads.py",
         "{float(newest) - CLOCKS_DIFFER_SECONDS:.6f}",
         "{float(newest):.6f}",
         (
@@ -103,7 +103,7 @@ FAULTS = (
     Fault(
         "retried-load-adds-twice",
         "A retry of a load does not remove what the failed attempt left half loaded.",
-        "prefect_flows/ingestion.py",
+        "prefect_flows/ingest/source_load.py",
         "[*self._may_be_half_loaded, STATE_TABLE]",
         "[STATE_TABLE]",
         (
@@ -114,7 +114,7 @@ FAULTS = (
     Fault(
         "encoded-batch-loses-its-end",
         "Long rows are sent to Postgres without the last part of each batch.",
-        "prefect_flows/arrow_to_postgres.py",
+        "prefect_flows/ingest/destinations/postgres_copy.py",
         "range(0, len(batch), rows)",
         "range(0, len(batch) - rows + 1, rows)",
         ("prefect_flows/test_postgres_destination.py::test_long_rows_are_encoded_a_few_at_a_time",),
@@ -200,7 +200,7 @@ FAULTS = (
     Fault(
         "deadlock-is-not-transient",
         "A deadlock (SQLSTATE 40P01) fails the run instead of being retried.",
-        "prefect_flows/causes.py",
+        "prefect_flows/core/failure_class.py",
         '"40P01": Cause.TRANSIENT',
         '"40P01": Cause.CODE',
         ("prefect_flows/test_causes.py::test_a_code_raised_by_postgres[40P01-transient]",),
@@ -208,7 +208,7 @@ FAULTS = (
     Fault(
         "bigquery-rate-limit-is-not-transient",
         "A rate limit of BigQuery fails the run instead of being retried.",
-        "prefect_flows/causes.py",
+        "prefect_flows/core/failure_class.py",
         '"rateLimitExceeded": Cause.TRANSIENT',
         '"rateLimitExceeded": Cause.CODE',
         ("prefect_flows/test_bigquery_causes.py::test_a_call_that_is_answered_with_an_error",),
@@ -216,7 +216,7 @@ FAULTS = (
     Fault(
         "every-error-is-retried",
         "A stage retries errors that no retry can solve.",
-        "prefect_flows/stages.py",
+        "prefect_flows/runtime/stages.py",
         "isinstance(error, MillraceError) and error.retryable",
         "isinstance(error, MillraceError)",
         ("prefect_flows/test_stages.py::test_an_error_that_cannot_pass_is_not_tried_again",),
@@ -224,7 +224,7 @@ FAULTS = (
     Fault(
         "one-retry-too-few",
         "A stage gives up one retry early.",
-        "prefect_flows/stages.py",
+        "prefect_flows/runtime/stages.py",
         "stop_after_attempt(policy.retries + 1)",
         "stop_after_attempt(policy.retries)",
         (
@@ -235,7 +235,7 @@ FAULTS = (
     Fault(
         "stage-timeout-is-ignored",
         "A stage runs on after its timeout.",
-        "prefect_flows/stages.py",
+        "prefect_flows/runtime/stages.py",
         "        if interrupts.over.wait(seconds):\n",
         "        if interrupts.over.wait():\n",
         ("prefect_flows/test_stages.py::test_it_stops_the_stage_and_leaves_the_handler_as_it_was",),
@@ -243,7 +243,7 @@ FAULTS = (
     Fault(
         "daily-quota-is-waited-for",
         "A REST source waits for a quota that only the next day brings back.",
-        "prefect_flows/rest_answers.py",
+        "prefect_flows/ingest/rest/responses.py",
         "if status not in {403, 429, 503} or reason in DAY_REASONS:",
         "if status not in {403, 429, 503}:",
         ("prefect_flows/test_rest.py::test_a_quota_of_the_day_is_no_matter_of_waiting",),
@@ -251,7 +251,7 @@ FAULTS = (
     Fault(
         "failed-source-is-hidden",
         "A run passes although one of its sources failed.",
-        "prefect_flows/ingest_sources.py",
+        "prefect_flows/ingest/run_sources.py",
         "                failed[source] = error\n",
         "",
         ("prefect_flows/test_sources_of_a_run.py::test_one_that_fails_does_not_hold_up_the_other",),
@@ -270,7 +270,7 @@ FAULTS = (
     Fault(
         "commands-exit-with-0",
         "A command that fails exits with code 0.",
-        "prefect_flows/command_line.py",
+        "prefect_flows/core/command_line.py",
         "raise typer.Exit(error.exit_code) from error",
         "raise typer.Exit(0) from error",
         (
@@ -304,7 +304,7 @@ FAULTS = (
     Fault(
         "lock-is-not-taken",
         "A run with --no-wait starts while another run of the target is under way.",
-        "prefect_flows/exclusive.py",
+        "prefect_flows/runtime/target_lock.py",
         "    if file is None:\n",
         "    if file is None or not parameters.wait:\n",
         (
@@ -315,7 +315,7 @@ FAULTS = (
     Fault(
         "lease-is-not-taken",
         "Two machines run the same target at the same time.",
-        "prefect_flows/with_prefect.py",
+        "prefect_flows/runtime/prefect_runtime.py",
         "                    stack.enter_context(self._slot(name))\n",
         "",
         ("prefect_flows/test_pipeline.py::test_a_run_holds_its_target_until_it_ends",),
@@ -323,7 +323,7 @@ FAULTS = (
     Fault(
         "tests-run-before-models",
         "The tests run before the models that they test.",
-        "prefect_flows/parameters.py",
+        "prefect_flows/runtime/parameters.py",
         '    "run": (["run"], ("model",)),\n    "test": (["test"], ("test", "unit_test")),\n',
         '    "test": (["test"], ("test", "unit_test")),\n    "run": (["run"], ("model",)),\n',
         ("prefect_flows/test_pipeline.py::test_stages_are_tasks_and_summaries_are_artifacts",),
@@ -339,7 +339,7 @@ FAULTS = (
     Fault(
         "partial-run-counts-as-whole",
         "A run of some models becomes the base of --changed, which then skips changed models.",
-        "prefect_flows/run.py",
+        "prefect_flows/pipeline_run.py",
         'if ended == "passed" and self.parameters.whole and not self.left_out:',
         'if ended == "passed":',
         (
@@ -372,7 +372,7 @@ FAULTS = (
     Fault(
         "hash-ignores-nested-macros",
         "A resumed run skips nodes when a macro that their macro calls has changed.",
-        "prefect_flows/transform/code.py",
+        "prefect_flows/transform/node_hashes.py",
         "waiting += [*_macros_of(macro), own]",
         "waiting += [own]",
         (
@@ -383,7 +383,7 @@ FAULTS = (
     Fault(
         "hash-ignores-variables",
         "A changed variable of the project or the environment counts as unchanged.",
-        "prefect_flows/transform/code.py",
+        "prefect_flows/transform/node_hashes.py",
         '"values": self._values(node, _reads(code) | read_by_macros),',
         '"values": None,',
         (
@@ -410,7 +410,7 @@ FAULTS = (
     Fault(
         "state-is-not-written-atomically",
         "A reader of the state store sees half of a file.",
-        "prefect_flows/files.py",
+        "prefect_flows/core/files.py",
         "        draft.replace(file)\n",
         "        file.write_bytes(data)\n",
         ("prefect_flows/state/test_store.py::test_readers_see_a_file_whole_or_not_at_all",),
@@ -418,7 +418,7 @@ FAULTS = (
     Fault(
         "full-disk-leaves-drafts",
         "A write that fails leaves a draft behind, which fills the disk further.",
-        "prefect_flows/files.py",
+        "prefect_flows/core/files.py",
         "        draft.unlink(missing_ok=True)\n",
         "        pass\n",
         ("prefect_flows/test_files.py::test_a_write_that_fails_leaves_the_old_file_and_no_draft",),
@@ -426,7 +426,7 @@ FAULTS = (
     Fault(
         "login-in-the-state-url",
         "A login in the URL of the state store is stored and shown.",
-        "prefect_flows/state/url.py",
+        "prefect_flows/state/state_url.py",
         'if separator and "@" in rest:',
         'if separator and ":@" in rest:',
         (
@@ -471,7 +471,7 @@ FAULTS = (
     Fault(
         "api-repeats-the-secret",
         "An error message of an API that repeats the token shows it in the log.",
-        "prefect_flows/rest_transport.py",
+        "prefect_flows/ingest/rest/transport.py",
         'return text.replace(self._secret, "***") if self._secret else text',
         "return text",
         ("prefect_flows/test_rest.py::test_what_does_not_pass_in_time_may_pass_later",),
@@ -479,7 +479,7 @@ FAULTS = (
     Fault(
         "secret-follows-a-redirect",
         "The token of an API is sent to another server that the API points to.",
-        "prefect_flows/rest_transport.py",
+        "prefect_flows/ingest/rest/transport.py",
         'if origin_of(request.url or "") != self._origin:',
         "if request.url is None:",
         ("prefect_flows/test_rest.py::test_the_secret_does_not_follow_to_another_address",),
@@ -487,7 +487,7 @@ FAULTS = (
     Fault(
         "receiver-shows-its-secret",
         "The log shows the webhook's address, which is a secret, when it refuses a notification.",
-        "prefect_flows/notices/receivers.py",
+        "prefect_flows/notifications/recipients.py",
         'said = said.replace(secret, "…")',
         "said = said.strip()",
         (
@@ -510,7 +510,7 @@ FAULTS = (
     Fault(
         "plan-prints-secrets",
         "The plan of setup prints a password that changes.",
-        "infrastructure/planning/plan.py",
+        "infrastructure/prefect_resources/reconcile/plan.py",
         'return str(value) if kind.shows(path, value) else "********"',
         "return str(value)",
         (
@@ -521,18 +521,18 @@ FAULTS = (
     Fault(
         "secrets-folder-is-open",
         "Other users of the machine can read the secrets that Compose mounts.",
-        "infrastructure/docker/secrets.py",
+        "infrastructure/platforms/docker/secrets.py",
         "FOLDER_MODE = 0o700",
         "FOLDER_MODE = 0o755",
         (
-            "infrastructure/docker/test_containers_static.py"
+            "infrastructure/platforms/docker/test_containers_static.py"
             "::test_the_secrets_are_read_by_containers_and_reached_by_their_owner_alone",
         ),
     ),
     Fault(
         "value-in-a-message",
         "The report shows a number from a row with personal data.",
-        "prefect_flows/reporting/messages.py",
+        "prefect_flows/reporting/run_report/redaction.py",
         "|(?<!\\w)[-+]?\\d",
         "",
         ("prefect_flows/reporting/test_messages.py::test_no_number_of_a_row_is_left",),
@@ -540,7 +540,7 @@ FAULTS = (
     Fault(
         "renamed-column-is-shown",
         "The report shows a personal column that the query renames.",
-        "prefect_flows/reporting/pii.py",
+        "prefect_flows/reporting/run_report/pii.py",
         "                names |= _tainted_by(projection, names, relations)\n",
         "                _tainted_by(projection, names, relations)\n",
         (
@@ -560,7 +560,7 @@ FAULTS = (
     Fault(
         "failed-run-is-the-last-good-one",
         "The page shows a failed run as the last good one.",
-        "prefect_flows/state/summary.py",
+        "prefect_flows/state/run_summary.py",
         'if summary.outcome == "passed" and summary.whole:',
         "if summary.whole:",
         (
@@ -571,7 +571,7 @@ FAULTS = (
     Fault(
         "partial-run-is-the-last-good-one",
         "A run of a part of the project counts as the last good one.",
-        "prefect_flows/state/summary.py",
+        "prefect_flows/state/run_summary.py",
         'if summary.outcome == "passed" and summary.whole:',
         'if summary.outcome == "passed":',
         (
@@ -582,7 +582,7 @@ FAULTS = (
     Fault(
         "gateway-password-in-the-log",
         "The log shows the password of the Pushgateway when it refuses the metrics.",
-        "prefect_flows/reporting/metrics_sent.py",
+        "prefect_flows/reporting/metrics/export.py",
         'return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()',
         "return parts.geturl()",
         (
@@ -593,7 +593,7 @@ FAULTS = (
     Fault(
         "every-file-is-served",
         "The server of the pages serves any file of the state store.",
-        "prefect_flows/reporting/serve.py",
+        "prefect_flows/reporting/overview/serve.py",
         "store.read(asked) if _PAGES.fullmatch(asked) else None",
         "store.read(asked)",
         ("prefect_flows/reporting/test_serve.py::test_nothing_else_is",),
@@ -601,7 +601,7 @@ FAULTS = (
     Fault(
         "resumed-bytes-are-billed-again",
         "The summary of a resumed run bills what the interrupted run read.",
-        "prefect_flows/reporting/run_summary.py",
+        "prefect_flows/reporting/run_report/summary.py",
         "own = [node for node in nodes if not node.resumed]",
         "own = list(nodes)",
         (
@@ -612,7 +612,7 @@ FAULTS = (
     Fault(
         "known-incident-is-told-again",
         "Owners get a notification for the same incident after every run.",
-        "prefect_flows/notices/incidents.py",
+        "prefect_flows/state/incidents.py",
         "new=[incident for incident in seen if incident.id not in known]",
         "new=list(seen)",
         (
@@ -623,7 +623,7 @@ FAULTS = (
     Fault(
         "sent-notification-is-sent-again",
         "A notification that was sent stays in the outbox, and the next run sends it again.",
-        "prefect_flows/notices/outbox.py",
+        "prefect_flows/notifications/outbox.py",
         "                    del waiting.unsent[line.receiver]\n",
         "                    continue\n",
         (
@@ -635,7 +635,7 @@ FAULTS = (
     Fault(
         "drift-is-not-seen",
         "Setup does not see a field that somebody added to a block by hand.",
-        "infrastructure/planning/plan.py",
+        "infrastructure/prefect_resources/reconcile/plan.py",
         "list(wanted) + [key for key in found if path and key not in wanted]",
         "list(wanted)",
         (
@@ -646,7 +646,7 @@ FAULTS = (
     Fault(
         "orphans-are-removed-unasked",
         "Setup removes blocks without --prune.",
-        "infrastructure/planning/plan.py",
+        "infrastructure/prefect_resources/reconcile/plan.py",
         "if prune and step.action is Action.ORPHANED and",
         "if step.action is Action.ORPHANED and",
         (
@@ -657,7 +657,7 @@ FAULTS = (
     Fault(
         "prune-removes-blocks-of-others",
         "Setup with --prune removes blocks that somebody else made.",
-        "infrastructure/setup_profiles/kinds.py",
+        "infrastructure/setup_profiles/block_resources.py",
         "if str(block.name).startswith(self.prefix) and self.mark in str(block.name)",
         "if self.mark in str(block.name)",
         ("infrastructure/setup_profiles/test_setup.py::test_prune_leaves_what_setup_did_not_make",),
@@ -665,7 +665,7 @@ FAULTS = (
     Fault(
         "crashed-run-is-healthy",
         "The health check calls a target healthy whose last run crashed.",
-        "infrastructure/healthcheck/judge_runs.py",
+        "infrastructure/operate/health_check/evaluate_runs.py",
         'FAILED_STATES = ("FAILED", "CRASHED")',
         'FAILED_STATES = ("FAILED",)',
         ("infrastructure/test_healthcheck_runs.py::test_how_the_last_run_ended_is_its_status",),
@@ -673,7 +673,7 @@ FAULTS = (
     Fault(
         "switched-off-schedule-comes-back",
         "A deployment switches on a schedule that an operator switched off.",
-        "infrastructure/deploy/kinds.py",
+        "infrastructure/prefect_resources/deployments/deployment_resources.py",
         "active=active.get(_text(create.schedule), True)",
         "active=True",
         ("infrastructure/test_deploy.py::test_what_an_operator_switched_off_stays_off",),
@@ -681,7 +681,7 @@ FAULTS = (
     Fault(
         "rollback-goes-forward",
         "A second rollback goes to the version that the first one left.",
-        "infrastructure/rollback/__main__.py",
+        "infrastructure/prefect_resources/rollback/__main__.py",
         "before = versions[younger:] if to is None else [to]",
         "before = versions if to is None else [to]",
         ("infrastructure/test_rollback_choice.py::test_it_goes_to_the_version_deployed_before",),
@@ -689,7 +689,7 @@ FAULTS = (
     Fault(
         "backup-keeps-the-oldest",
         "--keep removes the newest backups and keeps the oldest.",
-        "infrastructure/backup/archive.py",
+        "infrastructure/operate/backup/archive.py",
         "old = ours[:-keep]",
         "old = ours[keep:]",
         ("infrastructure/test_backup.py::test_keep_removes_the_oldest_of_its_own_only",),
@@ -697,7 +697,7 @@ FAULTS = (
     Fault(
         "backup-checksum-is-not-compared",
         "A backup that was changed is restored.",
-        "infrastructure/backup/archive.py",
+        "infrastructure/operate/backup/archive.py",
         "if sums[name] != digests[name]",
         "if name not in sums",
         ("infrastructure/test_backup.py::test_a_manifest_that_was_changed_is_seen",),
@@ -705,7 +705,7 @@ FAULTS = (
     Fault(
         "health-check-passes-when-something-is-down",
         "The health check exits with 0 although the state store does not answer.",
-        "infrastructure/healthcheck/__main__.py",
+        "infrastructure/operate/health_check/__main__.py",
         "        raise typer.Exit(FAILED)\n",
         "        raise typer.Exit\n",
         ("infrastructure/test_healthcheck.py::test_a_state_store_that_does_not_answer",),
@@ -713,7 +713,7 @@ FAULTS = (
     Fault(
         "automations-of-others-are-removed",
         "Setup with --prune removes automations that somebody else made.",
-        "infrastructure/setup_automations/kinds.py",
+        "infrastructure/prefect_resources/automations/automation_resources.py",
         "if TAG in each.tags and each.name.startswith(tuple(self._prefixes))",
         "if TAG in each.tags",
         (
@@ -724,7 +724,7 @@ FAULTS = (
     Fault(
         "missing-block-is-not-seen",
         "Setup makes a work pool whose jobs refer to a block that does not exist.",
-        "infrastructure/setup_work_pools/references.py",
+        "infrastructure/prefect_resources/work_pools/block_references.py",
         '        return "no such block"\n',
         "        return None\n",
         (
@@ -735,7 +735,7 @@ FAULTS = (
     Fault(
         "secret-parameter-is-not-seen",
         "The check of sources passes a deployment that has a secret in the open.",
-        "infrastructure/check_sources/deployments.py",
+        "infrastructure/ci/check_sources/deployments.py",
         "for name in sorted(hidden & set(each.parameters)):",
         "for name in sorted(hidden - set(each.parameters)):",
         ("infrastructure/test_check_sources.py::test_a_key_in_the_open",),
@@ -743,7 +743,7 @@ FAULTS = (
     Fault(
         "token-in-an-image-label",
         "The image has the token of git's remote in a label.",
-        "infrastructure/build_image.py",
+        "infrastructure/delivery/build_image.py",
         '_PASSWORD_IN_URL.sub("", source) if "://" in source else ""',
         'source if "://" in source else ""',
         ("infrastructure/test_build_image.py::test_a_label_carries_no_token",),
@@ -751,7 +751,7 @@ FAULTS = (
     Fault(
         "failed-release-leaves-its-files",
         "A release that git refuses leaves the new version in the files.",
-        "infrastructure/release/__main__.py",
+        "infrastructure/delivery/release/__main__.py",
         "        for file, text in before.items():\n            file.write_text(text)\n",
         "",
         (
@@ -762,18 +762,18 @@ FAULTS = (
     Fault(
         "two-deliveries-at-a-time",
         "Two deliveries to a host run at the same time.",
-        "infrastructure/deliver/on_host/folder.py",
+        "infrastructure/delivery/on_host/folder.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
-        ("infrastructure/deliver/test_on_host.py::test_the_second_is_told_of_the_first",),
+        ("infrastructure/delivery/test_on_host.py::test_the_second_is_told_of_the_first",),
     ),
     Fault(
         "tag-is-delivered",
         "A delivery takes an image by a tag, which may be another image tomorrow.",
-        "infrastructure/deliver/vps.py",
+        "infrastructure/delivery/ssh.py",
         "@(?P<digest>sha256:[0-9a-f]{64})",
         "(?P<digest>(@sha256:[0-9a-f]{64})?)",
-        ("infrastructure/deliver/test_vps.py::test_any_other_image_is_refused",),
+        ("infrastructure/delivery/test_vps.py::test_any_other_image_is_refused",),
     ),
     Fault(
         "socket-is-open-to-other-users",
@@ -787,7 +787,7 @@ FAULTS = (
     Fault(
         "open-pull-request-is-swept",
         "Pull requests beyond the first page count as closed, and the sweep drops their schemas.",
-        "infrastructure/pull_request/github.py",
+        "infrastructure/ci/pull_request/github.py",
         'url = answer.links.get("next", {}).get("url")',
         "url = None",
         (
@@ -798,7 +798,7 @@ FAULTS = (
     Fault(
         "comment-is-written-twice",
         "A comment whose answer was lost is written again.",
-        "infrastructure/pull_request/github.py",
+        "infrastructure/ci/pull_request/github.py",
         'once=method == "POST"',
         "once=False",
         (
@@ -809,7 +809,7 @@ FAULTS = (
     Fault(
         "schema-of-another-mark-is-dropped",
         "The sweep drops a schema that carries the mark of another pull request.",
-        "infrastructure/pull_request/names.py",
+        "infrastructure/ci/pull_request/names.py",
         "return mark if schema == schema_of(mark.number) else None",
         "return mark",
         (
@@ -820,7 +820,7 @@ FAULTS = (
     Fault(
         "schema-of-another-repository-is-dropped",
         "The sweep drops the schemas of another repository's pull requests.",
-        "infrastructure/pull_request/removal.py",
+        "infrastructure/ci/pull_request/cleanup.py",
         "mark.repository is None or mark.repository.lower() != repository.lower()",
         "mark.repository is None",
         (

@@ -19,7 +19,7 @@ from tests.support.project import REPOSITORY
         "prefect_flows.sources.nyc__flights.flow",
         "infrastructure.setup_profiles.__main__",
         "infrastructure.local.__main__",
-        "infrastructure.quickstart",
+        "infrastructure.local.quickstart",
     ],
 )
 def test_importing_reads_no_environment_and_leaves_nothing(module: str, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_one_module_imports_the_deprecated_classes() -> None:
         for file in files
         if "prefect_dbt.cli." in file.read_text()
     ]
-    assert found == ["infrastructure/setup_profiles/kinds.py"]
+    assert found == ["infrastructure/setup_profiles/block_resources.py"]
 
 
 def test_the_source_of_the_package_is_not_called_dbt() -> None:

@@ -11,10 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from infrastructure.docker.parse_project import ARGUMENT, profiles_for
-from prefect_flows.settings import load_settings
+from infrastructure.platforms.docker.parse_project import ARGUMENT, profiles_for
+from prefect_flows.core.settings import load_settings
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target import TargetState
+from prefect_flows.state.target_state import TargetState
 from prefect_flows.transform.session import DbtSession
 
 settings = load_settings()

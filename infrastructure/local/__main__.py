@@ -11,9 +11,9 @@ from rich.console import Console
 
 from infrastructure.local import postgres, prefect_server
 from infrastructure.local.files import only_one
-from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import ServerError
-from prefect_flows.settings import load_settings
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ServerError
+from prefect_flows.core.settings import load_settings
 
 UP_WAIT_SECONDS = 300.0
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from prefect_flows.errors import ServerError
-from prefect_flows.files import write_file
+from prefect_flows.core.errors import ServerError
+from prefect_flows.core.files import write_file
 
 # What a full disk has no room for: an empty file would still fit into the folder's own block.
 PROBE = b"\0" * 4096

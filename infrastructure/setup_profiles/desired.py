@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from infrastructure.planning.objects import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Wanted
 from infrastructure.setup_profiles.contract import (
     BigQueryTarget,
     Contract,

@@ -12,10 +12,10 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, field_validator
 
-from infrastructure.planning.objects import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Wanted
 from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.core import names
-from prefect_flows.notices.wishes import USUAL, Event, Wishes
+from prefect_flows.core.notification_preferences import USUAL, Event, Wishes
 
 # Prefect's slugs of its notification blocks. Its server can send by these without a package of its
 # own, which automations need.

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infrastructure.local.files import writable_folder, write_local
-from infrastructure.planning.objects import Wanted
-from infrastructure.planning.plan import Action, Step
+from infrastructure.prefect_resources.reconcile.plan import Action, Step
+from infrastructure.prefect_resources.reconcile.resources import Wanted
 from prefect_flows.core import names
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.prefect_api import stored_state_url
 from prefect_flows.core.profiles import Profile, profile_from_block
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.settings import Settings
-from prefect_flows.state.url import without_login
+from prefect_flows.core.settings import Settings
+from prefect_flows.state.state_url import without_login
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

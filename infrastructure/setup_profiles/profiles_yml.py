@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
+from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.files import write_file
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.profiles import Profile
-from prefect_flows.documents import Unreadable, parse_yaml, read_text
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.files import write_file
 
 HEADER = f"# Written by `{SETUP_COMMAND}` from Terraform's outputs.\n"
 USUAL_TARGET = "dev"

@@ -11,9 +11,9 @@ from pathlib import Path
 from infrastructure.local.postgres import outputs_file
 from infrastructure.setup_profiles import contract
 from infrastructure.setup_profiles.contract import Contract
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import LOCAL_UP_COMMAND
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.settings import Settings
+from prefect_flows.core.settings import Settings
 
 STDIN = "-"
 

@@ -11,7 +11,7 @@ from types import FrameType
 
 from prefect.utilities.timeout import timeout
 
-from prefect_flows.errors import MillraceError
+from prefect_flows.core.errors import MillraceError
 
 # How long after an interrupt without effect the next one comes.
 REPEAT_SECONDS = 0.5

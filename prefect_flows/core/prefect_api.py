@@ -6,6 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from prefect_flows.core.errors import (
+    BlockMissing,
+    ConfigurationError,
+    PrefectUnreachable,
+    did_you_mean,
+)
 from prefect_flows.core.names import (
     LOCAL_UP_COMMAND,
     PROFILE_TYPE,
@@ -16,12 +22,6 @@ from prefect_flows.core.names import (
     profile_block,
 )
 from prefect_flows.core.profiles import Profile, profile_from_block
-from prefect_flows.errors import (
-    BlockMissing,
-    ConfigurationError,
-    PrefectUnreachable,
-    did_you_mean,
-)
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -3,7 +3,7 @@
 The data of a block becomes a profile here without the block classes of prefect-dbt: loading a
 referenced `TargetConfigs` through `DbtCliProfile` loses its host and credentials, and importing the
 classes takes four seconds. Setup, which creates the blocks, uses the real classes
-(`infrastructure.setup_profiles.kinds`).
+(`infrastructure.setup_profiles.block_resources`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND, secret_variable
-from prefect_flows.documents import Unreadable, parse_yaml, read_text
-from prefect_flows.errors import ConfigurationError, did_you_mean
 
 # libpq's own; for targets without a password of their own.
 PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 (a name)

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from prefect_flows.command_line import exits_with_expected_errors
-from prefect_flows.errors import ConfigurationError, PrefectUnreachable
-from prefect_flows.settings import Settings, load_settings
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
+from prefect_flows.core.settings import Settings, load_settings
 from prefect_flows.state.store import StateStore
 
 app = typer.Typer(help="The pages of the state store.", no_args_is_help=True)
@@ -27,7 +27,7 @@ def serve(
     state_url: Url = None,
 ) -> None:
     """Show the pages at 127.0.0.1, and the metrics at /metrics, until Ctrl-C."""
-    from prefect_flows.reporting import serve as server
+    from prefect_flows.reporting.overview import serve as server
 
     console = Console()
     store = _store(state_url)
@@ -40,7 +40,7 @@ def serve(
 @exits_with_expected_errors
 def index(state_url: Url = None) -> None:
     """Write index.html, the page over all targets, once more."""
-    from prefect_flows.reporting.index_page import INDEX, write_index
+    from prefect_flows.reporting.overview.index_page import INDEX, write_index
 
     store = _store(state_url)
     write_index(store)
@@ -68,7 +68,7 @@ def _store(state_url: str | None) -> StateStore:
 def _configured(settings: Settings, state_url: str | None) -> StateStore:
     """The store; without what setup wrote, with a word, where the Prefect API does not answer."""
     from prefect_flows.core.prefect_api import prefect_client
-    from prefect_flows.state.configured import configured_store
+    from prefect_flows.state.configured_store import configured_store
 
     url = state_url or settings.state_url
     if url is not None and "://" not in url:

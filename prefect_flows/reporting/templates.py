@@ -6,7 +6,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefect_flows.reporting.drawing import NOTHING, group_of, seconds, size, slots
+from prefect_flows.reporting.charts.svg import NOTHING, group_of, seconds, size, slots
 
 
 @cache

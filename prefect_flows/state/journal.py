@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from prefect_flows.errors import DamagedFile, StateStoreError
-from prefect_flows.files import Warn, validated
+from prefect_flows.core.errors import DamagedFile, StateStoreError
+from prefect_flows.core.files import Warn, validated
 from prefect_flows.state.store import StateStore
 
 Entry = Mapping[str, Any]

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from prefect_flows.errors import DamagedFile
-from prefect_flows.files import Warn
-from prefect_flows.passwords import redacted
+from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.files import Warn
+from prefect_flows.core.passwords import redacted
 from prefect_flows.state.journal import Entry, Journal
 from prefect_flows.state.store import StateStore
 

@@ -34,8 +34,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter
 
-from prefect_flows.errors import ConfigurationError, DamagedFile, StateStoreError
-from prefect_flows.files import (
+from prefect_flows.core.errors import ConfigurationError, DamagedFile, StateStoreError
+from prefect_flows.core.files import (
     FILE_MODE,
     Warn,
     aside_name,
@@ -44,8 +44,8 @@ from prefect_flows.files import (
     validated,
     write_file,
 )
-from prefect_flows.object_store_errors import errors_of_stores
-from prefect_flows.state.url import fix_of_url, url_fault, without_login
+from prefect_flows.state.object_store_errors import errors_of_stores
+from prefect_flows.state.state_url import fix_of_url, url_fault, without_login
 
 T = TypeVar("T")
 

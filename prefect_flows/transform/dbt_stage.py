@@ -9,16 +9,16 @@ from typing import Any
 from dbt.artifacts.schemas.batch_results import BatchResults
 from dbt.artifacts.schemas.run import process_run_result
 
-from prefect_flows.causes import Cause, cause_of
+from prefect_flows.core.errors import StageFailed
+from prefect_flows.core.failure_class import Cause, cause_of
+from prefect_flows.core.hints import mend_of_google
 from prefect_flows.core.logger import Logger
-from prefect_flows.errors import StageFailed
-from prefect_flows.remedies import mend_of_google
 from prefect_flows.transform.artifacts import dbt_result
+from prefect_flows.transform.event_listener import Recorder, Watcher
 from prefect_flows.transform.microbatch import only_failed_batches
+from prefect_flows.transform.node_filter import Narrowing
 from prefect_flows.transform.node_log import NodeLog
-from prefect_flows.transform.only import Narrowing
-from prefect_flows.transform.recorder import Recorder, Watcher
-from prefect_flows.transform.reproduction import command_for
+from prefect_flows.transform.repro_command import command_for
 from prefect_flows.transform.results import (
     SKIPPED,
     FailedBatch,

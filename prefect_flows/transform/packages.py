@@ -23,8 +23,8 @@ from dbt.exceptions import GitCheckoutError, GitCloningError
 from dbt.task.deps import DepsTask, _create_sha1_hash
 from dbt_common.exceptions import CommandError
 
-from prefect_flows.causes import chain_of
-from prefect_flows.transform.replaced import replaced
+from prefect_flows.core.failure_class import chain_of
+from prefect_flows.transform.monkeypatch import replaced
 
 # Where a project asks for packages.
 FILES = (PACKAGES_FILE_NAME, DEPENDENCIES_FILE_NAME)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from prefect_flows.causes import Cause
+from prefect_flows.core.failure_class import Cause
 
 # What dbt's own retry calls for a second try, and what ends its command line with exit code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})

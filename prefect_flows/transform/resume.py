@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from prefect_flows.files import Warn
+from prefect_flows.core.files import Warn
 from prefect_flows.state.journal import Entry
-from prefect_flows.transform.code import CodeHashes
+from prefect_flows.transform.node_hashes import CodeHashes
 from prefect_flows.transform.results import NodeResult
 
 _RESULT = TypeAdapter(NodeResult)

@@ -23,31 +23,36 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
-from prefect_flows.causes import Cause, cause_of, is_refusal_that_may_pass
+from prefect_flows.core.environment import variables_set
+from prefect_flows.core.errors import (
+    ProjectError,
+    SelectionError,
+    StageFailed,
+    WarehouseUnreachable,
+)
+from prefect_flows.core.failure_class import Cause, cause_of, is_refusal_that_may_pass
+from prefect_flows.core.files import make_folder
+from prefect_flows.core.google_credentials import google_credentials
+from prefect_flows.core.hints import mend_of
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
-from prefect_flows.environment import variables_set
-from prefect_flows.errors import ProjectError, SelectionError, StageFailed, WarehouseUnreachable
-from prefect_flows.files import make_folder
-from prefect_flows.google_credentials import google_credentials
-from prefect_flows.remedies import mend_of
-from prefect_flows.temporary import private_folder
-from prefect_flows.transform.causes import OnError, errors_seen
-from prefect_flows.transform.only import Narrowing, narrowed_to
+from prefect_flows.core.temporary_folders import private_folder
+from prefect_flows.transform.dbt_patches import spared
+from prefect_flows.transform.event_listener import Recorder, warning_of
+from prefect_flows.transform.exception_capture import OnError, errors_seen
+from prefect_flows.transform.node_callbacks import nodes_seen
+from prefect_flows.transform.node_filter import Narrowing, narrowed_to
 from prefect_flows.transform.packages import (
     FILES,
     installed_packages_kept,
     may_be_installed_later,
 )
-from prefect_flows.transform.recorder import Recorder, warning_of
 from prefect_flows.transform.results import shown_name
-from prefect_flows.transform.savings import spared
-from prefect_flows.transform.seen import nodes_seen
 from prefect_flows.transform.statement_cancellation import (
     hooks_cancelled_on_signal,
     statements_cancelled_on_signal,
 )
-from prefect_flows.warehouse_wait import warehouse_awaited
+from prefect_flows.transform.warehouse_wait import warehouse_awaited
 
 # dbt's generated event messages carry no types.
 Listener = Callable[[Any], None]

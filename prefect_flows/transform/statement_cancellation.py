@@ -14,7 +14,7 @@ from dbt.adapters.contracts.connection import ConnectionState
 from dbt.task.run import RunTask
 from dbt_common.exceptions import DbtBaseException
 
-from prefect_flows.transform.replaced import replaced
+from prefect_flows.transform.monkeypatch import replaced
 
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 # A statement may be on its way when it is cancelled, and begin afterwards.

@@ -105,7 +105,7 @@ def test_over_ssh_the_agent_has_the_key_and_nothing_else_does(deliver, key, code
     assert done.returncode == code, done.stderr
     words = seen["words"]
     assert words[:9] == [
-        "run", "--no-sync", "python", "-m", "infrastructure.deliver", "ssh", "--target", "prod",
+        "run", "--no-sync", "python", "-m", "infrastructure.delivery", "ssh", "--target", "prod",
         "--host",
     ]  # fmt: skip
     assert words[9] == "millrace@vps.example.com"
@@ -128,7 +128,7 @@ def test_to_a_cluster(deliver) -> None:
                          TERRAFORM_OUTPUTS='{"dbt_targets": {}}')  # fmt: skip
     assert done.returncode == 0, done.stderr
     words = seen["words"]
-    assert words[4:6] == ["infrastructure.deliver", "kubernetes"]
+    assert words[4:6] == ["infrastructure.delivery", "kubernetes"]
     assert words[words.index("--context") + 1] == "blue"
     assert words[words.index("--outputs") + 1] == "-"
     assert seen["input"] == '{"dbt_targets": {}}'

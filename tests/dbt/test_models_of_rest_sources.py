@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from prefect_flows.core.environment import variables_set
 from prefect_flows.core.profiles import Profile
-from prefect_flows.environment import variables_set
-from prefect_flows.ingestion import ingest
+from prefect_flows.ingest.source_load import ingest
 from tests.support import fork_server
 from tests.support.embedded_postgres import TARGET, warehouse
 from tests.support.project import REPOSITORY

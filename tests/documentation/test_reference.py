@@ -8,17 +8,17 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from infrastructure.reference.__main__ import pages
-from infrastructure.reference.commands import programs
-from infrastructure.reference.schemas import rows
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.settings import PREFIX, Settings
+from infrastructure.ci.reference.__main__ import pages
+from infrastructure.ci.reference.commands import programs
+from infrastructure.ci.reference.schemas import rows
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import PREFIX, Settings
 from tests.support import fork_server
 from tests.support.project import REPOSITORY, Project, copy_of_the_project
 
 pytestmark = pytest.mark.docs
 
-MEND = "uv run python -m infrastructure.reference"
+MEND = "uv run python -m infrastructure.ci.reference"
 
 
 def test_every_page_says_what_the_code_says() -> None:
@@ -48,7 +48,8 @@ def test_every_module_that_is_started_as_a_program_is_there() -> None:
         ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__main__")
         for package in ("infrastructure", "prefect_flows")
         for file in (REPOSITORY / package).rglob("*.py")
-        if "templates" not in file.parts and '\nif __name__ == "__main__":' in file.read_text()
+        if "source_template" not in file.parts
+        and '\nif __name__ == "__main__":' in file.read_text()
     }
     text = (REPOSITORY / "documentation/reference/commands.md").read_text()
     assert guarded - {"prefect_flows.pipeline"} <= set(
@@ -78,9 +79,9 @@ def test_a_command_that_is_new_makes_the_check_fail_until_the_pages_are_written(
         '    """Weigh it."""\n\n\n'
         'if __name__ == "__main__":\n    typer.run(main)\n'
     )
-    checked = copy.run("-m", "infrastructure.reference", "--check")
-    written = copy.run("-m", "infrastructure.reference")
-    again = copy.run("-m", "infrastructure.reference", "--check")
+    checked = copy.run("-m", "infrastructure.ci.reference", "--check")
+    written = copy.run("-m", "infrastructure.ci.reference")
+    again = copy.run("-m", "infrastructure.ci.reference", "--check")
 
     assert checked.returncode == 1, checked.stderr
     assert "commands.md: says something else than the code" in checked.stdout
@@ -99,7 +100,7 @@ def test_an_option_or_a_setting_without_a_word_is_refused(copy: Project) -> None
         'def main(grams: int = 5) -> None:\n    """Weigh it."""\n\n\n'
         'if __name__ == "__main__":\n    typer.run(main)\n'
     )
-    done = copy.run("-m", "infrastructure.reference", "--check")
+    done = copy.run("-m", "infrastructure.ci.reference", "--check")
     assert done.returncode == ConfigurationError.exit_code
     assert "The option 'grams' says nothing of itself." in done.stderr
 

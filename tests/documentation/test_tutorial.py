@@ -38,7 +38,7 @@ def clone(tmp_path: Path) -> Iterator[Project]:
             ["git", *arguments], cwd=project.folder, env=os.environ | WHO, check=True
         )  # fmt: skip
     try:
-        done = project.run("-m", "infrastructure.quickstart")
+        done = project.run("-m", "infrastructure.local.quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         yield project
     finally:
@@ -51,7 +51,7 @@ def fresh_clone_works(clone: Project) -> bool:
     subprocess.run(["git", "clone", "--quiet", str(clone.folder), str(folder)], check=True)
     second = Project(folder)
     try:
-        done = second.run("-m", "infrastructure.quickstart")
+        done = second.run("-m", "infrastructure.local.quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         said = done.stdout + done.stderr
         assert "Source acme__orders was never loaded into target dev" in said

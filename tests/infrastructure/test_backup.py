@@ -20,10 +20,10 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy.engine import make_url
 
-from infrastructure.backup import archive
-from infrastructure.backup.database import of_url
-from infrastructure.backup.programs import program
-from prefect_flows.errors import BackupError
+from infrastructure.operate.backup import archive
+from infrastructure.operate.backup.database import of_url
+from infrastructure.operate.backup.postgres_programs import program
+from prefect_flows.core.errors import BackupError
 from tests.support.ordinary_postgres import ordinary_postgres
 from tests.support.prefect_servers import server
 from tests.support.project import Project
@@ -71,7 +71,7 @@ with get_client(sync_client=True) as client:
 
 
 def backup(project: Project, *arguments: str, **environment: str):
-    return project.run("-m", "infrastructure.backup", *arguments, **environment)
+    return project.run("-m", "infrastructure.operate.backup", *arguments, **environment)
 
 
 def made(project: Project, folder: Path, **environment: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.build_image import (
+from infrastructure.delivery.build_image import (
     Code,
     code_in,
     command,
@@ -19,9 +19,9 @@ from infrastructure.build_image import (
     refuse_unrepeatable,
     require_dockerfile,
 )
-from infrastructure.docker.parse_project import profiles_for
+from infrastructure.platforms.docker.parse_project import profiles_for
 from infrastructure.version import image_of_source
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.core.errors import ConfigurationError
 from tests.support.project import REPOSITORY
 
 DIGEST = "@sha256:" + "0" * 64

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.check_sources`: the conventions of a source, fault by fault."""
+"""`python -m infrastructure.ci.check_sources`: the conventions of a source, fault by fault."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.check_sources.check import between, check
-from infrastructure.check_sources.folder import Source, all_sources
+from infrastructure.ci.check_sources.check import between, check
+from infrastructure.ci.check_sources.folder import Source, all_sources
 from tests.support import fork_server
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
@@ -28,7 +28,7 @@ PACKAGE = f"{HERE}/pyproject.toml"
 DOCKERFILE = f"{HERE}/Dockerfile"
 COPY = (
     "copy that of another source, or: "
-    "uvx cookiecutter infrastructure/templates/source --output-dir prefect_flows/sources"
+    "uvx cookiecutter infrastructure/config/source_template --output-dir prefect_flows/sources"
 )
 
 
@@ -62,7 +62,7 @@ def faults(project: Path, name: str = NAME) -> list[str]:
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return fork_server.run(
-        ["-m", "infrastructure.check_sources", *arguments],
+        ["-m", "infrastructure.ci.check_sources", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"MILLRACE_PROJECT_DIR": str(project)},
     )
@@ -101,7 +101,7 @@ def test_a_source_that_is_not_there(project: Path) -> None:
     done = command(project, "--source", "nyc__ferries")
     assert done.returncode == 2
     assert f"There is no source 'nyc__ferries'; there are: {NAME}." in done.stderr
-    assert "uvx cookiecutter infrastructure/templates/source" in done.stderr
+    assert "uvx cookiecutter infrastructure/config/source_template" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["flights", "NYC__flights", "nyc__flights__more", "nyc__fl-x"])
@@ -210,7 +210,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
          f"nyc--flights--prod goes to default-pool; {FIX_POOL}"),
         (DEPLOYMENTS, "    name: docker-pool", "    name: somewhere",
          "nyc--flights--staging goes to somewhere, which "
-         f"infrastructure/setup_work_pools/pools.yaml does not have; {FIX_POOL}"),
+         f"infrastructure/config/pools.yaml does not have; {FIX_POOL}"),
         (DEPLOYMENTS, "parameters: {target: prod}", "parameters: {target: prod, key_block: k-dev}",
          "nyc--flights--prod names the secret k-dev in parameters.key_block; "
          "name one of its own target: k-prod"),
@@ -266,7 +266,7 @@ def test_a_key_in_the_open(project: Path) -> None:
     assert faults(project) == [
         f"{DEPLOYMENTS}: nyc--flights--prod has the secret data_key among its parameters, for all "
         "to read; take it out; "
-        "uv run python -m infrastructure.setup_secret nyc-flights-data-key-prod"
+        "uv run python -m infrastructure.prefect_resources.secrets nyc-flights-data-key-prod"
     ]
 
 

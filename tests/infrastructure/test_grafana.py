@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from prefect_flows.reporting.metrics import METRICS
+from prefect_flows.reporting.metrics.exposition import METRICS
 from tests.support.project import REPOSITORY
 
-FILE = REPOSITORY / "infrastructure" / "grafana" / "millrace.json"
+FILE = REPOSITORY / "infrastructure" / "platforms" / "grafana" / "millrace.json"
 DASHBOARD: dict[str, Any] = json.loads(FILE.read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 EXPRESSIONS = [

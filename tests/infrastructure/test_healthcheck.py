@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from infrastructure.healthcheck.judge import plain_secrets
+from infrastructure.operate.health_check.evaluate import plain_secrets
 from tests.support.bigquery.emulator import BigQuery
 from tests.support.bigquery.proxy import Fault
 from tests.support.prefect_servers import server
@@ -70,7 +70,7 @@ with get_client(sync_client=True) as client:
 
 
 def health(project: Project, *arguments: str, **environment: str):
-    return project.run("-m", "infrastructure.healthcheck", *arguments, **environment)
+    return project.run("-m", "infrastructure.operate.health_check", *arguments, **environment)
 
 
 def checks(
@@ -174,7 +174,10 @@ def test_a_laptop_after_setup(ground: Project) -> None:
         ("notices", "dev"): "ok",
         ("warehouse", "dev"): "ok",
     }
-    assert seen["deployment", "dev"]["mend"] == "uv run python -m infrastructure.deploy dev"
+    assert (
+        seen["deployment", "dev"]["mend"]
+        == "uv run python -m infrastructure.prefect_resources.deployments dev"
+    )
     assert seen["last run", "dev"]["seen"] == "never ran"
     assert re.search(r"Prefect (\S+), client \1$", seen["api", ""]["seen"])
 
@@ -182,7 +185,10 @@ def test_a_laptop_after_setup(ground: Project) -> None:
 def test_the_table_names_what_mends(ground: Project) -> None:
     done = health(ground)
     assert done.returncode == 0, done.stderr
-    assert "deployment dev: uv run python -m infrastructure.deploy dev" in done.stdout
+    assert (
+        "deployment dev: uv run python -m infrastructure.prefect_resources.deployments dev"
+        in done.stdout
+    )
     assert done.stdout.rstrip().endswith("warning: 2 warning, 9 ok, 2 skipped")
 
 
@@ -205,7 +211,7 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     assert seen["queues", "default-pool"]["seen"] == "dev"
     assert seen["worker", "default-pool"]["seen"] == "no worker ever asked this pool"
     mend = seen["worker", "default-pool"]["mend"]
-    assert "uv run python -m infrastructure.worker --pool default-pool" in mend
+    assert "uv run python -m infrastructure.prefect_resources.worker --pool default-pool" in mend
     name = "dbt-full-pipeline/dbt-dev"
     assert re.fullmatch(
         r"(version \w+, )?(next run \d{4}-\d\d-\d\d 02:00 UTC|its runs are being scheduled)",
@@ -383,7 +389,11 @@ def test_an_api_that_does_not_answer(ground: Project) -> None:
 
 def test_no_api_is_configured(ground: Project, tmp_path: Path) -> None:
     done = ground.run(
-        "-m", "infrastructure.healthcheck", "--json", cwd=tmp_path, PREFECT_HOME=str(tmp_path)
+        "-m",
+        "infrastructure.operate.health_check",
+        "--json",
+        cwd=tmp_path,
+        PREFECT_HOME=str(tmp_path),
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "No Prefect API is configured." in done.stderr

@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from infrastructure.healthcheck.check import Status
-from infrastructure.healthcheck.facts import Facts, Target
-from infrastructure.healthcheck.judge_runs import judge_last_run
+from infrastructure.operate.health_check.check_result import Status
+from infrastructure.operate.health_check.evaluate_runs import judge_last_run
+from infrastructure.operate.health_check.facts import Facts, Target
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -21,7 +21,7 @@ import yaml
 
 from tests.support.project import REPOSITORY
 
-KUBERNETES = REPOSITORY / "infrastructure" / "kubernetes"
+KUBERNETES = REPOSITORY / "infrastructure" / "platforms" / "kubernetes"
 OVERLAYS = {"base": "millrace", "overlays/staging": "millrace-staging"}
 # Pods of flow runs come from the work pool's template, and carry this label.
 FLOW_RUN = {"prefect.io/flow-run-id": "any"}

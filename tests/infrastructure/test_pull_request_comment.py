@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from infrastructure.pull_request.comment import MARKER, comment
-from infrastructure.pull_request.differences import Comparison, Difference
-from infrastructure.pull_request.picture import MOST_EDGES, MOST_NODES
-from infrastructure.pull_request.record import Build, Built, Failure, Rows
+from infrastructure.ci.pull_request.build_record import Build, Built, Failure, Rows
+from infrastructure.ci.pull_request.comment import MARKER, comment
+from infrastructure.ci.pull_request.differences import Comparison, Difference
+from infrastructure.ci.pull_request.lineage_diagram import MOST_EDGES, MOST_NODES
 
 # GitHub's limit of a comment.
 LIMIT = 65_536

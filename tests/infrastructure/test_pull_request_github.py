@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.pull_request import github
-from infrastructure.pull_request.comment import MARKER
-from infrastructure.pull_request.github import GitHub, GitHubRefuses
-from prefect_flows.errors import ConfigurationError
+from infrastructure.ci.pull_request import github
+from infrastructure.ci.pull_request.comment import MARKER
+from infrastructure.ci.pull_request.github import GitHub, GitHubRefuses
+from prefect_flows.core.errors import ConfigurationError
 from tests.support import fork_server
 from tests.support.github_server import BOT, REPOSITORY, TOKEN, Fault, GitHubServer, github_server
 from tests.support.project import REPOSITORY as CLONE
@@ -200,7 +200,7 @@ def test_the_command_writes_a_file_that_compare_wrote_and_no_other(
     server: GitHubServer, tmp_path: Path
 ) -> None:
     def run(*more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = ["-m", "infrastructure.pull_request", "comment", "--number", "7"]
+        command = ["-m", "infrastructure.ci.pull_request", "comment", "--number", "7"]
         return fork_server.run(
             [*command, *more],
             cwd=CLONE,

@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from prefect_flows.reporting.drawing import NOTHING
+from prefect_flows.reporting.charts.svg import NOTHING
 from tests.support.github_server import TOKEN, github_server
 from tests.support.project import PATIENCE, REPOSITORY, Scratch, until
 from tests.support.pull_requests import COMMAND, PullRequest, cells, rows

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from google.cloud.bigquery import Client, Dataset, DatasetReference
 
-from infrastructure.pull_request import lease
-from infrastructure.pull_request.lease import HOLDER, UNTIL, Lease
-from prefect_flows.errors import TargetBusy
+from infrastructure.ci.pull_request import dataset_lease
+from infrastructure.ci.pull_request.dataset_lease import HOLDER, UNTIL, Lease
+from prefect_flows.core.errors import TargetBusy
 from tests.support.bigquery.emulator import BigQuery
 from tests.support.bigquery.stand_ins import PROJECT
 from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, neighbour
@@ -174,8 +174,8 @@ def lose(client: Client, dataset: DatasetReference) -> None:
 def test_a_lease_is_renewed_given_back_and_outlived(
     client: Client, dataset: DatasetReference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "SECONDS", 3)
-    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(dataset_lease, "SECONDS", 3)
+    monkeypatch.setattr(dataset_lease, "RENEW_SECONDS", 0.5)
     first, second = Lease(client, dataset), Lease(client, dataset)
     assert first.take()
     with first.renewed():

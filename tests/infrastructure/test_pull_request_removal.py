@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.pull_request.ground import Ground
-from infrastructure.pull_request.names import Mark
-from infrastructure.pull_request.removal import sweep
-from prefect_flows.settings import Settings
+from infrastructure.ci.pull_request.cleanup import sweep
+from infrastructure.ci.pull_request.context import Ground
+from infrastructure.ci.pull_request.names import Mark
+from prefect_flows.core.settings import Settings
 from prefect_flows.state.store import StateStore
 from tests.support.embedded_postgres import Warehouse, warehouse
 

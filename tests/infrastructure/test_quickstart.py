@@ -64,7 +64,7 @@ def test_of_two_more_one_changes_nothing_and_one_is_refused(
     server = project.server
 
     def start(_: int) -> subprocess.CompletedProcess[str]:
-        return project.run("-m", "infrastructure.quickstart")
+        return project.run("-m", "infrastructure.local.quickstart")
 
     with ThreadPoolExecutor(2) as both:
         first, second = sorted(both.map(start, range(2)), key=lambda done: done.returncode)

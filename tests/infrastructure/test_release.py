@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.release import changelog
-from infrastructure.release.version import Part, Version, parse, written
-from prefect_flows.errors import ConfigurationError
+from infrastructure.delivery.release import changelog
+from infrastructure.delivery.release.version import Part, Version, parse, written
+from prefect_flows.core.errors import ConfigurationError
 from tests.support import fork_server
 from tests.support.project import REPOSITORY
 
@@ -74,7 +74,7 @@ class Clone:
 
     def release(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return fork_server.run(
-            ["-m", "infrastructure.release", *arguments],
+            ["-m", "infrastructure.delivery.release", *arguments],
             cwd=self.folder,
             env=os.environ | {
                 "MILLRACE_PROJECT_DIR": str(self.folder), "PYTHONPATH": str(REPOSITORY),

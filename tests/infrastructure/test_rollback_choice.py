@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from infrastructure.deploy.releases import DEPLOYED, Release
-from infrastructure.rollback.__main__ import _choose
-from prefect_flows.errors import ConfigurationError
+from infrastructure.prefect_resources.deployments.releases import DEPLOYED, Release
+from infrastructure.prefect_resources.rollback.__main__ import _choose
+from prefect_flows.core.errors import ConfigurationError
 
 
 def known(*history: str) -> list[Release]:

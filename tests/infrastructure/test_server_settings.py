@@ -26,7 +26,7 @@ def of_compose() -> dict[str, str]:
 
 def of_kubernetes() -> dict[str, str]:
     documents = yaml.safe_load_all(
-        (INFRASTRUCTURE / "kubernetes" / "base" / "server.yaml").read_text()
+        (INFRASTRUCTURE / "platforms" / "kubernetes" / "base" / "server.yaml").read_text()
     )
     (server,) = (each for each in documents if each["kind"] == "Deployment")
     (container,) = server["spec"]["template"]["spec"]["containers"]
@@ -34,7 +34,7 @@ def of_kubernetes() -> dict[str, str]:
 
 
 def of_the_chart() -> dict[str, str]:
-    file = INFRASTRUCTURE / "kubernetes" / "helm" / "prefect-server-values.yaml"
+    file = INFRASTRUCTURE / "platforms" / "kubernetes" / "helm" / "prefect-server-values.yaml"
     server = yaml.safe_load(file.read_text())["server"]
     assert server["basicAuth"]["enabled"] is True
     given = {each["name"]: each["value"] for each in server["env"]}
@@ -42,7 +42,7 @@ def of_the_chart() -> dict[str, str]:
 
 
 def of_systemd() -> dict[str, str]:
-    text = (INFRASTRUCTURE / "systemd" / "millrace-server.service").read_text()
+    text = (INFRASTRUCTURE / "platforms" / "systemd" / "millrace-server.service").read_text()
     given = dict(re.findall(r"^Environment=(\w+)=(.*)$", text, re.MULTILINE))
     # The unit does not start without it: launch.
     return given | {given["MILLRACE_SECRETS"]: "credential"}

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from infrastructure.setup_automations.automations_file import AUTOMATIONS_FILE, read_automations
-from infrastructure.setup_automations.findings import of_target, zombies
-from infrastructure.setup_automations.kinds import desired
-from prefect_flows.errors import ConfigurationError
+from infrastructure.prefect_resources.automations.automation_resources import desired
+from infrastructure.prefect_resources.automations.automations_file import (
+    AUTOMATIONS_FILE,
+    read_automations,
+)
+from infrastructure.prefect_resources.automations.triggers import of_target, zombies
+from prefect_flows.core.errors import ConfigurationError
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
 from tests.support.prefect_servers import server
 from tests.support.project import Project, api_client, copy_of_the_project, serving, until
@@ -29,7 +32,7 @@ from tests.support.project import Project, api_client, copy_of_the_project, serv
 if TYPE_CHECKING:
     from prefect.client.base import PrefectHttpxSyncClient
 
-COMMAND = ("-m", "infrastructure.setup_automations")
+COMMAND = ("-m", "infrastructure.prefect_resources.automations")
 UI = "https://prefect.example.com"
 # What the automations of a target with a receiver are called, in the order of their making.
 FINDINGS = ("late", "pending", "stuck", "missing", "crashed")
@@ -99,7 +102,9 @@ class Stage:
 
     def health(self) -> dict[str, tuple[str, str]]:
         """What the health check says of automations, by target."""
-        done = self.project.run("-m", "infrastructure.healthcheck", "--json", "--timeout", "30")
+        done = self.project.run(
+            "-m", "infrastructure.operate.health_check", "--json", "--timeout", "30"
+        )
         checks = json.loads(done.stdout)["checks"]
         return {
             each["subject"]: (each["status"], each["seen"])
@@ -209,7 +214,8 @@ def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) 
         "Target staging: nobody would be told, so nothing is looked for. Name receivers in "
         "Terraform's dbt_target_notices, apply it, then: "
         "uv run python -m infrastructure.setup_profiles; "
-        "uv run python -m infrastructure.setup_automations --target staging" in done.stdout
+        "uv run python -m infrastructure.prefect_resources.automations --target staging"
+        in done.stdout
     )
     made = stage.automations()
     assert set(made) == {
@@ -325,7 +331,7 @@ def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: P
             assert len(each["body"]) < 500
     # THEN a target that is not refreshed is told of again, for as long as nothing completes
     for each in stage.about("slow was not refreshed"):
-        assert "python -m infrastructure.healthcheck slow" in each["body"]
+        assert "python -m infrastructure.operate.health_check slow" in each["body"]
         assert "None" not in each["body"]
     names = {each["block"] for each in stage.about("target prod")}
     assert names == {"notify-prod", "notify-prod--ops"}

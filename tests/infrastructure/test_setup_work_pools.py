@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from infrastructure.setup_work_pools.kinds import desired
-from infrastructure.setup_work_pools.pools_file import POOLS_FILE, read_pools
-from infrastructure.setup_work_pools.templates import default_template, laid_over
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.settings import Settings
+from infrastructure.prefect_resources.work_pools.job_templates import default_template, laid_over
+from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, read_pools
+from infrastructure.prefect_resources.work_pools.work_pool_resources import desired
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import Settings
 from tests.support.project import Project
 
 IMAGE = "registry.example.com/millrace:abc1234"
-COMMAND = ("-m", "infrastructure.setup_work_pools")
+COMMAND = ("-m", "infrastructure.prefect_resources.work_pools")
 SECRETS = {
     "prefect-api-auth-string": "made-up-user:made-up-password",
     "prefect-api-key": "made-up-key",
@@ -42,7 +42,7 @@ def defaults(pool: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def with_secrets(other_project: Project) -> Iterator[Project]:
     for name, value in SECRETS.items():
-        done = other_project.run("-m", "infrastructure.setup_secret", name, text=value)
+        done = other_project.run("-m", "infrastructure.prefect_resources.secrets", name, text=value)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == f"secret/{name}: saved"
     yield other_project
@@ -66,9 +66,9 @@ def test_missing_blocks_are_listed_with_their_commands_and_nothing_is_made(
     assert done.returncode == 2
     for fault in (
         "secret/prefect-api-key: no such block; "
-        "uv run python -m infrastructure.setup_secret prefect-api-key",
+        "uv run python -m infrastructure.prefect_resources.secrets prefect-api-key",
         "secret/warehouse-postgres, member password: no such block; "
-        "uv run python -m infrastructure.setup_secret warehouse-postgres",
+        "uv run python -m infrastructure.prefect_resources.secrets warehouse-postgres",
     ):
         assert fault in done.stderr
     assert pools(other_project) == {}
@@ -76,7 +76,10 @@ def test_missing_blocks_are_listed_with_their_commands_and_nothing_is_made(
 
 def test_a_member_that_a_block_does_not_have(with_secrets: Project) -> None:
     done = with_secrets.run(
-        "-m", "infrastructure.setup_secret", "warehouse-postgres", text='{"host": "warehouse"}'
+        "-m",
+        "infrastructure.prefect_resources.secrets",
+        "warehouse-postgres",
+        text='{"host": "warehouse"}',
     )
     assert done.returncode == 0, done.stderr
     done = setup(with_secrets)
@@ -225,7 +228,7 @@ def test_every_default_of_the_file_is_a_variable_of_prefects_template() -> None:
 )
 def test_a_secret_that_is_none(other_project: Project, type_: str, text: str, said: str) -> None:
     done = other_project.run(
-        "-m", "infrastructure.setup_secret", "tried", "--type", type_, text=text
+        "-m", "infrastructure.prefect_resources.secrets", "tried", "--type", type_, text=text
     )
     assert done.returncode == 2
     assert said in done.stderr
@@ -235,7 +238,7 @@ def test_a_secret_that_is_none(other_project: Project, type_: str, text: str, sa
 def test_registry_credentials_keep_their_password_in_a_plain_read(other_project: Project) -> None:
     text = '{"username": "u", "password": "made-up-7", "registry_url": "registry.example.com"}'
     done = other_project.run(
-        "-m", "infrastructure.setup_secret", "millrace-registry",
+        "-m", "infrastructure.prefect_resources.secrets", "millrace-registry",
         "--type", "docker-registry-credentials", text=text,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.project import REPOSITORY, serving
 
-UNITS = REPOSITORY / "infrastructure" / "systemd"
+UNITS = REPOSITORY / "infrastructure" / "platforms" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
 # What systemd-analyze gives a unit, 10 for one that may do everything: at most 2.0 ("OK").
 EXPOSURE = "20"
@@ -46,7 +46,9 @@ def installed(tmp_path: Path) -> Path:
     """The units as they stand on a machine, but for programs that this one has."""
     for unit in UNITS.glob("millrace*.*"):
         text = unit.read_text().replace("/srv/millrace/current/.venv/bin/python", "/bin/true")
-        text = text.replace("/srv/millrace/current/infrastructure/systemd/launch", "/bin/true")
+        text = text.replace(
+            "/srv/millrace/current/infrastructure/platforms/systemd/launch", "/bin/true"
+        )
         text = text.replace("User=millrace", "User=root").replace("Group=millrace", "Group=root")
         (tmp_path / unit.name).write_text(text)
     # An instance, since a template alone is no unit.
@@ -110,11 +112,11 @@ def test_a_secret_is_handed_over_and_missed(unit: Path) -> None:
     handed = [credential.partition(":")[0] for credential in service["LoadCredential"]]
     assert f"MILLRACE_SECRETS={' '.join(handed)}" in service["Environment"]
     assert not [line for line in service["Environment"] if "AUTH" in line.partition("=")[0]]
-    assert "infrastructure/systemd/launch " in service["ExecStart"][0]
+    assert "infrastructure/platforms/systemd/launch " in service["ExecStart"][0]
 
 
 def test_a_worker_has_longer_to_stop_than_its_runs() -> None:
-    from infrastructure.worker import FAREWELL_SECONDS, PATIENCE_SECONDS
+    from infrastructure.prefect_resources.worker import FAREWELL_SECONDS, PATIENCE_SECONDS
 
     service = section(UNITS / "millrace-worker@.service")
     assert service["ExecStart"][0].endswith(f"--patience {PATIENCE_SECONDS:.0f}")
@@ -127,8 +129,8 @@ def test_a_worker_has_longer_to_stop_than_its_runs() -> None:
 def release(tmp_path: Path) -> Path:
     """A release with a Python, and a link to it as it is started through."""
     release = tmp_path / "releases" / "abc1234"
-    (release / "infrastructure" / "systemd").mkdir(parents=True)
-    shutil.copy(UNITS / "launch", release / "infrastructure" / "systemd")
+    (release / "infrastructure" / "platforms" / "systemd").mkdir(parents=True)
+    shutil.copy(UNITS / "launch", release / "infrastructure" / "platforms" / "systemd")
     (release / ".venv" / "bin").mkdir(parents=True)
     (release / ".venv" / "bin" / "python").symlink_to(sys.executable)
     (tmp_path / "current").symlink_to(release)
@@ -143,7 +145,7 @@ def launch(
     for name, value in (secrets or {}).items():
         (handed / name).write_text(value)
     return subprocess.run(
-        [ground / "current" / "infrastructure" / "systemd" / "launch", *command],
+        [ground / "current" / "infrastructure" / "platforms" / "systemd" / "launch", *command],
         env={
             "PATH": os.environ["PATH"], "CREDENTIALS_DIRECTORY": str(handed),
             "MILLRACE_SECRETS": needed, "MILLRACE_UNIT": "millrace-server.service",
@@ -219,7 +221,7 @@ def test_started_means_that_the_server_answers() -> None:
 
 
 def test_waiting_has_help_and_names_what_the_environment_lacks() -> None:
-    command = [sys.executable, "-m", "infrastructure.systemd.wait_for_api"]
+    command = [sys.executable, "-m", "infrastructure.platforms.systemd.wait_for_api"]
     helped = subprocess.run(
         [*command, "--help"], cwd=REPOSITORY, env={}, capture_output=True, text=True, check=False
     )
@@ -227,7 +229,10 @@ def test_waiting_has_help_and_names_what_the_environment_lacks() -> None:
         [*command, "1"], cwd=REPOSITORY, env={}, capture_output=True, text=True, check=False
     )
     assert (helped.returncode, helped.stderr) == (0, "")
-    assert "usage: python -m infrastructure.systemd.wait_for_api [-h] seconds" in helped.stdout
+    assert (
+        "usage: python -m infrastructure.platforms.systemd.wait_for_api [-h] seconds"
+        in helped.stdout
+    )
     assert bare.returncode == 1
     assert bare.stderr.startswith("Not set: PREFECT_API_URL, MAINPID.\n  where: the environment\n")
 

@@ -27,7 +27,7 @@ from google.cloud.bigquery import Client
 from google.oauth2 import service_account
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
-from prefect_flows.causes import Cause, bigquery_cause, cause_of
+from prefect_flows.core.failure_class import Cause, bigquery_cause, cause_of
 from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, serving
 
 JSON = dict[str, Any]
@@ -276,7 +276,7 @@ def test_no_credentials_at_all() -> None:
 
 def test_a_cause_is_found_without_importing_google() -> None:
     code = (
-        "import sys; from prefect_flows.causes import cause_of; print(cause_of(ValueError())); "
+        "import sys; from prefect_flows.core.failure_class import cause_of; print(cause_of(ValueError())); "
         "assert not [m for m in sys.modules if m.startswith(('google.a', 'requests'))]"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from prefect_flows.causes import (
+from prefect_flows.core.errors import WarehouseUnreachable
+from prefect_flows.core.failure_class import (
     Cause,
     cause_of,
     chain_of,
@@ -19,8 +20,7 @@ from prefect_flows.causes import (
     root_of,
 )
 from prefect_flows.core.profiles import Profile
-from prefect_flows.errors import WarehouseUnreachable
-from prefect_flows.ingestion import ingest
+from prefect_flows.ingest.source_load import ingest
 from tests.support.project import Project
 
 

@@ -14,19 +14,20 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from infrastructure import setup_secret
-from infrastructure.check_sources import folder
-from infrastructure.deploy import files
-from infrastructure.setup_automations import automations_file
+from infrastructure.ci.check_sources import folder
+from infrastructure.prefect_resources import secrets
+from infrastructure.prefect_resources.automations import automations_file
+from infrastructure.prefect_resources.deployments import prefect_yaml
+from infrastructure.prefect_resources.work_pools import pools_file
 from infrastructure.setup_profiles import contract, desired, profiles_yml
-from infrastructure.setup_work_pools import pools_file
-from prefect_flows import pipeline, source_registry
+from prefect_flows import pipeline
+from prefect_flows.core.documents import Unreadable, parse_json, parse_yaml, read_text
+from prefect_flows.core.errors import ConfigurationError, MillraceError
 from prefect_flows.core.profiles import profile_name
-from prefect_flows.documents import Unreadable, parse_json, parse_yaml, read_text
-from prefect_flows.errors import ConfigurationError, MillraceError
-from prefect_flows.run import refuse_open_secrets
-from prefect_flows.settings import load_settings
-from prefect_flows.source_arguments import source_arguments
+from prefect_flows.core.settings import load_settings
+from prefect_flows.ingest import source_registry
+from prefect_flows.ingest.arguments import source_arguments
+from prefect_flows.pipeline_run import refuse_open_secrets
 from prefect_flows.sources.postgres__dump import flow as dump_flow
 from tests.support.project import REPOSITORY
 
@@ -274,15 +275,15 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
         automations_file.AUTOMATIONS_FILE.read_text(),
         in_file(automations_file.read_automations),
     ),
-    "prefect.yaml": ((REPOSITORY / "prefect.yaml").read_text(), in_file(files.read)),
-    "prefect.yaml of a source": (SOURCE, in_file(files.read)),
+    "prefect.yaml": ((REPOSITORY / "prefect.yaml").read_text(), in_file(prefect_yaml.read)),
+    "prefect.yaml of a source": (SOURCE, in_file(prefect_yaml.read)),
     "arguments in prefect.yaml": (SOURCE, in_file(read_source)),
     "profiles.yml": (PROFILES, in_file(read_profiles)),
     "dbt_project.yml": (
         (REPOSITORY / "dbt" / "dbt_project.yml").read_text(), in_file(read_project),
     ),
     "secret": (
-        '{"username": "u", "password": "p"}', lambda text, _: setup_secret._value(text, "n"),
+        '{"username": "u", "password": "p"}', lambda text, _: secrets._value(text, "n"),
     ),
 }  # fmt: skip
 

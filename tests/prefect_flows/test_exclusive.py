@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.errors import TargetBusy
-from prefect_flows.exclusive import alone
-from prefect_flows.parameters import Parameters
-from prefect_flows.runtime import WithoutPrefect
+from prefect_flows.core.errors import TargetBusy
+from prefect_flows.runtime.base import WithoutPrefect
+from prefect_flows.runtime.parameters import Parameters
+from prefect_flows.runtime.target_lock import alone
 from prefect_flows.state.store import StateStore
 
 DEV = Parameters(target="dev", wait=False)

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from pydantic import TypeAdapter
 
-from prefect_flows.files import make_folder, read_or_set_aside, write_file
+from prefect_flows.core.files import make_folder, read_or_set_aside, write_file
+from prefect_flows.core.temporary_folders import HELD, private_folder, remove_abandoned
 from prefect_flows.state.store import StateStore
-from prefect_flows.temporary import HELD, private_folder, remove_abandoned
 from tests.support.project import REPOSITORY, SCRATCH_DBT
 
 NUMBERS = TypeAdapter(list[int])
@@ -32,7 +32,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path: Path) -> 
     store.write("targets/dev/timings.json", b"[]")
     code = f"""
 import resource
-from prefect_flows.errors import StateStoreError
+from prefect_flows.core.errors import StateStoreError
 from prefect_flows.state.store import StateStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
@@ -91,7 +91,7 @@ def test_a_damaged_file_of_this_machine_is_renamed_with_a_warning(
 
 HOLDS = """
 import sys
-from prefect_flows.temporary import private_folder
+from prefect_flows.core.temporary_folders import private_folder
 with private_folder("dlt") as folder:
     (folder / "rows.parquet").write_text("made up")
     print(folder, flush=True)

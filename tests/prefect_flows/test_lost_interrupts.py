@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from dlt.common.runtime import signals
 
+from prefect_flows.core.errors import IngestionError, RunCancelled, StageTimedOut
 from prefect_flows.core.profiles import Profile
-from prefect_flows.destinations import loading_into
-from prefect_flows.errors import IngestionError, RunCancelled, StageTimedOut
-from prefect_flows.runtime import WithoutPrefect
-from prefect_flows.settings import StagePolicy
+from prefect_flows.core.settings import StagePolicy
+from prefect_flows.ingest.destinations.target import loading_into
+from prefect_flows.runtime.base import WithoutPrefect
 from tests.support.project import PATIENCE, REPOSITORY, Project, Scratch
 
 POLICY = StagePolicy(retries=1, retry_delay_seconds=0, timeout_seconds=PATIENCE)

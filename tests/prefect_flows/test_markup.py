@@ -19,12 +19,12 @@ from prefect.blocks.notifications import (
     SlackWebhook,
 )
 
-from prefect_flows.markup import cell, escaped, in_a_chat, in_discord, in_slack
-from prefect_flows.notices.incidents import Incident, Judged
-from prefect_flows.notices.messages import Notice, of_new
-from prefect_flows.notices.receivers import sender
-from prefect_flows.notices.wishes import Wishes
-from prefect_flows.reporting import summaries
+from prefect_flows.core.markup import cell, escaped, in_a_chat, in_discord, in_slack
+from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.notifications.messages import Notice, of_new
+from prefect_flows.notifications.recipients import sender
+from prefect_flows.reporting.run_report import stage_summaries
+from prefect_flows.state.incidents import Incident, Judged
 from tests.support.receivers import SLACK, TEAMS
 
 HOSTILE = (
@@ -83,8 +83,8 @@ def record(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "summary", [summaries.extraction, summaries.load, summaries.transformation,
-                summaries.validation, lambda found: summaries.run(found, f"```\n{HOSTILE}")],
+    "summary", [stage_summaries.extraction, stage_summaries.load, stage_summaries.transformation,
+                stage_summaries.validation, lambda found: stage_summaries.run(found, f"```\n{HOSTILE}")],
 )  # fmt: skip
 def test_no_artifact_of_a_run_has_markup_of_the_warehouse(summary: Callable[..., str]) -> None:
     page = rendered(summary(record(HOSTILE)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.passwords import has_password, without_passwords
+from prefect_flows.core.passwords import has_password, without_passwords
 from prefect_flows.state.runs import RunHeader
 from tests.support.project import Project, Scratch
 
@@ -46,7 +46,7 @@ def kept_in_files(scratch: Scratch) -> list[str]:
         (
             ["--source-arguments", json.dumps(OF_DATABASE)],
             "postgres__dump.url",
-            "infrastructure.setup_secret postgres-dump-url-scratch",
+            "infrastructure.prefect_resources.secrets postgres-dump-url-scratch",
         ),
         # Though no source is read.
         (

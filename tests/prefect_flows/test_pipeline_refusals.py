@@ -9,7 +9,7 @@ import time
 import pytest
 
 from prefect_flows.core.names import secret_variable
-from prefect_flows.source_registry import names
+from prefect_flows.ingest.source_registry import names
 from tests.support.project import PATIENCE, Project, Scratch, until
 
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_flows.destinations import destination, loading_into, postgres_url
+from prefect_flows.ingest.destinations import postgres_copy
+from prefect_flows.ingest.destinations.target import destination, loading_into, postgres_url
 from tests.support.embedded_postgres import Warehouse, warehouse
 
 pytest.importorskip("pgpq", reason="it has no wheel for Linux on ARM")
 
-from prefect_flows import arrow_to_postgres, postgres_destination
-from prefect_flows.arrow_to_postgres import encoded, not_encodable
+from prefect_flows.ingest.destinations import postgres
+from prefect_flows.ingest.destinations.postgres_copy import encoded, not_encodable
 
 UTC = dt.UTC
 FIRST = dt.datetime(1, 1, 1, tzinfo=UTC)
@@ -155,7 +156,7 @@ def test_nested_values_go_through_adbc_and_it_is_said_why(
     data = pa.table({"id": [1, 2], "tags": pa.array([["a", "b"], None])})
     load(target, pa.table({"id": [0]}), tmp_path)
     target.query("alter table encoded.odd add tags text[]")
-    with caplog.at_level(logging.INFO, postgres_destination.__name__):
+    with caplog.at_level(logging.INFO, postgres.__name__):
         load(target, data, tmp_path)
     assert target.query("select id, tags from encoded.odd where id > 0 order by id") == [
         (1, ["a", "b"]), (2, None),
@@ -171,8 +172,8 @@ def test_where_there_is_no_pgpq_all_goes_through_adbc(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Another machine: Linux on ARM.
-    monkeypatch.setattr(postgres_destination, "find_spec", lambda _: None)
-    with caplog.at_level(logging.INFO, postgres_destination.__name__):
+    monkeypatch.setattr(postgres, "find_spec", lambda _: None)
+    with caplog.at_level(logging.INFO, postgres.__name__):
         load(target, pa.table({"id": [1, 2]}), tmp_path)
     assert target.query("select sum(id) from encoded.odd") == [(3,)]
     assert "goes through ADBC: pgpq is not installed" in caplog.text
@@ -202,7 +203,7 @@ def test_long_rows_are_encoded_a_few_at_a_time(
     with pq.ParquetFile(path) as file:
         pieces = list(encoded(file, {"body": 25}))
         assert max(map(len, pieces)) < 10 * 2**20
-        monkeypatch.setattr(arrow_to_postgres, "BYTES_AT_ONCE", 2**40)
+        monkeypatch.setattr(postgres_copy, "BYTES_AT_ONCE", 2**40)
         assert b"".join(pieces) == b"".join(encoded(file, {"body": 25}))
 
 

@@ -13,9 +13,9 @@ import pytest
 import requests
 from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
 
-from prefect_flows.errors import ConfigurationError, IngestionError
-from prefect_flows.rest import ApiRefusal, Patience, pages, rest_client
-from prefect_flows.rest_answers import limited_for
+from prefect_flows.core.errors import ConfigurationError, IngestionError
+from prefect_flows.ingest.rest.client import ApiRefusal, Patience, pages, rest_client
+from prefect_flows.ingest.rest.responses import limited_for
 from tests.support.rest_apis import Answer, Api, Asked
 
 SECRET = "made-up-secret"

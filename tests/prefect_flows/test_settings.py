@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prefect_flows.environment import variables_set
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.settings import PREFIX, Settings, load_settings
+from prefect_flows.core.environment import variables_set
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import PREFIX, Settings, load_settings
 from prefect_flows.state.runs import Run, RunHeader, prune
 from prefect_flows.state.store import StateStore
 

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_flows.errors import StageFailed, StageTimedOut
-from prefect_flows.settings import StagePolicy
-from prefect_flows.stages import as_function, say_expected_errors_without_stack
-from prefect_flows.stopping import Stop
+from prefect_flows.core.errors import StageFailed, StageTimedOut
+from prefect_flows.core.settings import StagePolicy
+from prefect_flows.runtime.cancellation import Stop
+from prefect_flows.runtime.stages import as_function, say_expected_errors_without_stack
 
 POLICY = StagePolicy(retries=0, retry_delay_seconds=0, timeout_seconds=0.3)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from prefect_flows.core import names
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.profiles import Profile, profile_from_block, profile_from_file
-from prefect_flows.errors import ConfigurationError
 from tests.support.ordinary_postgres import PASSWORD, ordinary_postgres
 from tests.support.project import Project, serving
 

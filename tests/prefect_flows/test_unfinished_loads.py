@@ -11,10 +11,10 @@ import dlt
 import pytest
 
 from infrastructure.local import postgres
+from prefect_flows.core.environment import variables_set
 from prefect_flows.core.profiles import Profile
-from prefect_flows.destinations import destination
-from prefect_flows.environment import variables_set
-from prefect_flows.unfinished_loads import remove_unfinished
+from prefect_flows.ingest.destinations.target import destination
+from prefect_flows.ingest.orphaned_loads import remove_unfinished
 
 # It warns that it has no faster way to read rows.
 pytestmark = pytest.mark.filterwarnings("ignore:Cannot create BigQuery Storage client")

@@ -18,7 +18,7 @@ from prefect.events.clients import PrefectEventsClient
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.utilities.math import clamped_poisson_interval
 
-from prefect_flows import waiting
+from prefect_flows.core import bounded_waits
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY, SCRATCH_DBT, Project, serving
 
 # Google's client would try for ten minutes, and dbt would let it do so twice.
@@ -67,9 +67,9 @@ def test_a_bigquery_that_does_not_answer_is_said_in_time(on_bigquery: Project) -
 def test_what_is_waited_for_is_said_again_and_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(waiting, "SAY_SECONDS", 0.2)
+    monkeypatch.setattr(bounded_waits, "SAY_SECONDS", 0.2)
 
-    with waiting.said_while_waiting("bigquery nowhere", 120):
+    with bounded_waits.said_while_waiting("bigquery nowhere", 120):
         time.sleep(1)
 
     said = [record.getMessage() for record in caplog.records]
@@ -78,7 +78,7 @@ def test_what_is_waited_for_is_said_again_and_again(
 
 
 @pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> waiting.ApiPatience:
+def patience(monkeypatch: pytest.MonkeyPatch) -> bounded_waits.ApiPatience:
     """Of Prefect's clients in this process, as long as the test lasts."""
     for owner, names in (
         (PrefectHttpxSyncClient, ["_send_with_retry"]),
@@ -88,9 +88,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> waiting.ApiPatience:
         for name in names:
             monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(base, "clamped_poisson_interval", clamped_poisson_interval)
-    monkeypatch.setattr(waiting, "_patience", None)
-    monkeypatch.setattr(waiting, "SAY_SECONDS", 1)
-    return waiting.bound_api_waits(3)
+    monkeypatch.setattr(bounded_waits, "_patience", None)
+    monkeypatch.setattr(bounded_waits, "SAY_SECONDS", 1)
+    return bounded_waits.bound_api_waits(3)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -103,43 +103,47 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 
 def test_requests_to_an_api_that_went_away_wait_together(
-    patience: waiting.ApiPatience, caplog: pytest.LogCaptureFixture
+    patience: bounded_waits.ApiPatience, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Prefect's client by itself tries each of them for a minute."""
     with PrefectHttpxSyncClient() as client:
         with serving(Answer) as url:
             assert client.get(url).status_code == 200
         for _ in range(20):
-            with pytest.raises(waiting.ApiSilent, match=r"Connect|just now"):
+            with pytest.raises(bounded_waits.ApiSilent, match=r"Connect|just now"):
                 client.get(url)
     assert patience.is_over()
     assert "Waiting for the Prefect API: " in caplog.text
     assert " of at most 3 s." in caplog.text
 
-    time.sleep(waiting.AGAIN_SECONDS)  # so long a request is not even tried
+    time.sleep(bounded_waits.AGAIN_SECONDS)  # so long a request is not even tried
     with serving(Answer) as url, PrefectHttpxSyncClient() as client:
         for _ in range(20):
-            with pytest.raises((PrefectHTTPStatusError, waiting.ApiSilent), match=r"503|just now"):
+            with pytest.raises(
+                (PrefectHTTPStatusError, bounded_waits.ApiSilent), match=r"503|just now"
+            ):
                 client.get(f"{url}/away")
-        time.sleep(waiting.AGAIN_SECONDS)
+        time.sleep(bounded_waits.AGAIN_SECONDS)
         assert client.get(url).status_code == 200
     assert not patience.is_over()
 
 
-def test_requests_that_are_awaited_wait_with_the_others(patience: waiting.ApiPatience) -> None:
+def test_requests_that_are_awaited_wait_with_the_others(
+    patience: bounded_waits.ApiPatience,
+) -> None:
     async def ask() -> None:
         async with PrefectHttpxAsyncClient() as client:
             with serving(Answer) as url:
                 assert (await client.get(url)).status_code == 200
             for _ in range(20):
-                with pytest.raises(waiting.ApiSilent, match=r"Connect|just now"):
+                with pytest.raises(bounded_waits.ApiSilent, match=r"Connect|just now"):
                     await client.get(url)
 
     asyncio.run(ask())
     assert patience.is_over()
 
 
-def test_events_wait_with_the_requests_and_are_kept(patience: waiting.ApiPatience) -> None:
+def test_events_wait_with_the_requests_and_are_kept(patience: bounded_waits.ApiPatience) -> None:
     """Prefect's client by itself tries for eight seconds for each event."""
     client = PrefectEventsClient(f"http://127.0.0.1:{closed_port()}/api")
     events = [Event(event="a", resource={"prefect.resource.id": str(i)}) for i in range(20)]
@@ -152,7 +156,7 @@ def test_events_wait_with_the_requests_and_are_kept(patience: waiting.ApiPatienc
         for event in events:
             await client.emit(event)
 
-    with pytest.raises(waiting.ApiSilent):
+    with pytest.raises(bounded_waits.ApiSilent):
         asyncio.run(connect())
     assert patience.is_over()
     asyncio.run(emit())

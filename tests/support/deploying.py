@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect_flows import source_registry
+from prefect_flows.ingest import source_registry
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
 from tests.support.project import Project
 
@@ -30,7 +30,9 @@ ALL = {name for target in TARGETS for name in of_target(target)}
 
 
 def deploy(project: Project, *arguments: str, **environment: str) -> Any:
-    return project.run("-m", "infrastructure.deploy", *arguments, **(FIRST | environment))
+    return project.run(
+        "-m", "infrastructure.prefect_resources.deployments", *arguments, **(FIRST | environment)
+    )
 
 
 def deployments(project: Project) -> dict[str, dict[str, Any]]:
@@ -50,7 +52,9 @@ def prepared_for_deployments(project: Project, folder: Path) -> Iterator[Project
         ),
     }
     for name, (type_, value) in secrets.items():
-        done = project.run("-m", "infrastructure.setup_secret", name, "--type", type_, text=value)
+        done = project.run(
+            "-m", "infrastructure.prefect_resources.secrets", name, "--type", type_, text=value
+        )
         assert done.returncode == 0, done.stderr
     targets = {"dev": project.dev} | dict.fromkeys(("staging", "prod"), POSTGRES)
     outputs = folder / "outputs.json"
@@ -58,7 +62,7 @@ def prepared_for_deployments(project: Project, folder: Path) -> Iterator[Project
     done = project.setup("--outputs", str(outputs), "--blocks-only")
     assert done.returncode == 0, done.stderr
     done = project.run(
-        "-m", "infrastructure.setup_work_pools", "--pool", "default-pool", "--pool", "docker-pool",
+        "-m", "infrastructure.prefect_resources.work_pools", "--pool", "default-pool", "--pool", "docker-pool",
         **FIRST,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -44,7 +44,7 @@ def ended(process: subprocess.Popen[str], timeout: float = PATIENCE) -> dict[str
 
 def main() -> None:
     sys.path.insert(0, str(REPOSITORY))
-    from prefect_flows.ingestion import ingest
+    from prefect_flows.ingest.source_load import ingest
 
     source, output, arguments = json.load(sys.stdin)
     done = ingest(source, Profile.from_output("millrace", "test", output), **arguments)

@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import httpx
 
-from prefect_flows.environment import variables_set
+from prefect_flows.core.environment import variables_set
 
 S3_KEYS = {
     "AWS_ACCESS_KEY_ID": "made-up",

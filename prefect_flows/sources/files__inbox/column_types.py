@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.core.errors import ConfigurationError
 
 Types = dict[str, pa.DataType]
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from prefect import flow
 
-from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
-from prefect_flows.source_arguments import refuse_secrets
+from prefect_flows.ingest.arguments import refuse_secrets
 from prefect_flows.source_flow import ingest_target
 
 

@@ -18,10 +18,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from prefect_flows.documents import parse_json
-from prefect_flows.errors import ConfigurationError, IngestionError
-from prefect_flows.object_store_errors import errors_of_stores
+from prefect_flows.core.documents import parse_json
+from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.sources.files__inbox.streams import CHUNK, Hashed, Text, text
+from prefect_flows.state.object_store_errors import errors_of_stores
 
 # What an object store says of an object's content; the first that it gives.
 _ETAGS = ("ETag", "etag", "md5Hash", "generation", "content_md5")

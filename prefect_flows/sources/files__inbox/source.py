@@ -21,8 +21,8 @@ from dlt.extract import DltResource
 from dlt.extract.extractors import ImportFileMeta
 from dlt.extract.items import DataItemWithMeta
 
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.source_arguments import located
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.ingest.arguments import located
 from prefect_flows.sources.files__inbox import column_types, ledger
 from prefect_flows.sources.files__inbox.column_names import FILE, in_latin_letters
 from prefect_flows.sources.files__inbox.csv_files import Dialect

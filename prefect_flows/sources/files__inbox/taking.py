@@ -12,7 +12,7 @@ import dlt
 import numpy as np
 import pyarrow as pa
 
-from prefect_flows.ingestion import reject
+from prefect_flows.ingest.source_load import reject
 from prefect_flows.sources.files__inbox import csv_files, json_files, ledger, parquet_files
 from prefect_flows.sources.files__inbox.column_names import (
     FILE,

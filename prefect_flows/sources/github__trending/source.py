@@ -21,10 +21,9 @@ from dlt.extract import DltResource
 from dlt.sources.helpers.rest_client.client import RESTClient
 from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
 
-from prefect_flows.errors import ConfigurationError, IngestionError
-from prefect_flows.ingestion import reject
-from prefect_flows.rest import Patience, pages, rest_client
-from prefect_flows.rest_tables import (
+from prefect_flows.core.errors import ConfigurationError, IngestionError
+from prefect_flows.ingest.rest.client import Patience, pages, rest_client
+from prefect_flows.ingest.rest.tables import (
     BOOLEAN,
     DATE,
     INTEGER,
@@ -36,6 +35,7 @@ from prefect_flows.rest_tables import (
     resources_of,
     today,
 )
+from prefect_flows.ingest.source_load import reject
 
 MOST_RESULTS = 1000
 PAGE_SIZE = 100
@@ -43,7 +43,7 @@ SHORTEST_SPAN = timedelta(minutes=1)
 PATH = "/search/repositories"
 ACCESS = (
     "write a token that GitHub accepts, or remove the block to ask without one: "
-    "uv run python -m infrastructure.setup_secret github-trending-token-<target>"
+    "uv run python -m infrastructure.prefect_resources.secrets github-trending-token-<target>"
 )
 
 REPOSITORIES = Table(
@@ -187,7 +187,7 @@ def search(client: RESTClient, wanted: Search) -> Rows:
     """Everything that a search finds; a repository may come more than once.
 
     Raises:
-        IngestionError: see `prefect_flows.rest.pages`.
+        IngestionError: see `prefect_flows.ingest.rest.client.pages`.
     """
     found, total, incomplete = _asked(client, wanted)
     if total > MOST_RESULTS and wanted.halves():

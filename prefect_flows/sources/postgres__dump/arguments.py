@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prefect_flows.documents import Unreadable, parse_json
-from prefect_flows.validation_messages import validation_faults
+from prefect_flows.core.documents import Unreadable, parse_json
+from prefect_flows.core.validation_messages import validation_faults
 
 
 def parse_tables(text: str) -> dict[str, dict[str, Any] | None]:

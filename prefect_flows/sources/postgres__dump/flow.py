@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from prefect import flow
 
-from prefect_flows.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
 from prefect_flows.source_flow import ingest_target
 from prefect_flows.sources.postgres__dump.arguments import parse_tables

@@ -12,8 +12,8 @@ import pyarrow as pa
 import sqlalchemy
 from sqlalchemy import exc
 
-from prefect_flows.causes import Cause, cause_of
-from prefect_flows.errors import ConfigurationError, IngestionError
+from prefect_flows.core.errors import ConfigurationError, IngestionError
+from prefect_flows.core.failure_class import Cause, cause_of
 
 if TYPE_CHECKING:
     from prefect_flows.sources.postgres__dump.source import Dump
@@ -111,7 +111,7 @@ def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
             + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
             where="the secret `url` of source 'postgres__dump'",
             mend="write it again, such as postgresql://user:password@host:5432/database: "
-            "uv run python -m infrastructure.setup_secret postgres-dump-url-<target>; a driver: "
+            "uv run python -m infrastructure.prefect_resources.secrets postgres-dump-url-<target>; a driver: "
             "uv add --package millrace-postgres-dump NAME",
         ) from None  # the URL holds a password
     if engine.dialect.name == "postgresql":

@@ -10,7 +10,7 @@ import sqlalchemy
 from dlt.sources.sql_database.arrow_helpers import row_tuples_to_arrow
 from dlt.sources.sql_database.schema_types import table_to_columns
 
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.sources.postgres__dump.reading import (
     Column,
     Since,

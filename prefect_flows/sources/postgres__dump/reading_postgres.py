@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import sqlalchemy
 from sqlalchemy.dialects import postgresql
 
-from prefect_flows.errors import IngestionError
-from prefect_flows.postgres_destination import written
+from prefect_flows.core.errors import IngestionError
+from prefect_flows.ingest.destinations.postgres import written
 from prefect_flows.sources.postgres__dump.reading import (
     JSON,
     Column,

@@ -15,8 +15,8 @@ import dlt
 from dlt.extract import DltResource
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.ingestion import has_loaded
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.ingest.source_load import has_loaded
 from prefect_flows.sources.postgres__dump.copying import can_copy, copied
 from prefect_flows.sources.postgres__dump.reading import JSON, Column, Reader, Since, reader_of
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from dlt.sources.helpers.rest_client.client import RESTClient
 
-from prefect_flows.errors import IngestionError
-from prefect_flows.ingestion import reject
-from prefect_flows.rest import ApiRefusal, Page, pages, rows_of, run_logger
-from prefect_flows.rest_answers import DAY_REASONS
-from prefect_flows.rest_tables import Table, fingerprint, today
+from prefect_flows.core.errors import IngestionError
+from prefect_flows.ingest.rest.client import ApiRefusal, Page, pages, rows_of, run_logger
+from prefect_flows.ingest.rest.responses import DAY_REASONS
+from prefect_flows.ingest.rest.tables import Table, fingerprint, today
+from prefect_flows.ingest.source_load import reject
 from prefect_flows.sources.youtube__channels.quota import Quota, QuotaReached
 from prefect_flows.sources.youtube__channels.tables import (
     CHANNEL_STATISTICS,

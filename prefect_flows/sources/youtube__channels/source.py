@@ -14,16 +14,16 @@ import dlt
 from dlt.extract import DltResource
 from dlt.sources.helpers.rest_client.paginators import JSONResponseCursorPaginator
 
-from prefect_flows.errors import ConfigurationError
-from prefect_flows.rest import Patience, rest_client
-from prefect_flows.rest_tables import Table, resources_of
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.ingest.rest.client import Patience, rest_client
+from prefect_flows.ingest.rest.tables import Table, resources_of
 from prefect_flows.sources.youtube__channels.quota import Quota
 from prefect_flows.sources.youtube__channels.reading import Reading
 from prefect_flows.sources.youtube__channels.tables import TABLES
 
 ACCESS = (
     "let the key ask the YouTube Data API v3 (Google Cloud console, APIs & Services), and write "
-    "it: uv run python -m infrastructure.setup_secret youtube-channels-api-key-<target>"
+    "it: uv run python -m infrastructure.prefect_resources.secrets youtube-channels-api-key-<target>"
 )
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from prefect_flows.rest_tables import BOOLEAN, DATE, INTEGER, TEXT, TIMESTAMP, Column, Table
+from prefect_flows.ingest.rest.tables import BOOLEAN, DATE, INTEGER, TEXT, TIMESTAMP, Column, Table
 
 CHANNELS = Table(
     "channels",

@@ -72,7 +72,7 @@ class Stage:
         version = f"v{number}"
         (self.bin / "version").write_text(version)
         return self.project.run(
-            "-m", "infrastructure.deliver", "kubernetes", "--target", "dev",
+            "-m", "infrastructure.delivery", "kubernetes", "--target", "dev",
             "--context", "trial", "--image", image(number), "--health-timeout", "15", *options,
             MILLRACE_VERSION=version, **self.environment,
         )  # fmt: skip
@@ -100,7 +100,9 @@ def stage(other_project: Project, tmp_path_factory: pytest.TempPathFactory) -> I
     project, folder = other_project, tmp_path_factory.mktemp("kubernetes")
     done = project.setup("--blocks-only", "--target", "dev")
     assert done.returncode == 0, done.stderr
-    done = project.run("-m", "infrastructure.setup_secret", "prefect-api-key", text="unused")
+    done = project.run(
+        "-m", "infrastructure.prefect_resources.secrets", "prefect-api-key", text="unused"
+    )
     assert done.returncode == 0, done.stderr
     shim = folder / "kubectl"
     shim.write_text(
@@ -163,7 +165,7 @@ def test_a_release_whose_rollout_fails_is_undone_with_pool_and_deployments(stage
     deployments, pool = stage.deployments(), stage.pool()["base_job_template"]
     assert deployments["dbt-dev"] == ("v2", image(2))
     # GIVEN a worker that does not become ready, after the deployments have changed.
-    base = stage.project.folder / "infrastructure/kubernetes/base/worker.yaml"
+    base = stage.project.folder / "infrastructure/platforms/kubernetes/base/worker.yaml"
     text = base.read_text()
     base.write_text(text.replace(WORKER_IMAGE, "example.com/worker:broken"))
     stage.cluster.broken.add("example.com/worker:broken")
@@ -181,7 +183,7 @@ def test_a_release_whose_rollout_fails_is_undone_with_pool_and_deployments(stage
 
 def test_another_commits_image_goes_back(stage: Stage) -> None:
     done = stage.project.run(
-        "-m", "infrastructure.deliver", "kubernetes", "--target", "dev", "--context", "trial",
+        "-m", "infrastructure.delivery", "kubernetes", "--target", "dev", "--context", "trial",
         "--image", image(4), "--health-timeout", "15", MILLRACE_VERSION="other",
         **stage.environment,
     )  # fmt: skip
@@ -212,7 +214,9 @@ def test_what_is_refused_before_anything_is_asked(stage: Stage) -> None:
         done = stage.deliver(6, f"--context={option}")
         assert done.returncode == 2, done.stdout
         assert f"error: context {option} not found" in done.stderr
-    done = stage.deliver(6, "--kustomization", "infrastructure/kubernetes/nowhere")
+    done = stage.deliver(6, "--kustomization", "infrastructure/platforms/kubernetes/nowhere")
     assert done.returncode == 2
-    assert "mend:  name infrastructure/kubernetes/base, or an overlay of it" in done.stderr
+    assert (
+        "mend:  name infrastructure/platforms/kubernetes/base, or an overlay of it" in done.stderr
+    )
     assert stage.running() == image(5)

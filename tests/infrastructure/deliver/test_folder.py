@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.deliver.on_host.errors import Refused
-from infrastructure.deliver.on_host.folder import UNDER_WAY, Folder, Release, write
+from infrastructure.delivery.on_host.errors import Refused
+from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release, write
 
 RELEASE = Release("r1", "image@sha256:1", "v1", "head")
 DAMAGES = ("", "{", "1", "null", "\0\0")

@@ -13,16 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.deliver.on_host.engine import Engine, Log
-from infrastructure.deliver.on_host.errors import Busy, StepFailed
-from infrastructure.deliver.on_host.folder import (
-    KEPT_RELEASES,
-    UNDER_WAY,
-    Folder,
-    Release,
-    write,
-)
-from infrastructure.deliver.program import program
+from infrastructure.delivery.host_program import program
+from infrastructure.delivery.on_host.engine import Engine, Log
+from infrastructure.delivery.on_host.errors import Busy, StepFailed
+from infrastructure.delivery.on_host.folder import KEPT_RELEASES, UNDER_WAY, Folder, Release, write
 from tests.support.project import REPOSITORY, until
 
 
@@ -63,7 +57,7 @@ def test_the_program_needs_nothing_but_python(tmp_path: Path) -> None:
 
 
 def test_it_is_written_for_the_python_of_an_old_host() -> None:
-    modules = REPOSITORY.glob("infrastructure/deliver/on_host/*.py")
+    modules = REPOSITORY.glob("infrastructure/delivery/on_host/*.py")
     for module in modules:
         ast.parse(module.read_text(), feature_version=(3, 9))
 
@@ -80,8 +74,8 @@ def test_the_second_is_told_of_the_first(folder: Folder) -> None:
 def test_a_command_that_a_killed_delivery_left_keeps_the_lock(folder: Folder) -> None:
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from infrastructure.deliver.on_host.engine import Engine, Log
-        from infrastructure.deliver.on_host.folder import Folder
+        from infrastructure.delivery.on_host.engine import Engine, Log
+        from infrastructure.delivery.on_host.folder import Folder
         folder = Folder(Path({str(folder.path)!r}))
         engine = Engine(folder, Log(folder.path / "log"), folder.lock("killed"))
         engine.run("sh", "-c", "touch begun; sleep 3; touch ended")

@@ -151,7 +151,7 @@ def test_a_migration_is_undone_with_the_release(
     good = story["good"]
     runs = host.api("flow_runs/count", {})
     head = docker("run", "--rm", "--network=none", good.image, "python", "-m",
-                  "infrastructure.deliver.inside", "head").strip()  # fmt: skip
+                  "infrastructure.delivery.container_cli", "head").strip()  # fmt: skip
     context = GROUND / "migrating"
     context.mkdir()
     (context / "migration.py").write_text(
@@ -170,7 +170,7 @@ def test_a_migration_is_undone_with_the_release(
     (context / "Dockerfile").write_text(
         f"FROM {good.image}\nUSER root\n"
         f"COPY migration.py {versions}/2099_rehearsed.py\n"
-        "COPY worker.py infrastructure/worker.py\n"
+        "COPY worker.py infrastructure/prefect_resources/worker.py\n"
         "USER 10001:10001\nENV MILLRACE_VERSION=migrating\n"
         "LABEL org.opencontainers.image.version=migrating\n"
     )
@@ -204,7 +204,7 @@ def test_a_server_that_does_not_start_is_replaced_by_the_one_before(
     deployments = host.deployments()
     workers = docker("ps", "--quiet", "--filter=label=com.docker.compose.service=worker")
     line = "    PREFECT_SERVER_DATABASE_PASSWORD \\\n"
-    pushed = forge.push("no server", "infrastructure/docker/entrypoint", line, "")
+    pushed = forge.push("no server", "infrastructure/platforms/docker/entrypoint", line, "")
     forge.git("reset", "--quiet", "--hard", "HEAD~1")
     assert pushed.code == "1", pushed.said
     good = story["good"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.deliver.connection import connection
-from infrastructure.deliver.vps import Host, by_digest, registry_credentials
-from prefect_flows.errors import ConfigurationError
+from infrastructure.delivery.connection import connection
+from infrastructure.delivery.ssh import Host, by_digest, registry_credentials
+from prefect_flows.core.errors import ConfigurationError
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

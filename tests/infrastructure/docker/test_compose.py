@@ -147,7 +147,7 @@ def _taken_down() -> Iterator[None]:
         ("grep CapEff /proc/self/status", "0000000000000000"),
         ("python -c 'from prefect_flows.pipeline import dbt_full_pipeline as f; print(f.name)'",
          "dbt-full-pipeline"),
-        ("python -m infrastructure.docker.health", "other: healthy"),
+        ("python -m infrastructure.platforms.docker.health", "other: healthy"),
         ("ls parsed", "dev prod staging"),
     ],
 )  # fmt: skip
@@ -167,7 +167,7 @@ def test_the_image_says_what_it_is() -> None:
 
 def test_a_source_has_an_image_of_its_own_in_the_same_version() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "infrastructure.build_image", "--source", "nyc__flights",
+        [sys.executable, "-m", "infrastructure.delivery.build_image", "--source", "nyc__flights",
          "--tag", IMAGE, "--quiet"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -238,7 +238,7 @@ def test_the_pipeline_by_the_process_worker() -> None:
 
 
 def test_the_health_check_finds_nothing_wrong() -> None:
-    said = in_setup("python", "-m", "infrastructure.healthcheck", "dev", "--json")
+    said = in_setup("python", "-m", "infrastructure.operate.health_check", "dev", "--json")
     checks = json.loads(said[said.index("{") :])["checks"]
     assert [check for check in checks if check["status"] == "failed"] == []
     sound = {check["name"] for check in checks if check["status"] == "ok"}
@@ -247,7 +247,14 @@ def test_the_health_check_finds_nothing_wrong() -> None:
 
 def test_a_killed_container_and_the_run_that_goes_on() -> None:
     compose("up", "--detach", "--wait")
-    in_setup("python", "-m", "infrastructure.deploy", "dev", "--pool", "docker-pool")
+    in_setup(
+        "python",
+        "-m",
+        "infrastructure.prefect_resources.deployments",
+        "dev",
+        "--pool",
+        "docker-pool",
+    )
     killed = start_run()
     deadline = time.monotonic() + PATIENCE
     # In the tests: every model is there, and there is something left to do.

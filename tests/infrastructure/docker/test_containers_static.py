@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infrastructure.docker import secrets
-from infrastructure.docker.health import address, role_of
-from infrastructure.docker.secrets import make, outputs
+from infrastructure.platforms.docker import secrets
+from infrastructure.platforms.docker.health import address, role_of
+from infrastructure.platforms.docker.secrets import make, outputs
 from infrastructure.setup_profiles import contract
 from tests.support.project import REPOSITORY
 
@@ -22,10 +22,10 @@ SCRIPTS = [
     ".ci/containers", ".ci/engine", ".ci/rehearsal", "tests/support/rehearsal/on_push",
     "tests/support/base_images/make",
     "tests/support/base_images/postgres-entrypoint", "benchmarks/image_sizes/measure",
-    "infrastructure/docker/entrypoint", "infrastructure/docker/setup",
-    "infrastructure/docker/trim-packages", "infrastructure/docker/worker",
+    "infrastructure/platforms/docker/entrypoint", "infrastructure/platforms/docker/setup",
+    "infrastructure/platforms/docker/trim-packages", "infrastructure/platforms/docker/worker",
 ]  # fmt: skip
-ENTRYPOINT = REPOSITORY / "infrastructure" / "docker" / "entrypoint"
+ENTRYPOINT = REPOSITORY / "infrastructure" / "platforms" / "docker" / "entrypoint"
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,10 +45,13 @@ def services() -> dict[str, dict[str, object]]:
 
 
 def test_the_health_check_of_an_image_has_help() -> None:
-    helped = run(sys.executable, "-m", "infrastructure.docker.health", "--help")
-    unknown = run(sys.executable, "-m", "infrastructure.docker.health", "sever")
+    helped = run(sys.executable, "-m", "infrastructure.platforms.docker.health", "--help")
+    unknown = run(sys.executable, "-m", "infrastructure.platforms.docker.health", "sever")
     assert (helped.returncode, helped.stderr) == (0, "")
-    assert "usage: python -m infrastructure.docker.health [-h] [{server,worker" in helped.stdout
+    assert (
+        "usage: python -m infrastructure.platforms.docker.health [-h] [{server,worker"
+        in helped.stdout
+    )
     assert unknown.returncode == 2
     assert "invalid choice: 'sever'" in unknown.stderr
 
@@ -92,7 +95,7 @@ def test_only_the_docker_worker_has_the_engine() -> None:
 
 
 def test_pools_and_compose_call_network_and_volume_the_same() -> None:
-    pools = (REPOSITORY / "infrastructure" / "setup_work_pools" / "pools.yaml").read_text()
+    pools = (REPOSITORY / "infrastructure" / "config" / "pools.yaml").read_text()
     compose = (REPOSITORY / "compose.yaml").read_text()
     for variable in ("${NETWORK:-millrace}", "${STATE_VOLUME:-millrace-state}"):
         assert variable in pools
@@ -110,9 +113,7 @@ def test_server_worker_and_runs_say_the_same_address_of_the_ui() -> None:
     }
     assert set(said) == {"server", "worker", "docker-worker", "setup"}
     assert set(said.values()) == {"${PREFECT_UI_URL:-http://127.0.0.1:${SERVER_PORT:-4200}}"}
-    pools = yaml.safe_load(
-        (REPOSITORY / "infrastructure" / "setup_work_pools" / "pools.yaml").read_text()
-    )
+    pools = yaml.safe_load((REPOSITORY / "infrastructure" / "config" / "pools.yaml").read_text())
     for name, pool in pools["pools"].items():
         # A run beside its worker has the worker's address.
         wanted = None if pool["kind"] == "process" else "${PREFECT_UI_URL:-http://127.0.0.1:4200}"
@@ -165,7 +166,7 @@ def test_the_entrypoint_refuses_two_answers_and_leaves_other_names_alone(tmp_pat
     [
         ("docker-init -- entrypoint prefect server start --port 4200", "server",
          "http://127.0.0.1:4200/api/ready"),
-        ("python -m infrastructure.worker --pool default-pool", "worker",
+        ("python -m infrastructure.prefect_resources.worker --pool default-pool", "worker",
          "http://127.0.0.1:8080/health"),
         ("prefect flow-run execute", "other", None),
     ],

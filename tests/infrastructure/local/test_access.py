@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from infrastructure.local import prefect_server
-from prefect_flows.errors import ServerError
+from prefect_flows.core.errors import ServerError
 from tests.support.browsers import log_in
 from tests.support.project import PATIENCE, Project, serving, until
 

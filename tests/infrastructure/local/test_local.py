@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 
 from infrastructure.local import postgres
-from prefect_flows.errors import ServerError
+from prefect_flows.core.errors import ServerError
 from tests.support.project import PATIENCE, REPOSITORY, Project, copy_of_the_project, stop_servers
 
 

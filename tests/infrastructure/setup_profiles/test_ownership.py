@@ -87,7 +87,11 @@ def test_a_target_of_another_project_is_not_taken_over(
     # AND deploy refuses it as well
     shutil.copy(REPOSITORY / "prefect.yaml", second.folder)
     deployed = second.run(
-        "-m", "infrastructure.deploy", "dev", "--dry-run", MILLRACE_VERSION="aaaa"
+        "-m",
+        "infrastructure.prefect_resources.deployments",
+        "dev",
+        "--dry-run",
+        MILLRACE_VERSION="aaaa",
     )
     assert deployed.returncode == 1
     assert f"dbt-dev: another project ({own}) made the target 'dev'" in deployed.stdout

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from infrastructure.setup_profiles import profiles_yml
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.profiles import Profile
-from prefect_flows.errors import ConfigurationError
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
 from tests.support.project import SCRATCH_DBT, Project, neighbour
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.errors import DamagedFile
-from prefect_flows.notices.incidents import Incident, judge, keep_incidents, open_incidents
-from prefect_flows.notices.outbox import Outbox
+from prefect_flows.core.errors import DamagedFile
+from prefect_flows.notifications.outbox import Outbox
+from prefect_flows.state.incidents import Incident, judge, keep_incidents, open_incidents
 from prefect_flows.state.store import StateStore
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

@@ -6,17 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from prefect_flows.causes import Cause
-from prefect_flows.notices.incidents import Incident, Judged
-from prefect_flows.notices.messages import (
+from prefect_flows.core.failure_class import Cause
+from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.notifications.messages import (
     MOST_CHARACTERS,
     of_new,
     of_recovery,
     of_retries,
     said_time,
 )
-from prefect_flows.notices.wishes import Wishes
-from prefect_flows.reporting.model import FailingRows, FailureCard
+from prefect_flows.state.incidents import Incident, Judged
+from prefect_flows.transform.run_report import FailingRows, FailureCard
 
 NOW = datetime.now(UTC)
 URL = "http://127.0.0.1:4200/runs/flow-run/00000000-0000-0000-0000-000000000000"

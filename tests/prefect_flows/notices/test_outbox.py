@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from prefect_flows.notices.messages import Notice
-from prefect_flows.notices.outbox import MOST_WAITING, Outbox
+from prefect_flows.notifications.messages import Notice
+from prefect_flows.notifications.outbox import MOST_WAITING, Outbox
 from prefect_flows.state.store import StateStore
 
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-from prefect_flows.notices.messages import Notice
-from prefect_flows.notices.receivers import sender
+from prefect_flows.notifications.messages import Notice
+from prefect_flows.notifications.recipients import sender
 from tests.support.project import serving
 
 
@@ -19,7 +19,7 @@ def test_apprise_is_whole_before_threads_ask_for_it() -> None:
     """Threads that begin to import it at once sometimes find it half made."""
     script = """if True:
         import sys
-        from prefect_flows.notices.receivers import sender
+        from prefect_flows.notifications.recipients import sender
         assert "apprise" not in sys.modules
         sender(["slack-webhook/notify-dev"])
         assert hasattr(sys.modules["apprise"], "Apprise")

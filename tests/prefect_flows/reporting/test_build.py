@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefect_flows.causes import Cause
-from prefect_flows.reporting.build import (
+from prefect_flows.core.failure_class import Cause
+from prefect_flows.reporting.charts.svg import size
+from prefect_flows.reporting.run_report.artifact import cards_markdown
+from prefect_flows.reporting.run_report.build import (
     Compiled,
     build,
     failing_rows,
     personal_columns_near,
 )
-from prefect_flows.reporting.cards_markdown import cards_markdown
-from prefect_flows.reporting.drawing import size
-from prefect_flows.reporting.html_page import html_page
-from prefect_flows.reporting.lineage import EVERY_COLUMN
-from prefect_flows.transform.reproduction import command_for
+from prefect_flows.reporting.run_report.html_page import html_page
+from prefect_flows.transform.lineage import EVERY_COLUMN
+from prefect_flows.transform.repro_command import command_for
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 GIVEN = facts(10)

@@ -7,14 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_flows.markup import escaped, fenced
-from prefect_flows.reporting.build import build
-from prefect_flows.reporting.cards_markdown import (
-    MOST_BYTES,
-    cards_markdown,
-    picture_markdown,
-)
-from prefect_flows.reporting.model import FailingRows
+from prefect_flows.core.markup import escaped, fenced
+from prefect_flows.reporting.run_report.artifact import MOST_BYTES, cards_markdown, picture_markdown
+from prefect_flows.reporting.run_report.build import build
+from prefect_flows.transform.run_report import FailingRows
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 

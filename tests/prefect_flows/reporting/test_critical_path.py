@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from prefect_flows.reporting.critical_path import critical_path
-from prefect_flows.reporting.lineage import LineageNode
+from prefect_flows.reporting.charts.critical_path import critical_path
+from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
 from tests.support.reporting.synthetic import START, facts
 

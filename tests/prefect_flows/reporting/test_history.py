@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_flows.reporting.history import compared, medians
+from prefect_flows.reporting.run_report.history import compared, medians
 from prefect_flows.transform.results import NodeResult
 
 

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_flows.reporting.build import build
-from prefect_flows.reporting.html_page import html_page
-from prefect_flows.reporting.model import FailingRows, TestLine
+from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.html_page import html_page
+from prefect_flows.transform.run_report import FailingRows, TestLine
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 VOID = {"meta", "link", "input", "br"}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.reporting.build import build
-from prefect_flows.reporting.html_page import html_page
+from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.html_page import html_page
 from tests.support.reporting.synthetic import facts
 
 # Contrast of a text against what is behind it, as WCAG 2.2 counts it.

@@ -14,15 +14,19 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from prefect_flows.notices.incidents import Incident, keep_incidents
-from prefect_flows.reporting import index_page as index
-from prefect_flows.reporting.drawing import seconds
-from prefect_flows.reporting.index_page import INDEX, index_page, write_index
-from prefect_flows.reporting.overview import overview
-from prefect_flows.reporting.pages import publish
-from prefect_flows.reporting.serve import answer
-from prefect_flows.reporting.trend import Point, trend
-from prefect_flows.settings import Settings
+from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.charts.svg import seconds
+from prefect_flows.reporting.charts.trend import Point, trend
+from prefect_flows.reporting.overview import index_page as index
+from prefect_flows.reporting.overview.index_page import (
+    INDEX,
+    index_page,
+    write_index,
+)
+from prefect_flows.reporting.overview.pages import publish
+from prefect_flows.reporting.overview.serve import answer
+from prefect_flows.reporting.overview.target_overview import overview
+from prefect_flows.state.incidents import Incident, keep_incidents
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
 from tests.prefect_flows.reporting.test_html_page import Page

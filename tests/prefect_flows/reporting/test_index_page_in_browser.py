@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from prefect_flows.notices.incidents import Incident, keep_incidents
-from prefect_flows.reporting.build import build
-from prefect_flows.reporting.html_page import html_page
-from prefect_flows.reporting.index_page import write_index
-from prefect_flows.settings import Settings
+from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.overview.index_page import write_index
+from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.html_page import html_page
+from prefect_flows.state.incidents import Incident, keep_incidents
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
 from tests.prefect_flows.reporting.test_html_page_in_browser import CONTRASTS

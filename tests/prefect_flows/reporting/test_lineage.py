@@ -8,7 +8,7 @@ import pytest
 import yaml
 from dbt.cli.main import dbtRunner
 
-from prefect_flows.reporting.lineage import (
+from prefect_flows.transform.lineage import (
     LineageNode,
     ancestors,
     children_of,

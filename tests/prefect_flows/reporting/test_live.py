@@ -17,7 +17,7 @@ import pytest
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 
-from prefect_flows.reporting.live import LiveDisplay
+from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from tests.support.reporting.synthetic import facts
 
 RESULTS = facts(50).results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_flows.reporting.messages import without_values
+from prefect_flows.reporting.run_report.redaction import without_values
 
 SQL = "select email, nme from \"people\" where status = 'secret'"
 

@@ -21,13 +21,23 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from prefect_flows.notices.incidents import Incident, keep_incidents
-from prefect_flows.reporting.metrics import METRICS, facts_of, facts_of_all, registry_of
-from prefect_flows.reporting.metrics_sent import PUSH_SECONDS, push, send_metrics, without_login
-from prefect_flows.reporting.model import RunReport
-from prefect_flows.reporting.pages import publish
-from prefect_flows.settings import Settings
+from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.metrics.export import (
+    PUSH_SECONDS,
+    push,
+    send_metrics,
+    without_login,
+)
+from prefect_flows.reporting.metrics.exposition import (
+    METRICS,
+    facts_of,
+    facts_of_all,
+    registry_of,
+)
+from prefect_flows.reporting.overview.pages import publish
+from prefect_flows.state.incidents import Incident, keep_incidents
 from prefect_flows.state.store import StateStore
+from prefect_flows.transform.run_report import RunReport
 from tests.support.project import serving
 from tests.support.reporting.made_up_runs import LOG, keep_made_up_run, made_up_report, sources_file
 from tests.support.reporting.synthetic import START

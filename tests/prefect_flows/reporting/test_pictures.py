@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_flows.reporting.critical_path import critical_path
-from prefect_flows.reporting.layers import placed
-from prefect_flows.reporting.lineage_picture import lineage_picture
-from prefect_flows.reporting.timeline import timeline
+from prefect_flows.reporting.charts.critical_path import critical_path
+from prefect_flows.reporting.charts.graph_layout import placed
+from prefect_flows.reporting.charts.lineage_diagram import lineage_picture
+from prefect_flows.reporting.charts.timeline import timeline
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -7,8 +7,8 @@ import random
 import psycopg2
 import pytest
 
-from prefect_flows.reporting.lineage import EVERY_COLUMN, LineageNode
-from prefect_flows.reporting.pii import hidden_columns, spread, tainted_names
+from prefect_flows.reporting.run_report.pii import hidden_columns, spread, tainted_names
+from prefect_flows.transform.lineage import EVERY_COLUMN, LineageNode
 from tests.support.project import Project
 from tests.support.reporting.personal_queries import FOLLOWED, NOT_FOLLOWED, PII, TABLES
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.errors import DamagedFile
-from prefect_flows.reporting.metrics import facts_of_all, registry_of
-from prefect_flows.settings import Settings
-from prefect_flows.state import summary
+from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.metrics.exposition import facts_of_all, registry_of
+from prefect_flows.state import run_summary
+from prefect_flows.state.run_summary import RunSummary, TargetHistory, TestCounts, history
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.summary import RunSummary, TargetHistory, TestCounts, history
 from tests.support.reporting.made_up_runs import keep_made_up_run, made_up_report, sources_file
 from tests.support.reporting.synthetic import START
 
@@ -131,7 +131,7 @@ def test_what_left_the_project_leaves_the_summary(store: StateStore) -> None:
 
 
 def test_a_history_has_an_end(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "RUNS_OF_HISTORY", 3)
+    monkeypatch.setattr(run_summary, "RUNS_OF_HISTORY", 3)
     for number in range(5):
         keep_made_up_run(store, None, number=number, ended="passed" if number == 0 else "failed")
     found = kept(store)

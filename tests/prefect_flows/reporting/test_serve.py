@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.reporting.build import build
-from prefect_flows.reporting.html_page import html_page
-from prefect_flows.reporting.serve import answer
+from prefect_flows.reporting.overview.serve import answer
+from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.state.store import StateStore
 from tests.support import fork_server
 from tests.support.project import PATIENCE, REPOSITORY

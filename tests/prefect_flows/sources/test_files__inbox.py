@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_flows.errors import ConfigurationError, IngestionError
-from prefect_flows.ingestion import Ingestion, ingest
-from prefect_flows.rejections import Rejection
+from prefect_flows.core.errors import ConfigurationError, IngestionError
+from prefect_flows.ingest.rejected_rows import Rejection
+from prefect_flows.ingest.source_load import Ingestion, ingest
 
 SCHEMA = "raw_files__inbox"
 Load = Callable[..., Ingestion]

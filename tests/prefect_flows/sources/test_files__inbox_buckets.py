@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_flows.environment import variables_set
-from prefect_flows.errors import IngestionError
-from prefect_flows.ingestion import ingest
+from prefect_flows.core.environment import variables_set
+from prefect_flows.core.errors import IngestionError
+from prefect_flows.ingest.source_load import ingest
 from tests.support.object_stores import S3_KEYS, gs_bucket, s3_bucket
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefect_flows.ingestion import ingest
+from prefect_flows.ingest.source_load import ingest
 
 
 def parquet(columns: dict[str, pa.Array], names: list[str] | None = None) -> bytes:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kills
 
 LOAD = """
 import json, sys
-from prefect_flows.ingestion import ingest
+from prefect_flows.ingest.source_load import ingest
 from prefect_flows.targets import Profile
 output, arguments = json.loads(sys.argv[1])
 ingestion = ingest("files__inbox", Profile.from_output("millrace", "test", output), **arguments)

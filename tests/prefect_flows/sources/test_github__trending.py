@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.errors import ConfigurationError, IngestionError
-from prefect_flows.ingestion import Ingestion, ingest
+from prefect_flows.core.errors import ConfigurationError, IngestionError
+from prefect_flows.ingest.source_load import Ingestion, ingest
 from prefect_flows.sources.github__trending.source import Search
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.rest_apis import Answer, GitHub
@@ -277,7 +277,9 @@ def test_a_token_that_github_refuses_is_said_with_the_command(api: GitHub, load:
     with pytest.raises(IngestionError) as error:
         load(token=TOKEN)
     assert "The API refuses the call: 401 Unauthorized: Bad credentials\n" in str(error.value)
-    assert "infrastructure.setup_secret github-trending-token-<target>" in str(error.value)
+    assert "infrastructure.prefect_resources.secrets github-trending-token-<target>" in str(
+        error.value
+    )
     assert not error.value.retryable
 
 

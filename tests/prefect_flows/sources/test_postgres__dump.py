@@ -18,9 +18,9 @@ import pytest
 from dlt.common.exceptions import SignalReceivedException
 from dlt.common.runtime import signals
 
-from prefect_flows.destinations import loading_into, postgres_url
-from prefect_flows.errors import ConfigurationError, IngestionError
-from prefect_flows.ingestion import Ingestion, SourceLoad, ingest
+from prefect_flows.core.errors import ConfigurationError, IngestionError
+from prefect_flows.ingest.destinations.target import loading_into, postgres_url
+from prefect_flows.ingest.source_load import Ingestion, SourceLoad, ingest
 from prefect_flows.sources.postgres__dump import reading_postgres, source
 from prefect_flows.sources.postgres__dump.reading import Column, Since, reader_of
 from prefect_flows.sources.postgres__dump.source import Dump

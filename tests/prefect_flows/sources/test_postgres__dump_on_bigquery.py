@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from prefect_flows.core.environment import variables_set
 from prefect_flows.core.profiles import Profile
-from prefect_flows.destinations import postgres_url
-from prefect_flows.environment import variables_set
-from prefect_flows.ingestion import ingest
+from prefect_flows.ingest.destinations.target import postgres_url
+from prefect_flows.ingest.source_load import ingest
 
 # It warns that it has no faster way to read rows.
 pytestmark = pytest.mark.filterwarnings("ignore:Cannot create BigQuery Storage client")

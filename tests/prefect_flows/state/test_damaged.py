@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.errors import DamagedFile
-from prefect_flows.files import Warn
-from prefect_flows.notices.incidents import open_incidents
-from prefect_flows.notices.outbox import Outbox
-from prefect_flows.reporting.metrics import facts_of
-from prefect_flows.reporting.overview import overview_of
-from prefect_flows.reporting.run_summary import freshness_of
+from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.files import Warn
+from prefect_flows.notifications.outbox import Outbox
+from prefect_flows.reporting.metrics.exposition import facts_of
+from prefect_flows.reporting.overview.target_overview import overview_of
+from prefect_flows.reporting.run_report.summary import freshness_of
+from prefect_flows.state.incidents import open_incidents
 from prefect_flows.state.journal import Journal
+from prefect_flows.state.run_summary import history
 from prefect_flows.state.runs import Run, RunHeader, failed_run, interrupted_run, last_run
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.summary import history
-from prefect_flows.state.target import TargetState
+from prefect_flows.state.target_state import TargetState
 from tests.support.object_stores import gs_bucket
 
 # Empty after a power failure, cut off by a full disk, of another shape, bytes of something else.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.errors import StateStoreError
+from prefect_flows.core.errors import StateStoreError
 from prefect_flows.state.journal import Journal
 from prefect_flows.state.store import StateStore
 from tests.support.object_stores import gs_bucket, s3_bucket

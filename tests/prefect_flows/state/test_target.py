@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target import PARTIAL_PARSE, TargetState
+from prefect_flows.state.target_state import PARTIAL_PARSE, TargetState
 
 
 @pytest.fixture

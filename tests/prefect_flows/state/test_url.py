@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prefect_flows.errors import ConfigurationError
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.state.state_url import url_fault, without_login
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.url import url_fault, without_login
 from tests.support.object_stores import server
 from tests.support.project import Project, Scratch
 
@@ -98,7 +98,7 @@ def test_the_login_of_a_bucket_comes_from_a_block(
 ) -> None:
     pytest.importorskip("s3fs", reason="SKIPPED: s3:// needs `uv sync --extra s3`")
     command = [sys.executable, "-m", "moto.server", "-p", "0"]
-    block = ("-m", "infrastructure.setup_secret", "state-store-login")
+    block = ("-m", "infrastructure.prefect_resources.secrets", "state-store-login")
     no_keys = {
         "MILLRACE_STATE_URL": "s3://bucket/millrace",
         "AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1",

@@ -12,7 +12,7 @@ import yaml
 from dbt.adapters.factory import get_adapter_by_type
 from dbt.cli.main import dbtRunner
 
-from prefect_flows.transform.code import CodeHashes, changed_since
+from prefect_flows.transform.node_hashes import CodeHashes, changed_since
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.resume import done_before, node_entry
 from tests.support.project import SCRATCH_DBT

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from dbt_common.events import logger
 
+from prefect_flows.core.errors import ProjectError
 from prefect_flows.core.profiles import Profile
-from prefect_flows.errors import ProjectError
 from prefect_flows.transform.session import DbtSession, Selection
 from tests.support.project import SCRATCH_DBT
 

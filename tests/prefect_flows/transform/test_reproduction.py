@@ -9,7 +9,7 @@ from typing import Any
 
 from dbt.cli.main import dbtRunner
 
-from prefect_flows.transform.reproduction import selector_of
+from prefect_flows.transform.repro_command import selector_of
 from prefect_flows.transform.results import NodeResult, shown_name
 from tests.support.project import SCRATCH_DBT
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefect_flows.causes import Cause
+from prefect_flows.core.failure_class import Cause
 from prefect_flows.transform.results import NodeResult, left_to_do
 
 #     lost ── a ── b ── c         d hangs on both failures

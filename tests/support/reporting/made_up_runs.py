@@ -8,15 +8,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from prefect_flows.reporting.build import build
-from prefect_flows.reporting.html_page import html_page
-from prefect_flows.reporting.lineage import LineageNode
-from prefect_flows.reporting.model import RunReport
-from prefect_flows.reporting.pages import keep_run
-from prefect_flows.settings import Settings
+from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.overview.pages import keep_run
+from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.state.runs import Ending, Run, RunHeader
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target import SOURCES
+from prefect_flows.state.target_state import SOURCES
+from prefect_flows.transform.lineage import LineageNode
+from prefect_flows.transform.run_report import RunReport
 from tests.support.reporting.synthetic import START, facts
 
 LOG = logging.getLogger("millrace.tests")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
-from prefect_flows.causes import Cause
-from prefect_flows.reporting.build import Compiled, Facts, failing_rows
-from prefect_flows.reporting.lineage import LineageNode
-from prefect_flows.reporting.model import StageLine
+from prefect_flows.core.failure_class import Cause
+from prefect_flows.reporting.run_report.build import Compiled, Facts, failing_rows
+from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult, counts
+from prefect_flows.transform.run_report import StageLine
 
 START = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
 HOSTILE = "<script>alert('x')</script>"

@@ -1,1 +1,0 @@
-"""`python -m infrastructure.backup create|restore`: the database of the Prefect server."""

@@ -1,0 +1,56 @@
+"""`python -m infrastructure.ci.check_sources`: whether every source keeps the conventions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.ci.check_sources.check import Result, between, check
+from infrastructure.ci.check_sources.folder import COPY, all_sources
+from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError, did_you_mean
+from prefect_flows.core.settings import load_settings
+
+FAULTY = 1
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def check_sources(
+    source: Annotated[
+        list[str] | None, typer.Option(help="Only this source; repeatable. All by default.")
+    ] = None,
+) -> None:
+    """List every fault of the sources' folders, with its file and what mends it."""
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    project = load_settings().project_dir
+    known = {each.name: each for each in all_sources(project)}
+    unknown = [name for name in source or [] if name not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"There is no source {', '.join(map(repr, unknown))}; there are: {', '.join(known)}."
+            f"{did_you_mean(unknown[0], known)}",
+            where=str(project / SOURCES),
+            mend=f"name one of them, or make it: {COPY}",
+        )
+    results = [check(known[name]) for name in source or known]
+    if not source and (shared := list(between(project))):
+        results.append(Result("all", shared))
+    for result in results:
+        if not result.faults:
+            console.print(f"{result.name}: in order: {result.summary}")
+        for fault in result.faults:
+            console.print(f"{result.name}: {fault}")
+    faults = sum(len(each.faults) for each in results)
+    if faults:
+        console.print(f"{faults} fault(s); documentation/sources.md says what a source is.")
+        raise typer.Exit(FAULTY)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,91 @@
+"""Every check of one source, and those between sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infrastructure.ci.check_sources import code, deployments, layout, models
+from infrastructure.ci.check_sources.folder import (
+    PACKAGE,
+    Fault,
+    Source,
+    Unreadable,
+    all_sources,
+    switched_off,
+)
+
+Check = Callable[[Source], Iterator[Fault]]
+
+CHECKS: tuple[Check, ...] = (
+    layout.name,
+    layout.files,
+    layout.package,
+    layout.image,
+    layout.readme,
+    code.dlt_source,
+    code.flow,
+    code.imports,
+    code.environment,
+    deployments.understood,
+    deployments.names,
+    deployments.entrypoints,
+    deployments.pools,
+    deployments.secrets,
+    deployments.schedule,
+    models.declaration,
+    models.described,
+    models.switch,
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found of a source: its faults, or how much of it is right."""
+
+    name: str
+    faults: Sequence[Fault]
+    summary: str = ""
+
+
+def check(source: Source) -> Result:
+    """Every fault of a source, each once."""
+    found: dict[Fault, None] = {}
+    for each in CHECKS:
+        found.update(dict.fromkeys(_faults(each, source)))
+    if found:
+        return Result(source.name, list(found))
+    counted = {
+        "deployment": len(deployments.read(source) or []),
+        "table": len(models.tables(source)),
+        "staging model": len(models.staging(source)),
+    }
+    said = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counted.items())
+    return Result(source.name, [], said + (", off" if source.is_off else ""))
+
+
+def _faults(check: Check, source: Source) -> Iterator[Fault]:
+    try:
+        yield from check(source)
+    except Unreadable as error:
+        # What is missing is told by the check of files.
+        if (source.project / error.fault.file).is_file():
+            yield error.fault
+
+
+def between(project: Path) -> Iterator[Fault]:
+    """What no source alone can tell: names that two share, names that none has."""
+    known = all_sources(project)
+    yield from models.unknown_switches(switched_off(project), [s.name for s in known])
+    yield from deployments.without_target(project, known)
+    by_package: dict[str, str] = {}
+    for source in known:
+        other = by_package.setdefault(source.package, source.name)
+        if other != source.name:
+            yield Fault(
+                source.place(PACKAGE),
+                f"package, image and secrets of {source.name} are called like those of {other}: "
+                f"{source.package}",
+                "rename one of the folders",
+            )

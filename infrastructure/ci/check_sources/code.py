@@ -1,0 +1,190 @@
+"""The code: the source function, the flow, and what both import."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from infrastructure.ci.check_sources.folder import PACKAGE, Fault, Source
+from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
+
+FLOW_LINES = 60
+PACKAGE_OF_SOURCES = SOURCES.replace("/", ".")
+# What the core does for every source.
+OWN_READING = ("os.environ", "os.getenv", "Secret.load")
+SECRET = re.compile(r"\bTSecret(Str)?Value\b")
+
+
+def malformed(requirement: str) -> bool:
+    """Whether a line of `dependencies` is none."""
+    try:
+        Requirement(requirement)
+    except InvalidRequirement:
+        return True
+    return False
+
+
+def _called(decorator: ast.expr) -> str:
+    return ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
+
+
+def _functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, list[ast.expr]]]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node, node.decorator_list
+
+
+def source_function(source: Source) -> ast.FunctionDef | None:
+    """The dlt source of the folder's name, as it is written."""
+    for function, decorators in _functions(source.python(source.place("source.py"))):
+        if function.name == source.name and "dlt.source" in map(_called, decorators):
+            return function
+    return None
+
+
+def secret_parameters(source: Source) -> set[str]:
+    """Parameters of the source function that come from Secret blocks."""
+    function = source_function(source)
+    if function is None:
+        return set()
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return {
+        each.arg
+        for each in arguments
+        if each.annotation is not None and SECRET.search(ast.unparse(each.annotation))
+    }
+
+
+def flows(source: Source) -> list[str]:
+    """The names of the flows in `flow.py`."""
+    return [
+        function.name
+        for function, decorators in _functions(source.python(source.place("flow.py")))
+        if "flow" in map(_called, decorators)
+    ]
+
+
+def dlt_source(source: Source) -> Iterator[Fault]:
+    """A dlt source of the folder's name, with a contract."""
+    file = source.place("source.py")
+    function = source_function(source)
+    if function is None:
+        yield Fault(
+            file,
+            f"there is no dlt source {source.name}",
+            f'write @dlt.source(name="{source.name}", schema_contract=…) over def {source.name}(…)',
+        )
+        return
+    keywords = {
+        each.arg: each.value
+        for call in function.decorator_list
+        if isinstance(call, ast.Call) and _called(call) == "dlt.source"
+        for each in call.keywords
+    }
+    named = keywords.get("name")
+    if not isinstance(named, ast.Constant) or named.value != source.name:
+        yield Fault(file, "dlt knows the source by another name", f'write name="{source.name}"')
+    called = {
+        each.arg
+        for call in ast.walk(source.python(file))
+        if isinstance(call, ast.Call)
+        for each in call.keywords
+    }
+    if "schema_contract" not in called:
+        yield Fault(
+            file,
+            "nothing says what becomes of a new column or another type",
+            'write schema_contract={"columns": "freeze", "data_type": "freeze"}',
+        )
+
+
+def flow(source: Source) -> Iterator[Fault]:
+    """One flow, in a short file."""
+    file = source.place("flow.py")
+    lines = len(source.text(file).splitlines())
+    if lines >= FLOW_LINES:
+        yield Fault(
+            file,
+            f"it has {lines} lines, and a source's flow has fewer than {FLOW_LINES}",
+            "move what it does to source.py, and what others need too to prefect_flows",
+        )
+    found = flows(source)
+    if len(found) != 1:
+        yield Fault(file, f"it has {len(found)} flows", "write one function under @flow(name=…)")
+
+
+def imports(source: Source) -> Iterator[Fault]:
+    """Third-party packages are declared; other sources and `infrastructure` are not imported."""
+    declared = _declared(source, PACKAGE) | _declared(source, source.place(PACKAGE))
+    told = set()
+    for file in source.modules:
+        for module in sorted(set(_imported(source.python(file)))):
+            top = module.partition(".")[0]
+            other = module.removeprefix(f"{PACKAGE_OF_SOURCES}.").partition(".")[0]
+            if top == "infrastructure":
+                yield Fault(
+                    file,
+                    f"it imports {module}, which is not installed where runs go",
+                    "move what both need to prefect_flows",
+                )
+            elif module.startswith(f"{PACKAGE_OF_SOURCES}.") and other != source.name:
+                yield Fault(
+                    file,
+                    f"it imports the source {other}",
+                    "move what both need to a module of prefect_flows",
+                )
+            elif top not in sys.stdlib_module_names | {"prefect_flows"} and top not in told:
+                providers = {canonicalize_name(each) for each in _providers().get(top, [top])}
+                if not providers & declared:
+                    told.add(top)
+                    yield Fault(
+                        file,
+                        f"it imports {top}, and no dependency of the source or the project "
+                        "brings it",
+                        f"uv add --package {source.package} {min(providers)}",
+                    )
+
+
+def environment(source: Source) -> Iterator[Fault]:
+    """What differs between targets comes as a parameter, and secrets from blocks: by the core."""
+    for file in source.modules:
+        for node in ast.walk(source.python(file)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in OWN_READING:
+                yield Fault(
+                    file,
+                    f"line {node.lineno} reads {ast.unparse(node)}",
+                    "make it a parameter of the source function; a secret one is annotated "
+                    "dlt.TSecretStrValue",
+                )
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            if node.module == PACKAGE_OF_SOURCES:
+                yield from (f"{node.module}.{each.name}" for each in node.names)
+            else:
+                yield node.module
+
+
+def _declared(source: Source, file: str) -> set[str]:
+    project = source.toml(file).get("project", {})
+    given = [
+        *project.get("dependencies", []),
+        *(each for some in project.get("optional-dependencies", {}).values() for each in some),
+    ]
+    return {canonicalize_name(Requirement(each).name) for each in given if not malformed(each)}
+
+
+@cache
+def _providers() -> dict[str, list[str]]:
+    return dict(metadata.packages_distributions())

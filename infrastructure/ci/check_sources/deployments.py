@@ -1,0 +1,218 @@
+"""`prefect.yaml`: one deployment a target, its pool, its secrets, its schedule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infrastructure.ci.check_sources.code import PACKAGE_OF_SOURCES, flows, secret_parameters
+from infrastructure.ci.check_sources.folder import Fault, Source
+from infrastructure.prefect_resources.deployments import prefect_yaml
+from infrastructure.prefect_resources.deployments.prefect_yaml import FILE, Deployment
+from infrastructure.prefect_resources.work_pools.block_references import SECRET, references
+from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.ingest import source_registry
+
+POOLS = "infrastructure/config/pools.yaml"
+DEV, PROD, DEV_POOL = "dev", "prod", "default-pool"
+# Runs get a machine of their own there, in the version of an image.
+CONTAINERS = ("docker", "kubernetes")
+# The job variable of the Kubernetes pool: a Secret of the cluster.
+CLUSTER_SECRET = "secretName"  # noqa: S105 (a name)
+_NAMES_A_SECRET = re.compile(r"secret|_block$", re.IGNORECASE)
+_NO_SCHEDULE = re.compile(r"^[ ]*schedules: *\[\](?P<behind> *#.*)?$")
+
+
+def read(source: Source) -> list[Deployment] | None:
+    """The deployments of the source; none where the file is not right."""
+    try:
+        return prefect_yaml.read(source.project / source.place(FILE))
+    except ConfigurationError:
+        return None
+
+
+def understood(source: Source) -> Iterator[Fault]:
+    """What `infrastructure.prefect_resources.deployments` takes; the code is what is installed, and nothing is pulled."""
+    file = source.place(FILE)
+    document = source.yaml(file)
+    if document.get("pull") != []:
+        yield Fault(file, "the code of a run is what is installed where it goes", "write pull: []")
+    elif read(source) is None:
+        try:
+            prefect_yaml.read(source.project / file)
+        except ConfigurationError as error:
+            for line in error.what.splitlines()[1:] or [error.what]:
+                yield Fault(file, line.removeprefix("  - "), error.mend)
+
+
+def names(source: Source) -> Iterator[Fault]:
+    """`<owner>--<name>--<target>`, one a target."""
+    file = source.place(FILE)
+    found = read(source)
+    if found is None:
+        return
+    for each in found:
+        wanted = source_registry.deployment_name(source.name, each.target)
+        if each.name != wanted:
+            yield Fault(file, f"a deployment is called {each.name}", f"write name: {wanted}")
+    targets = [each.target for each in found]
+    for target in sorted({each for each in targets if targets.count(each) > 1}):
+        yield Fault(file, f"there are several for the target {target}", "leave one of them")
+
+
+def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
+    """A target that some sources have a deployment for and others lack: once for all of these.
+
+    One that no source has is no fault: the pipeline loads every source.
+    """
+    found = {source.name: each for source in known if (each := read(source)) is not None}
+    for target in _targets(project):
+        lacking = [n for n, some in found.items() if target not in {each.target for each in some}]
+        if 0 < len(lacking) < len(found):
+            missing = ", ".join(source_registry.deployment_name(name, target) for name in lacking)
+            yield Fault(
+                FILE,
+                f"some sources have a deployment for the target {target}, and these have none: "
+                f"{', '.join(lacking)}",
+                f"add each to the {FILE} of its source: {missing}",
+            )
+
+
+def entrypoints(source: Source) -> Iterator[Fault]:
+    """The module of the source's flow."""
+    right = [f"{PACKAGE_OF_SOURCES}.{source.name}.flow.{name}" for name in flows(source)]
+    for each in read(source) or []:
+        if right and each.entrypoint not in right:
+            yield Fault(
+                source.place(FILE),
+                f"{each.name} would run {each.entrypoint}",
+                f"write entrypoint: {right[0]}",
+            )
+
+
+def pools(source: Source) -> Iterator[Fault]:
+    """Dev beside its worker, the others in containers."""
+    there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    container = [name for name, pool in there.items() if pool["kind"] in CONTAINERS]
+    for each in read(source) or []:
+        pool = each.work_pool.name
+        right = [DEV_POOL] if each.target == DEV else container
+        if pool not in right:
+            known = "" if pool in there else f", which {POOLS} does not have"
+            yield Fault(
+                source.place(FILE),
+                f"{each.name} goes to {pool}{known}",
+                f"write {' or '.join(right)}",
+            )
+
+
+def secrets(source: Source) -> Iterator[Fault]:
+    """Each target has secrets of its own, and none stands in the open."""
+    file = source.place(FILE)
+    hidden = secret_parameters(source)
+    targets = _targets(source.project)
+    there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    for each in read(source) or []:
+        for name in sorted(hidden & set(each.parameters)):
+            block = f"{source_registry.dashed(source.name)}-{name.replace('_', '-')}-{each.target}"
+            yield Fault(
+                file,
+                f"{each.name} has the secret {name} among its parameters, for all to read",
+                f"take it out; uv run python -m infrastructure.prefect_resources.secrets {block}",
+            )
+        given = each.work_pool.job_variables.model_dump(exclude_unset=True)
+        for path, value in _named_secrets({"parameters": each.parameters, "job_variables": given}):
+            if path.rpartition(".")[2] in hidden or _is_of(value, path, each.target):
+                continue
+            yield Fault(
+                file,
+                f"{each.name} names the secret {value} in {path}",
+                f"name one of its own target: {_without(value, targets)}-{each.target}",
+            )
+        pool = there.get(each.work_pool.name, {})
+        if CLUSTER_SECRET in pool.get("variables", {}) and each.target != PROD:
+            prods = pool["variables"][CLUSTER_SECRET]["default"]
+            if CLUSTER_SECRET not in given:
+                yield Fault(
+                    file,
+                    f"{each.name} would get {prods}, which is prod's",
+                    f"write {CLUSTER_SECRET}: {prods}-{each.target} under job_variables",
+                )
+
+
+def _without(value: str, targets: list[str]) -> str:
+    """A name without the target at its end."""
+    for target in targets:
+        value = value.removesuffix(f"-{target}")
+    return value
+
+
+def _is_of(value: str, path: str, target: str) -> bool:
+    # The cluster's Secret for prod is the pool's own, without a target behind it.
+    prods = target == PROD and path.endswith(f".{CLUSTER_SECRET}")
+    return prods or value.endswith(f"-{target}")
+
+
+def _named_secrets(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _named_secrets(each, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _named_secrets(each, path)
+    elif isinstance(value, str):
+        referred = list(references(value))
+        if referred:
+            yield from ((path, each.name) for each in referred if each.slug == SECRET)
+        elif _NAMES_A_SECRET.search(path.rpartition(".")[2]):
+            yield path, value
+
+
+def schedule(source: Source) -> Iterator[Fault]:
+    """Prod's deployment says when it runs, or why it does not run by itself."""
+    file = source.place(FILE)
+    if read(source) is None:
+        return
+    document = source.yaml(file)
+    for each in document["deployments"]:
+        if each["parameters"]["target"] != PROD:
+            continue
+        if "schedules" not in each:
+            yield Fault(
+                file,
+                f"{each['name']} does not say when it runs",
+                "write schedules: [{cron: 0 4 * * *, timezone: UTC}]; or, with a comment that says "
+                "why, schedules: []",
+            )
+        elif not each["schedules"] and not _explained(source.text(file)):
+            yield Fault(
+                file,
+                f"{each['name']} has no schedule, and nothing says why",
+                "write a comment over schedules: [] or behind it",
+            )
+
+
+def _explained(text: str) -> bool:
+    above = ""
+    for line in text.splitlines():
+        found = _NO_SCHEDULE.match(line)
+        if found and not found["behind"] and not above.lstrip().startswith("#"):
+            return False
+        above = line
+    return True
+
+
+def _targets(project: Path) -> list[str]:
+    """The targets that the pipeline is deployed for."""
+    try:
+        found = prefect_yaml.read(project / FILE)
+    except (
+        ConfigurationError
+    ):  # its own fault, and `infrastructure.prefect_resources.deployments` says so
+        return []
+    return list(dict.fromkeys(each.target for each in found))

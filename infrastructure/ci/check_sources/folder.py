@@ -1,0 +1,169 @@
+"""A source as it lies in the project, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from infrastructure.prefect_resources.deployments.prefect_yaml import FILE, SOURCES
+from prefect_flows.core import documents
+from prefect_flows.core.documents import parse_yaml, read_text
+from prefect_flows.ingest import source_registry
+from prefect_flows.ingest.source_load import raw_schema
+
+PACKAGE = "pyproject.toml"
+PROJECT = "dbt/dbt_project.yml"
+STAGING = "dbt/models/staging"
+TESTS = "tests/prefect_flows/sources"
+COPY = "uvx cookiecutter infrastructure/config/source_template --output-dir prefect_flows/sources"
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """What is wrong, in which file of the project, and what mends it."""
+
+    file: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}; {self.mend}"
+
+
+class Unreadable(Exception):
+    """A file that is missing, or is not what its name says: one fault, told once."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of `prefect_flows/sources`, and what belongs to it elsewhere.
+
+    Attributes:
+        project: the project's folder.
+        name: the folder's name.
+    """
+
+    project: Path
+    name: str
+
+    def place(self, file: str) -> str:
+        """A file of the source's own folder, from the project's."""
+        return f"{SOURCES}/{self.name}/{file}"
+
+    @property
+    def models(self) -> str:
+        """The folder of its staging models."""
+        return f"{STAGING}/{self.name}"
+
+    @property
+    def sources_yml(self) -> str:
+        """The file that declares its tables to dbt."""
+        return f"{self.models}/_{self.name}__sources.yml"
+
+    @property
+    def models_yml(self) -> str:
+        """The file that describes its staging models."""
+        return f"{self.models}/_{self.name}__models.yml"
+
+    @property
+    def tests(self) -> str:
+        """The file of its tests."""
+        return f"{TESTS}/test_{self.name}.py"
+
+    @property
+    def package(self) -> str:
+        """The name of its package."""
+        return f"millrace-{source_registry.dashed(self.name)}"
+
+    @property
+    def schema(self) -> str:
+        """The schema of its rows."""
+        return raw_schema(self.name)
+
+    def text(self, file: str) -> str:
+        """What a file holds.
+
+        Raises:
+            Unreadable: it is missing, or no text.
+        """
+        try:
+            return read_text(self.project / file)
+        except (OSError, documents.Unreadable) as error:
+            said = error.strerror if isinstance(error, OSError) else str(error)
+            raise Unreadable(Fault(file, f"it cannot be read: {said}", "add it")) from error
+
+    def yaml(self, file: str) -> Mapping[str, Any]:
+        """A file of YAML that holds a mapping.
+
+        Raises:
+            Unreadable: it is missing, or holds something else.
+        """
+        try:
+            document = parse_yaml(self.text(file))
+        except documents.Unreadable as error:
+            raise Unreadable(Fault(file, str(error), "correct it")) from error
+        if not isinstance(document, Mapping):
+            raise Unreadable(Fault(file, "it holds no mapping", "write `key: value` lines"))
+        return document
+
+    def toml(self, file: str) -> Mapping[str, Any]:
+        """A file of TOML.
+
+        Raises:
+            Unreadable: it is missing, or holds something else.
+        """
+        try:
+            return tomllib.loads(self.text(file))
+        except tomllib.TOMLDecodeError as error:
+            raise Unreadable(Fault(file, f"it is not TOML: {error}", "correct it")) from error
+
+    def python(self, file: str) -> ast.Module:
+        """A file of Python, parsed and not run.
+
+        Raises:
+            Unreadable: it is missing, or does not parse.
+        """
+        try:
+            return ast.parse(self.text(file))
+        except SyntaxError as error:
+            what = f"line {error.lineno} is not Python: {error.msg}"
+            raise Unreadable(Fault(file, what, "correct it")) from error
+
+    @property
+    def modules(self) -> Iterator[str]:
+        """Its Python files."""
+        folder = self.project / SOURCES / self.name
+        for file in sorted(folder.rglob("*.py")):
+            yield str(file.relative_to(self.project))
+
+    @cached_property
+    def is_off(self) -> bool:
+        """Whether the project leaves it out unasked."""
+        return self.name in switched_off(self.project)
+
+
+def switched_off(project: Path) -> list[str]:
+    """The sources that `dbt_project.yml` leaves out."""
+    document = parse_yaml(read_text(project / PROJECT))
+    return list((document.get("vars") or {}).get("sources_off") or [])
+
+
+def all_sources(project: Path) -> list[Source]:
+    """Every folder of sources, whatever is in it; none of Python's own."""
+    return [
+        Source(project, folder.name)
+        for folder in sorted((project / SOURCES).iterdir())
+        if folder.is_dir() and folder.name != "__pycache__" and not folder.name.startswith(".")
+    ]
+
+
+REQUIRED = ("__init__.py", "source.py", "flow.py", FILE, PACKAGE, "Dockerfile", "README.md")

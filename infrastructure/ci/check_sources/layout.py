@@ -1,0 +1,101 @@
+"""The folder: its name, its files, its package, its image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from infrastructure.ci.check_sources import models
+from infrastructure.ci.check_sources.code import malformed
+from infrastructure.ci.check_sources.folder import COPY, PACKAGE, REQUIRED, Fault, Source
+from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
+
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
+# Postgres cuts names over 63, and `stg_<name>__<table>` is one.
+LONGEST = 40
+USER = "10001:10001"
+
+
+def name(source: Source) -> Iterator[Fault]:
+    """`<owner>__<name>`."""
+    folder = f"{SOURCES}/{source.name}"
+    if not NAME.fullmatch(source.name):
+        yield Fault(
+            folder,
+            "the folder is not named <owner>__<name> in lowercase letters, digits and single "
+            "underscores",
+            f"git mv {folder} {SOURCES}/<owner>__<name>",
+        )
+    elif len(source.name) > LONGEST:
+        yield Fault(
+            folder,
+            f"the name has {len(source.name)} characters; names of models would be cut",
+            f"use {LONGEST} at most",
+        )
+
+
+def files(source: Source) -> Iterator[Fault]:
+    """What every source has, here and elsewhere in the project."""
+    wanted = [source.place(file) for file in REQUIRED]
+    wanted += [source.sources_yml]
+    wanted += [] if models.any_table(source) else [source.models_yml]
+    wanted += [source.tests]
+    for file in wanted:
+        if not (source.project / file).is_file():
+            yield Fault(file, "it is missing", f"copy that of another source, or: {COPY}")
+
+
+def package(source: Source) -> Iterator[Fault]:
+    """A member of uv's workspace, which depends on the project and adds only dependencies."""
+    file = source.place(PACKAGE)
+    document = source.toml(file)
+    project, uv = document.get("project", {}), document.get("tool", {}).get("uv", {})
+    if project.get("name") != source.package:
+        yield Fault(
+            file,
+            f"the package is called {project.get('name')!r}",
+            f'write name = "{source.package}" under [project]',
+        )
+    dependencies = project.get("dependencies", [])
+    for each in filter(malformed, dependencies):
+        yield Fault(file, f"{each!r} is no dependency", 'write it like "requests>=2.32"')
+    if "millrace" not in dependencies:
+        yield Fault(file, "the project is no dependency", 'write dependencies = ["millrace", …]')
+    if uv.get("sources", {}).get("millrace") != {"workspace": True}:
+        yield Fault(
+            file,
+            "the project is not taken from this workspace",
+            "write millrace = { workspace = true } under [tool.uv.sources]",
+        )
+    if uv.get("package") is not False:
+        yield Fault(
+            file,
+            "uv would build a package of it, and its code is part of prefect_flows",
+            "write package = false under [tool.uv]",
+        )
+
+
+def image(source: Source) -> Iterator[Fault]:
+    """A Dockerfile on top of the project's image, with the same user."""
+    file = source.place("Dockerfile")
+    lines = [line.split("#")[0].split() for line in source.text(file).splitlines()]
+    said = {line[0].upper(): line[1:] for line in lines if line}
+    if said.get("FROM", [])[:1] not in (["${BASE_IMAGE}"], ["$BASE_IMAGE"]):
+        yield Fault(
+            file,
+            "it does not stand on the project's image",
+            "write ARG BASE_IMAGE, then FROM ${BASE_IMAGE}",
+        )
+    if said.get("USER", [USER]) != [USER]:
+        yield Fault(
+            file,
+            f"runs would be those of user {' '.join(said['USER'])}",
+            f"end it with USER {USER}",
+        )
+
+
+def readme(source: Source) -> Iterator[Fault]:
+    """A page for people, with the source's name on top."""
+    file = source.place("README.md")
+    if source.text(file).partition("\n")[0] != f"# {source.name}":
+        yield Fault(file, "it does not begin with the source's name", f"write # {source.name}")

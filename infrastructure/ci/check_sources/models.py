@@ -1,0 +1,137 @@
+"""What dbt knows of a source: its tables, its freshness, its owner, its staging models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from infrastructure.ci.check_sources.folder import PROJECT, Fault, Source, Unreadable
+
+LOADED_AT = ("loaded_at_field", "loaded_at_query")
+
+
+def _declared(source: Source) -> Mapping[str, Any] | None:
+    found = _mappings(source.yaml(source.sources_yml).get("sources"))
+    named = [each for each in found if each.get("name") == source.name]
+    return named[0] if len(found) == len(named) == 1 else None
+
+
+def tables(source: Source) -> list[str]:
+    """The tables that are declared to dbt."""
+    declared = _declared(source) or {}
+    return [str(each.get("name")) for each in _mappings(declared.get("tables"))]
+
+
+def any_table(source: Source) -> bool:
+    """Whether its tables are those that somebody asks for: `tables: []`, and no staging models."""
+    try:
+        return (_declared(source) or {}).get("tables") == []
+    except Unreadable:
+        return False
+
+
+def staging(source: Source) -> list[str]:
+    """The models in the source's folder."""
+    return [file.stem for file in sorted((source.project / source.models).glob("**/*.sql"))]
+
+
+def declaration(source: Source) -> Iterator[Fault]:
+    """One source of the folder's name, in its raw schema, with an owner and a freshness."""
+    file = source.sources_yml
+    declared = _declared(source)
+    if declared is None:
+        yield Fault(
+            file, f"it does not declare the source {source.name} alone",
+            f"write sources: with one entry, name: {source.name}",
+        )  # fmt: skip
+        return
+    if declared.get("schema") != source.schema:
+        yield Fault(
+            file, f"dbt would look into {declared.get('schema')}", f"write schema: {source.schema}"
+        )
+    if not any_table(source) and not tables(source):
+        yield Fault(
+            file, "it declares no table",
+            "write tables: with a name and a description; tables: [] where any table may be asked "
+            "for",
+        )  # fmt: skip
+    config = declared.get("config") or {}
+    if not (config.get("meta") or {}).get("owner"):
+        yield Fault(
+            file, "nobody answers for it", "write meta: {owner: …} under config, a team's name"
+        )
+    each_table = [each.get("config") or {} for each in _mappings(declared.get("tables"))]
+    for wanted, mend in (
+        (LOADED_AT, "write loaded_at_query under config, as that of nyc__flights"),
+        (("freshness",), "write freshness: {warn_after: {count: 36, period: hour}} under config"),
+    ):
+        if not any(config.get(key) for key in wanted) and not (
+            each_table and all(any(table.get(key) for key in wanted) for table in each_table)
+        ):
+            yield Fault(file, f"{' or '.join(wanted)} is not declared", mend)
+
+
+def described(source: Source) -> Iterator[Fault]:
+    """Staging models by the source's name, and each described."""
+    found = staging(source)
+    if not found and any_table(source):
+        return
+    if not found:
+        yield Fault(
+            source.models,
+            "there is no staging model",
+            f"add stg_{source.name}__<table>.sql for each table",
+        )
+    for model in found:
+        if not re.fullmatch(rf"stg_{source.name}__[a-z0-9_]+", model):
+            yield Fault(
+                f"{source.models}/{model}.sql",
+                "the model is not called by its source and table",
+                f"rename it to stg_{source.name}__<table>.sql",
+            )
+    named = [str(each.get("name")) for each in _models(source)]
+    for model in found:
+        if model not in named:
+            yield Fault(source.models_yml, f"{model} is not described", "add it under models:")
+    for model in named:
+        if model not in found:
+            yield Fault(
+                source.models_yml,
+                f"it describes {model}, which is no model here",
+                "correct the name, or add the file",
+            )
+
+
+def switch(source: Source) -> Iterator[Fault]:
+    """A source that is off takes its models out of dbt's graph."""
+    if not source.is_off:
+        return
+    expression = f"{{{{ '{source.name}' not in var('sources_off') }}}}"
+    mend = f'write enabled: "{expression}" under its config'
+    off = [(source.sources_yml, f"the source {source.name}", _declared(source) or {})]
+    off += [(source.models_yml, str(each.get("name")), each) for each in _models(source)]
+    for file, what, document in off:
+        said = str((document.get("config") or {}).get("enabled", ""))
+        if "".join(said.split()).replace('"', "'") != "".join(expression.split()):
+            yield Fault(file, f"sources_off has it, and {what} is enabled all the same", mend)
+
+
+def _models(source: Source) -> list[Mapping[str, Any]]:
+    return _mappings(source.yaml(source.models_yml).get("models"))
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The entries of a list; dbt itself says what is wrong with others."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def unknown_switches(off: list[str], names: list[str]) -> Iterator[Fault]:
+    """Every name in `sources_off` is a source's."""
+    for name in off:
+        if name not in names:
+            yield Fault(
+                PROJECT,
+                f"sources_off has {name}, and there is no such source",
+                "take the name out, or correct it",
+            )

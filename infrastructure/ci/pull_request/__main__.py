@@ -1,0 +1,205 @@
+"""`python -m infrastructure.ci.pull_request`: build, compare, comment, close, sweep."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from infrastructure.ci.pull_request.names import MOST_NUMBER
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.documents import Unreadable, parse_json
+from prefect_flows.core.errors import ConfigurationError
+
+FAILED = 1
+
+app = typer.Typer(add_completion=False)
+
+Number = Annotated[int, typer.Option(min=1, max=MOST_NUMBER, help="Number of the pull request.")]
+Target = Annotated[str, typer.Option(help="Target that pull requests are built with.")]
+Production = Annotated[str, typer.Option(help="Target that it is compared with.")]
+Repository = Annotated[
+    str, typer.Option(envvar="GITHUB_REPOSITORY", help="owner/name of the repository.")
+]
+NoPrefect = Annotated[
+    bool, typer.Option("--no-prefect", help="Without a Prefect API: targets of dbt/profiles.yml.")
+]
+Wait = Annotated[
+    float, typer.Option(min=0, help="Seconds to wait for another build of the pull request.")
+]
+
+
+@app.callback()
+def main() -> None:
+    """What a pull request changes, beside production: documentation/pull_requests.md."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("millrace").setLevel(logging.INFO)
+
+
+@app.command()
+@exits_with_expected_errors
+def build(
+    number: Number,
+    target: Target,
+    production: Production,
+    repository: Annotated[
+        str | None,
+        typer.Option(envvar="GITHUB_REPOSITORY", help="owner/name, written on the schema."),
+    ] = None,
+    vars: Annotated[
+        str, typer.Option(help="Variables of the dbt project, as JSON; as production has them.")
+    ] = "{}",
+    without_rows: Annotated[
+        bool, typer.Option("--without-rows", help="Fetch no rows of failed tests.")
+    ] = False,
+    wait: Wait = 1800.0,
+    no_prefect: NoPrefect = False,
+) -> None:
+    """Build and test what the pull request changes, and what depends on it, into ci_<number>.
+
+    Exit code 0: all passed; 1: a model or a test failed; 2: nothing was built.
+    """
+    from infrastructure.ci.pull_request.build import Request, build
+    from infrastructure.ci.pull_request.context import ground
+
+    ground_ = ground(target, production, prefect=not no_prefect)
+    request = Request(number, production, repository, _json(vars), wait, rows=not without_rows)
+    record = build(request, ground_)
+    console = Console()
+    console.print(
+        f"{record.schema_name}: {record.outcome}, {len(record.built)} models differ, "
+        f"{sum(record.tests.values())} tests, {record.seconds:,.1f} s",
+        highlight=False,
+    )
+    if record.outcome in ("failed", "refused"):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@exits_with_expected_errors
+def compare(
+    number: Number,
+    target: Target,
+    production: Production,
+    output: Annotated[Path, typer.Option(help="File that the comment is written to.")],
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds that one question may take.")
+    ] = 120.0,
+    gigabytes: Annotated[
+        float, typer.Option(min=0, help="Gigabytes that all of it may read, where they are sold.")
+    ] = 10.0,
+    wait: Wait = 1800.0,
+    no_prefect: NoPrefect = False,
+) -> None:
+    """Compare what was built with production, and write the comment.
+
+    Exit code 0, whatever differs; 2: it cannot be compared.
+    """
+    from infrastructure.ci.pull_request.comment import comment
+    from infrastructure.ci.pull_request.compare import compare, manifests
+    from infrastructure.ci.pull_request.context import ground
+    from infrastructure.ci.pull_request.warehouse import Limits
+
+    ground_ = ground(target, production, prefect=not no_prefect)
+    limits = Limits(seconds, round(gigabytes * 1e9))
+    build, comparison = compare(number, production, ground_, limits, wait)
+    text = comment(build, comparison, *manifests(ground_, number))
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The comment cannot be written: {error.strerror}.",
+            where=str(output),
+            mend="name a file in a folder that you may write to with --output",
+        ) from error
+    Console().print(f"{output}: {len(text):,} characters", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@exits_with_expected_errors
+def comment(
+    file: Annotated[Path, typer.Argument(help="The comment that `compare` wrote.")],
+    number: Number,
+    repository: Repository,
+    author: Annotated[
+        str, typer.Option(help="Login of whoever the token belongs to.")
+    ] = "github-actions[bot]",
+) -> None:
+    """Write the comment on the pull request, or write the one that is there anew.
+
+    GITHUB_TOKEN is the token; GITHUB_API_URL, where it is not github.com.
+    """
+    from infrastructure.ci.pull_request.comment import MARKER
+    from infrastructure.ci.pull_request.github import GitHub
+
+    if not file.exists() or not (text := file.read_text()).startswith(MARKER):
+        raise ConfigurationError(
+            f"{file} does not exist, or is no comment that `compare` wrote.",
+            where=str(file),
+            mend="write it: uv run python -m infrastructure.ci.pull_request compare --output "
+            f"{file} --number {number} --target NAME --production NAME",
+        )
+    with closing(GitHub(repository)) as github:
+        url = github.comment(number, text, author)
+    Console().print(url, highlight=False, soft_wrap=True)
+
+
+@app.command()
+@exits_with_expected_errors
+def close(
+    number: Number, target: Target, wait: Wait = 1800.0, no_prefect: NoPrefect = False
+) -> None:
+    """Drop the schema of a pull request; only one that is marked as ours."""
+    from infrastructure.ci.pull_request.cleanup import close
+    from infrastructure.ci.pull_request.context import ground
+    from infrastructure.ci.pull_request.names import schema_of
+
+    dropped = close(number, ground(target, None, prefect=not no_prefect), wait)
+    said = "dropped" if dropped else "there is none"
+    Console().print(f"{schema_of(number)}: {said}", highlight=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def sweep(
+    target: Target,
+    repository: Repository,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, and drop nothing.")] = False,
+    no_prefect: NoPrefect = False,
+) -> None:
+    """Drop the schemas of pull requests that are no longer open, as GitHub says."""
+    from infrastructure.ci.pull_request.cleanup import sweep
+    from infrastructure.ci.pull_request.context import ground
+    from infrastructure.ci.pull_request.github import GitHub
+
+    ground_ = ground(target, None, prefect=not no_prefect)
+    with closing(GitHub(repository)) as github:
+        found = sweep(ground_, repository, github.open_pull_requests, dry_run=dry_run)
+    for schema, said in found.items():
+        Console().print(f"{schema}: {said}", highlight=False, soft_wrap=True)
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        given = parse_json(text)
+    except Unreadable as error:
+        given, said = None, str(error)
+    else:
+        said = "it is no object"
+    if not isinstance(given, dict):
+        raise ConfigurationError(
+            f"Not variables as JSON: {said}.",
+            where="--vars",
+            mend="""write an object: --vars '{"sources_off": []}'""",
+        )
+    return given
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,241 @@
+"""Datasets of pull requests on BigQuery, and the questions of the comparison."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from google.api_core.exceptions import Conflict, GoogleAPICallError, NotFound
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigquery
+
+from infrastructure.ci.pull_request.dataset_lease import Lease
+from infrastructure.ci.pull_request.names import Mark, not_ours, number_of
+from infrastructure.ci.pull_request.warehouse import Limits, QuestionFailed, Relation, TooMuch, busy
+from prefect_flows.core.errors import WarehouseUnreachable
+from prefect_flows.core.google_credentials import google_credentials
+from prefect_flows.core.hints import mend_of
+from prefect_flows.core.profiles import Profile
+
+AT_ONCE = 8
+POLL_SECONDS = 2.0
+# Said of each statement's job, beside the labels that dbt gives its own.
+LABELS = {"app": "millrace", "task": "pull-request-comparison"}
+
+_NUMBERS = ("INTEGER", "INT64", "FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC")
+# Types that BigQuery compares, and casts to text.
+_PLAIN = (*_NUMBERS, "STRING", "BOOLEAN", "BOOL", "DATE", "DATETIME", "TIME", "TIMESTAMP")
+
+
+class BigQueryDialect:
+    """How BigQuery writes what the comparison asks."""
+
+    def quoted(self, name: str) -> str:
+        """A column's name."""
+        return f"`{name}`"
+
+    def relation(self, relation: Relation) -> str:
+        """A relation's whole name."""
+        return f"`{relation.database}`.`{relation.schema}`.`{relation.name}`"
+
+    def family(self, type_name: str) -> str:
+        """Numbers among each other; each other type alone, without its modifiers."""
+        bare = re.sub(r"\(.*?\)", "", type_name)
+        return "number" if bare in _NUMBERS else bare
+
+    def is_float(self, type_name: str) -> bool:
+        """Whether the last digits of a value depend on the order of a sum."""
+        return type_name in ("FLOAT", "FLOAT64")
+
+    def comparable(self, expression: str, type_name: str) -> str:
+        """A value as one that has an equality: arrays, structs and JSON have none."""
+        plain = self.family(type_name) in ("number", "BYTES", *_PLAIN)
+        return expression if plain else f"to_json_string({expression})"
+
+    def text(self, expression: str, type_name: str) -> str:
+        """A value as text."""
+        plain = self.family(type_name) in ("number", *_PLAIN)
+        return f"cast({expression} as string)" if plain else f"to_json_string({expression})"
+
+
+class OnBigQuery:
+    """A project that holds production and the datasets of pull requests.
+
+    Raises:
+        WarehouseUnreachable: Google does not answer, or refuses.
+    """
+
+    def __init__(self, profile: Profile, limits: Limits) -> None:
+        self.dialect = BigQueryDialect()
+        self.at_once = AT_ONCE
+        self._profile = profile
+        self._limits = limits
+        output = profile.output
+        endpoint = output.get("api_endpoint")
+        self._client = bigquery.Client(
+            str(output.get("execution_project") or output["project"]),
+            credentials=google_credentials(profile),
+            location=output.get("location"),
+            client_options={"api_endpoint": endpoint} if endpoint else None,
+        )
+
+    @contextmanager
+    def held(self, schema: str, mark: Mark | None, wait: float) -> Iterator[None]:
+        """Hold a dataset by a lease in its labels, which is renewed while it is held."""
+        deadline = time.monotonic() + wait
+        lease = Lease(self._client, self._reference(schema))
+        with self._said():
+            if mark is not None and self.mark(schema) is None:
+                self._create(schema, mark)
+            exists = self.mark(schema) is not None
+            while exists and not lease.take():
+                if time.monotonic() >= deadline:
+                    raise busy(schema, self._profile.address)
+                time.sleep(POLL_SECONDS)
+        if not exists:  # there is nothing to hold
+            yield
+            return
+        with lease.renewed():
+            yield
+
+    def mark(self, schema: str) -> Mark | None:
+        """The mark of a dataset; none where there is no such dataset."""
+        with self._said():
+            try:
+                dataset = self._client.get_dataset(self._reference(schema))
+            except NotFound:
+                return None
+        mark = Mark.read(dataset.description, schema)
+        if mark is None:
+            raise not_ours(schema, self._profile.address)
+        return mark
+
+    def renew(self, schema: str, mark: Mark) -> None:
+        """Delete what is in it, and give it the mark. It stays, and so do its grants."""
+        if self.mark(schema) is None:
+            raise not_ours(schema, self._profile.address)
+        reference = self._reference(schema)
+        with self._said():
+            dataset = bigquery.Dataset(reference)
+            dataset.description = mark.model_dump_json()
+            self._client.update_dataset(dataset, ["description"])
+            tables = list(self._client.list_tables(reference))
+            routines = list(self._client.list_routines(reference))
+            with ThreadPoolExecutor(AT_ONCE) as threads:
+                gone = partial(self._client.delete_table, not_found_ok=True)
+                list(threads.map(gone, tables))
+                list(threads.map(partial(self._client.delete_routine, not_found_ok=True), routines))
+
+    def drop(self, schema: str) -> None:
+        """Delete it with all in it."""
+        if self.mark(schema) is not None:
+            with self._said():
+                self._client.delete_dataset(
+                    self._reference(schema), delete_contents=True, not_found_ok=True
+                )
+
+    def marked(self) -> dict[str, Mark | None]:
+        """Every dataset with the name of a pull request's, and its mark, where it has one."""
+        found: dict[str, Mark | None] = {}
+        with self._said():
+            for item in self._client.list_datasets(str(self._profile.output["project"])):
+                if number_of(item.dataset_id) is not None:
+                    dataset = self._client.get_dataset(item.reference)
+                    found[item.dataset_id] = Mark.read(dataset.description, item.dataset_id)
+        return found
+
+    def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
+        """Names, in lower case, and types of the columns of those relations that exist."""
+
+        def of(relation: Relation) -> dict[str, str] | None:
+            name = f"{relation.database}.{relation.schema}.{relation.name}"
+            try:
+                table = self._client.get_table(name)
+            except NotFound:
+                return None
+            return {field.name.lower(): _type(field) for field in table.schema}
+
+        with self._said(), ThreadPoolExecutor(AT_ONCE) as threads:
+            found = zip(relations, threads.map(of, relations), strict=True)
+            return {relation: columns for relation, columns in found if columns is not None}
+
+    def price(self, sql: str) -> int:
+        """Bytes that a question would read, as a dry run says."""
+        config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+        with self._said():
+            return int(self._client.query(sql, job_config=config).total_bytes_processed or 0)
+
+    def ask(self, sql: str) -> Mapping[str, Any]:
+        """The only row of a question, whose price was asked before."""
+        config = bigquery.QueryJobConfig(
+            # What is billed is at least 10 MB a table.
+            maximum_bytes_billed=max(self._limits.bytes, 100_000_000),
+            labels=LABELS,
+            job_timeout_ms=round(self._limits.seconds * 1000),
+        )
+        with self._said():
+            (row,) = self._client.query_and_wait(sql, job_config=config)
+        return dict(row.items())
+
+    def close(self) -> None:
+        """Give back what it holds open."""
+        self._client.close()  # type: ignore[no-untyped-call]
+
+    def _reference(self, schema: str) -> bigquery.DatasetReference:
+        return bigquery.DatasetReference(str(self._profile.output["project"]), schema)
+
+    def _create(self, schema: str, mark: Mark) -> None:
+        dataset = bigquery.Dataset(self._reference(schema))
+        dataset.location = self._profile.output.get("location")
+        dataset.description = mark.model_dump_json()
+        dataset.labels = {"app": "millrace", "pull-request": str(mark.number)}
+        try:
+            self._client.create_dataset(dataset)
+        except Conflict:  # another build of the same pull request was faster
+            return
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        profile = self._profile
+        try:
+            yield
+        except (GoogleAPICallError, GoogleAuthError) as error:
+            reasons = {e.get("reason") for e in getattr(error, "errors", []) if isinstance(e, dict)}
+            if reasons & {"bytesBilledLimitExceeded", "stopped"}:
+                raise TooMuch(
+                    f"It takes longer than {self._limits.seconds:g} s, or is billed for more than "
+                    f"{self._limits.bytes:,} bytes.",
+                    where=profile.address,
+                    mend="give it more with --seconds SECONDS or --gigabytes NUMBER",
+                ) from error
+            if isinstance(error, GoogleAPICallError) and error.code == 400:
+                raise QuestionFailed(
+                    f"The warehouse refuses: {' '.join(str(error).split())}",
+                    where=profile.address,
+                    mend="correct what it names, and do this again",
+                ) from error
+            raise WarehouseUnreachable(
+                f"The warehouse of target {profile.target!r} cannot be used: "
+                f"{' '.join(str(error).split())}",
+                where=profile.address,
+                mend=f"{mend_of(error, profile)}; documentation/pull_requests.md lists what the "
+                "target of pull requests needs",
+            ) from error
+
+
+def _type(field: bigquery.SchemaField) -> str:
+    """A column's type, as a person writes it; of nested ones the fields too."""
+    name = str(field.field_type)
+    if name in ("RECORD", "STRUCT"):
+        name = f"STRUCT<{', '.join(f'{each.name} {_type(each)}' for each in field.fields)}>"
+    elif field.precision is not None:
+        scale = "" if field.scale is None else f", {field.scale}"
+        name = f"{name}({field.precision}{scale})"
+    elif field.max_length is not None:
+        name = f"{name}({field.max_length})"
+    return f"ARRAY<{name}>" if field.mode == "REPEATED" else name

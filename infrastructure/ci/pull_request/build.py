@@ -1,0 +1,329 @@
+"""Builds what a pull request changes, and what depends on it, into a schema of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infrastructure.ci.pull_request.build_record import MANIFEST, PRODUCTION, Build, Built
+from infrastructure.ci.pull_request.changes import (
+    BUILT,
+    Changes,
+    changes_since,
+    contract_breaks,
+    see_that_all_goes_into,
+)
+from infrastructure.ci.pull_request.context import Ground
+from infrastructure.ci.pull_request.failures import failures_of
+from infrastructure.ci.pull_request.names import (
+    ONE_SCHEMA,
+    Mark,
+    folder_of,
+    of_another_repository,
+    schema_of,
+)
+from infrastructure.ci.pull_request.warehouse import Limits, warehouse_of
+from infrastructure.version import version_of
+from prefect_flows.core.errors import DamagedFile, RunCancelled, StageFailed, after_changes
+from prefect_flows.core.profiles import Profile
+from prefect_flows.core.settings import StagePolicy
+from prefect_flows.reporting.run_report.history import medians
+from prefect_flows.runtime.base import Runtime, WithoutPrefect
+from prefect_flows.runtime.parameters import BUILT as BUILDABLE
+from prefect_flows.state.target_state import (
+    RUN_RESULTS,
+    RUN_RESULTS_KIND,
+    RunResultsShape,
+    TargetState,
+)
+from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.lineage import TESTS
+from prefect_flows.transform.results import SKIPPED, NodeResult, counts, shown_name
+from prefect_flows.transform.session import DbtSession, Selection
+
+log = logging.getLogger("millrace")
+
+# What is not built is read from production. Of `dbt test`, the models are none that it selects: it
+# would look for them in production too, if it were told to favor the state. What an earlier push
+# left is gone, so what is in the schema is of this build.
+DEFERRING = ("--defer", "--favor-state")
+DEFERRING_TESTS = ("--defer",)
+NO_LIMITS = Limits(seconds=600, bytes=0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is built.
+
+    Attributes:
+        vars: variables of the dbt project, as production has them.
+        wait: seconds to wait for another build of the same pull request.
+        rows: whether rows of failed tests are fetched.
+    """
+
+    number: int
+    production: str
+    repository: str | None
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    wait: float = 1800
+    rows: bool = True
+
+
+def build(request: Request, ground: Ground) -> Build:
+    """Build and test a pull request, and leave the record of it in its folder.
+
+    Raises:
+        MillraceError: nothing was built; a node that failed is in the record.
+    """
+    started, begun = time.monotonic(), datetime.now(UTC)
+    build_id = uuid.uuid4().hex
+    profile = ground.profile_of(request.number)
+    folder = folder_of(ground.settings, request.number)
+    mark = Mark(
+        number=request.number, repository=request.repository, build=build_id, built_at=begun
+    )
+    version = version_of(ground.settings)
+    manifest = ground.manifest_of(request.production)
+    runtime = WithoutPrefect()
+    with (
+        _stopping(request.number, runtime),
+        closing(warehouse_of(profile, NO_LIMITS)) as warehouse,
+        warehouse.held(schema_of(request.number), mark, request.wait),
+    ):
+        before = warehouse.mark(schema_of(request.number))
+        if before is not None and before.is_of_another(request.repository):
+            raise of_another_repository(before, str(request.repository), profile.address)
+        state = _fresh(folder, manifest)
+        building = _Building(request, ground, profile, folder, state, json.loads(manifest), runtime)
+        with building.session:
+            changes = building.changes()
+            if building.has_relations(changes):
+                warehouse.renew(schema_of(request.number), mark)
+            else:
+                warehouse.drop(schema_of(request.number))
+            record = Build(
+                id=build_id,
+                number=request.number,
+                target=profile.target,
+                production=request.production,
+                warehouse=profile.warehouse,
+                schema_name=schema_of(request.number),
+                version=version,
+                repository=request.repository,
+                started_at=begun,
+                seconds=0,
+                outcome="refused" if changes.refused else "nothing",
+                breaks=dict(changes.breaks),
+                refused=changes.refused,
+            )
+            if changes.refused is None:
+                with after_changes():
+                    record = building.run(record, changes)
+    record = record.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
+    record.write(folder)
+    return record
+
+
+@contextmanager
+def _stopping(number: int, runtime: Runtime) -> Iterator[None]:
+    """Hear Ctrl-C and SIGTERM.
+
+    Raises:
+        RunCancelled: the build was told to stop.
+    """
+    try:
+        with runtime.stopping():
+            yield
+    except RunCancelled as error:
+        raise RunCancelled(
+            error.what,
+            where=f"the build of pull request {number}; {schema_of(number)} may hold a part of it",
+            mend="build it again, which starts over",
+        ) from error
+
+
+def _fresh(folder: Path, manifest: bytes) -> Path:
+    """Remove what an earlier build left, but for what spares the parse; write the manifest."""
+    state = folder / PRODUCTION
+    for old in folder.glob("*.json"):
+        old.unlink()
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
+    (state / MANIFEST).write_bytes(manifest)
+    return state
+
+
+class _Building:
+    """A build while it goes."""
+
+    def __init__(
+        self,
+        request: Request,
+        ground: Ground,
+        profile: Profile,
+        folder: Path,
+        state: Path,
+        production: Mapping[str, Any],
+        runtime: Runtime,
+    ) -> None:
+        self._request = request
+        self._ground = ground
+        self._folder = folder
+        self._state = state
+        self._production = production
+        self._runtime = runtime
+        self.session = DbtSession(
+            ground.settings.dbt_dir,
+            profile,
+            folder / "target",
+            dict(request.vars) | {ONE_SCHEMA: True},
+            f"pull-request-{request.number}",
+            check_stop=runtime.stop.check,
+        )
+
+    def changes(self) -> Changes:
+        """What differs from production; nothing of it lies outside the schema."""
+        session = self.session
+        if session.has_packages() and self._ground.settings.parsed_dir is None:
+            session.install_packages()
+        session.check_connection(self._ground.settings.unreachable_seconds, log)
+        changes = changes_since(session, self._state, self._production)
+        see_that_all_goes_into(session, changes)
+        kinds = counts_of(changes)
+        log.info("Against %s: %s.", self._request.production, kinds or "no model differs")
+        return changes
+
+    def has_relations(self, changes: Changes) -> bool:
+        """Whether the build makes a relation."""
+        nodes = self.session.manifest.nodes
+        return any(i in nodes and not nodes[i].is_ephemeral_model for i in changes.kinds)
+
+    def run(self, record: Build, changes: Changes) -> Build:
+        """Run dbt, and fill the record."""
+        selection = Selection(since=self._state)
+        with contract_breaks({}):  # which were told already
+            results = self._run(selection, self.session.selected(selection))
+        self.session.write_manifest()
+        shutil.copyfile(self.session.target_path / MANIFEST, self._folder / MANIFEST)
+        tests = [r for r in results.values() if r.resource_type in TESTS]
+        all_of_them = list(results.values())
+        failed = any(result.failed for result in all_of_them)
+        failures = failures_of(
+            self.session, record, all_of_them, self._production, rows=self._request.rows
+        )
+        return record.model_copy(
+            update={
+                "outcome": "failed" if failed else "passed" if results else "nothing",
+                "built": list(self._built(changes, results)),
+                "tests": counts(tests),
+                "failures": list(failures) if failed else [],
+            }
+        )
+
+    def _run(
+        self, selection: Selection, selected: Mapping[str, Sequence[str]]
+    ) -> dict[str, NodeResult]:
+        """First all models, then all tests: a test that fails hides no difference behind it."""
+        policies = self._ground.settings.stages
+        made = [i for kind in BUILDABLE if kind not in TESTS for i in selected.get(kind, [])]
+        without_tests = [f for kind in sorted(TESTS) for f in ("--exclude-resource-type", kind)]
+        flags = [*DEFERRING, *without_tests]
+        results = self._stage("build", policies.dbt_build, selection, made, flags, {})
+        tests = [i for kind in sorted(TESTS) for i in selected.get(kind, [])]
+        without = {i for i, result in results.items() if not result.done}
+        skipped = {i: self._skipped(i) for i in tests if without.intersection(self._parents(i))}
+        return results | self._stage(
+            "test", policies.dbt_test, selection, tests, DEFERRING_TESTS, skipped
+        )
+
+    def _stage(
+        self,
+        command: str,
+        policy: StagePolicy,
+        selection: Selection,
+        nodes: Sequence[str],
+        flags: Sequence[str],
+        done: Mapping[str, NodeResult],
+    ) -> dict[str, NodeResult]:
+        """Run one command of dbt; what fails is in the results."""
+        if not nodes or len(done) == len(nodes):
+            return dict(done)
+        retries = dict.fromkeys((*BUILDABLE, "operation"), policy.retries)
+        stage = DbtStage(
+            self.session, f"dbt-{command}", [command], selection.arguments(), nodes, retries,
+            flags, done, lambda _: None, (),
+        )  # fmt: skip
+        try:
+            self._runtime.run_stage(f"dbt-{command}", policy, stage.attempt)
+        except StageFailed as error:
+            if not any(result.failed for result in stage.results.values()):
+                raise
+            log.info("%s", error.what)
+        return stage.results
+
+    def _parents(self, unique_id: str) -> list[str]:
+        return list(self.session.manifest.parent_map.get(unique_id, []))
+
+    def _skipped(self, unique_id: str) -> NodeResult:
+        """A test of what was not built."""
+        node = self.session.node(unique_id)
+        kind, path = str(node.resource_type), node.original_file_path
+        name, fqn = shown_name(node), (*node.fqn,)
+        return NodeResult(unique_id, name, kind, path, fqn, SKIPPED, None, 0.0, None)
+
+    def _built(self, changes: Changes, results: Mapping[str, NodeResult]) -> Iterator[Built]:
+        state = self._ground.state_of(self._request.production)
+        usual, read = self._usual(state)
+        for unique_id, change in changes.kinds.items():
+            result = results.get(unique_id)
+            seconds, _ = usual.get(unique_id, (None, 0))
+            yield Built(
+                unique_id=unique_id,
+                change=change,
+                parts=changes.parts.get(unique_id, []),
+                status=None if result is None else result.status,
+                seconds=0.0 if result is None else result.seconds,
+                usual_seconds=None if seconds is None else round(seconds, 3),
+                bytes=None if result is None else result.bytes,
+                usual_bytes=read.get(unique_id),
+                slot_seconds=None if result is None else result.slot_seconds,
+            )
+
+    def _usual(self, state: TargetState) -> tuple[Mapping[str, tuple[float, int]], dict[str, int]]:
+        """Each node's usual seconds and bytes in production; what is damaged counts as unknown."""
+        try:
+            run_results = state.store.load(f"{state.folder}/{RUN_RESULTS}", RUN_RESULTS_KIND)
+            return medians(state.timings()), _bytes_of(run_results)
+        except DamagedFile as error:
+            # It is production's, whose next run sets it aside.
+            log.warning("The usual times of models are not known. %s", error)
+            return {}, {}
+
+
+def counts_of(changes: Changes) -> str:
+    """How many models, seeds and snapshots differ, in words."""
+    kinds = list(changes.kinds.values())
+    return ", ".join(
+        f"{kinds.count(kind)} {kind}"
+        for kind in ("modified", "new", "downstream", "removed")
+        if kind in kinds
+    )
+
+
+def _bytes_of(run_results: RunResultsShape | None) -> dict[str, int]:
+    """Node's id → bytes that it read in a run, where the warehouse says so."""
+    found = {}
+    for result in run_results.results if run_results else []:
+        read = (result.adapter_response or {}).get("bytes_processed")
+        if isinstance(read, (int, float)) and result.unique_id.partition(".")[0] in BUILT:
+            found[result.unique_id] = int(read)
+    return found

@@ -1,0 +1,80 @@
+"""Drops the schemas of closed pull requests: only those that are marked as ours."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+
+from infrastructure.ci.pull_request.context import Ground
+from infrastructure.ci.pull_request.names import folder_of, number_of, schema_of
+from infrastructure.ci.pull_request.warehouse import Limits, Warehouse, warehouse_of
+from prefect_flows.core.errors import ConfigurationError, TargetBusy
+
+log = logging.getLogger("millrace")
+
+NO_LIMITS = Limits(seconds=600, bytes=0)
+
+
+def close(number: int, ground: Ground, wait: float) -> bool:
+    """Drop the schema of a pull request, and what its builds left on this machine.
+
+    Returns:
+        Whether there was a schema.
+
+    Raises:
+        ConfigurationError: it is not ours, or something that is not ours depends on it.
+    """
+    with closing(warehouse_of(ground.profile_of(number), NO_LIMITS)) as warehouse:
+        dropped = _drop(warehouse, schema_of(number), wait)
+    shutil.rmtree(folder_of(ground.settings, number), ignore_errors=True)
+    return dropped
+
+
+def sweep(
+    ground: Ground, repository: str, open_pull_requests: Callable[[], set[int]], *, dry_run: bool
+) -> dict[str, str]:
+    """Drop the schemas of this repository's pull requests that are not open.
+
+    The schemas are listed first: one that appears afterwards belongs to a pull request that was
+    opened meanwhile, and is not looked at.
+
+    Returns:
+        Schema → what became of it, `dropped` or why it was left.
+    """
+    found: dict[str, str] = {}
+    with closing(warehouse_of(ground.profile, NO_LIMITS)) as warehouse:
+        marks = warehouse.marked()
+        still_open = open_pull_requests() if marks else set()
+        for schema, mark in marks.items():
+            number = number_of(schema)
+            if mark is None or number is None:
+                found[schema] = "left: it carries no mark of ours"
+            elif mark.repository is None or mark.repository.lower() != repository.lower():
+                found[schema] = f"left: it is of {mark.repository or 'no repository'}"
+            elif number in still_open:
+                found[schema] = "left: its pull request is open"
+            elif dry_run:
+                found[schema] = "would be dropped"
+            else:
+                found[schema] = _swept(warehouse, schema)
+    return found
+
+
+def _swept(warehouse: Warehouse, schema: str) -> str:
+    try:
+        return "dropped" if _drop(warehouse, schema, 0) else "left: it was gone already"
+    except TargetBusy:
+        return "left: something is under way in it"
+    except ConfigurationError as error:
+        log.warning("%s: %s", schema, error)
+        return f"left: {error.what}"
+
+
+def _drop(warehouse: Warehouse, schema: str, wait: float) -> bool:
+    with warehouse.held(schema, None, wait):
+        exists = warehouse.mark(schema) is not None
+        if exists:
+            warehouse.drop(schema)
+    return exists

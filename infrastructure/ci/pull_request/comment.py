@@ -1,0 +1,289 @@
+"""The comment: what a pull request does to the data, as Markdown that GitHub takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from infrastructure.ci.pull_request.build_record import Build, Built, Failure
+from infrastructure.ci.pull_request.differences import Comparison, Difference
+from infrastructure.ci.pull_request.formatting import (
+    and_more,
+    columns_said,
+    counted,
+    folded,
+    is_slower,
+    name_of,
+    rows_said,
+    table,
+    time_of,
+)
+from infrastructure.ci.pull_request.lineage_diagram import MINUS, mermaid
+from prefect_flows.core.markup import fenced
+from prefect_flows.core.markup import on_github as escaped
+from prefect_flows.reporting.charts.svg import seconds, size
+
+# Begins every comment of ours, and is seen by nobody who reads it.
+MARKER = "<!-- millrace pull request -->"
+# GitHub takes 65,536 characters; a character is a byte at least.
+MOST_BYTES = 60_000
+# How many models are listed, and failures shown, until it fits.
+LEVELS = ((200, 20, 20), (100, 20, 10), (50, 10, 10), (25, 5, 5), (10, 3, 3))
+DOCUMENTATION = "documentation/pull_requests.md"
+
+_ORDER = ("failed", "differs", "unknown", "new", "removed", "same")
+
+
+def comment(
+    build: Build, comparison: Comparison, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> str:
+    """The comment, at most 60,000 bytes long."""
+    picture = mermaid(build, comparison, before, after)
+    text = ""
+    for models, failures, rows in LEVELS:
+        parts = _Parts(build, comparison, models, failures, rows)
+        text = "\n\n".join([*parts.all(), *_lineage(picture), parts.end()]) + "\n"
+        if len(text.encode()) <= MOST_BYTES:
+            return text
+    raise AssertionError("the shortest comment does not fit")
+
+
+class _Parts:
+    """The parts of the comment, each so long at most."""
+
+    def __init__(
+        self, build: Build, comparison: Comparison, models: int, failures: int, rows: int
+    ) -> None:
+        self._build = build
+        self._found = {each.unique_id: each for each in comparison.differences}
+        self._comparison = comparison
+        self._most_models, self._most_failures, self._most_rows = models, failures, rows
+        failed = {each.unique_id for each in build.failures}
+        self._classes = {
+            each.unique_id: _class(each, self._found.get(each.unique_id), failed)
+            for each in build.built
+        }
+        self._ordered = sorted(
+            build.built, key=lambda b: (_ORDER.index(self._classes[b.unique_id]), b.unique_id)
+        )
+
+    def all(self) -> Iterable[str]:
+        """All but the picture and the end."""
+        build = self._build
+        yield f"{MARKER}\n## {self._title()}"
+        yield self._how()
+        if build.refused:
+            yield "dbt builds nothing of this:\n\n" + fenced(build.refused, "text", 2000)
+        yield from self._breaks()
+        yield from self._failures()
+        yield from self._models()
+        yield from self._columns()
+        yield from self._notes()
+        yield from self._costs()
+
+    def end(self) -> str:
+        """Where to read what it all means."""
+        return f"<sub>What each figure means: `{DOCUMENTATION}`</sub>"
+
+    def _title(self) -> str:
+        build = self._build
+        if build.refused:
+            return "The contract of a versioned model is broken"
+        differ = len(build.built)
+        if not differ and not build.tests:
+            return "No model differs from production"
+        failed = len(build.failures)
+        models = f"{differ:,} model{'' if differ == 1 else 's'} changed or downstream"
+        if failed:
+            return f"{failed:,} failure{'' if failed == 1 else 's'}; {models}"
+        tests = sum(build.tests.values())
+        return (
+            f"{models}; all {tests:,} tests pass"
+            if not build.tests.get("warn")
+            else (f"{models}; {build.tests['warn']:,} of {tests:,} tests warn")
+        )
+
+    def _how(self) -> str:
+        build = self._build
+        tests = ", ".join(f"{count:,} {status}" for status, count in build.tests.items())
+        said = (
+            f"Commit {escaped(build.version)}, built in {seconds(build.seconds)} into "
+            f"`{build.schema_name}` with target `{build.target}`, against the last good run of "
+            f"`{build.production}`. Tests: {tests or 'none'}."
+        )
+        counted = [self._classes[b.unique_id] for b in build.built]
+        words = {
+            "differs": "differ in rows or columns",
+            "same": "do not differ",
+            "new": "new",
+            "removed": "removed",
+            "failed": "not built",
+            "unknown": "not compared",
+        }
+        if build.built:
+            parts = [f"{counted.count(c):,} {word}" for c, word in words.items() if c in counted]
+            said += f" Of {len(counted):,} models, seeds and snapshots: {', '.join(parts)}."
+        return said
+
+    def _breaks(self) -> Iterable[str]:
+        if not self._build.breaks:
+            return
+        yield "### Contract breaks"
+        listed = list(self._build.breaks.items())[: self._most_models]
+        lines = [f"- **{escaped(m, 120)}**: {escaped(' '.join(b), 400)}" for m, b in listed]
+        yield "\n".join([*lines, *and_more(len(self._build.breaks), len(listed))])
+
+    def _failures(self) -> Iterable[str]:
+        failures = self._build.failures
+        if not failures:
+            return
+        yield "### Failures"
+        for failure in failures[: self._most_failures]:
+            yield from self._failure(failure)
+        yield from and_more(len(failures), self._most_failures)
+
+    def _failure(self, failure: Failure) -> Iterable[str]:
+        facts = [f"{escaped(failure.resource_type)} in `{failure.path}`"]
+        if failure.failures is not None and failure.resource_type == "test":
+            facts.append(f"{failure.failures:,} failing rows")
+        if failure.owner:
+            facts.append(f"owner: {escaped(failure.owner, 120)}")
+        yield f"**{failure.status}: {escaped(failure.name, 150)}** ({'; '.join(facts)})"
+        if failure.message:
+            yield fenced(failure.message.strip(), "text", 1000)
+        rows = failure.rows
+        if rows is None:
+            return
+        if rows.hidden_columns:
+            hidden = ", ".join(escaped(column, 80) for column in rows.hidden_columns[:20])
+            yield f"Left out as personal data: {hidden}."
+        if rows.note:
+            yield escaped(rows.note)
+        if rows.columns:
+            cells = [
+                ["*null*" if value is None else escaped(value, 60) for value in row[:8]]
+                for row in rows.rows[: self._most_rows]
+            ]
+            shown = table([escaped(column, 60) for column in rows.columns[:8]], cells)
+            yield f"<details><summary>Failing rows</summary>\n\n{shown}\n\n</details>"
+
+    def _models(self) -> Iterable[str]:
+        if not self._ordered:
+            return
+        yield "### Models"
+        shown = self._ordered[: self._most_models]
+        sold = any(built.bytes is not None for built in self._build.built)
+        header = ["model", "change", "rows", "added", "removed", "changed", "columns", "seconds"]
+        header += ["read"] if sold else []
+        lines = [self._line(built, sold=sold) for built in shown]
+        yield table(header, lines, right=range(2, len(header)))
+        left = self._ordered[self._most_models :]
+        if left:
+            classes = [self._classes[built.unique_id] for built in left]
+            said = ", ".join(f"{classes.count(c):,} {c}" for c in _ORDER if c in classes)
+            yield f"And {len(left):,} more: {said}."
+
+    def _line(self, built: Built, *, sold: bool) -> list[str]:
+        found = self._found.get(built.unique_id) or Difference(unique_id=built.unique_id)
+        change: str = built.change
+        if built.parts:
+            change += f": {', '.join(built.parts)}"
+        if self._classes[built.unique_id] == "failed":
+            change += f" (**{built.status or 'failed'}**)"
+        line = [
+            escaped(name_of(built.unique_id), 120),
+            change,
+            rows_said(found),
+            counted(found.added),
+            counted(found.removed),
+            counted(found.changed),
+            columns_said(found),
+            time_of(built),
+        ]
+        if sold:
+            line.append(f"{size(built.bytes)} ({size(built.usual_bytes)})")
+        return line
+
+    def _columns(self) -> Iterable[str]:
+        lines = []
+        for built in self._ordered:
+            found = self._found.get(built.unique_id)
+            if found is None or built.change in ("new", "removed"):
+                continue
+            said = [
+                f"+ {escaped(n, 80)} ({escaped(t, 40)})" for n, t in found.columns_added.items()
+            ]
+            said += [f"{MINUS} {escaped(name, 80)}" for name in found.columns_removed]
+            said += [
+                f"{escaped(n, 80)}: {escaped(b, 40)} → {escaped(a, 40)}"
+                for n, (b, a) in found.types.items()
+            ]
+            worst = sorted(found.changed_in.items(), key=lambda item: -item[1])
+            said += [f"{escaped(name, 80)} in {count:,} rows" for name, count in worst]
+            if said:
+                kept = "; ".join(said[:15]) + ("; …" if len(said) > 15 else "")
+                lines.append(f"- **{escaped(name_of(built.unique_id), 120)}**: {kept}")
+        yield from folded("Which columns differ", lines, self._most_models)
+
+    def _notes(self) -> Iterable[str]:
+        lines = [
+            f"- **{escaped(name_of(each.unique_id), 120)}**: {escaped('; '.join(each.notes), 400)}"
+            for built in self._ordered
+            if (each := self._found.get(built.unique_id)) is not None
+            and each.notes
+            and self._classes[built.unique_id] != "failed"
+        ]
+        left_out = sorted({name for each in self._found.values() for name in each.left_out})
+        if left_out:
+            named = ", ".join(escaped(name, 80) for name in left_out[:20])
+            lines.insert(0, f"- Left out of every comparison, since each build changes it: {named}")
+        yield from folded("What was not compared, and what to know", lines, self._most_models)
+
+    def _costs(self) -> Iterable[str]:
+        known = [b for b in self._build.built if b.usual_seconds is not None and b.seconds]
+        if not known:
+            return
+        here, there = sum(b.seconds for b in known), sum(b.usual_seconds or 0 for b in known)
+        yield "### Time and cost"
+        said = [
+            f"{len(known):,} models that production has built took {seconds(here)} here, and take "
+            f"{seconds(there)} there (median of its last runs). Here each is built whole, there "
+            "incremental ones are only added to.",
+        ]
+        slower = sorted(
+            (b for b in known if is_slower(b)), key=lambda b: (b.usual_seconds or 0) - b.seconds
+        )
+        if slower:
+            named = ", ".join(
+                f"{escaped(name_of(b.unique_id), 120)} ({time_of(b)})"
+                for b in slower[: self._most_failures]
+            )
+            said.append(f"Slower: {named}.")
+        if self._comparison.bytes is not None:
+            read = sum(b.bytes or 0 for b in self._build.built)
+            usual = sum(b.usual_bytes or 0 for b in known)
+            slots = sum(b.slot_seconds or 0 for b in self._build.built)
+            said.append(
+                f"Building read {size(read)} (production's last run of the same: {size(usual)}) "
+                f"in {slots:,.1f} slot seconds; comparing read {size(self._comparison.bytes)}."
+            )
+        yield " ".join(said)
+
+
+def _class(built: Built, found: Difference | None, failed: set[str]) -> str:
+    if built.change == "removed":
+        return "removed"
+    if built.unique_id in failed or built.status in ("error", "skipped"):
+        return "failed"
+    if built.change == "new":
+        return "new"
+    if found is None or found.is_same is None:
+        return "unknown"
+    return "same" if found.is_same else "differs"
+
+
+def _lineage(picture: tuple[str, str] | None) -> list[str]:
+    if picture is None:
+        return []
+    graph, note = picture
+    return ["### Lineage", f"```mermaid\n{graph}\n```", escaped(note)]

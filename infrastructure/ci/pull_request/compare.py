@@ -1,0 +1,290 @@
+"""Compares what a pull request built with production, relation by relation, in the warehouse."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from infrastructure.ci.pull_request import comparison_query
+from infrastructure.ci.pull_request.build_record import (
+    COMPARISON,
+    MANIFEST,
+    PRODUCTION,
+    Build,
+    Built,
+)
+from infrastructure.ci.pull_request.columns import key_of, volatile_of
+from infrastructure.ci.pull_request.comparison_query import Sides
+from infrastructure.ci.pull_request.context import Ground
+from infrastructure.ci.pull_request.differences import Comparison, Difference
+from infrastructure.ci.pull_request.names import Mark, folder_of
+from infrastructure.ci.pull_request.warehouse import (
+    Limits,
+    QuestionFailed,
+    Relation,
+    TooMuch,
+    Warehouse,
+    warehouse_of,
+)
+from prefect_flows.core.errors import ConfigurationError
+
+log = logging.getLogger("millrace")
+
+DONE = frozenset({"success"})
+# What production's next run does of an incremental model whose columns are others.
+COLUMNS_WAIT = {
+    "fail": "production's next run of it fails without a full refresh",
+    "ignore": "production's next run of it adds no column and drops none without a full refresh",
+}
+
+
+def compare(
+    number: int, production: str, ground: Ground, limits: Limits, wait: float
+) -> tuple[Build, Comparison]:
+    """Compare the last build of a pull request with production, and keep the comparison.
+
+    Args:
+        limits: of one question; its bytes are those of all questions together.
+
+    Raises:
+        ConfigurationError: there is no such build, or the schema holds another one.
+    """
+    folder = folder_of(ground.settings, number)
+    build = Build.read(folder, number, ground.profile.target)
+    asked = (ground.profile.target, production)
+    if (build.target, build.production) != asked:
+        raise ConfigurationError(
+            f"The last build of pull request {number} is of target {build.target!r} against "
+            f"{build.production!r}, and not of {asked[0]!r} against {asked[1]!r}.",
+            where=str(folder),
+            mend="name these, or build it again",
+        )
+    if not build.built:
+        return build, _kept(folder, Comparison(build=build.id, differences=[]))
+    profile = ground.profile_of(number)
+    with (
+        closing(warehouse_of(profile, limits)) as warehouse,
+        warehouse.held(build.schema_name, None, wait),
+    ):
+        mark = warehouse.mark(build.schema_name)
+        if mark is None or mark.build != build.id:
+            raise ConfigurationError(
+                f"The schema {build.schema_name} "
+                + (
+                    "is gone." if mark is None else f"was built again at {mark.built_at:%H:%M} UTC."
+                ),
+                where=profile.address,
+                mend="compare where it was built last, or build it again",
+            )
+        comparing = _Comparing(folder, build, warehouse, limits)
+        comparison = comparing.run()
+    return build, _kept(folder, comparison)
+
+
+def manifests(ground: Ground, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifests of a build: production's, and its own; empty where nothing was built."""
+    folder = folder_of(ground.settings, number)
+    empty: dict[str, Any] = {"nodes": {}, "parent_map": {}, "child_map": {}}
+    files = (folder / PRODUCTION / MANIFEST, folder / MANIFEST)
+    before, after = (json.loads(f.read_text()) if f.exists() else dict(empty) for f in files)
+    return before, after
+
+
+def _since(mark: Mark | None) -> str:
+    return "is gone" if mark is None else f"was built again at {mark.built_at:%H:%M} UTC"
+
+
+def _kept(folder: Path, comparison: Comparison) -> Comparison:
+    (folder / COMPARISON).write_text(comparison.model_dump_json(indent=1))
+    return comparison
+
+
+class _Comparing:
+    """A comparison while it goes."""
+
+    def __init__(self, folder: Path, build: Build, warehouse: Warehouse, limits: Limits) -> None:
+        self._build = build
+        self._warehouse = warehouse
+        self._limits = limits
+        self._after: Mapping[str, Any] = json.loads((folder / MANIFEST).read_text())
+        self._before: Mapping[str, Any] = json.loads((folder / PRODUCTION / MANIFEST).read_text())
+        self._budget = threading.Lock()
+        self._bytes = 0
+        self._sold = False
+
+    def run(self) -> Comparison:
+        """Compare every relation that both have."""
+        relations = []
+        for built in self._build.built:
+            relations += [_relation(m, built.unique_id) for m in (self._before, self._after)]
+        types = self._warehouse.columns([r for r in dict.fromkeys(relations) if r is not None])
+        differences = []
+        with ThreadPoolExecutor(self._warehouse.at_once) as threads:
+            compared = threads.map(lambda built: self._difference(built, types), self._build.built)
+            for built, found in zip(self._build.built, compared, strict=True):
+                notes = list(found.notes)
+                if found.is_same is False and built.change != "new":
+                    notes += self._of_incremental(found)
+                differences.append(found.model_copy(update={"notes": notes}))
+                log.info("%s  %s", built.unique_id, found.said)
+        return Comparison(
+            build=self._build.id,
+            differences=differences,
+            bytes=self._bytes if self._sold else None,
+        )
+
+    def _difference(self, built: Built, types: Mapping[Relation, Mapping[str, str]]) -> Difference:
+        """What differs of one relation."""
+        unique_id = built.unique_id
+        before = _relation(self._before, unique_id)
+        after = _relation(self._after, unique_id)
+        if built.change == "removed":
+            exists = before is not None and before in types
+            note = "production keeps the relation until somebody drops it" if exists else ""
+            return Difference(unique_id=unique_id, notes=[note] if note else [])
+        if after is None:
+            return Difference(unique_id=unique_id, notes=["ephemeral: it is part of what reads it"])
+        if built.status not in DONE or after not in types:
+            return Difference(unique_id=unique_id, notes=["not built"])
+        if before is None or before not in types:
+            notes = [] if built.change == "new" else ["production has no such relation"]
+            return self._counted(unique_id, after, types[after], notes)
+        sides = Sides(before, after, types[before], types[after])
+        difference = Difference(
+            unique_id=unique_id,
+            columns_added=_without(sides.after_types, sides.before_types),
+            columns_removed=_without(sides.before_types, sides.after_types),
+            types={
+                name: (sides.before_types[name], sides.after_types[name])
+                for name in sides.common
+                if sides.before_types[name] != sides.after_types[name]
+            },
+        )
+        if self._after["nodes"][unique_id]["resource_type"] == "snapshot":
+            note = "a snapshot begins anew here: only its columns are compared"
+            return difference.model_copy(update={"notes": [note]})
+        return self._rows(difference, sides)
+
+    def _of_incremental(self, difference: Difference) -> list[str]:
+        """What production does not do by itself, of a model that it only adds to."""
+        config = self._after["nodes"].get(difference.unique_id, {}).get("config", {})
+        if config.get("materialized") != "incremental":
+            return []
+        notes = ["incremental: rows that production has stay as they are until a full refresh"]
+        policy = config.get("on_schema_change") or "ignore"
+        if (difference.columns_added or difference.columns_removed) and policy in COLUMNS_WAIT:
+            notes.append(f"on_schema_change is {policy}: {COLUMNS_WAIT[policy]}")
+        return notes
+
+    def _counted(
+        self, unique_id: str, relation: Relation, types: Mapping[str, str], notes: list[str]
+    ) -> Difference:
+        """A relation that production does not have."""
+        difference = Difference(unique_id=unique_id, notes=notes, columns_added=dict(types))
+        try:
+            (rows,) = self._ask(comparison_query.rows(self._warehouse.dialect, relation))
+        except (TooMuch, QuestionFailed) as error:
+            return difference.model_copy(update={"notes": [*notes, _why(error)]})
+        return difference.model_copy(update={"rows_after": rows})
+
+    def _rows(self, difference: Difference, sides: Sides) -> Difference:
+        """Rows by key, where there is a key that is one; else their number."""
+        unique_id = difference.unique_id
+        node = self._after["nodes"][unique_id]
+        volatile = volatile_of(node)
+        left_out = [name for name in sides.common if name.lower() in volatile]
+        names = {name.lower(): name for name in sides.common}
+        wanted = key_of(self._after, unique_id)
+        key = [names[each.lower()] for each in wanted if each.lower() in names]
+        if len(key) < len(wanted):
+            key, why = [], f"production has no {' and '.join(wanted)}, which is the key here"
+        elif not key:
+            why = "no key: neither a primary key nor a unique test says what a row is known by"
+        else:
+            why = ""
+        found: dict[str, Any] = {"left_out": left_out}
+        try:
+            before, keys_before = self._counts(sides.before, sides.before_types, key)
+            after, keys_after = self._counts(sides.after, sides.after_types, key)
+            found |= {"rows_before": before, "rows_after": after}
+            repeated = [
+                f"{rows - keys:,} of {where}"
+                for rows, keys, where in (
+                    (before, keys_before, "production"), (after, keys_after, "the pull request"),
+                )
+                if key and rows != keys
+            ]  # fmt: skip
+            if repeated:
+                key = []
+                why = f"{', '.join(wanted)} is no key of all rows (not of {' and '.join(repeated)})"
+            if key:
+                columns = [n for n in sides.common if n not in key and n not in left_out]
+                sql = comparison_query.rows_compared(self._warehouse.dialect, sides, key, columns)
+                added, removed, changed, *each = self._ask(sql)
+                found |= {
+                    "key": key,
+                    "added": added,
+                    "removed": removed,
+                    "changed": changed,
+                    "changed_in": {
+                        name: count for name, count in zip(columns, each, strict=True) if count
+                    },
+                }
+            else:
+                found["notes"] = [f"rows are only counted: {why}"]
+        except (TooMuch, QuestionFailed) as error:
+            log.warning("%s: %s", unique_id, error)
+            found["notes"] = [f"rows are not compared: {_why(error)}"]
+        return difference.model_copy(update=found)
+
+    def _counts(
+        self, relation: Relation, types: Mapping[str, str], key: Sequence[str]
+    ) -> tuple[int, int]:
+        """Rows, and keys, of a relation."""
+        dialect = self._warehouse.dialect
+        if not key:
+            (rows,) = self._ask(comparison_query.rows(dialect, relation))
+            return rows, rows
+        rows, keys = self._ask(comparison_query.rows_and_keys(dialect, relation, types, key))
+        return rows, keys
+
+    def _ask(self, sql: str) -> list[int]:
+        """Counts, asked when what they cost fits into what is left."""
+        price = self._warehouse.price(sql)
+        if price is not None:
+            with self._budget:
+                self._sold = True
+                if self._bytes + price > self._limits.bytes:
+                    raise TooMuch(
+                        f"it would read {price:,} bytes, and {self._bytes:,} of "
+                        f"{self._limits.bytes:,} are read",
+                        where="the comparison",
+                        mend="let it read more with --gigabytes NUMBER",
+                    )
+                self._bytes += price
+        return [int(value or 0) for value in self._warehouse.ask(sql).values()]
+
+
+def _relation(manifest: Mapping[str, Any], unique_id: str) -> Relation | None:
+    """A node's relation; none of what the manifest lacks, and of ephemeral models."""
+    node = manifest["nodes"].get(unique_id)
+    if node is None or node["config"].get("materialized") == "ephemeral":
+        return None
+    return Relation(node["database"], node["schema"], node["alias"])
+
+
+def _without(these: Mapping[str, str], those: Mapping[str, str]) -> dict[str, str]:
+    return {name: kind for name, kind in these.items() if name not in those}
+
+
+def _why(error: TooMuch | QuestionFailed) -> str:
+    """Why a question has no answer; what the database said may quote a value, and is not told."""
+    if isinstance(error, TooMuch):
+        return error.what.rstrip(".")
+    return "the warehouse refuses the question, as the log says"

@@ -1,0 +1,100 @@
+"""The SQL that compares two relations, inside the warehouse: one row of counts comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from infrastructure.ci.pull_request.warehouse import Dialect, Relation
+
+# Sums of floating point depend on their order, which no database promises: a difference of less
+# than this part of the value is none.
+FLOATS_DIFFER_BY = "1e-9"
+
+Types = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Production's relation and that of the pull request, with the types of their columns."""
+
+    before: Relation
+    after: Relation
+    before_types: Types
+    after_types: Types
+
+    @property
+    def common(self) -> list[str]:
+        """Columns that both have, in production's order."""
+        return [name for name in self.before_types if name in self.after_types]
+
+
+def rows_and_keys(dialect: Dialect, relation: Relation, types: Types, key: Sequence[str]) -> str:
+    """Number of rows, and of different keys without a null in them."""
+    columns = [dialect.comparable(dialect.quoted(name), types[name]) for name in key]
+    named = ", ".join(f"{column} as k{place}" for place, column in enumerate(columns))
+    grouped = ", ".join(f"k{place}" for place in range(len(columns)))
+    present = " and ".join(f"{dialect.quoted(name)} is not null" for name in key)
+    name = dialect.relation(relation)
+    return (
+        f"select (select count(*) from {name}) as row_count, "  # noqa: S608 (dbt's own names)
+        f"(select count(*) from (select {grouped} from "
+        f"(select {named} from {name} where {present}) as named group by {grouped}) as grouped) "
+        "as key_count"
+    )
+
+
+def rows(dialect: Dialect, relation: Relation) -> str:
+    """Number of rows."""
+    return f"select count(*) as row_count from {dialect.relation(relation)}"  # noqa: S608
+
+
+def rows_compared(
+    dialect: Dialect, sides: Sides, key: Sequence[str], columns: Sequence[str]
+) -> str:
+    """Rows added, removed and changed, and in how many rows each column is another.
+
+    The columns of the answer are `added`, `removed`, `changed`, and `c0`, `c1`, … for `columns`.
+    """
+    joined, differing = [], []
+    for place, name in enumerate(key):
+        before, after = _pair(dialect, sides, name, f"k{place}")
+        joined.append(f"{before} = {after}")
+    for place, name in enumerate(columns):
+        before, after = _pair(dialect, sides, name, f"v{place}")
+        different = f"{before} is distinct from {after}"
+        if dialect.is_float(sides.before_types[name]) and dialect.is_float(sides.after_types[name]):
+            different = (
+                f"({different} and not coalesce(abs({before} - {after}) <= {FLOATS_DIFFER_BY} * "
+                f"greatest(abs({before}), abs({after})), false))"
+            )
+        differing.append(different)
+    both = "b.is_there = 1 and a.is_there = 1"
+    counts = [
+        "sum(case when b.is_there is null then 1 else 0 end) as added",
+        "sum(case when a.is_there is null then 1 else 0 end) as removed",
+        f"sum(case when {both} and ({' or '.join(differing) or 'false'}) then 1 else 0 end) "
+        "as changed",
+        *(
+            f"sum(case when {both} and {each} then 1 else 0 end) as c{place}"
+            for place, each in enumerate(differing)
+        ),
+    ]
+    return (
+        f"select {', '.join(counts)} from {_side(dialect, sides.before, key, columns)} as b "  # noqa: S608
+        f"full outer join {_side(dialect, sides.after, key, columns)} as a "
+        f"on {' and '.join(joined)}"
+    )
+
+
+def _side(dialect: Dialect, relation: Relation, key: Sequence[str], columns: Sequence[str]) -> str:
+    named = [f"{dialect.quoted(name)} as k{place}" for place, name in enumerate(key)]
+    named += [f"{dialect.quoted(name)} as v{place}" for place, name in enumerate(columns)]
+    return f"(select 1 as is_there, {', '.join(named)} from {dialect.relation(relation)})"  # noqa: S608
+
+
+def _pair(dialect: Dialect, sides: Sides, name: str, column: str) -> tuple[str, str]:
+    """A column of both sides, as values that can be compared; of two families, as text."""
+    before, after = sides.before_types[name], sides.after_types[name]
+    to = dialect.comparable if dialect.family(before) == dialect.family(after) else dialect.text
+    return to(f"b.{column}", before), to(f"a.{column}", after)

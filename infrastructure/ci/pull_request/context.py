@@ -1,0 +1,113 @@
+"""What every command stands on: the two targets, the state store, and that they fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from infrastructure.ci.pull_request.names import schema_of
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.files import validated
+from prefect_flows.core.prefect_api import load_profile, prefect_client
+from prefect_flows.core.profiles import Profile, profile_from_file
+from prefect_flows.core.settings import Settings, load_settings
+from prefect_flows.state.configured_store import configured_store
+from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_state import MANIFEST, MANIFEST_KIND, TargetState
+
+# What has to be the same for one statement to read both.
+ONE_WAREHOUSE = {"postgres": ("host", "port", "dbname"), "bigquery": ("location", "api_endpoint")}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The target that pull requests are built with, and the state store.
+
+    Attributes:
+        profile: its schema is still the target's own.
+    """
+
+    settings: Settings
+    profile: Profile
+    store: StateStore
+
+    def profile_of(self, number: int) -> Profile:
+        """The target's profile, its schema that of a pull request."""
+        output = {key: value for key, value in self.profile.output.items() if key != "dataset"}
+        return replace(self.profile, output=output | {"schema": schema_of(number)})
+
+    def state_of(self, production: str) -> TargetState:
+        """The folder of the production target in the state store."""
+        return TargetState(self.store, production, self.settings.target_path(production))
+
+    def manifest_of(self, production: str) -> bytes:
+        """The manifest of the last good run of production, as it is now.
+
+        Raises:
+            ConfigurationError: there is none.
+            DamagedFile: it does not hold what it should.
+        """
+        path = f"{self.state_of(production).folder}/{MANIFEST}"
+        data = self.store.read(path)
+        if data is None:
+            raise ConfigurationError(
+                f"No whole run of target {production!r} was good yet: there is nothing to compare "
+                "with.",
+                where=f"{self.store.url}/{path}",
+                mend=f"run it: uv run python prefect_flows/pipeline.py --target {production}; or "
+                "set MILLRACE_STATE_URL to the state store where it is run",
+            )
+        validated(
+            data,
+            MANIFEST_KIND,
+            where=f"{self.store.url}/{path}",
+            mend=f"write it again: uv run python prefect_flows/pipeline.py --target {production}",
+        )
+        return data
+
+
+def ground(target: str, production: str | None, *, prefect: bool) -> Ground:
+    """Load what the commands stand on.
+
+    Args:
+        target: builds pull requests.
+        production: what they are compared with; none where nothing is compared.
+        prefect: whether targets come from Prefect's blocks, and not from `dbt/profiles.yml`.
+
+    Raises:
+        ConfigurationError: a target is unknown, or the two are not in one warehouse.
+    """
+    settings = load_settings()
+    names = list(dict.fromkeys([target, *([production] if production else [])]))
+    if prefect:
+        with prefect_client() as client:
+            profiles = {name: load_profile(client, name) for name in names}
+            store = configured_store(settings, client)
+    else:
+        profiles = {name: profile_from_file(settings.profiles_file, name) for name in names}
+        store = StateStore(settings.state_url or settings.default_state_url)
+    if production is not None:
+        _in_one_warehouse(profiles[target], profiles[production])
+    return Ground(settings, profiles[target], store)
+
+
+def _in_one_warehouse(target: Profile, production: Profile) -> None:
+    """See that one statement can read both.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    keys = ONE_WAREHOUSE.get(target.warehouse, ())
+    differing = [key for key in keys if target.output.get(key) != production.output.get(key)]
+    if target.warehouse != production.warehouse:
+        differing = ["type"]
+    if differing:
+        said = ", ".join(
+            f"{key}: {target.output.get(key)} and {production.output.get(key)}" for key in differing
+        )
+        raise ConfigurationError(
+            f"Targets {target.target!r} and {production.target!r} are not in one warehouse, so "
+            f"that what is not built could not be read, and nothing compared ({said}).",
+            where="Terraform's outputs, from which setup made the targets",
+            mend="give pull requests a target in the warehouse of production, with a user of its "
+            "own that may only read there: documentation/pull_requests.md",
+        )

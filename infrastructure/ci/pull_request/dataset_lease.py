@@ -1,0 +1,100 @@
+"""A lease of a BigQuery dataset: BigQuery knows no locks, but refuses an update of an old state.
+
+The lease is two labels, who has it and until when. Each change of them names the state that it was
+made from (`If-Match` with the dataset's etag), so of two who see it free only one gets it. Clocks
+of two machines may differ by as much as is left of a lease when it is renewed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from google.api_core.exceptions import GoogleAPICallError, PreconditionFailed
+from google.cloud import bigquery
+
+from prefect_flows.core.errors import TargetBusy
+
+SECONDS = 120
+RENEW_SECONDS = 30
+ATTEMPTS = 5
+HOLDER, UNTIL = "millrace-holder", "millrace-until"
+
+
+class Lease:
+    """The lease of one dataset, for one process."""
+
+    def __init__(self, client: bigquery.Client, dataset: bigquery.DatasetReference) -> None:
+        self._client = client
+        self._dataset = dataset
+        self._id = uuid.uuid4().hex
+        self._lost: str | None = None
+
+    def take(self) -> bool:
+        """Take it, or take it for longer; whether it is ours now."""
+        # What else is changed of the dataset meanwhile, its mark for example, is no other holder.
+        for _ in range(ATTEMPTS):
+            dataset = self._client.get_dataset(self._dataset)
+            is_ours = dataset.labels.get(HOLDER) == self._id
+            if not is_ours and float(dataset.labels.get(UNTIL, 0)) > time.time():
+                return False
+            if self._write(dataset, SECONDS):
+                return True
+        return False
+
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Keep it, and give it back at the end.
+
+        Raises:
+            TargetBusy: it was lost meanwhile, and somebody else may have used the dataset.
+        """
+        over = threading.Event()
+        thread = threading.Thread(target=self._renew, args=(over,), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self._give_back()
+        if self._lost is not None:
+            raise TargetBusy(
+                f"The hold of dataset {self._dataset.dataset_id} was lost: {self._lost}.",
+                where=f"bigquery {self._dataset}",
+                mend="do this again",
+            )
+
+    def _renew(self, over: threading.Event) -> None:
+        held_until = time.monotonic() + SECONDS
+        while not over.wait(RENEW_SECONDS):
+            try:
+                if not self.take():
+                    self._lost = "another one has it"
+                    return
+                held_until = time.monotonic() + SECONDS
+            except GoogleAPICallError as error:
+                # It may pass: there are some attempts more before the lease ends.
+                if time.monotonic() > held_until:
+                    self._lost = f"it could not be renewed: {type(error).__name__}"
+                    return
+
+    def _give_back(self) -> None:
+        try:
+            dataset = self._client.get_dataset(self._dataset)
+            if dataset.labels.get(HOLDER) == self._id:
+                self._write(dataset, 0)
+        except GoogleAPICallError:  # it was dropped, and the lease with it; or it ends by itself
+            return
+
+    def _write(self, dataset: bigquery.Dataset, seconds: float) -> bool:
+        until = str(round(time.time() + seconds)) if seconds else "0"
+        dataset.labels = {**dataset.labels, HOLDER: self._id, UNTIL: until}
+        try:
+            self._client.update_dataset(dataset, ["labels"])
+        except PreconditionFailed:
+            return False
+        return True

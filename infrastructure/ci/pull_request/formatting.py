@@ -1,0 +1,79 @@
+"""Figures and names of the comment, as Markdown that calls and refers to nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from infrastructure.ci.pull_request.build_record import Built
+from infrastructure.ci.pull_request.differences import Difference
+from infrastructure.ci.pull_request.lineage_diagram import MINUS
+from prefect_flows.reporting.charts.svg import NOTHING
+from prefect_flows.reporting.run_report.history import FACTOR, SLOWER_BY_SECONDS
+
+
+def folded(title: str, lines: Sequence[str], most: int) -> Iterable[str]:
+    """Lines that are seen when they are asked for."""
+    if lines:
+        shown = "\n".join([*lines[:most], *and_more(len(lines), most)])
+        yield f"<details><summary>{title} ({len(lines):,})</summary>\n\n{shown}\n\n</details>"
+
+
+def and_more(all_of_them: int, shown: int) -> list[str]:
+    """How many more there are than are shown."""
+    return [f"- and {all_of_them - shown:,} more"] if all_of_them > shown else []
+
+
+def rows_said(found: Difference) -> str:
+    """Number of rows there and here."""
+    if found.rows_after is None:
+        return NOTHING
+    if found.rows_before is None or found.rows_before == found.rows_after:
+        return f"{found.rows_after:,}"
+    return f"{found.rows_before:,} → {found.rows_after:,}"
+
+
+def columns_said(found: Difference) -> str:
+    """How many columns there are more, less, and of another type."""
+    if found.rows_before is None and found.columns_added:
+        return f"{len(found.columns_added):,}"
+    parts = [
+        f"{sign}{len(each)}"
+        for sign, each in (
+            ("+", found.columns_added), (MINUS, found.columns_removed), ("~", found.types),
+        )
+        if each
+    ]  # fmt: skip
+    return " ".join(parts) or NOTHING
+
+
+def counted(value: int | None) -> str:
+    """A number of rows, where it is known."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def time_of(built: Built) -> str:
+    """Seconds here, and the usual ones of production."""
+    if built.status is None:
+        return NOTHING
+    usual = NOTHING if built.usual_seconds is None else f"{built.usual_seconds:,.1f}"
+    return f"{built.seconds:,.1f} ({usual})"
+
+
+def is_slower(built: Built) -> bool:
+    """Whether it is slower by the rule of `prefect_flows.reporting.run_report.history`."""
+    usual = built.usual_seconds
+    return usual is not None and (
+        built.seconds > FACTOR * usual and built.seconds - usual >= SLOWER_BY_SECONDS
+    )
+
+
+def name_of(unique_id: str) -> str:
+    """What follows the type and the package in a node's id."""
+    return unique_id.split(".", 2)[-1]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """A table of cells that are already Markdown; numbers stand at the right."""
+    places = set(right)
+    rule = ["---:" if place in places else "---" for place in range(len(header))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

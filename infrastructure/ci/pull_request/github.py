@@ -1,0 +1,276 @@
+"""GitHub's REST API, as far as it is needed: one comment, and which pull requests are open.
+
+The token is read from the environment, sent in a header, and told to nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from infrastructure.ci.pull_request.comment import MARKER
+from prefect_flows.core.errors import ConfigurationError, MillraceError
+
+log = logging.getLogger("millrace")
+
+TOKEN, API_URL = "GITHUB_TOKEN", "GITHUB_API_URL"
+PUBLIC = "https://api.github.com"
+VERSION = "2022-11-28"
+ATTEMPTS = 5
+FIRST_DELAY = 1.0
+# No rate limit is waited for longer than this: the workflow is started again later.
+LONGEST_WAIT = 300.0
+PER_PAGE = 100
+MOST_PAGES = 100
+
+
+class GitHubRefuses(MillraceError):
+    """GitHub does not answer, or refuses."""
+
+    of_a_system = True
+
+
+class GitHub:
+    """One repository of GitHub.
+
+    Args:
+        repository: owner/name.
+
+    Raises:
+        ConfigurationError: no token is in the environment, or the repository's name is none.
+        GitHubRefuses: from any method, when GitHub does not answer, or refuses.
+    """
+
+    def __init__(self, repository: str) -> None:
+        token = os.environ.get(TOKEN)
+        if not token:
+            raise ConfigurationError(
+                "There is no token for GitHub.",
+                where=f"the environment variable {TOKEN}",
+                mend="in a workflow: env: GITHUB_TOKEN: ${{ github.token }}, and permissions: "
+                "pull-requests: write; by hand: GITHUB_TOKEN=$(gh auth token)",
+            )
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+            raise ConfigurationError(
+                f"Not the name of a repository: {repository!r}.",
+                where="--repository",
+                mend="write owner/name",
+            )
+        self._base = os.environ.get(API_URL, PUBLIC).rstrip("/")
+        self._path = f"/repos/{repository}"
+        self._client = httpx.Client(
+            headers={
+                "Accept": "application/vnd.github+json",
+                "Authorization": f"Bearer {token}",
+                "User-Agent": "millrace",
+                "X-GitHub-Api-Version": VERSION,
+            },
+            timeout=30.0,
+        )
+
+    def close(self) -> None:
+        """Give back the connection."""
+        self._client.close()
+
+    def comment(self, number: int, body: str, author: str) -> str:
+        """Write the one comment on a pull request, or what is in it anew; its address.
+
+        Comments of other authors are left alone, whatever they begin with. Where two of ours were
+        written at once, the first stays.
+        """
+        ours = self._ours(number, author)
+        if not ours:
+            issue = f"{self._path}/issues/{number}/comments"
+            written = self._call("POST", issue, number=number, author=author, body=body)
+            if written is not None:
+                log.info("Written: %s", written["html_url"])
+            ours = self._ours(number, author)
+            if not ours:
+                by = written["user"]["login"] if written else "somebody else"
+                raise GitHubRefuses(
+                    f"The comment was written by {by}, and not by {author}: the next one would "
+                    "not find it.",
+                    where=f"{self._base}{issue}",
+                    mend="name who the token belongs to with --author, and remove this comment",
+                )
+        first, *others = ours
+        if first["body"] != body:
+            path = f"{self._path}/issues/comments/{first['id']}"
+            first = self._call("PATCH", path, body=body) or first
+        for other in others:
+            self._call("DELETE", f"{self._path}/issues/comments/{other['id']}")
+        return str(first["html_url"])
+
+    def open_pull_requests(self) -> set[int]:
+        """Numbers of the pull requests that are open."""
+        return {int(pull["number"]) for pull in self._pages(f"{self._path}/pulls?state=open")}
+
+    def _ours(self, number: int, author: str) -> list[dict[str, Any]]:
+        """Our comments, the oldest first."""
+        found = [
+            comment
+            for comment in self._pages(f"{self._path}/issues/{number}/comments")
+            if comment["body"].startswith(MARKER)
+            and (comment["user"] or {}).get("login", "").lower() == author.lower()
+        ]
+        return sorted(found, key=lambda comment: int(comment["id"]))
+
+    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
+        """Every item of a list, which GitHub gives in pages."""
+        joint = "&" if "?" in path else "?"
+        url: str | None = f"{self._base}{path}{joint}per_page={PER_PAGE}"
+        for _ in range(MOST_PAGES):
+            if url is None:
+                return
+            answer = self._answer("GET", url)
+            yield from _json(answer)
+            url = answer.links.get("next", {}).get("url")
+            if url is not None and not url.startswith(self._base + "/"):
+                # The token goes to nobody else.
+                raise self._refused("GET", url, "the next page lies on another server", "")
+        raise self._refused("GET", path, f"more than {MOST_PAGES} pages", "look at what is listed")
+
+    def _call(
+        self, method: str, path: str, number: int = 0, author: str = "", **body: str
+    ) -> dict[str, Any] | None:
+        """Change something once; none where it was done, though GitHub did not say so.
+
+        A `POST` whose answer was lost may have been heard: what is there is looked at before it
+        is sent again.
+        """
+        url = self._base + path
+        for attempt in range(ATTEMPTS):
+            try:
+                answer = self._answer(method, url, body, once=method == "POST")
+            except _MayHaveBeenHeard as error:
+                if self._ours(number, author):
+                    return None
+                if attempt == ATTEMPTS - 1:
+                    raise error.refusal from error
+                _wait(FIRST_DELAY * 2**attempt, error.refusal.what)
+            else:
+                return _json(answer) if answer.content else {}
+        raise AssertionError("the last attempt returns or raises")
+
+    def _answer(
+        self, method: str, url: str, body: Mapping[str, str] | None = None, *, once: bool = False
+    ) -> httpx.Response:
+        """The answer to a call, tried again where it may pass.
+
+        Raises:
+            _MayHaveBeenHeard: with `once`, a fault after which nobody knows whether it was done.
+        """
+        waited = 0.0
+        for attempt in range(ATTEMPTS):
+            last = attempt == ATTEMPTS - 1
+            try:
+                answer = self._client.request(method, url, json=body or None)
+            except httpx.TransportError as error:
+                refusal = self._refused(
+                    method, url, f"no answer: {type(error).__name__}",
+                    f"see that {self._base} can be reached from here, and do this again",
+                )  # fmt: skip
+                if once and not isinstance(error, httpx.ConnectError):
+                    raise _MayHaveBeenHeard(refusal) from error
+                if last:
+                    raise refusal from error
+                _wait(FIRST_DELAY * 2**attempt, refusal.what)
+                continue
+            if answer.is_success or (method == "DELETE" and answer.status_code == 404):
+                return answer
+            refusal = self._refusal(method, url, answer)
+            limited = _limited_for(answer)
+            if limited is not None and not last and waited + limited <= LONGEST_WAIT:
+                waited += limited
+                _wait(limited, refusal.what)
+            elif answer.status_code in (408, 500, 502, 503, 504):
+                if once:
+                    raise _MayHaveBeenHeard(refusal)
+                if last:
+                    raise refusal
+                _wait(FIRST_DELAY * 2**attempt, refusal.what)
+            else:
+                raise refusal
+        raise AssertionError("the last attempt returns or raises")
+
+    def _refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
+        said = _message(answer)
+        mends = {
+            301: "the repository has another name now: name that with --repository",
+            307: "the repository has another name now: name that with --repository",
+            401: f"the token is wrong or expired: set {TOKEN} to another",
+            403: "the token may not do this: a workflow needs permissions: pull-requests: write, "
+            "which pull requests of forks never have",
+            404: "see that repository and pull request exist, and that the token may read them",
+            410: "see that the repository has pull requests switched on",
+            422: "see what GitHub says; a comment may have 65,536 characters",
+        }
+        mend = mends.get(answer.status_code, "see https://www.githubstatus.com, and do this again")
+        if _limited_for(answer) is not None:
+            mend = "GitHub's rate limit is reached: do this again later"
+        return self._refused(method, url, f"{answer.status_code} {said}", mend)
+
+    def _refused(self, method: str, url: str, what: str, mend: str) -> GitHubRefuses:
+        return GitHubRefuses(
+            f"GitHub refuses: {what}.",
+            where=f"{method} {url}",
+            mend=mend or f"see that {API_URL} names GitHub's own API",
+        )
+
+
+class _MayHaveBeenHeard(Exception):
+    """Nobody knows whether a call was done."""
+
+    def __init__(self, refusal: GitHubRefuses) -> None:
+        super().__init__(refusal.what)
+        self.refusal = refusal
+
+
+def _limited_for(answer: httpx.Response) -> float | None:
+    """Seconds that a rate limit asks to wait; none where the answer is about something else.
+
+    As in https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
+    """
+    if answer.status_code not in (403, 429):
+        return None
+    after = answer.headers.get("retry-after", "")
+    if after.isdigit():
+        return float(after)
+    if answer.headers.get("x-ratelimit-remaining") == "0":
+        reset = answer.headers.get("x-ratelimit-reset", "")
+        return max(float(reset) - time.time(), 1.0) if reset.isdigit() else 60.0
+    if answer.status_code == 429 or "secondary rate limit" in _message(answer).lower():
+        return 60.0
+    return None
+
+
+def _message(answer: httpx.Response) -> str:
+    """What GitHub says, in one line."""
+    try:
+        said = answer.json().get("message", "")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        said = answer.reason_phrase
+    return " ".join(str(said).split())[:300]
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise GitHubRefuses(
+            "GitHub's answer is no JSON: something else answers in its place.",
+            where=str(answer.request.url),
+            mend=f"see that {API_URL} names GitHub's API, and whether a proxy is in between",
+        ) from error
+
+
+def _wait(seconds: float, why: str) -> None:
+    log.info("%s Trying again in %.0f s.", why, seconds)
+    time.sleep(seconds)

@@ -1,0 +1,268 @@
+"""Schemas of pull requests on Postgres, and the questions of the comparison."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+from psycopg2 import errors, sql
+from psycopg2.extras import RealDictCursor
+
+from infrastructure.ci.pull_request.names import Mark, not_ours, number_of
+from infrastructure.ci.pull_request.warehouse import Limits, QuestionFailed, Relation, TooMuch, busy
+from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable
+from prefect_flows.core.profiles import Profile
+
+# The first half of the key of our locks; the second is the pull request's number.
+LOCKS = 7_646_723
+POLL_SECONDS = 0.5
+
+_NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+_TEXTS = ("text", "character varying", "character")
+# Types that Postgres has no equality for.
+_WITHOUT_EQUALITY = ("json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle")
+
+_MARKS = """
+select nspname as schema, obj_description(oid, 'pg_namespace') as mark
+from pg_namespace where nspname ~ '^ci_[1-9][0-9]*$' order by 1
+"""
+_COLUMNS = """
+select n.nspname as schema, c.relname as relation, a.attname as name,
+    format_type(a.atttypid, a.atttypmod) as type
+from pg_attribute as a
+inner join pg_class as c on c.oid = a.attrelid
+inner join pg_namespace as n on n.oid = c.relnamespace
+where
+    c.relkind in ('r', 'p', 'v', 'm', 'f') and a.attnum > 0 and not a.attisdropped
+    and (n.nspname, c.relname) in %s
+order by n.nspname, c.relname, a.attnum
+"""
+# What lies elsewhere and would go with a schema: views over it, and foreign keys into it.
+_DEPENDENTS = """
+select distinct d_n.nspname || '.' || d.relname as name
+from pg_depend as dep
+inner join pg_rewrite as r on dep.classid = 'pg_rewrite'::regclass and r.oid = dep.objid
+inner join pg_class as d on d.oid = r.ev_class
+inner join pg_namespace as d_n on d_n.oid = d.relnamespace
+inner join pg_class as o on dep.refclassid = 'pg_class'::regclass and o.oid = dep.refobjid
+inner join pg_namespace as o_n on o_n.oid = o.relnamespace
+where o_n.nspname = %(schema)s and d_n.nspname <> %(schema)s
+union
+select d_n.nspname || '.' || d.relname
+from pg_constraint as k
+inner join pg_class as d on d.oid = k.conrelid
+inner join pg_namespace as d_n on d_n.oid = d.relnamespace
+inner join pg_class as o on o.oid = k.confrelid
+inner join pg_namespace as o_n on o_n.oid = o.relnamespace
+where k.contype = 'f' and o_n.nspname = %(schema)s and d_n.nspname <> %(schema)s
+order by 1
+"""
+
+
+class PostgresDialect:
+    """How Postgres writes what the comparison asks."""
+
+    def quoted(self, name: str) -> str:
+        """A column's name."""
+        return '"' + name.replace('"', '""') + '"'
+
+    def relation(self, relation: Relation) -> str:
+        """A relation's name; the database is that of the connection."""
+        return f"{self.quoted(relation.schema)}.{self.quoted(relation.name)}"
+
+    def family(self, type_name: str) -> str:
+        """Numbers among each other, and texts; each other type alone, without its modifiers."""
+        bare = re.sub(r"\(.*?\)", "", type_name)
+        if bare in _NUMBERS:
+            return "number"
+        return "text" if bare in _TEXTS else bare
+
+    def is_float(self, type_name: str) -> bool:
+        """Whether the last digits of a value depend on the order of a sum."""
+        return type_name in ("real", "double precision")
+
+    def comparable(self, expression: str, type_name: str) -> str:
+        """A value as one that has an equality."""
+        without = type_name.removesuffix("[]") in _WITHOUT_EQUALITY
+        return self.text(expression, type_name) if without else expression
+
+    def text(self, expression: str, type_name: str) -> str:  # noqa: ARG002
+        """A value as text."""
+        return f"cast({expression} as text)"
+
+
+class OnPostgres:
+    """A Postgres database that holds production and the schemas of pull requests.
+
+    Raises:
+        WarehouseUnreachable: it does not answer, or refuses.
+    """
+
+    def __init__(self, profile: Profile, limits: Limits) -> None:
+        self.dialect = PostgresDialect()
+        self.at_once = 1  # there is one connection
+        self._profile = profile
+        self._limits = limits
+        self._connection = self._connect()
+
+    @contextmanager
+    def held(self, schema: str, mark: Mark | None, wait: float) -> Iterator[None]:  # noqa: ARG002
+        """Hold a schema by an advisory lock, which Postgres takes back when the session ends."""
+        number = number_of(schema)
+        deadline = time.monotonic() + wait
+        while not self._one("select pg_try_advisory_lock(%s, %s) as got", LOCKS, number)["got"]:
+            if time.monotonic() >= deadline:
+                raise busy(schema, self._profile.address)
+            time.sleep(POLL_SECONDS)
+        try:
+            yield
+        finally:
+            # A session that was lost meanwhile has lost the lock with it, and this tells.
+            self._one("select pg_advisory_unlock(%s, %s)", LOCKS, number)
+
+    def mark(self, schema: str) -> Mark | None:
+        """The mark of a schema; none where there is no such schema."""
+        found = self._rows(
+            "select obj_description(oid, 'pg_namespace') as mark from pg_namespace "
+            "where nspname = %s",
+            schema,
+        )
+        if not found:
+            return None
+        mark = Mark.read(found[0]["mark"], schema)
+        if mark is None:
+            raise not_ours(schema, self._profile.address)
+        return mark
+
+    def renew(self, schema: str, mark: Mark) -> None:
+        """Drop and make it in one transaction: nobody sees it without its mark."""
+        name = sql.Identifier(schema)
+        self._nothing_else_depends_on(schema)
+        statements = [
+            sql.SQL("create schema {}").format(name),
+            sql.SQL("comment on schema {} is {}").format(name, sql.Literal(mark.model_dump_json())),
+        ]
+        if self.mark(schema) is not None:
+            statements.insert(0, sql.SQL("drop schema {} cascade").format(name))
+        # Statements that are sent together are one transaction.
+        self._run(sql.SQL("; ").join(statements))
+
+    def drop(self, schema: str) -> None:
+        """Drop it with all in it, unless something of somebody else would go with it."""
+        self._nothing_else_depends_on(schema)
+        if self.mark(schema) is not None:
+            self._run(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
+
+    def marked(self) -> dict[str, Mark | None]:
+        """Every schema with the name of a pull request's, and its mark, where it has one."""
+        return {row["schema"]: Mark.read(row["mark"], row["schema"]) for row in self._rows(_MARKS)}
+
+    def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
+        """Names and types of the columns of those relations that exist."""
+        if not relations:
+            return {}
+        by_name = {(each.schema, each.name): each for each in relations}
+        found: dict[Relation, dict[str, str]] = {}
+        for row in self._rows(_COLUMNS, tuple(by_name)):
+            columns = found.setdefault(by_name[row["schema"], row["relation"]], {})
+            columns[row["name"]] = row["type"]
+        return found
+
+    def price(self, sql: str) -> None:
+        """Postgres does not sell by bytes: a question is bounded by its time."""
+
+    def ask(self, sql: str) -> Mapping[str, Any]:
+        """The only row of a question."""
+        try:
+            self._one("select set_config('statement_timeout', %s, false)", self._milliseconds)
+            return self._one(sql)
+        finally:
+            if not self._connection.closed:
+                self._one("select set_config('statement_timeout', '0', false)")
+
+    def close(self) -> None:
+        """Give back what it holds open."""
+        self._connection.close()
+
+    @property
+    def _milliseconds(self) -> str:
+        return str(round(self._limits.seconds * 1000))
+
+    def _connect(self) -> Any:
+        given = self._profile.credentials()
+        try:
+            connection = psycopg2.connect(
+                host=given["host"], port=given["port"], user=given["user"],
+                password=given.get("password") or None, dbname=given["dbname"],
+                connect_timeout=10, application_name="millrace pull request",
+                **({"sslmode": given["sslmode"]} if given.get("sslmode") else {}),
+            )  # fmt: skip
+        except psycopg2.OperationalError as error:
+            raise WarehouseUnreachable(
+                f"The warehouse of target {self._profile.target!r} cannot be used: "
+                f"{' '.join(str(error).split())}",
+                where=self._profile.address,
+                mend=self._profile.mend_of_address,
+            ) from error
+        connection.autocommit = True
+        return connection
+
+    def _nothing_else_depends_on(self, schema: str) -> None:
+        names = [row["name"] for row in self._rows(_DEPENDENTS, {"schema": schema})]
+        if names:
+            raise ConfigurationError(
+                f"What is not ours depends on the schema {schema}, and would go with it: "
+                f"{', '.join(names)}.",
+                where=self._profile.address,
+                mend=f"drop or change {names[0]}, then do this again",
+            )
+
+    def _one(self, statement: str, *values: Any) -> Mapping[str, Any]:
+        (row,) = self._rows(statement, *values)
+        return row
+
+    def _rows(self, statement: str, *values: Any) -> list[Mapping[str, Any]]:
+        given: Any = values[0] if values and isinstance(values[0], dict) else values or None
+        with self._said(), self._connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            cursor.execute(statement, given)
+            return list(cursor.fetchall())
+
+    def _run(self, statement: sql.Composed) -> None:
+        with self._said(), self._connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        profile = self._profile
+        try:
+            yield
+        except errors.QueryCanceled as error:
+            raise TooMuch(
+                f"It takes longer than {self._limits.seconds:g} s.",
+                where=profile.address,
+                mend="give it more time with --seconds SECONDS",
+            ) from error
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            raise WarehouseUnreachable(
+                f"The warehouse of target {profile.target!r} went away: "
+                f"{' '.join(str(error).split())}",
+                where=profile.address,
+                mend=profile.mend_of_address,
+            ) from error
+        except errors.InsufficientPrivilege as error:
+            raise ConfigurationError(
+                f"{profile.output['user']} may not do this: {' '.join(str(error).split())}",
+                where=profile.address,
+                mend="documentation/pull_requests.md lists what the target of pull requests needs: "
+                "create on the database, and select on what it reads",
+            ) from error
+        except psycopg2.Error as error:
+            raise QuestionFailed(
+                f"The warehouse refuses: {error.diag.message_primary or type(error).__name__}",
+                where=profile.address,
+                mend="correct what it names, and do this again",
+            ) from error

@@ -1,0 +1,64 @@
+"""`python -m infrastructure.ci.reference`: `documentation/reference`, out of the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.ci.reference import commands, schemas
+from prefect_flows.core.command_line import exits_with_expected_errors
+
+app = typer.Typer(add_completion=False)
+
+STALE = 1
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path("documentation") / "reference"
+HEAD = "<!-- Made by `uv run python -m infrastructure.ci.reference`; do not edit. -->"
+
+
+def pages() -> dict[Path, str]:
+    """Every page, by its path in the project."""
+    texts = {
+        "commands.md": commands.page(ROOT),
+        "flows.md": schemas.flows_page(ROOT),
+        "settings.md": schemas.settings_page(),
+        "outputs.md": schemas.outputs_page(),
+    }
+    return {FOLDER / name: f"{HEAD}\n\n{text}\n" for name, text in texts.items()}
+
+
+@app.command()
+@exits_with_expected_errors
+def main(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 when a page would change.")
+    ] = False,
+) -> None:
+    """Write the pages of the reference anew."""
+    console = Console()
+    made = pages()
+    kept = set((ROOT / FOLDER).glob("*.md"))
+    stale = [
+        file for file, text in made.items()
+        if ROOT / file not in kept or (ROOT / file).read_text(encoding="utf-8") != text
+    ]  # fmt: skip
+    left = sorted(kept - {ROOT / file for file in made})
+    if not check:
+        for file in stale:
+            (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / file).write_text(made[file], encoding="utf-8")
+    for file in stale:
+        console.print(f"{file}: {'says something else than the code' if check else 'written'}")
+    for file in left:
+        console.print(f"{file.relative_to(ROOT)}: nothing makes it; remove it")
+    if left or (check and stale):
+        if stale:
+            console.print("mend: uv run python -m infrastructure.ci.reference", highlight=False)
+        raise typer.Exit(STALE)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,243 @@
+"""Every module that is a program, and what its command line takes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import tomllib
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import typer
+from typer.main import get_command
+
+from infrastructure.ci.reference.markdown import in_line, table
+from prefect_flows.core.errors import ConfigurationError
+
+PACKAGES = ("infrastructure", "prefect_flows")
+# Python only when cookiecutter has filled it in.
+NOT_MODULES = ("infrastructure/config/source_template",)
+# A file that is started by its path; the others are `python -m MODULE`.
+BY_PATH = frozenset({"prefect_flows.pipeline"})
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module with `if __name__ == "__main__"`."""
+
+    module: str
+    file: Path
+    tree: ast.Module
+    scripts: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """As it is called: the module, without `__main__`."""
+        return self.module.removesuffix(".__main__")
+
+    @property
+    def line(self) -> str:
+        """What is typed."""
+        if script := self.scripts.get(self.module):
+            return f"uv run {script}"
+        if self.module in BY_PATH:
+            return f"uv run python {self.module.replace('.', '/')}.py"
+        return f"uv run python -m {self.name}"
+
+    @property
+    def description(self) -> str:
+        """The module's docstring without its first words, which are the command itself."""
+        text = ast.get_docstring(self.tree) or ""
+        if not text:
+            raise ConfigurationError(
+                "A program has no docstring.",
+                where=str(self.file),
+                mend="say in its first lines what it is for",
+            )
+        head, colon, rest = text.partition(":")
+        text = rest.strip() if colon and head.strip().endswith("`") else text
+        paragraphs = [
+            f"```text\n{part}\n```" if part.startswith("uv run ") else part
+            for part in text.split("\n\n")
+        ]
+        return "\n\n".join([sentence(paragraphs[0]), *paragraphs[1:]])
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        alone = self.command is not None and not hasattr(self.command, "commands")
+        text = _help(self.command) if alone else self.description
+        return text.partition("\n\n")[0]
+
+    @cached_property
+    def command(self) -> Any:
+        """Its typer command; none for a program that reads its arguments by itself."""
+        app = self._app()
+        return None if app is None else get_command(app)
+
+    def _app(self) -> typer.Typer | None:
+        """`app` of the module, or what stands in its `typer.run(…)`."""
+        module = importlib.import_module(self.module)
+        app = getattr(module, "app", None)
+        if isinstance(app, typer.Typer):
+            return app
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="typer"), attr="run"),
+                    args=[ast.Name(id=name)],
+                ):
+                    app = typer.Typer(add_completion=False)
+                    app.command()(getattr(module, name))
+                    return app
+        return None
+
+
+def programs(root: Path) -> list[Program]:
+    """All of them, by name; the pipeline and what is in `[project.scripts]` first."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    scripts = {entry.partition(":")[0]: name for name, entry in project["scripts"].items()}
+    found = []
+    for package in PACKAGES:
+        for file in (root / package).rglob("*.py"):
+            path = file.relative_to(root)
+            if any(path.is_relative_to(folder) for folder in NOT_MODULES):
+                continue
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            if any(_is_guard(node) for node in tree.body):
+                module = ".".join(path.with_suffix("").parts)
+                found.append(Program(module, path, tree, scripts))
+    first = BY_PATH | set(scripts)
+    return sorted(found, key=lambda program: (program.module not in first, program.module))
+
+
+def _is_guard(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+
+
+def sentence(text: str) -> str:
+    """Text that begins with a capital letter, unless it begins with a name in code."""
+    return text[:1].upper() + text[1:]
+
+
+def page(root: Path) -> str:
+    """The page of all commands."""
+    all_of_them = programs(root)
+    overview = table(
+        ["command", "what it does"],
+        [
+            [f"[`{program.name}`](#{anchor(program.name)})", in_line(program.summary)]
+            for program in all_of_them
+        ],
+    )
+    return "\n\n".join([
+        "# Commands",
+        "Each of them takes `--help`, and says the same there. What is wrong is said on standard "
+        "error, with what mends it; the exit code is not 0 then.",
+        overview,
+        *(_section(program) for program in all_of_them),
+    ])  # fmt: skip
+
+
+def anchor(heading: str) -> str:
+    """The anchor that both GitHub and mkdocs give to a heading of letters, dots and dashes."""
+    return heading.lower().replace(".", "").replace(" ", "-")
+
+
+def _section(program: Program) -> str:
+    parts = [f"## {program.name}", program.description]
+    command = program.command
+    if command is None:
+        parts.append(f"```text\n{program.line}\n```")
+        return "\n\n".join(parts)
+    subcommands = getattr(command, "commands", None)
+    if subcommands is None:
+        if (text := _help(command)) not in program.description:
+            parts.append(text)
+        parts += _usage(program.line, command)
+        return "\n\n".join(parts)
+    for name, subcommand in subcommands.items():
+        parts += [f"### {program.name} {name}", _help(subcommand)]
+        parts += _usage(f"{program.line} {name}", subcommand)
+    return "\n\n".join(parts)
+
+
+def _help(command: Any) -> str:
+    # What a function raises is for whoever calls the function.
+    return str(command.help or "").split("\nRaises:")[0].strip()
+
+
+def _usage(line: str, command: Any) -> list[str]:
+    pieces = [line]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    pieces += [f"{_name(option)} {_metavar(option)}" for option in options if option.required]
+    if any(not option.required for option in options):
+        pieces.append("[OPTION…]")
+    pieces += [
+        f"{argument.name.upper()}{'…' if argument.nargs == -1 else ''}"
+        if argument.required
+        else f"[{argument.name.upper()}{'…' if argument.nargs == -1 else ''}]"
+        for argument in arguments
+    ]
+    usage = f"```text\n{' '.join(pieces)}\n```"
+    rows = [[_term(p), _default(p), in_line(_said(p))] for p in [*arguments, *options]]
+    return [usage, table(["option", "default", "what it is"], rows)] if rows else [usage]
+
+
+def _name(option: Any) -> str:
+    return str(max(option.opts, key=len))
+
+
+def _metavar(option: Any) -> str:
+    kind = option.type_descriptor.annotation
+    if get_origin(kind) is list:
+        (kind,) = get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "|".join(str(member.value) for member in kind)
+    kind = getattr(option.type_descriptor.parameter_info, "parser", None) or kind
+    return str(getattr(kind, "__name__", "TEXT")).upper().replace("STR", "TEXT")
+
+
+def _term(param: Any) -> str:
+    if param.param_type_name == "argument":
+        return f"`{param.name.upper()}`"
+    if getattr(param, "is_flag", False):
+        return ", ".join(f"`{name}`" for name in [*param.opts, *param.secondary_opts])
+    return f"`{_name(param)} {_metavar(param)}`".replace("|", r"\|")
+
+
+def _default(param: Any) -> str:
+    if param.required:
+        return "required"
+    value = param.default
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, Path):
+        value = _readable(value)
+    return "" if value in (None, False, [], (), "") else f"`{value}`"
+
+
+def _readable(path: Path) -> str:
+    """A path that is the same on every machine."""
+    root = Path(__file__).resolve().parents[2]
+    for folder, shown in ((root, ""), (Path.home(), "~/")):
+        if path.is_relative_to(folder):
+            return f"{shown}{path.relative_to(folder).as_posix()}"
+    return str(path)
+
+
+def _said(param: Any) -> str:
+    text = str(param.help or "")
+    if not text:
+        raise ConfigurationError(
+            f"The option '{param.name}' says nothing of itself.",
+            where="a command of the project",
+            mend='give it `typer.Option(help="…")`, or `typer.Argument(help="…")`',
+        )
+    if param.envvar:
+        text += f" Environment: `{param.envvar}`."
+    return text

@@ -1,0 +1,157 @@
+"""Settings, Terraform's outputs and parameters of flows: out of their JSON schemas."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.utilities.callables import parameter_schema
+
+from infrastructure.ci.reference.commands import programs
+from infrastructure.ci.reference.markdown import in_line, table
+from infrastructure.setup_profiles import contract
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import PREFIX, Settings, StagePolicies, StagePolicy
+
+WORDS = {"string": "text", "integer": "whole number", "boolean": "true, false"}
+LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """The type of a value, and its limits, in words."""
+    match schema:
+        case {"const": value}:
+            said = f"`{value}`"
+        case {"enum": choices}:
+            said = ", ".join(f"`{choice}`" for choice in choices)
+        case {"format": "password"}:
+            said = "secret text"
+        case {"$ref": path}:
+            name = path.rpartition("/")[2]
+            said = f"[{name}](#{name.lower()})"
+        case {"anyOf": kinds} | {"oneOf": kinds}:
+            words = [kind(one) for one in kinds if one.get("type") != "null"]
+            said = " or ".join(dict.fromkeys(words))
+        case {"type": "array", "items": inner}:
+            said = f"list of {kind(inner)}"
+        case {"type": "object", "patternProperties": patterns}:
+            said = f"object of {kind(next(iter(patterns.values())))}"
+        case {"type": "object", "additionalProperties": dict() as value}:
+            said = f"object of {kind(value)}"
+        case _:
+            said = WORDS.get(schema.get("type", ""), schema.get("type", "anything"))
+    limits = [f"{sign} {schema[limit]:g}" for limit, sign in LIMITS.items() if limit in schema]
+    return ", ".join([said, *limits])
+
+
+def rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[str]]:
+    """Name, type, default and description of each property.
+
+    Raises:
+        ConfigurationError: one of them has no description.
+    """
+    found = []
+    for name, field in schema.get("properties", {}).items():
+        if not field.get("description"):
+            raise ConfigurationError(
+                f"'{name}' has no description.",
+                where=where,
+                mend="say what it is: a field in a string below it, a flow's parameter under "
+                "`Args:` in its docstring",
+            )
+        required = name in schema.get("required", [])
+        default = "required" if required else _shown(field.get("default"))
+        label = f"`{prefix}{name.upper() if prefix else name}`"
+        found.append([label, kind(field), default, in_line(field["description"])])
+    return found
+
+
+def _shown(default: Any) -> str:
+    if default in (None, [], {}, ""):
+        return ""
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+HEADS = ["name", "type", "default", "what it is"]
+
+
+def settings_page() -> str:
+    """Every variable that the project reads by itself."""
+    schema = Settings.model_json_schema()
+    # A folder a machine, and a table of its own.
+    schema["properties"]["project_dir"].pop("default")
+    stages = schema["properties"].pop("stages")
+    policies = StagePolicies.model_json_schema()["properties"]
+    of_policy = list(StagePolicy.model_fields)
+    return "\n\n".join([
+        "# Settings",
+        "Variables of the environment, or lines of `.env` in the project's folder. A deployment "
+        "overrides its own with `job_variables.env`. A variable that begins with `MILLRACE_` and "
+        "is none of these is refused.",
+        table(HEADS, rows(schema, prefix=PREFIX, where="prefect_flows/core/settings.py")),
+        "## Stages",
+        in_line(stages["description"])
+        + " `MILLRACE_STAGES__DBT_RUN__RETRIES=4` changes one: the stage and its setting, in "
+        "capitals, between double underscores.",
+        table(
+            ["setting", "type", "what it is"],
+            [
+                [row[0], row[1], row[3]]
+                for row in rows(StagePolicy.model_json_schema(), where="prefect_flows/core/settings.py")
+            ],
+        ),
+        table(
+            ["stage", *(f"`{name}`" for name in of_policy), ""],
+            [
+                [
+                    f"`{name}`",
+                    *(f"{getattr(field.default, one):g}" for one in of_policy),
+                    in_line(policies[name].get("description", "")),
+                ]
+                for name, field in StagePolicies.model_fields.items()
+            ],
+        ),
+    ])  # fmt: skip
+
+
+def outputs_page() -> str:
+    """What `terraform output -json` holds."""
+    where = "infrastructure/setup_profiles/contract.py"
+    schema = contract.Contract.model_json_schema()
+    return "\n\n".join([
+        "# Outputs of Terraform",
+        "What every root module gives, and the embedded default; setup validates the whole "
+        "document before it writes anything. [The contract](../contract.md) says what becomes "
+        "of it.",
+        table(HEADS, rows(schema, where=where)),
+        *(
+            f"## {name}\n\n{part['description']}\n\n{table(HEADS, rows(part, where=where))}"
+            for name, part in schema["$defs"].items()
+        ),
+    ])  # fmt: skip
+
+
+def flows_page(root: Path) -> str:
+    """The parameters of every flow that is deployed."""
+    parts = [
+        "# Parameters of flows",
+        "What a deployment's `parameters` hold, `prefect deployment run … --param` takes and the "
+        "form in Prefect's UI asks for. The pipeline hands `source_arguments` on: to a source "
+        "what stands under its name.",
+    ]
+    for program in programs(root):
+        module = importlib.import_module(program.module)
+        for flow in vars(module).values():
+            if isinstance(flow, Flow) and flow.fn.__module__ == program.module:
+                schema = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
+                where = f"{program.file}: {flow.fn.__name__}"
+                parts += [
+                    f"## {flow.name}",
+                    f"`{program.module}.{flow.fn.__name__}`",
+                    (flow.description or "").partition("\n\nArgs:")[0].strip(),
+                    table(HEADS, rows(schema, where=where)),
+                ]
+    return "\n\n".join(parts)

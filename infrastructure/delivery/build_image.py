@@ -1,0 +1,287 @@
+"""`python -m infrastructure.delivery.build_image`: the image, with its version, labels and bases.
+
+Calls the `docker` program. The image is built from the commit alone; from the folder as it lies
+when something in it is not committed, and its version says so. `--source` builds the own image of a
+source on top of it, in the same version.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
+from infrastructure.version import git, image_of_source, named
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import load_settings
+
+NAME = "millrace"
+DOCKERFILE = "Dockerfile"
+BASES = ("PYTHON_IMAGE", "UV_IMAGE")
+BUILD_COMMAND = "uv run python -m infrastructure.delivery.build_image"
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_DEFAULT = re.compile(r"^ARG (\w+)=(\S+)$", re.MULTILINE)
+_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Code:
+    """What is built: a commit, its date and origin, and whether files differ from it."""
+
+    commit: str
+    committed_at: str
+    source: str
+    dirty: bool
+
+    @property
+    def version(self) -> str:
+        """What images and deployments are called by."""
+        return named(self.commit, dirty=self.dirty)
+
+
+def code_in(folder: Path) -> Code:
+    """Ask git what lies in the folder.
+
+    Raises:
+        ConfigurationError: it is no clone, or git is not installed.
+    """
+    commit = git(folder, "rev-parse", "HEAD")
+    remotes = git(folder, "remote").splitlines()
+    source = git(folder, "remote", "get-url", remotes[0]) if remotes else ""
+    return Code(
+        commit,
+        git(folder, "show", "--no-patch", "--format=%cI", "HEAD"),
+        # An address may carry a token; labels are read by everybody.
+        _PASSWORD_IN_URL.sub("", source) if "://" in source else "",
+        bool(git(folder, "status", "--porcelain")),
+    )
+
+
+def default_bases(dockerfile: str) -> dict[str, str]:
+    """The base images that the Dockerfile names: argument → reference."""
+    return {name: image for name, image in _DEFAULT.findall(dockerfile) if name in BASES}
+
+
+def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
+    """A release is built from a commit, on bases that cannot change under their names.
+
+    Raises:
+        ConfigurationError: something is not committed, or a base has no digest.
+    """
+    if code.dirty:
+        raise ConfigurationError(
+            "A release is built from a commit, and files of this folder differ from theirs.",
+            where=f"git status, at {code.commit[:12]}",
+            mend="commit them, or put them away with: git stash --include-untracked",
+        )
+    loose = {name: image for name, image in bases.items() if not _DIGEST.search(image)}
+    if loose:
+        name, image = next(iter(loose.items()))
+        option = f"--{name.lower().replace('_', '-')}"
+        raise ConfigurationError(
+            "A release names its base images by digest: "
+            f"{', '.join(f'{name}={image}' for name, image in loose.items())}.",
+            where="--release",
+            mend=f"docker buildx imagetools inspect {image.partition('@')[0]} "
+            f"prints the digest; then {option} {image.partition('@')[0]}@sha256:…",
+        )
+
+
+def command(
+    context: Path, tag: str, code: Code, bases: Mapping[str, str], more: Mapping[str, str]
+) -> list[str]:
+    """The command line of the build, but for the arguments of whoever calls."""
+    arguments = {
+        **bases,
+        "MILLRACE_VERSION": code.version,
+        "REVISION": code.commit,
+        # A commit's image has its commit's date, so that building it again gives the same.
+        "CREATED": _now() if code.dirty else code.committed_at,
+        "SOURCE": code.source,
+        "BASE_NAME": bases["PYTHON_IMAGE"],
+        **more,
+    }
+    given = [
+        part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")
+    ]
+    return ["docker", "build", "--tag", tag, *given, str(context)]
+
+
+def command_of_source(context: Path, base: str, source: str) -> list[str]:
+    """The command line of the build of a source's own image, on top of the project's."""
+    tag = image_of_source(base, source)
+    folder = context / SOURCES / source
+    labels = {
+        "org.opencontainers.image.title": tag.rpartition(":")[0].rpartition("/")[2],
+        "org.opencontainers.image.description": f"What the source {source} runs in",
+        "org.opencontainers.image.base.name": base,
+    }
+    given = [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
+    return ["docker", "build", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", *given,
+            str(folder)]  # fmt: skip
+
+
+def require_dockerfile(folder: Path, source: str) -> None:
+    """Refuse a source that has no image of its own.
+
+    Raises:
+        ConfigurationError: there is no such source, or it has no Dockerfile.
+    """
+    file = folder / SOURCES / source / DOCKERFILE
+    if not file.is_file():
+        there = sorted(each.parent.name for each in file.parents[1].glob(f"*/{DOCKERFILE}"))
+        raise ConfigurationError(
+            f"Source {source!r} has no {DOCKERFILE}; there are those of: {', '.join(there)}.",
+            where=str(file.parents[1]),
+            mend="name one of them; documentation/sources.md says what stands in one",
+        )
+
+
+@contextmanager
+def context_of(folder: Path, code: Code) -> Iterator[Path]:
+    """The files of the commit, in a folder of their own; the folder itself where it is dirty."""
+    if code.dirty:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="millrace-image-") as temporary:
+        archive = Path(temporary, "context.tar")
+        context = Path(temporary, "context")
+        # The modes that git checks files out with; its archives let the group write.
+        git(folder, "-c", "tar.umask=022", "archive", "--format=tar", f"--output={archive}", "HEAD")
+        with tarfile.open(archive) as files:
+            # Python has the filter since 3.11.4. Without it the archive is safe too: git wrote it
+            # from this commit, and no commit has a path that leaves its folder.
+            files.extraction_filter = getattr(tarfile, "data_filter", None)
+            files.extractall(context)  # noqa: S202
+        yield context
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _targets(file: Path) -> dict[str, str]:
+    # It imports dbt and Prefect, for which other builds need not wait.
+    from infrastructure.platforms.docker.parse_project import ARGUMENT, targets_without_secrets
+
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise ConfigurationError(
+            f"Terraform's outputs cannot be read: {error.strerror}.",
+            where=str(file),
+            mend=f"terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > {file}",
+        ) from error
+    targets_without_secrets(text, where=str(file))
+    return {ARGUMENT: text}
+
+
+def _build(arguments: list[str], *, mend: str, quiet: bool) -> None:
+    """Run the build; its output goes to this command's standard error, so that ours is the name."""
+    try:
+        done = subprocess.run(
+            arguments, stdout=subprocess.PIPE if quiet else None, stderr=None, check=False
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"The docker program cannot be run: {error.strerror}.",
+            where="PATH",
+            mend="install an engine and its `docker` program (documentation/containers.md)",
+        ) from error
+    if done.returncode != 0:
+        raise ConfigurationError(
+            f"docker build ended with {done.returncode}; what it printed says why.",
+            where=arguments[-1],
+            mend=mend,
+        )
+
+
+@app.command()
+@exits_with_expected_errors
+def main(
+    tag: Annotated[
+        str | None, typer.Option(help="The project's image; millrace:<version> by default.")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Build this source's own image, on the project's; repeatable."),
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Refuse what could not be built again as it is.")
+    ] = False,
+    python_image: Annotated[str | None, typer.Option(help="Base image with Python.")] = None,
+    uv_image: Annotated[str | None, typer.Option(help="Image that uv is taken from.")] = None,
+    outputs: Annotated[
+        Path | None,
+        typer.Option(help="Terraform's outputs without secrets: targets to parse the project for."),
+    ] = None,
+    engine_arg: Annotated[
+        list[str] | None, typer.Option(help="Handed on to `docker build`; repeatable.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print nothing but the image's name.")
+    ] = False,
+) -> None:
+    """Build the image from the commit that lies here, and print its name.
+
+    With --source: only the own images of these sources, on the image that is there already.
+    """
+    folder = load_settings().project_dir
+    code = code_in(folder)
+    name = tag or f"{NAME}:{code.version}"
+    arguments = engine_arg or []
+    if source:
+        if release:
+            refuse_unrepeatable(code, {})
+        _build_sources(folder, code, name, source, arguments, quiet=quiet)
+        return
+    given = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
+    bases = default_bases((folder / "Dockerfile").read_text()) | {
+        name: image for name, image in given.items() if image is not None
+    }
+    if release:
+        refuse_unrepeatable(code, bases)
+    targets = {} if outputs is None else _targets(outputs)
+    mend = (
+        "correct that; behind a proxy or an index of one's own: --engine-arg "
+        "--build-arg=UV_DEFAULT_INDEX=…"
+    )
+    with context_of(folder, code) as context:
+        line = command(context, name, code, bases, targets)
+        _build([*line[:-1], *arguments, line[-1]], mend=mend, quiet=quiet)
+    _say(name)
+
+
+def _build_sources(
+    folder: Path, code: Code, base: str, sources: list[str], arguments: list[str], *, quiet: bool
+) -> None:
+    for source in sources:
+        require_dockerfile(folder, source)
+    mend = f"correct that; the image {base} is made by: {BUILD_COMMAND}"
+    with context_of(folder, code) as context:
+        for source in sources:
+            line = command_of_source(context, base, source)
+            _build([*line[:-1], *arguments, line[-1]], mend=mend, quiet=quiet)
+            _say(image_of_source(base, source))
+
+
+def _say(name: str) -> None:
+    Console().print(name, soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

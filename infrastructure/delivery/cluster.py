@@ -1,0 +1,250 @@
+"""A delivery to Kubernetes: forward, and back when a step fails.
+
+    lease     one delivery to the namespace at a time
+    backup    of Prefect's database, on its own volume
+    apply     what the kustomization builds, with the image by digest
+    rollout   of server and worker; flow runs are Jobs of their own, which neither touches
+    version   is it the commit that lies here?
+    blocks    as Terraform's outputs say, where they are given
+    pool, deployments, automations, check
+
+Whatever talks to Prefect runs here, over a forwarded port. When a step from `apply` on fails, the
+rollouts are undone to the revisions that worked, and pool and deployments are put back. Automations
+only watch, and stay.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from infrastructure.delivery.kubectl import ClusterRefuses, Kubectl
+from infrastructure.delivery.lease import Lease
+from infrastructure.delivery.manifests import CAUSE, SERVER, WORKER, Built
+from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK, STUCK
+from infrastructure.delivery.on_host.errors import StepFailed
+from infrastructure.delivery.prefect_calls import INSIDE, Prefect, Wish
+
+REVISION = "deployment.kubernetes.io/revision"
+DUMP = (
+    "set -eu; umask 077; mkdir -p /var/lib/postgresql/data/backups; "
+    "cd /var/lib/postgresql/data/backups; pg_dump --username=prefect --format=custom "
+    '--file="$1.new" prefect; mv "$1.new" "$1"; ls -t | tail -n +6 | xargs -r rm -f; du -h "$1"'
+)
+# On the server, which knows whose each field is: what a person has set beside it stays.
+APPLY = ["apply", "--server-side", "--force-conflicts", "--field-manager=millrace-delivery"]
+
+
+class ClusterDelivery:
+    """A release on its way to a namespace."""
+
+    def __init__(self, cluster: Kubectl, built: Built, wish: Wish, name: str) -> None:
+        self._cluster, self._built, self._wish = cluster, built, wish
+        # A step that waits as long as it may is not taken for a dead delivery's.
+        self._lease = Lease(cluster, name, wish.health_seconds + 300)
+        self._name = name
+        self._began = time.monotonic()
+        self._pool_before: dict[str, Any] | None = None
+        self._known: dict[str, str] = {}
+        self._deployed = ""
+        self.record: dict[str, Any] = {
+            "id": name, "target": wish.target, "image": wish.image, "version": wish.version,
+            "result": "under way", "why": None, "steps": [],
+        }  # fmt: skip
+
+    def run(self) -> str:
+        """Deliver, or go back; how it ended."""
+        self._lease.take()
+        before = self._lease.good or self._revisions()
+        was = self._version_of(SERVER)
+        if self._lease.killed:
+            self._say(f"{self._lease.killed} was killed; what worked before it: {before}")
+        good: dict[str, int] | None = None
+        self._say(f"{self._wish.target}: {was or 'nothing'} → {self._wish.version}")
+        try:
+            try:
+                self._forward(first=not before)
+                good = self._revisions()
+            except (StepFailed, ClusterRefuses) as error:
+                result = self._failed(before, str(error).partition("\n")[0])
+                if result == ROLLED_BACK:
+                    # An undone rollout has a new revision, and its old one is gone.
+                    good = self._revisions()
+                return result
+            self._notify(f"is at {self._wish.version}", f"It was at {was}." if was else "")
+            return DELIVERED
+        finally:
+            self._lease.free(good)
+
+    def _forward(self, *, first: bool) -> None:
+        if not first:
+            with self._prefect() as ask:
+                self._known = ask.faults(0, ())
+                self._pool_before = ask.pool()
+            for each in self._known.values():
+                self._say(f"wrong before this delivery: {each}")
+            with self._step("backup", "Prefect's database, on its own volume"):
+                file = f"prefect-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump"
+                self._quote(
+                    self._cluster.run(
+                        "exec", "statefulset/prefect-database", "--container", "postgres", "--",
+                        "sh", "-c", DUMP, "sh", file,
+                    )
+                )  # fmt: skip
+        with self._step("apply", self._wish.image):
+            listed = {"apiVersion": "v1", "kind": "List", "items": self._built.objects}
+            self._quote(self._cluster.run(*APPLY, "--filename", "-", text=json.dumps(listed)))
+        self._rollout(SERVER)
+        with self._step("version", "is the image of this commit?"):
+            self._version()
+        with self._prefect() as ask:
+            self._setup(ask)
+        # It waits for its pool, which a first delivery has only just made.
+        self._rollout(WORKER)
+        with self._step("check", "the health check"), self._prefect() as ask:
+            faults = ask.faults(self._wish.health_seconds, self._known)
+            found = [text for key, text in faults.items() if key not in self._known]
+            if found:
+                raise StepFailed(f"the health check fails: {'; '.join(found)}")
+
+    def _setup(self, ask: Prefect) -> None:
+        if self._wish.outputs is None:
+            self._say("blocks: not looked at; --outputs names Terraform's outputs")
+        else:
+            with self._step("blocks", "are they as Terraform's outputs say?"):
+                self._quote(
+                    ask.run(
+                        "infrastructure.setup_profiles", "--outputs", "-", "--blocks-only",
+                        "--check", text=self._wish.outputs,
+                    )
+                )  # fmt: skip
+        with self._step("pool", self._wish.pool):
+            self._quote(
+                ask.run("infrastructure.prefect_resources.work_pools", "--pool", self._wish.pool)
+            )
+        self._deployed = ask.run(INSIDE, "deployed", self._wish.target).strip()
+        with self._step("deploy", "the deployments of the target"):
+            self._quote(
+                ask.run(
+                    "infrastructure.prefect_resources.deployments", self._wish.target, "--image", self._wish.image,
+                    "--pool", self._wish.pool,
+                )
+            )  # fmt: skip
+        with self._step("automations", "what finds late, stuck and killed runs"):
+            automations = "infrastructure.prefect_resources.automations"
+            self._quote(ask.run(automations, "--target", self._wish.target))
+
+    def _version(self) -> None:
+        pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]
+        said = self._cluster.run(*pod, "printenv", "MILLRACE_VERSION").strip()
+        if said != self._wish.version:
+            raise StepFailed(f"the image is of {said}, and this folder of {self._wish.version}")
+
+    def _rollout(self, name: str, *undo: str) -> None:
+        with self._step("rollout", name):
+            if undo:
+                self._quote(self._cluster.run("rollout", "undo", f"deployment/{name}", *undo))
+            timeout = f"--timeout={self._wish.health_seconds}s"
+            self._quote(self._cluster.run("rollout", "status", f"deployment/{name}", timeout))
+
+    def _failed(self, before: dict[str, int], why: str) -> str:
+        self.record["why"] = why
+        self._say(f"FAILED: {why}")
+        begun = [each["name"] for each in self.record["steps"]]
+        if "apply" not in begun:
+            self._say("Nothing was changed.")
+            return REFUSED
+        if not before:
+            self._say("There is nothing before it: all of it stays, to be looked at.")
+            return STUCK
+        faults = self._back(before, begun)
+        was = self._version_of(SERVER)
+        if faults:
+            self.record["why"] += "; and the way back fails: " + "; ".join(faults)
+            self._notify("needs a hand", str(self.record["why"]))
+            return STUCK
+        self._notify(f"was rolled back to {was}", f"{self._wish.version} failed: {why}")
+        return ROLLED_BACK
+
+    def _back(self, before: dict[str, int], begun: Sequence[str]) -> list[str]:
+        faults: list[str] = []
+
+        @contextmanager
+        def each() -> Iterator[None]:
+            try:
+                yield
+            except (StepFailed, ClusterRefuses) as error:
+                faults.append(str(error).partition("\n")[0])
+
+        now = self._revisions()
+        for name, revision in before.items():
+            if now.get(name) != revision:
+                with each():
+                    self._rollout(name, f"--to-revision={revision}")
+        with each(), self._prefect() as ask:
+            if "pool" in begun and self._pool_before is not None:
+                with self._step("back: pool", "as it was"):
+                    ask.pool_back(self._pool_before)
+            if "deploy" in begun and self._deployed:
+                with self._step("back: deploy", f"the deployments at {self._deployed}"):
+                    self._quote(ask.run(INSIDE, "back", self._wish.target, self._deployed))
+            with self._step("back: check", "the health check"):
+                found = ask.faults(self._wish.health_seconds, self._known)
+                new = [text for key, text in found.items() if key not in self._known]
+                if new:
+                    raise StepFailed(f"the health check fails: {'; '.join(new)}")
+        return faults
+
+    def _revisions(self) -> dict[str, int]:
+        found = {name: self._cluster.get("deployment", name) for name in (SERVER, WORKER)}
+        return {
+            name: int(each["metadata"]["annotations"][REVISION])
+            for name, each in found.items()
+            if each is not None
+        }
+
+    def _version_of(self, name: str) -> str:
+        """The version that a Deployment says it is of; empty where there is none."""
+        found = self._cluster.get("deployment", name)
+        return found["metadata"].get("annotations", {}).get(CAUSE, "") if found else ""
+
+    @contextmanager
+    def _prefect(self) -> Iterator[Prefect]:
+        given = self._cluster.secret("prefect-api-auth", "auth-string")
+        with self._cluster.forwarded(SERVER, 4200) as port:
+            yield Prefect(f"http://127.0.0.1:{port}/api", given, self._wish)
+
+    def _notify(self, what: str, text: str) -> None:
+        try:
+            with self._prefect() as ask:
+                subject = f"Millrace: {self._wish.target} {what}"
+                said = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
+        except (StepFailed, ClusterRefuses) as error:
+            said = str(error)
+        self._say(f"notice: {said.strip()}")
+
+    @contextmanager
+    def _step(self, name: str, says: str) -> Iterator[None]:
+        self._lease.renew()
+        self._say(f"{name}: {says}")
+        step = {"name": name, "seconds": 0.0}
+        self.record["steps"].append(step)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            step["seconds"] = round(time.monotonic() - began, 1)
+
+    def _say(self, text: str) -> None:
+        seconds = time.monotonic() - self._began
+        now = time.strftime("%H:%M:%S", time.gmtime())
+        sys.stdout.write(f"{now} {seconds:4.0f} s  {text}\n")
+        sys.stdout.flush()
+
+    def _quote(self, text: str) -> None:
+        for line in text.rstrip().splitlines():
+            sys.stdout.write(f"                   | {line.rstrip()}\n")

@@ -1,0 +1,162 @@
+"""SSH to a host whose key is known beforehand, as an ordinary user, with OpenSSH's own client."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from prefect_flows.core.errors import ConfigurationError, MillraceError
+
+HOST = re.compile(r"(?P<user>[a-z_][a-z0-9_.-]*)@(?P<name>[A-Za-z0-9][A-Za-z0-9.:-]*)")
+# ssh's own exit code, for whatever kept it from running the command.
+LOST = 255
+CONNECT_SECONDS = 15
+# Without an answer for so long, a connection is lost.
+ALIVE = {"ServerAliveInterval": "10", "ServerAliveCountMax": "3"}
+
+
+class HostUnreachable(MillraceError):
+    """The host does not answer, is not the one that is known, or refuses the key."""
+
+    exit_code = 2
+    of_a_system = True
+
+
+class HostRefuses(ConfigurationError):
+    """A command on the host ended with an error, which is said."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How a host is reached.
+
+    Attributes:
+        known_hosts: the only keys that are taken for the host's; nothing is learnt.
+        identity: file of the private key; none for the agent's.
+    """
+
+    user: str
+    name: str
+    port: int
+    known_hosts: Path
+    identity: Path | None
+
+    @property
+    def address(self) -> str:
+        """As errors name it."""
+        return f"{self.user}@{self.name}" + (f":{self.port}" if self.port != 22 else "")
+
+    def command(self, *remote: str) -> list[str]:
+        """The command line that runs a command there. No secret stands in it."""
+        options = {
+            # Files of whoever calls change nothing.
+            "BatchMode": "yes", "StrictHostKeyChecking": "yes", "UpdateHostKeys": "no",
+            "UserKnownHostsFile": str(self.known_hosts), "GlobalKnownHostsFile": "/dev/null",
+            "PasswordAuthentication": "no", "ForwardAgent": "no", "ClearAllForwardings": "yes",
+            "ConnectTimeout": str(CONNECT_SECONDS), "LogLevel": "ERROR", **ALIVE,
+        }  # fmt: skip
+        if self.identity is not None:
+            options |= {"IdentityFile": str(self.identity), "IdentitiesOnly": "yes"}
+        given = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+        return ["ssh", "-F", "none", "-T", "-p", str(self.port), *given,
+                f"{self.user}@{self.name}", "--", shlex.join(remote)]  # fmt: skip
+
+    def run(self, *remote: str, text: bytes = b"") -> str:
+        """What a command there prints.
+
+        Raises:
+            HostUnreachable: it could not be run.
+            HostRefuses: it failed.
+        """
+        try:
+            done = subprocess.run(
+                self.command(*remote), input=text, capture_output=True, check=False
+            )
+        except OSError as error:
+            raise self.unreachable(str(error)) from error
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode == LOST:
+            raise self.unreachable(said)
+        if done.returncode != 0:
+            # The program on the host speaks as this project does.
+            what, _, rest = said.partition("\n  where: ")
+            where, _, mend = rest.partition("\n  mend:  ")
+            raise HostRefuses(
+                what or f"exit code {done.returncode}",
+                where=f"{self.address}: {where or shlex.join(remote)}",
+                mend=mend or "see why, on the host",
+            )
+        return done.stdout.decode()
+
+    def stream(self, *remote: str, sink: IO[bytes]) -> tuple[int, int, str]:
+        """Hand on what a command prints, as it comes: its exit code, the bytes, its errors."""
+        count = 0
+        with subprocess.Popen(
+            self.command(*remote), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as running:  # fmt: skip
+            assert running.stdout is not None  # noqa: S101 # as asked for
+            assert running.stderr is not None  # noqa: S101
+            while piece := running.stdout.read1(65536):  # type: ignore[attr-defined] # buffered
+                count += len(piece)
+                sink.write(piece)
+                sink.flush()
+            said = running.stderr.read().decode(errors="replace").strip()
+        return running.returncode, count, said
+
+    def unreachable(self, said: str) -> HostUnreachable:
+        """The error for what ssh says of a connection."""
+        mend = f"see that it runs, and: ssh -p {self.port} {self.user}@{self.name}"
+        if "verification failed" in said or "HOST IDENTIFICATION HAS CHANGED" in said:
+            mend = (
+                "compare the host's key at its console (ssh-keygen -lf /etc/ssh/"
+                f"ssh_host_ed25519_key.pub), and correct {self.known_hosts}; do not take it from "
+                "the network"
+            )
+        elif "Permission denied" in said:
+            mend = (
+                "append the public key to ~/.ssh/authorized_keys of that user, and name the "
+                "private one with --identity"
+            )
+        return HostUnreachable(
+            f"No command can be run there: {said}.", where=self.address, mend=mend
+        )
+
+
+def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -> Connection:
+    """How a host is reached, as the command line says.
+
+    Raises:
+        ConfigurationError: the host is not of the form, is root's, or is not known.
+    """
+    found = HOST.fullmatch(host)
+    if found is None or found["user"] == "root":
+        what = "Not of the form USER@HOST" if found is None else "Deliveries are not made by root"
+        raise ConfigurationError(
+            f"{what}: {host!r}.",
+            where="--host",
+            mend="name an ordinary user of the host who may use its engine: --host "
+            "millrace@vps.example.com (documentation/delivery.md)",
+        )
+    for option, file in (("--known-hosts", known_hosts), ("--identity", identity)):
+        if file is not None and not file.is_file():
+            raise ConfigurationError(
+                "There is no such file.", where=f"{option} {file}", mend="correct the path"
+            )
+    name = found["name"]
+    listed = name if port == 22 else f"[{name}]:{port}"
+    asked = subprocess.run(
+        ["ssh-keygen", "-F", listed, "-f", str(known_hosts)], capture_output=True, check=False
+    )
+    if asked.returncode:
+        raise ConfigurationError(
+            f"The key of {listed} is not known.",
+            where=str(known_hosts),
+            mend="at the host's console: cat /etc/ssh/ssh_host_ed25519_key.pub; then append "
+            f"to the file: {listed} ssh-ed25519 AAAA…",
+        )
+    return Connection(found["user"], name, port, known_hosts.resolve(), identity)

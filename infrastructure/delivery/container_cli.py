@@ -1,0 +1,149 @@
+"""`python -m infrastructure.delivery.container_cli`: what a delivery asks for in a container of a release.
+
+The host has an engine, and no Python package of ours; whatever talks to Prefect runs here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.prefect_resources.deployments.deployment_resources import DeploymentKind
+from infrastructure.prefect_resources.deployments.releases import (
+    DEPLOYED,
+    Release,
+    record,
+    releases,
+)
+from infrastructure.prefect_resources.reconcile import plan_table
+from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
+from infrastructure.prefect_resources.rollback.verify import health
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
+from prefect_flows.core.names import notify_block
+from prefect_flows.core.prefect_api import block_address, notification_blocks, prefect_client
+from prefect_flows.core.settings import load_settings
+from prefect_flows.notifications.messages import Notice
+from prefect_flows.notifications.recipients import sender
+
+POLL_SECONDS = 3.0
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.command()
+@exits_with_expected_errors
+def faults(
+    target: Annotated[str, typer.Argument(help="The target to look at.")],
+    seconds: Annotated[float, typer.Option(help="How long to ask again.")] = 0.0,
+    known: Annotated[str, typer.Option(help="JSON list of faults that are not waited for.")] = "[]",
+) -> None:
+    """Print as JSON what the health check finds, asked until no more fails than what is known."""
+    deadline = time.monotonic() + seconds
+    expected = set(json.loads(known))
+    while True:
+        found = health(target)
+        if set(found) <= expected or time.monotonic() > deadline:
+            typer.echo(json.dumps(found))
+            return
+        time.sleep(POLL_SECONDS)
+
+
+@app.command()
+@exits_with_expected_errors
+def deployed(target: Annotated[str, typer.Argument(help="The target.")]) -> None:
+    """Print the version that a target's deployments are at; an empty line where there is none."""
+    with prefect_client() as client:
+        known = releases(client, target)
+    typer.echo(known[0].version if known else "")
+
+
+@app.command()
+@exits_with_expected_errors
+def notify(
+    target: Annotated[str, typer.Argument(help="Whose blocks notify-<target> are told.")],
+    subject: Annotated[str, typer.Argument(help="One line.")],
+) -> None:
+    """Tell what standard input says through the blocks of the target; never fails for that."""
+    body = sys.stdin.read().strip()
+    try:
+        with prefect_client() as client:
+            there = [block_address(document) for document in notification_blocks(client, target)]
+    except PrefectUnreachable as error:
+        typer.echo(f"nobody could be told: {error.what}")
+        return
+    if not there:
+        typer.echo(f"nobody was told: there is no block {notify_block(target)}")
+    send = sender(there)
+    notice = Notice(subject=subject, body=body, at=datetime.now(UTC))
+    for receiver in there:
+        unsent = send(receiver, notice)
+        block = receiver.rpartition("/")[2]
+        typer.echo(
+            f"sent through {block}" if unsent is None else f"{block} could not be told: {unsent}"
+        )
+
+
+@app.command()
+def head() -> None:
+    """Print the revision to which a server of this image brings its database."""
+    from importlib.util import find_spec
+
+    from alembic.script import ScriptDirectory
+
+    spec = find_spec("prefect.server.database")
+    assert spec is not None  # noqa: S101 # a package of Prefect
+    assert spec.submodule_search_locations is not None  # noqa: S101
+    migrations = Path(spec.submodule_search_locations[0], "_migrations")
+    scripts = ScriptDirectory(
+        str(migrations), version_locations=[str(migrations / "versions" / "postgresql")]
+    )
+    typer.echo(scripts.get_current_head())
+
+
+@app.command()
+@exits_with_expected_errors
+def back(
+    target: Annotated[str, typer.Argument(help="The target.")],
+    version: Annotated[str, typer.Argument(help="The version of its deployments to go back to.")],
+) -> None:
+    """Put a target's deployments back as that version left them; what came after it goes.
+
+    Workers and pools are the business of whoever calls; `infrastructure.prefect_resources.rollback` does both.
+    """
+    console = Console()
+    load_settings()
+    with prefect_client() as client:
+        known = releases(client, target)
+        chosen = next((r for r in known if r.version == version and r.why == DEPLOYED), None)
+        if chosen is None:
+            raise ConfigurationError(
+                f"No release {version} of the target {target!r} is recorded.",
+                where=f"the artifacts releases-{target} of the Prefect API",
+                mend=f"in a checkout of it: uv run python -m infrastructure.prefect_resources.deployments {target}",
+            )
+        wanted = chosen.deployments
+        steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)
+        current = known[0]
+        came = {each.name for each in current.deployments}
+        steps = [each for each in steps if each.action is not Action.ORPHANED or _in(each, came)]
+        console.print(plan_table.table(steps, prune=True))
+        apply(client, steps, prune=True)
+        if current.version != version:
+            why = f"rolled back from {current.version}"
+            record(client, Release(target, version, chosen.image, why, wanted))
+
+
+def _in(step: Step, names: set[str]) -> bool:
+    return step.name in names
+
+
+if __name__ == "__main__":
+    app()

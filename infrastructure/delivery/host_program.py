@@ -1,0 +1,43 @@
+"""The program that is sent to a host: the modules of `on_host`, and nothing else, in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zipapp
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MAIN = """\
+import sys
+from infrastructure.delivery.on_host.main import main
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A file that the host's Python runs; its name is what it holds."""
+
+    name: str
+    content: bytes
+
+
+def program() -> Program:
+    """Pack the modules. What is packed depends on them alone."""
+    digest = hashlib.sha256(MAIN.encode())
+    with tempfile.TemporaryDirectory(prefix="millrace-deliver-") as scratch:
+        source = Path(scratch, "source")
+        package = source / "infrastructure" / "deliver" / "on_host"
+        package.mkdir(parents=True)
+        for folder in (package.parent, package.parent.parent):
+            (folder / "__init__.py").touch()
+        (source / "__main__.py").write_text(MAIN)
+        for module in sorted((HERE / "on_host").glob("*.py")):
+            content = module.read_bytes()
+            (package / module.name).write_bytes(content)
+            digest.update(module.name.encode() + content)
+        file = Path(scratch, "deliver.pyz")
+        zipapp.create_archive(source, file)
+        return Program(f"deliver-{digest.hexdigest()[:12]}.pyz", file.read_bytes())

@@ -1,0 +1,122 @@
+"""`kubectl` with one context and one namespace, said with every call: no default is trusted."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from prefect_flows.core.errors import ConfigurationError, MillraceError
+
+FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
+
+
+class ClusterRefuses(MillraceError):
+    """A call of kubectl failed."""
+
+    exit_code = 2
+    of_a_system = True
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """Calls of one cluster's namespace."""
+
+    context: str
+    namespace: str
+
+    def run(self, *arguments: str, text: str | None = None) -> str:
+        """What kubectl prints.
+
+        Raises:
+            ClusterRefuses: it fails.
+        """
+        line = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
+        done = subprocess.run(line, input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterRefuses(
+                done.stderr.strip() or f"exit code {done.returncode}",
+                where=" ".join(line),
+                mend="see what it says; roles of whoever delivers: documentation/delivery.md",
+            )
+        return done.stdout
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        """An object; none where there is none of this name."""
+        said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
+        return dict(json.loads(said)) if said.strip() else None
+
+    def put(self, manifest: dict[str, Any], verb: str = "apply") -> None:
+        """Apply, create or replace an object."""
+        self.run(verb, "--filename", "-", text=json.dumps(manifest))
+
+    def secret(self, name: str, key: str) -> str:
+        """A value of a secret, for the environment of a process and nothing else.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        found = self.get("secret", name)
+        value = (found or {}).get("data", {}).get(key)
+        if value is None:
+            raise ConfigurationError(
+                f"There is no key {key!r} in a secret {name!r}.",
+                where=f"context {self.context}, namespace {self.namespace}",
+                mend="make it, as documentation/kubernetes.md says",
+            )
+        return base64.b64decode(value).decode()
+
+    @contextmanager
+    def forwarded(self, service: str, port: int) -> Iterator[int]:
+        """A port of this machine's loopback that leads to a service.
+
+        Raises:
+            ClusterRefuses: it does not come up.
+        """
+        where = ["--context", self.context, "--namespace", self.namespace]
+        to = ["--address", "127.0.0.1", f"service/{service}", f":{port}"]
+        line = ["kubectl", *where, "port-forward", *to]
+        with subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as running:
+            try:
+                assert running.stdout is not None  # noqa: S101 # as asked for
+                said = running.stdout.readline()
+                found = FORWARDING.search(said)
+                if found is None:
+                    raise ClusterRefuses(
+                        f"The API cannot be reached: {said.strip()}",
+                        where=" ".join(line),
+                        mend="see that the server's pod is ready, and that you may forward ports",
+                    )
+                yield int(found[1])
+            finally:
+                running.terminate()
+
+
+def kubectl(context: str, namespace: str) -> Kubectl:
+    """Calls of a context that exists.
+
+    Raises:
+        ConfigurationError: there is no kubectl, or no such context.
+    """
+    try:
+        done = subprocess.run(
+            ["kubectl", "config", "get-contexts", "--output", "name", "--", context],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        said = str(error)
+    if said:
+        raise ConfigurationError(
+            f"The context cannot be used: {said}.",
+            where=f"--context {context}",
+            mend="kubectl config get-contexts lists those that there are",
+        )
+    return Kubectl(context, namespace)

@@ -1,0 +1,64 @@
+"""What a kustomization builds, with the release's image in the place of its own."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefect_flows.core.errors import ConfigurationError
+
+SERVER, WORKER = "prefect-server", "prefect-worker"
+# `kubectl rollout history` shows it.
+CAUSE = "kubernetes.io/change-cause"
+
+
+@dataclass(frozen=True)
+class Built:
+    """Objects to apply, and the namespace that they are in."""
+
+    namespace: str
+    objects: list[dict[str, Any]]
+
+
+def build(kustomization: Path, image: str, cause: str) -> Built:
+    """Build a kustomization around an image.
+
+    Raises:
+        ConfigurationError: it cannot be built, or has no server.
+    """
+    done = subprocess.run(
+        ["kubectl", "kustomize", "--", str(kustomization)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    servers = [
+        each
+        for each in objects
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == SERVER
+    ]
+    if done.returncode or not servers:
+        raise ConfigurationError(
+            done.stderr.strip() or f"It has no Deployment {SERVER}.",
+            where=str(kustomization),
+            mend="name infrastructure/platforms/kubernetes/base, or an overlay of it, with --kustomization",
+        )
+    ours = _name(servers[0]["spec"]["template"]["spec"]["containers"][0]["image"])
+    for each in objects:
+        if each["kind"] not in ("Deployment", "StatefulSet"):
+            continue
+        each["metadata"].setdefault("annotations", {})[CAUSE] = cause
+        for container in each["spec"]["template"]["spec"]["containers"]:
+            if _name(container["image"]) == ours:
+                container["image"] = image
+    return Built(servers[0]["metadata"]["namespace"], objects)
+
+
+def _name(image: str) -> str:
+    """An image without its tag and digest."""
+    name = image.partition("@")[0]
+    head, colon, tag = name.rpartition(":")
+    return head if colon and "/" not in tag else name

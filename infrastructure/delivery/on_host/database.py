@@ -1,0 +1,80 @@
+"""Prefect's database, kept before a migration and put back when its release does not work."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from infrastructure.delivery.on_host.engine import Engine, Log
+from infrastructure.delivery.on_host.errors import StepFailed
+from infrastructure.delivery.on_host.folder import KEPT_BACKUPS, Folder, Release
+
+SECONDS = 3600
+TOOL = ["exec", "--no-TTY", "database"]
+
+
+def keep(engine: Engine, folder: Folder, log: Log, release: Release) -> Path:
+    """Dump the database; the file, which holds every secret of every block.
+
+    Raises:
+        StepFailed: it cannot be dumped, or what was dumped cannot be read.
+    """
+    folder.backups.mkdir(mode=0o700, exist_ok=True)
+    file = folder.backups / f"prefect-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump"
+    draft = file.with_suffix(".new")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as sink:
+            engine.compose(
+                release, *TOOL, "pg_dump", "--username=prefect", "--format=custom", "prefect",
+                sink=sink, seconds=SECONDS,
+            )  # fmt: skip
+            sink.flush()
+            os.fsync(sink.fileno())
+        with draft.open("rb") as source:
+            engine.compose(
+                release, *TOOL, "pg_restore", "--list", source=source, seconds=SECONDS, quiet=True
+            )
+        draft.rename(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    log.say(f"backup {file.name}, {file.stat().st_size / 1e6:.1f} MB")
+    for old in sorted(folder.backups.glob("prefect-*.dump"))[:-KEPT_BACKUPS]:
+        old.unlink()
+    return file
+
+
+def put_back(engine: Engine, release: Release, file: Path) -> None:
+    """The database as it was; the server must not run.
+
+    Raises:
+        StepFailed: it cannot be restored. What the database holds is then under another name.
+    """
+    aside = f"prefect_before_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
+    psql = [*TOOL, "psql", "--username=prefect", "--dbname=postgres", "--set=ON_ERROR_STOP=1"]
+    end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'prefect'"
+    engine.compose(release, *psql, "--command", end, quiet=True)
+    rename = f'alter database prefect rename to "{aside}"'
+    engine.compose(release, *psql, "--command", rename, quiet=True)
+    engine.compose(release, *TOOL, "createdb", "--username=prefect", "prefect", quiet=True)
+    with file.open("rb") as source:
+        engine.compose(
+            release, *TOOL, "pg_restore", "--username=prefect", "--exit-on-error",
+            "--dbname=prefect", source=source, seconds=SECONDS,
+        )  # fmt: skip
+    engine.compose(release, *TOOL, "dropdb", "--username=prefect", aside, quiet=True)
+
+
+def revision(engine: Engine, release: Release) -> str:
+    """The revision that the database is at.
+
+    Raises:
+        StepFailed: it does not answer.
+    """
+    said = engine.compose(
+        release, *TOOL, "psql", "--username=prefect", "--dbname=prefect", "--tuples-only",
+        "--no-align", "--command", "select version_num from alembic_version", quiet=True,
+    ).stdout.strip()  # fmt: skip
+    if not said:
+        raise StepFailed("Prefect's database says no revision of itself")
+    return said

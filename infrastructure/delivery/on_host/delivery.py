@@ -1,0 +1,303 @@
+"""One delivery, step by step: forward, and back when a step fails.
+
+    before    the health check and the blocks, while nothing is changed
+    backup    where the release migrates Prefect's database; workers and server are stopped first
+    server    replaced in its place; clients of runs try again for as long as that takes
+    pools     their templates name the image
+    worker    beside the old ones, until it is healthy
+    deploy    the old workers are told to stop; the deployments of the target
+    automations   of the target; they only watch, and stay when the release goes back
+    check     the health check, but for what was wrong before
+
+Each step can be done again, so a delivery that was killed is gone on with by the next one of the
+same release; one of another release goes back first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infrastructure.delivery.on_host import database
+from infrastructure.delivery.on_host.engine import Engine, Log
+from infrastructure.delivery.on_host.errors import StepFailed
+from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release
+from infrastructure.delivery.on_host.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+DELIVERED, ROLLED_BACK, REFUSED, STUCK = "delivered", "rolled back", "refused", "stuck"
+POOLS = ["--pool", "default-pool", "--pool", "docker-pool"]
+MODULE = ["python", "-m"]
+INSIDE = [*MODULE, "infrastructure.delivery.container_cli"]
+CHECK_BLOCKS = [
+    *MODULE, "infrastructure.setup_profiles", "--blocks-only",
+    "--outputs", "/run/secrets/terraform-outputs",
+]  # fmt: skip
+
+
+class Delivery:
+    """A release on its way to a target of this host.
+
+    Args:
+        record: what is asked for, and how far it came; kept with every step.
+    """
+
+    def __init__(
+        self, folder: Folder, log: Log, lock: int, name: str, record: dict[str, Any]
+    ) -> None:
+        self._folder, self._log, self._name, self.record = folder, log, name, record
+        self._engine = Engine(folder, log, lock)
+        self._workers = Workers(self._engine, folder, log)
+        self._target = str(record["target"])
+        self._wait = float(record["health_seconds"])
+        self._drain = int(record["drain_seconds"])
+
+    def run(self) -> str:
+        """Deliver, or go back; how it ended."""
+        release = self._folder.release(self.record["release"])
+        before = self._folder.current()
+        self._log.say(
+            f"{self._target}: {before.version if before else 'nothing'} → {release.version}"
+        )
+        killed = self.record.pop("killed", None)
+        if killed:
+            self._take_over(killed, release, before)
+        try:
+            if before is None:
+                self._first(release)
+            else:
+                self._change(release, before)
+        except StepFailed as error:
+            return self._failed(release, before, str(error))
+        return self._passed(release, before)
+
+    def _take_over(self, killed: dict[str, Any], release: Release, before: Release | None) -> None:
+        where = (killed["begun"] or ["its beginning"])[-1]
+        self._log.say(f"The delivery before, {killed['id']}, was killed in this step: {where}")
+        self.record["begun"] += killed["begun"]
+        self.record |= {"backup": killed["backup"], "deployed": killed["deployed"]}
+        if before is None or killed["release"] == release.id:
+            return
+        self._log.say("It was of another release, so what it did is taken back first.")
+        # What fails here fails again below, where it has consequences.
+        faults = self._back(before)
+        self._log.say(f"Taken back{': ' + '; '.join(faults) if faults else ''}.")
+        self.record |= {"begun": [], "backup": None, "deployed": ""}
+
+    @contextmanager
+    def _step(self, name: str, says: str) -> Iterator[None]:
+        self._log.say(f"{name}: {says}")
+        self.record["begun"].append(name)
+        self._note()
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            took = round(time.monotonic() - began, 1)
+            self.record["steps"].append({"name": name, "seconds": took})
+
+    def _note(self) -> None:
+        self._folder.note(self._name, self.record)
+
+    def _first(self, release: Release) -> None:
+        with self._step("up", "database, server and workers, for the first time"):
+            up = ["up", "--detach", "--wait", "--wait-timeout", f"{self._wait:.0f}"]
+            self._engine.compose(release, *up, seconds=self._wait + 60)
+        with self._step("setup", "secrets, blocks, work pools, deployments, automations"):
+            setup = "/opt/millrace/infrastructure/platforms/docker/setup"
+            self._engine.inside(release, setup, self._target)
+        self._check(release, {})
+
+    def _change(self, release: Release, before: Release) -> None:
+        known = self._faults(before, 0)
+        for each in known.values():
+            self._log.say(f"wrong before this delivery: {each}")
+        with self._step("before", "are the blocks as Terraform's outputs say?"):
+            self._blocks(release)
+        migrates = release.head != database.revision(self._engine, before)
+        if migrates and self.record["back"]:
+            raise StepFailed(
+                "a migration of Prefect's database lies between the two, which the server before "
+                "does not know; restore the backup from before it (documentation/delivery.md)"
+            )
+        if migrates or self.record["always_backup"]:
+            self._backup(before, migrates=migrates)
+        with self._step("server", f"{release.image}"):
+            self._server(release)
+        if self.record["apply_blocks"]:
+            with self._step("blocks", "as Terraform's outputs say"):
+                self._engine.inside(release, *CHECK_BLOCKS)
+        with self._step("pools", "work pools and their templates"):
+            self._engine.inside(
+                release, *MODULE, "infrastructure.prefect_resources.work_pools", *POOLS
+            )
+        for service in self._workers.services(release):
+            with self._step(service, "one of the release, beside those that are there"):
+                self._workers.bring(release, service, before, self._wait)
+        was = self._engine.inside(release, *INSIDE, "deployed", self._target, quiet=True).stdout
+        # Another target of this host may be at another version than its workers.
+        self.record["deployed"] = self.record["deployed"] or was.strip()
+        with self._step("deploy", "the old workers stop, the deployments change"):
+            self._workers.dismiss(release, before, self._drain)
+            self._deploy(release)
+        if not self.record["back"]:
+            with self._step("automations", "what finds late, stuck and killed runs"):
+                automations = [*MODULE, "infrastructure.prefect_resources.automations"]
+                self._engine.inside(release, *automations, "--target", self._target)
+        self._check(release, known)
+
+    def _blocks(self, release: Release) -> None:
+        done = self._engine.inside(release, *CHECK_BLOCKS, "--check", passes=(0, 1))
+        if done.returncode and not self.record["apply_blocks"]:
+            raise StepFailed(
+                "the blocks differ from Terraform's outputs, as listed; deliver with "
+                "--apply-blocks to write them, or correct the file"
+            )
+
+    def _backup(self, before: Release, *, migrates: bool) -> None:
+        if self.record["backup"] and migrates:
+            self._log.say(f"The backup is there: {self.record['backup']}")
+            return
+        says = (
+            "the release migrates Prefect's database; runs end first" if migrates else "asked for"
+        )
+        with self._step("migration" if migrates else "backup", says):
+            if migrates:
+                # From here to the server's start nothing is written, so nothing can be lost.
+                self._workers.stop(before, self._drain)
+                self._engine.compose(before, "stop", "server")
+            file = database.keep(self._engine, self._folder, self._log, before)
+            self.record["backup"] = str(file)
+            self._note()
+
+    def _server(self, release: Release) -> None:
+        self._engine.compose(release, "up", "--detach", "--no-deps", "server")
+        self._engine.until_healthy(release, "server", [], self._wait)
+
+    def _deploy(self, release: Release) -> None:
+        if self.record["back"]:
+            self._engine.inside(release, *INSIDE, "back", self._target, release.version)
+            return
+        image = ["--image", release.image]
+        self._engine.inside(
+            release, *MODULE, "infrastructure.prefect_resources.deployments", self._target, *image
+        )
+
+    def _faults(
+        self, release: Release, seconds: float, known: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """What the health check of the target finds, by check and subject."""
+        said = self._engine.inside(
+            release, *INSIDE, "faults", self._target, "--seconds", f"{seconds:.0f}",
+            "--known", json.dumps(list(known)), quiet=True, seconds=seconds + 300,
+        ).stdout  # fmt: skip
+        return dict(json.loads(said.strip().splitlines()[-1]))
+
+    def _check(self, release: Release, known: dict[str, str]) -> None:
+        with self._step("check", "the health check"):
+            faults = self._faults(release, self._wait, known)
+            found = [text for key, text in faults.items() if key not in known]
+            for each in found:
+                self._log.quote(each)
+            if found:
+                raise StepFailed(f"the health check fails: {'; '.join(found)}")
+
+    def _failed(self, release: Release, before: Release | None, why: str) -> str:
+        self.record["why"] = why
+        self._log.say(f"FAILED: {why}")
+        begun = self.record["begun"]
+        if before is None:
+            self._log.say("There is no release before it: all of it stays, to be looked at.")
+            return STUCK
+        if not set(begun) - {"before"}:
+            self._log.say(f"Nothing was changed; {before.version} runs on.")
+            return REFUSED
+        self._log.say(f"Back to {before.version}")
+        faults = self._back(before)
+        if faults:
+            self.record["why"] += "; and the way back fails: " + "; ".join(faults)
+            for each in faults:
+                self._log.say(f"FAILED: {each}")
+            self._notify(before, "needs a hand", f"{release.version} failed: {self.record['why']}")
+            return STUCK
+        text = f"{release.version} failed: {why}\nIt is at {before.version} again, and healthy."
+        self._notify(before, f"was rolled back to {before.version}", text)
+        return ROLLED_BACK
+
+    def _back(self, before: Release) -> list[str]:
+        """Everything that was begun, as it was; what does not work then.
+
+        A step that fails keeps none of the others from being done.
+        """
+        begun = set(self.record["begun"])
+        faults: list[str] = []
+
+        @contextmanager
+        def each(name: str, says: str) -> Iterator[None]:
+            try:
+                with self._step(f"back: {name}", says):
+                    yield
+            except StepFailed as error:
+                faults.append(str(error))
+
+        with each("server", before.image):
+            if "migration" in begun and self.record["backup"]:
+                self._workers.stop(before, self._drain)
+                self._engine.compose(before, "stop", "server")
+                if database.revision(self._engine, before) != before.head:
+                    self._log.say(f"The database as it was: {self.record['backup']}")
+                    database.put_back(self._engine, before, Path(self.record["backup"]))
+            self._server(before)
+        for service in self._workers.services(before):
+            with each(service, "one of the release before"):
+                self._workers.bring(before, service, None, self._wait)
+        with each("workers", "of the failed release stop"):
+            self._workers.dismiss(before, None, self._drain)
+        if begun & {"pools", "deploy"}:
+            with each("pools", "as they were"):
+                self._engine.inside(
+                    before, *MODULE, "infrastructure.prefect_resources.work_pools", *POOLS
+                )
+        if "deploy" in begun and self.record["deployed"]:
+            with each("deploy", f"the deployments at {self.record['deployed']}"):
+                back = [*INSIDE, "back", self._target, self.record["deployed"]]
+                self._engine.inside(before, *back)
+        with each("check", "the health check"):
+            found = self._faults(before, self._wait)
+            if found:
+                raise StepFailed(f"the health check fails: {'; '.join(found.values())}")
+        return faults
+
+    def _passed(self, release: Release, before: Release | None) -> str:
+        for gone in self._folder.passed(release):
+            # One that a container still uses stays, and goes with a later delivery.
+            self._engine.run("docker", "image", "rm", gone.image, passes=(0, 1), quiet=True)
+        came = f"It was at {before.version}." if before else "It is the first."
+        self._notify(release, f"is at {release.version}", came)
+        self._log.say(f"{self._target} is at {release.version}, and the health check passes.")
+        return DELIVERED
+
+    def _notify(self, release: Release, what: str, text: str) -> None:
+        """Whoever answers for the target is told; a notice that fails is no failed delivery."""
+        took = f"\nDelivery {self._name}, by {self.record['by']}."
+        try:
+            said = self._engine.inside(
+                release, *INSIDE, "notify", self._target, f"Millrace: {self._target} {what}",
+                text=text + took, quiet=True,
+            ).stdout.strip()  # fmt: skip
+        except StepFailed as error:
+            said = str(error)
+        self.record["notice"] = said.splitlines()[-1] if said else ""
+        self._log.say(f"notice: {self.record['notice']}")
+
+
+def ended(folder: Folder, name: str, record: dict[str, Any], result: str) -> None:
+    """Keep how a delivery ended."""
+    assert result != UNDER_WAY  # noqa: S101 # or it would be taken for one that was killed
+    record |= {"result": result, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    folder.note(name, record)

@@ -1,0 +1,191 @@
+"""The engine of the host, by its `docker` program: what is called, and what came back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from infrastructure.delivery.on_host.errors import StepFailed
+from infrastructure.delivery.on_host.folder import Folder, Release
+
+# A login shell's own settings are not the folder's.
+NOT_OURS = ("MILLRACE_IMAGE", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES")
+POLL_SECONDS = 1.0
+# A container that came up again and again is not one that needs more time.
+RESTARTS = 2
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of a service, as the engine sees it."""
+
+    id: str
+    image: str
+    status: str
+    health: str
+    restarts: int
+
+    @property
+    def running(self) -> bool:
+        """Whether a process of it runs."""
+        return self.status in ("running", "restarting", "paused")
+
+
+class Log:
+    """What a delivery did, a line each with the time of day and the seconds since it began."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line of ours."""
+        seconds = time.monotonic() - self._started
+        self._write(f"{time.strftime('%H:%M:%S', time.gmtime())} {seconds:4.0f} s  {text}\n")
+
+    def quote(self, text: str) -> None:
+        """What a program said."""
+        lines = text.rstrip().splitlines()
+        self._write("".join(f"                   | {line.rstrip()}\n" for line in lines))
+
+    def _write(self, text: str) -> None:
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+class Engine:
+    """Commands of one delivery. Each of them holds the delivery's lock for as long as it runs."""
+
+    def __init__(self, folder: Folder, log: Log, lock: int) -> None:
+        self._folder = folder
+        self._log = log
+        self._lock = lock
+        self._projects: dict[str, str] = {}
+
+    def run(
+        self,
+        *command: str,
+        text: str | None = None,
+        source: IO[bytes] | None = None,
+        sink: IO[bytes] | None = None,
+        seconds: float = 600,
+        passes: Sequence[int] = (0,),
+        quiet: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program; what it says goes to the log.
+
+        Args:
+            text, source: its standard input: words, or a file.
+            sink: a file for its standard output.
+            passes: exit codes that are answers.
+            quiet: keep its standard output out of the log: it is read here.
+
+        Raises:
+            StepFailed: it ended otherwise, or not in time.
+        """
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+        name = " ".join(command)
+        try:
+            done = subprocess.run(
+                command, env=environment, cwd=self._folder.path, pass_fds=[self._lock],
+                input=None if text is None else text.encode(),
+                stdin=source if text is None and source else (
+                    subprocess.DEVNULL if text is None else None
+                ),
+                stdout=sink or subprocess.PIPE, stderr=subprocess.PIPE,
+                timeout=seconds, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise StepFailed(f"no end within {seconds:.0f} s: {name}") from None
+        said = (done.stdout or b"").decode(errors="replace")
+        complaint = done.stderr.decode(errors="replace")
+        failed = done.returncode not in passes
+        if failed or not quiet:
+            self._log.quote(complaint)
+            self._log.quote(said)
+        if failed:
+            last = [line for line in (complaint + said).splitlines() if line.strip()][-1:]
+            raise StepFailed(f"exit code {done.returncode}: {name}: {' '.join(last).strip()}")
+        return subprocess.CompletedProcess(command, done.returncode, said, complaint)
+
+    def compose(
+        self, release: Release, *arguments: str, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """`docker compose` with the files of a release."""
+        folder = self._folder.of_release(release.id)
+        return self.run(
+            "docker", "compose", "--ansi", "never", "--project-directory", str(self._folder.path),
+            "--env-file", str(self._folder.path / ".env"),
+            "--env-file", str(folder / "release.env"),
+            "--file", str(folder / "compose.yaml"), *arguments, **options,
+        )  # fmt: skip
+
+    def inside(
+        self, release: Release, *command: str, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """A command in a container of a release beside the others, with the service's secrets."""
+        run = ["--profile", "setup", "run", "--rm", "--no-deps", "--no-TTY"]
+        return self.compose(release, *run, "setup", *command, **options)
+
+    def project(self, release: Release) -> str:
+        """What Compose calls all of it."""
+        if release.id not in self._projects:
+            said = self.compose(release, "config", "--format", "json", quiet=True).stdout
+            self._projects[release.id] = str(json.loads(said)["name"])
+        return self._projects[release.id]
+
+    def containers(self, release: Release, service: str) -> list[Container]:
+        """The containers of a service, of whichever release."""
+        labels = {"project": self.project(release), "service": service, "oneoff": "False"}
+        filters = [f"--filter=label=com.docker.compose.{key}={labels[key]}" for key in labels]
+        names = self.run("docker", "ps", "--all", "--quiet", "--no-trunc", *filters, quiet=True)
+        if not names.stdout.split():
+            return []
+        # One that ends meanwhile is none.
+        told = self.run("docker", "inspect", *names.stdout.split(), quiet=True, passes=(0, 1))
+        return [
+            Container(
+                each["Id"], each["Config"]["Image"], each["State"]["Status"],
+                each["State"].get("Health", {}).get("Status", "none"), each["RestartCount"],
+            )
+            for each in json.loads(told.stdout)
+        ]  # fmt: skip
+
+    def until_healthy(
+        self, release: Release, service: str, known: Sequence[str], seconds: float
+    ) -> None:
+        """Wait for the containers of a service that are not among the known ones.
+
+        Raises:
+            StepFailed: one ends, or says that it is not well, or the time is up.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            new = [each for each in self.containers(release, service) if each.id not in known]
+            for each in new:
+                fault = _fault(each)
+                if fault is not None:
+                    tail = self.run("docker", "logs", "--tail", "20", each.id, quiet=True)
+                    self._log.quote(tail.stdout + tail.stderr)
+                    raise StepFailed(f"{service} of {release.version} {fault}")
+            if new and all(each.health == "healthy" for each in new):
+                return
+            if time.monotonic() > deadline:
+                raise StepFailed(f"{service} of {release.version}: not healthy in {seconds:.0f} s")
+            time.sleep(POLL_SECONDS)
+
+
+def _fault(container: Container) -> str | None:
+    if container.health == "unhealthy":
+        return "is unhealthy"
+    if container.restarts >= RESTARTS:
+        return f"ended {container.restarts} times"
+    if container.status in ("exited", "dead"):
+        return "ended"
+    return None

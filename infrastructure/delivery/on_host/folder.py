@@ -1,0 +1,213 @@
+"""The folder of one target on a host: releases, deliveries, backups, and who is at work there.
+
+millrace/
+  .env .local/secrets/      yours
+  compose                   `docker compose` of the release that runs: ./compose ps
+  current.json              the last release whose health check passed
+  releases/<id>/            its compose.yaml, release.json, release.env
+  deliveries/<id>/          log, record.json
+  leaving.json              workers that were told to stop, and wait for their runs
+  backups/                  of Prefect's database, from before migrations
+  lock                      held for as long as a delivery, or a command that it left, runs
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infrastructure.delivery.on_host.errors import Busy, Refused
+
+KEPT_RELEASES, KEPT_DELIVERIES, KEPT_BACKUPS = 5, 50, 5
+UNDER_WAY = "under way"
+COMPOSE = """\
+#!/bin/sh
+# `docker compose` of the release that runs here. Made by each delivery.
+cd "$(dirname "$0")" || exit 2
+exec docker compose --project-directory . --env-file .env --env-file releases/{id}/release.env \\
+    --file releases/{id}/compose.yaml "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Release:
+    """An image, and the compose.yaml of its commit.
+
+    Attributes:
+        id: name of its folder here.
+        image: by digest.
+        version: the commit, as deployments and images are called.
+        head: the revision of Prefect's database that the image brings it to.
+    """
+
+    id: str
+    image: str
+    version: str
+    head: str
+
+
+class Folder:
+    """Files of a target on its host. All of them are read by their owner alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.secrets = path / ".local" / "secrets"
+        self.backups = path / "backups"
+
+    def of_release(self, name: str) -> Path:
+        """The folder of a release."""
+        return self.path / "releases" / name
+
+    def of_delivery(self, name: str) -> Path:
+        """The folder of a delivery."""
+        return self.path / "deliveries" / name
+
+    def lock(self, delivery: str) -> int:
+        """The folder, for this process and for what it starts; whoever inherits it holds it.
+
+        Raises:
+            Busy: somebody has it.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode().strip() or "one that does not say its name"
+            os.close(descriptor)
+            raise Busy(
+                f"Another delivery is under way here, or a command that it left: {holder}.",
+                where=f"{self.path}/lock",
+                mend=f"wait for it; it writes {self.of_delivery(holder)}/log",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, delivery.encode(), 0)
+        return descriptor
+
+    def add(self, release: Release, compose: str, environment: dict[str, str]) -> None:
+        """Keep a release, so that it can be gone back to."""
+        folder = self.of_release(release.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "compose.yaml", compose)
+        lines = [f"{name}={value}\n" for name, value in environment.items()]
+        write(folder / "release.env", "".join(lines))
+        write(folder / "release.json", json.dumps(asdict(release), indent=2))
+        (self.path / ".env").touch(0o600)
+
+    def release(self, name: str) -> Release:
+        """A release that is kept here."""
+        file = self.of_release(name) / "release.json"
+        mend = f"deliver that release again, or another of {file.parent.parent}"
+        try:
+            return Release(**_read(file, mend))
+        except TypeError as error:
+            raise _damaged(file, str(error), mend) from error
+
+    def good(self) -> list[str]:
+        """Releases whose health check has passed, the current one first."""
+        file = self.path / "current.json"
+        if not file.exists():
+            return []
+        releases = file.parent / "releases"
+        mend = f'write {{"good": ["ID"]}} there, ID being the release that runs: ls {releases}'
+        good = _read(file, mend).get("good")
+        if not isinstance(good, list) or not good:
+            raise _damaged(file, "good is no list of releases", mend)
+        return [str(name) for name in good]
+
+    def current(self) -> Release | None:
+        """The last release whose health check has passed; none before the first."""
+        good = self.good()
+        return self.release(good[0]) if good else None
+
+    def passed(self, release: Release) -> list[Release]:
+        """A release works, and is the current one; those that are kept no longer."""
+        names = [release.id, *(name for name in self.good() if name != release.id)]
+        write(self.path / "current.json", json.dumps({"good": names[:KEPT_RELEASES]}, indent=2))
+        write(self.path / "compose", COMPOSE.format(id=release.id), mode=0o700)
+        gone = []
+        for folder in (self.path / "releases").iterdir():
+            if folder.name not in names[:KEPT_RELEASES]:
+                gone.append(self.release(folder.name))
+                shutil.rmtree(folder)
+        still = {self.release(name).image for name in names[:KEPT_RELEASES]}
+        return [each for each in gone if each.image not in still]
+
+    def leaving(self) -> set[str]:
+        """Containers of workers that were told to stop, and may still wait for their runs."""
+        file = self.path / "leaving.json"
+        mend = f"see which workers still run (docker ps), stop the old ones, then: rm {file}"
+        return set(_read(file, mend, list)) if file.exists() else set()
+
+    def leave(self, containers: set[str]) -> None:
+        """Keep which containers were told to stop."""
+        write(self.path / "leaving.json", json.dumps(sorted(containers)))
+
+    def begun(self, name: str, record: dict[str, Any]) -> None:
+        """A delivery begins; the oldest are forgotten."""
+        folder = self.path / "deliveries"
+        folder.mkdir(exist_ok=True)
+        for old in sorted(folder.iterdir())[: -KEPT_DELIVERIES + 1]:
+            shutil.rmtree(old)
+        self.of_delivery(name).mkdir()
+        self.note(name, record)
+
+    def note(self, name: str, record: dict[str, Any]) -> None:
+        """How far a delivery is."""
+        write(self.of_delivery(name) / "record.json", json.dumps(record, indent=2))
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """How far a delivery came; none of one that has not begun."""
+        file = self.of_delivery(name) / "record.json"
+        mend = f"read {file.with_name('log')}, then put the record aside: mv {file} {file}.damaged"
+        return _read(file, mend) if file.exists() else None
+
+    def unfinished(self) -> dict[str, Any] | None:
+        """The latest delivery, if it was killed. To be asked by whoever has the lock."""
+        for folder in sorted((self.path / "deliveries").glob("*"), reverse=True):
+            record = self.record(folder.name)
+            if record is not None:
+                return record if record.get("result") == UNDER_WAY else None
+        return None
+
+
+def write(file: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file that is there as a whole or not at all, also when the machine stops."""
+    draft = file.with_name(f".{file.name}.new")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(file: Path, mend: str, kind: type[Any] = dict) -> Any:
+    """The content of a JSON file of this folder.
+
+    Raises:
+        Refused: it does not hold what was written to it.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise _damaged(file, str(error), mend) from error
+    if not isinstance(found, kind):
+        raise _damaged(file, f"it is no {kind.__name__}", mend)
+    return found
+
+
+def _damaged(file: Path, why: str, mend: str) -> Refused:
+    return Refused(f"A file of this host is damaged: {why}.", where=str(file), mend=mend)

@@ -1,0 +1,258 @@
+"""`python3 deliver.pyz FOLDER COMMAND`: what the other side asks for over SSH."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from infrastructure.delivery.on_host.delivery import DELIVERED, STUCK, Delivery, ended
+from infrastructure.delivery.on_host.engine import Log
+from infrastructure.delivery.on_host.errors import Refused
+from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release
+
+LABEL = "org.opencontainers.image.version"
+# As compose.yaml names them; `python -m infrastructure.platforms.docker.secrets` makes them.
+SECRETS = (
+    "api-auth-string", "database-password", "registry.json", "terraform-outputs.json",
+    "warehouse-password", "warehouse-postgres.json",
+)  # fmt: skip
+FREE_BYTES = 4 << 30
+FOLLOW_SECONDS = 0.5
+
+
+def look(folder: Folder) -> None:
+    """Refuse a host on which no delivery could end well.
+
+    Raises:
+        Refused: what is missing, and what brings it.
+    """
+    if os.geteuid() == 0:
+        raise Refused(
+            "Deliveries are made by an ordinary user.", where="root on the host",
+            mend="adduser --disabled-password millrace, let it use the engine "
+            "(documentation/delivery.md), and name it in --host",
+        )  # fmt: skip
+    for program in (["docker", "version"], ["docker", "compose", "version"]):
+        try:
+            done = subprocess.run(program, capture_output=True, text=True, check=False)
+            said = "" if done.returncode == 0 else done.stderr.strip() or "it fails"
+        except OSError as error:
+            said = str(error)
+        if said:
+            raise Refused(
+                f"{' '.join(program)}: {said}", where=f"{os.uname().nodename}, in a login of SSH",
+                mend="install engine and Compose, and let this user use them: sudo usermod "
+                "--append --groups docker USER, or a rootless engine (documentation/delivery.md)",
+            )  # fmt: skip
+    free = shutil.disk_usage(folder.path).free
+    if free < FREE_BYTES:
+        raise Refused(
+            f"{free / 1e9:.1f} GB are free, and an image with its layers needs 4.",
+            where=str(folder.path), mend="docker image prune, or a larger disk",
+        )  # fmt: skip
+
+
+def look_at_secrets(folder: Folder, image: str) -> None:
+    """Refuse a folder whose secrets are not there: nothing is made up for production.
+
+    Raises:
+        Refused: some are missing.
+    """
+    missing = [name for name in SECRETS if not (folder.secrets / name).is_file()]
+    own = folder.path / ".env"
+    if missing and not (own.exists() and "SECRETS_DIR=" in own.read_text()):
+        raise Refused(
+            f"Secrets are missing: {', '.join(missing)}.",
+            where=str(folder.secrets),
+            mend=f"on the host: mkdir -p {folder.secrets} && docker run --rm --network none "
+            f'--user "$(id -u):$(id -g)" --volume {folder.secrets}:/secrets {image} '
+            "python -m infrastructure.platforms.docker.secrets --folder /secrets; then put your own "
+            "terraform-outputs.json in its place",
+        )
+
+
+def pull(image: str, given: dict[str, str]) -> None:
+    """Bring the image; with credentials, these are on disk for as long as that takes.
+
+    Raises:
+        Refused: the registry refuses, or does not answer, or has no such image.
+    """
+    context = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+    asked = subprocess.run(context, capture_output=True, text=True, check=True).stdout.strip()
+    # In memory where the machine offers that.
+    private = os.environ.get("XDG_RUNTIME_DIR")
+    with tempfile.TemporaryDirectory(prefix="millrace-pull-", dir=private) as config:
+        environment = os.environ | {"DOCKER_CONFIG": config, "DOCKER_HOST": asked}
+        registry = image.partition("/")[0]
+        if given:
+            _docker(
+                ["login", "--username", given["username"], "--password-stdin", registry],
+                environment, given["password"],
+                "set REGISTRY_USERNAME and REGISTRY_PASSWORD to what may read the registry",
+            )  # fmt: skip
+        _docker(
+            ["pull", "--quiet", image], environment, "",
+            "push the image first; for a private registry set REGISTRY_USERNAME and "
+            "REGISTRY_PASSWORD",
+        )  # fmt: skip
+
+
+def _docker(arguments: list[str], environment: dict[str, str], text: str, mend: str) -> None:
+    done = subprocess.run(
+        ["docker", *arguments], env=environment, input=text, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise Refused(
+            f"docker {arguments[0]}: {done.stderr.strip()}", where=arguments[-1], mend=mend
+        )
+
+
+def facts(image: str) -> dict[str, str]:
+    """What the image says of itself.
+
+    Raises:
+        Refused: it is none of ours.
+    """
+    told = subprocess.run(
+        ["docker", "image", "inspect", "--format", "{{json .Config.Labels}}", image],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    labels = json.loads(told.stdout) or {}
+    head = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp",  # noqa: S108
+         "--cap-drop", "ALL", image, "python", "-m", "infrastructure.delivery.container_cli", "head"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if head.returncode or LABEL not in labels:
+        raise Refused(
+            f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {LABEL}'}",
+            where=image, mend="build it with python -m infrastructure.delivery.build_image",
+        )  # fmt: skip
+    return {"version": labels[LABEL], "head": head.stdout.strip().splitlines()[-1]}
+
+
+def begin(folder: Folder, name: str, asked: dict[str, Any]) -> None:
+    """Take the lock, and go on without whoever asked.
+
+    Raises:
+        Busy: another delivery is under way.
+    """
+    lock = folder.lock(name)
+    release = Release(**asked.pop("release"))
+    folder.add(release, asked.pop("compose"), asked.pop("environment"))
+    killed = folder.unfinished()
+    record = {
+        "id": name, "release": release.id, "image": release.image, "version": release.version,
+        **asked, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "result": UNDER_WAY, "why": None, "begun": [], "steps": [], "backup": None, "deployed": "",
+        "notice": None,
+    }  # fmt: skip
+    folder.begun(name, record)
+    if killed is not None:
+        ended(folder, killed["id"], dict(killed), "killed")
+        record["killed"] = killed
+        folder.note(name, record)
+    log = folder.of_delivery(name) / "log"
+    log.touch()
+    if os.fork():
+        return
+    os.setsid()
+    os.umask(0o077)
+    with Path(os.devnull).open("r+b") as nothing, log.open("ab") as stream:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    result = None
+    try:
+        result = Delivery(folder, Log(log), lock, name, record).run()
+    finally:
+        if result is None:
+            # A fault of this program: whoever follows reads it in the log, before the end is told.
+            traceback.print_exc()
+            record["why"] = "a fault of the delivery itself, see the log"
+            result = STUCK
+        ended(folder, name, record, result)
+        os._exit(0 if result == DELIVERED else 1)
+
+
+def follow(folder: Folder, name: str, offset: int) -> dict[str, Any]:
+    """Print the log from there on, until the delivery has ended; its record."""
+    with (folder.of_delivery(name) / "log").open("rb") as stream:
+        stream.seek(offset)
+        while True:
+            record = folder.record(name)
+            piece = stream.read()
+            if piece:
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+            elif record is not None and record["result"] != UNDER_WAY:
+                return record
+            elif _is_dead(folder) and folder.record(name) == record:
+                raise Refused(
+                    "The delivery was killed on the host.", where=str(folder.of_delivery(name)),
+                    mend="deliver again: it goes on, or goes back first",
+                )  # fmt: skip
+            time.sleep(FOLLOW_SECONDS)
+
+
+def _is_dead(folder: Folder) -> bool:
+    import fcntl
+
+    with (folder.path / "lock").open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def main() -> int:
+    """0, or what went wrong on standard error."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in ("pull", "good", "begin", "follow", "show"):
+        sub = commands.add_parser(command)
+        if command == "pull":
+            sub.add_argument("image")
+        elif command != "good":
+            sub.add_argument("name")
+        if command == "follow":
+            sub.add_argument("offset", type=int)
+    given = parser.parse_args()
+    os.umask(0o077)
+    path: Path = given.folder.expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    folder = Folder(path.resolve())
+    try:
+        return _main(folder, given)
+    except Refused as error:
+        sys.stderr.write(f"{error}\n")
+        return error.code
+
+
+def _main(folder: Folder, given: argparse.Namespace) -> int:
+    if given.command == "pull":
+        look(folder)
+        pull(given.image, json.loads(sys.stdin.read() or "{}"))
+        look_at_secrets(folder, given.image)
+        print(json.dumps(facts(given.image)))  # noqa: T201 # read by whoever asked
+    elif given.command == "good":
+        print(json.dumps([vars(folder.release(name)) for name in folder.good()]))  # noqa: T201
+    elif given.command == "begin":
+        begin(folder, given.name, json.loads(sys.stdin.read()))
+    elif given.command == "follow":
+        follow(folder, given.name, given.offset)
+    elif given.command == "show":
+        print(json.dumps(folder.record(given.name)))  # noqa: T201
+    return 0

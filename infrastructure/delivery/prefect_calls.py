@@ -1,0 +1,94 @@
+"""Prefect's API behind a forwarded port of a cluster, for the project's own commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infrastructure.delivery.on_host.errors import StepFailed
+
+INSIDE = "infrastructure.delivery.container_cli"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be delivered, and how.
+
+    Attributes:
+        version: the commit that lies here, which the image has to be of.
+        outputs: Terraform's outputs, as text; none where the blocks are not looked at.
+    """
+
+    target: str
+    image: str
+    version: str
+    pool: str
+    outputs: str | None
+    health_seconds: int
+
+
+class Prefect:
+    """Calls for one wish. Credentials are in the environment of commands, and nowhere else."""
+
+    def __init__(self, url: str, given: str, wish: Wish) -> None:
+        from prefect.client.base import PrefectHttpxSyncClient
+
+        self._wish = wish
+        user, _, password = given.partition(":")
+        # Prefect's own, for the tokens that its protection against forged requests asks for.
+        self._http = PrefectHttpxSyncClient(
+            base_url=url, auth=(user, password), enable_csrf_support=True,
+            raise_on_all_errors=False,
+        )  # fmt: skip
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+        } | {
+            "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": given,
+            "MILLRACE_IMAGE": wish.image, "MILLRACE_VERSION": wish.version,
+        }  # fmt: skip
+
+    def run(self, module: str, *arguments: str, text: str | None = None) -> str:
+        """A command of the project; what it prints.
+
+        Raises:
+            StepFailed: it fails.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], env=self._environment,
+            cwd=Path(__file__).parents[2], input=text, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise StepFailed(f"{module}: {(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def faults(self, seconds: float, known: Iterable[str]) -> dict[str, str]:
+        """What the health check of the target finds, by check and subject."""
+        said = self.run(
+            INSIDE, "faults", self._wish.target, "--seconds", f"{seconds:.0f}",
+            "--known", json.dumps(list(known)),
+        )  # fmt: skip
+        return dict(json.loads(said.strip().splitlines()[-1]))
+
+    def pool(self) -> dict[str, Any] | None:
+        """The pool as it is; none where it is not."""
+        answer = self._http.get(f"/work_pools/{self._wish.pool}")
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if answer.is_error:
+            raise StepFailed(f"work pool {self._wish.pool}: {answer.status_code}")
+        return dict(answer.json())
+
+    def pool_back(self, before: dict[str, Any]) -> None:
+        """The pool's template as it was."""
+        body = {key: before[key] for key in ("base_job_template", "description")}
+        answer = self._http.patch(f"/work_pools/{self._wish.pool}", json=body)
+        if answer.is_error:
+            raise StepFailed(f"work pool {self._wish.pool}: {answer.status_code} {answer.text}")

@@ -1,0 +1,182 @@
+"""`python -m infrastructure.delivery.release`: a version's number, its section of the changelog, its tag."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.delivery.release import changelog
+from infrastructure.delivery.release.version import Part, Version, of_project, parse, written
+from infrastructure.version import git
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import load_settings
+
+PYPROJECT = "pyproject.toml"
+BRANCH = "main"
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.command()
+@exits_with_expected_errors
+def bump(
+    part: Annotated[Part, typer.Argument(help="What of MAJOR.MINOR.PATCH is raised.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print version and notes, and stop.")
+    ] = False,
+) -> None:
+    """Commit the next version: its number, and its section of the changelog. No tag, no push.
+
+    What was [Unreleased] becomes the section of the version.
+    """
+    console = Console(highlight=False)
+    folder = load_settings().project_dir
+    _refuse_uncommitted(folder)
+    number, log = folder / PYPROJECT, folder / changelog.FILE
+    version = of_project(number).next(part)
+    _refuse_tagged(folder, version)
+    today = datetime.now(UTC).date()
+    before = {file: file.read_text() for file in (number, log)}
+    after = {
+        number: written(before[number], version),
+        log: changelog.released(before[log], str(version), today),
+    }
+    notes = changelog.section_of(after[log], str(version)).text
+    console.print(f"{version}, {today.isoformat()}\n\n{notes}\n", markup=False, soft_wrap=True)
+    if dry_run:
+        return
+    for file, text in after.items():
+        file.write_text(text)
+    fault = _changed(
+        folder, "commit", "--quiet", "--message", f"Release {version}", "--", PYPROJECT, log.name
+    )
+    if fault is not None:
+        for file, text in before.items():
+            file.write_text(text)
+        raise ConfigurationError(
+            f"The commit was not made, and the files are as they were: {fault}.",
+            where=f"git commit, in {folder}",
+            mend="correct that, and give this command again",
+        )
+    console.print(
+        f"Committed. On {BRANCH}, directly or by a pull request:\n"
+        "  uv run python -m infrastructure.delivery.release tag"
+    )
+
+
+@app.command()
+@exits_with_expected_errors
+def tag() -> None:
+    """Tag the commit that lies here as the version that it has. Nothing is pushed."""
+    folder = load_settings().project_dir
+    _refuse_uncommitted(folder)
+    branch = git(folder, "branch", "--show-current")
+    if branch != BRANCH:
+        raise ConfigurationError(
+            f"Releases are tagged on {BRANCH}, and this is {branch or 'no branch'}.",
+            where=str(folder),
+            mend=f"git switch {BRANCH} && git pull --ff-only",
+        )
+    version = of_project(folder / PYPROJECT)
+    _refuse_tagged(folder, version)
+    section = _section(folder, version)
+    # Headings of the notes begin with #, which git would take for comments.
+    fault = _changed(
+        folder, "tag", "--annotate", "--cleanup=verbatim",
+        "--message", f"Release {version}\n\n{section.text}\n", version.tag,
+    )  # fmt: skip
+    if fault is not None:
+        raise ConfigurationError(
+            f"The tag {version.tag} was not made: {fault}.",
+            where=f"git tag, in {folder}",
+            mend="correct that, and give this command again",
+        )
+    Console(highlight=False).print(
+        f"{version.tag}: tagged. It is released by:\n"
+        f"  git push --atomic origin {BRANCH} {version.tag}"
+    )
+
+
+@app.command()
+@exits_with_expected_errors
+def notes(version: Annotated[str, typer.Argument(help="MAJOR.MINOR.PATCH, or its tag.")]) -> None:
+    """Print what a version changed, as the changelog says it."""
+    wanted = parse(version, where="VERSION")
+    section = changelog.section_of(
+        (load_settings().project_dir / changelog.FILE).read_text(), str(wanted)
+    )
+    # Markdown, for a file: as it stands there, whatever the terminal.
+    typer.echo(section.text)
+
+
+@app.command()
+@exits_with_expected_errors
+def check(name: Annotated[str, typer.Argument(help="The tag that is to be released.")]) -> None:
+    """Refuse a tag that does not agree with the number, the changelog, or the commit here."""
+    folder = load_settings().project_dir
+    version = parse(name, where=f"the tag {name}")
+    here = of_project(folder / PYPROJECT)
+    if name != version.tag or here != version:
+        raise ConfigurationError(
+            f"The tag is {name}, and the version of the project is {here}.",
+            where=PYPROJECT,
+            mend="uv run python -m infrastructure.delivery.release bump major|minor|patch, then … tag",
+        )
+    _section(folder, version)
+    tagged = git(folder, "rev-parse", f"refs/tags/{name}^{{commit}}")
+    if tagged != git(folder, "rev-parse", "HEAD"):
+        raise ConfigurationError(
+            f"The commit that lies here is not the one of {name}, which is {tagged}.",
+            where=str(folder),
+            mend=f"git checkout {name}",
+        )
+    Console(highlight=False).print(f"{name}: number, changelog and commit agree")
+
+
+def _section(folder: Path, version: Version) -> changelog.Section:
+    """The section of a version that is ready for its release."""
+    section = changelog.section_of((folder / changelog.FILE).read_text(), str(version))
+    if section.day is None:
+        raise ConfigurationError(
+            f"The section [{version}] has no day.",
+            where=changelog.FILE,
+            mend=f"let it begin with: ## [{version}] - YYYY-MM-DD",
+        )
+    return section
+
+
+def _refuse_uncommitted(folder: Path) -> None:
+    if git(folder, "status", "--porcelain"):
+        raise ConfigurationError(
+            "Files of this folder differ from their commit.",
+            where="git status",
+            mend="commit them, or put them away with: git stash --include-untracked",
+        )
+
+
+def _refuse_tagged(folder: Path, version: Version) -> None:
+    if git(folder, "tag", "--list", version.tag):
+        raise ConfigurationError(
+            f"The tag {version.tag} is there already.",
+            where=f"git show {version.tag}",
+            mend=f"git fetch --tags, and release a later version; a tag that was never pushed: "
+            f"git tag --delete {version.tag}",
+        )
+
+
+def _changed(folder: Path, *arguments: str) -> str | None:
+    """Let git change something; what it said where it did not."""
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+    )
+    return None if done.returncode == 0 else (done.stderr or done.stdout).strip().rstrip(".")
+
+
+if __name__ == "__main__":
+    app()

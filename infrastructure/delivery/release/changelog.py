@@ -1,0 +1,96 @@
+"""CHANGELOG.md, in the format of Keep a Changelog: what is in a section, and a new one.
+
+Pure functions on its text. A section begins with `## [VERSION] - DATE`, or `## [Unreleased]`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+
+from prefect_flows.core.errors import ConfigurationError
+
+FILE = "CHANGELOG.md"
+UNRELEASED = "Unreleased"
+_HEADING = re.compile(r"^## \[(?P<name>[^\]]+)\](?: - (?P<date>\S+))?[^\S\n]*$", re.MULTILINE)
+_ENTRY = re.compile(r"^[-*] ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one version changed.
+
+    Attributes:
+        name: the version, or `Unreleased`.
+        day: of the release, as it stands there; None where none does.
+        text: without the heading, stripped.
+        start: where its heading begins in the file.
+    """
+
+    name: str
+    day: str | None
+    text: str
+    start: int
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is one entry at least, and not only headings."""
+        return _ENTRY.search(self.text) is not None
+
+
+def sections(changelog: str) -> list[Section]:
+    """Every section, in the order of the file."""
+    found = list(_HEADING.finditer(changelog))
+    ends = [*(heading.start() for heading in found), len(changelog)][1:]
+    return [
+        Section(
+            name=heading["name"],
+            day=heading["date"],
+            text=changelog[heading.end() : end].strip(),
+            start=heading.start(),
+        )
+        for heading, end in zip(found, ends, strict=True)
+    ]
+
+
+def section_of(changelog: str, name: str) -> Section:
+    """The section of a version, or of what is not released.
+
+    Raises:
+        ConfigurationError: there is none, or it says nothing.
+    """
+    there = sections(changelog)
+    found = [section for section in there if section.name == name]
+    if len(found) != 1:
+        names = ", ".join(section.name for section in there) or "none"
+        raise ConfigurationError(
+            f"There are {len(found)} sections [{name}]; the sections are: {names}.",
+            where=FILE,
+            mend=f"have one section that begins with: ## [{name}]",
+        )
+    if not found[0].says_something:
+        raise ConfigurationError(
+            f"The section [{name}] says nothing: a release that changes nothing is none.",
+            where=FILE,
+            mend=f"write below ## [{name}] what is different for those who use it, as a list",
+        )
+    return found[0]
+
+
+def released(changelog: str, version: str, day: date) -> str:
+    """The text in which what was not released is the section of a version.
+
+    Raises:
+        ConfigurationError: nothing is there to be released, or the version has a section already.
+    """
+    unreleased = section_of(changelog, UNRELEASED)
+    if any(section.name == version for section in sections(changelog)):
+        raise ConfigurationError(
+            f"The section [{version}] is there already.",
+            where=FILE,
+            mend="release a later version, or take that section out",
+        )
+    heading = f"## [{UNRELEASED}]\n\n## [{version}] - {day.isoformat()}\n\n"
+    after = changelog[unreleased.start :].split("\n", 1)[1].lstrip("\n")
+    return changelog[: unreleased.start] + heading + after

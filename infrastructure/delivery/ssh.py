@@ -1,0 +1,220 @@
+"""A delivery to a host over SSH: what is sent there, and what is read from there.
+
+The delivery itself runs on the host (`on_host`), so that it comes to its end when the connection or
+this machine does not. Here it is followed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from infrastructure.delivery.connection import LOST, Connection, HostRefuses
+from infrastructure.delivery.host_program import program
+from infrastructure.version import version_of
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.settings import Settings
+
+IMAGE = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9.:_/-]*?)(?::[A-Za-z0-9_.-]+)?@(?P<digest>sha256:[0-9a-f]{64})"
+)
+FOLDER = re.compile(r"(?![/.-])[A-Za-z0-9._/-]+")
+USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
+# A connection that is lost is made again, for as long as a host takes to boot.
+AGAIN, AGAIN_SECONDS = 30, 10.0
+# What the worker needs after its patience, to say farewell.
+FAREWELL_SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be delivered, and how.
+
+    Attributes:
+        image: by digest; none for the release before the current one.
+        drain_seconds: how long runs may go on in a worker that was told to stop.
+        health_seconds: how long server, worker and health check may take to be well.
+    """
+
+    target: str
+    image: str | None
+    folder: str
+    drain_seconds: int = 3600
+    health_seconds: int = 300
+    always_backup: bool = False
+    apply_blocks: bool = False
+
+
+def new_name() -> str:
+    """Of a delivery: when it began, and what tells it from another of that second."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def by_digest(image: str) -> str:
+    """The image's name and digest, without its tag: that may be moved.
+
+    Raises:
+        ConfigurationError: it has no digest.
+    """
+    found = IMAGE.fullmatch(image)
+    if found is None:
+        raise ConfigurationError(
+            f"What is delivered is named by its digest, and {image!r} is not.",
+            where="--image",
+            mend="docker push prints it; NAME@sha256:… with all of its 64 digits",
+        )
+    return f"{found['name']}@{found['digest']}"
+
+
+def registry_credentials() -> dict[str, str]:
+    """Of whoever may pull, from the environment; they go through standard input alone.
+
+    Raises:
+        ConfigurationError: one of the two is missing.
+    """
+    given = {name: os.environ.get(name, "") for name in (USERNAME, PASSWORD)}
+    missing = [name for name, value in given.items() if not value]
+    if len(missing) == 1:
+        raise ConfigurationError(
+            f"{missing[0]} is not set.",
+            where="the environment",
+            mend=f"set both of {USERNAME} and {PASSWORD}, or none where anybody may pull",
+        )
+    return {} if missing else {"username": given[USERNAME], "password": given[PASSWORD]}
+
+
+class Host:
+    """The folder of a target on a host."""
+
+    def __init__(self, connection: Connection, folder: str) -> None:
+        if not FOLDER.fullmatch(folder) or ".." in folder.split("/"):
+            raise ConfigurationError(
+                f"Not a folder in the user's home: {folder!r}.",
+                where="--folder",
+                mend="letters, digits, dots and dashes, for example: --folder millrace-staging",
+            )
+        self._connection = connection
+        self._folder = folder
+        self._program = ""
+
+    def send(self) -> None:
+        """The program, unless it is there; under its own name, since another may be running.
+
+        Raises:
+            HostUnreachable, HostRefuses: it cannot be written.
+        """
+        packed = program()
+        self._program = f"{self._folder}/programs/{packed.name}"
+        script = (
+            'set -eu; umask 077; mkdir -p "${1%/*}"; [ -s "$1" ] && exit 0; '
+            'cat > "$1.$$"; mv "$1.$$" "$1"'
+        )
+        self._connection.run("sh", "-c", script, "sh", self._program, text=packed.content)
+
+    def ask(self, *command: str, document: object = None) -> Any:
+        """What the program answers, read as JSON."""
+        text = b"" if document is None else json.dumps(document).encode()
+        said = self._connection.run("python3", self._program, self._folder, *command, text=text)
+        return json.loads(said) if said.strip() else None
+
+    def follow(self, name: str, sink: IO[bytes]) -> None:
+        """Hand on the log of a delivery until it has ended, over as many connections as it takes.
+
+        Raises:
+            HostUnreachable: the host does not come back.
+            HostRefuses: the delivery was killed there.
+        """
+        offset, left = 0, AGAIN
+        while True:
+            remote = ["python3", self._program, self._folder, "follow", name, str(offset)]
+            code, count, said = self._connection.stream(*remote, sink=sink)
+            offset += count
+            if code == 0:
+                return
+            if code != LOST:
+                what, _, rest = said.partition("\n  where: ")
+                where, _, mend = rest.partition("\n  mend:  ")
+                raise HostRefuses(what, where=where, mend=mend)
+            left = AGAIN if count else left - 1
+            if not left:
+                raise self._connection.unreachable(said)
+            time.sleep(AGAIN_SECONDS)
+
+
+def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str, Any]:
+    """Deliver a release; the record of how it ended.
+
+    Raises:
+        ConfigurationError: nothing was changed.
+        HostUnreachable: the host does not answer, or does not any more.
+    """
+    credentials = registry_credentials()
+    image = None if wish.image is None else by_digest(wish.image)
+    version = None if wish.image is None else version_of(settings)
+    host = Host(connection, wish.folder)
+    host.send()
+    if image is None:
+        release, compose = _before(host, connection, wish)
+        image = release["image"]
+    else:
+        compose = (settings.project_dir / "compose.yaml").read_text()
+        _say(f"{connection.address}: pulls {image}")
+        said = host.ask("pull", image, document=credentials)
+        if said["version"] != version:
+            raise ConfigurationError(
+                f"The image is of {said['version']}, and this folder, whose compose.yaml goes with "
+                f"it, is of {version}.",
+                where=image,
+                mend=f"git checkout {said['version'].removesuffix('-dirty')}",
+            )
+        name = f"{version}-{image[-12:]}-{hashlib.sha256(compose.encode()).hexdigest()[:6]}"
+        release = {"id": name, "image": image, **said}
+    name = new_name()
+    asked = {
+        "release": release,
+        "compose": compose,
+        "environment": {
+            "MILLRACE_IMAGE": image,
+            "WORKER_PATIENCE": wish.drain_seconds,
+            "WORKER_GRACE": f"{wish.drain_seconds + FAREWELL_SECONDS}s",
+        },
+        "target": wish.target,
+        "back": wish.image is None,
+        "drain_seconds": wish.drain_seconds,
+        "health_seconds": wish.health_seconds,
+        "always_backup": wish.always_backup,
+        "apply_blocks": wish.apply_blocks,
+        "by": f"{getpass.getuser()}@{socket.gethostname()}",
+    }
+    host.ask("begin", name, document=asked)
+    _say(f"Delivery {name}: {connection.address}:{wish.folder}/deliveries/{name}")
+    host.follow(name, sys.stdout.buffer)
+    return dict(host.ask("show", name))
+
+
+def _before(host: Host, connection: Connection, wish: Wish) -> tuple[dict[str, str], str]:
+    good = host.ask("good")
+    if len(good) < 2:
+        raise ConfigurationError(
+            f"There is no release before the current one; kept are {len(good)}.",
+            where=f"{connection.address}:{wish.folder}",
+            mend="check out the commit to go to, and deliver its image with `deliver ssh`",
+        )
+    release = dict(good[1])
+    file = f"{wish.folder}/releases/{release['id']}/compose.yaml"
+    return release, connection.run("cat", file)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

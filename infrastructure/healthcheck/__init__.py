@@ -1,1 +1,0 @@
-"""`python -m infrastructure.healthcheck`: what runs depend on, looked at once."""

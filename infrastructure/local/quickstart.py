@@ -1,0 +1,51 @@
+"""`uv run quickstart`: the three public commands, one after the other, as a person types them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+
+import typer
+from rich.console import Console
+
+from infrastructure.local.files import only_one
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.settings import load_settings
+
+COMMANDS = (
+    "python -m infrastructure.local up",
+    "python -m infrastructure.setup_profiles",
+    "python prefect_flows/pipeline.py --target dev --source nyc__flights",
+)
+NEXT = """\
+What next:
+  cd dbt && uv run dbt build                      work on the models, without Prefect
+  uv run python prefect_flows/pipeline.py         run the pipeline again
+  uv run python -m infrastructure.prefect_resources.work_pools --pool default-pool
+  uv run python -m infrastructure.prefect_resources.deployments dev      deploy it: documentation/deployments.md
+  uv run python -m infrastructure.local down      stop both servers"""
+
+
+@exits_with_expected_errors
+def quickstart() -> None:
+    """Start both servers, run setup, ingest a year of flights, build and test the models."""
+    console = Console()
+    settings = load_settings()
+    with only_one(settings.local_dir, "quickstart"):
+        for command in COMMANDS:
+            console.print(f"\n[bold]$ uv run {command}[/bold]", soft_wrap=True)
+            program = [sys.executable, *shlex.split(command)[1:]]
+            code = subprocess.run(program, cwd=settings.project_dir, check=False).returncode
+            if code != 0:
+                raise typer.Exit(code)
+    console.print(f"\n{NEXT}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    typer.run(quickstart)
+
+
+if __name__ == "__main__":
+    main()

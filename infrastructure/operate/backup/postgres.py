@@ -1,0 +1,223 @@
+"""Postgres: dumped by `pg_dump` and counted in one snapshot, restored beside and renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn
+
+from infrastructure.operate.backup.archive import PRIVATE, Manifest
+from infrastructure.operate.backup.database import TABLES, Postgres
+from infrastructure.operate.backup.encryption_keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
+from infrastructure.operate.backup.postgres_programs import call, program
+from prefect_flows.core.errors import BackupError
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812
+
+CONNECT_SECONDS = 15
+# Every server has it; databases are made and renamed from there.
+MAINTENANCE = "postgres"
+# Postgres cuts longer names.
+NAME_LENGTH = 63
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What stands in a database."""
+
+    server: str
+    revision: str
+    rows: dict[str, int]
+    blocks: Opened
+
+
+def dump(database: Postgres, to: Path) -> Seen:
+    """Dump the database as it is at one moment, while the server reads and writes.
+
+    Raises:
+        BackupError: the server does not answer, or has no `pg_dump` of its version here.
+    """
+    with _connected(database) as connection:
+        connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        (snapshot,) = _row(connection, "select pg_export_snapshot()")
+        seen = _seen(connection)
+        to.touch(PRIVATE)
+        call(
+            program("pg_dump", _major(connection)),
+            ["--format=custom", "--no-owner", "--no-privileges", "--compress=1",
+             f"--snapshot={snapshot}", f"--file={to}"],
+            database, {},
+        )  # fmt: skip
+    return seen
+
+
+def is_empty(database: Postgres) -> bool:
+    """Whether nothing would be lost: no database, or one that a new server has just made."""
+    if not _exists(database):
+        return True
+    with _connected(database) as connection:
+        return not any(_rows(connection).values())
+
+
+def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: bool) -> str | None:
+    """Restore into a new database, and give it the name of the other; the other's new name.
+
+    Raises:
+        BackupError: somebody is connected to the database, or what was restored is not whole.
+    """
+    stamp = f"{datetime.now(UTC):%Y%m%dt%H%M%Sz}"
+    fresh, kept = (_named(database.name, f"{what}_{stamp}") for what in ("restored", "before"))
+    with _connected(database, MAINTENANCE) as server:
+        server.autocommit = True
+        major = _major(server)
+        _refuse_older(major, manifest, database)
+        _refuse_when_used(server, database)
+        tool = program("pg_restore", major)
+        _execute(server, "create database {} template template0 encoding 'UTF8'", fresh)
+        try:
+            call(
+                tool,
+                ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
+                 f"--dbname={make_dsn(dbname=fresh)}", "--", str(dumped)],
+                database, {"PGDATABASE": fresh},
+            )  # fmt: skip
+            with _connected(database, fresh) as connection:
+                _check(_seen(connection), manifest, database, allow_closed=allow_closed)
+            _refuse_when_used(server, database)
+            there = _exists(database)
+            # Both or none: statements sent together are one transaction.
+            statement = "alter database {} rename to {}"
+            if there:
+                names = (database.name, kept, fresh, database.name)
+                _execute(server, f"{statement}; {statement}", *names)
+            else:
+                _execute(server, statement, fresh, database.name)
+        except (BackupError, psycopg2.Error):
+            _execute(server, "drop database if exists {}", fresh)
+            raise
+    return kept if there else None
+
+
+def _check(seen: Seen, manifest: Manifest, database: Postgres, *, allow_closed: bool) -> None:
+    if seen.rows != dict(manifest.rows) or seen.revision != manifest.revision:
+        raise BackupError(
+            f"The restored database is not the one of the backup: {seen.rows}.",
+            where=database.address,
+            mend="take another backup",
+        )
+    if seen.blocks.closed and not allow_closed:
+        raise closed(seen.blocks, database.address)
+
+
+def closed(blocks: Opened, where: str) -> BackupError:
+    """The blocks of a backup cannot be opened by the server that would start here."""
+    return BackupError(
+        f"{blocks.closed} of {blocks.blocks} blocks cannot be opened: their key is not in the "
+        "database, but in the environment of the server that wrote them.",
+        where=where,
+        mend="set PREFECT_SERVER_ENCRYPTION_KEY to that server's key; if it is lost: "
+        "--without-secrets restores the rest, and setup writes the blocks anew",
+    )
+
+
+def _seen(connection: Connection) -> Seen:
+    stored = _row(connection, KEY_QUERY)
+    with connection.cursor() as cursor:
+        cursor.execute(BLOCKS_QUERY)
+        blocks = opened(stored[0] if stored else None, (data for (data,) in cursor.fetchall()))
+    revision = _row(connection, "select version_num from alembic_version")
+    (version,) = _row(connection, "show server_version")
+    return Seen(str(version), str(revision[0]) if revision else "", _rows(connection), blocks)
+
+
+def _rows(connection: Connection) -> dict[str, int]:
+    """Rows of the main tables; none for a table that is not there."""
+    found = {}
+    for table in TABLES:
+        (there,) = _row(connection, f"select to_regclass('{table}')")
+        count = (0,) if there is None else _row(connection, f"select count(*) from {table}")  # noqa: S608
+        found[table] = int(count[0])
+    return found
+
+
+def _refuse_older(major: int, manifest: Manifest, database: Postgres) -> None:
+    made_on = int(manifest.server.split(".")[0])
+    if major < made_on:
+        raise BackupError(
+            f"The backup is of Postgres {made_on}; this server is of version {major}.",
+            where=database.address,
+            mend=f"restore into a server of version {made_on} or newer",
+        )
+
+
+def _refuse_when_used(server: Connection, database: Postgres) -> None:
+    with server.cursor() as cursor:
+        cursor.execute(
+            "select count(*), string_agg(distinct coalesce(nullif(application_name, ''), "
+            "client_addr::text, 'a local program'), ', ') "
+            "from pg_stat_activity where datname = %s",
+            (database.name,),
+        )
+        count, who = cursor.fetchone() or (0, None)
+    if count:
+        raise BackupError(
+            f"{count} connection(s) to the database are open ({who}): a Prefect server runs on it.",
+            where=database.address,
+            mend="stop it first: docker compose stop server, or its unit; "
+            "a restore needs the database for itself",
+        )
+
+
+def _exists(database: Postgres) -> bool:
+    with _connected(database, MAINTENANCE) as server, server.cursor() as cursor:
+        cursor.execute("select 1 from pg_database where datname = %s", (database.name,))
+        return cursor.fetchone() is not None
+
+
+def _named(name: str, suffix: str) -> str:
+    return f"{name[: NAME_LENGTH - len(suffix) - 1]}_{suffix}"
+
+
+def _major(connection: Connection) -> int:
+    return int(connection.server_version) // 10000
+
+
+def _row(connection: Connection, query: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()
+
+
+def _execute(connection: Connection, statement: str, *names: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@contextmanager
+def _connected(database: Postgres, name: str | None = None) -> Iterator[Connection]:
+    connection = None
+    try:
+        connection = psycopg2.connect(
+            **database.parameters(name),
+            connect_timeout=CONNECT_SECONDS,
+            application_name="millrace backup",
+        )
+        yield connection
+    except psycopg2.Error as error:
+        raise BackupError(
+            f"Postgres refuses: {' '.join(str(error).split())}",
+            where=database.address,
+            mend="see that it answers and what PREFECT_SERVER_DATABASE_CONNECTION_URL holds; "
+            "a restore makes a database: alter role <user> createdb",
+        ) from error
+    finally:
+        if connection is not None:
+            connection.close()

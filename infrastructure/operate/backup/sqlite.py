@@ -1,0 +1,160 @@
+"""SQLite: copied by its own backup, restored by putting a checked file in the other's place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infrastructure.operate.backup.archive import PRIVATE, Manifest
+from infrastructure.operate.backup.database import TABLES, Sqlite
+from infrastructure.operate.backup.encryption_keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
+from prefect_flows.core.errors import BackupError
+
+WAIT_SECONDS = 60.0
+VERSION = sqlite3.sqlite_version
+
+
+def copy(database: Sqlite, to: Path) -> None:
+    """Copy the database as it is at one moment, while the server reads and writes.
+
+    In one step: SQLite begins again whenever another process writes between two steps. Readers and
+    writers do not wait for it, since Prefect's file has a write-ahead log.
+
+    Raises:
+        BackupError: there is no such file, or it is no database, or the copy has no room.
+    """
+    if not database.file.exists():
+        raise BackupError(
+            "The Prefect server's database does not exist.",
+            where=database.address,
+            mend="run this where the server runs, with its PREFECT_HOME or its "
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+        )
+    to.touch(PRIVATE)
+    with _reading(database.file) as source, closing(sqlite3.connect(to)) as copied:
+        source.backup(copied, pages=-1)
+        # One file: the copy needs no log beside it.
+        copied.execute("pragma journal_mode = delete")
+
+
+def revision(file: Path) -> str:
+    """Alembic's revision of the database."""
+    with _reading(file) as connection:
+        return str(connection.execute("select version_num from alembic_version").fetchone()[0])
+
+
+def rows(file: Path) -> dict[str, int]:
+    """Rows of the main tables."""
+    with _reading(file) as connection:
+        return {
+            table: int(connection.execute(f"select count(*) from {table}").fetchone()[0])  # noqa: S608
+            for table in TABLES
+        }
+
+
+def blocks(file: Path) -> Opened:
+    """Whether the key that a server here would use opens the blocks."""
+    with _reading(file) as connection:
+        stored = connection.execute(KEY_QUERY).fetchone()
+        found = connection.execute(BLOCKS_QUERY)
+        return opened(stored[0] if stored else None, (data for (data,) in found))
+
+
+def is_empty(database: Sqlite) -> bool:
+    """Whether nothing would be lost: no file, or one that a new server has just made."""
+    if not database.file.exists():
+        return True
+    return not any(rows(database.file).values())
+
+
+def put(database: Sqlite, restored: Path, manifest: Manifest) -> Path | None:
+    """Put a restored file in the place of the database; the copy of what was there, if any.
+
+    Raises:
+        BackupError: a server has the database open, or the restored file is not whole.
+    """
+    _refuse_when_open(database.file)
+    database.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = database.file.with_name(f".{database.file.name}.restored-{os.getpid()}")
+    try:
+        draft.touch(PRIVATE)
+        shutil.copyfile(restored, draft)
+        _check(draft, manifest)
+        if os.geteuid() == 0:
+            # The server's own user has to open it.
+            owner = database.file.parent.stat()
+            os.chown(draft, owner.st_uid, owner.st_gid)
+        kept = None
+        if database.file.exists():
+            kept = database.file.with_name(
+                f"{database.file.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+            )
+            # The write-ahead log was folded into the file by the look at who has it open.
+            database.file.rename(kept)
+            for suffix in ("-wal", "-shm"):
+                database.file.with_name(database.file.name + suffix).unlink(missing_ok=True)
+        draft.rename(database.file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return kept
+
+
+def _check(file: Path, manifest: Manifest) -> None:
+    with _reading(file) as connection:
+        (verdict,) = connection.execute("pragma integrity_check").fetchone()
+    if verdict != "ok":
+        raise _unreadable(sqlite3.DatabaseError(verdict), file)
+    found = rows(file)
+    if found != dict(manifest.rows):
+        raise BackupError(
+            f"The restored database has other rows than the backup: {found}.",
+            where=str(file),
+            mend="take another backup",
+        )
+
+
+def _refuse_when_open(file: Path) -> None:
+    """A server keeps a shared lock on the file; a lock for one alone is given only without it."""
+    if not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(file, timeout=0.5)) as connection:
+            connection.execute("pragma wal_checkpoint(truncate)")
+            # Only the one connection of all processes may leave the write-ahead log.
+            connection.execute("pragma journal_mode = delete").fetchone()
+            connection.execute("begin exclusive")
+            connection.rollback()
+    except sqlite3.OperationalError as error:
+        raise BackupError(
+            f"A Prefect server has the database open ({error}).",
+            where=str(file),
+            mend="stop it first: uv run python -m infrastructure.local down, "
+            "docker compose stop, or its unit",
+        ) from error
+    except sqlite3.DatabaseError:
+        # What lies there is no database any more; it is kept, and no server works on it.
+        return
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        uri = f"{file.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, WAIT_SECONDS, uri=True)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise _unreadable(error, file) from error
+
+
+def _unreadable(error: sqlite3.Error, file: Path) -> BackupError:
+    return BackupError(
+        f"The database cannot be read: {type(error).__name__}: {error}.",
+        where=str(file),
+        mend="see that it is the file of a Prefect server and that you may read it; "
+        f"sqlite3 {file} 'pragma integrity_check' says more",
+    )

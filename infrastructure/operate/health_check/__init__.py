@@ -1,0 +1,1 @@
+"""`python -m infrastructure.operate.health_check`: what runs depend on, looked at once."""

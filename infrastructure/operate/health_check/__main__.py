@@ -1,0 +1,124 @@
+"""`python -m infrastructure.operate.health_check`: what is looked at and printed, in which order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infrastructure.operate.health_check.check_result import (
+    Check,
+    Status,
+    document,
+    overall,
+    redacted,
+)
+from infrastructure.operate.health_check.checks import Questions
+from infrastructure.operate.health_check.parallel_checks import at_once
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.names import TARGET_PATTERN
+from prefect_flows.core.settings import load_settings
+
+FAILED = 1
+# No single answer is waited for longer than this, so that the rest can still be asked.
+ANSWER_SECONDS = 20.0
+COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red", Status.SKIPPED: "dim"}
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def healthcheck(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Targets to look at; all that setup made by default.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document, and nothing else.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that all of it may take.")] = 60.0,
+) -> None:
+    """Ask API, database, pools, workers, deployments, runs, warehouses and state store.
+
+    Exit code 0: nothing failed; 1: something did; 2: it cannot be asked.
+    """
+    wrong = [name for name in targets or [] if not re.fullmatch(TARGET_PATTERN, name)]
+    if wrong:
+        raise ConfigurationError(
+            f"Not a target's name: {', '.join(map(repr, wrong))}.",
+            where="the command line",
+            mend="name targets as Terraform's outputs do: dev, staging, prod",
+        )
+    # What the libraries have to say is said by the checks.
+    logging.disable(logging.CRITICAL)
+    questions = Questions(load_settings(), targets)
+    checks = [redacted(check, questions.secrets) for check in _all(questions, timeout)]
+    if as_json:
+        typer.echo(json.dumps(document(checks), indent=2))
+    else:
+        _print(checks)
+    if overall(checks) is Status.FAILED:
+        raise typer.Exit(FAILED)
+
+
+def _all(questions: Questions, timeout: float) -> list[Check]:
+    """First the API; when it answers, what it and its blocks lead to, at once."""
+    deadline = time.monotonic() + timeout
+
+    def run(jobs: dict[str, Callable[[float], list[Check]]]) -> list[Check]:
+        seconds = max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic()))
+        given = at_once({name: partial(call, seconds) for name, call in jobs.items()}, seconds)
+        checks = []
+        for name, found in given.items():
+            if found is None:
+                what, _, subject = name.partition(":")
+                seen = f"no answer within {seconds:.0f} s"
+                checks.append(Check(what, subject, Status.FAILED, seen, seconds=seconds))
+                continue
+            told, took = found
+            checks += [replace(check, seconds=check.seconds or took) for check in told]
+        return checks
+
+    first = run({"api": questions.api, "disk": questions.disk})
+    if any(check.name == "api" and check.status is Status.FAILED for check in first):
+        return [*first, *questions.not_asked()]
+    jobs: dict[str, Callable[[float], list[Check]]] = {
+        "database": questions.database,
+        "runs": questions.runs,
+        "automations": questions.automations,
+        "state store": questions.state_store,
+    }
+    for target in questions.targets:
+        jobs[f"warehouse:{target}"] = partial(questions.warehouse, target)
+    return first + run(jobs)
+
+
+def _print(checks: list[Check]) -> None:
+    console = Console()
+    table = Table("check", "of", "status", "seen", "s", title="Health", title_justify="left")
+    table.columns[3].overflow = "fold"
+    for check in checks:
+        status = f"[{COLORS[check.status]}]{check.status}[/]"
+        table.add_row(check.name, check.subject, status, check.seen, f"{check.seconds:.1f}")
+    console.print(table)
+    for check in checks:
+        if check.mend is not None:
+            text = f"{check.name} {check.subject}".strip() + f": {check.mend}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    count = {status: sum(check.status is status for check in checks) for status in Status}
+    parts = ", ".join(f"{count[status]} {status}" for status in reversed(Status) if count[status])
+    console.print(f"{overall(checks)}: {parts}", highlight=False)
+
+
+if __name__ == "__main__":
+    app()

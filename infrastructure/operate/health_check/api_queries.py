@@ -1,0 +1,193 @@
+"""The Prefect API is asked; nothing is judged here, and nothing written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from infrastructure.operate.health_check.facts import Deployed, Facts, Pool, Server, Target
+from prefect_flows.core.names import PIPELINE, lease_limit
+from prefect_flows.core.prefect_api import prefect_client
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import DeploymentResponse
+
+PAGE = 200
+# How many successful runs tell how long a run usually takes.
+USUAL_RUNS = 10
+# A run may have given its lease back and be about to end: the second look comes so much later.
+SECOND_LOOK_SECONDS = 5.0
+ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+
+
+@contextmanager
+def asking(seconds: float) -> Iterator[SyncPrefectClient]:
+    """A client that waits no longer than this for an answer, and does not ask again."""
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
+
+    patience = {PREFECT_API_REQUEST_TIMEOUT: seconds, PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(patience), prefect_client() as client:
+        yield client
+
+
+def server(client: SyncPrefectClient) -> Server:
+    """Versions of both sides; the first question that needs an authenticated client."""
+    import prefect
+    from prefect.client.base import ServerType
+
+    return Server(
+        url=str(client.api_url),
+        version=client.api_version(),
+        client_version=prefect.__version__,
+        is_cloud=client.server_type == ServerType.CLOUD,
+    )
+
+
+def facts(client: SyncPrefectClient, names: Sequence[str]) -> Facts:
+    """All that is known of these targets."""
+    from prefect.client.schemas.filters import FlowFilter
+
+    now = datetime.now(UTC)
+    deployments = [d for d in _deployments(client) if d.parameters.get("target") in names]
+    pipeline = FlowFilter.model_validate({"name": {"any_": [PIPELINE]}})
+    flow_names = {str(flow.id): flow.name for flow in client.read_flows(flow_filter=pipeline)}
+    for deployment in deployments:
+        if str(deployment.flow_id) not in flow_names:
+            flow_names[str(deployment.flow_id)] = client.read_flow(deployment.flow_id).name
+    targets = [
+        _target(client, name, [d for d in deployments if d.parameters["target"] == name],
+                flow_names, now)
+        for name in names
+    ]  # fmt: skip
+    pools = sorted({d.work_pool_name for d in deployments if d.work_pool_name is not None})
+    return Facts(now, targets, [_pool(client, name) for name in pools], flow_names)
+
+
+def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    found: list[DeploymentResponse] = []
+    while True:
+        page = client.read_deployments(limit=PAGE, offset=len(found))
+        found += page
+        if len(page) < PAGE:
+            return found
+
+
+def _pool(client: SyncPrefectClient, name: str) -> Pool:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        return Pool(name, None)
+    return Pool(
+        name,
+        pool,
+        client.read_workers_for_work_pool(name, limit=PAGE),
+        client.read_work_queues(work_pool_name=name, limit=PAGE),
+    )
+
+
+def _target(
+    client: SyncPrefectClient,
+    name: str,
+    deployments: Sequence[DeploymentResponse],
+    flow_names: dict[str, str],
+    now: datetime,
+) -> Target:
+    deployed = []
+    for deployment in deployments:
+        of_it = {"deployment_id": {"any_": [str(deployment.id)]}}
+        ahead = _runs(client, of_it, ["SCHEDULED"], "EXPECTED_START_TIME_ASC", 1, after=now)
+        last = _runs(client, of_it, ENDED, "END_TIME_DESC", 1)
+        deployed.append(
+            Deployed(
+                deployment,
+                flow_names[str(deployment.flow_id)],
+                ahead[0].expected_start_time if ahead else None,
+                last[0] if last else None,
+            )
+        )
+    # A run takes the target's name when it begins, from whatever door; one that did not come so
+    # far is known by its deployment.
+    named = {"name": {"any_": [name]}}
+    ended = _runs(client, named, ENDED, "END_TIME_DESC", 1, PIPELINE)
+    ended += [d.last for d in deployed if d.is_pipeline and d.last is not None]
+    holders = _holders(client, name)
+    unfinished = _unfinished(client, name, deployments, now)
+    if holders == 0 and any(run.state_type == "RUNNING" for run in unfinished):
+        time.sleep(SECOND_LOOK_SECONDS)
+        holders = _holders(client, name)
+        unfinished = _unfinished(client, name, deployments, now)
+    return Target(
+        name,
+        deployed,
+        max(ended, key=_ended_at, default=None),
+        _runs(client, named, ["COMPLETED"], "END_TIME_DESC", USUAL_RUNS, PIPELINE),
+        unfinished,
+        holders,
+    )
+
+
+def _unfinished(
+    client: SyncPrefectClient,
+    name: str,
+    deployments: Sequence[DeploymentResponse],
+    now: datetime,
+) -> list[FlowRun]:
+    ways: list[tuple[dict[str, Any], str | None]] = [({"name": {"any_": [name]}}, PIPELINE)]
+    if deployments:
+        ways.append(({"deployment_id": {"any_": [str(d.id) for d in deployments]}}, None))
+    found = {
+        run.id: run
+        for which, flow in ways
+        for run in _runs(client, which, UNFINISHED, "EXPECTED_START_TIME_ASC", PAGE, flow, now)
+    }
+    return list(found.values())
+
+
+def _ended_at(run: FlowRun) -> datetime:
+    return run.end_time or datetime.min.replace(tzinfo=UTC)
+
+
+def _holders(client: SyncPrefectClient, target: str) -> int | None:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return client.read_global_concurrency_limit_by_name(lease_limit(target)).active_slots
+    except ObjectNotFound:
+        return None
+
+
+def _runs(
+    client: SyncPrefectClient,
+    which: dict[str, Any],
+    states: list[str],
+    sort: str,
+    limit: int,
+    flow: str | None = None,
+    before: datetime | None = None,
+    after: datetime | None = None,
+) -> list[FlowRun]:
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    expected = {"before_": before, "after_": after}
+    wanted = which | {"state": {"type": {"any_": states}}}
+    if before or after:
+        wanted |= {"expected_start_time": {k: v for k, v in expected.items() if v}}
+    return client.read_flow_runs(
+        flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}) if flow else None,
+        flow_run_filter=FlowRunFilter.model_validate(wanted),
+        sort=FlowRunSort(sort),
+        limit=limit,
+    )

@@ -1,0 +1,39 @@
+"""Whether what finds late and killed runs is there, for targets where somebody would be told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from infrastructure.operate.health_check.check_result import Check, Status
+from infrastructure.prefect_resources.automations.automation_resources import AutomationKind
+from infrastructure.prefect_resources.automations.automations_file import read_automations
+from infrastructure.prefect_resources.automations.desired_automations import COMMAND, asked_of
+from infrastructure.prefect_resources.reconcile.plan import Action, plan
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+CHECK = "automations"
+
+
+def judge_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iterator[Check]:
+    """One check a target that has receivers; nothing is said of others."""
+    file = read_automations()
+    for target in targets:
+        asked = asked_of(client, file, [target])
+        if asked.left_out:
+            continue
+        kind = AutomationKind([target])
+        steps = plan(client, [kind], asked.wanted, keep=asked.wanted)
+        changed = [f"{s.action} {s.name}" for s in steps if s.action is not Action.UNCHANGED]
+        paused = sorted({each.name for each in asked.wanted} & kind.paused(client))
+        if changed:
+            seen = f"not as the file says: {'; '.join(changed)}"
+            yield Check(CHECK, target, Status.WARNING, seen, f"{COMMAND} --target {target}")
+        elif paused:
+            seen = f"paused: {', '.join(paused)}"
+            mend = f"uv run prefect automation resume '{paused[0]}'"
+            yield Check(CHECK, target, Status.WARNING, seen, mend)
+        else:
+            yield Check(CHECK, target, Status.OK, f"{len(steps)} as the file says")

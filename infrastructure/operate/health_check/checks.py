@@ -1,0 +1,188 @@
+"""Each question that is asked by itself, and the checks that its answer gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import httpx
+
+from infrastructure.operate.health_check import api_queries, external_checks
+from infrastructure.operate.health_check.automation_checks import judge_automations
+from infrastructure.operate.health_check.check_result import Check, Status
+from infrastructure.operate.health_check.evaluate import judge_deployments, judge_pool, judge_server
+from infrastructure.operate.health_check.evaluate_runs import (
+    judge_last_run,
+    judge_running,
+    judge_waiting,
+)
+from infrastructure.prefect_resources.automations.desired_automations import COMMAND as AUTOMATIONS
+from prefect_flows.core.errors import (
+    ConfigurationError,
+    MillraceError,
+    PrefectUnreachable,
+    did_you_mean,
+)
+from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND
+from prefect_flows.core.prefect_api import existing_targets, load_profile
+from prefect_flows.core.settings import Settings
+from prefect_flows.state.configured_store import configured_store
+
+START_SERVER = (
+    f"start it: {LOCAL_UP_COMMAND}, docker compose up -d --wait, or its unit; "
+    "or correct PREFECT_API_URL, which ends in /api"
+)
+
+
+class Questions:
+    """Questions for one look; `api` comes first, and finds the targets that are looked at.
+
+    Args:
+        named: targets that were named; none for all that have a profile block.
+    """
+
+    def __init__(self, settings: Settings, named: Sequence[str] | None) -> None:
+        self._settings = settings
+        self._named = list(dict.fromkeys(named or []))
+        self.targets: list[str] = list(self._named)
+        # They are replaced in all that is printed, should an error of a library hold one.
+        self.secrets = _credentials_of_the_client()
+
+    def api(self, seconds: float) -> list[Check]:
+        """Whether the API answers, lets us in, and is of our version."""
+        try:
+            with api_queries.asking(seconds / 2) as client:
+                server = api_queries.server(client)
+                existing = existing_targets(client)
+        except PrefectUnreachable as error:
+            return [self._refused_or_silent(error)]
+        except (httpx.HTTPError, ValueError) as error:
+            seen = f"what answers is no Prefect API: {type(error).__name__}: {error}"
+            return [Check("api", "", Status.FAILED, seen, START_SERVER)]
+        checks = [judge_server(server)]
+        if not self._named:
+            self.targets = existing
+        missing = [name for name in self.targets if name not in existing]
+        for name in missing:
+            known = f"; targets that exist: {', '.join(existing)}" if existing else ""
+            mend = f"{SETUP_COMMAND} --target {name}"
+            seen = f"no profile block{known}{did_you_mean(name, existing)}"
+            checks.append(Check("blocks", name, Status.FAILED, seen, mend))
+        if not self.targets:
+            seen = "setup has made no target's blocks"
+            checks.append(Check("blocks", "", Status.WARNING, seen, SETUP_COMMAND))
+        self.targets = [name for name in self.targets if name in existing]
+        return checks
+
+    def _refused_or_silent(self, error: PrefectUnreachable) -> Check:
+        status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
+        if status not in (401, 403):
+            return Check("api", "", Status.FAILED, f"{error.what} ({error.where})", START_SERVER)
+        sent = "nothing"
+        for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"):
+            if _set(name):
+                sent = name
+                break
+        return Check(
+            "api", "", Status.FAILED, f"{error.what} Sent as credentials: {sent}.",
+            "set PREFECT_API_AUTH_STRING to what the server has as PREFECT_SERVER_API_AUTH_STRING; "
+            "for Prefect Cloud, PREFECT_API_KEY; for the local server of this folder, unset both",
+        )  # fmt: skip
+
+    def database(self, seconds: float) -> list[Check]:
+        """Whether the server can read its database.
+
+        Its own `/ready` only opens a connection, which for SQLite says little; so runs are counted.
+        """
+        with _said("database", "", "see the server's log, and that its database runs") as checks:
+            with api_queries.asking(seconds) as client:
+                client.request("GET", "/ready")
+                runs = client.count_flow_runs()
+            checks.append(Check("database", "", Status.OK, f"answers; {runs} flow runs in it"))
+        return checks
+
+    def runs(self, seconds: float) -> list[Check]:
+        """Pools, workers, deployments and runs of the targets."""
+        with _said("runs", "", START_SERVER) as checks:
+            with api_queries.asking(seconds) as client:
+                facts = api_queries.facts(client, self.targets)
+            if not facts.pools:
+                seen = "no deployment of these targets names a work pool"
+                checks.extend(Check(n, "", Status.SKIPPED, seen) for n in ("pool", "worker"))
+            for pool in facts.pools:
+                checks.extend(judge_pool(pool, facts))
+            for target in facts.targets:
+                checks.extend(judge_deployments(target, facts))
+                checks.extend(judge_last_run(target, facts))
+                checks.extend(judge_waiting(target, facts))
+                checks.append(judge_running(target, facts))
+        return checks
+
+    def automations(self, seconds: float) -> list[Check]:
+        """Whether what finds late and killed runs is as its file says."""
+        with _said("automations", "", AUTOMATIONS) as checks, api_queries.asking(seconds) as client:
+            checks.extend(judge_automations(client, self.targets))
+        return checks
+
+    def warehouse(self, target: str, seconds: float) -> list[Check]:
+        """Whether a target's warehouse lets its blocks in."""
+        with _said("warehouse", target, f"{SETUP_COMMAND} --target {target}") as checks:
+            with api_queries.asking(seconds) as client:
+                profile = load_profile(client, target)
+            self.secrets |= set(profile.secrets.values())
+            # It gives up before it is given up.
+            checks.append(external_checks.warehouse(profile, seconds * 0.8))
+        return checks
+
+    def state_store(self, seconds: float) -> list[Check]:
+        """Whether the state store of this machine's runs answers, and what waits in it."""
+        with _said("state store", "", "") as checks:
+            with api_queries.asking(seconds) as client:
+                store = configured_store(self._settings, client)
+            checks.extend(external_checks.state_store(store, self.targets))
+        return checks
+
+    def disk(self, seconds: float) -> list[Check]:  # noqa: ARG002 # as the others
+        """Whether this machine has room."""
+        return [external_checks.disk(self._settings.local_dir)]
+
+    def not_asked(self) -> list[Check]:
+        """What cannot be looked at without the API."""
+        seen = "the API has to answer first"
+        names = ("database", "pool", "worker", "deployment", "last run", "late runs", "stuck runs",
+                 "running", "warehouse", "state store", "notices")  # fmt: skip
+        return [Check(name, "", Status.SKIPPED, seen) for name in names]
+
+
+@contextmanager
+def _said(name: str, subject: str, mend: str) -> Iterator[list[Check]]:
+    """What cannot be asked is a check that failed; a setting that is wrong ends it all."""
+    checks: list[Check] = []
+    try:
+        yield checks
+    except ConfigurationError as error:
+        checks.append(Check(name, subject, Status.FAILED, error.what, error.mend))
+    except MillraceError as error:
+        checks.append(
+            Check(name, subject, Status.FAILED, f"{error.what} ({error.where})", error.mend)
+        )
+    except httpx.HTTPError as error:
+        seen = f"the API does not answer: {type(error).__name__}: {error}"
+        checks.append(Check(name, subject, Status.FAILED, seen, mend))
+
+
+def _set(name: str) -> str | None:
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    setting = {
+        "PREFECT_API_AUTH_STRING": PREFECT_API_AUTH_STRING,
+        "PREFECT_API_KEY": PREFECT_API_KEY,
+    }
+    value = setting[name].value()
+    return None if value is None else str(getattr(value, "get_secret_value", lambda: value)())
+
+
+def _credentials_of_the_client() -> set[str]:
+    auth, key = _set("PREFECT_API_AUTH_STRING"), _set("PREFECT_API_KEY")
+    password = auth.partition(":")[2] if auth else None
+    return {secret for secret in (auth, password, key) if secret}

@@ -1,0 +1,73 @@
+"""Whether the container does what it was started for; its exit code is the image's health check.
+
+`python -m infrastructure.platforms.docker.health [server|worker]`; without a word, the container's first
+process tells what it is. A container of a flow run is healthy as long as it runs. Only the standard
+library: this starts every few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+TIMEOUT_SECONDS = 5
+
+
+def role_of(command: str) -> str:
+    """What a command line starts: `server`, `worker`, or anything else."""
+    if "prefect server start" in command:
+        return "server"
+    starts_worker = (
+        "prefect worker start" in command or "infrastructure.prefect_resources.worker" in command
+    )
+    return "worker" if starts_worker else "other"
+
+
+def address(role: str, environment: dict[str, str]) -> str | None:
+    """Where a role says of itself that it is well; none where running is enough."""
+    if role == "server":
+        # The container's own server, without its clients' credentials: health is no secret.
+        return f"http://127.0.0.1:{environment.get('PREFECT_SERVER_API_PORT', '4200')}/api/ready"
+    if role == "worker":
+        # Answers 503 when the worker did not ask its pool for work for several rounds.
+        port = environment.get("PREFECT_WORKER_WEBSERVER_PORT", "8080")
+        return f"http://127.0.0.1:{port}/health"
+    return None
+
+
+def fault(url: str) -> str | None:
+    """What is wrong; none when it answers well."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS):  # noqa: S310 # http alone
+            return None
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        return f"{url}: {error}"
+
+
+def main() -> int:
+    """0 when healthy."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infrastructure.platforms.docker.health",
+        description="Say whether this container is healthy; exit code 1 when it is not.",
+    )
+    parser.add_argument(
+        "role",
+        nargs="?",
+        choices=("server", "worker", "other"),
+        help="What the container was started for. Its first process tells when not given.",
+    )
+    given = parser.parse_args().role
+    first_process = Path("/proc/1/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    role = given or role_of(first_process)
+    url = address(role, dict(os.environ))
+    wrong = None if url is None else fault(url)
+    sys.stdout.write(f"{role}: {wrong or 'healthy'}\n")
+    return 0 if wrong is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""`python -m infrastructure.platforms.docker.parse_project FOLDER`: the last step of an image's build.
+
+Parses the dbt project for each target, the way the pipeline does, so that the first run in a new
+container finds it parsed (`MILLRACE_PARSED_DIR`). dbt takes a parsed project over when target and
+connection are the same, passwords aside; so it has to know Terraform's `dbt_targets`. They come in
+the build argument `DBT_TARGETS`. Without them the project is parsed once, so that one that does not
+parse fails the build, and the first run parses again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.setup_profiles import contract
+from infrastructure.setup_profiles.contract import Contract
+from infrastructure.setup_profiles.desired import desired_blocks, profile_of
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.profiles import Profile, profile_name
+from prefect_flows.core.settings import load_settings
+from prefect_flows.state.target_state import PARTIAL_PARSE
+from prefect_flows.transform.session import DbtSession
+
+ARGUMENT = "DBT_TARGETS"
+
+
+def targets_without_secrets(text: str, *, where: str) -> Contract:
+    """The contract in a document of Terraform's outputs that may be left in an image.
+
+    Raises:
+        ContractError: it does not keep the contract.
+        ConfigurationError: it holds secrets, which would stay in the layers of the build.
+    """
+    found = contract.parse(
+        text, where=where, mend="terraform -chdir=DIR output -json, without dbt_target_secrets"
+    )
+    if found.secrets:
+        raise ConfigurationError(
+            "Terraform's outputs hold secrets, and what an image is built with stays readable.",
+            where=f"{where}: dbt_target_secrets of {', '.join(found.secrets)}",
+            mend="terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > FILE, "
+            "then --outputs FILE",
+        )
+    return found
+
+
+def profiles_for(text: str, dbt_dir: Path) -> list[Profile]:
+    """The profile of each target in the document; a made-up one when there is no document."""
+    name = profile_name(dbt_dir)
+    if text.strip():
+        known = targets_without_secrets(text, where=f"the build argument {ARGUMENT}")
+        blocks = desired_blocks(known, name)
+        return [profile_of(blocks, target) for target in known.targets]
+    output = {
+        "type": "postgres", "host": "localhost", "port": 5432, "user": "nobody",
+        "dbname": "nowhere", "schema": "nothing", "threads": 1, "password": "",
+    }  # fmt: skip
+    return [Profile.from_output(name, "none", output)]
+
+
+def parse(dbt_dir: Path, profile: Profile, folder: Path) -> Path:
+    """Parse the project for a target; the file of the parsed project, in the folder.
+
+    Raises:
+        ProjectError: the project does not parse, or asks for packages that cannot be installed.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="millrace-parse-") as target_path,
+        DbtSession(dbt_dir, profile, Path(target_path), {}) as session,
+    ):
+        if session.has_packages():
+            session.install_packages()
+        assert session.manifest is not None  # noqa: S101 # what reads it parses
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(Path(target_path, PARTIAL_PARSE), folder / PARTIAL_PARSE))
+
+
+@exits_with_expected_errors
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the parsed project is left.")],
+) -> None:
+    """Parse the dbt project for each target of the build argument DBT_TARGETS."""
+    console = Console()
+    settings = load_settings()
+    text = os.environ.get(ARGUMENT, "")
+    for profile in profiles_for(text, settings.dbt_dir):
+        file = parse(settings.dbt_dir, profile, folder / profile.target)
+        if text.strip():
+            console.print(f"{profile.target}: parsed, {file.stat().st_size / 1e6:.1f} MB")
+        else:
+            shutil.rmtree(file.parent)
+            console.print(f"The project parses. No {ARGUMENT}: a container's first run parses it.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

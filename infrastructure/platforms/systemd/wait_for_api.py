@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Wait until the Prefect server answers, so that a unit after it finds it.
+
+Takes the address from PREFECT_API_URL, the server's process from MAINPID, which systemd gives, and
+seconds to wait as its one argument. Standard library only: it starts in a tenth of a second.
+"""
+
+import argparse
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+
+def answers(url: str) -> bool:
+    """Whether the server says that it is well."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - a setting of ours
+            return bool(response.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def main() -> int:
+    """Exit code 0 as soon as it answers, 1 when it has not in time."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infrastructure.platforms.systemd.wait_for_api",
+        description="Wait until the Prefect server at PREFECT_API_URL answers, or the process "
+        "MAINPID has ended.",
+    )
+    parser.add_argument("seconds", type=float, help="How long to wait.")
+    patience = parser.parse_args().seconds
+    missing = [name for name in ("PREFECT_API_URL", "MAINPID") if name not in os.environ]
+    if missing:
+        sys.stderr.write(
+            f"Not set: {', '.join(missing)}.\n  where: the environment\n"
+            "  mend:  let systemd call this by ExecStartPost, which gives MAINPID; PREFECT_API_URL"
+            " stands in /etc/millrace/millrace.env\n"
+        )
+        return 1
+    url = os.environ["PREFECT_API_URL"] + "/health"
+    until = time.monotonic() + patience
+    server = Path("/proc") / os.environ["MAINPID"]
+    while time.monotonic() < until:
+        if answers(url):
+            return 0
+        if not server.exists():
+            sys.stderr.write("The Prefect server has ended: its own lines above say why.\n")
+            return 1
+        time.sleep(0.2)
+    sys.stderr.write(
+        f"The Prefect server did not answer within {patience:.0f} s.\n  where: {url}\n"
+        "  mend:  journalctl -u millrace-server says why; PREFECT_API_URL stands in"
+        " /etc/millrace/millrace.env\n"
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Objects of the Prefect server that files of the project describe."""

@@ -1,0 +1,115 @@
+"""`python -m infrastructure.prefect_resources.automations`: `automations.yaml` becomes Prefect automations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.prefect_resources.automations.automation_resources import AutomationKind
+from infrastructure.prefect_resources.automations.automations_file import (
+    AUTOMATIONS_FILE,
+    read_automations,
+)
+from infrastructure.prefect_resources.automations.desired_automations import COMMAND, asked_of
+from infrastructure.prefect_resources.deployments import preflight
+from infrastructure.prefect_resources.reconcile import plan_table
+from infrastructure.prefect_resources.reconcile.plan import apply, differs, plan
+from infrastructure.setup_profiles.ownership import projects_of
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import BlockMissing, ConfigurationError, did_you_mean
+from prefect_flows.core.names import SETUP_COMMAND, notify_block
+from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.settings import load_settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+DRIFT = 1
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def setup_automations(
+    target: Annotated[
+        list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")
+    ] = None,
+    file: Annotated[Path, typer.Option(help="The file of automations.")] = AUTOMATIONS_FILE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
+    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned automations.")] = False,
+) -> None:
+    """Create or update the automations that find late, stuck, missing and killed runs."""
+    console = Console()
+    asked_for = read_automations(file)
+    with prefect_client() as client:
+        made = preflight.ground(client).targets
+        _refuse_unknown(client, target or [], sorted(made))
+        others = _others(client, made, target or [])
+        existing = sorted(set(made) - others)
+        asked = asked_of(client, asked_for, target or existing)
+        steps = plan(
+            client, [AutomationKind(target or [], others)], asked.wanted, keep=asked.wanted
+        )
+        shown = plan_table.table(steps, prune=prune)
+        for name in asked.left_out:
+            shown.add_row("left out", f"target {name}", f"there is no block {notify_block(name)}")
+        console.print(shown)
+        if not dry_run and not check:
+            apply(client, steps, prune=prune)
+            console.print(plan_table.summary("Automations", steps, prune=prune))
+    for name in asked.left_out:
+        again = f"{COMMAND} --target {name}"
+        console.print(
+            f"Target {name}: nobody would be told, so nothing is looked for. Name receivers in "
+            f"Terraform's dbt_target_notices, apply it, then: {SETUP_COMMAND}; {again}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    for name in sorted(set(asked_for.targets) - set(existing)):
+        console.print(
+            f"Target {name}: {file.name} has times for it, and setup has not made it.",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    if check and differs(steps):
+        raise typer.Exit(DRIFT)
+
+
+def _others(
+    client: SyncPrefectClient, made: Mapping[str, str | None], names: Sequence[str]
+) -> set[str]:
+    """Targets that other projects made, of which none may be named."""
+    projects = projects_of(load_settings())
+    others = {name for name, mark in made.items() if projects.is_other(mark)}
+    if named := sorted(others & set(names)):
+        raise ConfigurationError(
+            f"Another project ({made[named[0]]}) made the target {named[0]!r}.",
+            where=f"the Prefect API at {client.api_url}",
+            mend=f"name another --target, or take it over: {SETUP_COMMAND} --target {named[0]} "
+            "--take-over",
+        )
+    return others
+
+
+def _refuse_unknown(
+    client: SyncPrefectClient, names: Sequence[str], existing: Sequence[str]
+) -> None:
+    unknown = [name for name in names if name not in existing]
+    if unknown:
+        known = f"targets that exist: {', '.join(existing)}" if existing else "no target exists yet"
+        raise BlockMissing(
+            f"Setup has not been run for the target {', '.join(map(repr, unknown))} ({known})."
+            f"{did_you_mean(unknown[0], existing)}",
+            where=f"the Prefect API at {client.api_url}",
+            mend=f"{SETUP_COMMAND} --target {unknown[0]}, or name another --target",
+        )
+
+
+if __name__ == "__main__":
+    app()

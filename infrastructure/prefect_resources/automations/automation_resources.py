@@ -1,0 +1,159 @@
+"""Automations, as setup finds and writes them through Prefect's API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from infrastructure.prefect_resources.automations.triggers import Finding
+from infrastructure.prefect_resources.deployments.deployment_resources import TAG
+from infrastructure.prefect_resources.reconcile.resources import Stored, Wanted
+from prefect_flows.core.names import automation, run_tag
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import Automation, AutomationCore
+
+AUTOMATION = "automation"
+PAGE = 200
+# The keys of our actions. What else stands in one, somebody has written by hand.
+PRINTED = frozenset({"type", "block_document_id", "subject", "body", "state", "message"})
+UNORDERED = ("after", "expect", "for_each")
+
+
+def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> Wanted:
+    """The automation of a finding.
+
+    Args:
+        told: the blocks that are told, by type and name; not looked at where the finding
+            tells nobody.
+    """
+    if finding.body:
+        actions: list[dict[str, Any]] = [
+            {
+                "type": "send-notification",
+                "block_document_id": str(block),
+                "subject": finding.subject,
+                "body": finding.body,
+            }
+            for block in told.values()
+        ]
+    else:
+        actions = [{
+            "type": "change-flow-run-state", "state": "CRASHED", "name": "Crashed",
+            "message": "Its heartbeats stopped: its process is gone.",
+        }]  # fmt: skip
+    return Wanted(
+        AUTOMATION,
+        automation(target, finding.name),
+        normal({
+            "description": finding.description,
+            "tags": [TAG] if target is None else [TAG, run_tag(target)],
+            "trigger": finding.trigger,
+            "actions": actions,
+        }),
+    )  # fmt: skip
+
+
+class AutomationKind:
+    """Automations. Whether one is paused is the operator's: it is left as it is.
+
+    Args:
+        targets: of which an automation may be found orphaned; of all where none is given.
+        others: targets of which none may: another project made them.
+    """
+
+    name = AUTOMATION
+
+    def __init__(self, targets: Iterable[str], others: Iterable[str] = ()) -> None:
+        self._others = tuple(automation(target, "") for target in others)
+        self._prefixes = [automation(target, "") for target in targets] or [automation(None, "")]
+        self._all: list[Automation] | None = None
+
+    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+        """The automation of that name."""
+        return next((_stored(each) for each in self._read(client) if each.name == name), None)
+
+    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+        """Every automation of the targets with our tag and a name that begins as ours do."""
+        return [
+            _stored(each)
+            for each in self._read(client)
+            if TAG in each.tags and each.name.startswith(tuple(self._prefixes))
+            if not each.name.startswith(self._others)
+        ]
+
+    def write(
+        self,
+        client: SyncPrefectClient,
+        wanted: Wanted,
+        stored_id: UUID | None,
+        ids: Mapping[str, UUID],  # noqa: ARG002
+    ) -> UUID:
+        """Create or change the automation. A change opens the windows of its trigger anew."""
+        written = _core(wanted.name, wanted.data)
+        if stored_id is None:
+            return client.create_automation(written)
+        client.update_automation(stored_id, written)
+        return stored_id
+
+    def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
+        """Remove the automation."""
+        client.delete_automation(stored_id)
+
+    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+        """All but actions that are not ours: a webhook's may hold a secret."""
+        return path[0] != "actions" or (path[-1] in PRINTED and not isinstance(value, Mapping))
+
+    def paused(self, client: SyncPrefectClient) -> set[str]:
+        """Names of automations that somebody has paused."""
+        return {each.name for each in self._read(client) if not each.enabled}
+
+    def _read(self, client: SyncPrefectClient) -> list[Automation]:
+        """All that there are, asked once: a plan looks for many."""
+        if self._all is None:
+            found: list[Automation] = []
+            while True:
+                page = client.read_automations(limit=PAGE, offset=len(found))
+                found += page
+                if len(page) < PAGE:
+                    break
+            self._all = found
+        return self._all
+
+
+def normal(data: Mapping[str, Any]) -> dict[str, Any]:
+    """An automation's fields in one form: Prefect's defaults filled in, sets in order.
+
+    Actions become a mapping by their place, so that a plan names the field that changes.
+    """
+    given = _core("", data).model_dump(mode="json")
+    trigger = given["trigger"]
+    for key in UNORDERED:
+        if key in trigger:
+            trigger[key] = sorted(trigger[key])
+    if not isinstance(trigger.get("match_related", []), list):
+        trigger["match_related"] = [trigger["match_related"]]
+    return {
+        "description": given["description"],
+        "tags": sorted(given["tags"]),
+        "trigger": trigger,
+        "actions": {
+            str(place): {key: value for key, value in action.items() if value is not None}
+            for place, action in enumerate(given["actions"], start=1)
+        },
+    }
+
+
+def _core(name: str, data: Mapping[str, Any]) -> AutomationCore:
+    """What is written: `enabled` is not set, and so stays as it is."""
+    from prefect.events.schemas.automations import AutomationCore
+
+    actions = data["actions"]
+    listed = list(actions.values()) if isinstance(actions, Mapping) else actions
+    return AutomationCore.model_validate(dict(data) | {"name": name, "actions": listed})
+
+
+def _stored(found: Automation) -> Stored:
+    return Stored(found.id, found.name, normal(found.model_dump(mode="json")))

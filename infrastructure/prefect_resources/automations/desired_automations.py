@@ -1,0 +1,61 @@
+"""The automations that the file asks for, given what Prefect has: receivers and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from infrastructure.prefect_resources.automations.automation_resources import desired
+from infrastructure.prefect_resources.automations.automations_file import AutomationsFile
+from infrastructure.prefect_resources.automations.triggers import of_target, zombies
+from infrastructure.prefect_resources.reconcile.resources import Wanted
+from prefect_flows.core.names import PIPELINE, run_tag
+from prefect_flows.core.prefect_api import block_address, notification_blocks
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+COMMAND = "uv run python -m infrastructure.prefect_resources.automations"
+
+
+@dataclass
+class Asked:
+    """What should be there.
+
+    Attributes:
+        left_out: the targets for which nobody is told.
+    """
+
+    wanted: list[Wanted] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def asked_of(client: SyncPrefectClient, file: AutomationsFile, targets: Sequence[str]) -> Asked:
+    """The automations of these targets and of the server."""
+    asked = Asked()
+    for name in targets:
+        told = {
+            block_address(block): UUID(block["id"]) for block in notification_blocks(client, name)
+        }
+        if not told:
+            asked.left_out.append(name)
+            continue
+        scheduled = file.asks_for_missing(name) or _is_scheduled(client, name)
+        found = of_target(name, file.times(name), scheduled=scheduled)
+        asked.wanted += [desired(name, finding, told) for finding in found]
+    if file.server.zombies is not None:
+        asked.wanted.append(desired(None, zombies(file.server.zombies), told={}))
+    return asked
+
+
+def _is_scheduled(client: SyncPrefectClient, target: str) -> bool:
+    """Whether a deployment of the pipeline has a schedule, also one that somebody has paused."""
+    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
+
+    found = client.read_deployments(
+        flow_filter=FlowFilter.model_validate({"name": {"any_": [PIPELINE]}}),
+        deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [run_tag(target)]}}),
+    )
+    return any(deployment.schedules for deployment in found)

@@ -1,0 +1,245 @@
+"""`python -m infrastructure.prefect_resources.deployments`: every `prefect.yaml` becomes deployments of one version."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infrastructure.prefect_resources.deployments import prefect_yaml, preflight, releases
+from infrastructure.prefect_resources.deployments.deployment_resources import (
+    SLASH,
+    DeploymentKind,
+    desired,
+)
+from infrastructure.prefect_resources.deployments.flow_schema import schemas_of
+from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
+from infrastructure.prefect_resources.deployments.releases import Release
+from infrastructure.prefect_resources.reconcile import plan_table
+from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
+from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.setup_profiles.ownership import projects_of
+from infrastructure.version import version_of
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError, did_you_mean
+from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+FAILED = 1
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass
+class Work:
+    """What is to be deployed, and what has gone wrong so far.
+
+    Attributes:
+        wanted: name of a deployment, without its flow → how it should be stored.
+        failures: name of a deployment, or of a file → what is wrong with it, a line each.
+        unread: targets of deployments that are wrong in their file; none where it is not known.
+    """
+
+    declared: list[Deployment] = field(default_factory=list)
+    wanted: dict[str, Wanted] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    unread: set[str | None] = field(default_factory=set)
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets of what is declared, each once."""
+        return list(dict.fromkeys(each.target for each in self.declared))
+
+
+@app.command()
+@exits_with_expected_errors
+def deploy(
+    target: Annotated[
+        list[str] | None, typer.Argument(help="Only these targets. All by default.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Image of the runs. MILLRACE_IMAGE by default.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="Another work pool than the files name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove deployments that no file has any more.")
+    ] = False,
+) -> None:
+    """Deploy the pipeline and every source, in the version of this folder."""
+    console = Console()
+    settings = load_settings()
+    version = version_of(settings)
+    image = image or settings.image
+    work = _read(settings, target or [])
+    with prefect_client() as client:
+        there = preflight.ground(client)
+        projects = projects_of(settings)
+        others = {name for name, mark in there.targets.items() if projects.is_other(mark)}
+        without = sorted(set(there.targets) - set(work.targets) - others)
+        for name in without if not target else []:
+            console.print(
+                f"Target {name}: setup has made it, and no deployment is for it "
+                f"({prefect_yaml.FILE})", highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        _check(client, settings, work, there, version=version, pool=pool, image=image)
+        steps = _plan(client, work, target or [], others)
+        console.print(plan_table.table(steps, prune=prune))
+        if not dry_run:
+            _write(client, work, steps, prune=prune)
+            _record(client, work, steps, Release("", version, image, releases.DEPLOYED, []))
+    console.print(_results(work, steps, version, dry_run=dry_run, prune=prune))
+    if work.failures:
+        for name, said in work.failures.items():
+            for each in said:
+                console.print(f"{name}: {each}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Failed: {', '.join(work.failures)}.", highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED)
+
+
+def _read(settings: Settings, targets: Sequence[str]) -> Work:
+    """Every file; what is wrong in one does not keep the rest from being deployed.
+
+    Raises:
+        ConfigurationError: no file has a deployment for a given target.
+    """
+    work = Work()
+    known: set[str] = set()
+    for file in prefect_yaml.files_of(settings):
+        try:
+            right, faulty = prefect_yaml.read_each(file)
+        except ConfigurationError as error:
+            work.failures[str(file.relative_to(settings.project_dir))] = [str(error)]
+            work.unread.add(None)
+            continue
+        known |= {each.target for each in right}
+        work.declared += prefect_yaml.of_targets(right, targets)
+        for each in faulty:
+            if not targets or each.target is None or each.target in targets:
+                work.failures[each.name] = [f"{fault}; correct {file}" for fault in each.faults]
+                work.unread.add(each.target)
+    without = [name for name in targets if name not in work.targets]
+    if without and not work.failures:
+        raise ConfigurationError(
+            f"No deployment is for the target {', '.join(map(repr, without))}."
+            f"{did_you_mean(without[0], known)}",
+            where=str(settings.project_dir / prefect_yaml.FILE),
+            mend="add one there, or name a target that has one",
+        )
+    return work
+
+
+def _check(
+    client: SyncPrefectClient,
+    settings: Settings,
+    work: Work,
+    there: preflight.Ground,
+    *,
+    version: str,
+    pool: str | None,
+    image: str | None,
+) -> None:
+    """What each deployment should be, or what is wrong with it."""
+    projects = projects_of(settings)
+    schemas = schemas_of({each.entrypoint for each in work.declared}, settings)
+    for each in work.declared:
+        found = list(
+            preflight.faults(client, there, each, projects=projects, pool=pool, image=image)
+        )
+        schema = schemas[each.entrypoint]
+        if isinstance(schema, ConfigurationError):
+            found.append(str(schema))
+        if found or isinstance(schema, ConfigurationError):
+            work.failures[each.name] = found
+            continue
+        known = there.pools[pool or each.work_pool.name]
+        work.wanted[each.name] = desired(
+            each, schema, version=version, pool=pool, image=image, variables=known.variables
+        )
+
+
+def _plan(
+    client: SyncPrefectClient, work: Work, targets: Sequence[str], others: Collection[str]
+) -> list[Step]:
+    """Orphans are what no file names; while a file cannot be read, nothing counts as one.
+
+    Args:
+        others: targets of other projects; their deployments are none of ours.
+    """
+    readable = all(name in {each.name for each in work.declared} for name in work.failures)
+    steps = plan(
+        client,
+        [DeploymentKind(targets, others)],
+        work.wanted.values(),
+        keep=work.wanted.values() if readable else None,
+    )
+    return [
+        step
+        for step in steps
+        if step.action is not Action.ORPHANED or _short(step) not in work.failures
+    ]
+
+
+def _write(client: SyncPrefectClient, work: Work, steps: Sequence[Step], *, prune: bool) -> None:
+    """One after the other; what the API refuses does not keep the others from being written."""
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    for step in steps:
+        try:
+            apply(client, [step], prune=prune)
+        except PrefectHTTPStatusError as error:
+            work.failures[_short(step)] = [
+                f"the Prefect API refuses it: {error.response.status_code} "
+                f"{error.response.text}; correct {prefect_yaml.FILE}, or the pool's template"
+            ]
+
+
+def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: Release) -> None:
+    """A release for each target that changed, and of which nothing failed."""
+    for target in work.targets:
+        names = [each.name for each in work.declared if each.target == target]
+        changed = {_short(s) for s in steps if s.action is not Action.UNCHANGED} & set(names)
+        complete = not {None, target} & work.unread and not set(names) & set(work.failures)
+        if changed and complete:
+            deployments = [work.wanted[name] for name in names]
+            releases.record(
+                client, Release(target, like.version, like.image, like.why, deployments)
+            )
+
+
+def _results(
+    work: Work, steps: Sequence[Step], version: str, *, dry_run: bool, prune: bool
+) -> Table:
+    said = {
+        Action.CREATE: "created",
+        Action.UPDATE: "updated",
+        Action.UNCHANGED: "unchanged",
+        Action.ORPHANED: "removed" if prune else "orphaned",
+    }
+    result = Table("deployment", "work pool", "result", title=f"Version {version}")
+    result.title_justify = "left"
+    for step in steps:
+        pool = str(step.wanted.data["work_pool_name"]) if step.wanted is not None else ""
+        failed = _short(step) in work.failures
+        done = "failed" if failed else "would be " * dry_run + said[step.action]
+        result.add_row(step.name, pool, done)
+    shown = {_short(step) for step in steps}
+    for name in work.failures:
+        if name not in shown:
+            result.add_row(name, "", "failed")
+    return result
+
+
+def _short(step: Step) -> str:
+    return step.name.split(SLASH, maxsplit=1)[1]
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,212 @@
+"""Deployments, as they are found and written through Prefect's API."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from infrastructure.prefect_resources.deployments.flow_schema import FlowSchema
+from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment, Schedule
+from infrastructure.prefect_resources.reconcile.resources import Stored, Wanted
+from infrastructure.prefect_resources.work_pools.block_references import is_reference
+from prefect_flows.core.names import run_tag
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+DEPLOYMENT = "deployment"
+# On each of ours, so that one whose file is gone is known.
+TAG = "millrace"
+SLASH = "/"
+
+
+def desired(
+    deployment: Deployment,
+    flow: FlowSchema,
+    *,
+    version: str,
+    pool: str | None,
+    image: str | None,
+    variables: Collection[str],
+) -> Wanted:
+    """The deployment as it should be stored.
+
+    Args:
+        pool: another pool than the file's.
+        image: the project's image, for runs of pools that have one.
+        variables: the pool's job variables; others that the file names are for its own pool.
+    """
+    work_pool = deployment.work_pool
+    given = work_pool.job_variables.model_dump(mode="json", exclude_unset=True)
+    job_variables = {key: value for key, value in given.items() if key in variables}
+    if "image" in variables and (own := deployment.image(image)) is not None:
+        job_variables["image"] = own
+    limit = deployment.concurrency_limit
+    return Wanted(
+        DEPLOYMENT,
+        f"{flow.name}{SLASH}{deployment.name}",
+        {
+            "version": version,
+            "entrypoint": deployment.entrypoint,
+            "description": deployment.description or flow.description,
+            "parameters": dict(deployment.parameters),
+            "tags": sorted({TAG, run_tag(deployment.target), *deployment.tags}),
+            "schedules": [_schedule(schedule) for schedule in deployment.schedules],
+            "concurrency_limit": limit.limit,
+            "collision_strategy": limit.collision_strategy,
+            "work_pool_name": pool or work_pool.name,
+            "work_queue_name": work_pool.work_queue_name or deployment.target,
+            "job_variables": job_variables,
+            "enforce_parameter_schema": deployment.enforce_parameter_schema,
+            "parameter_openapi_schema": flow.parameters,
+        },
+    )
+
+
+class DeploymentKind:
+    """Deployments, named `<flow>/<deployment>`.
+
+    Whether one is paused, and whether its schedule is active, is the operator's: both are left as
+    they are.
+
+    Args:
+        targets: of which a deployment may be found orphaned; of all where none is given.
+        others: targets of which none may: another project made them.
+    """
+
+    name = DEPLOYMENT
+
+    def __init__(self, targets: Iterable[str], others: Iterable[str] = ()) -> None:
+        self._targets = frozenset(targets)
+        self._others = frozenset(others)
+
+    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+        """The deployment of that name."""
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            found = client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            return None
+        return Stored(found.id, name, _data(found))
+
+    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+        """Every deployment of the targets with our tag."""
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+        pattern = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+        page = 200
+        found: list[DeploymentResponse] = []
+        while True:
+            some = client.read_deployments(deployment_filter=pattern, limit=page, offset=len(found))
+            found += some
+            if len(some) < page:
+                break
+        flows = {each.flow_id: client.read_flow(each.flow_id).name for each in found}
+        return [
+            Stored(each.id, f"{flows[each.flow_id]}{SLASH}{each.name}", _data(each))
+            for each in found
+            for target in [each.parameters.get("target")]
+            if target not in self._others and (not self._targets or target in self._targets)
+        ]
+
+    def write(
+        self,
+        client: SyncPrefectClient,
+        wanted: Wanted,
+        stored_id: UUID | None,
+        ids: Mapping[str, UUID],  # noqa: ARG002
+    ) -> UUID:
+        """Create or change the deployment."""
+        from prefect.client.schemas.actions import (
+            DeploymentScheduleCreate,
+            DeploymentScheduleUpdate,
+            DeploymentUpdate,
+        )
+        from prefect.client.schemas.objects import ConcurrencyOptions
+
+        fields = dict(wanted.data) | {"pull_steps": []}
+        schedules = fields.pop("schedules")
+        fields["concurrency_options"] = ConcurrencyOptions(
+            collision_strategy=fields.pop("collision_strategy")
+        )
+        flow, name = wanted.name.split(SLASH, maxsplit=1)
+        if stored_id is None:
+            return client.create_deployment(
+                client.create_flow_from_name(flow),
+                name,
+                schedules=[DeploymentScheduleCreate(**each) for each in schedules],
+                **fields,
+            )
+        before = client.read_deployment(stored_id).schedules
+        for schedule in before:
+            # Prefect leaves alone what has a slug, which only its own command line gives.
+            if schedule.slug is not None:
+                client.delete_deployment_schedule(stored_id, schedule.id)
+        active = {_text(each.schedule): each.active for each in before}
+        client.update_deployment(
+            stored_id,
+            DeploymentUpdate(
+                schedules=[
+                    DeploymentScheduleUpdate(
+                        active=active.get(_text(create.schedule), True), **each
+                    )
+                    for each in schedules
+                    for create in [DeploymentScheduleCreate(**each)]
+                ],
+                **fields,
+            ),
+        )
+        return stored_id
+
+    def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
+        """Remove the deployment; its runs stay."""
+        client.delete_deployment(stored_id)
+
+    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+        """All but job variables that are not ours: somebody may have put a secret there."""
+        if path[0] != "job_variables":
+            return path[0] != "parameter_openapi_schema"
+        return path == ("job_variables", "image") or (
+            isinstance(value, str) and is_reference(value)
+        )
+
+
+def _schedule(schedule: Schedule) -> dict[str, Any]:
+    given = schedule.model_dump(exclude_none=True)
+    return {"schedule": given}
+
+
+def _data(found: DeploymentResponse) -> dict[str, Any]:
+    limit = found.global_concurrency_limit
+    options = found.concurrency_options
+    return {
+        "version": found.version,
+        "entrypoint": found.entrypoint,
+        "description": found.description,
+        "parameters": found.parameters,
+        "tags": sorted(found.tags),
+        "schedules": [
+            {"schedule": _given(schedule.schedule.model_dump(mode="json"))}
+            for schedule in found.schedules
+        ],
+        "concurrency_limit": limit.limit if limit is not None else None,
+        "collision_strategy": options.collision_strategy.value if options is not None else None,
+        "work_pool_name": found.work_pool_name,
+        "work_queue_name": found.work_queue_name,
+        "job_variables": found.job_variables,
+        "enforce_parameter_schema": found.enforce_parameter_schema,
+        "parameter_openapi_schema": found.parameter_openapi_schema,
+    }
+
+
+def _given(schedule: dict[str, Any]) -> dict[str, Any]:
+    """A stored schedule as a file says it: without what Prefect adds."""
+    kept = ("cron", "interval", "rrule", "timezone")
+    return {key: schedule[key] for key in kept if schedule.get(key) is not None}
+
+
+def _text(schedule: Any) -> str:
+    return str(_given(schedule.model_dump(mode="json")))

@@ -1,0 +1,314 @@
+"""The files `prefect.yaml`: the deployments of the pipeline and of each source, read strictly.
+
+They are Prefect's own format, so that its command line reads them too. It resolves references to
+blocks while it deploys, and so writes a registry's password into the deployment, for every reader;
+here a reference stays one until a worker needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from infrastructure.prefect_resources.work_pools.pools_file import Env
+from infrastructure.version import image_of_source
+from prefect_flows.core.documents import Unreadable, parse_yaml_with_nodes, read_text
+from prefect_flows.core.errors import ConfigurationError, did_you_mean
+from prefect_flows.core.names import TargetName
+from prefect_flows.core.settings import Settings
+from prefect_flows.core.validation_messages import validation_message
+
+SOURCES = "prefect_flows/sources"
+FILE = "prefect.yaml"
+# As `job_variables.image`: the source's own image, in the version that is deployed.
+SOURCE_IMAGE = "{{ source_image }}"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(_Strict):
+    """When runs begin: one of cron, interval (seconds) and rrule."""
+
+    cron: str | None = None
+    interval: Annotated[float, Field(gt=0)] | None = None
+    rrule: str | None = None
+    timezone: str = "UTC"
+
+    # What Prefect would refuse: found here, it is named with its line.
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str | None) -> str | None:
+        from prefect.client.schemas.schedules import CronSchedule
+
+        return cron if cron is None else _accepted(CronSchedule, "cron", cron)
+
+    @field_validator("rrule")
+    @classmethod
+    def _is_rrule(cls, rrule: str | None) -> str | None:
+        from prefect.client.schemas.schedules import RRuleSchedule
+
+        return rrule if rrule is None else _accepted(RRuleSchedule, "rrule", rrule)
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, timezone: str) -> str:
+        known = available_timezones()
+        if timezone not in known:
+            similar = did_you_mean(timezone, known)
+            raise ValueError(f"there is no time zone {timezone!r}.{similar}")
+        return timezone
+
+    @model_validator(mode="after")
+    def _one(self) -> Schedule:
+        if sum(each is not None for each in (self.cron, self.interval, self.rrule)) != 1:
+            raise ValueError("give one of cron, interval and rrule")
+        return self
+
+
+def _accepted(schedule: type[BaseModel], field: str, value: str) -> str:
+    try:
+        schedule.model_validate({field: value})
+    except ValidationError as error:
+        raise ValueError(validation_message(error.errors()[0])) from None
+    return value
+
+
+class ConcurrencyLimit(_Strict):
+    """How many runs at once, and what becomes of one too many."""
+
+    limit: PositiveInt
+    collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"]
+
+
+class JobVariables(BaseModel):
+    """Job variables of any name; the environment holds no secret but by reference."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    env: Env = Field(default_factory=dict)
+
+
+class WorkPool(_Strict):
+    """Where the runs go."""
+
+    name: str
+    work_queue_name: str | None = None
+    job_variables: JobVariables = Field(default_factory=JobVariables)
+
+
+class Deployment(_Strict):
+    """One deployment, as its file says it.
+
+    Attributes:
+        entrypoint: a module path, `package.module.flow`: the code is what is installed where the
+            run goes, in an image or in a checkout.
+    """
+
+    name: str
+    entrypoint: Annotated[str, Field(pattern=r"^[A-Za-z_][\w]*(\.[A-Za-z_][\w]*)+$")]
+    description: str | None = None
+    parameters: Mapping[str, Any]
+    tags: Sequence[str] = ()
+    schedules: Sequence[Schedule] = ()
+    concurrency_limit: ConcurrencyLimit
+    enforce_parameter_schema: bool = True
+    work_pool: WorkPool
+
+    @property
+    def target(self) -> str:
+        """The target that its runs are for."""
+        return str(self.parameters["target"])
+
+    @property
+    def source(self) -> str | None:
+        """The source whose flow it runs; none where it is another flow."""
+        package = SOURCES.replace("/", ".") + "."
+        if not self.entrypoint.startswith(package):
+            return None
+        return self.entrypoint.removeprefix(package).partition(".")[0]
+
+    def image(self, image: str | None) -> str | None:
+        """The image of its runs: the one that its file names, the source's own, or the given one.
+
+        Args:
+            image: the project's image, in the version that is deployed.
+
+        Raises:
+            ConfigurationError: it names the source's own, and none can be told.
+        """
+        given = (self.work_pool.job_variables.model_extra or {}).get("image")
+        if given != SOURCE_IMAGE:
+            return image if given is None else str(given)
+        if self.source is None:
+            raise ConfigurationError(
+                f"{SOURCE_IMAGE} is the own image of a source, and {self.entrypoint} is no "
+                "source's flow.",
+                where=f"{self.name}, job_variables.image",
+                mend="take the image out of the file: the runs have the project's",
+            )
+        return None if image is None else image_of_source(image, self.source)
+
+    @model_validator(mode="after")
+    def _is_of_a_target(self) -> Deployment:
+        try:
+            TypeAdapter(TargetName).validate_python(self.parameters.get("target"))
+        except ValidationError:
+            raise ValueError("parameters.target: give the name of a target") from None
+        if not self.name.endswith(f"-{self.target}"):
+            raise ValueError(f"name: end it with -{self.target}, its target")
+        return self
+
+
+class DeploymentsFile(BaseModel):
+    """A whole file; the keys that serve Prefect's command line only are not looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = None
+    prefect_version: str | None = Field(default=None, alias="prefect-version")
+    definitions: Any = None
+    pull: Annotated[Sequence[Any], Field(max_length=0)]
+    deployments: Sequence[Deployment]
+
+
+def files_of(settings: Settings) -> list[Path]:
+    """The root's file, then one for each source that has one."""
+    sources = settings.project_dir / SOURCES
+    return [settings.project_dir / FILE, *sorted(sources.glob(f"*/{FILE}"))]
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A deployment of a file that is not as it should be.
+
+    Attributes:
+        target: as the file says it; none where it does not.
+    """
+
+    name: str
+    target: str | None
+    faults: Sequence[str]
+
+
+def read(file: Path) -> list[Deployment]:
+    """The deployments of a file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or says something that is not understood.
+    """
+    deployments, faulty = read_each(file)
+    if faulty:
+        raise _wrong(file, [fault for each in faulty for fault in each.faults])
+    return deployments
+
+
+def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
+    """The deployments of a file that are right, and those that are not.
+
+    Raises:
+        ConfigurationError: it cannot be read, or something is wrong outside its deployments.
+    """
+    mend = _mend(file)
+    try:
+        root, document = parse_yaml_with_nodes(read_text(file))
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file of deployments cannot be read: {error.strerror}.", where=str(file), mend=mend
+        ) from error
+    except Unreadable as error:
+        raise ConfigurationError(
+            f"The file of deployments cannot be read: {error}.", where=str(file), mend=mend
+        ) from error
+    try:
+        return list(DeploymentsFile.model_validate(document).deployments), []
+    except ValidationError as error:
+        found = error.errors(include_input=False)
+    whole: list[str] = []
+    of_deployment: dict[int, list[str]] = {}
+    for fault in found:
+        path: list[Any] = list(fault["loc"])
+        line = _line(root, path)
+        if path[:1] == ["deployments"] and len(path) > 1:
+            faults = of_deployment.setdefault(path[1], [])
+            path[:2] = [_name(document, path[1])]
+        else:
+            faults = whole
+        at = ".".join(str(part) for part in path)
+        faults.append(f"{at}: {validation_message(fault)} ({file.name}, line {line})")
+    if whole:
+        raise _wrong(file, [*whole, *(each for some in of_deployment.values() for each in some)])
+    right = [
+        Deployment.model_validate(each)
+        for index, each in enumerate(document["deployments"])
+        if index not in of_deployment
+    ]
+    return right, [
+        Faulty(_name(document, index), _target(document, index), faults)
+        for index, faults in of_deployment.items()
+    ]
+
+
+def _mend(file: Path) -> str:
+    return f"correct {file.name}; documentation/deployments.md says what may stand there"
+
+
+def _wrong(file: Path, faults: Sequence[str]) -> ConfigurationError:
+    lines = "".join(f"\n  - {fault}" for fault in faults)
+    return ConfigurationError(
+        f"{len(faults)} fault(s) in the file of deployments:{lines}",
+        where=str(file),
+        mend=_mend(file),
+    )
+
+
+def _name(document: Any, index: int) -> str:
+    named = document["deployments"][index]
+    return str(named.get("name", index)) if isinstance(named, Mapping) else str(index)
+
+
+def _target(document: Any, index: int) -> str | None:
+    """The target of a deployment that is not right, as far as it says one."""
+    parameters = document["deployments"][index]
+    for key in ("parameters", "target"):
+        parameters = parameters.get(key) if isinstance(parameters, Mapping) else None
+    return parameters if isinstance(parameters, str) else None
+
+
+def _line(node: Any, path: Sequence[Any]) -> int:
+    """The line of the deepest part of a path that the file has, counted from one."""
+    line = 0 if node is None else node.start_mark.line
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            # Merged keys come first, those that go before them after.
+            found = [(key, value) for key, value in node.value if key.value == part]
+        elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
+            found = [(node.value[part], node.value[part])]
+        else:
+            found = []
+        if not found:
+            break
+        key, node = found[-1]
+        line = key.start_mark.line
+    return int(line) + 1
+
+
+def of_targets(deployments: Iterable[Deployment], targets: Sequence[str]) -> list[Deployment]:
+    """Those of the given targets; all when none is given."""
+    return [each for each in deployments if not targets or each.target in targets]

@@ -1,0 +1,111 @@
+"""What must be there before a deployment is written: block, pool, queue, image, references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
+from infrastructure.prefect_resources.work_pools.block_references import missing, references
+from infrastructure.setup_profiles.ownership import Projects, marks
+from prefect_flows.core import names
+from prefect_flows.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A work pool of the API: the names of its job variables and of its queues."""
+
+    variables: frozenset[str]
+    queues: frozenset[str]
+
+    @property
+    def has_image(self) -> bool:
+        """Whether its runs are containers."""
+        return "image" in self.variables
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the Prefect API has that deployments need.
+
+    Attributes:
+        targets: target → the project that made it; none where its block does not say.
+    """
+
+    targets: Mapping[str, str | None]
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+
+
+def ground(client: SyncPrefectClient) -> Ground:
+    """Ask the API for it."""
+    return Ground(
+        marks(client),
+        {
+            pool.name: Pool(
+                frozenset(pool.base_job_template.get("variables", {}).get("properties", {})),
+                frozenset(queue.name for queue in client.read_work_queues(pool.name)),
+            )
+            for pool in client.read_work_pools()
+        },
+    )
+
+
+def faults(
+    client: SyncPrefectClient,
+    there: Ground,
+    deployment: Deployment,
+    *,
+    projects: Projects,
+    pool: str | None,
+    image: str | None,
+) -> Iterable[str]:
+    """One line each, with the command that mends it."""
+    target, work_pool = deployment.target, deployment.work_pool
+    if projects.is_other(there.targets.get(target)):
+        yield (
+            f"another project ({there.targets[target]}) made the target {target!r}; give yours "
+            f"another name, or take it over: {names.SETUP_COMMAND} --target {target} --take-over"
+        )
+    if target not in there.targets:
+        yield (
+            f"the target {target!r} has no block {names.profile_block(target)}; "
+            f"{names.SETUP_COMMAND} --target {target}"
+        )
+    name = pool or work_pool.name
+    queue = work_pool.work_queue_name or target
+    found = there.pools.get(name)
+    command = f"uv run python -m infrastructure.prefect_resources.work_pools --pool {name}"
+    if found is None:
+        yield f"there is no work pool {name!r}; {command}"
+    elif queue not in found.queues:
+        yield f"the work pool {name!r} has no queue {queue!r}; add it to pools.yaml, then {command}"
+    given = work_pool.job_variables.model_dump(exclude_unset=True)
+    if found is not None:
+        unknown = sorted(set(given) - found.variables)
+        if unknown and pool is None:
+            yield (
+                f"runs in {name!r} have no job variable {', '.join(unknown)}; take it out of the "
+                f"file, or name a pool that has it"
+            )
+        given = {key: value for key, value in given.items() if key in found.variables}
+    if found is not None and found.has_image:
+        yield from _of_the_image(deployment, name, image)
+    yield from missing(client, references(given))
+
+
+def _of_the_image(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:
+    try:
+        found = deployment.image(image)
+    except ConfigurationError as error:
+        yield str(error)
+        return
+    if found is None:
+        yield (
+            f"runs in {pool!r} need an image; name it with --image or MILLRACE_IMAGE "
+            "(uv run python -m infrastructure.delivery.build_image makes it)"
+        )

@@ -1,0 +1,34 @@
+"""A plan as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from infrastructure.prefect_resources.reconcile.plan import Action, Step
+
+
+def table(steps: Iterable[Step], *, prune: bool) -> Table:
+    """One row an object, its changed fields below each other."""
+    table = Table("action", "object", "changes", title="Plan", title_justify="left")
+    for step in steps:
+        action = "remove" if prune and step.action is Action.ORPHANED else str(step.action)
+        changes = "\n".join(step.changes)
+        if step.action is Action.ORPHANED and not prune:
+            changes = "nothing asks for it; --prune removes it"
+        table.add_row(action, step.name, changes)
+    return table
+
+
+def summary(what: str, steps: Sequence[Step], *, prune: bool) -> str:
+    """One line: how many were created, updated, unchanged, orphaned or removed."""
+    count = {action: sum(step.action is action for step in steps) for action in Action}
+    parts = [
+        f"{count[Action.CREATE]} created",
+        f"{count[Action.UPDATE]} updated",
+        f"{count[Action.UNCHANGED]} unchanged",
+    ]
+    if count[Action.ORPHANED]:
+        parts.append(f"{count[Action.ORPHANED]} {'removed' if prune else 'orphaned'}")
+    return f"{what}: {', '.join(parts)}."

@@ -1,0 +1,41 @@
+"""The files that say what should be in Prefect: YAML, and every fault of one at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.validation_messages import validation_faults
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read(file: Path, model: type[Model]) -> Model:
+    """A file that the option `--file` names.
+
+    Raises:
+        ConfigurationError: it is not there, or says something that is not understood. A value that
+            is refused is not shown: it may be a secret that does not belong there.
+    """
+    mend = f"correct {file.name}; its comments say what may stand there"
+    try:
+        return model.model_validate(parse_yaml(read_text(file)))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{file.name} cannot be read: {error.strerror}.",
+            where=str(file),
+            mend="name the file with --file, or get it back from git",
+        ) from error
+    except Unreadable as error:
+        raise ConfigurationError(
+            f"{file.name} cannot be read: {error}.", where=str(file), mend=mend
+        ) from error
+    except ValidationError as error:
+        faults = "\n".join(f"  - {fault}" for fault in validation_faults(error))
+        raise ConfigurationError(
+            f"{error.error_count()} fault(s) in {file.name}:\n{faults}", where=str(file), mend=mend
+        ) from error

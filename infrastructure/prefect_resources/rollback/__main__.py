@@ -1,0 +1,181 @@
+"""`python -m infrastructure.prefect_resources.rollback TARGET`: the version before, and its worker, checked."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.prefect_resources.deployments.deployment_resources import DeploymentKind
+from infrastructure.prefect_resources.deployments.releases import (
+    DEPLOYED,
+    Release,
+    record,
+    releases,
+)
+from infrastructure.prefect_resources.reconcile import plan_table
+from infrastructure.prefect_resources.reconcile.plan import Action, apply, plan
+from infrastructure.prefect_resources.rollback.drain import held, wait_until_idle
+from infrastructure.prefect_resources.rollback.verify import heartbeats, verify
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError, ServerError, after_changes
+from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.settings import load_settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+UNHEALTHY = 1
+# Pools whose runs are processes of the worker: they use its code, and end with it.
+PROCESS = "process"
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def rollback(
+    target: Annotated[str, typer.Argument(help="The target to take back.")],
+    to: Annotated[
+        str | None, typer.Option(help="Version to go to. The one before the current by default.")
+    ] = None,
+    restart: Annotated[
+        str | None,
+        typer.Option(
+            help="Command that starts the worker in the version, which it finds in "
+            "MILLRACE_VERSION and MILLRACE_IMAGE."
+        ),
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for runs in the worker's processes.")
+    ] = 3600.0,
+    verify_timeout: Annotated[
+        float, typer.Option(help="Seconds until the health check has to pass.")
+    ] = 180.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Point a target's deployments back at an earlier version, restart its worker, and check."""
+    console = Console()
+    load_settings()
+    with prefect_client() as client:
+        current, chosen = _choose(releases(client, target), target, to)
+        console.print(
+            f"{target}: {current.version} → {chosen.version}, of {chosen.at:%Y-%m-%d %H:%M} UTC",
+            highlight=False,
+        )
+        wanted = chosen.deployments
+        steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)
+        added = [step.name for step in steps if step.action is Action.ORPHANED]
+        steps = [step for step in steps if step.action is not Action.ORPHANED]
+        console.print(plan_table.table(steps, prune=False))
+        if added:
+            console.print(f"Younger than that, left as they are: {', '.join(added)}")
+        pools = _process_pools(client, chosen)
+        if pools and restart is None:
+            raise _restart_missing(target, pools)
+        if dry_run:
+            return
+        with held(client, pools):
+            wait_until_idle(client, pools, drain_timeout, console)
+            apply(client, steps, prune=False)
+            with after_changes():
+                _restart(restart, chosen, console)
+        watched = pools if restart is not None else []
+        before = heartbeats(client, watched)
+        why = f"rolled back from {current.version}"
+        record(client, Release(target, chosen.version, chosen.image, why, wanted))
+        faults = verify(client, target, before, verify_timeout)
+    if faults:
+        console.print("The deployments are back, and the health check fails:")
+        for fault in faults:
+            console.print(f"  {fault}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(UNHEALTHY)
+    console.print(f"{target} is at {chosen.version}, and the health check passes.", highlight=False)
+
+
+def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Release, Release]:
+    """The current release, and the one to go to.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    where = f"the artifacts releases-{target} of the Prefect API"
+    if not known:
+        raise ConfigurationError(
+            f"No release of the target {target!r} is recorded.",
+            where=where,
+            mend=f"deploy one first: uv run python -m infrastructure.prefect_resources.deployments {target}",
+        )
+    current = known[0]
+    # Each version once, the latest first. A rollback is no deployment: two of them go two versions
+    # back, and none goes forward by itself.
+    deployed: dict[str, Release] = {}
+    for each in known:
+        if each.why == DEPLOYED:
+            deployed.setdefault(each.version, each)
+    versions = list(deployed)
+    younger = versions.index(current.version) + 1 if current.version in deployed else 0
+    before = versions[younger:] if to is None else [to]
+    for version in before:
+        if version in deployed and version != current.version:
+            return current, deployed[version]
+    raise ConfigurationError(
+        f"There is no release of the target {target!r} to go back to"
+        + (f" in version {to}" if to is not None else "")
+        + f"; it is at {current.version}, recorded are {', '.join(versions)}.",
+        where=where,
+        mend="name another one of them with --to; or check the version out and deploy it: "
+        f"uv run python -m infrastructure.prefect_resources.deployments {target}",
+    )
+
+
+def _process_pools(client: SyncPrefectClient, release: Release) -> list[str]:
+    names = {str(each.data["work_pool_name"]) for each in release.deployments}
+    return sorted(name for name in names if client.read_work_pool(name).type == PROCESS)
+
+
+def _restart_missing(target: str, pools: Sequence[str]) -> ConfigurationError:
+    command = f"uv run python -m infrastructure.prefect_resources.rollback {target} --restart"
+    return ConfigurationError(
+        "Its runs are processes of a worker and use the worker's code: the deployments alone do "
+        "not bring the version back.",
+        where=f"work pool {', '.join(pools)}",
+        mend="say how its worker is started in the version: "
+        f'{command} "docker compose up --detach --no-deps --wait worker"; '
+        "for systemd: documentation/systemd.md",
+    )
+
+
+def _restart(command: str | None, release: Release, console: Console) -> None:
+    """Run the command with the version in its environment.
+
+    Raises:
+        ServerError: it cannot be run, or fails.
+    """
+    if command is None:
+        return
+    console.print(f"$ {command}", markup=False, highlight=False, soft_wrap=True)
+    environment = os.environ | {"MILLRACE_VERSION": release.version}
+    if release.image is not None:
+        environment["MILLRACE_IMAGE"] = release.image
+    try:
+        code = subprocess.run(shlex.split(command), env=environment, check=False).returncode
+        said = f"it exits with {code}"
+    except OSError as error:
+        code, said = 1, str(error)
+    if code != 0:
+        raise ServerError(
+            f"The worker was not restarted: {said}.",
+            where=f"--restart {shlex.quote(command)}; the deployments are at {release.version}, "
+            "the work pool takes runs again",
+            mend=f"see why, and run the command with MILLRACE_VERSION={release.version}",
+        )
+
+
+if __name__ == "__main__":
+    app()

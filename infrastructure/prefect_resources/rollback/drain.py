@@ -1,0 +1,82 @@
+"""A work pool that begins nothing new while the runs that are under way come to their end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from prefect_flows.core.errors import TargetBusy
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+POLL_SECONDS = 3.0
+# A worker that has just taken a run says so to the API a moment later: twice nothing is nothing.
+QUIET_POLLS = 2
+
+
+@contextmanager
+def held(client: SyncPrefectClient, pools: Sequence[str]) -> Iterator[None]:
+    """Pause the pools for as long as the context lasts; those that were paused before stay so."""
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    ours = [name for name in pools if not client.read_work_pool(name).is_paused]
+    try:
+        for name in ours:
+            client.update_work_pool(name, WorkPoolUpdate(is_paused=True))
+        yield
+    finally:
+        for name in ours:
+            client.update_work_pool(name, WorkPoolUpdate(is_paused=False))
+
+
+def wait_until_idle(
+    client: SyncPrefectClient, pools: Sequence[str], seconds: float, console: Console
+) -> None:
+    """Wait for the runs of the pools that have begun.
+
+    Raises:
+        TargetBusy: some are still running when the time is up.
+    """
+    deadline = time.monotonic() + seconds
+    quiet, said = 0, ""
+    while pools and quiet < QUIET_POLLS:
+        running = _under_way(client, pools)
+        quiet = 0 if running else quiet + 1
+        text = f"Waiting for {len(running)} run(s): {', '.join(running)}"
+        if running and text != said:
+            console.print(text, highlight=False, soft_wrap=True)
+            said = text
+        if running and time.monotonic() > deadline:
+            raise TargetBusy(
+                f"Runs are still under way after {seconds:.0f} s: {', '.join(running)}.",
+                where=f"work pool {', '.join(pools)}; it takes new runs again, nothing was changed",
+                mend="wait for them with a longer --drain-timeout, or cancel them: "
+                "uv run prefect flow-run cancel ID",
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _under_way(client: SyncPrefectClient, pools: Sequence[str]) -> list[str]:
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    begun = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    found = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(pools))),
+    )
+    # One that waits for its turn has not begun; it does when the pool takes runs again.
+    return sorted(f"{run.name} ({run.id})" for run in found)

@@ -1,0 +1,109 @@
+"""`python -m infrastructure.prefect_resources.secrets NAME`: a block with a secret, read from standard input."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.documents import Unreadable, decoded, parse_json
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.validation_messages import validation_faults
+
+app = typer.Typer(add_completion=False)
+
+
+class Type(StrEnum):
+    """The types of blocks that the templates of pools and the deployments refer to."""
+
+    SECRET = "secret"  # noqa: S105 (Prefect's slug)
+    REGISTRY = "docker-registry-credentials"
+
+
+@app.command()
+@exits_with_expected_errors
+def setup_secret(
+    name: Annotated[str, typer.Argument(help="Name of the block.")],
+    type_: Annotated[Type, typer.Option("--type", help="Type of the block.")] = Type.SECRET,
+) -> None:
+    """Create or replace a block. Its value comes from standard input, or is asked for.
+
+    For a Secret: one line of text, or a JSON object whose members templates refer to. For registry
+    credentials: a JSON object with username, password and registry_url.
+    """
+    # Never an argument: those are seen by everybody on the machine.
+    text = typer.prompt("Value", hide_input=True) if sys.stdin.isatty() else _stdin(name)
+    value = _value(text.strip(), name)
+    block = _registry(value, name) if type_ is Type.REGISTRY else _secret(value)
+    with prefect_client():
+        block.save(name, overwrite=True)
+    Console().print(f"{type_}/{name}: saved", highlight=False)
+
+
+def _stdin(name: str) -> str:
+    try:
+        text = decoded(sys.stdin.buffer.read())
+    except Unreadable as error:
+        raise _unreadable(str(error), name) from None  # the decoder's error carries the secret
+    if "\0" in text:
+        raise _unreadable("it has a zero character", name)
+    return text
+
+
+def _unreadable(what: str, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The value cannot be read: {what}.",
+        where="standard input",
+        mend="write it into FILE as UTF-8, then: "
+        f"uv run python -m infrastructure.prefect_resources.secrets {name} < FILE",
+    )
+
+
+def _value(text: str, name: str) -> Any:
+    if not text:
+        raise ConfigurationError(
+            "The value is empty.",
+            where="standard input",
+            mend=f"uv run python -m infrastructure.prefect_resources.secrets {name} < FILE",
+        )
+    if not text.startswith("{"):
+        return text
+    try:
+        return parse_json(text)
+    except Unreadable as error:
+        raise ConfigurationError(
+            f"The value begins like a JSON object and is none: {error}.",
+            where="standard input",
+            mend="correct it, for example with: python -m json.tool FILE",
+        ) from None  # the decoder's error carries the text, which is a secret
+
+
+def _secret(value: Any) -> Any:
+    from prefect.blocks.system import Secret
+
+    return Secret(value=value)
+
+
+def _registry(value: Any, name: str) -> Any:
+    from prefect_docker.credentials import DockerRegistryCredentials
+
+    try:
+        return DockerRegistryCredentials.model_validate(value)
+    except ValidationError as error:
+        faults = "; ".join(validation_faults(error))
+        raise ConfigurationError(
+            f"These are no registry credentials: {faults}.",
+            where="standard input",
+            mend='give {"username": …, "password": …, "registry_url": …} to '
+            f"uv run python -m infrastructure.prefect_resources.secrets {name} --type {Type.REGISTRY}",
+        ) from None  # its input is a secret
+
+
+if __name__ == "__main__":
+    app()

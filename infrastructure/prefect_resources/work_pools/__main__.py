@@ -1,0 +1,76 @@
+"""`python -m infrastructure.prefect_resources.work_pools`: `pools.yaml` becomes work pools and queues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infrastructure.prefect_resources.reconcile import plan_table
+from infrastructure.prefect_resources.reconcile.plan import Step, apply, differs, plan
+from infrastructure.prefect_resources.work_pools.block_references import missing, references
+from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, read_pools
+from infrastructure.prefect_resources.work_pools.work_pool_resources import POOL, desired, kinds
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import BlockMissing, ConfigurationError
+from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.settings import load_settings
+
+DRIFT = 1
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@exits_with_expected_errors
+def setup_work_pools(
+    pool: Annotated[
+        list[str] | None, typer.Option(help="Only this pool; repeatable. All by default.")
+    ] = None,
+    file: Annotated[Path, typer.Option(help="The file of the pools.")] = POOLS_FILE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
+    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned queues.")] = False,
+) -> None:
+    """Create or update the work pools of pools.yaml, their job templates and queues."""
+    console = Console()
+    pools = read_pools(load_settings(), file, pool)
+    wanted = desired(pools)
+    with prefect_client() as client:
+        steps = plan(client, kinds(pools), wanted, keep=wanted)
+        console.print(plan_table.table(steps, prune=prune))
+        _refuse_other_kinds(steps)
+        faults = missing(client, references([dict(each.data) for each in wanted]))
+        if faults:
+            listed = "\n".join(f"  - {fault}" for fault in faults)
+            raise BlockMissing(
+                f"The templates refer to {len(faults)} block(s) that a worker would not find:\n"
+                f"{listed}",
+                where=str(file),
+                mend="make them as said above, take the references out of the file, or leave the "
+                "pool out with --pool; nothing was changed",
+            )
+        if not dry_run and not check:
+            apply(client, steps, prune=prune)
+            console.print(plan_table.summary("Work pools and queues", steps, prune=prune))
+    if check and differs(steps):
+        raise typer.Exit(DRIFT)
+
+
+def _refuse_other_kinds(steps: list[Step]) -> None:
+    for step in steps:
+        if step.kind.name == POOL and any(change.startswith("type: ") for change in step.changes):
+            raise ConfigurationError(
+                f"The work pool {step.name!r} is of another type, which Prefect cannot change.",
+                where=f"the Prefect API: {next(c for c in step.changes if c.startswith('type: '))}",
+                mend=f"give the pool another name in {POOLS_FILE.name}, or remove the old one: "
+                f"uv run prefect work-pool delete {step.name}",
+            )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,88 @@
+"""`{{ prefect.blocks.TYPE.NAME.key }}` in a template: found, and looked up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+PREFIX = "prefect.blocks."
+# A JSON schema's pattern of one reference and nothing else.
+REFERENCE = r"^\{\{ *prefect\.blocks\.[^{}]+\}\}$"
+SECRET = "secret"  # noqa: S105 (the slug of a block type)
+
+
+@dataclass(frozen=True, order=True)
+class Reference:
+    """A reference to a block, or to a member of it.
+
+    Attributes:
+        slug: Prefect's slug of the block's type.
+        key: dotted path of the member; empty for the whole block.
+    """
+
+    slug: str
+    name: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.slug}/{self.name}" + (f", member {self.key}" if self.key else "")
+
+
+def is_reference(value: str) -> bool:
+    """Whether the text is one reference to a block and nothing else."""
+    return re.match(REFERENCE, value) is not None
+
+
+def references(value: Any) -> Iterable[Reference]:
+    """Every reference in a template, nested anywhere."""
+    from prefect.utilities.templating import find_placeholders
+
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from references(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from references(each)
+    elif isinstance(value, str) and PREFIX in value:
+        for placeholder in find_placeholders(value):
+            if placeholder.name.startswith(PREFIX):
+                slug, name, *key = placeholder.name.removeprefix(PREFIX).split(".", 2)
+                yield Reference(slug, name, key[0] if key else "")
+
+
+def missing(client: SyncPrefectClient, wanted: Iterable[Reference]) -> list[str]:
+    """One line for each reference that no worker could resolve, with the command that mends it."""
+    faults = []
+    for reference in sorted(set(wanted)):
+        fault = _fault(client, reference)
+        if fault is not None:
+            command = f"uv run python -m infrastructure.prefect_resources.secrets {reference.name}"
+            if reference.slug != SECRET:
+                command += f" --type {reference.slug}"
+            faults.append(f"{reference}: {fault}; {command}")
+    return faults
+
+
+def _fault(client: SyncPrefectClient, reference: Reference) -> str | None:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        block = client.read_block_document_by_name(
+            reference.name, reference.slug, include_secrets=True
+        )
+    except ObjectNotFound:
+        return "no such block"
+    data: Any = block.data
+    # As the worker does: a Secret holds nothing but its value.
+    if reference.key and set(data) == {"value"} and reference.key.split(".")[0] != "value":
+        data = data["value"]
+    for part in reference.key.split(".") if reference.key else ():
+        if not isinstance(data, Mapping) or part not in data:
+            return f"the block has no member {reference.key}"
+        data = data[part]
+    return None

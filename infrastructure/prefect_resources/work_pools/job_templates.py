@@ -1,0 +1,114 @@
+"""A pool's base job template: Prefect's own for the installed version, with ours laid over it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, cast
+
+from jsonschema import Draft202012Validator
+
+from infrastructure.prefect_resources.work_pools.block_references import REFERENCE
+from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, Kind, Pool
+from prefect_flows.core.errors import ConfigurationError
+
+# Who knows the template of a kind, and what installs it.
+WORKERS = {
+    "process": ("prefect.workers.process", "ProcessWorker", "uv sync"),
+    "docker": ("prefect_docker.worker", "DockerWorker", "uv sync"),
+    "kubernetes": (
+        "prefect_kubernetes.worker",
+        "KubernetesWorker",
+        "uv sync --extra kubernetes",
+    ),
+}
+# Job variables that pools.yaml sets under `env`, so that secrets there are looked for.
+ENV = "env"
+# Where a template keeps the schemas of blocks.
+DEFINITIONS = ("$defs", "definitions")
+
+
+def default_template(kind: Kind) -> dict[str, Any]:
+    """Prefect's base job template.
+
+    Raises:
+        ConfigurationError: the package that defines the kind's worker is not installed.
+    """
+    module, name, install = WORKERS[kind]
+    try:
+        worker = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"Prefect's template for {kind} pools comes with {module.split('.')[0]}, which is not "
+            "installed.",
+            where=f"kind {kind} in {POOLS_FILE.name}",
+            mend=f"{install}; or leave the pools of that kind out: --pool default-pool",
+        ) from error
+    return deepcopy(cast("dict[str, Any]", worker.get_default_base_job_template()))
+
+
+def template_of(name: str, pool: Pool) -> dict[str, Any]:
+    """The template of a pool.
+
+    Raises:
+        ConfigurationError: the pool sets a job variable that the template does not have, or to a
+            value that it does not allow.
+    """
+    template = default_template(pool.kind)
+    properties = template["variables"]["properties"]
+    properties |= deepcopy(dict(pool.variables))
+    for each in properties.values():
+        _accept_reference(each)
+    faults = []
+    for key, value in pool.defaults.items():
+        if key not in properties or key == ENV:
+            known = ", ".join(sorted(set(properties) - {ENV}))
+            faults.append(
+                f"defaults.{key}: no job variable of {pool.kind} pools; they have {known}"
+            )
+            continue
+        schema = {
+            **{name: template["variables"].get(name, {}) for name in DEFINITIONS},
+            **properties[key],
+        }
+        faults += [
+            f"defaults.{key}: {error.message}"
+            for error in Draft202012Validator(schema).iter_errors(value)
+        ]
+        properties[key] = properties[key] | {"default": value}
+    if faults:
+        listed = "\n".join(f"  - {fault}" for fault in faults)
+        raise ConfigurationError(
+            f"{len(faults)} fault(s) in the work pool {name!r}:\n{listed}",
+            where=f"{POOLS_FILE.name}: pools.{name}",
+            mend="correct them; prefect work-pool get-default-base-job-template "
+            f"--type {pool.kind} shows all that a template has",
+        )
+    properties[ENV] = properties[ENV] | {"default": dict(pool.env)}
+    template["job_configuration"] = laid_over(template["job_configuration"], pool.job_configuration)
+    return template
+
+
+def _accept_reference(variable: dict[str, Any]) -> None:
+    """Where a block is asked for, a reference to one is accepted too.
+
+    Prefect's server checks a deployment's job variables against the schema, and the worker resolves
+    references; without this a deployment could only hold the block's id, or its fields in plain.
+    """
+    if any("$ref" in each for each in variable.get("anyOf", [])):
+        variable["anyOf"].append({"type": "string", "pattern": REFERENCE})
+
+
+def laid_over(below: Any, above: Any) -> Any:
+    """A copy of `below` with `above` laid over it: mapping by mapping, list item by list item.
+
+    A null in a mapping takes the key away.
+    """
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        merged = {**below, **{k: laid_over(below.get(k), v) for k, v in above.items()}}
+        return {k: v for k, v in merged.items() if not (k in above and above[k] is None)}
+    if isinstance(below, list) and isinstance(above, list):
+        both = [laid_over(b, a) for b, a in zip(below, above, strict=False)]
+        return both + deepcopy(above[len(below) :]) + deepcopy(below[len(above) :])
+    return deepcopy(above)

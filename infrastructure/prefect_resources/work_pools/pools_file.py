@@ -1,0 +1,159 @@
+"""`pools.yaml`: what it may say, and every fault of it at once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+)
+
+from infrastructure.prefect_resources.reconcile.yaml_file import read
+from infrastructure.prefect_resources.work_pools.block_references import is_reference
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.passwords import has_password
+from prefect_flows.core.settings import Settings
+
+POOLS_FILE = Path(__file__).with_name("pools.yaml")
+Kind = Literal["process", "docker", "kubernetes"]
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|AUTH_STRING|(^|_)KEY$")
+
+
+def _no_secret(env: Mapping[str, str]) -> Mapping[str, str]:
+    open_secrets = [
+        name
+        for name, value in env.items()
+        if not is_reference(value) and (_SECRET_NAME.search(name.upper()) or has_password(value))
+    ]
+    if open_secrets:
+        raise ValueError(
+            f"{', '.join(open_secrets)}: a secret is named here, never written: "
+            '"{{ prefect.blocks.secret.NAME }}", made with '
+            "uv run python -m infrastructure.prefect_resources.secrets NAME"
+        )
+    return env
+
+
+Env = Annotated[Mapping[str, str], AfterValidator(_no_secret)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+class Queue(BaseModel):
+    """A work queue. Priority 1 is served first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    priority: PositiveInt
+    concurrency_limit: NonNegativeInt | None = None
+
+
+class Pool(BaseModel):
+    """A work pool, and what is laid over Prefect's job template for its kind.
+
+    Attributes:
+        defaults: job variable → its default.
+        variables: further job variables, each a JSON schema.
+        job_configuration: laid over Prefect's job configuration.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    description: str
+    concurrency_limit: NonNegativeInt | None = None
+    queues: Mapping[Name, Queue] = Field(default_factory=dict)
+    env: Env = Field(default_factory=dict)
+    defaults: Mapping[str, Any] = Field(default_factory=dict)
+    variables: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    job_configuration: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class PoolsFile(BaseModel):
+    """The whole file. `env` is for the runs of every pool; `queues` is only there to be named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1]
+    env: Env = Field(default_factory=dict)
+    queues: Mapping[Name, Queue] = Field(default_factory=dict)
+    pools: Mapping[Name, Pool]
+
+
+def read_pools(
+    settings: Settings, file: Path = POOLS_FILE, names: list[str] | None = None
+) -> dict[str, Pool]:
+    """The pools of the file by name, `${NAME}` and `${NAME:-default}` replaced, with their `env`.
+
+    Args:
+        names: only these; their variables are the only ones that have to be set.
+
+    Raises:
+        ConfigurationError: the file is not there or not right, a name is not in it, or a variable
+            is not set.
+    """
+    parsed = read(file, PoolsFile)
+    chosen = _chosen(parsed, names, file)
+    variables = _variables(settings)
+    return {
+        name: pool.model_copy(
+            update={
+                "env": _replaced({**parsed.env, **pool.env}, variables, f"{name}.env"),
+                "defaults": _replaced(pool.defaults, variables, f"{name}.defaults"),
+            }
+        )
+        for name, pool in chosen.items()
+    }
+
+
+def _chosen(parsed: PoolsFile, names: list[str] | None, file: Path) -> dict[str, Pool]:
+    unknown = [name for name in names or [] if name not in parsed.pools]
+    if unknown:
+        raise ConfigurationError(
+            f"There is no work pool {', '.join(map(repr, unknown))} in the file; it has "
+            f"{', '.join(parsed.pools)}.",
+            where=str(file),
+            mend="name one of them with --pool, or add the pool to the file",
+        )
+    return {name: pool for name, pool in parsed.pools.items() if not names or name in names}
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    from_file = dotenv_values(settings.project_dir / ".env")
+    return {name: value for name, value in from_file.items() if value is not None} | dict(
+        os.environ
+    )
+
+
+def _replaced(value: Any, variables: Mapping[str, str], where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _replaced(each, variables, f"{where}.{key}") for key, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, variables, where) for each in value]
+    if not isinstance(value, str):
+        return value
+
+    def of(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if name not in variables and default is None:
+            raise ConfigurationError(
+                f"{name} is not set, which the work pool needs.",
+                where=f"{POOLS_FILE.name}: {where}",
+                mend=f"set {name} in the environment or in .env; "
+                "or leave the pool out: --pool default-pool",
+            )
+        return variables.get(name, default)
+
+    return _VARIABLE.sub(of, value)

@@ -1,0 +1,177 @@
+"""Work pools and their queues, as setup finds and writes them through Prefect's API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from infrastructure.prefect_resources.reconcile.resources import Kind, Stored, Wanted
+from infrastructure.prefect_resources.work_pools.block_references import is_reference
+from infrastructure.prefect_resources.work_pools.job_templates import ENV, template_of
+from infrastructure.prefect_resources.work_pools.pools_file import Pool
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+POOL = "work-pool"
+QUEUE = "work-queue"
+TEMPLATE = "base_job_template"
+# Between the names of a pool and of its queue; neither may have one.
+SLASH = "/"
+# Prefect makes it with each pool.
+DEFAULT_QUEUE = "default"
+
+
+def desired(pools: Mapping[str, Pool]) -> list[Wanted]:
+    """Every pool, followed by its queues, the most urgent first."""
+    wanted = []
+    for name, pool in pools.items():
+        wanted.append(
+            Wanted(
+                POOL,
+                name,
+                {
+                    "type": pool.kind,
+                    "description": pool.description,
+                    "concurrency_limit": pool.concurrency_limit,
+                    TEMPLATE: template_of(name, pool),
+                },
+            )
+        )
+        by_priority = sorted(pool.queues.items(), key=lambda each: each[1].priority)
+        wanted += [
+            Wanted(
+                QUEUE,
+                f"{name}{SLASH}{queue_name}",
+                {"priority": queue.priority, "concurrency_limit": queue.concurrency_limit},
+            )
+            for queue_name, queue in by_priority
+        ]
+    return wanted
+
+
+class PoolKind:
+    """Work pools. Whether one is paused is the operator's: it is left as it is."""
+
+    name = POOL
+
+    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+        """The pool of that name."""
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            pool = client.read_work_pool(name)
+        except ObjectNotFound:
+            return None
+        return Stored(
+            pool.id,
+            pool.name,
+            {
+                "type": pool.type,
+                "description": pool.description,
+                "concurrency_limit": pool.concurrency_limit,
+                TEMPLATE: pool.base_job_template,
+            },
+        )
+
+    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:  # noqa: ARG002
+        """None: a pool that the file does not name may be another project's."""
+        return []
+
+    def write(
+        self,
+        client: SyncPrefectClient,
+        wanted: Wanted,
+        stored_id: UUID | None,
+        ids: Mapping[str, UUID],  # noqa: ARG002
+    ) -> UUID:
+        """Create or change the pool; its type cannot be changed, which the command sees first."""
+        from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+
+        changeable = {key: value for key, value in wanted.data.items() if key != "type"}
+        if stored_id is not None:
+            client.update_work_pool(wanted.name, WorkPoolUpdate(**changeable))
+            return stored_id
+        return client.create_work_pool(WorkPoolCreate(name=wanted.name, **wanted.data)).id
+
+    def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
+        """Remove the pool."""
+        client.delete_work_pool(name)
+
+    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+        """What is no secret for certain; somebody may have put one into a template by hand."""
+        if isinstance(value, Mapping):
+            return False
+        if ENV in path:
+            return isinstance(value, str) and is_reference(value)
+        return path[0] != TEMPLATE or path[-1] in {"default", "description", "title", "type"}
+
+
+class QueueKind:
+    """The queues of work pools, named `<pool>/<queue>`."""
+
+    name = QUEUE
+
+    def __init__(self, pools: Iterable[str]) -> None:
+        self._pools = list(pools)
+
+    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+        """The queue of that name."""
+        return next((each for each in self._of(client, _pool(name)) if each.name == name), None)
+
+    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+        """Every queue of our pools but Prefect's own."""
+        return [
+            queue
+            for pool in self._pools
+            for queue in self._of(client, pool)
+            if queue.name != f"{pool}{SLASH}{DEFAULT_QUEUE}"
+        ]
+
+    def write(
+        self,
+        client: SyncPrefectClient,
+        wanted: Wanted,
+        stored_id: UUID | None,
+        ids: Mapping[str, UUID],  # noqa: ARG002
+    ) -> UUID:
+        """Create or change the queue."""
+        if stored_id is not None:
+            client.update_work_queue(stored_id, **wanted.data)
+            return stored_id
+        pool, name = wanted.name.split(SLASH)
+        return client.create_work_queue(name, work_pool_name=pool, **wanted.data).id
+
+    def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
+        """Remove the queue."""
+        client.delete_work_queue_by_id(stored_id)
+
+    def shows(self, path: tuple[str, ...], value: Any) -> bool:  # noqa: ARG002
+        """Everything: a queue has no secret."""
+        return True
+
+    def _of(self, client: SyncPrefectClient, pool: str) -> list[Stored]:
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            found = client.read_work_queues(work_pool_name=pool)
+        except ObjectNotFound:
+            return []
+        return [
+            Stored(
+                queue.id,
+                f"{pool}{SLASH}{queue.name}",
+                {"priority": queue.priority, "concurrency_limit": queue.concurrency_limit},
+            )
+            for queue in found
+        ]
+
+
+def kinds(pools: Iterable[str]) -> tuple[Kind, ...]:
+    """Queues before the pools that they belong to."""
+    return QueueKind(pools), PoolKind()
+
+
+def _pool(queue: str) -> str:
+    return queue.split(SLASH, maxsplit=1)[0]

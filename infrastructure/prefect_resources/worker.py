@@ -1,0 +1,187 @@
+"""`python -m infrastructure.prefect_resources.worker --pool POOL`: a Prefect worker that lets its runs finish.
+
+`prefect worker start` of Prefect 3.9 does not: told SIGTERM or SIGINT, a process worker sends
+SIGKILL to every flow run at once, before anything of theirs can report, and Prefect shows such a
+run as Running for ever. Leaving the runs behind is no way out either: a run whose worker is gone
+crashes at its next line of log, whose pipe nobody reads.
+
+So this one, told to stop, takes nothing new and waits for what it has begun; its heartbeat goes on.
+What is still running after `--patience` is told SIGTERM, which the pipeline answers by giving its
+locks back and saying where the next run goes on. A second signal goes there at once.
+It works for every type of worker; it may go when Prefect's own waits for its runs.
+"""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import psutil
+import typer
+from rich.console import Console
+
+from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.prefect_api import prefect_client
+
+if TYPE_CHECKING:
+    from prefect.workers.base import BaseWorker
+
+    Worker = BaseWorker[Any, Any, Any]
+
+LIMIT = 4
+PATIENCE_SECONDS = 3600.0
+# What a run told SIGTERM may take until it has said so to the API.
+FAREWELL_SECONDS = 60.0
+LOOK_SECONDS = 0.5
+
+app = typer.Typer(add_completion=False)
+
+
+class Doorkeeper:
+    """Stands before a worker's polls: once closed, no run is taken.
+
+    A worker's own polls are replaced on the object, since Prefect registers every subclass of a
+    worker as the worker of its type.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._poll = worker.get_and_submit_flow_runs
+        self._open = True
+        self._polling = False
+        setattr(worker, "get_and_submit_flow_runs", self._guarded)  # noqa: B010
+
+    async def _guarded(self) -> list[Any]:
+        if not self._open:
+            return []
+        self._polling = True
+        try:
+            return await self._poll()
+        finally:
+            self._polling = False
+
+    def close(self) -> None:
+        """Take no more runs."""
+        self._open = False
+
+    @property
+    def runs(self) -> int:
+        """Flow runs that the worker has begun and not ended; each holds a place of its limit."""
+        return self._worker.limiter.borrowed_tokens
+
+    async def emptied(self) -> None:
+        """Wait for the runs begun, and for a poll that may be beginning one."""
+        while self._polling or self.runs:  # noqa: ASYNC110 - Prefect's limiter tells nobody
+            await anyio.sleep(LOOK_SECONDS)
+
+
+def terminate_runs() -> int:
+    """SIGTERM to every process that this one started; how many."""
+    children = psutil.Process().children()
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    return len(children)
+
+
+async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: Console) -> None:
+    """Run the worker until the first signal, and then until its runs have ended."""
+    doorkeeper = Doorkeeper(worker)
+    async with anyio.create_task_group() as group:
+
+        async def work() -> None:
+            await worker.start(with_healthcheck=healthcheck, printer=console.print)
+            group.cancel_scope.cancel()
+
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            group.start_soon(work)
+            await anext(signals)
+            doorkeeper.close()
+            if not worker.is_setup:
+                group.cancel_scope.cancel()
+                return
+            console.print(
+                f"Told to stop: no new runs; waiting for {doorkeeper.runs} under way,"
+                f" {patience:.0f} s at most."
+            )
+            async with anyio.create_task_group() as waiting:
+
+                async def until_emptied() -> None:
+                    await doorkeeper.emptied()
+                    waiting.cancel_scope.cancel()
+
+                waiting.start_soon(until_emptied)
+                with anyio.move_on_after(patience):
+                    await anext(signals)
+                console.print(f"Out of patience: SIGTERM to {terminate_runs()} process(es).")
+                with anyio.move_on_after(FAREWELL_SECONDS):
+                    await anyio.sleep_forever()
+                waiting.cancel_scope.cancel()
+        console.print("Stopped." if not doorkeeper.runs else f"Left {doorkeeper.runs} run(s).")
+        group.cancel_scope.cancel()
+
+
+def type_of(pool: str) -> str:
+    """The type of a work pool.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+        PrefectUnreachable: the API does not answer, or refuses.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    with prefect_client() as client:
+        try:
+            return client.read_work_pool(pool).type
+        except ObjectNotFound as exc:
+            raise ConfigurationError(
+                f"There is no work pool {pool!r}.",
+                where=f"the Prefect API at {client.api_url}",
+                mend="python -m infrastructure.prefect_resources.work_pools",
+            ) from exc
+
+
+def worker_class(pool: str, kind: str) -> type[Worker]:
+    """Prefect's worker of this type.
+
+    Raises:
+        ConfigurationError: its package is not installed.
+    """
+    from prefect.workers.base import BaseWorker
+
+    found = BaseWorker.get_worker_class_from_type(kind)
+    if found is None:
+        raise ConfigurationError(
+            f"No worker of type {kind!r} is installed here.",
+            where=f"work pool {pool!r}",
+            mend=f"uv pip install prefect-{kind}",
+        )
+    return found
+
+
+@app.command()
+@exits_with_expected_errors
+def main(
+    pool: Annotated[str, typer.Option(help="The work pool whose runs it takes.")],
+    name: Annotated[str | None, typer.Option(help="Its name; one that stays is one row.")] = None,
+    queue: Annotated[list[str] | None, typer.Option(help="Only these queues.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = LIMIT,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds that runs may take after a signal.")
+    ] = PATIENCE_SECONDS,
+    healthcheck: Annotated[bool, typer.Option(help="Answer /health on port 8080.")] = False,
+) -> None:
+    """A Prefect worker that lets its runs finish when it is told to stop."""
+    worker = worker_class(pool, type_of(pool))(
+        work_pool_name=pool, name=name, work_queues=queue or [], limit=limit,
+        create_pool_if_not_found=False,
+    )  # fmt: skip
+    console = Console(soft_wrap=True)
+    anyio.run(lambda: serve(worker, patience=patience, healthcheck=healthcheck, console=console))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,267 @@
+"""Blocks, concurrency limits and variables, as setup finds and writes them through Prefect's API.
+
+Block documents are written as data. The classes of prefect-dbt and its companions serve only to
+register the types of blocks: an instance of `GcpCredentials` without a key asks Google for
+credentials, and one of `DbtCliProfile` keeps the secrets of what it refers to in the open.
+This is the one module that imports `prefect_dbt.cli`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from infrastructure.prefect_resources.reconcile.resources import Kind, Stored, Wanted
+from infrastructure.setup_profiles import desired, notices
+from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
+from prefect_flows.core import names
+from prefect_flows.state.state_url import without_login
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import BlockDocument
+
+# Fields whose values a plan may print. Any other is masked: it may be a secret, also one that
+# somebody added by hand.
+PRINTED = frozenset(
+    {*PostgresTarget.model_fields, *BigQueryTarget.model_fields}
+    | {
+        "limit",
+        "value",
+        "events",
+        "schema",
+        "name",
+        "target",
+        "driver",
+        "username",
+        "project_id",
+        "client_email",
+    }
+)
+
+
+class _Printing:
+    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+        return path[-1] in PRINTED and not isinstance(value, Mapping)
+
+
+@dataclass(frozen=True)
+class BlockKind(_Printing):
+    """The blocks of one type.
+
+    Attributes:
+        name: Prefect's slug of the type.
+        prefix: what the names of ours begin with.
+        mark: what they hold besides.
+        module, block_class: where the type is defined. Imported when a block of it is first
+            created: that takes four seconds.
+    """
+
+    name: str
+    prefix: str
+    module: str
+    block_class: str
+    mark: str = ""
+
+    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+        """The block of that name, its secrets in plain."""
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            return _stored(
+                client.read_block_document_by_name(name, self.name, include_secrets=True)
+            )
+        except ObjectNotFound:
+            return None
+
+    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+        """Every block of the type whose name has our prefix."""
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            found = client.read_block_documents_by_type(self.name)
+        except ObjectNotFound:  # the type itself is not registered yet
+            return []
+        return [
+            _stored(block)
+            for block in found
+            if str(block.name).startswith(self.prefix) and self.mark in str(block.name)
+        ]
+
+    def write(
+        self,
+        client: SyncPrefectClient,
+        wanted: Wanted,
+        stored_id: UUID | None,
+        ids: Mapping[str, UUID],
+    ) -> UUID:
+        """Create or replace the block; what it refers to has been written before."""
+        from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
+
+        data = dict(wanted.data) | {
+            key: {"$ref": {"block_document_id": str(ids[name])}}
+            for key, name in wanted.references.items()
+        }
+        if stored_id is not None:
+            client.update_block_document(
+                stored_id, BlockDocumentUpdate(data=data, merge_existing_data=False)
+            )
+            return stored_id
+        type_id, schema_id = self._registered()
+        created = client.create_block_document(
+            BlockDocumentCreate(
+                name=wanted.name, data=data, block_type_id=type_id, block_schema_id=schema_id
+            )
+        )
+        return created.id
+
+    def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
+        """Remove the block."""
+        client.delete_block_document(stored_id)
+
+    def _registered(self) -> tuple[UUID, UUID]:
+        """Register the type and its schema; their ids."""
+        with warnings.catch_warnings():
+            # Said at import since 2025; the classes are still shipped, and the contract names them.
+            warnings.filterwarnings("ignore", message="prefect_dbt.cli is deprecated")
+            block_class = getattr(importlib.import_module(self.module), self.block_class)
+        block_class.register_type_and_schema()
+        return block_class._block_type_id, block_class._block_schema_id  # noqa: SLF001 (no public way)
+
+
+class LimitKind(_Printing):
+    """Global concurrency limits."""
+
+    name = desired.LIMIT
+
+    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+        """The limit of that name."""
+        return next((each for each in self.ours(client) if each.name == name), None)
+
+    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+        """Every limit whose name has our prefix."""
+        return [
+            Stored(found.id, found.name, {"limit": found.limit})
+            for found in client.read_global_concurrency_limits(limit=200)
+            if found.name.startswith(names.lease_limit(""))
+        ]
+
+    def write(
+        self,
+        client: SyncPrefectClient,
+        wanted: Wanted,
+        stored_id: UUID | None,  # noqa: ARG002
+        ids: Mapping[str, UUID],  # noqa: ARG002
+    ) -> UUID:
+        """Create or change the limit."""
+        client.upsert_global_concurrency_limit_by_name(wanted.name, wanted.data["limit"])
+        return client.read_global_concurrency_limit_by_name(wanted.name).id
+
+    def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
+        """Remove the limit."""
+        client.delete_global_concurrency_limit_by_name(name)
+
+
+class VariableKind(_Printing):
+    """Prefect variables: the state store's URL, and what is told of each target."""
+
+    name = desired.VARIABLE
+
+    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+        """The variable of that name."""
+        found = client.read_variable_by_name(name)
+        if found is None:
+            return None
+        value = found.value
+        if name == names.STATE_URL_VARIABLE:
+            # The plan shows it, and somebody may have put a login there.
+            value = without_login(str(value))
+        return Stored(found.id, found.name, {"value": value})
+
+    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+        """Every variable that setup writes."""
+        return [
+            Stored(found.id, found.name, {"value": found.value})
+            for found in client.read_variables(limit=200)
+            if found.name == names.STATE_URL_VARIABLE
+            or found.name.startswith(names.notices_variable(""))
+        ]
+
+    def write(
+        self,
+        client: SyncPrefectClient,
+        wanted: Wanted,
+        stored_id: UUID | None,
+        ids: Mapping[str, UUID],  # noqa: ARG002
+    ) -> UUID:
+        """Create or change the variable."""
+        from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+
+        value = wanted.data["value"]
+        if stored_id is not None:
+            client.update_variable(VariableUpdate(name=wanted.name, value=value))
+            return stored_id
+        return client.create_variable(VariableCreate(name=wanted.name, value=value)).id
+
+    def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
+        """Remove the variable."""
+        client.delete_variable_by_name(name)
+
+
+# Dependents before what they depend on.
+KINDS: tuple[Kind, ...] = (
+    BlockKind(
+        desired.PROFILE,
+        names.profile_block(""),
+        "prefect_dbt.cli.credentials",
+        "DbtCliProfile",
+    ),
+    BlockKind(
+        desired.POSTGRES_CONFIGS,
+        names.target_configs_block("postgres", ""),
+        "prefect_dbt.cli.configs.postgres",
+        "PostgresTargetConfigs",
+    ),
+    BlockKind(
+        desired.BIGQUERY_CONFIGS,
+        names.target_configs_block("bigquery", ""),
+        "prefect_dbt.cli.configs.bigquery",
+        "BigQueryTargetConfigs",
+    ),
+    BlockKind(
+        desired.SQLALCHEMY,
+        names.postgres_credentials_block(""),
+        "prefect_sqlalchemy",
+        "SqlAlchemyConnector",
+    ),
+    BlockKind(
+        desired.GCP,
+        names.gcp_credentials_block(),
+        "prefect_gcp.credentials",
+        "GcpCredentials",
+    ),
+    *(
+        # One that is made by hand is named `notify-<target>`, and left alone.
+        BlockKind(slug, names.notify_block(""), "prefect.blocks.notifications", name, mark="--")
+        for slug, name in (
+            (notices.SLACK, "SlackWebhook"),
+            (notices.TEAMS, "MicrosoftTeamsWebhook"),
+            (notices.DISCORD, "DiscordWebhook"),
+            (notices.WEBHOOK, "CustomWebhookNotificationBlock"),
+        )
+    ),
+    LimitKind(),
+    VariableKind(),
+)
+
+
+def _stored(block: BlockDocument) -> Stored:
+    references = {
+        key: reference["block_document"]["name"]
+        for key, reference in block.block_document_references.items()
+    }
+    return Stored(block.id, str(block.name), block.data, references)

@@ -1,0 +1,29 @@
+"""How every command of the project ends when something is wrong."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+from rich.console import Console
+
+from prefect_flows.core.errors import MillraceError
+
+P = ParamSpec("P")
+
+
+def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Print an expected error to stderr, without its stack, and exit with its code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except MillraceError as error:
+            text = f"{type(error).__name__}: {error}"
+            Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(error.exit_code) from error
+
+    return wrapped

@@ -1,0 +1,36 @@
+"""Who a target is at Google: a key, a login, a machine's account, or one that is impersonated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect_flows.core.errors import WarehouseUnreachable
+from prefect_flows.core.hints import mend_of
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+    from prefect_flows.core.profiles import Profile
+
+
+def google_credentials(profile: Profile) -> Credentials:
+    """Google's credentials of a target, made by dbt's adapter, for dbt and dlt alike.
+
+    Raises:
+        WarehouseUnreachable: there are none, or the key is none.
+    """
+    from dbt.adapters.bigquery.credentials import BigQueryCredentials, create_google_credentials
+    from dbt_common.exceptions import DbtBaseException
+    from google.auth.exceptions import GoogleAuthError
+
+    fields = BigQueryCredentials.translate_aliases(profile.credentials())
+    known = {key: value for key, value in fields.items() if key not in ("type", "threads")}
+    try:
+        return create_google_credentials(BigQueryCredentials.from_dict(known))
+    except (GoogleAuthError, DbtBaseException) as error:
+        raise WarehouseUnreachable(
+            f"The warehouse of target {profile.target!r} cannot be used: "
+            f"{' '.join(str(error).split())}",
+            where=profile.address,
+            mend=mend_of(error, profile),
+        ) from error

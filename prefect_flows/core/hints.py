@@ -1,0 +1,92 @@
+"""What mends an error of a warehouse, told by its code, in the words of who has to do it.
+
+Where Google refuses, the right that is missing is one that `infrastructure/terraform/gcp` gives;
+roles are those of https://cloud.google.com/bigquery/docs/access-control.
+"""
+
+from __future__ import annotations
+
+import psycopg2
+
+from prefect_flows.core.failure_class import (
+    Cause,
+    cause_of,
+    chain_of,
+    is_of_google_api,
+    is_of_google_auth,
+    postgres_code,
+)
+from prefect_flows.core.names import SETUP_COMMAND
+from prefect_flows.core.profiles import Profile
+
+
+def mend_of(error: BaseException, profile: Profile) -> str:
+    """The command or the line of Terraform that mends that a target's warehouse cannot be used."""
+    return mend_of_google(error, profile) or _mend_of_refusal(error) or profile.mend_of_address
+
+
+def _mend_of_refusal(error: BaseException) -> str | None:
+    """What mends that a Postgres which is there takes no connection; none for another error."""
+    codes = {postgres_code(link) for link in chain_of(error) if isinstance(link, psycopg2.Error)}
+    if "53300" in codes:
+        return (
+            "wait until others have closed theirs; or allow more connections (max_connections, "
+            "alter role … connection limit), or use fewer: `threads` of the target, "
+            "MILLRACE_SOURCES_AT_ONCE"
+        )
+    if "57P03" in codes:
+        return "wait until it accepts connections; its own log says what it waits for"
+    return None
+
+
+def mend_of_google(error: BaseException, profile: Profile) -> str | None:
+    """What mends a refusal of Google; none where another is at fault, or the refusal may pass."""
+    if cause_of(error) is not Cause.CONFIGURATION:
+        return None
+    for link in chain_of(error):
+        if is_of_google_auth(link):
+            return _credentials(profile)
+        if is_of_google_api(link):
+            reasons = {detail.get("reason") for detail in link.errors if isinstance(detail, dict)}
+            return _refusal(profile, reasons, link.code)
+    return None
+
+
+def _credentials(profile: Profile) -> str:
+    """Google gives no token: who asks is unknown, or may not be who the target says."""
+    target, setup = profile.target, f"{SETUP_COMMAND} --target {profile.target}"
+    account = profile.output.get("impersonate_service_account")
+    if "keyfile_json" in profile.output:
+        return (
+            "the key is wrong, revoked or expired: make another (terraform apply "
+            f"-replace='google_service_account_key.dbt[\"{target}\"]'), then {setup}"
+        )
+    if account is not None:
+        return (
+            "log in (gcloud auth application-default login), and let who logs in work as "
+            f"{account}: roles/iam.serviceAccountTokenCreator, which `impersonators` of target "
+            f"{target!r} in infrastructure/terraform/gcp gives"
+        )
+    return (
+        "log in (gcloud auth application-default login), or run as a service account: "
+        "documentation/google_cloud.md"
+    )
+
+
+def _refusal(profile: Profile, reasons: set[str | None], status: int | None) -> str:
+    """Google knows who asks, and refuses or does not find."""
+    target, output = profile.target, profile.output
+    project, dataset = output.get("project"), output.get("schema", output.get("dataset"))
+    apply = f"terraform apply in infrastructure/terraform/gcp, then {SETUP_COMMAND}"
+    if "accessDenied" in reasons or status == 403:
+        return (
+            f"the service account of target {target!r} needs roles/bigquery.jobUser in project "
+            f"{output.get('execution_project', project)}, and roles/bigquery.dataEditor on its "
+            f"datasets; {apply} gives both"
+        )
+    if "notFound" in reasons or status == 404:
+        return (
+            f"correct project ({project}), dataset ({dataset}) or location "
+            f"({output.get('location')}) of target {target!r}; {apply}"
+        )
+    return f"see what Google says above; what is set for target {target!r}: {SETUP_COMMAND} --check"

@@ -1,0 +1,54 @@
+"""What a target's people want to be told, as setup takes it from Terraform's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.names import SETUP_COMMAND, notices_variable
+from prefect_flows.core.validation_messages import validation_faults
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+Event = Literal["failure", "recovery", "warning", "stale", "success", "retry"]
+# What is told where nothing else is asked for.
+USUAL: tuple[Event, ...] = ("failure", "recovery", "warning", "stale")
+
+
+class Wishes(BaseModel):
+    """What is told of a target.
+
+    Attributes:
+        events: a test that warns is a `warning`, a source that is too old is `stale`; `retry` tells
+            at the end of a run what was tried again in it.
+        owners: `meta.owner` → how a chat mentions them, for example `<@U024BE7LH>` in Slack.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: tuple[Event, ...] = USUAL
+    owners: Mapping[str, str] = {}
+
+
+def stored_wishes(client: SyncPrefectClient, target: str) -> Wishes:
+    """What setup took from Terraform's outputs; the usual where they say nothing.
+
+    Raises:
+        ConfigurationError: the variable is not as setup writes it.
+    """
+    variable = client.read_variable_by_name(notices_variable(target))
+    if variable is None:
+        return Wishes()
+    try:
+        return Wishes.model_validate(variable.value)
+    except ValidationError as error:
+        faults = "; ".join(validation_faults(error))
+        raise ConfigurationError(
+            f"Variable {variable.name!r} is not as setup writes it: {faults}.",
+            where=f"the Prefect API at {client.api_url}",
+            mend=f"{SETUP_COMMAND} --target {target}",
+        ) from error

@@ -1,0 +1,185 @@
+"""What a source is called with: arguments that are given or configured, and secrets from blocks.
+
+A source function's signature says what it takes. Each parameter that is annotated as dlt's secret
+(`dlt.TSecretStrValue`) is filled from the block that is named for it and for the target; every
+other one is given by a run, by the target's deployment in the source's `prefect.yaml`, or by its
+default.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from dlt.common.configuration.specs.base_configuration import is_secret_hint
+from dlt.extract import DltSource
+from pydantic import ConfigDict, ValidationError, create_model
+
+from prefect_flows.core.documents import Unreadable, refuse_unkeepable
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.names import secret_block, secret_block_variable
+from prefect_flows.core.passwords import places_of_passwords
+from prefect_flows.core.settings import load_settings
+from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.ingest import source_registry
+
+# The value of a Secret block; none where there is no such block.
+Secrets = Callable[[str], Any | None]
+
+
+def located(url: str) -> str:
+    """A folder's path or URL; a relative path is one of the project, wherever a run has its own."""
+    if "://" in url or url.startswith("~"):
+        return url
+    return str(load_settings().project_dir / url)
+
+
+def source_function(name: str) -> Callable[..., DltSource]:
+    """The dlt source function of a source.
+
+    Raises:
+        ConfigurationError: there is no such source, or its dependencies are not installed.
+    """
+    source_registry.require(name)
+    module = f"{source_registry.PACKAGE}.{name}.source"
+    try:
+        function: Callable[..., DltSource] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"Source {name!r} cannot be imported: {error}.",
+            where=module,
+            mend="uv sync --all-packages",
+        ) from error
+    return function
+
+
+def refuse_secrets(
+    given: Mapping[str, Mapping[str, Any]], target: str, vars: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse secrets among values that Prefect, the state store and reports show to every reader.
+
+    Args:
+        given: source → its arguments.
+        vars: variables of the dbt project.
+
+    Raises:
+        ConfigurationError: an argument belongs into a Secret block, or a URL has a password. The
+            error does not show the value.
+    """
+    for name, arguments in given.items():
+        hints = _hints(source_function(name))
+        for parameter in arguments:
+            if is_secret_hint(hints.get(parameter, Any)):
+                raise _open_secret(
+                    f"{parameter!r} of source {name!r} is a secret",
+                    f"{name}.{parameter}",
+                    _how_to_give(secret_block(name, parameter, target)),
+                )
+        for place in places_of_passwords(arguments, name):
+            raise _open_secret(
+                "A URL has a password",
+                place,
+                "take the password out of the URL; the source's README names its secrets, such as "
+                "`storage_options` of files__inbox",
+            )
+    for place in places_of_passwords(dict(vars or {}), "vars"):
+        raise _open_secret(
+            "A URL has a password",
+            place,
+            "take the password out, and let the model read it: env_var('DBT_ENV_SECRET_…')",
+        )
+
+
+def _open_secret(what: str, place: str, how: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what}, and everybody who sees a run can read what it was given.",
+        where=f"argument {place}",
+        mend=f"{how}. If the value is real, change it: it may be in this shell's history, and in "
+        "the parameters of the flow run or the deployment",
+    )
+
+
+def _how_to_give(block: str) -> str:
+    return (
+        f"uv run python -m infrastructure.prefect_resources.secrets {block}, which asks for the value; for "
+        f"--no-prefect set {secret_block_variable(block)} in the environment or in .env"
+    )
+
+
+def _hints(function: Callable[..., DltSource]) -> dict[str, Any]:
+    return get_type_hints(inspect.unwrap(function), include_extras=True)
+
+
+def source_arguments(
+    name: str, target: str, given: Mapping[str, Any], secrets: Secrets
+) -> dict[str, Any]:
+    """The arguments of a source for a target, validated, with its secrets.
+
+    Args:
+        given: of the run; they go before those that are configured for the target.
+
+    Raises:
+        ConfigurationError: an argument is unknown, missing, of another type or a secret, or a
+            secret that the source needs has no block.
+    """
+    function = source_function(name)
+    hints = _hints(function)
+    parameters = inspect.signature(function).parameters
+    hidden = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
+    arguments = source_registry.configured(name, target) | dict(given)
+    refuse_secrets({name: arguments}, target)
+    for parameter in hidden:
+        block = secret_block(name, parameter, target)
+        value = secrets(block)
+        if value is not None:
+            # A block may hold a JSON object; a source takes its text.
+            text = value if isinstance(value, str) else json.dumps(value)
+            try:
+                refuse_unkeepable(text)
+            except Unreadable as error:
+                raise ConfigurationError(
+                    f"The secret for {parameter!r} of source {name!r} cannot be used: {error}.",
+                    where=f"block {block!r}, or variable {secret_block_variable(block)}",
+                    mend=_how_to_give(block),
+                ) from None  # its context is the secret
+            arguments[parameter] = text
+        elif parameters[parameter].default is inspect.Parameter.empty:
+            raise ConfigurationError(
+                f"Source {name!r} needs a secret for its {parameter!r}, and block {block!r} "
+                "does not exist.",
+                where=f"target {target!r} and the Prefect API",
+                mend=_how_to_give(block),
+            )
+    model = create_model(
+        "Arguments",
+        __config__=ConfigDict(
+            extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
+        ),
+        **{
+            parameter: (
+                hints.get(parameter, Any),
+                ... if p.default is inspect.Parameter.empty else p.default,
+            )
+            for parameter, p in parameters.items()
+        },  # type: ignore[call-overload]
+    )
+    try:
+        model.model_validate(arguments)
+    except ValidationError as error:
+        faults = "; ".join(validation_faults(error))
+        asked = ", ".join(
+            f"{parameter} (required)" if p.default is inspect.Parameter.empty else parameter
+            for parameter, p in parameters.items()
+            if parameter not in hidden
+        )
+        raise ConfigurationError(
+            f"The arguments of source {name!r} are wrong: {faults}. It takes: {asked or 'none'}.",
+            where=f"the parameters of {source_registry.deployment_name(name, target)} in "
+            f"{source_registry.FOLDER / name / 'prefect.yaml'}, and those that the run was given",
+            mend="correct them in that file, or for one run of the pipeline: "
+            f"--source-arguments '{{\"{name}\": {{…}}}}'",
+        ) from None  # its input may be a secret
+    return arguments

@@ -1,0 +1,1 @@
+"""The warehouses that sources are loaded into."""

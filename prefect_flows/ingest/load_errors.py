@@ -1,0 +1,75 @@
+"""What a person reads when a source cannot be brought in: its own error, or the warehouse's."""
+
+from __future__ import annotations
+
+from dlt.common.exceptions import DltException, TerminalException, TransientException
+from dlt.common.schema.exceptions import DataValidationError
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from prefect_flows.core.errors import IngestionError, MillraceError, WarehouseUnreachable
+from prefect_flows.core.failure_class import Cause, cause_of, chain_of, root_of
+from prefect_flows.core.hints import mend_of
+from prefect_flows.core.profiles import Profile
+
+
+def error_of(
+    error: DltException, source: str, schema: str, profile: Profile
+) -> MillraceError | KeyboardInterrupt:
+    """The error to raise for one of dlt's."""
+    step = error.step if isinstance(error, PipelineStepFailed) else "sync"
+    chain = list(chain_of(error))
+    for link in chain:
+        if isinstance(link, MillraceError):
+            return link
+        if isinstance(link, KeyboardInterrupt):
+            return KeyboardInterrupt()
+    root = root_of(error)
+    first = f"{type(root).__name__}: {str(root).strip()}"
+    if step == "sync":
+        # dlt's first connection. What fails here is an address or a credential, or it may pass.
+        return WarehouseUnreachable(
+            f"The warehouse of target {profile.target!r} cannot be used: {first}",
+            where=profile.address,
+            mend=mend_of(error, profile),
+            retryable=cause_of(error) is Cause.TRANSIENT,
+        )
+    where = f"schema {schema!r} of target {profile.target!r}"
+    for link in chain:
+        if isinstance(link, DataValidationError):
+            return IngestionError(
+                f"Source {source!r} does not keep the contract of table {link.table_name!r}: "
+                f"column {link.column_name!r} is {_breach(link)}.",
+                where=where,
+                mend=_mend_of_breach(link, source),
+            )
+    may_pass = cause_of(error) is Cause.TRANSIENT or (
+        any(isinstance(link, TransientException) for link in chain)
+        and not any(isinstance(link, TerminalException) for link in chain)
+    )
+    return IngestionError(
+        f"Loading source {source!r} failed while dlt ran its step {step!r}: {first}.",
+        where=where,
+        mend="mend the cause and run it again; what was loaded before is as it was",
+        retryable=may_pass,
+    )
+
+
+def _mend_of_breach(error: DataValidationError, source: str) -> str:
+    if error.schema_entity == "data_type":
+        # A warehouse's column keeps its type: views and models are made of it.
+        return (
+            "give the column its type of before where the source is read, such as by a cast; "
+            "or, if the change is right, load it as a table or column of another name"
+        )
+    return (
+        "mend the source; or, if the change is right, allow it in the "
+        f"schema_contract of prefect_flows/sources/{source}/source.py"
+    )
+
+
+def _breach(error: DataValidationError) -> str:
+    if error.schema_entity == "columns":
+        return "new"
+    if error.schema_entity == "data_type":
+        return "of another type than before"
+    return "in a table that is new"

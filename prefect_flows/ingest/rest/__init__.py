@@ -1,0 +1,1 @@
+"""A client for REST APIs, which sources share: retries, paging, tables."""

@@ -1,0 +1,233 @@
+"""How a client of a REST API sends a call: until a whole answer is there, or its patience ends.
+
+dlt's own retrying session knows neither the reset time of a rate limit nor answers that broke off,
+and ends in errors of `requests`; so the patience is in the transport below the session.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from prefect import get_run_logger
+from prefect.exceptions import MissingContextError
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError, Timeout
+from requests.exceptions import ConnectionError as NoConnection
+
+from prefect_flows.core.errors import IngestionError
+from prefect_flows.core.failure_class import root_of
+from prefect_flows.core.logger import Logger
+from prefect_flows.ingest.rest.responses import (
+    is_about_access,
+    limited_for,
+    message_of,
+    origin_of,
+    reason_of,
+    utc,
+)
+
+# What an answer says that may pass: the server's faults, and a request that came in too slowly.
+PASSING = {408, *range(500, 600)} - {501}  # 501: not implemented
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one call is tried.
+
+    Attributes:
+        attempts: tries of a call that fails for a cause that may pass.
+        first_delay: seconds before the second try; each further one comes twice as late.
+        timeout: seconds to connect, and seconds without a byte of the answer.
+        longest_wait: seconds that one call waits for rate limits, all of them together.
+        limit_delay: seconds to wait for a rate limit that does not say how long, at first.
+    """
+
+    attempts: int = 4
+    first_delay: float = 1.0
+    timeout: tuple[float, float] = (10.0, 60.0)
+    longest_wait: float = 300.0
+    limit_delay: float = 60.0
+
+
+class ApiRefusal(IngestionError):
+    """The API refuses the call, and would refuse it again.
+
+    Attributes:
+        status: the HTTP status.
+        reason: the API's own word for it, such as `quotaExceeded`; none where it gives none.
+    """
+
+    def __init__(
+        self, what: str, *, where: str, mend: str, status: int, reason: str | None
+    ) -> None:
+        super().__init__(what, where=where, mend=mend)
+        self.status = status
+        self.reason = reason
+
+
+def run_logger() -> Logger:
+    """The log of the Prefect run, or a plain one where there is none."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("millrace.rest")
+
+
+def place_of(request: PreparedRequest) -> str:
+    """Method and address of a call, without its query."""
+    return f"{request.method} {(request.url or '').partition('?')[0]}"
+
+
+class _MayPass(Exception):
+    """A try failed for a cause that may pass; its text says which."""
+
+
+class _Limited(Exception):
+    """The API asks to wait: seconds, or none where it does not say."""
+
+    def __init__(self, said: str, seconds: float | None) -> None:
+        super().__init__(said)
+        self.seconds = seconds
+
+
+class Transport(HTTPAdapter):
+    """Sends each request until a whole answer is there, or the patience ends."""
+
+    def __init__(
+        self,
+        api_url: str,
+        secret: str | None,
+        patience: Patience,
+        access: str,
+        before_call: Callable[[], None] | None,
+    ) -> None:
+        super().__init__()
+        self._origin = origin_of(api_url)
+        self._secret = secret
+        self._patience = patience
+        self._access = access
+        self._before_call = before_call or (lambda: None)
+
+    def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        """One call.
+
+        Raises:
+            IngestionError: no whole answer came within the patience.
+            ApiRefusal: the API refuses.
+        """
+        where, patience = place_of(request), self._patience
+        if origin_of(request.url or "") != self._origin:
+            raise IngestionError(
+                f"The API points to another address than its own, {self._origin}: it is not "
+                "followed, since the secret would go there too.",
+                where=where,
+                mend="correct the parameter api_url, if the API has moved",
+            )
+        failures, limits, waited = 0, 0, 0.0
+        while True:
+            self._before_call()
+            try:
+                return self._try(request, *args, **options)
+            except _MayPass as fault:
+                failures += 1
+                delay = patience.first_delay * 2 ** (failures - 1)
+                if failures >= patience.attempts:
+                    raise IngestionError(
+                        f"The API failed {failures} times in a row, the last time so: {fault}.",
+                        where=where,
+                        mend="run it again when the API answers; nothing of this load was kept",
+                        retryable=True,
+                    ) from fault
+                said = f"{fault}; try {failures + 1} of {patience.attempts} in {delay:g} s"
+            except _Limited as limit:
+                if limit.seconds is None:
+                    delay = patience.limit_delay * 2**limits
+                else:
+                    # An API that says 0 again and again is not asked without a pause.
+                    delay = max(limit.seconds, 0.1 * 2**limits)
+                limits, waited = limits + 1, waited + delay
+                if waited > patience.longest_wait:
+                    self._refuse_to_wait(where, limit, delay)
+                said = f"{limit}; going on at {utc(time.time() + delay)}"
+            run_logger().warning("%s: %s.", where, said)
+            time.sleep(delay)
+
+    def _try(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        try:
+            response = super().send(request, *args, **options)
+            # The body as a whole: a connection that is lost half way is found out here.
+            _ = response.content
+        except SSLError as error:
+            raise IngestionError(
+                f"No safe connection to the API: {self._without_secret(_last_of(error))}.",
+                where=place_of(request),
+                mend="correct the certificates of this machine, or the parameter api_url",
+            ) from error
+        except Timeout as error:
+            connect, read = self._patience.timeout
+            raise _MayPass(f"no answer ({connect:g} s to connect, {read:g} s to go on)") from error
+        except NoConnection as error:
+            raise _MayPass(f"no connection ({self._without_secret(_last_of(error))})") from error
+        except (ChunkedEncodingError, ContentDecodingError) as error:
+            raise _MayPass(f"its answer broke off ({type(error).__name__})") from error
+        self._judge(request, response)
+        return response
+
+    def _judge(self, request: PreparedRequest, response: Response) -> None:
+        """Nothing where the answer is good."""
+        status = response.status_code
+        if status < 400:
+            self._check_json(response)
+            return
+        reason = reason_of(response)
+        message = message_of(response)
+        said = f"{status} {response.reason}" + (f": {message}" if message else "")
+        said = self._without_secret(said)
+        limit = limited_for(response, reason, time.time())
+        if limit is not None:
+            raise _Limited(said, limit.seconds)
+        if status in PASSING:
+            raise _MayPass(said)
+        raise ApiRefusal(
+            f"The API refuses the call: {said}",
+            where=place_of(request),
+            mend=self._access
+            if is_about_access(response)
+            else "correct the parameters of the source, or its source.py where the API changed",
+            status=status,
+            reason=reason,
+        )
+
+    def _check_json(self, response: Response) -> None:
+        if response.is_redirect or response.status_code == 204:
+            return
+        try:
+            response.json()
+        except ValueError as error:
+            kind = response.headers.get("Content-Type", "no type named")
+            size = len(response.content)
+            raise _MayPass(f"its answer is no whole JSON ({size:,} bytes of {kind})") from error
+
+    def _refuse_to_wait(self, where: str, limit: _Limited, delay: float) -> NoReturn:
+        until, longest = utc(time.time() + delay), self._patience.longest_wait
+        raise IngestionError(
+            f"The API's rate limit is reached ({limit}), until {until}; a call waits no longer "
+            f"than {longest:g} s.",
+            where=where,
+            mend=f"run it again after {until}; {self._access}",
+            retryable=True,
+        ) from limit
+
+    def _without_secret(self, text: str) -> str:
+        return text.replace(self._secret, "***") if self._secret else text
+
+
+def _last_of(error: BaseException) -> str:
+    """What caused an error first, as `ConnectionRefusedError: [Errno 111] Connection refused`."""
+    first = root_of(error)
+    return f"{type(first).__name__}: {first}"

@@ -1,0 +1,73 @@
+"""The sources of a run, side by side."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from prefect_flows.core.errors import MillraceError
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.parallel import side_by_side
+from prefect_flows.core.profiles import Profile
+from prefect_flows.core.settings import Settings
+from prefect_flows.ingest.destinations.target import loading_into
+from prefect_flows.ingest.source_load import ingest_source
+from prefect_flows.runtime.stages import RunStage
+
+
+def ingest_sources(
+    profile: Profile,
+    arguments: Mapping[str, Mapping[str, Any]],
+    run_stage: RunStage,
+    settings: Settings,
+    keep: Callable[[str, dict[str, Any]], None],
+    log: Logger,
+) -> None:
+    """Bring sources into a target; one that fails does not hold up the others.
+
+    Args:
+        profile: where to load to.
+        arguments: source → what it is called with.
+        run_stage: runs a stage, from any thread.
+        settings: retries and timeouts of the stages, and how many sources go side by side.
+        keep: is given each source and its record as it ends well, in the caller's thread.
+        log: of the run.
+
+    Raises:
+        MillraceError: sources could not be read or loaded, when all have been tried: the first
+            one's error, which names the others.
+    """
+    failed: dict[str, MillraceError] = {}
+    works = {
+        source: partial(ingest_source, source, profile, given, run_stage, settings.stages)
+        for source, given in arguments.items()
+    }
+    with loading_into(profile):
+        if len(works) == 1:
+            # In the main thread, where a timeout and an interrupt stop it at once.
+            ((source, work),) = works.items()
+            try:
+                keep(source, work())
+            except MillraceError as error:
+                error.of_sources = {source: error}
+                raise
+            return
+        # pyarrow imports it in the middle of its work, and dlt asks each object whether it is of
+        # its class: in another thread, of a module that is half imported.
+        if importlib.util.find_spec("pandas") is not None:
+            importlib.import_module("pandas")
+        for source, future in side_by_side(works, settings.sources_at_once):
+            try:
+                keep(source, future.result())
+            except MillraceError as error:
+                failed[source] = error
+                log.error("%s", error)  # noqa: TRY400 # expected, without its stack
+    if failed:
+        first, *others = failed
+        if others:
+            failed[first].what += f" Others failed too, see the log: {', '.join(others)}."
+        failed[first].of_sources = failed
+        raise failed[first]

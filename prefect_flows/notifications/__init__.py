@@ -1,0 +1,1 @@
+"""Turns what a run did into messages, and sends each one once."""

@@ -1,0 +1,597 @@
+"""One run of the pipeline: its stages in their order, its place in the state store, its report."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from prefect_flows.core.errors import (
+    ConfigurationError,
+    MillraceError,
+    RunCancelled,
+    StageFailed,
+    StageTimedOut,
+    StateStoreError,
+    WarehouseUnreachable,
+)
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.passwords import places_of_passwords
+from prefect_flows.core.profiles import Profile
+from prefect_flows.core.settings import Settings, StagePolicy
+from prefect_flows.ingest import source_registry
+from prefect_flows.notifications.startup_failure import refusals_are_told
+from prefect_flows.reporting.run_report.live_display import LiveDisplay
+from prefect_flows.runtime.base import Runtime
+from prefect_flows.runtime.parameters import (
+    BUILT,
+    REFRESHED,
+    RUN_WITH_SNAPSHOTS,
+    STAGES_OF,
+    TYPES_OF_STAGE,
+    Parameters,
+)
+from prefect_flows.runtime.target_lock import alone
+from prefect_flows.state.runs import (
+    Ending,
+    Run,
+    RunHeader,
+    failed_run,
+    interrupted_run,
+    prune,
+    runs_folder,
+)
+from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_state import DOCS, SOURCES, TargetState
+from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.node_hashes import CodeHashes, changed_since
+from prefect_flows.transform.results import NodeResult, descendants
+from prefect_flows.transform.resume import Done, done_before, node_entry, stage_entry
+from prefect_flows.transform.session import DbtSession, Selection
+
+if TYPE_CHECKING:
+    from prefect_flows.transform.run_report import RunReport
+
+
+def run_pipeline(
+    parameters: Parameters,
+    profile: Profile,
+    settings: Settings,
+    store: StateStore,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Run the stages in their order, and return the record of what they did.
+
+    Everything that can be wrong before a row is written (the warehouse, the project, the
+    selection, the names of the sources) is looked at before the first stage.
+
+    Raises:
+        MillraceError: a setting is wrong, a server does not answer, or a stage failed.
+    """
+    run: _PipelineRun | None = None
+    try:
+        with runtime.stopping(), ExitStack() as held:
+            with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
+                refuse_open_secrets(parameters)
+                chosen = _sources(parameters, settings)
+                held.enter_context(alone(parameters, store, runtime))
+                if parameters.failed:
+                    parameters = _of_last_run(parameters, store, runtime.log)
+                    refuse_open_secrets(parameters)
+                    chosen = _sources(parameters, settings)
+            run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
+            return run.run()
+    except MillraceError as error:
+        if run is not None and run.begun:
+            error.after_changes()
+        raise
+    finally:
+        if runtime.unreported:
+            runtime.log.warning(
+                "Prefect could not be told of: %s. Results and report are in %s.",
+                "; ".join(runtime.unreported),
+                f"{store.url}/targets/{parameters.target}",
+            )
+        if run is not None:
+            # Last of all, so that the page knows what the run was told to be.
+            from prefect_flows.reporting.overview.pages import publish
+
+            publish(store, parameters.target, settings, runtime.log)
+
+
+def refuse_open_secrets(parameters: Parameters) -> None:
+    """Refuse secrets among the parameters of a run, before anything keeps them.
+
+    Raises:
+        ConfigurationError: there is one, or a source that is named does not exist.
+    """
+    if not parameters.source_arguments and not any(places_of_passwords(parameters.vars, "vars")):
+        return
+    for name in parameters.source_arguments:
+        source_registry.require(name)
+    # It imports dlt and Arrow: half a second and 75 MB that most runs spare.
+    from prefect_flows.ingest.arguments import refuse_secrets
+
+    refuse_secrets(parameters.source_arguments, parameters.target, parameters.vars)
+
+
+def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Parameters:
+    """What the target's last run was asked for, to run what failed in it."""
+    target = parameters.target
+    failed = failed_run(store, target, log.warning)
+    if failed is None:
+        raise ConfigurationError(
+            f"Target {target!r} has no run that failed: its last run passed, or it never ran.",
+            where=f"{store.url}/{runs_folder(target)}",
+            mend=f"run all of it: {pipeline_command(target)}",
+        )
+    try:
+        asked = Parameters.model_validate(failed.header.parameters)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"The last run of target {target!r} had parameters that this version does not know.",
+            where=f"{store.url}/{failed.folder}/run.json",
+            mend=f"run all of it: {pipeline_command(target)}",
+        ) from error
+    given, before = parameters.identity(), asked.identity()
+    others = Parameters(target=target).identity()
+    differing = [name for name in given if given[name] not in (others[name], before[name])]
+    if differing:
+        raise ConfigurationError(
+            "`failed` runs what the last run was asked for, which had another "
+            f"{', '.join(differing)}.",
+            where=f"{store.url}/{failed.folder}/run.json",
+            mend=f"leave that out: {pipeline_command(target, '--failed')}",
+        )
+    return asked.model_copy(update={"failed": True, "wait": parameters.wait})
+
+
+def pipeline_command(target: str, *options: str) -> str:
+    """The command line that runs the pipeline of a target."""
+    return shlex.join(
+        ["uv", "run", "python", "prefect_flows/pipeline.py", "--target", target, *options]
+    )
+
+
+def _sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
+    """The sources to bring in, and dbt's variables, which turn on what was asked for."""
+    off = source_registry.off(settings.dbt_project_file, parameters.vars)
+    if parameters.sources is None:
+        return [name for name in source_registry.names() if name not in off], dict(parameters.vars)
+    asked = list(dict.fromkeys(parameters.sources))
+    turned_on = set(off) & set(asked)
+    still_off = {source_registry.OFF: [name for name in off if name not in turned_on]}
+    return asked, parameters.vars | (still_off if turned_on else {})
+
+
+class _PipelineRun:
+    """The state of a run while it goes."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        profile: Profile,
+        settings: Settings,
+        store: StateStore,
+        runtime: Runtime,
+        chosen: list[str],
+        dbt_vars: dict[str, Any],
+    ) -> None:
+        self.parameters = parameters
+        self.profile = profile
+        self.settings = settings
+        self.runtime = runtime
+        self.log = runtime.log
+        self.record: dict[str, Any] = {"target": parameters.target}
+        self.stages: list[DbtStage] = []
+        self.done = Done()
+        # What `--changed` compares with: node's id → its hash in the last good run.
+        self.last_good: Mapping[str, str] | None = None
+        self.begun = False
+        self.left_out: list[str] = []
+        self.whole = parameters.whole and not parameters.changed
+        self._started = time.monotonic()
+        target_path = settings.target_path(parameters.target)
+        self.state = TargetState(store, parameters.target, target_path, settings.parsed_dir)
+        self.stored = Run(
+            store,
+            RunHeader(
+                id=runtime.run_id,
+                target=parameters.target,
+                parameters=parameters.identity(),
+                url=runtime.url,
+                started_at=datetime.now(UTC),
+            ),
+        )
+        self.sources = chosen
+        self.session = DbtSession(
+            settings.dbt_dir,
+            profile,
+            target_path,
+            dbt_vars,
+            runtime.run_id,
+            on_warning=lambda text: self.log.warning("dbt: %s", text),
+            check_stop=runtime.stop.check,
+        )
+        self.display = LiveDisplay()
+
+    def run(self) -> dict[str, Any]:
+        """Run it, and leave its report behind however it ends."""
+        ended: Ending = "failed"
+        failure: str | None = "The run ended before its last stage did; its log says why."
+        why: MillraceError | None = None
+        # dbt adds to its log; the state store keeps this run's.
+        (self.session.log_dir / "dbt.log").unlink(missing_ok=True)
+        with self.session, self.display:
+            try:
+                self._run_stages()
+                ended, failure = "passed", None
+            except (KeyboardInterrupt, RunCancelled):
+                ended, failure = "cancelled", "The run was told to stop."
+                raise
+            except MillraceError as error:
+                if self.begun:
+                    without = () if self.runtime.url else ("--no-prefect",)
+                    error.rerun = pipeline_command(self.parameters.target, "--failed", *without)
+                ended = "timed out" if isinstance(error, StageTimedOut) else "failed"
+                failure, why = str(error), error
+                raise
+            finally:
+                self.record["seconds"] = round(time.monotonic() - self._started, 2)
+                self._finish(ended, failure, why)
+        self.log.info(
+            "Target %s is done in %.1f s.", self.parameters.target, self.record["seconds"]
+        )
+        return self.record
+
+    def _run_stages(self) -> None:
+        """Look at what can be wrong, then run each stage; the record grows as they end."""
+        parameters, session = self.parameters, self.session
+        arguments = self._look_at_sources()
+        # An image's build has installed them, into a folder that no run can write.
+        if session.has_packages() and self.settings.parsed_dir is None:
+            deps = self.runtime.run_stage(
+                "dbt-deps", self.settings.stages.dbt_deps, lambda _: session.install_packages()
+            )
+            if not deps["installed"]:
+                self.log.info("The installed dbt packages match package-lock.yml.")
+        if self.state.bring_partial_parse():
+            self.log.info("The parsed project was brought from the image.")
+        self._connect(session)
+        # Before the selection: what dbt compiles is not hashed as it was parsed.
+        self.code = CodeHashes(session.manifest, session.config)
+        selection = self._selection()
+        selected = session.selected(selection)
+        if session.unmatched:
+            self.record["unmatched"] = session.unmatched
+            self.log.warning(
+                "No node of the dbt project matches: %s. The rest of the selection runs.",
+                ", ".join(session.unmatched),
+            )
+        if self.last_good is not None:
+            selected = changed_since(self.last_good, selected, self.code)
+        if not selected:
+            self.log.info("Nothing changed since the last good run of the target.")
+        self._begin()
+        self.record["ingest"] = {}
+        self._ingest(arguments)
+        for stage, (command, types) in STAGES_OF[parameters.strategy].items():
+            self._run_dbt(stage, command, types, selection, selected)
+        self._count_marts(selected)
+        self._document()
+
+    def _connect(self, session: DbtSession) -> None:
+        """Connect to the warehouse; wait for one that says that it takes no connections now."""
+        seconds = self.settings.unreachable_seconds
+        try:
+            session.check_connection(seconds, self.log)
+        except WarehouseUnreachable as error:
+            if not error.retryable:
+                raise
+            self.log.warning("%s", error)
+
+            def connect(log: Logger) -> dict[str, Any]:
+                session.check_connection(seconds, log)
+                return {}
+
+            self.runtime.run_stage("connect", self.settings.stages.connect, connect)
+
+    def _look_at_sources(self) -> dict[str, dict[str, Any]]:
+        """What each source is called with, or why it cannot be."""
+        given = self.parameters.source_arguments
+        for name in (*self.sources, *given):
+            source_registry.require(name)
+        if not self.sources or "ingest" in self.parameters.skip:
+            return {}
+        # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
+        from prefect_flows.ingest.arguments import source_arguments
+
+        return {
+            name: source_arguments(
+                name, self.parameters.target, given.get(name, {}), self.runtime.secret
+            )
+            for name in self.sources
+        }
+
+    def _selection(self) -> Selection:
+        parameters = self.parameters
+        folder = None
+        if parameters.changed:
+            folder = self.state.last_good(self.log.warning)
+            self.last_good = self.state.last_good_hashes(self.log.warning)
+            if folder is None or self.last_good is None:
+                folder = self.last_good = None
+                self.log.info("No run of the target was good yet: everything counts as changed.")
+        self.left_out = self._left_out()
+        exclude = [*parameters.exclude, *(f"source:{name}+" for name in self.left_out)]
+        return Selection(parameters.select, exclude, deferred_to=folder)
+
+    def _left_out(self) -> list[str]:
+        """Sources that were never loaded, in a run of others, which leaves them out."""
+        off = source_registry.off(self.settings.dbt_project_file, self.parameters.vars)
+        brought = [] if "ingest" in self.parameters.skip else self.sources
+        others = set(source_registry.names()) - {*off, *brought}
+        missing = self.session.never_loaded(others)
+        leaves_out = self.parameters.sources is not None and bool(brought)
+        for name in missing:
+            self.log.warning(
+                "Source %s was never loaded into target %s%s. To load it: %s",
+                name,
+                self.parameters.target,
+                "; what reads it is left out of this run" if leaves_out else "",
+                source_registry.flow_command(name, self.parameters.target),
+            )
+        return missing if leaves_out else []
+
+    def _begin(self) -> None:
+        """Make the run known in the state store, with what an interrupted one had done."""
+        parameters = self.parameters
+        resumes = None
+        within = timedelta(hours=self.settings.resume_within_hours)
+        if parameters.failed:
+            resumes = failed_run(self.stored.store, parameters.target, self.log.warning)
+        elif not parameters.fresh:
+            resumes = interrupted_run(
+                self.stored.store,
+                parameters.target,
+                parameters.identity(),
+                within,
+                self.log.warning,
+            )
+        if resumes is not None:
+            self.done = done_before(resumes.entries, self.code, self.log.warning)
+            self.record["resumes"] = resumes.header.id
+            if resumes.header.begun_at < datetime.now(UTC) - within:
+                self.whole = False  # what that run built is out of date
+            self.log.info(
+                "Going on with run %s, which %s: %d nodes are done, %d changed since "
+                "and run again. %s starts over.",
+                resumes.header.url or resumes.header.id,
+                "failed" if resumes.header.ended == "failed" else "was interrupted",
+                len(self.done.nodes),
+                len(self.done.changed),
+                "A run without --failed" if parameters.failed else "--fresh",
+            )
+        self.stored.begin(resumes, self.done.entries)
+        self.begun = True
+
+    def _ingest(self, arguments: Mapping[str, Mapping[str, Any]]) -> None:
+        """Bring in the sources that a run before this one has not."""
+        records = self.record["ingest"]
+        for name in arguments:
+            if (before := self.done.records.get(f"ingest-{name}")) is not None:
+                records[name] = dict(before)
+        todo = {name: given for name, given in arguments.items() if name not in records}
+        if not todo:
+            return
+        from prefect_flows.ingest.run_sources import ingest_sources
+
+        def keep(name: str, record: dict[str, Any]) -> None:
+            records[name] = record
+            self.stored.journal.add([stage_entry(f"ingest-{name}", record)])
+
+        ingest_sources(self.profile, todo, self.runtime.run_stage, self.settings, keep, self.log)
+
+    def _run_dbt(
+        self,
+        stage: str,
+        command: list[str],
+        types: tuple[str, ...],
+        selection: Selection,
+        selected: Mapping[str, list[str]],
+    ) -> None:
+        parameters = self.parameters
+        left_out = {t for skip in parameters.skip for t in TYPES_OF_STAGE.get(skip, ())}
+        selected = {kind: nodes for kind, nodes in selected.items() if kind not in left_out}
+        nodes = [node for kind in types for node in selected.get(kind, [])]
+        after_models = self._snapshots_after_models(selected)
+        if stage == "freshness" and stage not in parameters.skip:
+            nodes = self._without_missing(nodes, selected)
+        elif stage == "snapshot":
+            nodes = [node for node in nodes if node not in after_models]
+        elif stage == "run" and after_models:
+            command, nodes = RUN_WITH_SNAPSHOTS, [*nodes, *after_models]
+        if stage in parameters.skip or not nodes:
+            asked = stage in parameters.skip or left_out.issuperset(types)
+            self.record[stage] = {"skipped": "as asked" if asked else "nothing selected"}
+            return
+        name = f"dbt-{stage}"
+        flags = ["--full-refresh"] if parameters.full_refresh and stage in REFRESHED else []
+        if stage == "build":
+            flags += [f for t in sorted(left_out) for f in ("--exclude-resource-type", t)]
+        if selection.deferred_to is not None and stage != "freshness":
+            flags += ["--defer"]
+        policy: StagePolicy = getattr(self.settings.stages, f"dbt_{stage}")
+        dbt = DbtStage(
+            self.session,
+            name,
+            command,
+            selection.arguments(),
+            nodes,
+            self._retries(stage),
+            flags,
+            self.done.nodes,
+            self._safe,
+            [*self.runtime.watchers, self.display],
+            narrowed=self.last_good is not None or bool(after_models) or stage == "freshness",
+        )
+        self.stages.append(dbt)
+        before = self.done.records.get(name)
+        if before is not None and len(dbt.results) == len(nodes):
+            self.record[stage] = dict(before) | {"resumed": len(nodes)}
+            return
+        try:
+            self.record[stage] = self.runtime.run_stage(name, policy, dbt.attempt)
+        except StageFailed as error:
+            self.record[stage] = error.record
+            raise
+        finally:
+            if stage == "freshness" and dbt.returned is not None:
+                dbt.returned.write(str(self.session.target_path / SOURCES))
+                self.state.keep(SOURCES)
+        self.stored.journal.add([stage_entry(name, self.record[stage])])
+
+    def _snapshots_after_models(self, selected: Mapping[str, list[str]]) -> list[str]:
+        """Ids of the snapshots that read what `dbt-run` builds: they are taken in it, by the graph.
+
+        Before it, a snapshot of a model would not find its table in the first run, and would keep
+        what the model was one run ago in each later one.
+        """
+        if self.parameters.strategy == "build":
+            return []
+        behind = descendants(selected.get("model", []), self.session.manifest.child_map)
+        return [node for node in selected.get("snapshot", []) if node in behind]
+
+    def _without_missing(self, nodes: list[str], selected: Mapping[str, list[str]]) -> list[str]:
+        """The sources but those whose tables are missing, and are made by nodes of this run."""
+        made = [i for kind in ("seed", "snapshot", "model") for i in selected.get(kind, [])]
+        missing = self.session.sources_to_be_made(nodes, made)
+        for source, node in missing.items():
+            self.log.info(
+                "The freshness of %s is not checked: its table is missing, and %s makes it in "
+                "this run.",
+                source,
+                node,
+            )
+        return [node for node in nodes if node not in missing]
+
+    def _retries(self, stage: str) -> dict[str, int]:
+        """How often a node of each type is tried again: tests as tests, in a build too."""
+        policies = self.settings.stages
+        if stage != "build":
+            retries = getattr(policies, f"dbt_{stage}").retries
+            of_snapshots = {"snapshot": policies.dbt_snapshot.retries} if stage == "run" else {}
+            return dict.fromkeys(("source", *BUILT, "operation"), retries) | of_snapshots
+        return {
+            "seed": policies.dbt_seed.retries,
+            "snapshot": policies.dbt_snapshot.retries,
+            "test": policies.dbt_test.retries,
+            "unit_test": policies.dbt_test.retries,
+        } | dict.fromkeys(("model", "function", "operation"), policies.dbt_run.retries)
+
+    def _safe(self, results: Sequence[NodeResult]) -> None:
+        self.stored.journal.add([node_entry(result, self.code) for result in results])
+
+    def _count_marts(self, selected: Mapping[str, list[str]]) -> None:
+        if "run" in self.parameters.skip:
+            return
+        nodes = self.session.manifest.nodes
+        marts = [i for i in selected.get("model", []) if "marts" in nodes[i].fqn]
+        if not marts:
+            self.record["marts"] = {}
+            return
+
+        def count(log: Logger) -> dict[str, Any]:
+            counts, unreadable = self.session.row_counts(marts)
+            for name, error in unreadable.items():
+                log.warning("The rows of %s are not counted, it cannot be read: %s", name, error)
+            return counts
+
+        try:
+            self.record["marts"] = self.runtime.run_stage(
+                "count-marts", self.settings.stages.count_marts, count
+            )
+        except (WarehouseUnreachable, StageTimedOut) as error:
+            # The run is as good as its nodes are.
+            self.log.warning("The rows of the marts are not counted. %s", error)
+
+    def _document(self) -> None:
+        """Write dbt's documentation, when something was built."""
+        built = any(
+            "nodes" in self.record.get(stage, {}) for stage in ("seed", "snapshot", "run", "build")
+        )
+        if "docs" in self.parameters.skip or not built:
+            return
+        started = time.monotonic()
+
+        def work(_log: Any) -> dict[str, Any]:
+            self.session.generate_docs()
+            return {}
+
+        self.runtime.run_stage("dbt-docs", self.settings.stages.dbt_docs, work)
+        self.state.keep("catalog.json")
+        self.state.keep("static_index.html", DOCS)
+        self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
+
+    def _finish(self, ended: Ending, failure: str | None, why: MillraceError | None) -> None:
+        """Leave behind what the run was, and tell; its own error goes before the state store's."""
+        from prefect_flows.notifications.run_result import Ended, tell_of_run
+
+        header, report = self.stored.header, None
+        try:
+            report = self._leave_behind(ended, failure)
+        except StateStoreError as error:
+            if ended == "passed":
+                why = error
+                raise
+            self.log.error("%s", error)  # noqa: TRY400 # an expected error, without its stack
+        finally:
+            outcome: Ending = "failed" if ended == "passed" and report is None else ended
+            tell_of_run(
+                Ended(header.target, header.started_at, outcome, why, self.record, report),
+                self.stored.store,
+                self.runtime,
+                self.settings.notify_seconds,
+            )
+
+    def _leave_behind(self, ended: Ending, failure: str | None) -> RunReport | None:
+        """What the run was, and what the next one starts from."""
+        try:
+            if self.session.is_parsed:
+                if "docs" not in self.record:
+                    self.session.write_manifest()
+                if ended == "passed" and self.parameters.whole and not self.left_out:
+                    self.state.keep_last_good(self.code.all())
+            # What draws it is imported when there is something to draw: not before the first model.
+            from prefect_flows.reporting.run_report.stage_reports import RunReporter
+
+            reporter = RunReporter(self.session, self.stored, self.state, self.runtime)
+            report = reporter.report(self.record, self.stages, ended, failure)
+        finally:
+            # Whatever befalls its report, a run that ended is not one that was killed.
+            if self.begun:
+                self.stored.end(ended)
+        prune(
+            self.stored.store,
+            self.parameters.target,
+            keep=self.settings.keep_runs,
+            keep_days=self.settings.keep_days,
+        )
+        from prefect_flows.reporting.overview.pages import keep_run
+
+        keep_run(
+            self.stored,
+            report,
+            ended,
+            failure,
+            seconds=self.record["seconds"],
+            whole=self.whole and not self.left_out,
+            settings=self.settings,
+            log=self.log,
+        )
+        return report

@@ -1,0 +1,294 @@
+"""The project's graph as a picture: sources left, exposures right, failures and what they stop."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from statistics import median_low
+
+from prefect_flows.reporting.charts.graph_layout import Place, layers_of, placed
+from prefect_flows.reporting.charts.svg import LEGEND, STYLE, fitted, group_of, seconds, text
+from prefect_flows.transform.lineage import (
+    TESTS,
+    LineageNode,
+    children_of,
+    nearest,
+    parents_of,
+    reach,
+)
+from prefect_flows.transform.results import SKIPPED, NodeResult
+
+MOST_BOXES = 60
+BOX_WIDTH, BOX_HEIGHT = 190, 40
+GAP_X, GAP_Y, MARGIN, TOP = 56, 12, 12, 40
+_LETTERS = 25
+_RANK = ("failed", "warned", "skipped", "good", "other")
+_OWN_STYLE = """
+.mr-graph .box{fill:var(--paper);stroke:var(--line)}.mr-graph .box.is-failed{stroke:var(--failed);
+stroke-width:2.5}.mr-graph .box.is-skipped{stroke-dasharray:4 3;stroke:var(--skipped)}
+.mr-graph .edge{fill:none;stroke:var(--soft);opacity:.45}
+.mr-graph .edge.is-failed{stroke:var(--failed);opacity:.9}
+.mr-graph .second{font-size:11px;fill:var(--soft)}.mr-graph .badge{font-size:10px;font-weight:600}
+"""
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A node, or many nodes of one folder."""
+
+    title: str
+    second: str
+    group: str
+    tests: Counter[str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The graph as SVG text, and one sentence on what it shows and what it leaves out."""
+
+    svg: str
+    note: str
+
+
+def lineage_picture(
+    nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]
+) -> Picture | None:
+    """The part of the graph that a reader of this run has to see; none where nothing was run.
+
+    Up to 60 boxes the picture is whole. In a larger run that failed, it shows the failed nodes,
+    what they stop and their direct parents; in a larger one that passed, the models, and where
+    these too are many, one box a folder. Tests are counted on the node that they are about.
+    """
+    results = {node.unique_id: node for node in nodes}
+    tests = _tests_by_node(results, lineage)
+    whole = _whole(results, lineage)
+    if not whole:
+        return None
+    boxes = {i: _box(lineage[i], results.get(i), tests[i]) for i in whole}
+    troubled = [i for i in whole if _is_troubled(i, results, tests)]
+    if len(whole) <= MOST_BOXES:
+        shown, note = whole, f"All {len(whole)} nodes of the run."
+    elif troubled:
+        shown, note = _around(troubled, whole, results, lineage)
+    else:
+        models = [i for i in whole if lineage[i].resource_type == "model"]
+        if models and len(models) <= MOST_BOXES:
+            shown = models
+            note = f"The {len(models)} models; {len(whole) - len(models):,} other nodes left out."
+        else:
+            return _by_folder(models or whole, lineage, boxes)
+    edges = parents_of(lineage)
+    kept = set(shown)
+    parents = {i: sorted(nearest(edges, i, kept)) for i in shown}
+    return Picture(_svg({i: boxes[i] for i in shown}, parents, note), note)
+
+
+def _whole(results: Mapping[str, NodeResult], lineage: Mapping[str, LineageNode]) -> list[str]:
+    """The run's nodes without tests, the sources that they read, and the exposures behind them."""
+    run = [i for i in results if i in lineage and lineage[i].resource_type not in TESTS]
+    looked_at = [p for i in results if i in lineage for p in lineage[i].parents if p in lineage]
+    children = children_of(lineage)
+    behind = (c for i in (*run, *looked_at) for c in children.get(i, ()))
+    exposures = [c for c in behind if lineage[c].resource_type == "exposure"]
+    return list(dict.fromkeys([*run, *looked_at, *exposures]))
+
+
+def _tests_by_node(
+    results: Mapping[str, NodeResult], lineage: Mapping[str, LineageNode]
+) -> dict[str, Counter[str]]:
+    """Node's id → number of its tests by class of status."""
+    tests: dict[str, Counter[str]] = defaultdict(Counter)
+    for unique_id, result in results.items():
+        node = lineage.get(unique_id)
+        if node is None or node.resource_type not in TESTS:
+            continue
+        about = (node.attached_to,) if node.attached_to else node.parents
+        for each in about:
+            tests[each][group_of(result.status)] += 1
+    return tests
+
+
+def _is_troubled(
+    unique_id: str, results: Mapping[str, NodeResult], tests: Mapping[str, Counter[str]]
+) -> bool:
+    failed = unique_id in results and results[unique_id].failed
+    return failed or tests.get(unique_id, Counter())["failed"] > 0
+
+
+def _around(
+    troubled: Sequence[str],
+    whole: Collection[str],
+    results: Mapping[str, NodeResult],
+    lineage: Mapping[str, LineageNode],
+) -> tuple[list[str], str]:
+    """What failed, what that stops, and the direct parents, in this order until it is enough."""
+    children = children_of(lineage)
+    known = set(whole)
+    stopped = [
+        i
+        for i in reach(children, troubled)
+        if i in known
+        and (
+            (i in results and results[i].status == SKIPPED)
+            or lineage[i].resource_type == "exposure"
+        )
+    ]
+    parents = [p for i in troubled for p in lineage[i].parents if p in known]
+    kinds = [list(dict.fromkeys(kind)) for kind in (troubled, parents, stopped)]
+    room = MOST_BOXES
+    shown: dict[str, None] = {}
+    # Each kind leaves a part of the room to the next, or many failures would hide what they stop.
+    for kind, most in zip(kinds, (room // 2, room * 3 // 4, room), strict=True):
+        for unique_id in kind:
+            if len(shown) < most:
+                shown[unique_id] = None
+    every = set().union(*kinds)
+    note = (
+        f"The nodes that failed or have failed tests ({len(kinds[0]):,}), what they stop "
+        f"({len(kinds[2]):,}) and their direct parents; {len(known - every):,} other nodes of the "
+        "run left out."
+    )
+    if len(shown) < len(every):
+        note += f" Of these nodes, {len(every) - len(shown):,} did not fit and are left out too."
+    return list(shown), note
+
+
+def _by_folder(
+    ids: Sequence[str], lineage: Mapping[str, LineageNode], boxes: Mapping[str, _Box]
+) -> Picture:
+    """One box a folder; of folders that are too many, one box for those with a common parent."""
+    folders = {i: PurePosixPath(lineage[i].path).parent.parts for i in ids}
+    depth = max(len(parts) for parts in folders.values())
+    while depth > 1 and len({parts[:depth] for parts in folders.values()}) > MOST_BOXES:
+        depth -= 1
+    folder_of = {i: "/".join(parts[:depth]) for i, parts in folders.items()}
+    edges = parents_of(lineage)
+    known = set(ids)
+    members: dict[str, list[str]] = defaultdict(list)
+    near = {i: sorted(nearest(edges, i, known)) for i in ids}
+    references: dict[str, set[str]] = defaultdict(set)
+    for unique_id, folder in folder_of.items():
+        members[folder].append(unique_id)
+        references[folder] |= {folder_of[parent] for parent in near[unique_id]}
+    layers = _layers_of_folders(members, layers_of(ids, near))
+    groups = {
+        folder: _Box(
+            title=folder or "(top)",
+            second=f"{len(inside):,} nodes",
+            group=min((boxes[i].group for i in inside), key=_RANK.index),
+            tests=sum((boxes[i].tests for i in inside), Counter[str]()),
+        )
+        for folder, inside in members.items()
+    }
+    note = f"{len(ids):,} models are too many to draw: each box is a folder."
+    # Folders may read each other: only the lines that go to the right are drawn.
+    to_the_right = {
+        folder: sorted(other for other in references[folder] if layers[other] < layers[folder])
+        for folder in groups
+    }
+    return Picture(_svg(groups, to_the_right, note, layers), note)
+
+
+def _layers_of_folders(
+    members: Mapping[str, Sequence[str]], layers: Mapping[str, int]
+) -> dict[str, int]:
+    """Folder → layer, by the middle of its nodes' layers, without gaps."""
+    middles = {f: median_low(layers[i] for i in inside) for f, inside in members.items()}
+    numbers = {middle: number for number, middle in enumerate(sorted(set(middles.values())))}
+    return {folder: numbers[middle] for folder, middle in middles.items()}
+
+
+def _box(node: LineageNode, result: NodeResult | None, tests: Counter[str]) -> _Box:
+    status = result.status if result else "not run"
+    taken = f" · {seconds(result.seconds)}" if result and result.seconds else ""
+    second = f"{node.resource_type} · {status}{taken}"
+    if result is None and node.resource_type in {"source", "exposure"}:
+        second = node.resource_type
+    return _Box(node.name, second, group_of(result.status if result else None), tests)
+
+
+def _svg(
+    boxes: Mapping[str, _Box],
+    parents: Mapping[str, Sequence[str]],
+    note: str,
+    layers: Mapping[str, int] | None = None,
+) -> str:
+    places = placed(list(boxes), parents, layers)
+    width = 2 * MARGIN + (max(p.layer for p in places.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X
+    rows = max(place.row for place in places.values()) + 1
+    height = round(TOP + rows * (BOX_HEIGHT + GAP_Y) + MARGIN)
+    width = max(width, 420)
+    described = Counter(box.group for box in boxes.values())
+    said = ", ".join(f"{count} {LEGEND[group]}" for group, count in described.items())
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" class="mr mr-graph" role="img" '
+        'aria-labelledby="mr-graph-t mr-graph-d"><title id="mr-graph-t">Lineage of the run</title>'
+        f'<desc id="mr-graph-d">{text(note)} {text(said)}.</desc>'
+        f"<style>{STYLE}{_OWN_STYLE}</style>",
+        *_legend(described),
+    ]
+    for child, above in parents.items():
+        parts += [_edge(places[p], places[child], boxes[p], boxes[child]) for p in above]
+    parts += [_drawn(box, places[i]) for i, box in boxes.items()]
+    return "".join([*parts, "</svg>"])
+
+
+def _legend(groups: Iterable[str]) -> list[str]:
+    parts, left, present = [], MARGIN, set(groups)
+    for group, words in LEGEND.items():
+        if group in present:
+            parts.append(
+                f'<rect class="{group}" x="{left}" y="6" width="14" height="12" rx="2"/>'
+                f'<text x="{left + 19}" y="16">{text(words)}</text>'
+            )
+            left += 36 + 7 * len(words)
+    return parts
+
+
+def _edge(start: Place, end: Place, parent: _Box, child: _Box) -> str:
+    x1, y1 = _left(start) + BOX_WIDTH, _top(start) + BOX_HEIGHT / 2
+    x2, y2 = _left(end), _top(end) + BOX_HEIGHT / 2
+    bend = max((x2 - x1) / 2, 20)
+    failed = parent.group == "failed" and child.group in {"skipped", "other"}
+    return (
+        f'<path class="edge{" is-failed" if failed else ""}" d="M{x1} {y1:.0f}C{x1 + bend:.0f} '
+        f'{y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2} {y2:.0f}"/>'
+    )
+
+
+def _drawn(box: _Box, place: Place) -> str:
+    left, top = _left(place), _top(place)
+    tests = ", ".join(f"{count} {LEGEND[group]}" for group, count in box.tests.items())
+    title = f"{box.title}: {box.second}" + (f"; tests: {tests}" if tests else "")
+    badge = ""
+    if box.tests:
+        failed, total = box.tests["failed"], sum(box.tests.values())
+        group = min(box.tests, key=_RANK.index)
+        label = (
+            f"{failed} of {total} failed" if failed else f"{total} test{'s' if total > 1 else ''}"
+        )
+        wide = 8 + 5.6 * len(label)
+        badge = (
+            f'<rect class="{group}" x="{left + BOX_WIDTH - wide - 4:.0f}" y="{top - 7:.0f}" '
+            f'width="{wide:.0f}" height="14" rx="7"/><text class="badge on" '
+            f'x="{left + BOX_WIDTH - wide:.0f}" y="{top + 4:.0f}">{text(label)}</text>'
+        )
+    return (
+        f'<g><title>{text(title)}</title><rect class="box is-{box.group}" x="{left}" '
+        f'y="{top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>'
+        f'<rect class="{box.group}" x="{left}" y="{top:.0f}" width="6" height="{BOX_HEIGHT}" '
+        f'rx="2"/><text x="{left + 13}" y="{top + 18:.0f}">{text(fitted(box.title, _LETTERS))}'
+        f'</text><text class="second" x="{left + 13}" y="{top + 33:.0f}">'
+        f"{text(fitted(box.second, _LETTERS + 3))}</text>{badge}</g>"
+    )
+
+
+def _left(place: Place) -> int:
+    return MARGIN + place.layer * (BOX_WIDTH + GAP_X)
+
+
+def _top(place: Place) -> float:
+    return TOP + place.row * (BOX_HEIGHT + GAP_Y)

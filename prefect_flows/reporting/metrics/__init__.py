@@ -1,0 +1,1 @@
+"""Metrics of runs for Prometheus: shown on a page, or sent."""

@@ -1,0 +1,101 @@
+"""Metrics on their way to Prometheus: as a textfile for node_exporter, or through a Pushgateway.
+
+Neither fails a run, and a gateway holds it up for five seconds at most: that is said in the log.
+"""
+
+from __future__ import annotations
+
+import threading
+from http.client import HTTPException
+from urllib.parse import unquote, urlsplit
+
+from prometheus_client import CollectorRegistry, push_to_gateway, write_to_textfile
+from prometheus_client.exposition import basic_auth_handler, default_handler
+
+from prefect_flows.core.errors import StateStoreError
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.metrics.exposition import facts_of, registry_of
+from prefect_flows.state.store import StateStore
+
+JOB = "millrace"
+# From the first name looked up to the answer's last byte.
+PUSH_SECONDS = 5.0
+
+
+def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
+    """Write and push the metrics of a target, as the settings say."""
+    try:
+        registry = registry_of([facts_of(store, target)])
+    except StateStoreError as error:
+        log.warning("There are no metrics of this run. %s", error)
+        return
+    if settings.metrics_dir is not None:
+        file = settings.metrics_dir / f"{JOB}_{target}.prom"
+        try:
+            write_to_textfile(str(file), registry)
+        except OSError as error:
+            log.warning(
+                "Metrics could not be written: %s: %s\n  where: %s\n  mend:  make the folder, "
+                "let this user write there, or correct MILLRACE_METRICS_DIR",
+                type(error).__name__, error, file,
+            )  # fmt: skip
+    if settings.metrics_push_url is not None:
+        fault = push(str(settings.metrics_push_url), target, registry)
+        if fault is not None:
+            log.warning(
+                "Metrics could not be pushed: %s\n  where: %s\n  mend:  see that the Pushgateway "
+                "answers, or correct MILLRACE_METRICS_PUSH_URL",
+                fault, without_login(str(settings.metrics_push_url)),
+            )  # fmt: skip
+
+
+def push(
+    url: str, target: str, registry: CollectorRegistry, seconds: float = PUSH_SECONDS
+) -> str | None:
+    """Put the metrics of a target in place of those that the gateway has of it.
+
+    In a thread, since the time that a client gives to each step of a request adds up.
+
+    Args:
+        url: the gateway's; a login may stand in it.
+        seconds: how long it may take altogether.
+
+    Returns:
+        Why it could not be done; none where it was.
+    """
+    faults: list[str] = []
+    thread = threading.Thread(
+        target=_pushed, args=(url, target, registry, seconds, faults), daemon=True
+    )
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        return f"no answer within {seconds:g} s"
+    return faults[0] if faults else None
+
+
+def _pushed(
+    url: str, target: str, registry: CollectorRegistry, seconds: float, faults: list[str]
+) -> None:
+    login = urlsplit(url)
+
+    def handler(url, method, timeout, headers, data):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+        if login.username is None:
+            return default_handler(url, method, timeout, headers, data)
+        name, password = unquote(login.username), unquote(login.password or "")
+        return basic_auth_handler(url, method, timeout, headers, data, name, password)
+
+    try:
+        push_to_gateway(
+            without_login(url), JOB, registry, {"target": target}, timeout=seconds, handler=handler
+        )
+    # ValueError: an answer, or a URL, that is none.
+    except (OSError, HTTPException, ValueError) as error:
+        faults.append(f"{type(error).__name__}: {error}")
+
+
+def without_login(url: str) -> str:
+    """The URL without the name and the password that may stand in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

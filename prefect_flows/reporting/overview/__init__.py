@@ -1,0 +1,1 @@
+"""The index page of all targets, and the server that shows it."""

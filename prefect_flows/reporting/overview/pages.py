@@ -1,0 +1,74 @@
+"""What a run that ended leaves to the pages over all runs.
+
+None of it fails a run: what cannot be written is said in its log.
+"""
+
+from __future__ import annotations
+
+from prefect_flows.core.errors import StateStoreError
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.overview.index_page import write_index
+from prefect_flows.reporting.run_report.summary import freshness_of, run_summary
+from prefect_flows.state.run_summary import history, keep_history, keep_summary
+from prefect_flows.state.runs import Ending, Run
+from prefect_flows.state.store import StateStore
+from prefect_flows.transform.run_report import RunReport
+
+
+def keep_run(
+    stored: Run,
+    report: RunReport | None,
+    ended: Ending,
+    failure: str | None,
+    *,
+    seconds: float,
+    whole: bool,
+    settings: Settings,
+    log: Logger,
+) -> None:
+    """Keep the run's summary, and add it to its target's history.
+
+    Args:
+        report: none where the run ended before the project was parsed.
+        failure: what ended the run, if it did not pass.
+        whole: whether nothing of the project was left out.
+    """
+    store, target = stored.store, stored.header.target
+    before, freshness, readable = None, None, True
+    try:
+        before = history(store, target, log.warning)
+        freshness = freshness_of(store, target, log.warning)
+    except StateStoreError as error:
+        # The run's own summary is kept, so that the history can be made again from it.
+        readable = False
+        log.warning("The history of target %r lacks this run. %s", target, error)
+    summary = run_summary(
+        stored,
+        report,
+        ended,
+        failure,
+        seconds=seconds,
+        whole=whole,
+        before=before,
+        freshness=freshness,
+        price_per_tib=settings.price_per_tib,
+    )
+    try:
+        keep_summary(store, summary)
+        if readable:
+            keep_history(store, summary, before)
+    except StateStoreError as error:
+        log.warning("The run's summary could not be kept. %s", error)
+
+
+def publish(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
+    """Write the page over all targets once more, and send the metrics of this one."""
+    try:
+        write_index(store)
+    except StateStoreError as error:
+        log.warning("The page over all targets could not be written. %s", error)
+    if settings.metrics_dir is not None or settings.metrics_push_url is not None:
+        from prefect_flows.reporting.metrics.export import send_metrics
+
+        send_metrics(store, target, settings, log)

@@ -1,0 +1,125 @@
+"""The pages of a state store on this machine, wherever the store lies: `gs://` and `s3://` too.
+
+Only pages are served, and only to this machine: whoever asks under another name than this
+machine's own, as a page of the web may make a browser do, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from prefect_flows.core.errors import ServerError, StateStoreError
+from prefect_flows.reporting.metrics.exposition import facts_of_all, registry_of
+from prefect_flows.reporting.overview.index_page import index_page
+from prefect_flows.reporting.overview.target_overview import overview
+from prefect_flows.state.store import StateStore
+
+HOST = "127.0.0.1"
+HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
+_NAME = r"[a-z0-9-]+"
+# Whole paths; a name of a run's folder begins with its time.
+_PAGES = re.compile(
+    rf"targets/{_NAME}/(report|docs)\.html|runs/{_NAME}/[0-9]{{8}}T[0-9A-Za-z.-]+/report\.html"
+)
+Answer = tuple[HTTPStatus, str, bytes]
+
+
+def answer(store: StateStore, path: str) -> Answer:
+    """Status, type and content of what is asked for.
+
+    Args:
+        path: of the request, as the client wrote it.
+    """
+    asked = unquote(path.partition("?")[0]).removeprefix("/")
+    try:
+        if asked in {"", "index.html"}:
+            page = index_page(overview(store), datetime.now(UTC))
+            return HTTPStatus.OK, HTML, page.encode()
+        if asked == "metrics":
+            metrics = generate_latest(registry_of(facts_of_all(store)))
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics
+        data = store.read(asked) if _PAGES.fullmatch(asked) else None
+    except StateStoreError as error:
+        return HTTPStatus.SERVICE_UNAVAILABLE, TEXT, str(error).encode()
+    if data is None:
+        return HTTPStatus.NOT_FOUND, TEXT, b"There is no such page. The first one is /\n"
+    return HTTPStatus.OK, HTML, data
+
+
+def serve(store: StateStore, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        port: 0 for any that is free.
+        ready: is told the URL.
+
+    Raises:
+        ServerError: the port is taken, or may not be used.
+    """
+    try:
+        server = ThreadingHTTPServer((HOST, port), _handler(store))
+    except OSError as error:
+        raise ServerError(
+            f"The pages cannot be served: {error.strerror}.",
+            where=f"{HOST}:{port}",
+            mend="end what uses the port, or take another one: --port 0 takes any that is free",
+        ) from error
+    with server:
+        # A browser's open connection does not hold up the end.
+        server.daemon_threads = True
+        # Ctrl-C comes to the main thread. Where connections are accepted, it would close one that
+        # its handler had just begun with.
+        accepting = threading.Thread(target=server.serve_forever)
+        accepting.start()
+        try:
+            ready(f"http://{HOST}:{server.server_port}/")
+            while accepting.is_alive():
+                # A wait without an end can miss a Ctrl-C that comes as it begins.
+                accepting.join(timeout=0.5)
+        except KeyboardInterrupt:
+            return
+        finally:
+            server.shutdown()
+
+
+def _handler(store: StateStore) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 30
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def _answer(self, *, with_body: bool) -> None:
+            status, kind, body = (
+                answer(store, self.path)
+                if self._is_this_machine()
+                else (HTTPStatus.FORBIDDEN, TEXT, b"Ask for it as 127.0.0.1 or localhost.\n")
+            )
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            if with_body:
+                self.wfile.write(body)
+
+        def _is_this_machine(self) -> bool:
+            asked = self.headers.get("Host", "")
+            return asked.rpartition(":")[0] in {HOST, "localhost"} or asked in {HOST, "localhost"}
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Requests are not worth a line each."""
+
+    return Handler

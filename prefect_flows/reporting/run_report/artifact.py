@@ -1,0 +1,228 @@
+"""The report as Markdown, for an artifact in Prefect: bounded, and no text in it is markup."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+
+from prefect_flows.core.markup import escaped, fenced
+from prefect_flows.reporting.charts.lineage_diagram import lineage_picture
+from prefect_flows.reporting.charts.svg import seconds, size, slots
+from prefect_flows.reporting.charts.timeline import timeline
+from prefect_flows.transform.results import counts
+from prefect_flows.transform.run_report import FailureCard, RunReport, StageLine
+
+MOST_BYTES = 200_000
+MOST_PICTURE_BYTES = 60_000
+MOST_CARDS_BYTES = 70_000
+MOST_CARDS, MOST_TESTS, MOST_MARTS, MOST_ROWS = 20, 100, 100, 10
+
+
+def cards_markdown(report: RunReport) -> str:
+    """The run on one page, at most 200 kB long in UTF-8."""
+    took = f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {seconds(report.seconds)}."
+    parts = [
+        f"# {escaped(report.project_name)} on {escaped(report.target)}: {report.outcome}",
+        f"{took} Run {escaped(report.run_id, 80)}.",
+    ]
+    if report.first_cause:
+        parts.append(f"**First cause.** {escaped(report.first_cause, 600)}")
+    if report.unreported:
+        told = [f"- {escaped(what)}" for what in report.unreported[:20]]
+        parts.append("\n".join(["**Not told to the Prefect API:**\n", *told]))
+    parts.append(_summary(report))
+    picture = picture_markdown(report)
+    if picture:
+        parts += ["## Timeline", picture]
+    lineage = lineage_markdown(report)
+    if lineage:
+        parts += ["## Lineage", lineage]
+    parts += [*_cards(report.cards), *_slowest(report), *_costliest(report)]
+    parts += [*_tests(report), *_marts(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def picture_markdown(report: RunReport) -> str | None:
+    """The timeline as an image of Markdown; none where nothing was executed.
+
+    Prefect's page shows an image whose address holds its data, in its own light or dark colours.
+    An `svg` element it takes apart. In a large run neighbours share bars until the picture fits.
+    """
+    for sliver in (1.0, 3.0, 8.0, 25.0):
+        svg = timeline(report.nodes, report.lineage, sliver, tooltips=False)
+        if not svg:
+            return None
+        image = _image("Timeline of the run", svg)
+        if image:
+            return image
+    return "The timeline is too large for this page; the report holds it."
+
+
+def lineage_markdown(report: RunReport) -> str | None:
+    """The lineage as an image of Markdown, and what it leaves out; none where nothing is drawn."""
+    picture = lineage_picture(report.nodes, report.lineage)
+    if picture is None:
+        return None
+    image = _image("Lineage of the run", picture.svg)
+    if image is None:
+        return "The lineage is too large for this page; the report holds it."
+    return f"{image}\n\n{escaped(picture.note)}" if picture.note else image
+
+
+def _image(title: str, svg: str) -> str | None:
+    """An image whose address holds its data; none for one that is too large."""
+    data = base64.b64encode(svg.encode()).decode()
+    if len(data) > MOST_PICTURE_BYTES:
+        return None
+    return f"![{title}](data:image/svg+xml;base64,{data})"
+
+
+def _summary(report: RunReport) -> str:
+    lines = [
+        (
+            escaped(stage.stage),
+            _what_it_did(stage),
+            "" if stage.skipped is not None else f"{stage.seconds:,.1f}",
+            "" if stage.skipped is not None else str(stage.attempts),
+            "" if stage.rows is None else f"{stage.rows:,}",
+        )
+        for stage in report.stages
+    ]
+    total = ("all", escaped(_statuses(counts(report.nodes))), f"{report.seconds:,.1f}", "", "")
+    header = ("stage", "what it did", "seconds", "attempts", "rows")
+    return "## Summary\n\n" + _table(header, [*lines, total], right=(2, 3, 4))
+
+
+def _what_it_did(stage: StageLine) -> str:
+    if stage.skipped is not None:
+        return f"skipped: {escaped(stage.skipped)}"
+    if not stage.statuses and stage.rows is not None:
+        return "loaded"
+    return escaped(_statuses(stage.statuses))
+
+
+def _statuses(statuses: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {status}" for status, count in statuses.items()) or "nothing"
+
+
+def _cards(cards: Sequence[FailureCard]) -> list[str]:
+    if not cards:
+        return []
+    parts = [f"## Failures ({len(cards)})"]
+    size, shown = 0, 0
+    for card in cards[:MOST_CARDS]:
+        text = _card(card)
+        size += len(text.encode())
+        if size > MOST_CARDS_BYTES and shown:
+            break
+        parts.append(text)
+        shown += 1
+    if shown < len(cards):
+        parts.append(f"And {len(cards) - shown:,} more failures, which the report holds.")
+    return parts
+
+
+def _card(card: FailureCard) -> str:
+    parts = [f"### {card.status}: {escaped(card.resource_type)} {escaped(card.name)}"]
+    if card.message:
+        parts.append(fenced(card.message, "text", 2000))
+    facts = [f"- cause: {card.cause or 'unknown'}"]
+    if card.owner:
+        group = f", group {escaped(card.group)}" if card.group else ""
+        facts.append(f"- owner: {escaped(card.owner)}{group}")
+    facts.append(f"- file: {escaped(card.path)}")
+    if card.compiled_path:
+        facts.append(f"- compiled file: {escaped(card.compiled_path)}")
+    if card.failures is not None:
+        facts.append(f"- failing rows: {card.failures:,}")
+    if card.blocked:
+        named = ", ".join(f"{kind} {escaped(name, 100)}" for kind, name in card.blocked[:10])
+        more = f", and {len(card.blocked) - 10:,} more" if len(card.blocked) > 10 else ""
+        facts.append(f"- behind it: {named}{more}")
+    parts += ["\n".join(facts), "See it again:", fenced(card.command, "sh", 1000)]
+    parts += _rows(card)
+    if card.compiled_sql:
+        parts += ["Compiled SQL:", fenced(card.compiled_sql, "sql", 2000)]
+    return "\n\n".join(parts)
+
+
+def _rows(card: FailureCard) -> list[str]:
+    found = card.failing_rows
+    if found is None:
+        return []
+    parts = []
+    if found.hidden_columns:
+        hidden = ", ".join(escaped(column, 80) for column in found.hidden_columns[:50])
+        parts.append(f"Left out as personal data: {hidden}.")
+    if found.note:
+        parts.append(escaped(found.note))
+    columns, rows = found.columns[:12], found.rows[:MOST_ROWS]
+    if columns:
+        cells = [
+            ["*null*" if value is None else escaped(value, 80) for value in row[:12]]
+            for row in rows
+        ]
+        parts.append(_table([escaped(column, 80) for column in columns], cells))
+    return parts
+
+
+def _slowest(report: RunReport) -> list[str]:
+    lines = [
+        (
+            escaped(slow.name, 150),
+            f"{slow.seconds:,.2f}",
+            "" if slow.median_seconds is None else f"{slow.median_seconds:,.2f}",
+            str(slow.runs),
+            "**slower**" if slow.regression else "",
+        )
+        for slow in dict.fromkeys([*report.slowest, *report.regressions[:20]])
+    ]
+    if not lines:
+        return []
+    header = ("node", "seconds", "median", "earlier runs", "against the median")
+    return ["## Slowest nodes", _table(header, lines, right=(1, 2, 3))]
+
+
+def _costliest(report: RunReport) -> list[str]:
+    if not report.costliest:
+        return []
+    lines = [
+        (escaped(node.name, 150), size(node.bytes), slots(node.slot_seconds))
+        for node in report.costliest
+    ]
+    header = ("node", "data read", "slot seconds")
+    return ["## Costliest nodes", _table(header, lines, right=(1, 2))]
+
+
+def _tests(report: RunReport) -> list[str]:
+    lines = [
+        (
+            escaped(test.name, 150),
+            escaped(test.status),
+            "" if test.failures is None else f"{test.failures:,}",
+        )
+        for test in report.tests
+        if test.status not in {"pass", "skipped"}
+    ]
+    if not lines:
+        return []
+    parts = [
+        f"## Tests that failed or warned ({len(lines):,} of {len(report.tests):,})",
+        _table(("test", "status", "failing rows"), lines[:MOST_TESTS], right=(2,)),
+    ]
+    if len(lines) > MOST_TESTS:
+        parts.append(f"And {len(lines) - MOST_TESTS:,} more.")
+    return parts
+
+
+def _marts(report: RunReport) -> list[str]:
+    if not report.marts:
+        return []
+    lines = [(escaped(mart, 80), f"{rows:,}") for mart, rows in report.marts.items()]
+    return ["## Marts", _table(("mart", "rows"), lines[:MOST_MARTS], right=(1,))]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A table of cells that are already Markdown; numbers stand at the right."""
+    rule = ["---:" if place in right else "---" for place in range(len(header))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

@@ -1,0 +1,242 @@
+"""From what a run left behind to what its report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from dbt.contracts.graph.manifest import Manifest
+
+from prefect_flows.core.failure_class import Cause
+from prefect_flows.reporting.charts.svg import group_of
+from prefect_flows.reporting.run_report.history import SLOWEST, compared
+from prefect_flows.reporting.run_report.pii import hidden_columns, spread
+from prefect_flows.reporting.run_report.redaction import without_values
+from prefect_flows.transform.lineage import TESTS, LineageNode, children_of, personal_columns, reach
+from prefect_flows.transform.repro_command import command_for
+from prefect_flows.transform.results import SKIPPED, NodeResult
+from prefect_flows.transform.run_report import (
+    FailingRows,
+    FailureCard,
+    Outcome,
+    RunReport,
+    StageLine,
+    TestLine,
+)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A node's compiled SQL, and the file it was written to."""
+
+    path: str | None
+    sql: str | None
+
+
+def compiled_of(manifest: Manifest) -> dict[str, Compiled]:
+    """Node's id → its compiled SQL, of all that dbt compiled with this manifest in this process."""
+    return {
+        unique_id: Compiled(getattr(node, "compiled_path", None), sql)
+        for unique_id, node in manifest.nodes.items()
+        if (sql := getattr(node, "compiled_code", None))
+    }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run when it ends.
+
+    Attributes:
+        dialect: sqlglot's name of the warehouse's SQL; that of dbt's adapter.
+        lineage: the whole project's.
+        results: every node's result, of all stages.
+        history: one mapping an earlier run, node's id → seconds.
+        compiled: node's id → its compiled SQL; also of the models that failed nodes are made from,
+            without which all that they read counts as personal data if some of it is.
+        failing_rows: node's id → rows of a failed test, as `failing_rows` made them.
+        flags: what else the commands need to show the same, for example `--vars …`.
+        first_cause: what ended the run, where no node's failure explains it.
+    """
+
+    target: str
+    run_id: str
+    project_name: str
+    dialect: str
+    outcome: Outcome
+    started_at: datetime
+    seconds: float
+    lineage: Mapping[str, LineageNode]
+    results: Sequence[NodeResult]
+    stages: Sequence[StageLine] = ()
+    history: Sequence[Mapping[str, float]] = ()
+    compiled: Mapping[str, Compiled] = field(default_factory=dict)
+    failing_rows: Mapping[str, FailingRows] = field(default_factory=dict)
+    marts: Mapping[str, int] = field(default_factory=dict)
+    flow_run_url: str | None = None
+    first_cause: str | None = None
+    flags: str = ""
+    unreported: Sequence[str] = ()
+
+
+def build(facts: Facts) -> RunReport:
+    """The report of a run. No message in it holds a value where personal data is near."""
+    sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
+    # What dbt says of a success is no word of the database about a row.
+    spoken = [node.unique_id for node in facts.results if group_of(node.status) != "good"]
+    personal = _near_personal_data(facts.lineage, spoken)
+    nodes = [
+        replace(node, message=without_values(node.message, sql.get(node.unique_id)))
+        if node.message and node.unique_id in personal
+        else node
+        for node in facts.results
+    ]
+    children = children_of(facts.lineage)
+    by_id = {node.unique_id: node for node in nodes}
+    cards = [_card(node, facts, children, by_id) for node in _worst_first(nodes)]
+    times = compared(nodes, facts.history)
+    regressions = [slow for slow in times if slow.regression]
+    regressions.sort(key=lambda slow: (slow.median_seconds or 0) - slow.seconds)
+    tests = [node for node in nodes if node.resource_type in TESTS]
+    tests.sort(key=lambda node: (not node.failed, node.status != "warn", node.name))
+    return RunReport(
+        target=facts.target,
+        run_id=facts.run_id,
+        flow_run_url=facts.flow_run_url,
+        project_name=facts.project_name,
+        outcome=facts.outcome,
+        first_cause=facts.first_cause or (_first_cause(cards[0]) if cards else None),
+        started_at=facts.started_at,
+        seconds=facts.seconds,
+        stages=list(facts.stages),
+        nodes=nodes,
+        lineage=dict(facts.lineage),
+        cards=cards,
+        slowest=times[:SLOWEST],
+        regressions=regressions,
+        costliest=sorted(
+            (node for node in nodes if node.bytes), key=lambda node: node.bytes or 0, reverse=True
+        )[:SLOWEST],
+        tests=[TestLine(node.name, node.status, node.failures) for node in tests],
+        marts=dict(facts.marts),
+        unreported=list(facts.unreported),
+    )
+
+
+def personal_columns_near(
+    lineage: Mapping[str, LineageNode],
+    unique_ids: Sequence[str],
+    compiled: Mapping[str, Compiled],
+    dialect: str,
+) -> dict[str, frozenset[str]]:
+    """Node's id → names of the personal columns that its query may read, renames followed."""
+    sql = {i: each.sql for i, each in compiled.items() if each.sql}
+    parents = [p for i in unique_ids if i in lineage for p in lineage[i].parents]
+    known = spread(lineage, list(dict.fromkeys(parents)), sql, dialect)
+    return {i: personal_columns(known, i) for i in unique_ids if i in known}
+
+
+def failing_rows(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    sql: str,
+    dialect: str,
+    pii: frozenset[str],
+    note: str | None = None,
+) -> FailingRows:
+    """The rows of a failed test without the columns that may hold personal data.
+
+    Args:
+        sql: the test's compiled SQL.
+        pii: what `personal_columns_near` says of the test.
+    """
+    hidden = hidden_columns(sql, dialect, columns, pii)
+    shown = [place for place, column in enumerate(columns) if column not in hidden]
+    return FailingRows(
+        columns=tuple(columns[place] for place in shown),
+        rows=[
+            tuple(None if row[place] is None else str(row[place]) for place in shown)
+            for row in rows
+        ],
+        hidden_columns=tuple(column for column in columns if column in hidden),
+        note=note,
+    )
+
+
+def _card(
+    node: NodeResult,
+    facts: Facts,
+    children: Mapping[str, list[str]],
+    by_id: Mapping[str, NodeResult],
+) -> FailureCard:
+    known = facts.lineage.get(node.unique_id)
+    compiled = facts.compiled.get(node.unique_id, Compiled(None, None))
+    owner, group = (known.owner, known.group) if known else (None, None)
+    tested = facts.lineage.get(known.attached_to or "") if known else None
+    return FailureCard(
+        unique_id=node.unique_id,
+        name=node.name,
+        resource_type=node.resource_type,
+        path=node.path,
+        owner=owner or (tested.owner if tested else None),
+        group=group or (tested.group if tested else None),
+        cause=node.cause,
+        status=node.status,
+        message=node.message,
+        compiled_path=compiled.path,
+        compiled_sql=compiled.sql,
+        failures=node.failures,
+        failing_rows=facts.failing_rows.get(node.unique_id),
+        blocked=_blocked(node, facts.lineage, children, by_id),
+        command=command_for(node, facts.target, facts.flags),
+    )
+
+
+def _blocked(
+    node: NodeResult,
+    lineage: Mapping[str, LineageNode],
+    children: Mapping[str, list[str]],
+    by_id: Mapping[str, NodeResult],
+) -> list[tuple[str, str]]:
+    """What was skipped behind a failure, and the exposures that show what it made.
+
+    A test makes nothing: behind it are the exposures of the nodes it looks at.
+    """
+    is_test = node.resource_type in TESTS
+    starts = [node.unique_id]
+    if is_test and node.unique_id in lineage:
+        starts += lineage[node.unique_id].parents
+    behind = [i for i in reach(children, starts) if i in lineage]
+    return [
+        (lineage[i].resource_type, lineage[i].name)
+        for i in behind
+        if lineage[i].resource_type == "exposure"
+        or (not is_test and i in by_id and by_id[i].status == SKIPPED)
+    ]
+
+
+def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
+    """The failed nodes: first those that no retry mends, each kind in the order they ended."""
+
+    def rank(node: NodeResult) -> tuple[bool, bool, float]:
+        ended = node.completed_at
+        return (
+            node.cause in {Cause.TRANSIENT, Cause.CANCELLED},
+            ended is None,
+            ended.timestamp() if ended else 0.0,
+        )
+
+    return sorted((node for node in nodes if node.failed), key=rank)
+
+
+def _first_cause(card: FailureCard) -> str:
+    said = " ".join((card.message or card.status).split())
+    return f"{card.resource_type} {card.name} ({card.cause or card.status}): {said}"
+
+
+def _near_personal_data(lineage: Mapping[str, LineageNode], ids: Sequence[str]) -> set[str]:
+    """Those of the nodes that are made from personal columns, or have some, directly or not."""
+    marked = [i for i, node in lineage.items() if node.pii_columns]
+    near = {*marked, *reach(children_of(lineage), marked)}
+    return {i for i in ids if i in near}

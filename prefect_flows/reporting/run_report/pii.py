@@ -1,0 +1,289 @@
+"""Which columns of a query may carry personal data: a name once marked spreads to all it touches.
+
+Names are followed without regard to where in the statement they stand, so more is hidden than has
+to be, never less. Whatever cannot be followed for certain makes every column a hidden one: SQL
+that does not parse, column lists (`as t(a, b)`), functions in `from`, pivots, unnamed expressions.
+What no text of a query shows is not seen: the meaning of a view outside the project, a value in a
+JSON document under a name that nobody marked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from prefect_flows.transform.lineage import EVERY_COLUMN, LineageNode, parents_of, reach
+
+# Postgres cuts a longer name, so that what a query says and what it returns differ.
+POSTGRES_NAME_BYTES = 63
+# What may stand in each part of a statement; anything else is not followed.
+_PLAIN: dict[type[exp.Expr], frozenset[str]] = {
+    exp.Select: frozenset(
+        {
+            "with_", "expressions", "from_", "joins", "where", "group", "having", "qualify",
+            "windows", "distinct", "order", "limit", "offset",
+        }
+    ),
+    exp.SetOperation: frozenset(
+        {"with_", "this", "expression", "distinct", "order", "limit", "offset"}
+    ),
+    exp.Subquery: frozenset({"with_", "this", "alias", "order", "limit", "offset"}),
+    exp.With: frozenset({"expressions", "recursive"}),
+    exp.CTE: frozenset({"this", "alias", "materialized"}),
+    exp.From: frozenset({"this"}),
+    exp.Join: frozenset({"this", "on", "using", "kind", "side", "method"}),
+    exp.Table: frozenset({"this", "db", "catalog", "alias", "joins", "sample", "only"}),
+    exp.TableAlias: frozenset({"this"}),
+    exp.Values: frozenset({"expressions", "alias"}),
+}  # fmt: skip
+_CALLS = (exp.Anonymous, exp.AnonymousAggFunc, exp.CombinedAggFunc, exp.ParameterizedAgg)
+
+
+class _NotFollowed(Exception):
+    """Something in the statement cannot be followed."""
+
+
+def hidden_columns(
+    sql: str, dialect: str, columns: Sequence[str], pii: frozenset[str]
+) -> frozenset[str]:
+    """Those columns of a query's result that may carry personal data.
+
+    Args:
+        sql: the compiled query.
+        dialect: sqlglot's name of its dialect; those of dbt's adapters are the same.
+        columns: names of the columns that the query returned.
+        pii: names of the personal columns of all that the query may read, in any case.
+    """
+    tainted = tainted_names(sql, dialect, pii)
+    if tainted is None:
+        return frozenset(columns)
+    return frozenset(column for column in columns if _is_tainted_output(column, tainted))
+
+
+def tainted_names(sql: str, dialect: str, pii: frozenset[str]) -> frozenset[str] | None:
+    """Every name in a query that may stand for personal data, lower case; none for all names."""
+    if not pii:
+        return frozenset()
+    if EVERY_COLUMN in pii:
+        return None
+    if "|>" in sql or re.search(r"""u&["']""", sql, re.IGNORECASE):
+        return None  # BigQuery's pipes; names written as code points
+    try:
+        (statement,) = sqlglot.parse(sql, read=dialect)
+        return _followed(statement, _with_parts(pii))
+    except (SqlglotError, _NotFollowed, ValueError, RecursionError):
+        return None
+
+
+def spread(
+    lineage: Mapping[str, LineageNode],
+    unique_ids: Sequence[str],
+    compiled: Mapping[str, str],
+    dialect: str,
+) -> dict[str, LineageNode]:
+    """The lineage, with personal columns followed through renames up to the given nodes.
+
+    A model that reads personal columns and whose SQL is not at hand, or cannot be followed, has
+    personal data in every column.
+
+    Args:
+        compiled: node's id → its compiled SQL.
+    """
+    known = dict(lineage)
+    for unique_id in _parents_first(lineage, unique_ids):
+        node = known[unique_id]
+        inherited = frozenset[str]().union(
+            *(known[p].pii_columns for p in node.parents if p in known)
+        )
+        if not inherited:
+            continue
+        sql = compiled.get(unique_id)
+        names = None if sql is None else tainted_names(sql, dialect, inherited)
+        found = frozenset({EVERY_COLUMN}) if names is None else names
+        known[unique_id] = replace(node, pii_columns=node.pii_columns | found)
+    return known
+
+
+def _followed(statement: object, names: set[str]) -> frozenset[str]:
+    if not isinstance(statement, exp.Query):
+        raise _NotFollowed
+    parts = list(statement.walk())
+    for part in parts:
+        _look_at(part)
+    relations = {
+        part.name.lower() for part in parts if isinstance(part, (exp.Table, exp.TableAlias))
+    }
+    selects = [part for part in parts if isinstance(part, exp.Select)]
+    unions = [part for part in parts if isinstance(part, exp.SetOperation)]
+    before = -1
+    while len(names) > before:
+        before = len(names)
+        for part in parts:
+            if isinstance(part, exp.Table) and _identifiers(part, names):
+                raise _NotFollowed  # BigQuery's `from t, t.emails`: a column as a relation
+        for select in selects:
+            for projection in select.expressions:
+                names |= _tainted_by(projection, names, relations)
+        for union in unions:
+            names |= _tainted_by_position(union, names, relations)
+    return frozenset(names)
+
+
+def _look_at(part: exp.Expr) -> None:
+    """Raise where a part holds what is not followed."""
+    kind = exp.SetOperation if isinstance(part, exp.SetOperation) else type(part)
+    plain = _PLAIN.get(kind)
+    if plain is None:
+        if isinstance(part, (exp.Query, exp.Command, exp.DML, exp.UDTF)):
+            raise _NotFollowed
+        return
+    if any(value for name, value in part.args.items() if name not in plain):
+        raise _NotFollowed
+    inner = part.this
+    if (
+        (isinstance(part, exp.CTE) and not isinstance(inner, exp.Query))
+        or (isinstance(part, exp.Table) and not isinstance(inner, exp.Identifier))
+        or (isinstance(part, exp.Subquery) and not isinstance(inner, (exp.Query, exp.Table)))
+        or (
+            isinstance(part, (exp.From, exp.Join))
+            and not isinstance(inner, (exp.Table, exp.Subquery, exp.Values))
+        )
+        or (isinstance(part, exp.Values) and part.find(exp.Column, exp.Query, exp.Func))
+    ):
+        raise _NotFollowed
+
+
+def _tainted_by(projection: exp.Expr, names: set[str], relations: set[str]) -> frozenset[str]:
+    """The names that a column of a `select` adds to the tainted ones."""
+    star = _star_of(projection)
+    if star is not None:
+        return _tainted_by_star(projection, star, names, relations)
+    if not _carries(projection, names, relations):
+        return frozenset()
+    name = _output_name(projection)
+    if name is None:
+        raise _NotFollowed
+    return frozenset({name})
+
+
+def _tainted_by_star(
+    projection: exp.Expr, star: exp.Star, names: set[str], relations: set[str]
+) -> frozenset[str]:
+    """A star carries names through. One behind a column takes apart what the column holds."""
+    if isinstance(projection, exp.Column):
+        qualifier = projection.table.lower()
+        if qualifier not in relations or _identifiers(projection, names):
+            raise _NotFollowed
+    if any(value for name, value in star.args.items() if name not in {"except_", "replace"}):
+        raise _NotFollowed
+    return frozenset[str]().union(
+        *(_tainted_by(new, names, relations) for new in star.args.get("replace") or ())
+    )
+
+
+def _tainted_by_position(
+    union: exp.SetOperation, names: set[str], relations: set[str]
+) -> frozenset[str]:
+    """A union takes its names from its first query, and its values from all."""
+    branches = [select.expressions for select in _branches(union)]
+    if any(_star_of(column) is not None for columns in branches for column in columns):
+        raise _NotFollowed
+    if len({len(columns) for columns in branches}) != 1:
+        raise _NotFollowed
+    found = set()
+    for together in zip(*branches, strict=True):
+        if any(_carries(column, names, relations) for column in together):
+            outputs = {_output_name(column) for column in together}
+            if _output_name(together[0]) is None:
+                raise _NotFollowed
+            found |= {name for name in outputs if name is not None}
+    return frozenset(found)
+
+
+def _branches(query: exp.Expr) -> Iterator[exp.Select]:
+    if isinstance(query, exp.SetOperation):
+        yield from _branches(query.this)
+        yield from _branches(query.expression)
+    elif isinstance(query, exp.Subquery):
+        yield from _branches(query.this)
+    elif isinstance(query, exp.Select):
+        yield query
+    else:
+        raise _NotFollowed
+
+
+def _carries(expression: exp.Expr, names: set[str], relations: set[str]) -> bool:
+    """Whether a value of an expression may hold personal data."""
+    for part in expression.walk():
+        if isinstance(part, exp.Star):
+            if not isinstance(part.parent, exp.Count):
+                return True  # a whole row
+        elif isinstance(part, exp.Column) and part.name.lower() in relations:
+            return True  # a whole row, by the name of its relation
+        elif isinstance(part, _CALLS):
+            return True  # nobody knows what the function reads
+        elif isinstance(part, exp.Literal):
+            if part.is_string and names.intersection(re.findall(r"\w+", part.name.lower())):
+                return True  # the key of a JSON document
+        elif isinstance(part, (exp.Identifier, exp.Var, exp.JSONPathKey)) and (
+            str(part.this).lower() in names
+        ):
+            return True
+    return False
+
+
+def _star_of(projection: exp.Expr) -> exp.Star | None:
+    inner = projection.this if isinstance(projection, exp.Column) else projection
+    return inner if isinstance(inner, exp.Star) else None
+
+
+def _output_name(projection: exp.Expr) -> str | None:
+    """The name that a column of a `select` gets, where the text says it."""
+    if isinstance(projection, (exp.Alias, exp.Subquery)):
+        return projection.alias.lower() or None
+    return projection.name.lower() if isinstance(projection, exp.Column) else None
+
+
+def _identifiers(expression: exp.Expr, names: set[str]) -> bool:
+    return any(part.name.lower() in names for part in expression.find_all(exp.Identifier))
+
+
+def _with_parts(pii: frozenset[str]) -> set[str]:
+    """The names in lower case; of a nested field (`profile.email`) each part too."""
+    lower = {name.lower() for name in pii}
+    return lower | {part for name in lower for part in name.split(".")}
+
+
+def _is_tainted_output(column: str, tainted: frozenset[str]) -> bool:
+    """Whether a column is one of the names, as databases cut it and dbt numbers doubles."""
+    name = column.lower()
+    if {name, re.sub(r"_\d+$", "", name)} & tainted:
+        return True
+    cut = name.encode()
+    return len(cut) >= POSTGRES_NAME_BYTES - 3 and any(
+        long.encode().startswith(cut) for long in tainted
+    )
+
+
+def _parents_first(lineage: Mapping[str, LineageNode], unique_ids: Sequence[str]) -> Iterator[str]:
+    """The given nodes and all that they are made from, each after its parents."""
+    edges = parents_of(lineage)
+    wanted = {i for i in (*unique_ids, *reach(edges, unique_ids)) if i in lineage}
+    waiting = {i: len({p for p in edges[i] if p in wanted}) for i in wanted}
+    children: dict[str, list[str]] = {i: [] for i in wanted}
+    for unique_id in wanted:
+        for parent in set(edges[unique_id]) & wanted:
+            children[parent].append(unique_id)
+    ready = [i for i, count in waiting.items() if count == 0]
+    while ready:
+        unique_id = ready.pop()
+        yield unique_id
+        for child in children[unique_id]:
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                ready.append(child)

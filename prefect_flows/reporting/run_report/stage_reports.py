@@ -1,0 +1,213 @@
+"""The report of a run that just ended: gathered, kept in the state store, shown in Prefect."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dbt_common.exceptions import DbtBaseException
+
+from prefect_flows.reporting.run_report import build as reports
+from prefect_flows.reporting.run_report import stage_summaries
+from prefect_flows.reporting.run_report.artifact import cards_markdown
+from prefect_flows.reporting.run_report.html_page import html_page
+from prefect_flows.runtime.base import Runtime
+from prefect_flows.state.runs import Ending, Run
+from prefect_flows.state.target_state import REPORT, RUN_RESULTS, TargetState
+from prefect_flows.transform.artifacts import run_results
+from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.lineage import LineageNode, lineage_of
+from prefect_flows.transform.results import NodeResult
+from prefect_flows.transform.run_report import FailingRows, RunReport, StageLine
+from prefect_flows.transform.session import DbtSession
+
+# Failed tests whose rows are fetched, and rows of each.
+MOST_TESTS = 20
+MOST_ROWS = 10
+
+
+class RunReporter:
+    """Leaves the report of a run behind."""
+
+    def __init__(
+        self, session: DbtSession, stored: Run, state: TargetState, runtime: Runtime
+    ) -> None:
+        self._session = session
+        self._stored = stored
+        self._state = state
+        self._runtime = runtime
+
+    def report(
+        self,
+        record: Mapping[str, Any],
+        stages: Sequence[DbtStage],
+        ended: Ending,
+        failure: str | None,
+    ) -> RunReport | None:
+        """Keep results and report in the state store, and show them in Prefect.
+
+        Returns:
+            The report; none where the run ended before the dbt project was parsed.
+        """
+        target = self._session.profile.target
+        publish = self._runtime.publish
+        results = [result for stage in stages for result in stage.results.values()]
+        if self._stored.journal.failure is not None:
+            self._runtime.log.warning("%s", self._stored.journal.failure)
+        report = None
+        if self._session.is_parsed:
+            history = self._state.timings(self._runtime.log.warning)
+            self._keep(record, stages, results, history)
+            report = self._built(record, results, history, ended, failure)
+            self._keep_page(report)
+            publish(f"{target}-report", cards_markdown(report))
+            record = _as_reported(record, report)
+        publish(f"{target}-extraction", stage_summaries.extraction(record))
+        publish(f"{target}-load", stage_summaries.load(record))
+        publish(f"{target}-transformation", stage_summaries.transformation(record))
+        publish(f"{target}-validation", stage_summaries.validation(record))
+        publish(f"{target}-run", stage_summaries.run(record, failure))
+        if report is not None and self._runtime.unreported:
+            self._keep_page(replace(report, unreported=self._runtime.unreported))
+        return report
+
+    def _built(
+        self,
+        record: Mapping[str, Any],
+        results: Sequence[NodeResult],
+        history: list[dict[str, float]],
+        ended: Ending,
+        failure: str | None,
+    ) -> RunReport:
+        session = self._session
+        lineage = lineage_of(session.manifest)
+        failed = [result.unique_id for result in results if result.failed]
+        compiled = reports.compiled_of(session.manifest) if failed else {}
+        facts = reports.Facts(
+            target=session.profile.target,
+            run_id=self._stored.header.id,
+            project_name=session.manifest.metadata.project_name or "",
+            dialect=session.profile.warehouse,
+            outcome=ended,
+            started_at=self._stored.header.started_at,
+            seconds=record["seconds"],
+            lineage=lineage,
+            results=results,
+            stages=list(_stage_lines(record)),
+            history=history,
+            compiled=compiled,
+            failing_rows=dict(rows_of_failed_tests(session, results, lineage, compiled))
+            if ended == "failed"
+            else {},
+            marts=record.get("marts", {}),
+            flow_run_url=self._runtime.url,
+            first_cause=None if failed else failure,
+            flags=_flags(session.vars),
+            unreported=self._runtime.unreported,
+        )
+        return reports.build(facts)
+
+    def _keep_page(self, report: RunReport) -> None:
+        page = html_page(report).encode()
+        for folder in (self._stored.folder, self._state.folder):
+            self._stored.store.write(f"{folder}/{REPORT}", page)
+
+    def _keep(
+        self,
+        record: Mapping[str, Any],
+        stages: Sequence[DbtStage],
+        results: Sequence[NodeResult],
+        history: list[dict[str, float]],
+    ) -> None:
+        documents = {i: document for stage in stages for i, document in stage.documents.items()}
+        header = self._stored.header
+        merged = run_results(
+            results,
+            documents,
+            seconds=record["seconds"],
+            invocation_id=header.id,
+            arguments=header.parameters,
+        )
+        for folder in (self._stored.folder, self._state.folder):
+            self._stored.store.write(f"{folder}/{RUN_RESULTS}", merged)
+        (self._session.target_path / RUN_RESULTS).write_bytes(merged)
+        seconds = {r.unique_id: r.seconds for r in results if r.done and not r.resumed}
+        if seconds:
+            self._state.add_timings(history, seconds)
+        self._stored.store.put(self._session.log_dir / "dbt.log", f"{self._stored.folder}/dbt.log")
+
+
+def rows_of_failed_tests(
+    session: DbtSession,
+    results: Sequence[NodeResult],
+    lineage: Mapping[str, LineageNode],
+    compiled: Mapping[str, reports.Compiled],
+) -> Iterator[tuple[str, FailingRows]]:
+    """Rows of the first failed tests, asked from the warehouse once more."""
+    failed = [
+        result.unique_id
+        for result in results
+        if result.status == "fail"
+        and result.resource_type == "test"
+        and result.unique_id in compiled
+    ][:MOST_TESTS]
+    dialect = session.profile.warehouse
+    personal = reports.personal_columns_near(lineage, failed, compiled, dialect)
+    for unique_id in failed:
+        sql = compiled[unique_id].sql or ""
+        try:
+            columns, rows = session.first_rows(sql, MOST_ROWS)
+        except DbtBaseException as error:
+            note = f"They could not be fetched: {type(error).__name__}."
+            yield unique_id, FailingRows((), [], note=note)
+            continue
+        pii = personal.get(unique_id, frozenset())
+        yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
+
+
+def _as_reported(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
+    """The record with the report's messages, which hold no value where personal data is near."""
+    messages = {node.unique_id: node.message for node in report.nodes}
+
+    def cleaned(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [node | {"message": messages.get(node["node"])} for node in nodes]
+
+    return {
+        stage: done | {"failed": cleaned(done["failed"]), "warned": cleaned(done["warned"])}
+        if isinstance(done, dict) and "failed" in done
+        else done
+        for stage, done in record.items()
+    }
+
+
+def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
+    for source, load in record.get("ingest", {}).items():
+        rows = sum(load["rows"].values())
+        yield StageLine(
+            f"extract-{source}", {}, load["extract_seconds"], rows=rows, bytes=load["bytes"]
+        )
+        yield StageLine(f"load-{source}", {}, load["load_seconds"], rows=rows)
+    for stage in ("freshness", "seed", "snapshot", "run", "test", "build"):
+        done = record.get(stage)
+        if done is None:
+            continue
+        if "skipped" in done:
+            yield StageLine(f"dbt-{stage}", {}, 0.0, skipped=done["skipped"])
+        else:
+            yield StageLine(
+                f"dbt-{stage}",
+                done["statuses"],
+                done["seconds"],
+                attempts=done["attempts"],
+                rows=done["rows"] or None,
+                bytes=done["bytes"] or None,
+            )
+    if "docs" in record:
+        yield StageLine("dbt-docs", {}, record["docs"]["seconds"])
+
+
+def _flags(vars: Mapping[str, Any]) -> str:
+    return f"--vars {shlex.quote(json.dumps(dict(vars)))}" if vars else ""

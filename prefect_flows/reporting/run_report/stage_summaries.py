@@ -1,0 +1,179 @@
+"""Summaries of a run's record: Markdown for Prefect's artifacts, tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prefect_flows.core.markup import cell, fenced
+
+MOST_OF_FAILURE = 10_000
+Record = Mapping[str, Any]
+
+TRANSFORMATIONS = ("seed", "snapshot", "run", "build")
+CHECKS = ("freshness", "test")
+
+
+def extraction(record: Record) -> str:
+    """What was read from each source, how fast, and what was refused."""
+    loads = record.get("ingest", {})
+    lines = [
+        (
+            source,
+            f"{sum(load['rows'].values()):,}",
+            f"{load['bytes']:,}",
+            f"{load['extract_seconds']:.1f}",
+            _rate(sum(load["rows"].values()), load["extract_seconds"]),
+            f"{load['rejected_rows']:,}",
+        )
+        for source, load in loads.items()
+    ]
+    header = ("source", "rows", "bytes", "seconds", "rows a second", "rejected rows")
+    refused = [
+        (source, r["table"], r["where"], r["why"], f"{r['rows']:,}")
+        for source, load in loads.items()
+        for r in load["rejected"]
+    ]
+    body = _markdown(header, lines) if lines else "No source was ingested."
+    if refused:
+        body += "\n\n" + _markdown(("source", "table", "where", "why", "rows"), refused)
+    return _titled(f"Extraction into {record['target']}", body)
+
+
+def load(record: Record) -> str:
+    """What came into each table, how fast, and what changed in the schemas."""
+    loads = record.get("ingest", {})
+    lines = [
+        (
+            f"{done['schema']}.{table}",
+            f"{count:,}",
+            f"{done['removed'].get(table, 0):,}",
+            f"{done['load_seconds']:.1f}",
+            _rate(sum(done["rows"].values()), done["load_seconds"]),
+        )
+        for done in loads.values()
+        for table, count in done["rows"].items()
+    ]
+    header = ("table", "new rows", "removed rows", "seconds of the source", "its rows a second")
+    changes = [(d["schema"], change) for d in loads.values() for change in d["schema_changes"]]
+    body = _markdown(header, lines) if lines else "No source was loaded."
+    if changes:
+        body += "\n\n" + _markdown(("schema", "change"), changes)
+    return _titled(f"Load into {record['target']}", body)
+
+
+def transformation(record: Record) -> str:
+    """What seeds, snapshots and models did."""
+    return _titled(f"Transformation of {record['target']}", _stages(record, TRANSFORMATIONS))
+
+
+def validation(record: Record) -> str:
+    """What freshness and tests found."""
+    return _titled(f"Validation of {record['target']}", _stages(record, CHECKS))
+
+
+def run(record: Record, failure: str | None = None) -> str:
+    """The whole run on one page."""
+    outcome = "Every stage passed."
+    if failure is not None:
+        outcome = f"**Failed.**\n\n{fenced(failure, '', MOST_OF_FAILURE)}"
+    marts = _markdown(
+        ("mart", "rows"), [(mart, f"{rows:,}") for mart, rows in record.get("marts", {}).items()]
+    )
+    parts = [outcome, _markdown(("stage", "what it did", "seconds"), _lines(record))]
+    if record.get("marts"):
+        parts.append(marts)
+    return _titled(f"Run of {record['target']}", "\n\n".join(parts))
+
+
+def print_run(console: Console, record: Record) -> None:
+    """Print the run to a terminal: stages with their seconds, then rows per mart."""
+    stages = Table("stage", "what it did", title=f"Run of {record['target']}", title_justify="left")
+    stages.add_column("seconds", justify="right")
+    for line in _lines(record):
+        stages.add_row(*map(Text, line))
+    console.print(stages)
+    if record.get("marts"):
+        marts = Table("mart")
+        marts.add_column("rows", justify="right")
+        for mart, rows in record["marts"].items():
+            marts.add_row(Text(mart), f"{rows:,}")
+        console.print(marts)
+
+
+def _lines(record: Record) -> list[tuple[str, str, str]]:
+    lines = [("selection", f"nothing matches {name}", "") for name in record.get("unmatched", [])]
+    for source, load in record.get("ingest", {}).items():
+        rows = f"{sum(load['rows'].values()):,}"
+        refused = f", {load['rejected_rows']:,} refused" if load["rejected_rows"] else ""
+        read = f"{rows} rows, {load['bytes'] / 1e6:,.1f} MB{refused}"
+        lines.append((f"extract-{source}", read, f"{load['extract_seconds']:.1f}"))
+        lines.append((f"load-{source}", f"{rows} new rows", f"{load['load_seconds']:.1f}"))
+    for stage in ("freshness", *TRANSFORMATIONS, "test"):
+        done = record.get(stage)
+        if done is None:
+            continue
+        if "skipped" in done:
+            lines.append((f"dbt-{stage}", f"skipped: {done['skipped']}", ""))
+        else:
+            attempts = f", in {done['attempts']} attempts" if done["attempts"] > 1 else ""
+            resumed = f", {done['resumed']} of them before" if done["resumed"] else ""
+            what = _statuses(done) + attempts + resumed
+            lines.append((f"dbt-{stage}", what, f"{done['seconds']:.1f}"))
+    if "docs" in record:
+        lines.append(("dbt-docs", "catalog and page", f"{record['docs']['seconds']:.1f}"))
+    if "seconds" in record:
+        lines.append(("whole run", "", f"{record['seconds']:.1f}"))
+    return lines
+
+
+def _stages(record: Record, stages: Iterable[str]) -> str:
+    done = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
+    if not done:
+        return "Nothing was run."
+    table = _markdown(
+        ("stage", "nodes", "by status", "attempts", "rows", "bytes", "seconds", "rows a second"),
+        [
+            (
+                f"dbt-{stage}",
+                str(r["nodes"]),
+                _statuses(r),
+                str(r["attempts"]),
+                f"{r['rows']:,}" if r["rows"] else "",
+                f"{r['bytes']:,}" if r["bytes"] else "",
+                str(r["seconds"]),
+                _rate(r["rows"], r["seconds"]) if r["rows"] else "",
+            )
+            for stage, r in done.items()
+        ],
+    )
+    troubled = [
+        (node["status"], node["node"], node["cause"] or "", node["message"] or "")
+        for r in done.values()
+        for node in (*r["failed"], *r["warned"])
+    ]
+    if troubled:
+        table += "\n\n" + _markdown(("status", "node", "cause", "message"), troubled)
+    return table
+
+
+def _rate(rows: int, seconds: float) -> str:
+    return f"{rows / seconds:,.0f}" if seconds else ""
+
+
+def _statuses(done: Record) -> str:
+    return ", ".join(f"{count} {status}" for status, count in done["statuses"].items()) or "nothing"
+
+
+def _titled(title: str, body: str) -> str:
+    return f"# {title}\n\n{body}\n"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    escaped = ([cell(value) for value in line] for line in rows)
+    lines = [header, ["---"] * len(header), *escaped]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,220 @@
+"""From a run's report to the summary that is kept of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from prefect_flows.core.files import Warn
+from prefect_flows.reporting.charts.svg import group_of
+from prefect_flows.state.run_summary import (
+    MartState,
+    RunSummary,
+    SourceFreshness,
+    StageSummary,
+    TargetHistory,
+    TestCounts,
+)
+from prefect_flows.state.runs import Ending, Run
+from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_state import SOURCES
+from prefect_flows.transform.lineage import TESTS, LineageNode
+from prefect_flows.transform.results import NodeResult, counts
+from prefect_flows.transform.run_report import RunReport
+
+MOST_CHARACTERS = 500
+TIB = 2**40
+
+
+def run_summary(
+    stored: Run,
+    report: RunReport | None,
+    ended: Ending,
+    failure: str | None,
+    *,
+    seconds: float,
+    whole: bool = True,
+    before: TargetHistory | None = None,
+    freshness: Mapping[str, SourceFreshness] | None = None,
+    price_per_tib: float | None = None,
+) -> RunSummary:
+    """The summary of a run that ended; what this run did not look at is as it was known before.
+
+    Args:
+        stored: the run's place in the state store.
+        report: its report, whose messages are free of personal data; none where the run ended
+            before the project was parsed.
+        failure: what ended the run, if it did not pass.
+        freshness: what `freshness_of` says at the end of the run.
+        price_per_tib: of 2**40 billed bytes.
+    """
+    header = stored.header
+    nodes = report.nodes if report else []
+    own = [node for node in nodes if not node.resumed]
+    billed = _sum(_of_response(node, "bytes_billed") for node in own)
+    lines = report.stages if report else []
+    cause = report.first_cause if report else failure
+    return RunSummary(
+        target=header.target,
+        project_name=report.project_name if report else before.last.project_name if before else "",
+        run_id=header.id,
+        folder=stored.folder.rpartition("/")[2],
+        url=header.url,
+        started_at=header.started_at,
+        ended_at=header.started_at + timedelta(seconds=seconds),
+        seconds=seconds,
+        outcome=ended,
+        first_cause=None if ended == "passed" else _short(cause),
+        whole=whole,
+        has_report=report is not None,
+        statuses=counts(nodes),
+        tests=_tests(nodes),
+        # What was extracted is loaded, and counts once.
+        rows=_sum(line.rows for line in lines if not line.stage.startswith("extract-")),
+        bytes=_sum(node.bytes for node in own),
+        bytes_billed=billed,
+        slot_seconds=_sum(node.slot_seconds for node in own),
+        cost=None if billed is None or price_per_tib is None else billed / TIB * price_per_tib,
+        stages=[
+            StageSummary(
+                stage=line.stage,
+                seconds=line.seconds,
+                rows=line.rows,
+                bytes=line.bytes,
+                skipped=line.skipped,
+            )
+            for line in lines
+        ],
+        sources=_sources(report, before, freshness or {}),
+        marts=_marts(report, before),
+    )
+
+
+def _tests(nodes: Iterable[NodeResult]) -> TestCounts:
+    found = Counter(group_of(node.status) for node in nodes if node.resource_type in TESTS)
+    return TestCounts(
+        passed=found["good"],
+        warned=found["warned"],
+        failed=found["failed"],
+        skipped=found["skipped"],
+    )
+
+
+def _sources(
+    report: RunReport | None,
+    before: TargetHistory | None,
+    freshness: Mapping[str, SourceFreshness],
+) -> dict[str, SourceFreshness]:
+    """Every table of the project's sources, as it was last looked at."""
+    known = before.last.sources if before else {}
+    if report is None:
+        return dict(known)
+    ids = [i for i, node in report.lineage.items() if node.resource_type == "source"]
+    # dbt's id is `source.<package>.<source>.<table>`.
+    names = {i: i.split(".", 2)[2] for i in ids}
+    nothing = SourceFreshness()
+    never = datetime.min.replace(tzinfo=UTC)
+    return {
+        name: max(
+            (known.get(name, nothing), freshness.get(i, nothing)),
+            key=lambda each: each.checked_at or never,
+        )
+        for i, name in sorted(names.items(), key=lambda item: item[1])
+    }
+
+
+class _Entry(BaseModel):
+    """An entry of dbt's `sources.json`; a table that could not be looked at has no times."""
+
+    unique_id: str
+    status: str
+    max_loaded_at: datetime | None = None
+    max_loaded_at_time_ago_in_s: float | None = None
+    snapshotted_at: datetime | None = None
+
+
+class _Metadata(BaseModel):
+    generated_at: datetime
+
+
+class _SourcesFile(BaseModel):
+    metadata: _Metadata
+    results: list[_Entry]
+
+
+def freshness_of(
+    store: StateStore, target: str, warn: Warn | None = None
+) -> dict[str, SourceFreshness]:
+    """Source's id → what the last run that looked saw of it.
+
+    Args:
+        warn: as `StateStore.load` has it.
+
+    Raises:
+        StateStoreError: dbt's `sources.json` cannot be read, or is not as dbt writes it.
+    """
+    file = store.load(f"targets/{target}/{SOURCES}", TypeAdapter(_SourcesFile), warn)
+    if file is None:
+        return {}
+    return {
+        entry.unique_id: SourceFreshness(
+            status=entry.status,
+            max_loaded_at=entry.max_loaded_at,
+            age_seconds=entry.max_loaded_at_time_ago_in_s,
+            checked_at=entry.snapshotted_at or file.metadata.generated_at,
+        )
+        for entry in file.results
+    }
+
+
+def _marts(report: RunReport | None, before: TargetHistory | None) -> dict[str, MartState]:
+    """Every mart of the project: when it was last built, and the rows it was last seen with."""
+    known = before.last.marts if before else {}
+    if report is None:
+        return dict(known)
+    built = {
+        node.name: node.completed_at
+        for node in report.nodes
+        if node.resource_type == "model" and node.status == "success" and node.completed_at
+    }
+    marts = {}
+    for name in sorted(_names_of_marts(report.lineage)):
+        mart = known.get(name, MartState())
+        if name in built:
+            mart = mart.model_copy(update={"built_at": built[name]})
+        if name in report.marts:
+            counted = {"rows": report.marts[name], "counted_at": report.completed_at}
+            mart = mart.model_copy(update=counted)
+        marts[name] = mart
+    return marts
+
+
+def _names_of_marts(lineage: Mapping[str, LineageNode]) -> set[str]:
+    return {
+        node.name
+        for node in lineage.values()
+        if node.resource_type == "model" and "marts" in node.path.split("/")
+    }
+
+
+def _of_response(node: NodeResult, key: str) -> int | None:
+    value = node.response.get(key)
+    return int(value) if isinstance(value, (int, float)) else None
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """The sum of what is known; none where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _short(cause: str | None) -> str | None:
+    """What is wrong, without where it is and what mends it: the report has these."""
+    if cause is None:
+        return None
+    what = " ".join(cause.partition("\n  where:")[0].split())
+    return what if len(what) <= MOST_CHARACTERS else f"{what[: MOST_CHARACTERS - 1]}…"

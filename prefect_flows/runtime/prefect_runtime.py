@@ -1,0 +1,186 @@
+"""A run as a Prefect flow run: its tasks, artifacts, events, its lease, and its cancellation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.urls import url_for
+
+from prefect_flows.core.bounded_waits import ApiPatience
+from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.names import SETUP_COMMAND, lease_limit, notify_block
+from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.core.prefect_api import (
+    block_address,
+    notification_blocks,
+    prefect_client,
+    read_secret,
+)
+from prefect_flows.core.settings import StagePolicy
+from prefect_flows.runtime.base import SAY_SECONDS, Holder, busy
+from prefect_flows.runtime.cancellation import Stop
+from prefect_flows.runtime.progress import API_ERRORS, Pulse, answers
+from prefect_flows.runtime.stages import Work, as_task
+from prefect_flows.transform.event_listener import Watcher
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+# A killed run's lease ends by itself after so many seconds, the shortest that Prefect knows.
+LEASE_SECONDS = 60
+# How long one asking for the lease waits, and how long it counts that the API answered.
+ASK_SECONDS = 5
+
+
+class WithPrefect:
+    """A run in the flow run that calls it."""
+
+    def __init__(
+        self, flow_run: FlowRun, target: str, wishes: Wishes, log: Logger, patience: ApiPatience
+    ) -> None:
+        self.run_id = str(flow_run.id)
+        self.url = url_for("flow-run", obj_id=flow_run.id)
+        self.log = log
+        self.unreported: list[str] = []
+        self.wishes: Wishes | None = wishes
+        self._flow_run_id: UUID = flow_run.id
+        self._target = target
+        self._patience = patience
+        self._asked, self._answers = -float(ASK_SECONDS), False
+        self.stop = Stop()
+        self._pulse = Pulse(flow_run.id, target, self.stop, self.unreported.append)
+
+    @classmethod
+    def of_this_flow(cls, target: str, wishes: Wishes, patience: ApiPatience) -> WithPrefect:
+        """The run whose flow's body this is called from."""
+        context = FlowRunContext.get()
+        assert context is not None  # noqa: S101
+        assert context.flow_run is not None  # noqa: S101
+        return cls(context.flow_run, target, wishes, get_run_logger(), patience)
+
+    @property
+    def watchers(self) -> Sequence[Watcher]:
+        """The pulse tells Prefect of the nodes, a batch every few seconds."""
+        return (self._pulse,)
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Hear Ctrl-C, SIGTERM, and a cancellation in Prefect."""
+        with self.stop.heard(), self._pulse:
+            yield
+
+    def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
+        """Run a stage as a task."""
+        try:
+            return as_task(name, policy, work, self.stop)
+        finally:
+            # Only what is waited for after the last stage counts: dbt needs no API.
+            self._patience.begin_anew()
+
+    def publish(self, key: str, markdown: str) -> None:
+        """Make an artifact of the flow run."""
+        now = time.monotonic()
+        if now - self._asked > ASK_SECONDS:
+            self._asked, self._answers = now, answers()
+        if not self._answers:
+            self.unreported.append(f"artifact {key}: the API does not answer")
+            return
+        try:
+            create_markdown_artifact(markdown, key=key)
+        except API_ERRORS as error:
+            self.unreported.append(f"artifact {key}: {type(error).__name__}: {error}")
+
+    def secret(self, block: str) -> Any | None:
+        """The value of a Secret block; none where there is no such block."""
+        with prefect_client() as client:
+            return read_secret(client, block)
+
+    def receivers(self) -> list[str]:
+        """The notification blocks of the target."""
+        where = f"blocks {notify_block(self._target)} of the Prefect API"
+        mend = "start it again; what was to be told waits for the next run"
+        if not answers():
+            raise PrefectUnreachable("The Prefect API does not answer.", where=where, mend=mend)
+        try:
+            with prefect_client() as client:
+                blocks = notification_blocks(client, self._target)
+                return [block_address(block) for block in blocks]
+        except httpx.HTTPError as error:
+            raise PrefectUnreachable(
+                f"The Prefect API does not answer: {type(error).__name__}: {error}",
+                where=where,
+                mend=mend,
+            ) from error
+
+    @contextmanager
+    def lease(self, target: str, holder: Holder, *, wait: bool) -> Iterator[None]:
+        """Hold the only slot of the target's global concurrency limit, which setup made."""
+        name = lease_limit(target)
+        with get_client(sync_client=True) as client:
+            try:
+                client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound as error:
+                raise ConfigurationError(
+                    f"The concurrency limit {name!r} does not exist.",
+                    where=f"the Prefect API at {client.api_url}",
+                    mend=f"{SETUP_COMMAND} --target {target}",
+                ) from error
+        with ExitStack() as stack:
+            said = -float(SAY_SECONDS)
+            while True:
+                try:
+                    stack.enter_context(self._slot(name))
+                    break
+                except ConcurrencySlotAcquisitionError as error:
+                    raise PrefectUnreachable(
+                        f"The lease of target {target!r} cannot be asked for: {error}",
+                        where=f"concurrency limit {name} of the Prefect API",
+                        mend=f"see that the API answers; if the limit is gone: {SETUP_COMMAND} "
+                        f"--target {target}",
+                    ) from error
+                except TimeoutError as error:
+                    if not wait:
+                        raise busy(target, holder(), f"concurrency limit {name}") from error
+                    if time.monotonic() - said > SAY_SECONDS:
+                        self.log.info("Target %r is taken. Waiting for %s.", target, holder())
+                        said = time.monotonic()
+            try:
+                yield
+            finally:
+                self._give_back(target, stack)
+
+    def _give_back(self, target: str, lease: ExitStack) -> None:
+        try:
+            lease.close()
+        except API_ERRORS as error:
+            self.log.warning(
+                "The lease of target %r could not be given back (%s); it ends by itself in %d s.",
+                target,
+                type(error).__name__,
+                LEASE_SECONDS,
+            )
+
+    def _slot(self, name: str) -> Any:
+        return concurrency(
+            name,
+            timeout_seconds=ASK_SECONDS,
+            lease_duration=LEASE_SECONDS,
+            strict=True,
+            # dbt goes on when the API does not answer; the pulse says so.
+            raise_on_lease_renewal_failure=False,
+            holder=ConcurrencyLeaseHolder(type="flow_run", id=self._flow_run_id),
+        )

@@ -1,0 +1,67 @@
+"""The state store that the settings and setup name, with the login that a block holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.prefect_api import read_secret, stored_state_url
+from prefect_flows.core.settings import Settings
+from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.state.state_url import LOGIN_BLOCK
+from prefect_flows.state.store import StateStore
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+
+class _Login(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class S3Login(_Login):
+    """The login of an `s3://` bucket, as s3fs takes it."""
+
+    key: str = Field(min_length=1)
+    secret: str = Field(min_length=1)
+    token: str | None = None
+    endpoint_url: str | None = None
+
+
+class GoogleLogin(_Login):
+    """The login of a `gs://` bucket, as gcsfs takes it: the key of a service account."""
+
+    token: dict[str, Any] = Field(min_length=1)
+
+
+_LOGINS: dict[str, type[_Login]] = {"s3": S3Login, "gs": GoogleLogin, "gcs": GoogleLogin}
+
+
+def configured_store(
+    settings: Settings, client: SyncPrefectClient, url: str | None = None
+) -> StateStore:
+    """The state store of this machine's runs.
+
+    Args:
+        url: goes before what is configured.
+
+    Raises:
+        ConfigurationError: its URL is wrong, or its login in the block `state-store-login`.
+    """
+    url = url or settings.state_url or stored_state_url(client) or settings.default_state_url
+    model = _LOGINS.get(url.partition("://")[0])
+    value = None if model is None else read_secret(client, LOGIN_BLOCK)
+    if model is None or value is None:
+        return StateStore(url)
+    try:
+        login = model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"The login of the state store is not valid: {'; '.join(validation_faults(error))}.",
+            where=f"block secret/{LOGIN_BLOCK} at {client.api_url}",
+            mend=f"give a JSON object with {', '.join(model.model_fields)} to: uv run python -m "
+            f"infrastructure.prefect_resources.secrets {LOGIN_BLOCK}",
+        ) from None  # its input is a secret
+    return StateStore(url, login.model_dump(exclude_none=True))

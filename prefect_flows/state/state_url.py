@@ -1,0 +1,65 @@
+"""The URL of a state store: what it may be, and how it is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# What else fsspec knows cannot be written to, replaces no file in one step, or raises errors that
+# the store does not recognize.
+SCHEMES = frozenset({"file", "gs", "gcs", "s3"})
+KINDS = "a folder, gs://bucket/folder or s3://bucket/folder"
+# A `Secret` block of Prefect with the login of a bucket.
+LOGIN_BLOCK = "state-store-login"
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_BUCKET = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9](/[^?#]*)?")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?|%[A-Za-z_]\w*%")
+
+
+def url_fault(url: str) -> str | None:
+    """What is wrong with the URL of a state store; none where nothing is.
+
+    The text holds no more of the URL than a scheme, or the name of a variable: what looks like a
+    bucket may be a part of a login.
+    """
+    return next(_faults(url), None)
+
+
+def _faults(url: str) -> Iterator[str]:
+    """What is wrong; each is only asked for where those before it are in order."""
+    if not url.isprintable() or url != url.strip() or not url:
+        yield "its URL is empty, has a blank at an end, or a character that cannot be printed"
+    scheme, separator, rest = url.partition("://")
+    if separator and "@" in rest:
+        yield "its URL holds a login (or an @), and would be stored and shown with it"
+    if (variable := _VARIABLE.search(url)) is not None:
+        yield f"nothing put a value in place of {variable[0]} in its URL"
+    if not separator:
+        if (found := _SCHEME.match(url)) is not None:
+            yield f"{found[0]} begins a URL, and no :// follows"
+        return
+    if scheme not in SCHEMES:
+        kind = f"{scheme}://" if _SCHEME.fullmatch(f"{scheme}:") else "its URL"
+        yield f"{kind} is no kind of state store"
+    elif scheme == "file":
+        if not rest.startswith("/"):
+            yield "behind file:// comes a path that begins with /"
+    elif not _BUCKET.fullmatch(rest):
+        yield f"behind {scheme}:// comes the name of a bucket, and a path without ?, # and //"
+
+
+def fix_of_url(url: str) -> str:
+    """What mends a URL that has a fault."""
+    if "://" in url and "@" in url:
+        return (
+            f"take the login out of the URL ({KINDS}), and give it to the block "
+            f"{LOGIN_BLOCK}: uv run python -m infrastructure.prefect_resources.secrets {LOGIN_BLOCK} < FILE; "
+            "then change it where it was used: it may be in logs already"
+        )
+    return f"write {KINDS}"
+
+
+def without_login(url: str) -> str:
+    """The URL as it may be shown: without a login, and without what follows a `?`."""
+    return re.sub(r"(?<=://).*@", "***@", url).partition("?")[0]

@@ -1,0 +1,40 @@
+"""Bounds how long a warehouse that does not answer is waited for, before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect_flows.core.bounded_waits import said_while_waiting
+from prefect_flows.core.errors import WarehouseUnreachable
+from prefect_flows.core.failure_class import root_of
+from prefect_flows.core.hints import mend_of
+from prefect_flows.core.interrupts import bounded
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.profiles import Profile
+
+
+@contextmanager
+def warehouse_awaited(profile: Profile, seconds: float, log: Logger) -> Iterator[None]:
+    """Wait so long for the first answer of a warehouse, and say every 30 s that the run waits.
+
+    Google's client tries again for ten minutes, and dbt lets it do so twice.
+
+    Raises:
+        WarehouseUnreachable: it does not answer in time.
+    """
+    silent = WarehouseUnreachable(
+        f"The warehouse of target {profile.target!r} did not answer within {seconds:g} s.",
+        where=profile.address,
+        mend=f"{profile.mend_of_address}; or wait longer: MILLRACE_UNREACHABLE_SECONDS",
+    )
+    try:
+        with said_while_waiting(profile.address, seconds, log), bounded(seconds, silent):
+            yield
+    except WarehouseUnreachable as error:
+        root = root_of(error)
+        if error is silent and root is not error:
+            # What the last attempt met, before the wait for the next one was interrupted.
+            silent.what += f" Last: {type(root).__name__}: {' '.join(str(root).split())}"
+            silent.mend = mend_of(root, profile)
+        raise
