@@ -1,6 +1,6 @@
 # One image for the Prefect server, the workers, setup and flow runs (documentation/containers.md).
 #
-#   uv run python -m infrastructure.delivery.build_image
+#   uv run millrace image
 #
 # builds it with the version, labels and base images that it should have. Any engine since 20.10,
 # with or without BuildKit. Release builds name both bases by digest.
@@ -32,6 +32,8 @@ RUN uv venv --quiet --python "$(command -v python3)" /opt/venv \
     && site_packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
     && /tmp/trim-packages "$site_packages" \
     && echo /opt/millrace > "$site_packages/millrace.pth" \
+    && printf '#!/opt/venv/bin/python\nfrom infrastructure.cli import main\nmain()\n' > /opt/venv/bin/millrace \
+    && chmod 755 /opt/venv/bin/millrace \
     && { /opt/venv/bin/python -m compileall -qq -j 0 "$site_packages" || true; }
 
 COPY prefect.yaml pyproject.toml LICENSE ./

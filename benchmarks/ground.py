@@ -108,14 +108,14 @@ class Ground:
             ignored = shutil.ignore_patterns("__pycache__", "terraform")
             shutil.copytree(REPOSITORY / package, self.folder / package, ignore=ignored)
         try:
-            self.run(self.folder, "-m", "infrastructure.local", "up")
+            self.run(self.folder, "-m", "infrastructure.cli", "up")
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.run(self.folder, "-m", "infrastructure.local", "down")
+        self.run(self.folder, "-m", "infrastructure.cli", "down")
 
     @property
     def server(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Ground:
         outputs.write_text(json.dumps({"dbt_targets": {"value": targets}}))
         for target in targets:
             place.empty(target)
-        self.run(folder, "-m", "infrastructure.setup_profiles", "--outputs", str(outputs))
+        self.run(folder, "-m", "infrastructure.cli", "setup", "--outputs", str(outputs))
         return place
 
     def run(self, folder: Path, *arguments: str) -> str:

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-UP = ["-m", "infrastructure.local", "up"]
-SETUP = ["-m", "infrastructure.setup_profiles"]
+UP = ["-m", "infrastructure.cli", "up"]
+SETUP = ["-m", "infrastructure.cli", "setup"]
 PIPELINE = ["prefect_flows/pipeline.py", "--target", "dev", "--source", "nyc__flights"]
 DBT_BUILD = ["-m", "dbt.cli.main", "build"]
 RUNS = 5
@@ -70,7 +70,7 @@ def main(runs: int) -> None:
             dbt.append(seconds_of(clone, DBT_BUILD, clone / "dbt"))
             pipeline.append(seconds_of(clone, [*PIPELINE, "--skip", "ingest"]))
     finally:
-        seconds_of(clone, ["-m", "infrastructure.local", "down"])
+        seconds_of(clone, ["-m", "infrastructure.cli", "down"])
         shutil.rmtree(work)
 
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores.\n")

@@ -1,6 +1,6 @@
 """The pipeline: one parameterized flow that ingests, runs and tests the models of a target.
 
-uv run python prefect_flows/pipeline.py --target dev --select +fct_flights
+uv run millrace run --target dev --select +fct_flights
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
         raise ConfigurationError(
             f"Invalid parameters: {faults}.",
             where="the command line",
-            mend="uv run python prefect_flows/pipeline.py --help lists what can be given",
+            mend="uv run millrace run --help lists what can be given",
         ) from error
 
 

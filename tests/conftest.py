@@ -163,7 +163,7 @@ def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def servers_up(project: Project) -> Iterator[Project]:
     """The embedded Postgres and a Prefect server of a copy of the project, while it lasts."""
     try:
-        done = project.run("-m", "infrastructure.local", "up")
+        done = project.run("-m", "infrastructure.cli", "up")
         assert done.returncode == 0, done.stdout + done.stderr
         yield project
     finally:
@@ -239,7 +239,7 @@ def quickstart(
         tmp_path_factory.mktemp("quickstart") / "millrace", prefect_database
     )
     try:
-        done = project.run("-m", "infrastructure.local.quickstart")
+        done = project.run("-m", "infrastructure.cli", "quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         yield Quickstart(project, done)
     finally:

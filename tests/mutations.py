@@ -681,7 +681,7 @@ FAULTS = (
     Fault(
         "rollback-goes-forward",
         "A second rollback goes to the version that the first one left.",
-        "infrastructure/prefect_resources/rollback/__main__.py",
+        "infrastructure/prefect_resources/rollback/command.py",
         "before = versions[younger:] if to is None else [to]",
         "before = versions if to is None else [to]",
         ("infrastructure/test_rollback_choice.py::test_it_goes_to_the_version_deployed_before",),
@@ -705,7 +705,7 @@ FAULTS = (
     Fault(
         "health-check-passes-when-something-is-down",
         "The health check exits with 0 although the state store does not answer.",
-        "infrastructure/operate/health_check/__main__.py",
+        "infrastructure/operate/health_check/command.py",
         "        raise typer.Exit(FAILED)\n",
         "        raise typer.Exit\n",
         ("infrastructure/test_healthcheck.py::test_a_state_store_that_does_not_answer",),
@@ -751,7 +751,7 @@ FAULTS = (
     Fault(
         "failed-release-leaves-its-files",
         "A release that git refuses leaves the new version in the files.",
-        "infrastructure/delivery/release/__main__.py",
+        "infrastructure/delivery/release/command.py",
         "        for file, text in before.items():\n            file.write_text(text)\n",
         "",
         (

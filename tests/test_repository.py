@@ -18,7 +18,8 @@ from tests.support.project import REPOSITORY
         "prefect_flows.pipeline",
         "prefect_flows.sources.nyc__flights.flow",
         "infrastructure.setup_profiles.__main__",
-        "infrastructure.local.__main__",
+        "infrastructure.local.command",
+        "infrastructure.cli",
         "infrastructure.local.quickstart",
     ],
 )

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.delivery.build_image`: the image, with its version, labels and bases.
+"""`millrace image`: the image, with its version, labels and bases.
 
 Calls the `docker` program. The image is built from the commit alone; from the folder as it lies
 when something in it is not committed, and its version says so. `--source` builds the own image of a
@@ -30,7 +30,7 @@ from prefect_flows.core.settings import load_settings
 NAME = "millrace"
 DOCKERFILE = "Dockerfile"
 BASES = ("PYTHON_IMAGE", "UV_IMAGE")
-BUILD_COMMAND = "uv run python -m infrastructure.delivery.build_image"
+BUILD_COMMAND = "uv run millrace image"
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _DEFAULT = re.compile(r"^ARG (\w+)=(\S+)$", re.MULTILINE)
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]+@")
@@ -281,7 +281,3 @@ def _build_sources(
 
 def _say(name: str) -> None:
     Console().print(name, soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    app()

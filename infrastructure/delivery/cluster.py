@@ -27,7 +27,7 @@ from infrastructure.delivery.lease import Lease
 from infrastructure.delivery.manifests import CAUSE, SERVER, WORKER, Built
 from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK, STUCK
 from infrastructure.delivery.on_host.errors import StepFailed
-from infrastructure.delivery.prefect_calls import INSIDE, Prefect, Wish
+from infrastructure.delivery.prefect_calls import CLI, INSIDE, Prefect, Wish
 
 REVISION = "deployment.kubernetes.io/revision"
 DUMP = (
@@ -118,25 +118,22 @@ class ClusterDelivery:
             with self._step("blocks", "are they as Terraform's outputs say?"):
                 self._quote(
                     ask.run(
-                        "infrastructure.setup_profiles", "--outputs", "-", "--blocks-only",
-                        "--check", text=self._wish.outputs,
+                        CLI, "setup", "--outputs", "-", "--blocks-only", "--check",
+                        text=self._wish.outputs,
                     )
                 )  # fmt: skip
         with self._step("pool", self._wish.pool):
-            self._quote(
-                ask.run("infrastructure.prefect_resources.work_pools", "--pool", self._wish.pool)
-            )
+            self._quote(ask.run(CLI, "pools", "--pool", self._wish.pool))
         self._deployed = ask.run(INSIDE, "deployed", self._wish.target).strip()
         with self._step("deploy", "the deployments of the target"):
             self._quote(
                 ask.run(
-                    "infrastructure.prefect_resources.deployments", self._wish.target, "--image", self._wish.image,
+                    CLI, "deploy", self._wish.target, "--image", self._wish.image,
                     "--pool", self._wish.pool,
                 )
             )  # fmt: skip
         with self._step("automations", "what finds late, stuck and killed runs"):
-            automations = "infrastructure.prefect_resources.automations"
-            self._quote(ask.run(automations, "--target", self._wish.target))
+            self._quote(ask.run(CLI, "automations", "--target", self._wish.target))
 
     def _version(self) -> None:
         pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]

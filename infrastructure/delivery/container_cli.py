@@ -1,4 +1,4 @@
-"""`python -m infrastructure.delivery.container_cli`: what a delivery asks for in a container of a release.
+"""`python -m infrastructure.delivery.container_cli`: what a delivery asks in a container.
 
 The host has an engine, and no Python package of ours; whatever talks to Prefect runs here.
 """
@@ -116,7 +116,7 @@ def back(
 ) -> None:
     """Put a target's deployments back as that version left them; what came after it goes.
 
-    Workers and pools are the business of whoever calls; `infrastructure.prefect_resources.rollback` does both.
+    Workers and pools are the business of whoever calls; `millrace rollback` does both.
     """
     console = Console()
     load_settings()
@@ -127,7 +127,7 @@ def back(
             raise ConfigurationError(
                 f"No release {version} of the target {target!r} is recorded.",
                 where=f"the artifacts releases-{target} of the Prefect API",
-                mend=f"in a checkout of it: uv run python -m infrastructure.prefect_resources.deployments {target}",
+                mend=f"in a checkout of it: uv run millrace deploy {target}",
             )
         wanted = chosen.deployments
         steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)

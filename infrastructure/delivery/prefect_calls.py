@@ -16,6 +16,7 @@ import httpx
 from infrastructure.delivery.on_host.errors import StepFailed
 
 INSIDE = "infrastructure.delivery.container_cli"
+CLI = "infrastructure.cli"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Prefect:
             cwd=Path(__file__).parents[2], input=text, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise StepFailed(f"{module}: {(done.stderr or done.stdout).strip()}")
+            raise StepFailed(f"{module} {arguments[0]}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
     def faults(self, seconds: float, known: Iterable[str]) -> dict[str, str]:

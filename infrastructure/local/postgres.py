@@ -33,7 +33,7 @@ USER = "postgres"
 MIB = 1024**2
 # A new database takes 40 MiB, and 16 more with each log file.
 LITTLE_BYTES = 64 * MIB
-STATUS_COMMAND = "uv run python -m infrastructure.local status"
+STATUS_COMMAND = "uv run millrace status"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ STOP_SECONDS = 15.0
 # Of files with the password: for their owner alone.
 PRIVATE = 0o600
 # How a `prefect.toml` begins that is written here.
-SETTINGS_MARK = "# Written by `python -m infrastructure.local up`"
+SETTINGS_MARK = "# Written by `millrace up`"
 HEADER = f"""\
 {SETTINGS_MARK}, which keeps what you add; `down`
 # removes the rest. A variable PREFECT_API_URL goes before it. It holds a password.
@@ -53,10 +53,7 @@ DEFAULTS = {
 }
 # Before what the server writes in its log.
 STARTED = "--- The Prefect server starts"
-RESTART_COMMANDS = (
-    "when no run is under way: uv run python -m infrastructure.local down && "
-    "uv run python -m infrastructure.local up"
-)
+RESTART_COMMANDS = "when no run is under way: uv run millrace down && uv run millrace up"
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class PrefectServer:
             raise ServerError(
                 f"The Prefect server does not answer: {type(error).__name__}: {error}.",
                 where=self.api_url,
-                mend="uv run python -m infrastructure.local up",
+                mend="uv run millrace up",
             ) from error
 
     def process(self) -> psutil.Process | None:
@@ -158,7 +155,7 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
             raise ServerError(
                 f"The Prefect server already runs, on port {running.port}.",
                 where=running.ui_url,
-                mend="uv run python -m infrastructure.local down, then up with the other --port",
+                mend="uv run millrace down, then up with the other --port",
             )
         return running
     home = writable_folder(_home(local_dir))
@@ -242,7 +239,7 @@ def wait(
             raise ServerError(
                 f"The Prefect server {why}: {' '.join(last)}",
                 where=f"{server.ui_url}; its log is {log_file(local_dir)}",
-                mend="read the log, then: uv run python -m infrastructure.local up",
+                mend="read the log, then: uv run millrace up",
             )
         time.sleep(0.1)
     _refuse_other_password(server, local_dir)

@@ -14,17 +14,17 @@ from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.settings import load_settings
 
 COMMANDS = (
-    "python -m infrastructure.local up",
-    "python -m infrastructure.setup_profiles",
-    "python prefect_flows/pipeline.py --target dev --source nyc__flights",
+    "millrace up",
+    "millrace setup",
+    "millrace run --target dev --source nyc__flights",
 )
 NEXT = """\
 What next:
-  cd dbt && uv run dbt build                      work on the models, without Prefect
-  uv run python prefect_flows/pipeline.py         run the pipeline again
-  uv run python -m infrastructure.prefect_resources.work_pools --pool default-pool
-  uv run python -m infrastructure.prefect_resources.deployments dev      deploy it: documentation/deployments.md
-  uv run python -m infrastructure.local down      stop both servers"""
+  cd dbt && uv run dbt build                 work on the models, without Prefect
+  uv run millrace run                        run the pipeline again
+  uv run millrace pools --pool default-pool  make a work pool
+  uv run millrace deploy dev                 deploy it: documentation/deployments.md
+  uv run millrace down                       stop both servers"""
 
 
 @exits_with_expected_errors
@@ -35,7 +35,7 @@ def quickstart() -> None:
     with only_one(settings.local_dir, "quickstart"):
         for command in COMMANDS:
             console.print(f"\n[bold]$ uv run {command}[/bold]", soft_wrap=True)
-            program = [sys.executable, *shlex.split(command)[1:]]
+            program = [sys.executable, "-m", "infrastructure.cli", *shlex.split(command)[1:]]
             code = subprocess.run(program, cwd=settings.project_dir, check=False).returncode
             if code != 0:
                 raise typer.Exit(code)
@@ -45,7 +45,3 @@ def quickstart() -> None:
 def main() -> None:
     """Entry point of the console script."""
     typer.run(quickstart)
-
-
-if __name__ == "__main__":
-    main()

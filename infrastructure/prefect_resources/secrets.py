@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.secrets NAME`: a block with a secret, read from standard input."""
+"""`millrace secret NAME`: a block with a secret, read from standard input."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ def _unreadable(what: str, name: str) -> ConfigurationError:
     return ConfigurationError(
         f"The value cannot be read: {what}.",
         where="standard input",
-        mend="write it into FILE as UTF-8, then: "
-        f"uv run python -m infrastructure.prefect_resources.secrets {name} < FILE",
+        mend=f"write it into FILE as UTF-8, then: uv run millrace secret {name} < FILE",
     )
 
 
@@ -70,7 +69,7 @@ def _value(text: str, name: str) -> Any:
         raise ConfigurationError(
             "The value is empty.",
             where="standard input",
-            mend=f"uv run python -m infrastructure.prefect_resources.secrets {name} < FILE",
+            mend=f"uv run millrace secret {name} < FILE",
         )
     if not text.startswith("{"):
         return text
@@ -101,9 +100,5 @@ def _registry(value: Any, name: str) -> Any:
             f"These are no registry credentials: {faults}.",
             where="standard input",
             mend='give {"username": …, "password": …, "registry_url": …} to '
-            f"uv run python -m infrastructure.prefect_resources.secrets {name} --type {Type.REGISTRY}",
+            f"uv run millrace secret {name} --type {Type.REGISTRY}",
         ) from None  # its input is a secret
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.worker --pool POOL`: a Prefect worker that lets its runs finish.
+"""`millrace worker --pool POOL`: a Prefect worker that lets its runs finish.
 
 `prefect worker start` of Prefect 3.9 does not: told SIGTERM or SIGINT, a process worker sends
 SIGKILL to every flow run at once, before anything of theirs can report, and Prefect shows such a
@@ -140,7 +140,7 @@ def type_of(pool: str) -> str:
             raise ConfigurationError(
                 f"There is no work pool {pool!r}.",
                 where=f"the Prefect API at {client.api_url}",
-                mend="python -m infrastructure.prefect_resources.work_pools",
+                mend="millrace pools",
             ) from exc
 
 
@@ -181,7 +181,3 @@ def main(
     )  # fmt: skip
     console = Console(soft_wrap=True)
     anyio.run(lambda: serve(worker, patience=patience, healthcheck=healthcheck, console=console))
-
-
-if __name__ == "__main__":
-    app()

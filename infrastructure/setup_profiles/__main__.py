@@ -1,4 +1,4 @@
-"""`python -m infrastructure.setup_profiles`: Terraform's outputs become Prefect blocks."""
+"""`millrace setup`: Terraform's outputs become Prefect blocks."""
 
 from __future__ import annotations
 

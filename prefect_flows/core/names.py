@@ -15,8 +15,8 @@ TargetName = Annotated[str, StringConstraints(pattern=TARGET_PATTERN, max_length
 PROFILE_TYPE = "dbt-cli-profile"
 # Name of the flow that refreshes a target; importing it takes seconds.
 PIPELINE = "dbt-full-pipeline"
-SETUP_COMMAND = "uv run python -m infrastructure.setup_profiles"
-LOCAL_UP_COMMAND = "uv run python -m infrastructure.local up"
+SETUP_COMMAND = "uv run millrace setup"
+LOCAL_UP_COMMAND = "uv run millrace up"
 
 
 def profile_block(target: str) -> str:

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    project_dir: Path = Path(__file__).resolve().parents[1]
+    project_dir: Path = Path(__file__).resolve().parents[2]
     """Where the project lies, for an image in which the code is installed elsewhere."""
     local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
     """Everything this machine makes: database files, server home, state. `.local` of the project

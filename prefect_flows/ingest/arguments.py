@@ -104,7 +104,7 @@ def _open_secret(what: str, place: str, how: str) -> ConfigurationError:
 
 def _how_to_give(block: str) -> str:
     return (
-        f"uv run python -m infrastructure.prefect_resources.secrets {block}, which asks for the value; for "
+        f"uv run millrace secret {block}, which asks for the value; for "
         f"--no-prefect set {secret_block_variable(block)} in the environment or in .env"
     )
 

@@ -62,6 +62,6 @@ def configured_store(
             f"The login of the state store is not valid: {'; '.join(validation_faults(error))}.",
             where=f"block secret/{LOGIN_BLOCK} at {client.api_url}",
             mend=f"give a JSON object with {', '.join(model.model_fields)} to: uv run python -m "
-            f"infrastructure.prefect_resources.secrets {LOGIN_BLOCK}",
+            f"millrace secret {LOGIN_BLOCK}",
         ) from None  # its input is a secret
     return StateStore(url, login.model_dump(exclude_none=True))

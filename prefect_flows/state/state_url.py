@@ -54,7 +54,7 @@ def fix_of_url(url: str) -> str:
     if "://" in url and "@" in url:
         return (
             f"take the login out of the URL ({KINDS}), and give it to the block "
-            f"{LOGIN_BLOCK}: uv run python -m infrastructure.prefect_resources.secrets {LOGIN_BLOCK} < FILE; "
+            f"{LOGIN_BLOCK}: uv run millrace secret {LOGIN_BLOCK} < FILE; "
             "then change it where it was used: it may be in logs already"
         )
     return f"write {KINDS}"

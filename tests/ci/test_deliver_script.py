@@ -104,9 +104,8 @@ def test_over_ssh_the_agent_has_the_key_and_nothing_else_does(deliver, key, code
                          DELIVER_SSH_KEY=private.rstrip("\n"))  # fmt: skip
     assert done.returncode == code, done.stderr
     words = seen["words"]
-    assert words[:9] == [
-        "run", "--no-sync", "python", "-m", "infrastructure.delivery", "ssh", "--target", "prod",
-        "--host",
+    assert words[:8] == [
+        "run", "--no-sync", "millrace", "deliver", "ssh", "--target", "prod", "--host",
     ]  # fmt: skip
     assert words[9] == "millrace@vps.example.com"
     assert words[words.index("--image") + 1] == IMAGE

@@ -112,7 +112,7 @@ def test_a_test_that_gives_another_command_is_seen() -> None:
     block = Block(
         page="documentation/x.md", line=1, language="sh", kind="tested by",
         what="tests/infrastructure/test_backup.py",
-        text="uv run python -m infrastructure.operate.backup create --keep 3 --compressed",
+        text="uv run millrace backup create --keep 3 --compressed",
     )  # fmt: skip
     assert missing(block) == {"--compressed"}
 
@@ -122,16 +122,14 @@ def ground(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> 
     """A project after a quickstart of its own: others would find what pages leave behind."""
     project = copy_of_the_project(tmp_path_factory.mktemp("pages") / "millrace", prefect_database)
     try:
-        done = project.run("-m", "infrastructure.local.quickstart")
+        done = project.run("-m", "infrastructure.cli", "quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         # What versions, releases and images are made of: a commit.
         git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com"]
         for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "A"]):
             subprocess.run([*git, *arguments], cwd=project.folder, check=True)
         # Pages are read one by one; only one of them makes the pool.
-        done = project.run(
-            "-m", "infrastructure.prefect_resources.work_pools", "--pool", "default-pool"
-        )
+        done = project.run("-m", "infrastructure.cli", "pools", "--pool", "default-pool")
         assert done.returncode == 0, done.stderr
         yield project
     finally:

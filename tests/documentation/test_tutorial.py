@@ -24,8 +24,8 @@ WHO = {
     for role in ("AUTHOR", "COMMITTER")
     for what, value in {"NAME": "a", "EMAIL": "a@example.com"}.items()
 }
-PLAIN = "uv run python prefect_flows/pipeline.py"
-DOWN = "uv run python -m infrastructure.local down"
+PLAIN = "uv run millrace run"
+DOWN = "uv run millrace down"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def clone(tmp_path: Path) -> Iterator[Project]:
             ["git", *arguments], cwd=project.folder, env=os.environ | WHO, check=True
         )  # fmt: skip
     try:
-        done = project.run("-m", "infrastructure.local.quickstart")
+        done = project.run("-m", "infrastructure.cli", "quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         yield project
     finally:
@@ -51,7 +51,7 @@ def fresh_clone_works(clone: Project) -> bool:
     subprocess.run(["git", "clone", "--quiet", str(clone.folder), str(folder)], check=True)
     second = Project(folder)
     try:
-        done = second.run("-m", "infrastructure.local.quickstart")
+        done = second.run("-m", "infrastructure.cli", "quickstart")
         assert done.returncode == 0, done.stdout + done.stderr
         said = done.stdout + done.stderr
         assert "Source acme__orders was never loaded into target dev" in said
@@ -118,5 +118,5 @@ def test_the_tutorial_as_it_stands(clone: Project) -> None:
     assert deployed["state"]["type"] == plain["state"]["type"] == "COMPLETED"
     assert deployed["deployment_id"] is not None
     assert plain["deployment_id"] is None
-    status = clone.run("-m", "infrastructure.local", "status")
+    status = clone.run("-m", "infrastructure.cli", "status")
     assert status.returncode == 1, status.stdout

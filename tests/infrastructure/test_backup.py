@@ -71,7 +71,7 @@ with get_client(sync_client=True) as client:
 
 
 def backup(project: Project, *arguments: str, **environment: str):
-    return project.run("-m", "infrastructure.operate.backup", *arguments, **environment)
+    return project.run("-m", "infrastructure.cli", "backup", *arguments, **environment)
 
 
 def made(project: Project, folder: Path, **environment: str) -> Path:
@@ -132,7 +132,7 @@ def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
     assert running.returncode == 2
     assert "A Prefect server has the database open" in running.stderr
 
-    assert project.run("-m", "infrastructure.local", "down").returncode == 0
+    assert project.run("-m", "infrastructure.cli", "down").returncode == 0
     full = backup(project, "restore", str(file))
     assert full.returncode == 2
     assert "The database is not empty." in full.stderr
@@ -144,21 +144,21 @@ def test_sqlite_comes_back_as_it_was_in_the_middle_of_runs(
     done = backup(project, "restore", str(file))
     assert done.returncode == 0, done.stderr
     assert (home / "prefect.db").stat().st_mode & 0o777 == 0o600
-    assert project.run("-m", "infrastructure.local", "up").returncode == 0
+    assert project.run("-m", "infrastructure.cli", "up").returncode == 0
     found = looked(project)
     assert found["secret"] == {"password": PASSWORD}
     assert found["deployments"] == ["counted"]
     assert found["runs"] == rows["flow_run"]
 
     # What is replaced is kept, and is a database still.
-    assert project.run("-m", "infrastructure.local", "down").returncode == 0
+    assert project.run("-m", "infrastructure.cli", "down").returncode == 0
     done = backup(project, "restore", str(file), "--replace")
     assert done.returncode == 0, done.stderr
     (kept,) = home.glob("prefect.db.before-restore-*")
     assert f"What was there is kept: {kept}" in done.stdout
     runs = sqlite3.connect(kept).execute("select count(*) from flow_run").fetchone()
     assert runs == (rows["flow_run"],)
-    assert project.run("-m", "infrastructure.local", "up").returncode == 0
+    assert project.run("-m", "infrastructure.cli", "up").returncode == 0
 
 
 @pytest.mark.operations

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.ci.check_sources`: the conventions of a source, fault by fault."""
+"""`millrace check sources`: the conventions of a source, fault by fault."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def faults(project: Path, name: str = NAME) -> list[str]:
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return fork_server.run(
-        ["-m", "infrastructure.ci.check_sources", *arguments],
+        ["-m", "infrastructure.cli", "check", "sources", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"MILLRACE_PROJECT_DIR": str(project)},
     )
@@ -266,7 +266,7 @@ def test_a_key_in_the_open(project: Path) -> None:
     assert faults(project) == [
         f"{DEPLOYMENTS}: nyc--flights--prod has the secret data_key among its parameters, for all "
         "to read; take it out; "
-        "uv run python -m infrastructure.prefect_resources.secrets nyc-flights-data-key-prod"
+        "uv run millrace secret nyc-flights-data-key-prod"
     ]
 
 

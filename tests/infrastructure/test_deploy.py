@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.deployments`, as a person types it; its runs by a real process worker."""
+"""`millrace deploy`, as a person types it; its runs by a real process worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prefect.client.schemas.schedules import CronSchedule
 
-from infrastructure.prefect_resources.deployments.__main__ import _read as read_files
+from infrastructure.prefect_resources.deployments.command import _read as read_files
 from infrastructure.prefect_resources.deployments.prefect_yaml import read
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
@@ -244,7 +244,7 @@ def test_it_goes_on_after_failures_and_names_them(
     assert done.returncode == 1
     out = done.stdout.replace("\n", " ")
     assert "dbt-staging: there is no work pool 'nowhere'" in out
-    assert "uv run python -m infrastructure.prefect_resources.work_pools --pool nowhere" in out
+    assert "uv run millrace pools --pool nowhere" in out
     assert "dbt-prod: The flow cannot be loaded" in out
     assert "Failed: dbt-staging, dbt-prod." in out
     versions = {name: each["version"] for name, each in deployments(prepared).items()}
@@ -329,7 +329,7 @@ def test_a_target_without_blocks_and_an_unknown_one(
     done = deploy(prepared, "qa")
     assert done.returncode == 1
     assert "the target 'qa' has no block dbt-cli-profile-qa" in done.stdout
-    assert "uv run python -m infrastructure.setup_profiles --target qa" in done.stdout
+    assert "uv run millrace setup --target qa" in done.stdout
 
     unknown = deploy(prepared, "nowhere")
     assert unknown.returncode == 2
@@ -365,9 +365,7 @@ def test_a_target_that_no_deployment_is_for(
 
 @pytest.mark.operations
 def test_an_image_that_nobody_names(prepared: Project, deployed: dict[str, dict[str, Any]]) -> None:
-    done = prepared.run(
-        "-m", "infrastructure.prefect_resources.deployments", "prod", MILLRACE_VERSION="cccc"
-    )
+    done = prepared.run("-m", "infrastructure.cli", "deploy", "prod", MILLRACE_VERSION="cccc")
     assert done.returncode == 1
     assert "runs in 'docker-pool' need an image; name it with --image or" in done.stdout
 
@@ -460,9 +458,7 @@ def test_a_file_that_is_wrong_does_not_keep_the_others_back(
 
 
 def test_a_version_that_is_not_known(prepared: Project) -> None:
-    done = prepared.run(
-        "-m", "infrastructure.prefect_resources.deployments", "dev", GIT_DIR="/nowhere"
-    )
+    done = prepared.run("-m", "infrastructure.cli", "deploy", "dev", GIT_DIR="/nowhere")
     assert done.returncode == 2
     assert "The version of the code is not known: " in done.stderr
     assert "set MILLRACE_VERSION to the commit" in done.stderr

@@ -70,7 +70,7 @@ with get_client(sync_client=True) as client:
 
 
 def health(project: Project, *arguments: str, **environment: str):
-    return project.run("-m", "infrastructure.operate.health_check", *arguments, **environment)
+    return project.run("-m", "infrastructure.cli", "health", *arguments, **environment)
 
 
 def checks(
@@ -174,10 +174,7 @@ def test_a_laptop_after_setup(ground: Project) -> None:
         ("notices", "dev"): "ok",
         ("warehouse", "dev"): "ok",
     }
-    assert (
-        seen["deployment", "dev"]["mend"]
-        == "uv run python -m infrastructure.prefect_resources.deployments dev"
-    )
+    assert seen["deployment", "dev"]["mend"] == "uv run millrace deploy dev"
     assert seen["last run", "dev"]["seen"] == "never ran"
     assert re.search(r"Prefect (\S+), client \1$", seen["api", ""]["seen"])
 
@@ -185,10 +182,7 @@ def test_a_laptop_after_setup(ground: Project) -> None:
 def test_the_table_names_what_mends(ground: Project) -> None:
     done = health(ground)
     assert done.returncode == 0, done.stderr
-    assert (
-        "deployment dev: uv run python -m infrastructure.prefect_resources.deployments dev"
-        in done.stdout
-    )
+    assert "deployment dev: uv run millrace deploy dev" in done.stdout
     assert done.stdout.rstrip().endswith("warning: 2 warning, 9 ok, 2 skipped")
 
 
@@ -196,7 +190,7 @@ def test_a_target_that_setup_does_not_know(ground: Project) -> None:
     seen = checks(ground, "prod", code=1)
     blocks = seen["blocks", "prod"]
     assert blocks["seen"] == "no profile block; targets that exist: dev"
-    assert blocks["mend"] == "uv run python -m infrastructure.setup_profiles --target prod"
+    assert blocks["mend"] == "uv run millrace setup --target prod"
     assert ("warehouse", "dev") not in seen
 
     done = health(ground, "No Target", "--json")
@@ -211,7 +205,7 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     assert seen["queues", "default-pool"]["seen"] == "dev"
     assert seen["worker", "default-pool"]["seen"] == "no worker ever asked this pool"
     mend = seen["worker", "default-pool"]["mend"]
-    assert "uv run python -m infrastructure.prefect_resources.worker --pool default-pool" in mend
+    assert "uv run millrace worker --pool default-pool" in mend
     name = "dbt-full-pipeline/dbt-dev"
     assert re.fullmatch(
         r"(version \w+, )?(next run \d{4}-\d\d-\d\d 02:00 UTC|its runs are being scheduled)",
@@ -334,9 +328,7 @@ def test_a_warehouse_that_refuses_and_one_that_hangs(ground: Project, tmp_path: 
     assert "pass-of-hangs" not in done.stdout + done.stderr
     seen = {(c["name"], c["subject"]): c for c in json.loads(done.stdout)["checks"]}
     assert "Connection refused" in seen["warehouse", "refuses"]["seen"]
-    assert seen["warehouse", "refuses"]["mend"].endswith(
-        "uv run python -m infrastructure.setup_profiles --target refuses"
-    )
+    assert seen["warehouse", "refuses"]["mend"].endswith("uv run millrace setup --target refuses")
     assert re.search("timeout expired|no answer within", seen["warehouse", "hangs"]["seen"])
     assert seen["warehouse", "dev"]["status"] == "ok"
     assert seen["state store", ""]["status"] == "ok"
@@ -381,7 +373,7 @@ def test_an_api_that_does_not_answer(ground: Project) -> None:
             seen = checks(ground, "dev", "--timeout", timeout, code=1, PREFECT_API_URL=url)
             assert time.monotonic() - started < 20
             assert seen["api", ""]["status"] == "failed"
-            assert "start it: uv run python -m infrastructure.local up" in seen["api", ""]["mend"]
+            assert "start it: uv run millrace up" in seen["api", ""]["mend"]
             assert seen["warehouse", ""]["status"] == "skipped"
             assert seen["warehouse", ""]["seen"] == "the API has to answer first"
             assert "pass-of-url" not in str(seen)
@@ -390,7 +382,8 @@ def test_an_api_that_does_not_answer(ground: Project) -> None:
 def test_no_api_is_configured(ground: Project, tmp_path: Path) -> None:
     done = ground.run(
         "-m",
-        "infrastructure.operate.health_check",
+        "infrastructure.cli",
+        "health",
         "--json",
         cwd=tmp_path,
         PREFECT_HOME=str(tmp_path),

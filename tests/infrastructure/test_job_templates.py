@@ -40,11 +40,9 @@ pytestmark = pytest.mark.operations
 def pools(other_project: Project) -> Project:
     """All three pools, and the blocks that their templates refer to."""
     for name, value in SECRETS.items():
-        done = other_project.run("-m", "infrastructure.prefect_resources.secrets", name, text=value)
+        done = other_project.run("-m", "infrastructure.cli", "secret", name, text=value)
         assert done.returncode == 0, done.stderr
-    done = other_project.run(
-        "-m", "infrastructure.prefect_resources.work_pools", MILLRACE_IMAGE=IMAGE
-    )
+    done = other_project.run("-m", "infrastructure.cli", "pools", MILLRACE_IMAGE=IMAGE)
     assert done.returncode == 0, done.stderr
     return other_project
 
@@ -76,7 +74,7 @@ def test_references_into_blocks_resolve_in_a_real_worker(pools: Project, tmp_pat
     pool = {"kind": "process", "description": "Tried.", "env": env}
     document = {"version": 1, "env": {"PYTHONUNBUFFERED": "1"}, "pools": {"tried": pool}}
     file.write_text(yaml.safe_dump(document))
-    done = pools.run("-m", "infrastructure.prefect_resources.work_pools", "--file", str(file))
+    done = pools.run("-m", "infrastructure.cli", "pools", "--file", str(file))
     assert done.returncode == 0, done.stderr
     run_id = deployed(pools, tmp_path, "tried")
 

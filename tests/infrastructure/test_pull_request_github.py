@@ -200,7 +200,7 @@ def test_the_command_writes_a_file_that_compare_wrote_and_no_other(
     server: GitHubServer, tmp_path: Path
 ) -> None:
     def run(*more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = ["-m", "infrastructure.ci.pull_request", "comment", "--number", "7"]
+        command = ["-m", "infrastructure.cli", "pr", "comment", "--number", "7"]
         return fork_server.run(
             [*command, *more],
             cwd=CLONE,

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.models
 def test_it_shows_every_step_and_ends_with_a_summary(quickstart: Quickstart) -> None:
     said = quickstart.done.stdout
     for command in (
-        "$ uv run python -m infrastructure.local up",
-        "$ uv run python -m infrastructure.setup_profiles",
-        "$ uv run python prefect_flows/pipeline.py --target dev --source nyc__flights",
+        "$ uv run millrace up",
+        "$ uv run millrace setup",
+        "$ uv run millrace run --target dev --source nyc__flights",
     ):
         assert command in said
     for mart, rows in {
@@ -64,7 +64,7 @@ def test_of_two_more_one_changes_nothing_and_one_is_refused(
     server = project.server
 
     def start(_: int) -> subprocess.CompletedProcess[str]:
-        return project.run("-m", "infrastructure.local.quickstart")
+        return project.run("-m", "infrastructure.cli", "quickstart")
 
     with ThreadPoolExecutor(2) as both:
         first, second = sorted(both.map(start, range(2)), key=lambda done: done.returncode)

@@ -74,7 +74,7 @@ class Clone:
 
     def release(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return fork_server.run(
-            ["-m", "infrastructure.delivery.release", *arguments],
+            ["-m", "infrastructure.cli", "release", *arguments],
             cwd=self.folder,
             env=os.environ | {
                 "MILLRACE_PROJECT_DIR": str(self.folder), "PYTHONPATH": str(REPOSITORY),

@@ -39,7 +39,7 @@ if pid.exists():
     old.wait(600)
 with (folder / "worker.log").open("ab") as log:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "infrastructure.prefect_resources.worker", "--pool", "default-pool"],
+        [sys.executable, "-m", "infrastructure.cli", "worker", "--pool", "default-pool"],
         stdout=log, stderr=log, start_new_session=True,
     )
 pid.write_text(str(worker.pid))
@@ -107,7 +107,7 @@ def worker(two_releases: Project, tmp_path: Path) -> Iterator[Worker]:
 
 
 def rollback(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return project.run("-m", "infrastructure.prefect_resources.rollback", *arguments)
+    return project.run("-m", "infrastructure.cli", "rollback", *arguments)
 
 
 def pool(project: Project) -> dict[str, Any]:

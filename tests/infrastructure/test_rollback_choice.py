@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infrastructure.prefect_resources.deployments.releases import DEPLOYED, Release
-from infrastructure.prefect_resources.rollback.__main__ import _choose
+from infrastructure.prefect_resources.rollback.command import _choose
 from prefect_flows.core.errors import ConfigurationError
 
 

@@ -32,7 +32,7 @@ from tests.support.project import Project, api_client, copy_of_the_project, serv
 if TYPE_CHECKING:
     from prefect.client.base import PrefectHttpxSyncClient
 
-COMMAND = ("-m", "infrastructure.prefect_resources.automations")
+COMMAND = ("-m", "infrastructure.cli", "automations")
 UI = "https://prefect.example.com"
 # What the automations of a target with a receiver are called, in the order of their making.
 FINDINGS = ("late", "pending", "stuck", "missing", "crashed")
@@ -102,9 +102,7 @@ class Stage:
 
     def health(self) -> dict[str, tuple[str, str]]:
         """What the health check says of automations, by target."""
-        done = self.project.run(
-            "-m", "infrastructure.operate.health_check", "--json", "--timeout", "30"
-        )
+        done = self.project.run("-m", "infrastructure.cli", "health", "--json", "--timeout", "30")
         checks = json.loads(done.stdout)["checks"]
         return {
             each["subject"]: (each["status"], each["seen"])
@@ -153,7 +151,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             copied.folder, {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": AUTH_STRING} | home
         )
         for arguments in (
-            ("-m", "infrastructure.setup_profiles", "--outputs", str(outputs), "--blocks-only"),
+            ("-m", "infrastructure.cli", "setup", "--outputs", str(outputs), "--blocks-only"),
             ("-c", GROUND, receiver, "notify-prod", "notify-prod--ops", "notify-slow"),
         ):
             done = project.run(*arguments)
@@ -213,9 +211,8 @@ def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) 
     assert (
         "Target staging: nobody would be told, so nothing is looked for. Name receivers in "
         "Terraform's dbt_target_notices, apply it, then: "
-        "uv run python -m infrastructure.setup_profiles; "
-        "uv run python -m infrastructure.prefect_resources.automations --target staging"
-        in done.stdout
+        "uv run millrace setup; "
+        "uv run millrace automations --target staging" in done.stdout
     )
     made = stage.automations()
     assert set(made) == {
@@ -331,7 +328,7 @@ def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: P
             assert len(each["body"]) < 500
     # THEN a target that is not refreshed is told of again, for as long as nothing completes
     for each in stage.about("slow was not refreshed"):
-        assert "python -m infrastructure.operate.health_check slow" in each["body"]
+        assert "millrace health slow" in each["body"]
         assert "None" not in each["body"]
     names = {each["block"] for each in stage.about("target prod")}
     assert names == {"notify-prod", "notify-prod--ops"}
@@ -347,7 +344,7 @@ def test_a_target_that_setup_has_not_made(stage: Stage) -> None:
     done = stage.setup("--target", "nowhere")
     assert done.returncode == 2
     assert "Setup has not been run for the target 'nowhere'" in done.stderr
-    assert "uv run python -m infrastructure.setup_profiles --target nowhere" in done.stderr
+    assert "uv run millrace setup --target nowhere" in done.stderr
 
 
 @pytest.mark.parametrize(

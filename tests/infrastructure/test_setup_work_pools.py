@@ -18,7 +18,7 @@ from prefect_flows.core.settings import Settings
 from tests.support.project import Project
 
 IMAGE = "registry.example.com/millrace:abc1234"
-COMMAND = ("-m", "infrastructure.prefect_resources.work_pools")
+COMMAND = ("-m", "infrastructure.cli", "pools")
 SECRETS = {
     "prefect-api-auth-string": "made-up-user:made-up-password",
     "prefect-api-key": "made-up-key",
@@ -42,7 +42,7 @@ def defaults(pool: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def with_secrets(other_project: Project) -> Iterator[Project]:
     for name, value in SECRETS.items():
-        done = other_project.run("-m", "infrastructure.prefect_resources.secrets", name, text=value)
+        done = other_project.run("-m", "infrastructure.cli", "secret", name, text=value)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == f"secret/{name}: saved"
     yield other_project
@@ -65,10 +65,9 @@ def test_missing_blocks_are_listed_with_their_commands_and_nothing_is_made(
     done = setup(other_project)
     assert done.returncode == 2
     for fault in (
-        "secret/prefect-api-key: no such block; "
-        "uv run python -m infrastructure.prefect_resources.secrets prefect-api-key",
+        "secret/prefect-api-key: no such block; uv run millrace secret prefect-api-key",
         "secret/warehouse-postgres, member password: no such block; "
-        "uv run python -m infrastructure.prefect_resources.secrets warehouse-postgres",
+        "uv run millrace secret warehouse-postgres",
     ):
         assert fault in done.stderr
     assert pools(other_project) == {}
@@ -77,7 +76,8 @@ def test_missing_blocks_are_listed_with_their_commands_and_nothing_is_made(
 def test_a_member_that_a_block_does_not_have(with_secrets: Project) -> None:
     done = with_secrets.run(
         "-m",
-        "infrastructure.prefect_resources.secrets",
+        "infrastructure.cli",
+        "secret",
         "warehouse-postgres",
         text='{"host": "warehouse"}',
     )
@@ -228,7 +228,7 @@ def test_every_default_of_the_file_is_a_variable_of_prefects_template() -> None:
 )
 def test_a_secret_that_is_none(other_project: Project, type_: str, text: str, said: str) -> None:
     done = other_project.run(
-        "-m", "infrastructure.prefect_resources.secrets", "tried", "--type", type_, text=text
+        "-m", "infrastructure.cli", "secret", "tried", "--type", type_, text=text
     )
     assert done.returncode == 2
     assert said in done.stderr
@@ -238,7 +238,7 @@ def test_a_secret_that_is_none(other_project: Project, type_: str, text: str, sa
 def test_registry_credentials_keep_their_password_in_a_plain_read(other_project: Project) -> None:
     text = '{"username": "u", "password": "made-up-7", "registry_url": "registry.example.com"}'
     done = other_project.run(
-        "-m", "infrastructure.prefect_resources.secrets", "millrace-registry",
+        "-m", "infrastructure.cli", "secret", "millrace-registry",
         "--type", "docker-registry-credentials", text=text,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ ITEMS = [{"id": 1, "name": "first", "updated_at": "2026-01-01T10:00:00Z"}]
 
 
 def generate(folder: Path, owner: str, name: str, kind: str) -> subprocess.CompletedProcess[str]:
-    """`uvx cookiecutter infrastructure/config/source_template --output-dir prefect_flows/sources`."""
+    """`uvx cookiecutter infrastructure/config/source_template --output-dir …`."""
     return fork_server.run(
         ["-m", "cookiecutter", TEMPLATE, "--output-dir", SOURCES, "--no-input",
          f"owner={owner}", f"name={name}", f"kind={kind}"],
@@ -96,7 +96,7 @@ def test_the_longest_name_fits_everywhere(bare: Path, kind: str) -> None:
     assert done.returncode == 0, done.stderr
     looks_right(bare, f"{owner}__{name}")
     said = passes(
-        REPOSITORY, sys.executable, "-m", "infrastructure.ci.check_sources",
+        REPOSITORY, sys.executable, "-m", "infrastructure.cli", "check", "sources",
         "--source", f"{owner}__{name}", MILLRACE_PROJECT_DIR=str(bare),
     )  # fmt: skip
     assert said == f"{owner}__{name}: in order: 3 deployments, 1 table, 1 staging model\n"
@@ -148,13 +148,13 @@ def generated(
         done = generate(project.folder, *source.split("__"), kind)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"Made: {SOURCES}/{source}" in done.stdout
-        assert f"uv run python -m infrastructure.ci.check_sources --source {source}" in done.stdout
+        assert f"uv run millrace check sources --source {source}" in done.stdout
     package = project.folder / SOURCES / DATABASE / "pyproject.toml"
     text = package.read_text()
     assert MEMBER in text
     package.write_text(text.replace(MEMBER, f'{MEMBER}    "{OWN_DEPENDENCY}>=2",\n'))
     try:
-        done = project.run("-m", "infrastructure.local", "up")
+        done = project.run("-m", "infrastructure.cli", "up")
         assert done.returncode == 0, done.stdout + done.stderr
         done = project.setup()
         assert done.returncode == 0, done.stdout + done.stderr
@@ -178,7 +178,7 @@ def python(generated: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_checks_pass(generated: Project) -> None:
     named = [part for source in KINDS for part in ("--source", source)]
-    done = generated.run("-m", "infrastructure.ci.check_sources", *named)
+    done = generated.run("-m", "infrastructure.cli", "check", "sources", *named)
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines() == [
         f"{source}: in order: 3 deployments, 1 table, 1 staging model" for source in KINDS
@@ -249,9 +249,7 @@ def test_the_flow_of_a_database(generated: Project, python: str, tmp_path: Path)
             "insert into items values (1, 'first', '2026-01-01 10:00:00.000000')",
         ):
             connection.execute(sqlalchemy.text(sql))
-    done = generated.run(
-        "-m", "infrastructure.prefect_resources.secrets", "acme-ledger-url-dev", text=url
-    )
+    done = generated.run("-m", "infrastructure.cli", "secret", "acme-ledger-url-dev", text=url)
     assert done.returncode == 0, done.stderr
     assert url not in run_flow(generated, python, DATABASE)
     assert rows(generated, DATABASE) == [(1, "first")]

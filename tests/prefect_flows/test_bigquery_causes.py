@@ -276,7 +276,8 @@ def test_no_credentials_at_all() -> None:
 
 def test_a_cause_is_found_without_importing_google() -> None:
     code = (
-        "import sys; from prefect_flows.core.failure_class import cause_of; print(cause_of(ValueError())); "
+        "import sys; from prefect_flows.core.failure_class import cause_of; "
+        "print(cause_of(ValueError())); "
         "assert not [m for m in sys.modules if m.startswith(('google.a', 'requests'))]"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ def test_it_runs_what_failed_and_what_was_skipped_because_of_it(scratch: Scratch
     table = "{{ config(materialized='table') }} "
     scratch.model("faulty", table + "select 1 / 0 as id from {{ ref('numbers') }}")
     scratch.model("behind", "select id from {{ ref('faulty') }}")
-    rerun = "uv run python prefect_flows/pipeline.py --target scratch --failed --no-prefect"
+    rerun = "uv run millrace run --target scratch --failed --no-prefect"
 
     done = scratch.run_pipeline("--no-prefect", "--skip", "docs")
 
@@ -45,4 +45,4 @@ def test_it_runs_what_failed_and_what_was_skipped_because_of_it(scratch: Scratch
 
     assert done.returncode == 2
     assert "ConfigurationError: Target 'scratch' has no run that failed" in done.stderr
-    assert done.stderr.endswith("uv run python prefect_flows/pipeline.py --target scratch\n")
+    assert done.stderr.endswith("uv run millrace run --target scratch\n")

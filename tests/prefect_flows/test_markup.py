@@ -84,7 +84,8 @@ def record(text: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "summary", [stage_summaries.extraction, stage_summaries.load, stage_summaries.transformation,
-                stage_summaries.validation, lambda found: stage_summaries.run(found, f"```\n{HOSTILE}")],
+                stage_summaries.validation,
+                lambda found: stage_summaries.run(found, f"```\n{HOSTILE}")],
 )  # fmt: skip
 def test_no_artifact_of_a_run_has_markup_of_the_warehouse(summary: Callable[..., str]) -> None:
     page = rendered(summary(record(HOSTILE)))

@@ -23,7 +23,7 @@ def test_an_unknown_target_names_the_block_the_command_and_those_that_exist(
     assert "setup has not been run for target 'unheard-of'" in done.stderr
     # Those of tests that ran before are among them.
     assert re.search(r"targets that exist: [a-z, -]*\bdev\b[a-z, -]*\)", done.stderr)
-    assert "uv run python -m infrastructure.setup_profiles --target unheard-of" in done.stderr
+    assert "uv run millrace setup --target unheard-of" in done.stderr
     assert "Traceback" not in done.stderr
     assert project.asked("flow_runs", flow_runs={"name": {"any_": ["unheard-of"]}}) == []
 
@@ -114,7 +114,7 @@ def test_no_api_at_all_is_said_instead_of_starting_a_private_one(scratch: Scratc
 
     assert done.returncode == 2
     assert "ConfigurationError: No Prefect API is configured." in done.stderr
-    assert "uv run python -m infrastructure.local up" in done.stderr
+    assert "uv run millrace up" in done.stderr
 
 
 def point_target_at(scratch: Scratch, **fields: object) -> None:

@@ -41,7 +41,7 @@ def url(scratch: Scratch) -> Iterator[str]:
     scratch.query("create database shop")
     scratch.query("create table items as select 1 as id", "shop")
     url = f"postgresql://{dev['user']}:s3cret-word@/shop?host={dev['host']}&port={dev['port']}"
-    done = scratch.run("-m", "infrastructure.prefect_resources.secrets", URL_BLOCK, text=url)
+    done = scratch.run("-m", "infrastructure.cli", "secret", URL_BLOCK, text=url)
     assert done.returncode == 0, done.stderr
     yield url
     scratch.query("drop database shop with (force)")
@@ -170,7 +170,7 @@ def test_arguments_stand_in_one_place_and_what_was_never_loaded_is_left_out(
         sources=[{"name": "files__inbox", "schema": "raw_files__inbox", "tables": tables}]
     )
     scratch.model("orders", "select id from {{ source('files__inbox', 'orders') }}")
-    load = "uv run python -m prefect_flows.sources.files__inbox.flow --target scratch"
+    load = "uv run millrace ingest files__inbox --target scratch"
 
     # WHEN another source is asked for, it leaves the model out, and says how to load the source
     others = ["--source", "postgres__dump", "--source-arguments",
@@ -284,12 +284,7 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     notify(scratch, receiver.url)
     # GIVEN a database that does not answer, in both attempts
     away = "postgresql://reader:s3cret-word@127.0.0.1:1/shop"
-    assert (
-        scratch.run(
-            "-m", "infrastructure.prefect_resources.secrets", URL_BLOCK, text=away
-        ).returncode
-        == 0
-    )
+    assert scratch.run("-m", "infrastructure.cli", "secret", URL_BLOCK, text=away).returncode == 0
     done = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
     # THEN one notice says so, with the place, what mends it, and the run
     assert done.returncode == 1
@@ -303,12 +298,7 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     # AND it is not told again while it is away, and that it is over by the run that brings it in
     assert run(scratch, *arguments(inbox), "--fresh", **NOT_LONG).returncode == 1
     assert len(receiver.told) == 1
-    assert (
-        scratch.run(
-            "-m", "infrastructure.prefect_resources.secrets", URL_BLOCK, text=url
-        ).returncode
-        == 0
-    )
+    assert scratch.run("-m", "infrastructure.cli", "secret", URL_BLOCK, text=url).returncode == 0
     done = run(scratch, *arguments(inbox))
     assert done.returncode == 0, done.stderr
     _, (text,) = [tuple(told.values()) for told in receiver.told]

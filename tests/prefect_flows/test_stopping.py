@@ -148,7 +148,7 @@ def own_server(tmp_path: Path, scratch: Scratch, prefect_database: Path) -> Iter
     """A Prefect server that may be stopped, with the block of the scratch target."""
     project = copy_of_the_project(tmp_path / "own" / "millrace", prefect_database)
     try:
-        done = project.run("-m", "infrastructure.local", "up")
+        done = project.run("-m", "infrastructure.cli", "up")
         assert done.returncode == 0, done.stdout + done.stderr
         (scratch.folder / "prefect.toml").unlink()
         (scratch.folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")

@@ -30,9 +30,7 @@ ALL = {name for target in TARGETS for name in of_target(target)}
 
 
 def deploy(project: Project, *arguments: str, **environment: str) -> Any:
-    return project.run(
-        "-m", "infrastructure.prefect_resources.deployments", *arguments, **(FIRST | environment)
-    )
+    return project.run("-m", "infrastructure.cli", "deploy", *arguments, **(FIRST | environment))
 
 
 def deployments(project: Project) -> dict[str, dict[str, Any]]:
@@ -52,9 +50,7 @@ def prepared_for_deployments(project: Project, folder: Path) -> Iterator[Project
         ),
     }
     for name, (type_, value) in secrets.items():
-        done = project.run(
-            "-m", "infrastructure.prefect_resources.secrets", name, "--type", type_, text=value
-        )
+        done = project.run("-m", "infrastructure.cli", "secret", name, "--type", type_, text=value)
         assert done.returncode == 0, done.stderr
     targets = {"dev": project.dev} | dict.fromkeys(("staging", "prod"), POSTGRES)
     outputs = folder / "outputs.json"
@@ -62,7 +58,7 @@ def prepared_for_deployments(project: Project, folder: Path) -> Iterator[Project
     done = project.setup("--outputs", str(outputs), "--blocks-only")
     assert done.returncode == 0, done.stderr
     done = project.run(
-        "-m", "infrastructure.prefect_resources.work_pools", "--pool", "default-pool", "--pool", "docker-pool",
+        "-m", "infrastructure.cli", "pools", "--pool", "default-pool", "--pool", "docker-pool",
         **FIRST,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

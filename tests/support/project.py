@@ -89,7 +89,7 @@ class Project:
         return self.run("prefect_flows/pipeline.py", *arguments, **environment)
 
     def setup(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
-        return self.run("-m", "infrastructure.setup_profiles", *arguments, **environment)
+        return self.run("-m", "infrastructure.cli", "setup", *arguments, **environment)
 
     def dbt(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`cd dbt && uv run dbt ARGUMENTS`."""
@@ -211,7 +211,7 @@ def neighbour(project: Project, folder: Path, models: Path) -> Project:
 
 
 def stop_servers(project: Project) -> None:
-    done = project.run("-m", "infrastructure.local", "down")
+    done = project.run("-m", "infrastructure.cli", "down")
     assert done.returncode == 0, done.stderr
 
 

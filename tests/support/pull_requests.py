@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.project import Project
 
-COMMAND = ("-m", "infrastructure.ci.pull_request")
+COMMAND = ("-m", "infrastructure.cli", "pr")
 REPOSITORY = "owner/millrace"
 # A folder that tests copy is no git clone.
 VERSION = {"MILLRACE_VERSION": "0123456789ab"}

@@ -16,7 +16,9 @@ from tests.support.project import REPOSITORY
 GITHUB = REPOSITORY / ".github"
 WORKFLOWS = sorted(GITHUB.glob("workflows/*.yml"))
 _FUNCTION = re.compile(
-    r'^(\w+)\(\) \{ .*?(python -m infrastructure\.[\w. -]+?) "\$@"; \}', re.MULTILINE
+    r"^(\w+)\(\) \{ .*?(millrace [a-z ]+?|python -m infrastructure\.[\w. -]+?)"
+    r'(?: --quiet)? "\$@"; \}',
+    re.MULTILINE,
 )
 ACTIONS = sorted(GITHUB.glob("actions/*/action.yml"))
 
@@ -75,7 +77,7 @@ def commands_of_workflows() -> Iterator[tuple[str, list[str]]]:
 
 
 def commands_of_scripts() -> Iterator[tuple[str, list[str]]]:
-    """Every `python -m infrastructure.…` in .ci, with its words: where, and what it is given."""
+    """Every `millrace …` and `python -m infrastructure.…` in .ci, with its words."""
     for file in sorted((REPOSITORY / ".ci").iterdir()):
         text = file.read_text().replace("\\\n", " ")
         # Functions that stand for a module, and so for the beginning of its command line.
@@ -86,7 +88,7 @@ def commands_of_scripts() -> Iterator[tuple[str, list[str]]]:
                 continue
             for name, stands_for in shorter.items():
                 code = re.sub(rf"(?:^|(?<=\()|(?<=\) )){name}(?= )", stands_for, code)
-            if found := re.search(r"python3? -m (infrastructure\.[^|;&)]*)", code):
-                given = re.sub(r"(?:2?> ?|<<< ?|< ?)\S*", "", found[1])
-                words = re.sub("[\"']", "", given).split()
-                yield f".ci/{file.name}", ["python", "-m", *words]
+            program = r"(?:(?<=uv run )|(?<=--no-sync )|(?<=\" )|\$|(?<=\())millrace (?=[a-z])"
+            if found := re.search(rf"({program}|python3? -m infrastructure\.)[^|;&)]*", code):
+                given = re.sub(r"(?:2?> ?|<<< ?|< ?)\S*", "", found[0])
+                yield f".ci/{file.name}", re.sub("[\"'$]", "", given).split()

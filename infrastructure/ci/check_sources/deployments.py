@@ -37,7 +37,7 @@ def read(source: Source) -> list[Deployment] | None:
 
 
 def understood(source: Source) -> Iterator[Fault]:
-    """What `infrastructure.prefect_resources.deployments` takes; the code is what is installed, and nothing is pulled."""
+    """What `millrace deploy` takes; the code is what is installed, and nothing is pulled."""
     file = source.place(FILE)
     document = source.yaml(file)
     if document.get("pull") != []:
@@ -123,7 +123,7 @@ def secrets(source: Source) -> Iterator[Fault]:
             yield Fault(
                 file,
                 f"{each.name} has the secret {name} among its parameters, for all to read",
-                f"take it out; uv run python -m infrastructure.prefect_resources.secrets {block}",
+                f"take it out; uv run millrace secret {block}",
             )
         given = each.work_pool.job_variables.model_dump(exclude_unset=True)
         for path, value in _named_secrets({"parameters": each.parameters, "job_variables": given}):
@@ -211,8 +211,6 @@ def _targets(project: Path) -> list[str]:
     """The targets that the pipeline is deployed for."""
     try:
         found = prefect_yaml.read(project / FILE)
-    except (
-        ConfigurationError
-    ):  # its own fault, and `infrastructure.prefect_resources.deployments` says so
+    except ConfigurationError:  # its own fault, and `millrace deploy` says so
         return []
     return list(dict.fromkeys(each.target for each in found))

@@ -107,10 +107,7 @@ class Build(_Plain):
             ConfigurationError: there is none.
         """
         file = folder / BUILD
-        command = (
-            f"uv run python -m infrastructure.ci.pull_request build --number {number} "
-            f"--target {target} --production NAME"
-        )
+        command = f"uv run millrace pr build --number {number} --target {target} --production NAME"
         if not file.exists():
             raise ConfigurationError(
                 f"Pull request {number} was not built on this machine, or its build did not end.",

@@ -53,14 +53,14 @@ class Ground:
                 f"No whole run of target {production!r} was good yet: there is nothing to compare "
                 "with.",
                 where=f"{self.store.url}/{path}",
-                mend=f"run it: uv run python prefect_flows/pipeline.py --target {production}; or "
+                mend=f"run it: uv run millrace run --target {production}; or "
                 "set MILLRACE_STATE_URL to the state store where it is run",
             )
         validated(
             data,
             MANIFEST_KIND,
             where=f"{self.store.url}/{path}",
-            mend=f"write it again: uv run python prefect_flows/pipeline.py --target {production}",
+            mend=f"write it again: uv run millrace run --target {production}",
         )
         return data
 

@@ -1,10 +1,9 @@
-"""Every module that is a program, and what its command line takes."""
+"""Every command of the project, and what its command line takes."""
 
 from __future__ import annotations
 
 import ast
 import importlib
-import tomllib
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -15,41 +14,37 @@ import typer
 from typer.main import get_command
 
 from infrastructure.ci.reference.markdown import in_line, table
+from infrastructure.cli import SUBCOMMANDS, LazyGroup, Subcommand, load
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.ingest import source_registry
 
 PACKAGES = ("infrastructure", "prefect_flows")
 # Python only when cookiecutter has filled it in.
 NOT_MODULES = ("infrastructure/config/source_template",)
-# A file that is started by its path; the others are `python -m MODULE`.
-BY_PATH = frozenset({"prefect_flows.pipeline"})
 
 
 @dataclass(frozen=True)
 class Program:
-    """A module with `if __name__ == "__main__"`."""
+    """A subcommand of `millrace`, or a module that is a program of its own.
 
-    module: str
+    Attributes:
+        name: as it is called: `millrace deploy`, or the module.
+        line: what is typed.
+        tree: its module, whose docstring says what it is for.
+        subcommand: the subcommand; none for another program.
+    """
+
+    name: str
+    line: str
     file: Path
     tree: ast.Module
-    scripts: dict[str, str]
-
-    @property
-    def name(self) -> str:
-        """As it is called: the module, without `__main__`."""
-        return self.module.removesuffix(".__main__")
-
-    @property
-    def line(self) -> str:
-        """What is typed."""
-        if script := self.scripts.get(self.module):
-            return f"uv run {script}"
-        if self.module in BY_PATH:
-            return f"uv run python {self.module.replace('.', '/')}.py"
-        return f"uv run python -m {self.name}"
+    subcommand: Subcommand | None = None
 
     @property
     def description(self) -> str:
         """The module's docstring without its first words, which are the command itself."""
+        if self.subcommand is not None and self.subcommand.is_part:
+            return _help(self.command)
         text = ast.get_docstring(self.tree) or ""
         if not text:
             raise ConfigurationError(
@@ -68,6 +63,8 @@ class Program:
     @property
     def summary(self) -> str:
         """One line."""
+        if self.subcommand is not None:
+            return self.subcommand.help
         alone = self.command is not None and not hasattr(self.command, "commands")
         text = _help(self.command) if alone else self.description
         return text.partition("\n\n")[0]
@@ -75,12 +72,14 @@ class Program:
     @cached_property
     def command(self) -> Any:
         """Its typer command; none for a program that reads its arguments by itself."""
+        if self.subcommand is not None:
+            return load(self.name.rpartition(" ")[2], self.subcommand)
         app = self._app()
         return None if app is None else get_command(app)
 
     def _app(self) -> typer.Typer | None:
         """`app` of the module, or what stands in its `typer.run(…)`."""
-        module = importlib.import_module(self.module)
+        module = importlib.import_module(self.name)
         app = getattr(module, "app", None)
         if isinstance(app, typer.Typer):
             return app
@@ -97,21 +96,29 @@ class Program:
 
 
 def programs(root: Path) -> list[Program]:
-    """All of them, by name; the pipeline and what is in `[project.scripts]` first."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    scripts = {entry.partition(":")[0]: name for name, entry in project["scripts"].items()}
+    """The subcommands of `millrace` in the order of its help, then other programs by name."""
     found = []
+    for name, subcommand in SUBCOMMANDS.items():
+        file = root.joinpath(*subcommand.module.split(".")).with_suffix(".py")
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        command = f"millrace {name}"
+        found.append(Program(command, f"uv run {command}", file, tree, subcommand))
+    # Those that `millrace` calls too.
+    known = {subcommand.module for subcommand in SUBCOMMANDS.values()}
+    others = []
     for package in PACKAGES:
         for file in (root / package).rglob("*.py"):
             path = file.relative_to(root)
             if any(path.is_relative_to(folder) for folder in NOT_MODULES):
                 continue
+            module = ".".join(path.with_suffix("").parts)
+            is_source = module.startswith(f"{source_registry.PACKAGE}.")
+            if module in known or is_source:
+                continue
             tree = ast.parse(file.read_text(encoding="utf-8"))
             if any(_is_guard(node) for node in tree.body):
-                module = ".".join(path.with_suffix("").parts)
-                found.append(Program(module, path, tree, scripts))
-    first = BY_PATH | set(scripts)
-    return sorted(found, key=lambda program: (program.module not in first, program.module))
+                others.append(Program(module, f"uv run python -m {module}", path, tree))
+    return found + sorted(others, key=lambda program: program.name)
 
 
 def _is_guard(node: ast.stmt) -> bool:
@@ -154,6 +161,8 @@ def _section(program: Program) -> str:
         parts.append(f"```text\n{program.line}\n```")
         return "\n\n".join(parts)
     subcommands = getattr(command, "commands", None)
+    if isinstance(command, LazyGroup):
+        subcommands = {name: load(name, each) for name, each in command.subcommands().items()}
     if subcommands is None:
         if (text := _help(command)) not in program.description:
             parts.append(text)
@@ -223,7 +232,7 @@ def _default(param: Any) -> str:
 
 def _readable(path: Path) -> str:
     """A path that is the same on every machine."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     for folder, shown in ((root, ""), (Path.home(), "~/")):
         if path.is_relative_to(folder):
             return f"{shown}{path.relative_to(folder).as_posix()}"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
-from pathlib import Path
 from typing import Any
 
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
-from infrastructure.ci.reference.commands import programs
 from infrastructure.ci.reference.markdown import in_line, table
 from infrastructure.setup_profiles import contract
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import PREFIX, Settings, StagePolicies, StagePolicy
+from prefect_flows.ingest import source_registry
 
+SETTINGS_FILE = "prefect_flows/core/settings.py"
 WORDS = {"string": "text", "integer": "whole number", "boolean": "true, false"}
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -100,7 +100,7 @@ def settings_page() -> str:
             ["setting", "type", "what it is"],
             [
                 [row[0], row[1], row[3]]
-                for row in rows(StagePolicy.model_json_schema(), where="prefect_flows/core/settings.py")
+                for row in rows(StagePolicy.model_json_schema(), where=SETTINGS_FILE)
             ],
         ),
         table(
@@ -134,7 +134,7 @@ def outputs_page() -> str:
     ])  # fmt: skip
 
 
-def flows_page(root: Path) -> str:
+def flows_page() -> str:
     """The parameters of every flow that is deployed."""
     parts = [
         "# Parameters of flows",
@@ -142,15 +142,15 @@ def flows_page(root: Path) -> str:
         "form in Prefect's UI asks for. The pipeline hands `source_arguments` on: to a source "
         "what stands under its name.",
     ]
-    for program in programs(root):
-        module = importlib.import_module(program.module)
-        for flow in vars(module).values():
-            if isinstance(flow, Flow) and flow.fn.__module__ == program.module:
+    sources = [f"{source_registry.PACKAGE}.{name}.flow" for name in source_registry.names()]
+    for name in ("prefect_flows.pipeline", *sources):
+        for flow in vars(importlib.import_module(name)).values():
+            if isinstance(flow, Flow) and flow.fn.__module__ == name:
                 schema = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
-                where = f"{program.file}: {flow.fn.__name__}"
+                where = f"{name}: {flow.fn.__name__}"
                 parts += [
                     f"## {flow.name}",
-                    f"`{program.module}.{flow.fn.__name__}`",
+                    f"`{name}.{flow.fn.__name__}`",
                     (flow.description or "").partition("\n\nArgs:")[0].strip(),
                     table(HEADS, rows(schema, where=where)),
                 ]

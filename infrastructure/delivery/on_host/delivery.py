@@ -32,11 +32,9 @@ if TYPE_CHECKING:
 
 DELIVERED, ROLLED_BACK, REFUSED, STUCK = "delivered", "rolled back", "refused", "stuck"
 POOLS = ["--pool", "default-pool", "--pool", "docker-pool"]
-MODULE = ["python", "-m"]
-INSIDE = [*MODULE, "infrastructure.delivery.container_cli"]
+INSIDE = ["python", "-m", "infrastructure.delivery.container_cli"]
 CHECK_BLOCKS = [
-    *MODULE, "infrastructure.setup_profiles", "--blocks-only",
-    "--outputs", "/run/secrets/terraform-outputs",
+    "millrace", "setup", "--blocks-only", "--outputs", "/run/secrets/terraform-outputs",
 ]  # fmt: skip
 
 
@@ -133,9 +131,7 @@ class Delivery:
             with self._step("blocks", "as Terraform's outputs say"):
                 self._engine.inside(release, *CHECK_BLOCKS)
         with self._step("pools", "work pools and their templates"):
-            self._engine.inside(
-                release, *MODULE, "infrastructure.prefect_resources.work_pools", *POOLS
-            )
+            self._engine.inside(release, "millrace", "pools", *POOLS)
         for service in self._workers.services(release):
             with self._step(service, "one of the release, beside those that are there"):
                 self._workers.bring(release, service, before, self._wait)
@@ -147,8 +143,7 @@ class Delivery:
             self._deploy(release)
         if not self.record["back"]:
             with self._step("automations", "what finds late, stuck and killed runs"):
-                automations = [*MODULE, "infrastructure.prefect_resources.automations"]
-                self._engine.inside(release, *automations, "--target", self._target)
+                self._engine.inside(release, "millrace", "automations", "--target", self._target)
         self._check(release, known)
 
     def _blocks(self, release: Release) -> None:
@@ -184,9 +179,7 @@ class Delivery:
             self._engine.inside(release, *INSIDE, "back", self._target, release.version)
             return
         image = ["--image", release.image]
-        self._engine.inside(
-            release, *MODULE, "infrastructure.prefect_resources.deployments", self._target, *image
-        )
+        self._engine.inside(release, "millrace", "deploy", self._target, *image)
 
     def _faults(
         self, release: Release, seconds: float, known: Iterable[str] = ()
@@ -260,9 +253,7 @@ class Delivery:
             self._workers.dismiss(before, None, self._drain)
         if begun & {"pools", "deploy"}:
             with each("pools", "as they were"):
-                self._engine.inside(
-                    before, *MODULE, "infrastructure.prefect_resources.work_pools", *POOLS
-                )
+                self._engine.inside(before, "millrace", "pools", *POOLS)
         if "deploy" in begun and self.record["deployed"]:
             with each("deploy", f"the deployments at {self.record['deployed']}"):
                 back = [*INSIDE, "back", self._target, self.record["deployed"]]

@@ -75,8 +75,8 @@ def look_at_secrets(folder: Folder, image: str) -> None:
             where=str(folder.secrets),
             mend=f"on the host: mkdir -p {folder.secrets} && docker run --rm --network none "
             f'--user "$(id -u):$(id -g)" --volume {folder.secrets}:/secrets {image} '
-            "python -m infrastructure.platforms.docker.secrets --folder /secrets; then put your own "
-            "terraform-outputs.json in its place",
+            "python -m infrastructure.platforms.docker.secrets --folder /secrets; then put your "
+            "own terraform-outputs.json in its place",
         )
 
 
@@ -130,13 +130,14 @@ def facts(image: str) -> dict[str, str]:
     labels = json.loads(told.stdout) or {}
     head = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp",  # noqa: S108
-         "--cap-drop", "ALL", image, "python", "-m", "infrastructure.delivery.container_cli", "head"],
+         "--cap-drop", "ALL", image,
+         "python", "-m", "infrastructure.delivery.container_cli", "head"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if head.returncode or LABEL not in labels:
         raise Refused(
             f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {LABEL}'}",
-            where=image, mend="build it with python -m infrastructure.delivery.build_image",
+            where=image, mend="build it with millrace image",
         )  # fmt: skip
     return {"version": labels[LABEL], "head": head.stdout.strip().splitlines()[-1]}
 

@@ -1,7 +1,7 @@
 """Workers, replaced one beside the other: no run ends, and runs that come due do not wait.
 
 A worker of the new release comes up beside the old one. When it is healthy, the old one is told to
-stop: it takes nothing new, and waits for the runs that it has begun (`infrastructure.prefect_resources.worker`). When
+stop: it takes nothing new, and waits for the runs that it has begun (`millrace worker`). When
 they have ended it ends, whoever watches or not.
 """
 

@@ -1,1 +1,1 @@
-"""`python -m infrastructure.operate.backup create|restore`: the database of the Prefect server."""
+"""`millrace backup create|restore`: the database of the Prefect server."""

@@ -65,7 +65,7 @@ class Postgres:
 def configured(local_dir: Path) -> Sqlite | Postgres:
     """The database of the server that would start here.
 
-    Where neither a home nor a URL is set, it is the one of `infrastructure.local`: its `down`
+    Where neither a home nor a URL is set, it is the one of `millrace up`: its `down`
     takes away the file that told Prefect's settings of its home.
 
     Raises:

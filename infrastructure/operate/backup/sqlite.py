@@ -133,8 +133,7 @@ def _refuse_when_open(file: Path) -> None:
         raise BackupError(
             f"A Prefect server has the database open ({error}).",
             where=str(file),
-            mend="stop it first: uv run python -m infrastructure.local down, "
-            "docker compose stop, or its unit",
+            mend="stop it first: uv run millrace down, docker compose stop, or its unit",
         ) from error
     except sqlite3.DatabaseError:
         # What lies there is no database any more; it is kept, and no server works on it.

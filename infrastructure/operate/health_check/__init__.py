@@ -1,1 +1,1 @@
-"""`python -m infrastructure.operate.health_check`: what runs depend on, looked at once."""
+"""`millrace health`: what runs depend on, looked at once."""

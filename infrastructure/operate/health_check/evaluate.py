@@ -13,9 +13,9 @@ from infrastructure.operate.health_check.check_result import USERINFO, Check, St
 from infrastructure.operate.health_check.facts import Deployed, Facts, Pool, Server, Target
 
 PREFECT = "uv run prefect"
-WORKER_COMMAND = "uv run python -m infrastructure.prefect_resources.worker"
-POOLS_COMMAND = "uv run python -m infrastructure.prefect_resources.work_pools"
-DEPLOY_COMMAND = "uv run python -m infrastructure.prefect_resources.deployments"
+WORKER_COMMAND = "uv run millrace worker"
+POOLS_COMMAND = "uv run millrace pools"
+DEPLOY_COMMAND = "uv run millrace deploy"
 # Prefect's own: a worker that missed so many of its heartbeats is gone.
 MISSED_HEARTBEATS = 3
 USUAL_HEARTBEAT_SECONDS = 30

@@ -33,7 +33,7 @@ def judge_last_run(target: Target, facts: Facts) -> Iterator[Check]:
             "last run", target.name, Status.WARNING, "never ran",
             next(
                 (f"{PREFECT} deployment run {d.name}" for d in target.deployed if d.is_pipeline),
-                f"uv run python prefect_flows/pipeline.py --target {target.name}",
+                f"uv run millrace run --target {target.name}",
             ),
         )  # fmt: skip
     else:

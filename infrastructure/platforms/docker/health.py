@@ -1,8 +1,8 @@
 """Whether the container does what it was started for; its exit code is the image's health check.
 
-`python -m infrastructure.platforms.docker.health [server|worker]`; without a word, the container's first
-process tells what it is. A container of a flow run is healthy as long as it runs. Only the standard
-library: this starts every few seconds.
+`python -m infrastructure.platforms.docker.health [server|worker]`; without a word, the container's
+first process tells what it is. A container of a flow run is healthy as long as it runs. Only the
+standard library: this starts every few seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ def role_of(command: str) -> str:
     """What a command line starts: `server`, `worker`, or anything else."""
     if "prefect server start" in command:
         return "server"
-    starts_worker = (
-        "prefect worker start" in command or "infrastructure.prefect_resources.worker" in command
-    )
+    starts_worker = "prefect worker start" in command or "millrace worker" in command
     return "worker" if starts_worker else "other"
 
 

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.platforms.docker.parse_project FOLDER`: the last step of an image's build.
+"""`python -m infrastructure.platforms.docker.parse_project FOLDER`: the end of an image's build.
 
 Parses the dbt project for each target, the way the pipeline does, so that the first run in a new
 container finds it parsed (`MILLRACE_PARSED_DIR`). dbt takes a parsed project over when target and

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.platforms.docker.secrets`: the files that compose.yaml mounts as secrets.
+"""`python -m infrastructure.platforms.docker.secrets`: the secrets that compose.yaml mounts.
 
 Makes those that are missing and leaves the others as they are. Compose mounts a file with the
 permissions that it has here, and the containers' users have other numbers than yours; so the files

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from infrastructure.prefect_resources.reconcile.yaml_file import read
 from prefect_flows.core.names import TargetName
 
-AUTOMATIONS_FILE = Path(__file__).with_name("automations.yaml")
+AUTOMATIONS_FILE = Path(__file__).parents[2] / "config" / "automations.yaml"
 # Prefect takes none shorter for what does not happen.
 SHORTEST = timedelta(seconds=10)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

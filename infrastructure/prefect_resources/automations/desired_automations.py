@@ -17,7 +17,7 @@ from prefect_flows.core.prefect_api import block_address, notification_blocks
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-COMMAND = "uv run python -m infrastructure.prefect_resources.automations"
+COMMAND = "uv run millrace automations"
 
 
 @dataclass

@@ -29,7 +29,7 @@ EACH_RUN = ("prefect.resource.id",)
 LINK = '{{ (flow_run|ui_url) or "flow run " ~ flow_run.id }}'
 AUTOMATION_LINK = '{{ (automation|ui_url) or "automation " ~ automation.name }}'
 WHICH = "The run {{ flow_run.name }}{% if deployment %} of {{ deployment.name }}{% endif %}"
-HEALTH = "uv run python -m infrastructure.operate.health_check {target}"
+HEALTH = "uv run millrace health {target}"
 LOGS = "uv run prefect flow-run logs {{ flow_run.id }}"
 CANCEL = "uv run prefect flow-run cancel {{ flow_run.id }}"
 
@@ -117,7 +117,7 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
             f"gone. The next run goes on where it stopped.\n{LINK}\nWhat it said last: {LOGS}\n"
             "To go on now: "
             "{% if deployment %}uv run prefect deployment run {{ flow.name }}/{{ deployment.name }}"
-            f"{{% else %}}uv run python prefect_flows/pipeline.py --target {target}{{% endif %}}",
+            f"{{% else %}}uv run millrace run --target {target}{{% endif %}}",
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.deployments.flow_schema ENTRYPOINT …`: what flows' modules say of them.
+"""Prints the parameter schemas of flows: `python -m …deployments.flow_schema ENTRYPOINT …`.
 
 In a process of its own, so that whatever goes wrong in a source's module stays there. One process
 for all, since each would import Prefect and dlt again: that of a flow which cannot be loaded ends

@@ -79,7 +79,7 @@ def faults(
     name = pool or work_pool.name
     queue = work_pool.work_queue_name or target
     found = there.pools.get(name)
-    command = f"uv run python -m infrastructure.prefect_resources.work_pools --pool {name}"
+    command = f"uv run millrace pools --pool {name}"
     if found is None:
         yield f"there is no work pool {name!r}; {command}"
     elif queue not in found.queues:
@@ -107,5 +107,5 @@ def _of_the_image(deployment: Deployment, pool: str, image: str | None) -> Itera
     if found is None:
         yield (
             f"runs in {pool!r} need an image; name it with --image or MILLRACE_IMAGE "
-            "(uv run python -m infrastructure.delivery.build_image makes it)"
+            "(uv run millrace image makes it)"
         )

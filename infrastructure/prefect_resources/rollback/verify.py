@@ -63,7 +63,7 @@ def verify(
 def health(target: str) -> dict[str, str]:
     """What the health check of a target finds failing: check and subject → a line of why."""
     done = subprocess.run(
-        [sys.executable, "-m", "infrastructure.operate.health_check", "--json",
+        [sys.executable, "-m", "infrastructure.cli", "health", "--json",
          "--timeout", str(CHECK_SECONDS), "--", target],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

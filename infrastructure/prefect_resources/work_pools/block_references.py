@@ -61,7 +61,7 @@ def missing(client: SyncPrefectClient, wanted: Iterable[Reference]) -> list[str]
     for reference in sorted(set(wanted)):
         fault = _fault(client, reference)
         if fault is not None:
-            command = f"uv run python -m infrastructure.prefect_resources.secrets {reference.name}"
+            command = f"uv run millrace secret {reference.name}"
             if reference.slug != SECRET:
                 command += f" --type {reference.slug}"
             faults.append(f"{reference}: {fault}; {command}")

@@ -25,7 +25,7 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.passwords import has_password
 from prefect_flows.core.settings import Settings
 
-POOLS_FILE = Path(__file__).with_name("pools.yaml")
+POOLS_FILE = Path(__file__).parents[2] / "config" / "pools.yaml"
 Kind = Literal["process", "docker", "kubernetes"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -42,7 +42,7 @@ def _no_secret(env: Mapping[str, str]) -> Mapping[str, str]:
         raise ValueError(
             f"{', '.join(open_secrets)}: a secret is named here, never written: "
             '"{{ prefect.blocks.secret.NAME }}", made with '
-            "uv run python -m infrastructure.prefect_resources.secrets NAME"
+            "uv run millrace secret NAME"
         )
     return env
 

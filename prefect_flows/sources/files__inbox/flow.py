@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.files__inbox.flow --target dev
+uv run millrace ingest files__inbox --target dev
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.github__trending.flow --target dev --language Rust
+uv run millrace ingest github__trending --target dev --language Rust
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ SHORTEST_SPAN = timedelta(minutes=1)
 PATH = "/search/repositories"
 ACCESS = (
     "write a token that GitHub accepts, or remove the block to ask without one: "
-    "uv run python -m infrastructure.prefect_resources.secrets github-trending-token-<target>"
+    "uv run millrace secret github-trending-token-<target>"
 )
 
 REPOSITORIES = Table(

@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.nyc__flights.flow --target dev
+uv run millrace ingest nyc__flights --target dev
 """
 
 from __future__ import annotations

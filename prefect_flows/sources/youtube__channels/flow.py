@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.youtube__channels.flow --target dev @GoogleDevelopers
+uv run millrace ingest youtube__channels --target dev @GoogleDevelopers
 """
 
 from __future__ import annotations

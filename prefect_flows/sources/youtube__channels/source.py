@@ -23,7 +23,7 @@ from prefect_flows.sources.youtube__channels.tables import TABLES
 
 ACCESS = (
     "let the key ask the YouTube Data API v3 (Google Cloud console, APIs & Services), and write "
-    "it: uv run python -m infrastructure.prefect_resources.secrets youtube-channels-api-key-<target>"
+    "it: uv run millrace secret youtube-channels-api-key-<target>"
 )
 
 

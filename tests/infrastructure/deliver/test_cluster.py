@@ -72,7 +72,7 @@ class Stage:
         version = f"v{number}"
         (self.bin / "version").write_text(version)
         return self.project.run(
-            "-m", "infrastructure.delivery", "kubernetes", "--target", "dev",
+            "-m", "infrastructure.cli", "deliver", "kubernetes", "--target", "dev",
             "--context", "trial", "--image", image(number), "--health-timeout", "15", *options,
             MILLRACE_VERSION=version, **self.environment,
         )  # fmt: skip
@@ -100,9 +100,7 @@ def stage(other_project: Project, tmp_path_factory: pytest.TempPathFactory) -> I
     project, folder = other_project, tmp_path_factory.mktemp("kubernetes")
     done = project.setup("--blocks-only", "--target", "dev")
     assert done.returncode == 0, done.stderr
-    done = project.run(
-        "-m", "infrastructure.prefect_resources.secrets", "prefect-api-key", text="unused"
-    )
+    done = project.run("-m", "infrastructure.cli", "secret", "prefect-api-key", text="unused")
     assert done.returncode == 0, done.stderr
     shim = folder / "kubectl"
     shim.write_text(
@@ -183,8 +181,9 @@ def test_a_release_whose_rollout_fails_is_undone_with_pool_and_deployments(stage
 
 def test_another_commits_image_goes_back(stage: Stage) -> None:
     done = stage.project.run(
-        "-m", "infrastructure.delivery", "kubernetes", "--target", "dev", "--context", "trial",
-        "--image", image(4), "--health-timeout", "15", MILLRACE_VERSION="other",
+        "-m", "infrastructure.cli", "deliver", "kubernetes", "--target", "dev",
+        "--context", "trial", "--image", image(4), "--health-timeout", "15",
+        MILLRACE_VERSION="other",
         **stage.environment,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr

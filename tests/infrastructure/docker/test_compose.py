@@ -167,7 +167,7 @@ def test_the_image_says_what_it_is() -> None:
 
 def test_a_source_has_an_image_of_its_own_in_the_same_version() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "infrastructure.delivery.build_image", "--source", "nyc__flights",
+        [sys.executable, "-m", "infrastructure.cli", "image", "--source", "nyc__flights",
          "--tag", IMAGE, "--quiet"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -238,7 +238,7 @@ def test_the_pipeline_by_the_process_worker() -> None:
 
 
 def test_the_health_check_finds_nothing_wrong() -> None:
-    said = in_setup("python", "-m", "infrastructure.operate.health_check", "dev", "--json")
+    said = in_setup("python", "-m", "infrastructure.cli", "health", "dev", "--json")
     checks = json.loads(said[said.index("{") :])["checks"]
     assert [check for check in checks if check["status"] == "failed"] == []
     sound = {check["name"] for check in checks if check["status"] == "ok"}
@@ -250,7 +250,8 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
     in_setup(
         "python",
         "-m",
-        "infrastructure.prefect_resources.deployments",
+        "infrastructure.cli",
+        "deploy",
         "dev",
         "--pool",
         "docker-pool",

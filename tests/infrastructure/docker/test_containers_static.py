@@ -166,7 +166,7 @@ def test_the_entrypoint_refuses_two_answers_and_leaves_other_names_alone(tmp_pat
     [
         ("docker-init -- entrypoint prefect server start --port 4200", "server",
          "http://127.0.0.1:4200/api/ready"),
-        ("python -m infrastructure.prefect_resources.worker --pool default-pool", "worker",
+        ("millrace worker --pool default-pool", "worker",
          "http://127.0.0.1:8080/health"),
         ("prefect flow-run execute", "other", None),
     ],

@@ -30,7 +30,7 @@ ID = "00000000-0000-0000-0000-000000000000"
 
 
 def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return project.run("-m", "infrastructure.local", *arguments)
+    return project.run("-m", "infrastructure.cli", *arguments)
 
 
 def test_nothing_of_the_api_is_for_a_page_of_another_origin_or_another_user(

@@ -46,7 +46,7 @@ def test_a_restart_gives_back_what_a_run_held(own_project: Project, tmp_path: Pa
         assert slots(project) == 1
         port = project.server["port"]
         for command in (["down"], ["up", "--port", str(port)]):
-            done = project.run("-m", "infrastructure.local", *command)
+            done = project.run("-m", "infrastructure.cli", *command)
             assert done.returncode == 0, done.stderr
         assert slots(project) == 1
         run.stdin.write("\n")

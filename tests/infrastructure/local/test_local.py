@@ -22,7 +22,7 @@ from tests.support.project import PATIENCE, REPOSITORY, Project, copy_of_the_pro
 
 
 def local(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return project.run("-m", "infrastructure.local", *arguments)
+    return project.run("-m", "infrastructure.cli", *arguments)
 
 
 def test_up_again_finds_both_running(project: Project) -> None:
@@ -64,7 +64,7 @@ def test_a_full_disk_is_said_and_nothing_stays(tmp_path: Path) -> None:
     """A limit on the size of files stops a write as a full disk does."""
     done = subprocess.run(
         # Python would cut off the bytecode that it writes, too.
-        [sys.executable, "-B", "-m", "infrastructure.local", "up"],
+        [sys.executable, "-B", "-m", "infrastructure.cli", "up"],
         env=os.environ | {"MILLRACE_LOCAL_DIR": str(tmp_path / "local")},
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),

@@ -88,7 +88,8 @@ def test_a_target_of_another_project_is_not_taken_over(
     shutil.copy(REPOSITORY / "prefect.yaml", second.folder)
     deployed = second.run(
         "-m",
-        "infrastructure.prefect_resources.deployments",
+        "infrastructure.cli",
+        "deploy",
         "dev",
         "--dry-run",
         MILLRACE_VERSION="aaaa",

@@ -150,7 +150,7 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     assert len(told.of("hooks.example.com")) == 1, log
     assert len(told.of("prod-01.westeurope.logic.azure.com")) == 1, log
     # AND the health check says what waits, and for whom
-    health = notified.run("-m", "infrastructure.operate.health_check", "scratch", "--json")
+    health = notified.run("-m", "infrastructure.cli", "health", "scratch", "--json")
     checks = {check["name"]: check for check in json.loads(health.stdout)["checks"]}
     assert checks["notices"]["status"] == "warning"
     assert checks["notices"]["seen"].startswith("1 unsent since")

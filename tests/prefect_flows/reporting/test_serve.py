@@ -92,7 +92,7 @@ def command(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     }  # fmt: skip
     (tmp_path / "empty").mkdir(exist_ok=True)
     return {
-        "arguments": ["-m", "prefect_flows.reporting", *arguments],
+        "arguments": ["-m", "infrastructure.cli", "report", *arguments],
         "env": environment,
         "cwd": tmp_path / "empty",
     }

@@ -98,7 +98,7 @@ def test_the_login_of_a_bucket_comes_from_a_block(
 ) -> None:
     pytest.importorskip("s3fs", reason="SKIPPED: s3:// needs `uv sync --extra s3`")
     command = [sys.executable, "-m", "moto.server", "-p", "0"]
-    block = ("-m", "infrastructure.prefect_resources.secrets", "state-store-login")
+    block = ("-m", "infrastructure.cli", "secret", "state-store-login")
     no_keys = {
         "MILLRACE_STATE_URL": "s3://bucket/millrace",
         "AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1",

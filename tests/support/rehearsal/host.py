@@ -74,7 +74,7 @@ class Forge:
     def deliver(
         self, command: str, *options: str, checkout: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """`python -m infrastructure.delivery`, as somebody calls it by hand."""
+        """`millrace deliver`, as somebody calls it by hand."""
         done = subprocess.run(
             self.command(command, *options), cwd=checkout or self.folder / "work",
             env=self.environment(checkout) | environment,
@@ -91,7 +91,7 @@ class Forge:
             "--known-hosts": str(self.folder / "known_hosts"), "--health-timeout": "240",
         }  # fmt: skip
         line = [part for pair in (usual | given).items() for part in pair]
-        return [os.environ["PYTHON"], "-m", "infrastructure.delivery", command, *line]
+        return [os.environ["PYTHON"], "-m", "infrastructure.cli", "deliver", command, *line]
 
     def environment(self, checkout: Path | None = None) -> dict[str, str]:
         folder = str(checkout or self.folder / "work")

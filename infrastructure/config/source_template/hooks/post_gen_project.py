@@ -14,11 +14,11 @@ MODULE = f"prefect_flows.sources.{SOURCE}.flow"
 NEEDS = {
     "rest_api": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the API's address, its fields
-  uv run python -m infrastructure.prefect_resources.secrets {DASHED}-token-dev   where the API wants a token
+  uv run millrace secret {DASHED}-token-dev   where the API wants a token
   uv run python -m {MODULE} --target dev""",
     "database": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the tables, their keys
-  uv run python -m infrastructure.prefect_resources.secrets {DASHED}-url-dev   postgresql://user:password@host/db
+  uv run millrace secret {DASHED}-url-dev   postgresql://user:password@host/db
   uv run python -m {MODULE} --target dev""",
     "files": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the columns of a file
@@ -48,9 +48,9 @@ Made: prefect_flows/sources/{SOURCE}
       tests/prefect_flows/sources/test_{SOURCE}.py
 Next:
   uv sync --all-packages
-  uv run python -m infrastructure.ci.check_sources --source {SOURCE}
+  uv run millrace check sources --source {SOURCE}
   uv run pytest -n 0 tests/prefect_flows/sources/test_{SOURCE}.py
-  uv run python -m infrastructure.ci.reference
+  uv run millrace reference
 {NEEDS[KIND]}
   cd dbt && uv run dbt build -s source:{SOURCE}+
 documentation/sources.md says the rest.

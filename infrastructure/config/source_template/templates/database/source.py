@@ -62,7 +62,7 @@ def {{ cookiecutter.__source }}(
             "The address of the database is no URL that SQLAlchemy reads.",
             where=f"the block {BLOCK}",
             mend="write it like postgresql://user:password@host:5432/database: "
-            f"uv run python -m infrastructure.prefect_resources.secrets {BLOCK}",
+            f"uv run millrace secret {BLOCK}",
         ) from None  # its text may be the password
     return [_resource(table, url, schema, full_refresh) for table in TABLES]
 

@@ -20,7 +20,7 @@ from prefect_flows.ingest.rest.tables import INTEGER, TEXT, TIMESTAMP, Column, T
 PATH = "/items"
 PAGE_SIZE = 100
 BLOCK = "{{ cookiecutter.__dashed }}-token-<target>"
-ACCESS = f"write one that the API accepts: uv run python -m infrastructure.prefect_resources.secrets {BLOCK}"
+ACCESS = f"write one that the API accepts: uv run millrace secret {BLOCK}"
 
 # Column → field of an answer, type. A field that is gone, or of another type, is refused.
 ITEMS = Table(

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.ci.check_sources`: whether every source keeps the conventions."""
+"""`millrace check sources`: whether every source keeps the conventions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,3 @@ def check_sources(
     if faults:
         console.print(f"{faults} fault(s); documentation/sources.md says what a source is.")
         raise typer.Exit(FAULTY)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.ci.reference`: `documentation/reference`, out of the code."""
+"""`millrace reference`: `documentation/reference`, out of the code."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from prefect_flows.core.command_line import exits_with_expected_errors
 app = typer.Typer(add_completion=False)
 
 STALE = 1
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path("documentation") / "reference"
-HEAD = "<!-- Made by `uv run python -m infrastructure.ci.reference`; do not edit. -->"
+HEAD = "<!-- Made by `uv run millrace reference`; do not edit. -->"
 
 
 def pages() -> dict[Path, str]:
     """Every page, by its path in the project."""
     texts = {
         "commands.md": commands.page(ROOT),
-        "flows.md": schemas.flows_page(ROOT),
+        "flows.md": schemas.flows_page(),
         "settings.md": schemas.settings_page(),
         "outputs.md": schemas.outputs_page(),
     }
@@ -56,9 +56,5 @@ def main(
         console.print(f"{file.relative_to(ROOT)}: nothing makes it; remove it")
     if left or (check and stale):
         if stale:
-            console.print("mend: uv run python -m infrastructure.ci.reference", highlight=False)
+            console.print("mend: uv run millrace reference", highlight=False)
         raise typer.Exit(STALE)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.operate.health_check`: what is looked at and printed, in which order."""
+"""`millrace health`: what is looked at and printed, in which order."""
 
 from __future__ import annotations
 
@@ -118,7 +118,3 @@ def _print(checks: list[Check]) -> None:
     count = {status: sum(check.status is status for check in checks) for status in Status}
     parts = ", ".join(f"{count[status]} {status}" for status in reversed(Status) if count[status])
     console.print(f"{overall(checks)}: {parts}", highlight=False)
-
-
-if __name__ == "__main__":
-    app()

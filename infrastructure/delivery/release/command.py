@@ -1,4 +1,4 @@
-"""`python -m infrastructure.delivery.release`: a version's number, its section of the changelog, its tag."""
+"""`millrace release`: a version's number, its section of the changelog, its tag."""
 
 from __future__ import annotations
 
@@ -65,8 +65,7 @@ def bump(
             mend="correct that, and give this command again",
         )
     console.print(
-        f"Committed. On {BRANCH}, directly or by a pull request:\n"
-        "  uv run python -m infrastructure.delivery.release tag"
+        f"Committed. On {BRANCH}, directly or by a pull request:\n  uv run millrace release tag"
     )
 
 
@@ -126,7 +125,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
         raise ConfigurationError(
             f"The tag is {name}, and the version of the project is {here}.",
             where=PYPROJECT,
-            mend="uv run python -m infrastructure.delivery.release bump major|minor|patch, then … tag",
+            mend="uv run millrace release bump major|minor|patch, then … tag",
         )
     _section(folder, version)
     tagged = git(folder, "rev-parse", f"refs/tags/{name}^{{commit}}")
@@ -176,7 +175,3 @@ def _changed(folder: Path, *arguments: str) -> str | None:
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
     )
     return None if done.returncode == 0 else (done.stderr or done.stdout).strip().rstrip(".")
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.deployments`: every `prefect.yaml` becomes deployments of one version."""
+"""`millrace deploy`: every `prefect.yaml` becomes deployments of one version."""
 
 from __future__ import annotations
 
@@ -239,7 +239,3 @@ def _results(
 
 def _short(step: Step) -> str:
     return step.name.split(SLASH, maxsplit=1)[1]
-
-
-if __name__ == "__main__":
-    app()

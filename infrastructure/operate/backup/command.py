@@ -1,4 +1,4 @@
-"""`python -m infrastructure.operate.backup create|restore`: Prefect's database, with all its secrets."""
+"""`millrace backup create|restore`: Prefect's database, with all its secrets."""
 
 from __future__ import annotations
 
@@ -112,8 +112,7 @@ def restore(
             raise BackupError(
                 "The database is not empty.",
                 where=database.address,
-                mend=f"uv run python -m infrastructure.operate.backup restore {file} --replace keeps it "
-                "under another name",
+                mend=f"uv run millrace backup restore {file} --replace keeps it under another name",
             )
         kept: Path | str | None
         if isinstance(database, Sqlite):
@@ -160,7 +159,3 @@ def _tell_of_key(console: Console, blocks: Opened) -> None:
     else:
         text = "The key of the blocks is in it: keep it where secrets are kept"
     console.print(text, highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.local up|status|down`: the two servers of this machine."""
+"""`millrace up|status|down`: the two servers of this machine."""
 
 from __future__ import annotations
 
@@ -88,7 +88,3 @@ def down() -> None:
 def _password_hint(local_dir: Path) -> str:
     file = shlex.quote(str(prefect_server.auth_file(local_dir)))
     return f"To log in to its pages, paste what this prints: cat {file}"
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.work_pools`: `pools.yaml` becomes work pools and queues."""
+"""`millrace pools`: `pools.yaml` becomes work pools and queues."""
 
 from __future__ import annotations
 
@@ -70,7 +70,3 @@ def _refuse_other_kinds(steps: list[Step]) -> None:
                 mend=f"give the pool another name in {POOLS_FILE.name}, or remove the old one: "
                 f"uv run prefect work-pool delete {step.name}",
             )
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.ci.pull_request`: build, compare, comment, close, sweep."""
+"""`millrace pr`: build, compare, comment, close, sweep."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def comment(
         raise ConfigurationError(
             f"{file} does not exist, or is no comment that `compare` wrote.",
             where=str(file),
-            mend="write it: uv run python -m infrastructure.ci.pull_request compare --output "
+            mend="write it: uv run millrace pr compare --output "
             f"{file} --number {number} --target NAME --production NAME",
         )
     with closing(GitHub(repository)) as github:
@@ -199,7 +199,3 @@ def _json(text: str) -> dict[str, Any]:
             mend="""write an object: --vars '{"sources_off": []}'""",
         )
     return given
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.delivery ssh|back|kubernetes`: a release, delivered or taken back."""
+"""`millrace deliver ssh|back|kubernetes`: a release, delivered or taken back."""
 
 from __future__ import annotations
 
@@ -176,7 +176,3 @@ def _end(record: dict[str, Any]) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
     if result != DELIVERED:
         raise typer.Exit(CODES.get(result, STUCK))
-
-
-if __name__ == "__main__":
-    app()

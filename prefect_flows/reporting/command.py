@@ -1,4 +1,4 @@
-"""`python -m prefect_flows.reporting serve|index`: the pages of the state store."""
+"""`millrace report serve|index`: the pages of the state store."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _store(state_url: str | None) -> StateStore:
         raise ConfigurationError(
             "There is no state store with runs in it.",
             where=store.url,
-            mend="run the pipeline: uv run python prefect_flows/pipeline.py; or name the store "
+            mend="run the pipeline: uv run millrace run; or name the store "
             "with --state-url or MILLRACE_STATE_URL",
         )
     return store
@@ -81,7 +81,3 @@ def _configured(settings: Settings, state_url: str | None) -> StateStore:
             Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
             return StateStore(url or settings.default_state_url)
         return configured_store(settings, client, url)
-
-
-if __name__ == "__main__":
-    app()

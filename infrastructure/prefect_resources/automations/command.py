@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.automations`: `automations.yaml` becomes Prefect automations."""
+"""`millrace automations`: `automations.yaml` becomes Prefect automations."""
 
 from __future__ import annotations
 
@@ -109,7 +109,3 @@ def _refuse_unknown(
             where=f"the Prefect API at {client.api_url}",
             mend=f"{SETUP_COMMAND} --target {unknown[0]}, or name another --target",
         )
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.prefect_resources.rollback TARGET`: the version before, and its worker, checked."""
+"""`millrace rollback TARGET`: the version before, and its worker, checked."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Rele
         raise ConfigurationError(
             f"No release of the target {target!r} is recorded.",
             where=where,
-            mend=f"deploy one first: uv run python -m infrastructure.prefect_resources.deployments {target}",
+            mend=f"deploy one first: uv run millrace deploy {target}",
         )
     current = known[0]
     # Each version once, the latest first. A rollback is no deployment: two of them go two versions
@@ -130,7 +130,7 @@ def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Rele
         + f"; it is at {current.version}, recorded are {', '.join(versions)}.",
         where=where,
         mend="name another one of them with --to; or check the version out and deploy it: "
-        f"uv run python -m infrastructure.prefect_resources.deployments {target}",
+        f"uv run millrace deploy {target}",
     )
 
 
@@ -140,7 +140,7 @@ def _process_pools(client: SyncPrefectClient, release: Release) -> list[str]:
 
 
 def _restart_missing(target: str, pools: Sequence[str]) -> ConfigurationError:
-    command = f"uv run python -m infrastructure.prefect_resources.rollback {target} --restart"
+    command = f"uv run millrace rollback {target} --restart"
     return ConfigurationError(
         "Its runs are processes of a worker and use the worker's code: the deployments alone do "
         "not bring the version back.",
@@ -175,7 +175,3 @@ def _restart(command: str | None, release: Release, console: Console) -> None:
             "the work pool takes runs again",
             mend=f"see why, and run the command with MILLRACE_VERSION={release.version}",
         )
-
-
-if __name__ == "__main__":
-    app()
