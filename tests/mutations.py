@@ -68,7 +68,9 @@ FAULTS = (
         "prefect_flows/ingest/rest/client.py",
         "        yield rows_of(page.response, rows)\n",
         "        yield rows_of(page.response, rows)\n        break\n",
-        ("prefect_flows/test_rest.py::test_a_redirect_on_the_same_address_is_followed",),
+        (
+            "prefect_flows/ingest/test_rest_client.py::test_a_redirect_on_the_same_address_is_followed",
+        ),
     ),
     Fault(
         "rest-changed-shape-is-empty",
@@ -76,7 +78,7 @@ FAULTS = (
         "prefect_flows/ingest/rest/client.py",
         '        raise other_shape(response, f"{rows!r} is no list of objects")\n',
         "        return Page([], {})\n",
-        ("prefect_flows/test_rest.py::test_another_shape_is_no_empty_page",),
+        ("prefect_flows/ingest/test_rest_client.py::test_another_shape_is_no_empty_page",),
     ),
     Fault(
         "killed-load-stays",
@@ -85,7 +87,7 @@ FAULTS = (
         '        client.execute_sql(f"delete {unfinished}", since)\n',
         "        return int(rows)\n",
         (
-            "prefect_flows/test_unfinished_loads.py"
+            "prefect_flows/ingest/test_orphaned_loads.py"
             "::test_only_rows_of_loads_that_never_completed_go[postgres]",
         ),
     ),
@@ -96,7 +98,7 @@ FAULTS = (
         "{float(newest) - CLOCKS_DIFFER_SECONDS:.6f}",
         "{float(newest):.6f}",
         (
-            "prefect_flows/test_unfinished_loads.py"
+            "prefect_flows/ingest/test_orphaned_loads.py"
             "::test_only_rows_of_loads_that_never_completed_go[postgres]",
         ),
     ),
@@ -117,7 +119,9 @@ FAULTS = (
         "prefect_flows/ingest/destinations/postgres_copy.py",
         "range(0, len(batch), rows)",
         "range(0, len(batch) - rows + 1, rows)",
-        ("prefect_flows/test_postgres_destination.py::test_long_rows_are_encoded_a_few_at_a_time",),
+        (
+            "prefect_flows/ingest/test_destination_postgres.py::test_long_rows_are_encoded_a_few_at_a_time",
+        ),
     ),
     Fault(
         "inbox-loses-the-last-files",
@@ -203,7 +207,9 @@ FAULTS = (
         "prefect_flows/core/failure_class.py",
         '"40P01": Cause.TRANSIENT',
         '"40P01": Cause.CODE',
-        ("prefect_flows/test_causes.py::test_a_code_raised_by_postgres[40P01-transient]",),
+        (
+            "prefect_flows/core/test_failure_class.py::test_a_code_raised_by_postgres[40P01-transient]",
+        ),
     ),
     Fault(
         "bigquery-rate-limit-is-not-transient",
@@ -211,7 +217,9 @@ FAULTS = (
         "prefect_flows/core/failure_class.py",
         '"rateLimitExceeded": Cause.TRANSIENT',
         '"rateLimitExceeded": Cause.CODE',
-        ("prefect_flows/test_bigquery_causes.py::test_a_call_that_is_answered_with_an_error",),
+        (
+            "prefect_flows/core/test_failure_class_bigquery.py::test_a_call_that_is_answered_with_an_error",
+        ),
     ),
     Fault(
         "every-error-is-retried",
@@ -219,7 +227,9 @@ FAULTS = (
         "prefect_flows/runtime/stages.py",
         "isinstance(error, MillraceError) and error.retryable",
         "isinstance(error, MillraceError)",
-        ("prefect_flows/test_stages.py::test_an_error_that_cannot_pass_is_not_tried_again",),
+        (
+            "prefect_flows/runtime/test_stages.py::test_an_error_that_cannot_pass_is_not_tried_again",
+        ),
     ),
     Fault(
         "one-retry-too-few",
@@ -228,17 +238,19 @@ FAULTS = (
         "stop_after_attempt(policy.retries + 1)",
         "stop_after_attempt(policy.retries)",
         (
-            "prefect_flows/test_stages.py"
+            "prefect_flows/runtime/test_stages.py"
             "::test_each_retry_comes_later_than_the_one_before_and_not_on_the_dot",
         ),
     ),
     Fault(
         "stage-timeout-is-ignored",
         "A stage runs on after its timeout.",
-        "prefect_flows/runtime/stages.py",
+        "prefect_flows/core/interrupts.py",
         "        if interrupts.over.wait(seconds):\n",
         "        if interrupts.over.wait():\n",
-        ("prefect_flows/test_stages.py::test_it_stops_the_stage_and_leaves_the_handler_as_it_was",),
+        (
+            "prefect_flows/runtime/test_stages.py::test_it_stops_the_stage_and_leaves_the_handler_as_it_was",
+        ),
     ),
     Fault(
         "daily-quota-is-waited-for",
@@ -246,7 +258,9 @@ FAULTS = (
         "prefect_flows/ingest/rest/responses.py",
         "if status not in {403, 429, 503} or reason in DAY_REASONS:",
         "if status not in {403, 429, 503}:",
-        ("prefect_flows/test_rest.py::test_a_quota_of_the_day_is_no_matter_of_waiting",),
+        (
+            "prefect_flows/ingest/test_rest_client.py::test_a_quota_of_the_day_is_no_matter_of_waiting",
+        ),
     ),
     Fault(
         "failed-source-is-hidden",
@@ -254,7 +268,9 @@ FAULTS = (
         "prefect_flows/ingest/run_sources.py",
         "                failed[source] = error\n",
         "",
-        ("prefect_flows/test_sources_of_a_run.py::test_one_that_fails_does_not_hold_up_the_other",),
+        (
+            "prefect_flows/ingest/test_sources_of_a_run.py::test_one_that_fails_does_not_hold_up_the_other",
+        ),
     ),
     Fault(
         "failed-node-is-hidden",
@@ -308,7 +324,7 @@ FAULTS = (
         "    if file is None:\n",
         "    if file is None or not parameters.wait:\n",
         (
-            "prefect_flows/test_exclusive.py"
+            "prefect_flows/runtime/test_target_lock.py"
             "::test_a_second_run_of_a_target_fails_and_a_run_of_another_target_begins",
         ),
     ),
@@ -354,7 +370,7 @@ FAULTS = (
         "return not self.failed and self.status != SKIPPED",
         "return not self.failed",
         (
-            "prefect_flows/transform/test_code.py"
+            "prefect_flows/transform/test_node_hashes.py"
             "::test_only_what_ended_well_with_the_same_code_is_carried_over",
         ),
     ),
@@ -365,7 +381,7 @@ FAULTS = (
         'if code.of(unique_id) == entry["code"]:',
         'if entry["code"]:',
         (
-            "prefect_flows/transform/test_code.py"
+            "prefect_flows/transform/test_node_hashes.py"
             "::test_only_what_ended_well_with_the_same_code_is_carried_over",
         ),
     ),
@@ -376,7 +392,7 @@ FAULTS = (
         "waiting += [*_macros_of(macro), own]",
         "waiting += [own]",
         (
-            "prefect_flows/transform/test_code.py"
+            "prefect_flows/transform/test_node_hashes.py"
             "::test_each_change_reaches_what_is_behind_it_and_nothing_else",
         ),
     ),
@@ -387,7 +403,7 @@ FAULTS = (
         '"values": self._values(node, _reads(code) | read_by_macros),',
         '"values": None,',
         (
-            "prefect_flows/transform/test_code.py"
+            "prefect_flows/transform/test_node_hashes.py"
             "::test_a_change_outside_of_a_node_s_own_text_reaches_it",
         ),
     ),
@@ -421,7 +437,9 @@ FAULTS = (
         "prefect_flows/core/files.py",
         "        draft.unlink(missing_ok=True)\n",
         "        pass\n",
-        ("prefect_flows/test_files.py::test_a_write_that_fails_leaves_the_old_file_and_no_draft",),
+        (
+            "prefect_flows/core/test_files.py::test_a_write_that_fails_leaves_the_old_file_and_no_draft",
+        ),
     ),
     Fault(
         "login-in-the-state-url",
@@ -430,7 +448,7 @@ FAULTS = (
         'if separator and "@" in rest:',
         'if separator and ":@" in rest:',
         (
-            "prefect_flows/state/test_url.py::"
+            "prefect_flows/state/test_state_url.py::"
             "test_what_is_none_is_refused_before_anything_is_opened",
         ),
     ),
@@ -452,7 +470,7 @@ FAULTS = (
         "            resource_tracker.ensure_running()",
         "            pass",
         (
-            "prefect_flows/test_files.py::"
+            "prefect_flows/core/test_files.py::"
             "test_no_child_keeps_the_secrets_of_a_command_that_has_ended",
         ),
     ),
@@ -474,7 +492,9 @@ FAULTS = (
         "prefect_flows/ingest/rest/transport.py",
         'return text.replace(self._secret, "***") if self._secret else text',
         "return text",
-        ("prefect_flows/test_rest.py::test_what_does_not_pass_in_time_may_pass_later",),
+        (
+            "prefect_flows/ingest/test_rest_client.py::test_what_does_not_pass_in_time_may_pass_later",
+        ),
     ),
     Fault(
         "secret-follows-a-redirect",
@@ -482,7 +502,9 @@ FAULTS = (
         "prefect_flows/ingest/rest/transport.py",
         'if origin_of(request.url or "") != self._origin:',
         "if request.url is None:",
-        ("prefect_flows/test_rest.py::test_the_secret_does_not_follow_to_another_address",),
+        (
+            "prefect_flows/ingest/test_rest_client.py::test_the_secret_does_not_follow_to_another_address",
+        ),
     ),
     Fault(
         "receiver-shows-its-secret",
@@ -491,7 +513,7 @@ FAULTS = (
         'said = said.replace(secret, "…")',
         "said = said.strip()",
         (
-            "prefect_flows/notices/test_receivers.py"
+            "prefect_flows/notifications/test_receivers.py"
             "::test_a_refusal_does_not_show_the_address_of_the_webhook",
         ),
     ),
@@ -616,7 +638,7 @@ FAULTS = (
         "new=[incident for incident in seen if incident.id not in known]",
         "new=list(seen)",
         (
-            "prefect_flows/notices/test_incidents.py"
+            "prefect_flows/notifications/test_incidents.py"
             "::test_what_is_seen_again_is_counted_and_keeps_its_beginning",
         ),
     ),
@@ -627,7 +649,7 @@ FAULTS = (
         "                    del waiting.unsent[line.receiver]\n",
         "                    continue\n",
         (
-            "prefect_flows/notices/test_outbox.py"
+            "prefect_flows/notifications/test_outbox.py"
             "::test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late",
         ),
     ),
@@ -668,7 +690,9 @@ FAULTS = (
         "infrastructure/operate/health_check/evaluate_runs.py",
         'FAILED_STATES = ("FAILED", "CRASHED")',
         'FAILED_STATES = ("FAILED",)',
-        ("infrastructure/test_healthcheck_runs.py::test_how_the_last_run_ended_is_its_status",),
+        (
+            "infrastructure/operate/test_health_check_runs.py::test_how_the_last_run_ended_is_its_status",
+        ),
     ),
     Fault(
         "switched-off-schedule-comes-back",
@@ -676,7 +700,9 @@ FAULTS = (
         "infrastructure/prefect_resources/deployments/deployment_resources.py",
         "active=active.get(_text(create.schedule), True)",
         "active=True",
-        ("infrastructure/test_deploy.py::test_what_an_operator_switched_off_stays_off",),
+        (
+            "infrastructure/prefect_resources/test_deployments.py::test_what_an_operator_switched_off_stays_off",
+        ),
     ),
     Fault(
         "rollback-goes-forward",
@@ -684,7 +710,9 @@ FAULTS = (
         "infrastructure/prefect_resources/rollback/command.py",
         "before = versions[younger:] if to is None else [to]",
         "before = versions if to is None else [to]",
-        ("infrastructure/test_rollback_choice.py::test_it_goes_to_the_version_deployed_before",),
+        (
+            "infrastructure/prefect_resources/test_rollback_choice.py::test_it_goes_to_the_version_deployed_before",
+        ),
     ),
     Fault(
         "backup-keeps-the-oldest",
@@ -692,7 +720,7 @@ FAULTS = (
         "infrastructure/operate/backup/archive.py",
         "old = ours[:-keep]",
         "old = ours[keep:]",
-        ("infrastructure/test_backup.py::test_keep_removes_the_oldest_of_its_own_only",),
+        ("infrastructure/operate/test_backup.py::test_keep_removes_the_oldest_of_its_own_only",),
     ),
     Fault(
         "backup-checksum-is-not-compared",
@@ -700,7 +728,7 @@ FAULTS = (
         "infrastructure/operate/backup/archive.py",
         "if sums[name] != digests[name]",
         "if name not in sums",
-        ("infrastructure/test_backup.py::test_a_manifest_that_was_changed_is_seen",),
+        ("infrastructure/operate/test_backup.py::test_a_manifest_that_was_changed_is_seen",),
     ),
     Fault(
         "health-check-passes-when-something-is-down",
@@ -708,7 +736,7 @@ FAULTS = (
         "infrastructure/operate/health_check/command.py",
         "        raise typer.Exit(FAILED)\n",
         "        raise typer.Exit\n",
-        ("infrastructure/test_healthcheck.py::test_a_state_store_that_does_not_answer",),
+        ("infrastructure/operate/test_health_check.py::test_a_state_store_that_does_not_answer",),
     ),
     Fault(
         "automations-of-others-are-removed",
@@ -717,7 +745,7 @@ FAULTS = (
         "if TAG in each.tags and each.name.startswith(tuple(self._prefixes))",
         "if TAG in each.tags",
         (
-            "infrastructure/test_setup_automations.py"
+            "infrastructure/prefect_resources/test_automations.py"
             "::test_changes_are_seen_and_others_are_left_alone",
         ),
     ),
@@ -728,7 +756,7 @@ FAULTS = (
         '        return "no such block"\n',
         "        return None\n",
         (
-            "infrastructure/test_setup_work_pools.py"
+            "infrastructure/prefect_resources/test_work_pools.py"
             "::test_missing_blocks_are_listed_with_their_commands_and_nothing_is_made",
         ),
     ),
@@ -738,7 +766,7 @@ FAULTS = (
         "infrastructure/ci/check_sources/deployments.py",
         "for name in sorted(hidden & set(each.parameters)):",
         "for name in sorted(hidden - set(each.parameters)):",
-        ("infrastructure/test_check_sources.py::test_a_key_in_the_open",),
+        ("infrastructure/ci/test_check_sources.py::test_a_key_in_the_open",),
     ),
     Fault(
         "token-in-an-image-label",
@@ -746,7 +774,7 @@ FAULTS = (
         "infrastructure/delivery/build_image.py",
         '_PASSWORD_IN_URL.sub("", source) if "://" in source else ""',
         'source if "://" in source else ""',
-        ("infrastructure/test_build_image.py::test_a_label_carries_no_token",),
+        ("infrastructure/delivery/test_build_image.py::test_a_label_carries_no_token",),
     ),
     Fault(
         "failed-release-leaves-its-files",
@@ -755,7 +783,7 @@ FAULTS = (
         "        for file, text in before.items():\n            file.write_text(text)\n",
         "",
         (
-            "infrastructure/test_release.py"
+            "infrastructure/delivery/test_release.py"
             "::test_a_commit_that_git_refuses_leaves_the_files_as_they_were",
         ),
     ),
@@ -791,7 +819,7 @@ FAULTS = (
         'url = answer.links.get("next", {}).get("url")',
         "url = None",
         (
-            "infrastructure/test_pull_request_github.py"
+            "infrastructure/ci/test_pull_request_github.py"
             "::test_open_pull_requests_are_listed_over_all_pages",
         ),
     ),
@@ -802,7 +830,7 @@ FAULTS = (
         'once=method == "POST"',
         "once=False",
         (
-            "infrastructure/test_pull_request_github.py"
+            "infrastructure/ci/test_pull_request_github.py"
             "::test_a_comment_whose_answer_was_lost_is_not_written_twice",
         ),
     ),
@@ -813,7 +841,7 @@ FAULTS = (
         "return mark if schema == schema_of(mark.number) else None",
         "return mark",
         (
-            "infrastructure/test_pull_request_removal.py"
+            "infrastructure/ci/test_pull_request_removal.py"
             "::test_the_sweep_drops_only_what_a_closed_pull_request_left",
         ),
     ),
@@ -824,7 +852,7 @@ FAULTS = (
         "mark.repository is None or mark.repository.lower() != repository.lower()",
         "mark.repository is None",
         (
-            "infrastructure/test_pull_request_removal.py"
+            "infrastructure/ci/test_pull_request_removal.py"
             "::test_the_sweep_drops_only_what_a_closed_pull_request_left",
         ),
     ),

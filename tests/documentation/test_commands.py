@@ -111,7 +111,7 @@ def test_what_is_said_to_test_a_block_gives_the_same_command(block: Block) -> No
 def test_a_test_that_gives_another_command_is_seen() -> None:
     block = Block(
         page="documentation/x.md", line=1, language="sh", kind="tested by",
-        what="tests/infrastructure/test_backup.py",
+        what="tests/infrastructure/operate/test_backup.py",
         text="uv run millrace backup create --keep 3 --compressed",
     )  # fmt: skip
     assert missing(block) == {"--compressed"}
