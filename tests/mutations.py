@@ -126,7 +126,7 @@ FAULTS = (
     Fault(
         "inbox-loses-the-last-files",
         "The inbox marks small files as loaded and does not load their rows.",
-        "prefect_flows/sources/files__inbox/taking.py",
+        "prefect_flows/sources/files__inbox/table_loader.py",
         "spool.finished(last=True)",
         "spool.finished()",
         (
@@ -137,7 +137,7 @@ FAULTS = (
     Fault(
         "inbox-takes-unfinished-files",
         "The inbox loads a file that is still being written.",
-        "prefect_flows/sources/files__inbox/taking.py",
+        "prefect_flows/sources/files__inbox/table_loader.py",
         "if age < self.options.min_age_seconds:",
         "if age < 0:",
         (
@@ -148,7 +148,7 @@ FAULTS = (
     Fault(
         "inbox-hides-a-malformed-file",
         "A malformed file goes to quarantine, and neither the log nor the record says so.",
-        "prefect_flows/sources/files__inbox/taking.py",
+        "prefect_flows/sources/files__inbox/table_loader.py",
         '        reject(self.table, where=f"{self.inbox.url}/{file.name}{at}", why=fault.why)\n',
         "        del at\n",
         (
@@ -159,7 +159,7 @@ FAULTS = (
     Fault(
         "cursor-skips-equal-values",
         "An incremental load of a table skips late rows with the cursor's last value.",
-        "prefect_flows/sources/postgres__dump/reading.py",
+        "prefect_flows/sources/postgres__dump/readers/base.py",
         "place >= value if since.again else place > value",
         "place > value",
         (

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from infrastructure.prefect_resources import ownership
+from infrastructure.prefect_resources.ownership import Ownership
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, apply, differs, plan
 from infrastructure.prefect_resources.reconcile.resources import Wanted
-from infrastructure.setup_profiles import ownership, profiles_yml
+from infrastructure.setup_profiles import profiles_yml
 from infrastructure.setup_profiles.block_resources import KINDS
 from infrastructure.setup_profiles.contract import Contract
 from infrastructure.setup_profiles.desired import desired_blocks, of_targets, profile_of
-from infrastructure.setup_profiles.ownership import Ownership
 from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean

@@ -23,7 +23,7 @@ NEEDS = frozenset({
 # What a shell is and the project is not, and names of targets.
 SHELL = frozenset({
     "dev", "prod", "staging",
-    "cat", "cd", "cp", "dbt", "jq", "ls", "python", "run", "stat", "tail", "uv", "uvx",
+    "cat", "cd", "cp", "dbt", "jq", "ls", "millrace", "python", "run", "stat", "tail", "uv", "uvx",
     "-l", "-m", "-n", "--all-packages", "--extra",
 })  # fmt: skip
 KINDS = frozenset({"runs", "runs beside the next", "tested by", "needs", "file", "said by"})

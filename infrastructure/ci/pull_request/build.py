@@ -31,7 +31,8 @@ from infrastructure.ci.pull_request.names import (
     of_another_repository,
     schema_of,
 )
-from infrastructure.ci.pull_request.warehouse import Limits, warehouse_of
+from infrastructure.ci.pull_request.warehouse import Limits
+from infrastructure.ci.pull_request.warehouse_choice import warehouse_of
 from infrastructure.version import version_of
 from prefect_flows.core.errors import DamagedFile, RunCancelled, StageFailed, after_changes
 from prefect_flows.core.profiles import Profile

@@ -9,7 +9,8 @@ from contextlib import closing
 
 from infrastructure.ci.pull_request.context import Ground
 from infrastructure.ci.pull_request.names import folder_of, number_of, schema_of
-from infrastructure.ci.pull_request.warehouse import Limits, Warehouse, warehouse_of
+from infrastructure.ci.pull_request.warehouse import Limits, Warehouse
+from infrastructure.ci.pull_request.warehouse_choice import warehouse_of
 from prefect_flows.core.errors import ConfigurationError, TargetBusy
 
 log = logging.getLogger("millrace")

@@ -30,8 +30,8 @@ from infrastructure.ci.pull_request.warehouse import (
     Relation,
     TooMuch,
     Warehouse,
-    warehouse_of,
 )
+from infrastructure.ci.pull_request.warehouse_choice import warehouse_of
 from prefect_flows.core.errors import ConfigurationError
 
 log = logging.getLogger("millrace")

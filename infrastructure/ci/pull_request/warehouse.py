@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from infrastructure.ci.pull_request.names import Mark
 from prefect_flows.core.errors import MillraceError, TargetBusy
-from prefect_flows.core.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -125,17 +124,6 @@ class Limits:
 
     seconds: float
     bytes: int
-
-
-def warehouse_of(profile: Profile, limits: Limits) -> Warehouse:
-    """The warehouse of a target."""
-    if profile.warehouse == "bigquery":
-        from infrastructure.ci.pull_request.bigquery_warehouse import OnBigQuery
-
-        return OnBigQuery(profile, limits)
-    from infrastructure.ci.pull_request.postgres_warehouse import OnPostgres
-
-    return OnPostgres(profile, limits)
 
 
 def busy(schema: str, where: str) -> TargetBusy:

@@ -16,9 +16,9 @@ from infrastructure.prefect_resources.automations.automations_file import (
 )
 from infrastructure.prefect_resources.automations.desired_automations import COMMAND, asked_of
 from infrastructure.prefect_resources.deployments import preflight
+from infrastructure.prefect_resources.ownership import projects_of
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import apply, differs, plan
-from infrastructure.setup_profiles.ownership import projects_of
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError, did_you_mean
 from prefect_flows.core.names import SETUP_COMMAND, notify_block

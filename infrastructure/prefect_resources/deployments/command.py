@@ -19,10 +19,10 @@ from infrastructure.prefect_resources.deployments.deployment_resources import (
 from infrastructure.prefect_resources.deployments.flow_schema import schemas_of
 from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
 from infrastructure.prefect_resources.deployments.releases import Release
+from infrastructure.prefect_resources.ownership import projects_of
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
 from infrastructure.prefect_resources.reconcile.resources import Wanted
-from infrastructure.setup_profiles.ownership import projects_of
 from infrastructure.version import version_of
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
+from infrastructure.prefect_resources.ownership import Projects, marks
 from infrastructure.prefect_resources.work_pools.block_references import missing, references
-from infrastructure.setup_profiles.ownership import Projects, marks
 from prefect_flows.core import names
 from prefect_flows.core.errors import ConfigurationError
 

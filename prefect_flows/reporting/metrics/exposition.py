@@ -17,15 +17,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from prefect_flows.reporting.overview.target_overview import (
-    TargetOverview,
-    overview,
-    overview_of,
-)
 from prefect_flows.state.incidents import Kind
 from prefect_flows.state.run_summary import RunSummary
 from prefect_flows.state.runs import Ending
 from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_overview import TargetOverview, overview, overview_of
 from prefect_flows.state.target_state import RUN_RESULTS, RUN_RESULTS_KIND, ResultEntry
 from prefect_flows.transform.results import FAILED, WRITTEN
 

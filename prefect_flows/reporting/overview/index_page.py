@@ -15,14 +15,11 @@ from markupsafe import Markup
 
 from prefect_flows.reporting.charts.svg import seconds, size
 from prefect_flows.reporting.charts.trend import Point, trend, usual_of
-from prefect_flows.reporting.overview.target_overview import (
-    TargetOverview,
-    overview,
-)
 from prefect_flows.reporting.templates import packaged, templates
 from prefect_flows.state.incidents import Incident
 from prefect_flows.state.run_summary import RunLine, SourceFreshness
 from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_overview import TargetOverview, overview
 
 INDEX = "index.html"
 # How often it is written again for what came meanwhile; each further time takes two runs that end

@@ -19,8 +19,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prefect_flows.core.errors import ServerError, StateStoreError
 from prefect_flows.reporting.metrics.exposition import facts_of_all, registry_of
 from prefect_flows.reporting.overview.index_page import index_page
-from prefect_flows.reporting.overview.target_overview import overview
 from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_overview import overview
 
 HOST = "127.0.0.1"
 HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from text_unidecode import unidecode  # type: ignore[import-untyped]
 
-from prefect_flows.sources.files__inbox.faults import Malformed, shortened
+from prefect_flows.sources.files__inbox.file_errors import Malformed, shortened
 
 FILE, ROW, LOAD_ID = "_file", "_row", "_dlt_load_id"
 # Those of the load, and of Postgres in each of its tables.

@@ -19,6 +19,7 @@ from functools import partial
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Quoted, Text
 from prefect_flows.sources.files__inbox.column_names import Names, refuse_many_columns
 from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
@@ -28,7 +29,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     name_of,
     parse,
 )
-from prefect_flows.sources.files__inbox.faults import (
+from prefect_flows.sources.files__inbox.file_errors import (
     LongRow,
     Malformed,
     UnknownColumns,
@@ -36,7 +37,6 @@ from prefect_flows.sources.files__inbox.faults import (
     shortened,
 )
 from prefect_flows.sources.files__inbox.inbox import Content
-from prefect_flows.sources.files__inbox.streams import CHUNK, Quoted, Text
 
 # A row fits into a block. Some blocks are in memory at a time; the second size is for files with a
 # row that does not fit into the first.

@@ -20,7 +20,7 @@ from fsspec.utils import glob_translate
 
 from prefect_flows.core.documents import parse_json
 from prefect_flows.core.errors import ConfigurationError, IngestionError
-from prefect_flows.sources.files__inbox.streams import CHUNK, Hashed, Text, text
+from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Hashed, Text, text
 from prefect_flows.state.object_store_errors import errors_of_stores
 
 # What an object store says of an object's content; the first that it gives.

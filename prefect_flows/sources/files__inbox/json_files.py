@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
+from prefect_flows.sources.files__inbox.byte_streams import Text
 from prefect_flows.sources.files__inbox.column_names import Names
 from prefect_flows.sources.files__inbox.column_types import (
     BIGINT,
@@ -34,13 +35,8 @@ from prefect_flows.sources.files__inbox.column_types import (
     is_valid,
     name_of,
 )
-from prefect_flows.sources.files__inbox.faults import (
-    Malformed,
-    UnknownColumns,
-    shortened,
-)
+from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns, shortened
 from prefect_flows.sources.files__inbox.inbox import Content
-from prefect_flows.sources.files__inbox.streams import Text
 
 BLOCK = 1 << 20
 # A line longer than this is not looked at.

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefect_flows.sources.files__inbox.faults import Malformed
+from prefect_flows.sources.files__inbox.file_errors import Malformed
 
 # Postgres keeps a row within a page of 8 kB, but for texts of more than this many bytes.
 _ROW_BYTES, _INLINE_BYTES = 8_160, 24

@@ -38,7 +38,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     name_of,
     parse,
 )
-from prefect_flows.sources.files__inbox.faults import Malformed, first_bad, shortened
+from prefect_flows.sources.files__inbox.file_errors import Malformed, first_bad, shortened
 from prefect_flows.sources.files__inbox.inbox import Content
 
 ROWS_AT_ONCE = 65_536

@@ -27,8 +27,8 @@ from prefect_flows.sources.files__inbox import column_types, ledger
 from prefect_flows.sources.files__inbox.column_names import FILE, in_latin_letters
 from prefect_flows.sources.files__inbox.csv_files import Dialect
 from prefect_flows.sources.files__inbox.inbox import File, Inbox, pattern
-from prefect_flows.sources.files__inbox.spool import Part
-from prefect_flows.sources.files__inbox.taking import Options, Taking
+from prefect_flows.sources.files__inbox.staged_files import Part
+from prefect_flows.sources.files__inbox.table_loader import Options, Taking
 
 # dlt's own tables.
 _DLTS = "_dlt"

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
 from prefect_flows.source_flow import ingest_target
-from prefect_flows.sources.postgres__dump.arguments import parse_tables
+from prefect_flows.sources.postgres__dump.table_config import parse_tables
 
 
 @flow(name="ingest-postgres-dump", flow_run_name="{target}", persist_result=False)

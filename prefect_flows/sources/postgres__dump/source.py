@@ -9,64 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import dlt
 from dlt.extract import DltResource
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest.source_load import has_loaded
-from prefect_flows.sources.postgres__dump.copying import can_copy, copied
-from prefect_flows.sources.postgres__dump.reading import JSON, Column, Reader, Since, reader_of
+from prefect_flows.sources.postgres__dump.copy_export import can_copy, copied
+from prefect_flows.sources.postgres__dump.readers.base import JSON, Column, Reader, Since
+from prefect_flows.sources.postgres__dump.readers.choice import reader_of
+from prefect_flows.sources.postgres__dump.table_config import Dump
 
 # Of the table that holds the keys which the source has, when deletes are to be seen.
 PRESENT = "_present_keys"
 # Names that mean something else in a JSONPath, which is how dlt takes a cursor's name.
 JSON_PATH_WORDS = frozenset({"where", "wherenot"})
-
-Evolution = Literal["evolve", "freeze", "discard_value"]
-
-
-class Dump(BaseModel):
-    """What is read into one table, and how.
-
-    Attributes:
-        table: its name in the source, where it is not the name it gets here.
-        schema_name: the source's schema; that of the whole dump by default.
-        query: a query in the source's SQL, in place of a table.
-        key: primary key; the table's own by default. A query has none of its own.
-        cursor: column that only grows, such as `updated_at` or `id`: what is not above the last
-            load's highest value is not read again. A number, date, timestamp, uuid or text; texts
-            are compared by their bytes (`9` is above `12`). Without it the table is read whole.
-        lag_seconds: reads so many seconds below that value again, for rows that were committed
-            late. Needs a key and a cursor that is a timestamp.
-        deletes: take away rows whose key the source does not have any more. A table that is read
-            whole needs no such request.
-        columns: what happens to new columns: evolve adds them, discard_value leaves them out,
-            freeze stops the load.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    table: str | None = None
-    schema_name: str | None = None
-    query: str | None = None
-    key: list[str] | None = Field(default=None, min_length=1)
-    cursor: str | None = None
-    lag_seconds: PositiveFloat | None = None
-    deletes: bool = False
-    columns: Evolution = "evolve"
-
-    @model_validator(mode="after")
-    def _fits(self) -> Dump:
-        if self.query is not None and (self.table or self.schema_name):
-            raise ValueError("give a table or a query, not both")
-        if self.lag_seconds is not None and self.cursor is None:
-            raise ValueError("lag_seconds is for a table with a cursor")
-        if self.deletes and self.cursor is None:
-            raise ValueError("a table that is read whole loses its deleted rows without `deletes`")
-        return self
 
 
 @dlt.source(name="postgres__dump")

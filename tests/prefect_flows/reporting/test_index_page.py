@@ -25,10 +25,10 @@ from prefect_flows.reporting.overview.index_page import (
 )
 from prefect_flows.reporting.overview.pages import publish
 from prefect_flows.reporting.overview.serve import answer
-from prefect_flows.reporting.overview.target_overview import overview
 from prefect_flows.state.incidents import Incident, keep_incidents
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_overview import overview
 from tests.prefect_flows.reporting.test_html_page import Page
 from tests.support.object_stores import gs_bucket
 from tests.support.reporting.made_up_runs import LOG, keep_made_up_run, made_up_report

@@ -16,7 +16,7 @@ import pytest
 
 from prefect_flows.sources.files__inbox import csv_files, json_files, parquet_files
 from prefect_flows.sources.files__inbox.column_names import Names
-from prefect_flows.sources.files__inbox.faults import Malformed
+from prefect_flows.sources.files__inbox.file_errors import Malformed
 from prefect_flows.sources.files__inbox.inbox import Content, Inbox
 from tests.support.ingesting import ended, start_ingesting
 

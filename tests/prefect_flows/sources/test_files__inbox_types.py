@@ -16,6 +16,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from prefect_flows.sources.files__inbox import csv_files, parquet_files
+from prefect_flows.sources.files__inbox.byte_streams import Quoted
 from prefect_flows.sources.files__inbox.column_names import Names
 from prefect_flows.sources.files__inbox.column_types import (
     BIGINT,
@@ -30,9 +31,8 @@ from prefect_flows.sources.files__inbox.column_types import (
     Guess,
     name_of,
 )
-from prefect_flows.sources.files__inbox.faults import Malformed, UnknownColumns
+from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content, File
-from prefect_flows.sources.files__inbox.streams import Quoted
 
 FOUND = [
     (["1", "-20", "0", None], BIGINT),

@@ -21,9 +21,11 @@ from dlt.common.runtime import signals
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.destinations.target import loading_into, postgres_url
 from prefect_flows.ingest.source_load import Ingestion, SourceLoad, ingest
-from prefect_flows.sources.postgres__dump import reading_postgres, source
-from prefect_flows.sources.postgres__dump.reading import Column, Since, reader_of
-from prefect_flows.sources.postgres__dump.source import Dump
+from prefect_flows.sources.postgres__dump import source
+from prefect_flows.sources.postgres__dump.readers import postgres
+from prefect_flows.sources.postgres__dump.readers.base import Column, Since
+from prefect_flows.sources.postgres__dump.readers.choice import reader_of
+from prefect_flows.sources.postgres__dump.table_config import Dump
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.ingesting import ended, start_ingesting
 from tests.support.ordinary_postgres import ordinary_postgres
@@ -548,11 +550,11 @@ def test_a_large_table_is_read_in_parts_and_each_row_once(
          "create table none_yet (id int); create view seen as select * from large")  # fmt: skip
     shop("insert into large select i, repeat('x', 100) from generate_series(1, 20000) i")
     shop("insert into more select -i, 'y' from generate_series(1, 500) i")
-    monkeypatch.setattr(reading_postgres, "PAGES_OF_A_PART", 0)
+    monkeypatch.setattr(postgres, "PAGES_OF_A_PART", 0)
     copied = []
-    copy = reading_postgres.PostgresReader.copy
+    copy = postgres.PostgresReader.copy
     monkeypatch.setattr(
-        reading_postgres.PostgresReader,
+        postgres.PostgresReader,
         "copy",
         lambda *given: copied.append(copy(*given)) or copied[-1],
     )

@@ -13,13 +13,13 @@ from prefect_flows.core.errors import DamagedFile
 from prefect_flows.core.files import Warn
 from prefect_flows.notifications.outbox import Outbox
 from prefect_flows.reporting.metrics.exposition import facts_of
-from prefect_flows.reporting.overview.target_overview import overview_of
 from prefect_flows.reporting.run_report.summary import freshness_of
 from prefect_flows.state.incidents import open_incidents
 from prefect_flows.state.journal import Journal
 from prefect_flows.state.run_summary import history
 from prefect_flows.state.runs import Run, RunHeader, failed_run, interrupted_run, last_run
 from prefect_flows.state.store import StateStore
+from prefect_flows.state.target_overview import overview_of
 from prefect_flows.state.target_state import TargetState
 from tests.support.object_stores import gs_bucket
 

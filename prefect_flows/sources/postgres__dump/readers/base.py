@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import psycopg2
 import pyarrow as pa
@@ -14,10 +14,7 @@ from sqlalchemy import exc
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.core.failure_class import Cause, cause_of
-
-if TYPE_CHECKING:
-    from prefect_flows.sources.postgres__dump.source import Dump
-
+from prefect_flows.sources.postgres__dump.table_config import Dump
 
 # Hints of a column whose text is JSON.
 JSON = {"data_type": "json"}
@@ -84,39 +81,6 @@ class Reader(Protocol):
             since: where the load before ended; everything when none.
             as_text: whether numbers that are checked may stay the text they came as.
         """
-
-
-def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
-    """The reader of a database.
-
-    Raises:
-        ConfigurationError: the URL is none, or its driver is not installed.
-    """
-    from prefect_flows.sources.postgres__dump.reading_by_sqlalchemy import SqlAlchemyReader
-    from prefect_flows.sources.postgres__dump.reading_postgres import PostgresReader
-
-    try:
-        address = sqlalchemy.make_url(url)
-        if address.get_backend_name() == "postgresql":
-            # The driver that the project has, whatever SQLAlchemy's default is.
-            address = address.set(drivername="postgresql+psycopg2")
-        engine = sqlalchemy.create_engine(
-            address, poolclass=sqlalchemy.NullPool, hide_parameters=True
-        )
-    except (exc.ArgumentError, exc.NoSuchModuleError, ModuleNotFoundError) as error:
-        kind = type(error).__name__
-        what = error.name if isinstance(error, ModuleNotFoundError) else None
-        raise ConfigurationError(
-            "The URL of the database is none of SQLAlchemy's"
-            + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
-            where="the secret `url` of source 'postgres__dump'",
-            mend="write it again, such as postgresql://user:password@host:5432/database: "
-            "uv run millrace secret postgres-dump-url-<target>; a driver: "
-            "uv add --package millrace-postgres-dump NAME",
-        ) from None  # the URL holds a password
-    if engine.dialect.name == "postgresql":
-        return PostgresReader(engine, schema_name)
-    return SqlAlchemyReader(engine, schema_name, rows_at_once)
 
 
 def place_of(engine: sqlalchemy.Engine) -> str:

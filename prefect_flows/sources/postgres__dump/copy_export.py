@@ -10,15 +10,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import dlt
 
-from prefect_flows.sources.postgres__dump.reading import Column, Reader
-from prefect_flows.sources.postgres__dump.reading_postgres import PostgresReader
-
-if TYPE_CHECKING:
-    from prefect_flows.sources.postgres__dump.source import Dump
+from prefect_flows.sources.postgres__dump.readers.base import Column, Reader
+from prefect_flows.sources.postgres__dump.readers.postgres import PostgresReader
+from prefect_flows.sources.postgres__dump.table_config import Dump
 
 
 def copied(

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from prefect_flows.core.errors import IngestionError
 from prefect_flows.ingest.destinations.postgres import written
-from prefect_flows.sources.postgres__dump.reading import (
+from prefect_flows.sources.postgres__dump.readers.base import (
     JSON,
     Column,
     Since,
@@ -26,9 +26,7 @@ from prefect_flows.sources.postgres__dump.reading import (
     statement,
     with_key,
 )
-
-if TYPE_CHECKING:
-    from prefect_flows.sources.postgres__dump.source import Dump
+from prefect_flows.sources.postgres__dump.table_config import Dump
 
 # Bytes of a batch as the server sends them; a few times as many in memory.
 BATCH_BYTES = 4 * 2**20

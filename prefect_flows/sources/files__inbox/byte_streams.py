@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from prefect_flows.sources.files__inbox.faults import Malformed
+from prefect_flows.sources.files__inbox.file_errors import Malformed
 
 CHUNK = 1 << 20
 _MARK = ord('"')

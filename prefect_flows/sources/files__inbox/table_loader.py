@@ -22,10 +22,10 @@ from prefect_flows.sources.files__inbox.column_names import (
     refuse_many_columns,
 )
 from prefect_flows.sources.files__inbox.column_types import BIGINT, TEXT, Types
-from prefect_flows.sources.files__inbox.faults import LongRow, Malformed, UnknownColumns
+from prefect_flows.sources.files__inbox.file_errors import LongRow, Malformed, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content, File, Inbox
 from prefect_flows.sources.files__inbox.limits import refuse_far_times, refuse_wide_rows
-from prefect_flows.sources.files__inbox.spool import Part, Spool, Taken
+from prefect_flows.sources.files__inbox.staged_files import Part, Spool, Taken
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy
@@ -11,7 +11,7 @@ from dlt.sources.sql_database.arrow_helpers import row_tuples_to_arrow
 from dlt.sources.sql_database.schema_types import table_to_columns
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.sources.postgres__dump.reading import (
+from prefect_flows.sources.postgres__dump.readers.base import (
     Column,
     Since,
     as_written,
@@ -20,9 +20,7 @@ from prefect_flows.sources.postgres__dump.reading import (
     statement,
     with_key,
 )
-
-if TYPE_CHECKING:
-    from prefect_flows.sources.postgres__dump.source import Dump
+from prefect_flows.sources.postgres__dump.table_config import Dump
 
 # dlt's names of the types that every database orders as Arrow and Python do.
 ORDERED = frozenset({"bigint", "decimal", "date", "timestamp"})

@@ -1,0 +1,17 @@
+"""The warehouse of a target, as pull requests use it."""
+
+from __future__ import annotations
+
+from infrastructure.ci.pull_request.warehouse import Limits, Warehouse
+from prefect_flows.core.profiles import Profile
+
+
+def warehouse_of(profile: Profile, limits: Limits) -> Warehouse:
+    """The warehouse of a target; the client of the other one is not imported."""
+    if profile.warehouse == "bigquery":
+        from infrastructure.ci.pull_request.bigquery_warehouse import OnBigQuery
+
+        return OnBigQuery(profile, limits)
+    from infrastructure.ci.pull_request.postgres_warehouse import OnPostgres
+
+    return OnPostgres(profile, limits)

@@ -1,0 +1,1 @@
+"""Readers of databases, one for each way to read."""

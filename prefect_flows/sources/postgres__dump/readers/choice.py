@@ -1,0 +1,41 @@
+"""The reader of a database: COPY for Postgres, SQLAlchemy for every other one."""
+
+from __future__ import annotations
+
+import sqlalchemy
+from sqlalchemy import exc
+
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.sources.postgres__dump.readers.base import Reader
+from prefect_flows.sources.postgres__dump.readers.postgres import PostgresReader
+from prefect_flows.sources.postgres__dump.readers.sqlalchemy_rows import SqlAlchemyReader
+
+
+def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
+    """The reader of a database.
+
+    Raises:
+        ConfigurationError: the URL is none, or its driver is not installed.
+    """
+    try:
+        address = sqlalchemy.make_url(url)
+        if address.get_backend_name() == "postgresql":
+            # The driver that the project has, whatever SQLAlchemy's default is.
+            address = address.set(drivername="postgresql+psycopg2")
+        engine = sqlalchemy.create_engine(
+            address, poolclass=sqlalchemy.NullPool, hide_parameters=True
+        )
+    except (exc.ArgumentError, exc.NoSuchModuleError, ModuleNotFoundError) as error:
+        kind = type(error).__name__
+        what = error.name if isinstance(error, ModuleNotFoundError) else None
+        raise ConfigurationError(
+            "The URL of the database is none of SQLAlchemy's"
+            + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
+            where="the secret `url` of source 'postgres__dump'",
+            mend="write it again, such as postgresql://user:password@host:5432/database: "
+            "uv run millrace secret postgres-dump-url-<target>; a driver: "
+            "uv add --package millrace-postgres-dump NAME",
+        ) from None  # the URL holds a password
+    if engine.dialect.name == "postgresql":
+        return PostgresReader(engine, schema_name)
+    return SqlAlchemyReader(engine, schema_name, rows_at_once)
