@@ -2,7 +2,7 @@
 
     uv run python benchmarks/loads.py [--rows 1000000] [--rounds 3] [--slow-rounds 1] [--only dlt]
 
-Two tasks on one embedded Postgres: a table of one database into another (`postgres__dump`), and a
+Two tasks on one embedded Postgres: a table of one database into another (`sql__database`), and a
 CSV file into a table (`files__inbox`): the first file of its table, whose types are found from its
 rows, and one that comes later. Each contestant is a process of its own, in alternating
 rounds; what it loaded is counted and summed. Measured are the seconds from its first statement to
@@ -135,14 +135,14 @@ TASKS = {
     "a table into another database": [
         Contestant("COPY … TO … | COPY … FROM …", COPY_TABLE, "public.copied"),
         Contestant(
-            "postgres__dump, first load",
-            OURS.format(source="postgres__dump", before="postgres__dump"),
-            "raw_postgres__dump.flights",
+            "sql__database, first load",
+            OURS.format(source="sql__database", before="sql__database"),
+            "raw_sql__database.flights",
         ),
         Contestant(
-            "postgres__dump, replacing",
-            OURS.format(source="postgres__dump", before="postgres__dump"),
-            "raw_postgres__dump.flights",
+            "sql__database, replacing",
+            OURS.format(source="sql__database", before="sql__database"),
+            "raw_sql__database.flights",
             again=True,
         ),
         Contestant("dlt's sql_table, default settings", DLT_TABLE, "plain.flights", slow=True),
@@ -236,13 +236,13 @@ class Ground:
                     "threads": 4,
                 },
                 "arguments": {
-                    "postgres__dump": {
+                    "sql__database": {
                         "url": f"{url}/source{place}", "tables": {"flights": None}
                     },
                     "files__inbox": {"url": str(self.folder / "inbox"), "min_age_seconds": 0},
                 },
                 "before": {
-                    "postgres__dump": {
+                    "sql__database": {
                         "url": f"{url}/source{place}",
                         "tables": {"one_row": {"query": "select 1 as id"}},
                     },

@@ -109,7 +109,7 @@ FAULTS = (
         "[*self._may_be_half_loaded, STATE_TABLE]",
         "[STATE_TABLE]",
         (
-            "prefect_flows/sources/test_postgres__dump.py"
+            "prefect_flows/sources/test_sql__database.py"
             "::test_a_load_that_failed_half_way_goes_on_from_what_was_extracted",
         ),
     ),
@@ -159,11 +159,11 @@ FAULTS = (
     Fault(
         "cursor-skips-equal-values",
         "An incremental load of a table skips late rows with the cursor's last value.",
-        "prefect_flows/sources/postgres__dump/readers/base.py",
+        "prefect_flows/sources/sql__database/readers/base.py",
         "place >= value if since.again else place > value",
         "place > value",
         (
-            "prefect_flows/sources/test_postgres__dump.py"
+            "prefect_flows/sources/test_sql__database.py"
             "::test_a_cursor_reads_only_what_is_new_and_merges_it",
         ),
     ),

@@ -47,7 +47,7 @@ def configured(name: str, target: str) -> dict[str, Any]:
 
 def flow_command(name: str, target: str) -> str:
     """The command that loads a source into a target."""
-    return f"uv run python -m {PACKAGE}.{name}.flow --target {target}"
+    return f"uv run millrace ingest {name} --target {target}"
 
 
 def require(name: str) -> None:

@@ -127,7 +127,7 @@ def test_to_a_cluster(deliver) -> None:
                          TERRAFORM_OUTPUTS='{"dbt_targets": {}}')  # fmt: skip
     assert done.returncode == 0, done.stderr
     words = seen["words"]
-    assert words[4:6] == ["infrastructure.delivery", "kubernetes"]
+    assert words[2:5] == ["millrace", "deliver", "kubernetes"]
     assert words[words.index("--context") + 1] == "blue"
     assert words[words.index("--outputs") + 1] == "-"
     assert seen["input"] == '{"dbt_targets": {}}'

@@ -40,7 +40,7 @@ def test_search_knows_the_pages_without_a_server(site: Path) -> None:
     # The offline plugin's form: a script, which a page that is opened as a file may load.
     index = (site / "search" / "search_index.js").read_text()
     assert "Commands" in index
-    assert "infrastructure.operate.backup create" in index
+    assert "millrace backup create" in index
 
 
 def test_links_out_of_the_documentation_name_their_file(site: Path) -> None:

@@ -55,7 +55,7 @@ def fresh_clone_works(clone: Project) -> bool:
         assert done.returncode == 0, done.stdout + done.stderr
         said = done.stdout + done.stderr
         assert "Source acme__orders was never loaded into target dev" in said
-        assert "prefect_flows.sources.acme__orders.flow --target dev" in said
+        assert "millrace ingest acme__orders --target dev" in said
         return second.query("select count(*) from dev_marts.fct_flights") == [(336_776,)]
     finally:
         stop_servers(second)

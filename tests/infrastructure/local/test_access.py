@@ -248,7 +248,7 @@ def test_a_password_that_was_changed_under_a_running_server_is_named(project: Pr
         assert done.returncode == 2
         assert "started with another password than the file has now" in done.stderr
         assert str(file) in done.stderr
-        assert "infrastructure.local down && " in done.stderr
+        assert "millrace down && " in done.stderr
         file.write_text("no password\n")
         done = local(project, "up")
         assert done.returncode == 2

@@ -78,7 +78,7 @@ def test_a_state_url_without_a_bucket_or_with_a_login_is_a_fault_and_not_repeate
     assert unset.startswith("state_url: behind s3:// comes the name of a bucket")
     (login,) = faults(dbt_targets={"dev": POSTGRES}, state_url="s3://AKIA:made/up@bucket/x")
     assert login.startswith("state_url: its URL holds a login")
-    assert "infrastructure.prefect_resources.secrets state-store-login" in login
+    assert "millrace secret state-store-login" in login
     assert "made/up" not in login
 
 

@@ -28,7 +28,7 @@ from prefect_flows.core.settings import load_settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.arguments import source_arguments
 from prefect_flows.pipeline_run import refuse_open_secrets
-from prefect_flows.sources.postgres__dump import flow as dump_flow
+from prefect_flows.sources.sql__database import flow as dump_flow
 from tests.support.project import REPOSITORY
 
 DEEP = 5_000
@@ -205,7 +205,7 @@ VARS = '{"sources_off": ["files__inbox"], "days": 3, "of": {"a": ["b"]}}'
 ARGUMENTS = json.dumps({
     "files__inbox": {"url": "inbox", "tables": {"a": "*.csv"}, "types": {"a": {"b": "text"}},
                      "nulls": ["NA"], "min_age_seconds": 1, "escape": "x"},
-    "postgres__dump": {"tables": {"a": {"cursor": "id", "key": ["id"]}, "b": None}},
+    "sql__database": {"tables": {"a": {"cursor": "id", "key": ["id"]}, "b": None}},
     "nyc__flights": {"full_refresh": True},
 })  # fmt: skip
 
@@ -357,8 +357,8 @@ def test_settings_that_cannot_be_read_are_named(
 )
 def test_a_secret_that_no_database_takes_is_refused_without_it(secret: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        source_arguments("postgres__dump", "dev", {"tables": {}}, lambda _: secret)
-    assert "The secret for 'url' of source 'postgres__dump' cannot be used: a text has" in str(
+        source_arguments("sql__database", "dev", {"tables": {}}, lambda _: secret)
+    assert "The secret for 'url' of source 'sql__database' cannot be used: a text has" in str(
         refused.value
     )
     assert "DBT_ENV_SECRET_POSTGRES_DUMP_URL_DEV" in refused.value.where

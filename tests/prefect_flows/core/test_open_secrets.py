@@ -14,7 +14,7 @@ from prefect_flows.state.runs import RunHeader
 from tests.support.project import Project, Scratch
 
 PASSWORD = "s3cret-word"
-OF_DATABASE = {"postgres__dump": {"url": f"postgresql://reader:{PASSWORD}@db/shop", "tables": {}}}
+OF_DATABASE = {"sql__database": {"url": f"postgresql://reader:{PASSWORD}@db/shop", "tables": {}}}
 OF_INBOX = {"files__inbox": {"url": f"ftp://reader:{PASSWORD}@files/inbox"}}
 
 
@@ -45,13 +45,13 @@ def kept_in_files(scratch: Scratch) -> list[str]:
     [
         (
             ["--source-arguments", json.dumps(OF_DATABASE)],
-            "postgres__dump.url",
-            "infrastructure.prefect_resources.secrets postgres-dump-url-scratch",
+            "sql__database.url",
+            "millrace secret sql-database-url-scratch",
         ),
         # Though no source is read.
         (
             ["--source-arguments", json.dumps(OF_DATABASE), "--skip", "ingest"],
-            "postgres__dump.url",
+            "sql__database.url",
             "DBT_ENV_SECRET_POSTGRES_DUMP_URL_SCRATCH",
         ),
         (["--source-arguments", json.dumps(OF_INBOX)], "files__inbox.url", "`storage_options`"),
@@ -104,14 +104,14 @@ def test_a_flow_run_that_a_secret_was_given_to_keeps_it_out_of_the_state_store(
     done = scratch.run("-c", code)
 
     assert done.returncode != 0
-    assert "ConfigurationError: 'url' of source 'postgres__dump' is a secret" in done.stderr
+    assert "ConfigurationError: 'url' of source 'sql__database' is a secret" in done.stderr
     assert "If the value is real, change it" in done.stderr
     assert kept_in_files(scratch) == []
 
 
 def test_without_prefect_a_variable_stands_for_the_block(scratch: Scratch, shop: str) -> None:
-    tables = {"postgres__dump": {"tables": {"items": None}}}
-    given = ["--source", "postgres__dump", "--source-arguments", json.dumps(tables)]
+    tables = {"sql__database": {"tables": {"items": None}}}
+    given = ["--source", "sql__database", "--source-arguments", json.dumps(tables)]
     command = ["--target", scratch.target, "--no-prefect", *given, "--skip", "docs"]
 
     # GIVEN no variable, or an empty one: the error names it
@@ -126,7 +126,7 @@ def test_without_prefect_a_variable_stands_for_the_block(scratch: Scratch, shop:
     done = scratch.pipeline(*command)
 
     assert done.returncode == 0, done.stderr
-    rows = scratch.query("select count(*) from raw_postgres__dump.items", "scratch")
+    rows = scratch.query("select count(*) from raw_sql__database.items", "scratch")
     assert rows == [(1,)]
     assert PASSWORD not in done.stdout + done.stderr
     assert kept_in_files(scratch) == [".env"]

@@ -22,7 +22,7 @@ from prefect_flows.ingest.arguments import located
 from tests.support.project import PATIENCE, Project, Scratch, serving, until
 from tests.support.receivers import forget
 
-URL_BLOCK = "postgres-dump-url-scratch"
+URL_BLOCK = "sql-database-url-scratch"
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def url(scratch: Scratch) -> Iterator[str]:
 
 def arguments(inbox: Path, **of_inbox: Any) -> list[str]:
     given = {
-        "postgres__dump": {"tables": {"items": None}},
+        "sql__database": {"tables": {"items": None}},
         "files__inbox": {"url": str(inbox), "min_age_seconds": 0} | of_inbox,
     }
-    return ["--source", "postgres__dump", "--source", "files__inbox",
+    return ["--source", "sql__database", "--source", "files__inbox",
             "--source-arguments", json.dumps(given)]  # fmt: skip
 
 
@@ -74,12 +74,12 @@ def test_sources_go_side_by_side_as_stages_with_artifacts(
 
     # THEN both are brought in, each as two stages with the retries of the settings
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (rows(scratch, "raw_postgres__dump.items"), rows(scratch, "raw_files__inbox.orders")) \
+    assert (rows(scratch, "raw_sql__database.items"), rows(scratch, "raw_files__inbox.orders")) \
         == (1, 2)  # fmt: skip
     last = project.last_run(scratch.target)
     tasks = project.task_runs(last)
     policy = {name: task["empirical_policy"] for name, task in tasks.items()}
-    for source in ("postgres__dump", "files__inbox"):
+    for source in ("sql__database", "files__inbox"):
         assert tasks[f"extract-{source}"]["state_name"] == "Completed"
         assert (policy[f"extract-{source}"]["retries"], policy[f"load-{source}"]["retries"]) == (
             3,
@@ -88,17 +88,17 @@ def test_sources_go_side_by_side_as_stages_with_artifacts(
         assert policy[f"extract-{source}"]["retry_delay"] == [30, 60, 120]
         assert policy[f"load-{source}"]["retry_delay"] == [45, 90, 180]
     begun = [datetime.fromisoformat(tasks[f"extract-{s}"]["start_time"])
-             for s in ("postgres__dump", "files__inbox")]  # fmt: skip
+             for s in ("sql__database", "files__inbox")]  # fmt: skip
     ended = [datetime.fromisoformat(tasks[f"load-{s}"]["end_time"])
-             for s in ("postgres__dump", "files__inbox")]  # fmt: skip
+             for s in ("sql__database", "files__inbox")]  # fmt: skip
     assert max(begun) < min(ended), "one waited for the other"
     # AND a person reads what came, what was refused and why, and what changed
     texts = project.artifacts(last)
     extraction, load = (texts[f"{scratch.target}-{key}"] for key in ("extraction", "load"))
-    assert re.search(r"\| postgres__dump \| 1 \| [\d,]+ \| [\d.]+ \| [\d,]+ \| 0 \|", extraction)
+    assert re.search(r"\| sql__database \| 1 \| [\d,]+ \| [\d.]+ \| [\d,]+ \| 0 \|", extraction)
     assert re.search(r"\| files__inbox \| orders \| .*2\.csv.*line 3.* \|", extraction)
     assert "| raw_files__inbox.orders | 2 | 0 |" in load
-    assert "| raw_postgres__dump | new table items (1 columns) |" in load
+    assert "| raw_sql__database | new table items (1 columns) |" in load
     assert "extract-files__inbox" in done.stdout
     # AND the secret is nowhere
     log = project.asked("logs", logs={"flow_run_id": {"any_": [last["id"]]}})
@@ -116,14 +116,14 @@ def test_one_that_fails_does_not_hold_up_the_other(
     assert "mend:" in done.stderr
     assert rows(scratch, "raw_files__inbox.orders") == 2
     tasks = project.task_runs(project.last_run(scratch.target))
-    assert tasks["extract-postgres__dump"]["state_name"] == "Failed"
-    assert tasks["extract-postgres__dump"]["run_count"] == 1, "what is not there is not tried again"
+    assert tasks["extract-sql__database"]["state_name"] == "Failed"
+    assert tasks["extract-sql__database"]["run_count"] == 1, "what is not there is not tried again"
     assert "dbt-run" not in tasks
     # AND the next run brings in what is left
     scratch.query("create table items as select 1 as id", "shop")
     again = run(scratch, *arguments(inbox))
     assert again.returncode == 0, again.stderr
-    assert rows(scratch, "raw_postgres__dump.items") == 1
+    assert rows(scratch, "raw_sql__database.items") == 1
     assert rows(scratch, "raw_files__inbox.orders") == 2
 
 
@@ -173,8 +173,8 @@ def test_arguments_stand_in_one_place_and_what_was_never_loaded_is_left_out(
     load = "uv run millrace ingest files__inbox --target scratch"
 
     # WHEN another source is asked for, it leaves the model out, and says how to load the source
-    others = ["--source", "postgres__dump", "--source-arguments",
-              '{"postgres__dump": {"tables": {"items": null}}}', "--skip", "docs"]  # fmt: skip
+    others = ["--source", "sql__database", "--source-arguments",
+              '{"sql__database": {"tables": {"items": null}}}', "--skip", "docs"]  # fmt: skip
     done = run(scratch, *others)
     assert done.returncode == 0, done.stderr
     said = "Source files__inbox was never loaded into target scratch; what reads it is left out"
@@ -235,7 +235,7 @@ def test_told_to_stop_both_stop_and_nothing_is_half_loaded(
     # THEN the next run has everything once
     done = run(scratch, *arguments(inbox))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert rows(scratch, "raw_postgres__dump.items") == 400_000
+    assert rows(scratch, "raw_sql__database.items") == 400_000
     assert rows(scratch, "raw_files__inbox.orders") == 2
 
 
@@ -289,7 +289,7 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     # THEN one notice says so, with the place, what mends it, and the run
     assert done.returncode == 1
     ((text,),) = [tuple(told.values()) for told in receiver.told]
-    assert "scratch: source postgres__dump failed" in text
+    assert "scratch: source sql__database failed" in text
     assert "(system)" in text
     assert "127.0.0.1:1/shop" in text
     assert "mend:" in text
@@ -302,7 +302,7 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     done = run(scratch, *arguments(inbox))
     assert done.returncode == 0, done.stderr
     _, (text,) = [tuple(told.values()) for told in receiver.told]
-    assert "source postgres__dump is good again" in text
+    assert "source sql__database is good again" in text
     assert "seen by 2 runs" in text
     # AND a receiver that refuses changes nothing but the log
     notify(scratch, f"{receiver.url}/refuse")

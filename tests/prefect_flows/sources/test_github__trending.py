@@ -277,9 +277,7 @@ def test_a_token_that_github_refuses_is_said_with_the_command(api: GitHub, load:
     with pytest.raises(IngestionError) as error:
         load(token=TOKEN)
     assert "The API refuses the call: 401 Unauthorized: Bad credentials\n" in str(error.value)
-    assert "infrastructure.prefect_resources.secrets github-trending-token-<target>" in str(
-        error.value
-    )
+    assert "millrace secret github-trending-token-<target>" in str(error.value)
     assert not error.value.retryable
 
 

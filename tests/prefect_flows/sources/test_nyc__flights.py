@@ -272,7 +272,7 @@ def test_a_target_without_blocks_is_said_without_a_stack(project: Project) -> No
 
 def test_every_source_is_found() -> None:
     assert source_registry.names() == [
-        "files__inbox", "github__trending", "nyc__flights", "postgres__dump", "youtube__channels",
+        "files__inbox", "github__trending", "nyc__flights", "sql__database", "youtube__channels",
     ]  # fmt: skip
 
 

@@ -438,9 +438,7 @@ def test_a_key_that_is_refused_is_said_without_it(api, load, caplog, refusal, sa
     with caplog.at_level(logging.DEBUG), pytest.raises(IngestionError) as error:
         load()
     assert f"The API refuses the call: {said}" in str(error.value)
-    assert "infrastructure.prefect_resources.secrets youtube-channels-api-key-<target>" in str(
-        error.value
-    )
+    assert "millrace secret youtube-channels-api-key-<target>" in str(error.value)
     assert KEY not in str(error.value) + caplog.text
     assert not error.value.retryable
 
@@ -494,7 +492,7 @@ def test_it_is_a_flow_of_its_own_that_takes_its_key_from_a_block(
     done = project.run(*flow, SOURCES__YOUTUBE__CHANNELS__API_URL=api.url)
     assert done.returncode == 2
     assert "Source 'youtube__channels' needs a secret for its 'api_key'" in done.stderr
-    command = "infrastructure.prefect_resources.secrets youtube-channels-api-key-dev"
+    command = "millrace secret youtube-channels-api-key-dev"
     assert command in done.stderr
     assert api.asked == []
     # WHEN it is written with the command that the error names

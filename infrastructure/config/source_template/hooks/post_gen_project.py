@@ -15,15 +15,15 @@ NEEDS = {
     "rest_api": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the API's address, its fields
   uv run millrace secret {DASHED}-token-dev   where the API wants a token
-  uv run python -m {MODULE} --target dev""",
+  uv run millrace ingest {SOURCE} --target dev""",
     "database": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the tables, their keys
   uv run millrace secret {DASHED}-url-dev   postgresql://user:password@host/db
-  uv run python -m {MODULE} --target dev""",
+  uv run millrace ingest {SOURCE} --target dev""",
     "files": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the columns of a file
   edit prefect_flows/sources/{SOURCE}/prefect.yaml   the folder of each target
-  uv run python -m {MODULE} --target dev""",
+  uv run millrace ingest {SOURCE} --target dev""",
 }
 
 

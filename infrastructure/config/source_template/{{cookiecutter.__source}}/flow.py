@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run python -m prefect_flows.sources.{{ cookiecutter.__source }}.flow --target dev
+uv run millrace ingest {{ cookiecutter.__source }} --target dev
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from prefect_flows.core.errors import IngestionError
 from prefect_flows.ingest.destinations.postgres import written
-from prefect_flows.sources.postgres__dump.readers.base import (
+from prefect_flows.sources.sql__database.readers.base import (
     JSON,
     Column,
     Since,
@@ -26,7 +26,7 @@ from prefect_flows.sources.postgres__dump.readers.base import (
     statement,
     with_key,
 )
-from prefect_flows.sources.postgres__dump.table_config import Dump
+from prefect_flows.sources.sql__database.table_config import Dump
 
 # Bytes of a batch as the server sends them; a few times as many in memory.
 BATCH_BYTES = 4 * 2**20

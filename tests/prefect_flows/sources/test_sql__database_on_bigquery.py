@@ -34,10 +34,10 @@ def test_a_table_is_dumped_merged_and_loses_its_deleted_rows(bigquery, database)
     def dump() -> Any:
         tables = {"items": {"cursor": "moment", "deletes": True}}
         with variables_set(bigquery.environment):
-            return ingest("postgres__dump", profile, url=url, tables=tables)
+            return ingest("sql__database", profile, url=url, tables=tables)
 
     def rows(columns: str) -> list[tuple]:
-        sql = f"select {columns} from {PROJECT}.raw_postgres__dump.items order by id"
+        sql = f"select {columns} from {PROJECT}.raw_sql__database.items order by id"
         return [tuple(row.values()) for row in client.query(sql).result()]
 
     database.query(

@@ -1,6 +1,6 @@
 """The source as a flow of its own.
 
-uv run millrace ingest postgres__dump --target dev --tables '{"orders": null}'
+uv run millrace ingest sql__database --target dev --tables '{"orders": null}'
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from prefect import flow
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
 from prefect_flows.source_flow import ingest_target
-from prefect_flows.sources.postgres__dump.table_config import parse_tables
+from prefect_flows.sources.sql__database.table_config import parse_tables
 
 
-@flow(name="ingest-postgres-dump", flow_run_name="{target}", persist_result=False)
+@flow(name="ingest-sql-database", flow_run_name="{target}", persist_result=False)
 def ingest_postgres_dump(
     tables: dict[str, dict[str, Any] | None],
     target: TargetName = "dev",
     schema_name: str | None = None,
 ) -> dict[str, Any]:
-    """Load tables and queries of a database into `raw_postgres__dump`.
+    """Load tables and queries of a database into `raw_sql__database`.
 
     Args:
         tables: Name of the table here, and what is read into it: nothing for the table of that
             name, or table, schema_name, query, key, cursor, lag_seconds, deletes, columns.
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup. The
-            database is that of the block `postgres-dump-url-<target>`.
+            database is that of the block `sql-database-url-<target>`.
         schema_name: The source's schema; the database's default one when not given.
 
     Returns:
         A plain record: new rows per table, seconds, load ids.
     """
-    return ingest_target("postgres__dump", target, tables=tables, schema_name=schema_name)
+    return ingest_target("sql__database", target, tables=tables, schema_name=schema_name)
 
 
 @exits_with_expected_errors

@@ -14,9 +14,9 @@ from typing import Any, TypeGuard
 
 import dlt
 
-from prefect_flows.sources.postgres__dump.readers.base import Column, Reader
-from prefect_flows.sources.postgres__dump.readers.postgres import PostgresReader
-from prefect_flows.sources.postgres__dump.table_config import Dump
+from prefect_flows.sources.sql__database.readers.base import Column, Reader
+from prefect_flows.sources.sql__database.readers.postgres import PostgresReader
+from prefect_flows.sources.sql__database.table_config import Dump
 
 
 def copied(

@@ -21,17 +21,17 @@ from dlt.common.runtime import signals
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.destinations.target import loading_into, postgres_url
 from prefect_flows.ingest.source_load import Ingestion, SourceLoad, ingest
-from prefect_flows.sources.postgres__dump import source
-from prefect_flows.sources.postgres__dump.readers import postgres
-from prefect_flows.sources.postgres__dump.readers.base import Column, Since
-from prefect_flows.sources.postgres__dump.readers.choice import reader_of
-from prefect_flows.sources.postgres__dump.table_config import Dump
+from prefect_flows.sources.sql__database import source
+from prefect_flows.sources.sql__database.readers import postgres
+from prefect_flows.sources.sql__database.readers.base import Column, Since
+from prefect_flows.sources.sql__database.readers.choice import reader_of
+from prefect_flows.sources.sql__database.table_config import Dump
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.ingesting import ended, start_ingesting
 from tests.support.ordinary_postgres import ordinary_postgres
 from tests.support.project import until
 
-SCHEMA = "raw_postgres__dump"
+SCHEMA = "raw_sql__database"
 MOMENT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 LAST_MOMENT = dt.datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=dt.UTC)
 
@@ -66,13 +66,13 @@ def shop(target: Warehouse) -> Iterator[Callable[[str], list]]:
                 return cursor.fetchall() if cursor.description else []
 
     query("drop schema public cascade; create schema public")
-    target.empty("postgres__dump")
+    target.empty("sql__database")
     return query
 
 
 @pytest.fixture
 def dump(target: Warehouse, url: str) -> Callable[..., Ingestion]:
-    return lambda **tables: ingest("postgres__dump", target.profile, url=url, tables=tables)
+    return lambda **tables: ingest("sql__database", target.profile, url=url, tables=tables)
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_load_that_is_tried_again_adds_nothing_twice(shop, target, url, rows) 
     shop("create table log as select n from generate_series(1, 5) n")
     arguments = {"url": url, "tables": {"log": {"cursor": "n"}}}
     with loading_into(target.profile), \
-         SourceLoad("postgres__dump", target.profile, arguments) as load:  # fmt: skip
+         SourceLoad("sql__database", target.profile, arguments) as load:  # fmt: skip
         load.extract()
         load.load()
         load.load()
@@ -229,7 +229,7 @@ def test_a_load_that_failed_half_way_goes_on_from_what_was_extracted(
         "create table log as select n from generate_series(1, 5) n; create table line as table log"
     )
     arguments = {"url": url, "tables": {"log": {"cursor": "n"}, "line": {"cursor": "n"}}}
-    ingest("postgres__dump", target.profile, **arguments)
+    ingest("sql__database", target.profile, **arguments)
     shop("insert into log values (6); insert into line values (6)")
     target.query(
         f"create function {SCHEMA}.restart() returns trigger language plpgsql as $$ begin "
@@ -240,7 +240,7 @@ def test_a_load_that_failed_half_way_goes_on_from_what_was_extracted(
         f"for each row execute function {SCHEMA}.restart()"
     )
     with loading_into(target.profile), \
-         SourceLoad("postgres__dump", target.profile, arguments) as load:  # fmt: skip
+         SourceLoad("sql__database", target.profile, arguments) as load:  # fmt: skip
         load.extract()
         with pytest.raises(IngestionError) as error:
             load.load()
@@ -264,7 +264,7 @@ def test_only_wide_numbers_go_as_inserts(shop, dump, target, url) -> None:
     for _ in range(2):
         arguments = {"url": url, "tables": {"narrow": None, "wide": None}}
         with loading_into(target.profile), \
-             SourceLoad("postgres__dump", target.profile, arguments) as load:  # fmt: skip
+             SourceLoad("sql__database", target.profile, arguments) as load:  # fmt: skip
             load.extract()
             jobs = load._extracted.rglob("load/normalized/*/new_jobs/*")
             formats.append({(f.name.split(".")[0], f.name.split(".")[3]) for f in jobs})
@@ -353,7 +353,7 @@ def test_a_cursor_of_texts_in_a_languages_order_loses_no_row(target, shop, rows)
         source.query('create table t (id int, at text collate "und-x-icu")')
         for number, value in enumerate(["B", "a", "b"], start=1):
             source.query(f"insert into t values ({number}, '{value}')")
-            ingest("postgres__dump", target.profile, url=url, tables={"t": {"cursor": "at"}})
+            ingest("sql__database", target.profile, url=url, tables={"t": {"cursor": "at"}})
     assert sorted(rows("t", "id")) == [(1,), (2,), (3,)]
 
 
@@ -593,12 +593,12 @@ def test_what_cannot_be_read_says_why_and_hides_the_password(shop, dump, target,
         dump(**{"T t": {"table": "t"}})
     away = "postgresql://reader:s3cret-word@127.0.0.1:1/shop"
     with pytest.raises(IngestionError) as error:
-        ingest("postgres__dump", target.profile, url=away, tables={"t": None})
+        ingest("sql__database", target.profile, url=away, tables={"t": None})
     assert error.value.retryable
     assert "127.0.0.1:1/shop" in str(error.value)
     assert "s3cret-word" not in str(error.value)
     with pytest.raises(ConfigurationError) as wrong:
-        ingest("postgres__dump", target.profile, url="s3cret-word", tables={"t": None})
+        ingest("sql__database", target.profile, url="s3cret-word", tables={"t": None})
     assert "is none of SQLAlchemy's" in str(wrong.value)
     assert "s3cret-word" not in str(wrong.value)
 
@@ -621,7 +621,7 @@ def test_another_database_is_read_through_sqlalchemy(
 
     def dump(**tables: Any) -> Ingestion:
         return ingest(
-            "postgres__dump", target.profile, url=f"sqlite:///{file}", tables=tables,
+            "sql__database", target.profile, url=f"sqlite:///{file}", tables=tables,
             rows_at_once=1000,
         )  # fmt: skip
 
@@ -665,7 +665,7 @@ def test_another_databases_cursors_lose_no_row(
     def dump() -> None:
         asked = {t: {"cursor": "at"} for t in tables}
         asked |= {f"q{t}": {"query": f"select * from {t}", "cursor": "at"} for t in tables}
-        ingest("postgres__dump", target.profile, url=f"sqlite:///{file}", tables=asked)
+        ingest("sql__database", target.profile, url=f"sqlite:///{file}", tables=asked)
 
     for number in (1, 2):
         add(number)
@@ -689,7 +689,7 @@ def generated(shop: Callable[[str], list], rows: int) -> None:
 @pytest.mark.kills
 def test_memory_is_flat_at_five_million_rows(shop, target, url, rows) -> None:
     generated(shop, 5_000_000)
-    process = start_ingesting("postgres__dump", target.profile, url=url, tables={"sales": None})
+    process = start_ingesting("sql__database", target.profile, url=url, tables={"sales": None})
     record = ended(process)
     assert record["rows"] == {"sales": 5_000_000}
     assert record["memory"] < 500e6, f"{record['memory'] / 1e6:.0f} MB resident"
@@ -731,19 +731,19 @@ def test_killed_anywhere_the_next_load_has_every_row_once(
     whole = [(300_000, 300_000, 45_000_150_000)]
     sums = "count(*), count(distinct id), sum(id)"
     # WHEN the first load is killed between its rows and their mark
-    ingest("postgres__dump", target.profile, url=url, tables={"s": {"query": "select 1 as one"}})
+    ingest("sql__database", target.profile, url=url, tables={"s": {"query": "select 1 as one"}})
     with unmarked(target):
-        process = start_ingesting("postgres__dump", target.profile, url=url, tables=tables)
+        process = start_ingesting("sql__database", target.profile, url=url, tables=tables)
         until_it_waits(target)
         process.kill()
         process.communicate()
     assert rows("sales", sums) == whole, "the rows are there, and nothing says so"
     # AND others at three more moments
     for seconds in (2.5, 3.5, 4.0):
-        process = start_ingesting("postgres__dump", target.profile, url=url, tables=tables)
+        process = start_ingesting("sql__database", target.profile, url=url, tables=tables)
         time.sleep(seconds)
         process.kill()
         process.communicate()
     # THEN the next one leaves each row once
-    ingest("postgres__dump", target.profile, url=url, tables=tables)
+    ingest("sql__database", target.profile, url=url, tables=tables)
     assert rows("sales", sums) == whole

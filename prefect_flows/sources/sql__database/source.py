@@ -16,10 +16,10 @@ from dlt.extract import DltResource
 
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest.source_load import has_loaded
-from prefect_flows.sources.postgres__dump.copy_export import can_copy, copied
-from prefect_flows.sources.postgres__dump.readers.base import JSON, Column, Reader, Since
-from prefect_flows.sources.postgres__dump.readers.choice import reader_of
-from prefect_flows.sources.postgres__dump.table_config import Dump
+from prefect_flows.sources.sql__database.copy_export import can_copy, copied
+from prefect_flows.sources.sql__database.readers.base import JSON, Column, Reader, Since
+from prefect_flows.sources.sql__database.readers.choice import reader_of
+from prefect_flows.sources.sql__database.table_config import Dump
 
 # Of the table that holds the keys which the source has, when deletes are to be seen.
 PRESENT = "_present_keys"
@@ -27,8 +27,8 @@ PRESENT = "_present_keys"
 JSON_PATH_WORDS = frozenset({"where", "wherenot"})
 
 
-@dlt.source(name="postgres__dump")
-def postgres__dump(
+@dlt.source(name="sql__database")
+def sql__database(
     url: dlt.TSecretStrValue,
     tables: dict[str, Dump | None],
     schema_name: str | None = None,
@@ -123,7 +123,7 @@ def _check(name: str, dump: Dump, columns: Mapping[str, Column], key: list[str])
     if faults:
         raise ConfigurationError(
             f"Table {name!r} cannot be dumped: {'; '.join(faults)}.",
-            where=f"tables.{name} of the arguments of source 'postgres__dump'",
+            where=f"tables.{name} of the arguments of source 'sql__database'",
             mend="correct it there; a query can rename columns: select a as b from …",
         )
 
@@ -193,7 +193,7 @@ def _check_last_value(name: str, since: Since, columns: Mapping[str, Column]) ->
         raise ConfigurationError(
             f"Table {name!r}: the loads before compared the cursor {since.cursor!r} as text, in "
             "which 9 is more than 12. Rows may be missing.",
-            where=f"tables.{name} of the arguments of source 'postgres__dump'",
+            where=f"tables.{name} of the arguments of source 'sql__database'",
             mend=f"load it whole under another name: {name}_again: {{table: …, cursor: …}}",
         )
 

@@ -11,7 +11,7 @@ from dlt.sources.sql_database.arrow_helpers import row_tuples_to_arrow
 from dlt.sources.sql_database.schema_types import table_to_columns
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.sources.postgres__dump.readers.base import (
+from prefect_flows.sources.sql__database.readers.base import (
     Column,
     Since,
     as_written,
@@ -20,7 +20,7 @@ from prefect_flows.sources.postgres__dump.readers.base import (
     statement,
     with_key,
 )
-from prefect_flows.sources.postgres__dump.table_config import Dump
+from prefect_flows.sources.sql__database.table_config import Dump
 
 # dlt's names of the types that every database orders as Arrow and Python do.
 ORDERED = frozenset({"bigint", "decimal", "date", "timestamp"})
@@ -120,7 +120,7 @@ class SqlAlchemyReader:
             raise ConfigurationError(
                 f"Table {name!r} cannot be dumped: the cursor {cursor!r} is of the type {arrow}, "
                 "whose order may be another one in the source than here.",
-                where=f"tables.{name} of the arguments of source 'postgres__dump'",
+                where=f"tables.{name} of the arguments of source 'sql__database'",
                 mend="name a cursor that is a whole number, a decimal, a date or a timestamp; "
                 "or cast it to one in the query",
             )

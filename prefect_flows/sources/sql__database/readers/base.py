@@ -14,7 +14,7 @@ from sqlalchemy import exc
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.core.failure_class import Cause, cause_of
-from prefect_flows.sources.postgres__dump.table_config import Dump
+from prefect_flows.sources.sql__database.table_config import Dump
 
 # Hints of a column whose text is JSON.
 JSON = {"data_type": "json"}
@@ -161,7 +161,7 @@ def said_of(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
         raise ConfigurationError(
             f"Table {error} does not exist.",
             where=place_of(engine),
-            mend=f"correct tables.{name} of the arguments of source 'postgres__dump'",
+            mend=f"correct tables.{name} of the arguments of source 'sql__database'",
         ) from error
     except (exc.DBAPIError, psycopg2.Error, AdbcError) as error:
         first = str(getattr(error, "orig", error)).strip().splitlines()[0]

@@ -6,9 +6,9 @@ import sqlalchemy
 from sqlalchemy import exc
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.sources.postgres__dump.readers.base import Reader
-from prefect_flows.sources.postgres__dump.readers.postgres import PostgresReader
-from prefect_flows.sources.postgres__dump.readers.sqlalchemy_rows import SqlAlchemyReader
+from prefect_flows.sources.sql__database.readers.base import Reader
+from prefect_flows.sources.sql__database.readers.postgres import PostgresReader
+from prefect_flows.sources.sql__database.readers.sqlalchemy_rows import SqlAlchemyReader
 
 
 def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
@@ -31,10 +31,10 @@ def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
         raise ConfigurationError(
             "The URL of the database is none of SQLAlchemy's"
             + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
-            where="the secret `url` of source 'postgres__dump'",
+            where="the secret `url` of source 'sql__database'",
             mend="write it again, such as postgresql://user:password@host:5432/database: "
-            "uv run millrace secret postgres-dump-url-<target>; a driver: "
-            "uv add --package millrace-postgres-dump NAME",
+            "uv run millrace secret sql-database-url-<target>; a driver: "
+            "uv add --package millrace-sql-database NAME",
         ) from None  # the URL holds a password
     if engine.dialect.name == "postgresql":
         return PostgresReader(engine, schema_name)
