@@ -180,7 +180,7 @@ class Sources(LazyGroup):
 
         return {
             name: Subcommand(f"{source_registry.PACKAGE}.{name}.flow", "", "main")
-            for name in source_registry.names()
+            for name in source_registry.source_names()
         }
 
 

@@ -52,7 +52,7 @@ def image_of_source(image: str, source: str) -> str:
             where="--image, --tag or MILLRACE_IMAGE",
             mend="name the project's image by its version, NAME:VERSION",
         )
-    return f"{name}-{source_registry.dashed(source)}:{tag}"
+    return f"{name}-{source_registry.dashed_name(source)}:{tag}"
 
 
 def git(folder: Path, *arguments: str) -> str:

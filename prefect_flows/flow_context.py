@@ -5,28 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prefect_flows.core.bounded_waits import bound_api_waits
-from prefect_flows.core.notification_preferences import stored_wishes
+from prefect_flows.core.notification_preferences import load_preferences
 from prefect_flows.core.prefect_api import load_profile, prefect_client
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings, load_settings
-from prefect_flows.notifications.startup_failure import refusals_are_told
+from prefect_flows.notifications.startup_failure import notify_on_startup_failure
 from prefect_flows.runtime.parameters import Parameters
-from prefect_flows.runtime.prefect_runtime import WithPrefect
+from prefect_flows.runtime.prefect_runtime import PrefectRuntime
 from prefect_flows.state.configured_store import configured_store
 from prefect_flows.state.store import StateStore
 
 
 @dataclass(frozen=True)
-class FlowStart:
+class FlowContext:
     """What a flow has before it does anything."""
 
     settings: Settings
     profile: Profile
     store: StateStore
-    runtime: WithPrefect
+    runtime: PrefectRuntime
 
 
-def start_of_flow(parameters: Parameters) -> FlowStart:
+def get_flow_context(parameters: Parameters) -> FlowContext:
     """Read what the flow that calls it needs.
 
     Whoever is told of the target is told when its profile cannot be read; not of what this needs to
@@ -40,8 +40,8 @@ def start_of_flow(parameters: Parameters) -> FlowStart:
     patience = bound_api_waits(settings.unreachable_seconds)
     with prefect_client() as client:
         store = configured_store(settings, client)
-        wishes = stored_wishes(client, parameters.target)
-        runtime = WithPrefect.of_this_flow(parameters.target, wishes, patience)
-        with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
+        wishes = load_preferences(client, parameters.target)
+        runtime = PrefectRuntime.of_this_flow(parameters.target, wishes, patience)
+        with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
             profile = load_profile(client, parameters.target)
-    return FlowStart(settings, profile, store, runtime)
+    return FlowContext(settings, profile, store, runtime)

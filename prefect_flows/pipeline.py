@@ -32,11 +32,11 @@ from prefect_flows.core.prefect_api import prefect_client, require_target
 from prefect_flows.core.profiles import profile_from_file
 from prefect_flows.core.settings import STAGES, Stage, load_settings
 from prefect_flows.core.validation_messages import validation_faults
-from prefect_flows.flow_context import start_of_flow
+from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest import source_registry
 from prefect_flows.pipeline_run import refuse_open_secrets, run_pipeline
 from prefect_flows.reporting.run_report import stage_summaries
-from prefect_flows.runtime.base import WithoutPrefect
+from prefect_flows.runtime.base import LocalRuntime
 from prefect_flows.runtime.parameters import Parameters, Strategy
 from prefect_flows.runtime.progress import API_ERRORS
 from prefect_flows.runtime.stages import say_expected_errors_without_stack
@@ -103,7 +103,7 @@ def dbt_full_pipeline(
         failed=failed,
         wait=wait,
     )
-    start = start_of_flow(parameters)
+    start = get_flow_context(parameters)
     try:
         return run_pipeline(parameters, start.profile, start.settings, start.store, start.runtime)
     except RunCancelled as error:
@@ -182,7 +182,7 @@ def main(
         },
     )
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
-        source_registry.require(name)
+        source_registry.require_source(name)
     # Prefect would keep them with the flow run.
     refuse_open_secrets(parameters)
     if no_prefect:
@@ -253,7 +253,7 @@ def _run_without_prefect(parameters: Parameters) -> dict[str, Any]:
     settings = load_settings()
     profile = profile_from_file(settings.profiles_file, parameters.target)
     store = StateStore(settings.state_url or settings.default_state_url)
-    return run_pipeline(parameters, profile, settings, store, WithoutPrefect())
+    return run_pipeline(parameters, profile, settings, store, LocalRuntime())
 
 
 if __name__ == "__main__":

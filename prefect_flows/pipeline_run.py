@@ -25,7 +25,7 @@ from prefect_flows.core.passwords import places_of_passwords
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings, StagePolicy
 from prefect_flows.ingest import source_registry
-from prefect_flows.notifications.startup_failure import refusals_are_told
+from prefect_flows.notifications.startup_failure import notify_on_startup_failure
 from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
@@ -36,11 +36,11 @@ from prefect_flows.runtime.parameters import (
     TYPES_OF_STAGE,
     Parameters,
 )
-from prefect_flows.runtime.target_lock import alone
+from prefect_flows.runtime.target_lock import target_lock
 from prefect_flows.state.runs import (
-    Ending,
     Run,
     RunHeader,
+    RunStatus,
     failed_run,
     interrupted_run,
     prune,
@@ -51,7 +51,7 @@ from prefect_flows.state.target_state import DOCS, SOURCES, TargetState
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.node_hashes import CodeHashes, changed_since
 from prefect_flows.transform.results import NodeResult, descendants
-from prefect_flows.transform.resume import Done, done_before, node_entry, stage_entry
+from prefect_flows.transform.resume import ResumeState, done_before, node_entry, stage_entry
 from prefect_flows.transform.session import DbtSession, Selection
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def run_pipeline(
     run: _PipelineRun | None = None
     try:
         with runtime.stopping(), ExitStack() as held:
-            with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
+            with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
                 refuse_open_secrets(parameters)
                 chosen = _sources(parameters, settings)
-                held.enter_context(alone(parameters, store, runtime))
+                held.enter_context(target_lock(parameters, store, runtime))
                 if parameters.failed:
                     parameters = _of_last_run(parameters, store, runtime.log)
                     refuse_open_secrets(parameters)
@@ -113,7 +113,7 @@ def refuse_open_secrets(parameters: Parameters) -> None:
     if not parameters.source_arguments and not any(places_of_passwords(parameters.vars, "vars")):
         return
     for name in parameters.source_arguments:
-        source_registry.require(name)
+        source_registry.require_source(name)
     # It imports dlt and Arrow: half a second and 75 MB that most runs spare.
     from prefect_flows.ingest.arguments import refuse_secrets
 
@@ -160,12 +160,14 @@ def pipeline_command(target: str, *options: str) -> str:
 
 def _sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
     """The sources to bring in, and dbt's variables, which turn on what was asked for."""
-    off = source_registry.off(settings.dbt_project_file, parameters.vars)
+    off = source_registry.disabled_sources(settings.dbt_project_file, parameters.vars)
     if parameters.sources is None:
-        return [name for name in source_registry.names() if name not in off], dict(parameters.vars)
+        return [name for name in source_registry.source_names() if name not in off], dict(
+            parameters.vars
+        )
     asked = list(dict.fromkeys(parameters.sources))
     turned_on = set(off) & set(asked)
-    still_off = {source_registry.OFF: [name for name in off if name not in turned_on]}
+    still_off = {source_registry.DISABLED_VARIABLE: [name for name in off if name not in turned_on]}
     return asked, parameters.vars | (still_off if turned_on else {})
 
 
@@ -189,7 +191,7 @@ class _PipelineRun:
         self.log = runtime.log
         self.record: dict[str, Any] = {"target": parameters.target}
         self.stages: list[DbtStage] = []
-        self.done = Done()
+        self.done = ResumeState()
         # What `--changed` compares with: node's id → its hash in the last good run.
         self.last_good: Mapping[str, str] | None = None
         self.begun = False
@@ -222,7 +224,7 @@ class _PipelineRun:
 
     def run(self) -> dict[str, Any]:
         """Run it, and leave its report behind however it ends."""
-        ended: Ending = "failed"
+        ended: RunStatus = "failed"
         failure: str | None = "The run ended before its last stage did; its log says why."
         why: MillraceError | None = None
         # dbt adds to its log; the state store keeps this run's.
@@ -305,7 +307,7 @@ class _PipelineRun:
         """What each source is called with, or why it cannot be."""
         given = self.parameters.source_arguments
         for name in (*self.sources, *given):
-            source_registry.require(name)
+            source_registry.require_source(name)
         if not self.sources or "ingest" in self.parameters.skip:
             return {}
         # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
@@ -333,9 +335,9 @@ class _PipelineRun:
 
     def _left_out(self) -> list[str]:
         """Sources that were never loaded, in a run of others, which leaves them out."""
-        off = source_registry.off(self.settings.dbt_project_file, self.parameters.vars)
+        off = source_registry.disabled_sources(self.settings.dbt_project_file, self.parameters.vars)
         brought = [] if "ingest" in self.parameters.skip else self.sources
-        others = set(source_registry.names()) - {*off, *brought}
+        others = set(source_registry.source_names()) - {*off, *brought}
         missing = self.session.never_loaded(others)
         leaves_out = self.parameters.sources is not None and bool(brought)
         for name in missing:
@@ -538,9 +540,9 @@ class _PipelineRun:
         self.state.keep("static_index.html", DOCS)
         self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
 
-    def _finish(self, ended: Ending, failure: str | None, why: MillraceError | None) -> None:
+    def _finish(self, ended: RunStatus, failure: str | None, why: MillraceError | None) -> None:
         """Leave behind what the run was, and tell; its own error goes before the state store's."""
-        from prefect_flows.notifications.run_result import Ended, tell_of_run
+        from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
 
         header, report = self.stored.header, None
         try:
@@ -551,15 +553,15 @@ class _PipelineRun:
                 raise
             self.log.error("%s", error)  # noqa: TRY400 # an expected error, without its stack
         finally:
-            outcome: Ending = "failed" if ended == "passed" and report is None else ended
-            tell_of_run(
-                Ended(header.target, header.started_at, outcome, why, self.record, report),
+            outcome: RunStatus = "failed" if ended == "passed" and report is None else ended
+            notify_run_result(
+                RunOutcome(header.target, header.started_at, outcome, why, self.record, report),
                 self.stored.store,
                 self.runtime,
                 self.settings.notify_seconds,
             )
 
-    def _leave_behind(self, ended: Ending, failure: str | None) -> RunReport | None:
+    def _leave_behind(self, ended: RunStatus, failure: str | None) -> RunReport | None:
         """What the run was, and what the next one starts from."""
         try:
             if self.session.is_parsed:

@@ -8,15 +8,15 @@ from functools import partial
 from typing import Any
 
 from prefect_flows.core.errors import MillraceError
-from prefect_flows.flow_context import start_of_flow
+from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest.arguments import source_arguments
 from prefect_flows.ingest.destinations.target import loading_into
 from prefect_flows.ingest.source_load import ingest_source
-from prefect_flows.notifications.run_result import Ended, tell_of_run
-from prefect_flows.notifications.startup_failure import refusals_are_told
+from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
+from prefect_flows.notifications.startup_failure import notify_on_startup_failure
 from prefect_flows.runtime.parameters import Parameters
 from prefect_flows.runtime.stages import say_expected_errors_without_stack
-from prefect_flows.runtime.target_lock import alone
+from prefect_flows.runtime.target_lock import target_lock
 
 
 def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
@@ -37,13 +37,13 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
     """
     say_expected_errors_without_stack()
     parameters = Parameters(target=target)
-    start = start_of_flow(parameters)
+    start = get_flow_context(parameters)
     settings, store, runtime = start.settings, start.store, start.runtime
-    tell = partial(tell_of_run, store=store, runtime=runtime, seconds=settings.notify_seconds)
+    tell = partial(notify_run_result, store=store, runtime=runtime, seconds=settings.notify_seconds)
     started = datetime.now(UTC)
     with runtime.stopping(), ExitStack() as held:
-        with refusals_are_told(parameters, store, runtime, settings.notify_seconds):
-            held.enter_context(alone(parameters, store, runtime))
+        with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
+            held.enter_context(target_lock(parameters, store, runtime))
         try:
             given = {name: value for name, value in arguments.items() if value is not None}
             complete = source_arguments(source, target, given, runtime.secret)
@@ -53,7 +53,7 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
                 )
         except MillraceError as error:
             error.of_sources = {source: error}
-            tell(Ended(target, started, "failed", error, {}))
+            tell(RunOutcome(target, started, "failed", error, {}))
             raise
-        tell(Ended(target, started, "passed", None, {"ingest": {source: done}}))
+        tell(RunOutcome(target, started, "passed", None, {"ingest": {source: done}}))
         return done

@@ -205,8 +205,8 @@ FAULTS = (
         "deadlock-is-not-transient",
         "A deadlock (SQLSTATE 40P01) fails the run instead of being retried.",
         "prefect_flows/core/failure_class.py",
-        '"40P01": Cause.TRANSIENT',
-        '"40P01": Cause.CODE',
+        '"40P01": FailureClass.TRANSIENT',
+        '"40P01": FailureClass.CODE',
         (
             "prefect_flows/core/test_failure_class.py::test_a_code_raised_by_postgres[40P01-transient]",
         ),
@@ -215,8 +215,8 @@ FAULTS = (
         "bigquery-rate-limit-is-not-transient",
         "A rate limit of BigQuery fails the run instead of being retried.",
         "prefect_flows/core/failure_class.py",
-        '"rateLimitExceeded": Cause.TRANSIENT',
-        '"rateLimitExceeded": Cause.CODE',
+        '"rateLimitExceeded": FailureClass.TRANSIENT',
+        '"rateLimitExceeded": FailureClass.CODE',
         (
             "prefect_flows/core/test_failure_class_bigquery.py::test_a_call_that_is_answered_with_an_error",
         ),

@@ -33,7 +33,7 @@ USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
 # A connection that is lost is made again, for as long as a host takes to boot.
 AGAIN, AGAIN_SECONDS = 30, 10.0
 # What the worker needs after its patience, to say farewell.
-FAREWELL_SECONDS = 90
+SHUTDOWN_GRACE_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
         "environment": {
             "MILLRACE_IMAGE": image,
             "WORKER_PATIENCE": wish.drain_seconds,
-            "WORKER_GRACE": f"{wish.drain_seconds + FAREWELL_SECONDS}s",
+            "WORKER_GRACE": f"{wish.drain_seconds + SHUTDOWN_GRACE_SECONDS}s",
         },
         "target": wish.target,
         "back": wish.image is None,

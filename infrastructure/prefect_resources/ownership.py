@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure.local.files import writable_folder, write_local
 from infrastructure.prefect_resources.reconcile.plan import Action, Step
-from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core import names
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import SETUP_COMMAND
@@ -111,7 +111,7 @@ class Ownership:
         projects: ids that the clone has to remember.
     """
 
-    blocks: list[Wanted]
+    blocks: list[Desired]
     others: frozenset[str]
     projects: Sequence[str]
 
@@ -119,7 +119,7 @@ class Ownership:
 def claim(
     client: SyncPrefectClient,
     projects: Projects,
-    blocks: Iterable[Wanted],
+    blocks: Iterable[Desired],
     profiles: Iterable[Profile],
     *,
     take_over: bool,
@@ -220,7 +220,7 @@ def _taken(
 
 
 def _refuse_other_store(
-    client: SyncPrefectClient, blocks: Iterable[Wanted], others: Iterable[str]
+    client: SyncPrefectClient, blocks: Iterable[Desired], others: Iterable[str]
 ) -> None:
     """The state store's URL is one for all targets of a server."""
     before = stored_state_url(client)

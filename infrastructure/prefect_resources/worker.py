@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 LIMIT = 4
 PATIENCE_SECONDS = 3600.0
 # What a run told SIGTERM may take until it has said so to the API.
-FAREWELL_SECONDS = 60.0
-LOOK_SECONDS = 0.5
+SHUTDOWN_GRACE_SECONDS = 60.0
+POLL_SECONDS = 0.5
 
 app = typer.Typer(add_completion=False)
 
 
-class Doorkeeper:
+class PollGate:
     """Stands before a worker's polls: once closed, no run is taken.
 
     A worker's own polls are replaced on the object, since Prefect registers every subclass of a
@@ -75,7 +75,7 @@ class Doorkeeper:
     async def emptied(self) -> None:
         """Wait for the runs begun, and for a poll that may be beginning one."""
         while self._polling or self.runs:  # noqa: ASYNC110 - Prefect's limiter tells nobody
-            await anyio.sleep(LOOK_SECONDS)
+            await anyio.sleep(POLL_SECONDS)
 
 
 def terminate_runs() -> int:
@@ -89,7 +89,7 @@ def terminate_runs() -> int:
 
 async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: Console) -> None:
     """Run the worker until the first signal, and then until its runs have ended."""
-    doorkeeper = Doorkeeper(worker)
+    doorkeeper = PollGate(worker)
     async with anyio.create_task_group() as group:
 
         async def work() -> None:
@@ -117,7 +117,7 @@ async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: 
                 with anyio.move_on_after(patience):
                     await anext(signals)
                 console.print(f"Out of patience: SIGTERM to {terminate_runs()} process(es).")
-                with anyio.move_on_after(FAREWELL_SECONDS):
+                with anyio.move_on_after(SHUTDOWN_GRACE_SECONDS):
                     await anyio.sleep_forever()
                 waiting.cancel_scope.cancel()
         console.print("Stopped." if not doorkeeper.runs else f"Left {doorkeeper.runs} run(s).")

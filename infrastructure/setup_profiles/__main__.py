@@ -13,7 +13,7 @@ from infrastructure.prefect_resources import ownership
 from infrastructure.prefect_resources.ownership import Ownership
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, apply, differs, plan
-from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles import profiles_yml
 from infrastructure.setup_profiles.block_resources import KINDS
 from infrastructure.setup_profiles.contract import Contract
@@ -126,7 +126,7 @@ def _setup_blocks(
     console: Console,
     client: SyncPrefectClient,
     owned: Ownership,
-    keep: list[Wanted] | None,
+    keep: list[Desired] | None,
     *,
     prune: bool,
     only_look: bool,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from infrastructure.prefect_resources.reconcile.resources import Kind, Stored, Wanted
+from infrastructure.prefect_resources.reconcile.resources import Actual, Desired, ResourceType
 from infrastructure.setup_profiles import desired, notices
 from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
 from prefect_flows.core import names
@@ -67,7 +67,7 @@ class BlockKind(_Printing):
     block_class: str
     mark: str = ""
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The block of that name, its secrets in plain."""
         from prefect.exceptions import ObjectNotFound
 
@@ -78,7 +78,7 @@ class BlockKind(_Printing):
         except ObjectNotFound:
             return None
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Every block of the type whose name has our prefix."""
         from prefect.exceptions import ObjectNotFound
 
@@ -95,7 +95,7 @@ class BlockKind(_Printing):
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],
     ) -> UUID:
@@ -138,14 +138,14 @@ class LimitKind(_Printing):
 
     name = desired.LIMIT
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The limit of that name."""
         return next((each for each in self.ours(client) if each.name == name), None)
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Every limit whose name has our prefix."""
         return [
-            Stored(found.id, found.name, {"limit": found.limit})
+            Actual(found.id, found.name, {"limit": found.limit})
             for found in client.read_global_concurrency_limits(limit=200)
             if found.name.startswith(names.lease_limit(""))
         ]
@@ -153,7 +153,7 @@ class LimitKind(_Printing):
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,  # noqa: ARG002
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
@@ -171,7 +171,7 @@ class VariableKind(_Printing):
 
     name = desired.VARIABLE
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The variable of that name."""
         found = client.read_variable_by_name(name)
         if found is None:
@@ -180,12 +180,12 @@ class VariableKind(_Printing):
         if name == names.STATE_URL_VARIABLE:
             # The plan shows it, and somebody may have put a login there.
             value = without_login(str(value))
-        return Stored(found.id, found.name, {"value": value})
+        return Actual(found.id, found.name, {"value": value})
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Every variable that setup writes."""
         return [
-            Stored(found.id, found.name, {"value": found.value})
+            Actual(found.id, found.name, {"value": found.value})
             for found in client.read_variables(limit=200)
             if found.name == names.STATE_URL_VARIABLE
             or found.name.startswith(names.notices_variable(""))
@@ -194,7 +194,7 @@ class VariableKind(_Printing):
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
@@ -213,7 +213,7 @@ class VariableKind(_Printing):
 
 
 # Dependents before what they depend on.
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[ResourceType, ...] = (
     BlockKind(
         desired.PROFILE,
         names.profile_block(""),
@@ -259,9 +259,9 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
-def _stored(block: BlockDocument) -> Stored:
+def _stored(block: BlockDocument) -> Actual:
     references = {
         key: reference["block_document"]["name"]
         for key, reference in block.block_document_references.items()
     }
-    return Stored(block.id, str(block.name), block.data, references)
+    return Actual(block.id, str(block.name), block.data, references)

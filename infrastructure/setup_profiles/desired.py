@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles.contract import (
     BigQueryTarget,
     Contract,
@@ -27,7 +27,7 @@ LIMIT = "global-concurrency-limit"
 VARIABLE = "variable"
 
 
-def desired_blocks(contract: Contract, profile_name: str) -> list[Wanted]:
+def desired_blocks(contract: Contract, profile_name: str) -> list[Desired]:
     """Every block of every target, in the order in which they are written."""
     blocks = _google_credentials(contract)
     for name, target in contract.targets.items():
@@ -36,22 +36,22 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Wanted]:
         else:
             blocks.append(_bigquery_configs(contract, name, target))
         blocks += [
-            Wanted(
+            Desired(
                 PROFILE,
                 names.profile_block(name),
                 {"name": profile_name, "target": name},
                 {"target_configs": names.target_configs_block(target.type, name)},
             ),
             # A run holds its only slot: one run of the target at a time.
-            Wanted(LIMIT, names.lease_limit(name), {"limit": 1}),
+            Desired(LIMIT, names.lease_limit(name), {"limit": 1}),
         ]
     blocks += desired_notices(contract.notices)
     if contract.state_url is not None:
-        blocks.append(Wanted(VARIABLE, names.STATE_URL_VARIABLE, {"value": contract.state_url}))
+        blocks.append(Desired(VARIABLE, names.STATE_URL_VARIABLE, {"value": contract.state_url}))
     return blocks
 
 
-def of_targets(blocks: Iterable[Wanted], targets: Iterable[str]) -> list[Wanted]:
+def of_targets(blocks: Iterable[Desired], targets: Iterable[str]) -> list[Desired]:
     """What the given targets need: their profiles, all that these refer to, and what is shared."""
     by_name = {block.name: block for block in blocks}
     targets = list(targets)
@@ -68,7 +68,7 @@ def of_targets(blocks: Iterable[Wanted], targets: Iterable[str]) -> list[Wanted]
     return [block for name, block in by_name.items() if name in wanted]
 
 
-def profile_of(blocks: Iterable[Wanted], target: str) -> Profile:
+def profile_of(blocks: Iterable[Desired], target: str) -> Profile:
     """The dbt profile that the pipeline will find in these blocks."""
     by_name = {block.name: block for block in blocks}
 
@@ -81,11 +81,11 @@ def profile_of(blocks: Iterable[Wanted], target: str) -> Profile:
     return profile_from_block(resolved(names.profile_block(target)))
 
 
-def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wanted]:
+def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Desired]:
     secret = contract.secrets.get(name)
     password = secret.password if secret is not None else None
     return [
-        Wanted(
+        Desired(
             SQLALCHEMY,
             names.postgres_credentials_block(name),
             {
@@ -99,7 +99,7 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wan
                 }
             },
         ),
-        Wanted(
+        Desired(
             POSTGRES_CONFIGS,
             names.target_configs_block("postgres", name),
             {
@@ -113,8 +113,8 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Wan
     ]
 
 
-def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> Wanted:
-    return Wanted(
+def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> Desired:
+    return Desired(
         BIGQUERY_CONFIGS,
         names.target_configs_block("bigquery", name),
         {
@@ -137,13 +137,13 @@ def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> 
     )
 
 
-def _google_credentials(contract: Contract) -> list[Wanted]:
+def _google_credentials(contract: Contract) -> list[Desired]:
     """One block for all BigQuery targets, or one each where their keys differ."""
     blocks = {}
     for name, target in contract.targets.items():
         if isinstance(target, BigQueryTarget):
             key = _google_key(contract, name)
-            block = Wanted(
+            block = Desired(
                 GCP,
                 _google_credentials_name(contract, name),
                 # The project is the target's; without one here, the block asks Google for it.

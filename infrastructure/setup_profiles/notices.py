@@ -12,10 +12,10 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, field_validator
 
-from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.core import names
-from prefect_flows.core.notification_preferences import USUAL, Event, Wishes
+from prefect_flows.core.notification_preferences import USUAL, Event, NotificationPreferences
 
 # Prefect's slugs of its notification blocks. Its server can send by these without a package of its
 # own, which automations need.
@@ -193,16 +193,16 @@ class TargetNotices(Strict):
     """`meta.owner` of dbt → how the receivers' chat mentions them."""
 
 
-def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Wanted]:
+def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
     """The blocks of every receiver, and a variable a target with what it is told."""
     wanted = []
     for target, each in notices.items():
         for name, receiver in each.receivers.items():
             kind, data = receiver.block()
-            wanted.append(Wanted(kind, names.notify_block(target, name), data))
-        wishes = Wishes(events=each.events, owners=each.owners)
+            wanted.append(Desired(kind, names.notify_block(target, name), data))
+        wishes = NotificationPreferences(events=each.events, owners=each.owners)
         wanted.append(
-            Wanted(
+            Desired(
                 "variable",
                 names.notices_variable(target),
                 {"value": wishes.model_dump(mode="json")},

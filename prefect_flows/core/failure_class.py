@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ITERATORS_END = (StopIteration, StopAsyncIteration, GeneratorExit)
 
 
-class Cause(StrEnum):
+class FailureClass(StrEnum):
     """Class of a failure."""
 
     TRANSIENT = "transient"
@@ -35,22 +35,22 @@ class Cause(StrEnum):
 
 # Two characters are a whole class of codes.
 POSTGRES_CAUSES = {
-    "08": Cause.TRANSIENT,  # connection exception
-    "40001": Cause.TRANSIENT,  # serialization failure
-    "40P01": Cause.TRANSIENT,  # deadlock detected
-    "53200": Cause.TRANSIENT,  # out of memory
-    "53300": Cause.TRANSIENT,  # too many connections
-    "55P03": Cause.TRANSIENT,  # lock not available
-    "57P01": Cause.TRANSIENT,  # admin shutdown
-    "57P02": Cause.TRANSIENT,  # crash shutdown
-    "57P03": Cause.TRANSIENT,  # cannot connect now: the server is starting
-    "57014": Cause.CANCELLED,  # query canceled
-    "28": Cause.CONFIGURATION,  # invalid authorization
-    "3D000": Cause.CONFIGURATION,  # database does not exist
-    "3F000": Cause.CONFIGURATION,  # schema does not exist
-    "42P01": Cause.CONFIGURATION,  # relation does not exist
-    "42501": Cause.CONFIGURATION,  # insufficient privilege
-    "53100": Cause.CONFIGURATION,  # disk full
+    "08": FailureClass.TRANSIENT,  # connection exception
+    "40001": FailureClass.TRANSIENT,  # serialization failure
+    "40P01": FailureClass.TRANSIENT,  # deadlock detected
+    "53200": FailureClass.TRANSIENT,  # out of memory
+    "53300": FailureClass.TRANSIENT,  # too many connections
+    "55P03": FailureClass.TRANSIENT,  # lock not available
+    "57P01": FailureClass.TRANSIENT,  # admin shutdown
+    "57P02": FailureClass.TRANSIENT,  # crash shutdown
+    "57P03": FailureClass.TRANSIENT,  # cannot connect now: the server is starting
+    "57014": FailureClass.CANCELLED,  # query canceled
+    "28": FailureClass.CONFIGURATION,  # invalid authorization
+    "3D000": FailureClass.CONFIGURATION,  # database does not exist
+    "3F000": FailureClass.CONFIGURATION,  # schema does not exist
+    "42P01": FailureClass.CONFIGURATION,  # relation does not exist
+    "42501": FailureClass.CONFIGURATION,  # insufficient privilege
+    "53100": FailureClass.CONFIGURATION,  # disk full
 }
 
 
@@ -74,7 +74,7 @@ def postgres_code(error: psycopg2.Error) -> str | None:
     return next((code for words, code in POSTGRES_REFUSALS.items() if re.search(words, said)), None)
 
 
-def postgres_cause(error: psycopg2.Error) -> Cause:
+def postgres_cause(error: psycopg2.Error) -> FailureClass:
     """Class of an error of Postgres.
 
     An error without a code came from the client's side of a connection: it was refused or lost.
@@ -83,8 +83,8 @@ def postgres_cause(error: psycopg2.Error) -> Cause:
     code = postgres_code(error)
     if code is None:
         lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
-        return Cause.TRANSIENT if lost else Cause.CODE
-    return POSTGRES_CAUSES.get(code) or POSTGRES_CAUSES.get(code[:2]) or Cause.CODE
+        return FailureClass.TRANSIENT if lost else FailureClass.CODE
+    return POSTGRES_CAUSES.get(code) or POSTGRES_CAUSES.get(code[:2]) or FailureClass.CODE
 
 
 def is_refusal_that_may_pass(error: BaseException) -> bool:
@@ -92,51 +92,51 @@ def is_refusal_that_may_pass(error: BaseException) -> bool:
     return any(
         isinstance(link, psycopg2.Error)
         and postgres_code(link) is not None
-        and postgres_cause(link) is Cause.TRANSIENT
-        for link in chain_of(error)
+        and postgres_cause(link) is FailureClass.TRANSIENT
+        for link in exception_chain(error)
     )
 
 
 # A reason that is not named here counts as `code`: invalid, invalidQuery, resourcesExceeded, …
 BIGQUERY_CAUSES = {
-    "backendError": Cause.TRANSIENT,
-    "internalError": Cause.TRANSIENT,
-    "jobBackendError": Cause.TRANSIENT,
-    "jobInternalError": Cause.TRANSIENT,
-    "jobRateLimitExceeded": Cause.TRANSIENT,
-    "quotaExceeded": Cause.TRANSIENT,
-    "rateLimitExceeded": Cause.TRANSIENT,
-    "tableUnavailable": Cause.TRANSIENT,  # data that another product of Google manages
-    "stopped": Cause.CANCELLED,
-    "accessDenied": Cause.CONFIGURATION,
-    "authError": Cause.CONFIGURATION,
-    "billingNotEnabled": Cause.CONFIGURATION,
-    "blocked": Cause.CONFIGURATION,
-    "notFound": Cause.CONFIGURATION,
-    "policyViolation": Cause.CONFIGURATION,
-    "proxyAuthenticationRequired": Cause.CONFIGURATION,
-    "required": Cause.CONFIGURATION,  # 401: the request carries no credentials
+    "backendError": FailureClass.TRANSIENT,
+    "internalError": FailureClass.TRANSIENT,
+    "jobBackendError": FailureClass.TRANSIENT,
+    "jobInternalError": FailureClass.TRANSIENT,
+    "jobRateLimitExceeded": FailureClass.TRANSIENT,
+    "quotaExceeded": FailureClass.TRANSIENT,
+    "rateLimitExceeded": FailureClass.TRANSIENT,
+    "tableUnavailable": FailureClass.TRANSIENT,  # data that another product of Google manages
+    "stopped": FailureClass.CANCELLED,
+    "accessDenied": FailureClass.CONFIGURATION,
+    "authError": FailureClass.CONFIGURATION,
+    "billingNotEnabled": FailureClass.CONFIGURATION,
+    "blocked": FailureClass.CONFIGURATION,
+    "notFound": FailureClass.CONFIGURATION,
+    "policyViolation": FailureClass.CONFIGURATION,
+    "proxyAuthenticationRequired": FailureClass.CONFIGURATION,
+    "required": FailureClass.CONFIGURATION,  # 401: the request carries no credentials
 }
 # Errors of Google's client before it has an answer: module and class, the narrower class first.
 CLIENT_CAUSES = {
-    ("google.auth.exceptions", "TransportError"): Cause.TRANSIENT,
-    ("google.auth.exceptions", "GoogleAuthError"): Cause.CONFIGURATION,
-    ("requests.exceptions", "SSLError"): Cause.CONFIGURATION,
-    ("requests.exceptions", "ConnectionError"): Cause.TRANSIENT,
-    ("requests.exceptions", "Timeout"): Cause.TRANSIENT,
+    ("google.auth.exceptions", "TransportError"): FailureClass.TRANSIENT,
+    ("google.auth.exceptions", "GoogleAuthError"): FailureClass.CONFIGURATION,
+    ("requests.exceptions", "SSLError"): FailureClass.CONFIGURATION,
+    ("requests.exceptions", "ConnectionError"): FailureClass.TRANSIENT,
+    ("requests.exceptions", "Timeout"): FailureClass.TRANSIENT,
 }
 # For an answer that names no reason known here, such as that of a proxy on the way.
 HTTP_CAUSES = {
-    401: Cause.CONFIGURATION,
-    403: Cause.CONFIGURATION,
-    404: Cause.CONFIGURATION,
-    407: Cause.CONFIGURATION,
-    408: Cause.TRANSIENT,
-    429: Cause.TRANSIENT,
+    401: FailureClass.CONFIGURATION,
+    403: FailureClass.CONFIGURATION,
+    404: FailureClass.CONFIGURATION,
+    407: FailureClass.CONFIGURATION,
+    408: FailureClass.TRANSIENT,
+    429: FailureClass.TRANSIENT,
 }
 
 
-def bigquery_cause(error: GoogleAPICallError) -> Cause:
+def bigquery_cause(error: GoogleAPICallError) -> FailureClass:
     """Class of an error of BigQuery: of an HTTP call, or of a job that it has ended.
 
     The status of an HTTP answer decides where its reason is not known. That of a job does not: the
@@ -147,21 +147,23 @@ def bigquery_cause(error: GoogleAPICallError) -> Cause:
         if reason in BIGQUERY_CAUSES:
             return BIGQUERY_CAUSES[reason]
     if error.response is None or error.code is None:
-        return Cause.CODE
+        return FailureClass.CODE
     server_failed = error.code >= 500 and error.code != 501  # 501: not implemented
-    return Cause.TRANSIENT if server_failed else HTTP_CAUSES.get(error.code, Cause.CODE)
+    return (
+        FailureClass.TRANSIENT if server_failed else HTTP_CAUSES.get(error.code, FailureClass.CODE)
+    )
 
 
-def cause_of(error: BaseException) -> Cause:
+def classify(error: BaseException) -> FailureClass:
     """Class of an error, from the database error behind it."""
-    for link in chain_of(error):
+    for link in exception_chain(error):
         cause = _cause_of_link(link)
         if cause is not None:
             return cause
-    return Cause.CODE
+    return FailureClass.CODE
 
 
-def _cause_of_link(error: BaseException) -> Cause | None:
+def _cause_of_link(error: BaseException) -> FailureClass | None:
     """Class of one error alone; none where it is no error of a warehouse."""
     if isinstance(error, psycopg2.Error):
         return postgres_cause(error)
@@ -170,7 +172,7 @@ def _cause_of_link(error: BaseException) -> Cause | None:
     for (module, name), cause in CLIENT_CAUSES.items():
         if _is(error, module, name):
             # A refused token says so itself when its server failed, and did not refuse.
-            return Cause.TRANSIENT if getattr(error, "retryable", False) else cause
+            return FailureClass.TRANSIENT if getattr(error, "retryable", False) else cause
     return None
 
 
@@ -194,7 +196,7 @@ def _is(error: BaseException, module: str, name: str) -> bool:
     return loaded is not None and isinstance(error, getattr(loaded, name))
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
+def exception_chain(error: BaseException) -> Iterator[BaseException]:
     """The error, then what caused it, down to the first one, as Python itself shows them.
 
     An iterator's end is no cause: whoever handles one may call anything.
@@ -205,7 +207,7 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def root_of(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The error that the others were made of.
 
     That is the last of those that were raised `from` each other; or the error of a system, or of
@@ -214,4 +216,6 @@ def root_of(error: BaseException) -> BaseException:
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
-    return [root, *(e for e in chain_of(root) if isinstance(e, (OSError, psycopg2.Error)))][-1]
+    return [root, *(e for e in exception_chain(root) if isinstance(e, (OSError, psycopg2.Error)))][
+        -1
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefect_flows.core.errors import WarehouseUnreachable
-from prefect_flows.core.hints import mend_of
+from prefect_flows.core.hints import get_hint
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -32,5 +32,5 @@ def google_credentials(profile: Profile) -> Credentials:
             f"The warehouse of target {profile.target!r} cannot be used: "
             f"{' '.join(str(error).split())}",
             where=profile.address,
-            mend=mend_of(error, profile),
+            mend=get_hint(error, profile),
         ) from error

@@ -9,9 +9,9 @@ from __future__ import annotations
 import psycopg2
 
 from prefect_flows.core.failure_class import (
-    Cause,
-    cause_of,
-    chain_of,
+    FailureClass,
+    classify,
+    exception_chain,
     is_of_google_api,
     is_of_google_auth,
     postgres_code,
@@ -20,14 +20,16 @@ from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.profiles import Profile
 
 
-def mend_of(error: BaseException, profile: Profile) -> str:
+def get_hint(error: BaseException, profile: Profile) -> str:
     """The command or the line of Terraform that mends that a target's warehouse cannot be used."""
-    return mend_of_google(error, profile) or _mend_of_refusal(error) or profile.mend_of_address
+    return get_google_hint(error, profile) or _mend_of_refusal(error) or profile.mend_of_address
 
 
 def _mend_of_refusal(error: BaseException) -> str | None:
     """What mends that a Postgres which is there takes no connection; none for another error."""
-    codes = {postgres_code(link) for link in chain_of(error) if isinstance(link, psycopg2.Error)}
+    codes = {
+        postgres_code(link) for link in exception_chain(error) if isinstance(link, psycopg2.Error)
+    }
     if "53300" in codes:
         return (
             "wait until others have closed theirs; or allow more connections (max_connections, "
@@ -39,11 +41,11 @@ def _mend_of_refusal(error: BaseException) -> str | None:
     return None
 
 
-def mend_of_google(error: BaseException, profile: Profile) -> str | None:
+def get_google_hint(error: BaseException, profile: Profile) -> str | None:
     """What mends a refusal of Google; none where another is at fault, or the refusal may pass."""
-    if cause_of(error) is not Cause.CONFIGURATION:
+    if classify(error) is not FailureClass.CONFIGURATION:
         return None
-    for link in chain_of(error):
+    for link in exception_chain(error):
         if is_of_google_auth(link):
             return _credentials(profile)
         if is_of_google_api(link):

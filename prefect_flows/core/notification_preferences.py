@@ -19,7 +19,7 @@ Event = Literal["failure", "recovery", "warning", "stale", "success", "retry"]
 USUAL: tuple[Event, ...] = ("failure", "recovery", "warning", "stale")
 
 
-class Wishes(BaseModel):
+class NotificationPreferences(BaseModel):
     """What is told of a target.
 
     Attributes:
@@ -34,7 +34,7 @@ class Wishes(BaseModel):
     owners: Mapping[str, str] = {}
 
 
-def stored_wishes(client: SyncPrefectClient, target: str) -> Wishes:
+def load_preferences(client: SyncPrefectClient, target: str) -> NotificationPreferences:
     """What setup took from Terraform's outputs; the usual where they say nothing.
 
     Raises:
@@ -42,9 +42,9 @@ def stored_wishes(client: SyncPrefectClient, target: str) -> Wishes:
     """
     variable = client.read_variable_by_name(notices_variable(target))
     if variable is None:
-        return Wishes()
+        return NotificationPreferences()
     try:
-        return Wishes.model_validate(variable.value)
+        return NotificationPreferences.model_validate(variable.value)
     except ValidationError as error:
         faults = "; ".join(validation_faults(error))
         raise ConfigurationError(

@@ -13,7 +13,7 @@ from dlt.common.runtime import signals
 Result = TypeVar("Result")
 
 
-def side_by_side(
+def run_parallel(
     works: Mapping[str, Callable[[], Result]], at_once: int
 ) -> Iterator[tuple[str, Future[Result]]]:
     """Do the works in threads, and give each one's future as it ends.

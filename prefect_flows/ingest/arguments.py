@@ -43,7 +43,7 @@ def source_function(name: str) -> Callable[..., DltSource]:
     Raises:
         ConfigurationError: there is no such source, or its dependencies are not installed.
     """
-    source_registry.require(name)
+    source_registry.require_source(name)
     module = f"{source_registry.PACKAGE}.{name}.source"
     try:
         function: Callable[..., DltSource] = getattr(importlib.import_module(module), name)
@@ -129,7 +129,7 @@ def source_arguments(
     hints = _hints(function)
     parameters = inspect.signature(function).parameters
     hidden = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
-    arguments = source_registry.configured(name, target) | dict(given)
+    arguments = source_registry.configured_arguments(name, target) | dict(given)
     refuse_secrets({name: arguments}, target)
     for parameter in hidden:
         block = secret_block(name, parameter, target)

@@ -7,8 +7,8 @@ from dlt.common.schema.exceptions import DataValidationError
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from prefect_flows.core.errors import IngestionError, MillraceError, WarehouseUnreachable
-from prefect_flows.core.failure_class import Cause, cause_of, chain_of, root_of
-from prefect_flows.core.hints import mend_of
+from prefect_flows.core.failure_class import FailureClass, classify, exception_chain, root_cause
+from prefect_flows.core.hints import get_hint
 from prefect_flows.core.profiles import Profile
 
 
@@ -17,21 +17,21 @@ def error_of(
 ) -> MillraceError | KeyboardInterrupt:
     """The error to raise for one of dlt's."""
     step = error.step if isinstance(error, PipelineStepFailed) else "sync"
-    chain = list(chain_of(error))
+    chain = list(exception_chain(error))
     for link in chain:
         if isinstance(link, MillraceError):
             return link
         if isinstance(link, KeyboardInterrupt):
             return KeyboardInterrupt()
-    root = root_of(error)
+    root = root_cause(error)
     first = f"{type(root).__name__}: {str(root).strip()}"
     if step == "sync":
         # dlt's first connection. What fails here is an address or a credential, or it may pass.
         return WarehouseUnreachable(
             f"The warehouse of target {profile.target!r} cannot be used: {first}",
             where=profile.address,
-            mend=mend_of(error, profile),
-            retryable=cause_of(error) is Cause.TRANSIENT,
+            mend=get_hint(error, profile),
+            retryable=classify(error) is FailureClass.TRANSIENT,
         )
     where = f"schema {schema!r} of target {profile.target!r}"
     for link in chain:
@@ -42,7 +42,7 @@ def error_of(
                 where=where,
                 mend=_mend_of_breach(link, source),
             )
-    may_pass = cause_of(error) is Cause.TRANSIENT or (
+    may_pass = classify(error) is FailureClass.TRANSIENT or (
         any(isinstance(link, TransientException) for link in chain)
         and not any(isinstance(link, TerminalException) for link in chain)
     )

@@ -17,7 +17,7 @@ def has_loaded(table: str) -> bool:
     return table in dlt.current.source_state().get(_KEY, [])
 
 
-def half_loaded(pipeline: dlt.Pipeline, data: DltSource) -> list[str]:
+def incomplete_tables(pipeline: dlt.Pipeline, data: DltSource) -> list[str]:
     """Tables whose rows of a load that did not complete would be counted twice by the next one.
 
     Those that are added to, and those of which no load ever completed. In all others dlt replaces

@@ -18,7 +18,7 @@ import dlt
 CLOCKS_DIFFER_SECONDS = 3600
 
 
-def remove_unfinished(pipeline: dlt.Pipeline, tables: Iterable[str]) -> dict[str, int]:
+def remove_orphaned_loads(pipeline: dlt.Pipeline, tables: Iterable[str]) -> dict[str, int]:
     """Delete rows of loads that never completed.
 
     Only rows newer than the newest completed load, less an hour, are looked at. On Postgres they

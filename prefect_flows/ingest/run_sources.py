@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect_flows.core.errors import MillraceError
 from prefect_flows.core.logger import Logger
-from prefect_flows.core.parallel import side_by_side
+from prefect_flows.core.parallel import run_parallel
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings
 from prefect_flows.ingest.destinations.target import loading_into
@@ -59,7 +59,7 @@ def ingest_sources(
         # its class: in another thread, of a module that is half imported.
         if importlib.util.find_spec("pandas") is not None:
             importlib.import_module("pandas")
-        for source, future in side_by_side(works, settings.sources_at_once):
+        for source, future in run_parallel(works, settings.sources_at_once):
             try:
                 keep(source, future.result())
             except MillraceError as error:

@@ -34,13 +34,13 @@ from prefect_flows.core.temporary_folders import private_folder
 from prefect_flows.ingest.arguments import source_function
 from prefect_flows.ingest.destinations.target import destination, loading_into
 from prefect_flows.ingest.load_errors import error_of
-from prefect_flows.ingest.load_state import half_loaded, has_loaded, heartbeat
-from prefect_flows.ingest.orphaned_loads import is_complete, remove_unfinished
+from prefect_flows.ingest.load_state import has_loaded, heartbeat, incomplete_tables
+from prefect_flows.ingest.orphaned_loads import is_complete, remove_orphaned_loads
 from prefect_flows.ingest.rejected_rows import Rejection, collecting, reject
 from prefect_flows.runtime.stages import RunStage
 
 __all__ = [
-    "Ingestion",
+    "LoadRecord",
     "SourceLoad",
     "has_loaded",
     "ingest",
@@ -55,7 +55,7 @@ MOST_REJECTIONS = 100
 
 
 @dataclass(frozen=True)
-class Ingestion:
+class LoadRecord:
     """What bringing a source in did.
 
     Attributes:
@@ -102,7 +102,7 @@ def raw_schema(source: str) -> str:
     return f"raw_{source}"
 
 
-def ingest(source: str, profile: Profile, **arguments: Any) -> Ingestion:
+def ingest(source: str, profile: Profile, **arguments: Any) -> LoadRecord:
     """Extract a source and load it into the warehouse of a target, without retries.
 
     Args:
@@ -150,7 +150,7 @@ class SourceLoad:
         self.source = source
         self.profile = profile
         self.arguments = arguments
-        self.done = Ingestion(source, raw_schema(source))
+        self.done = LoadRecord(source, raw_schema(source))
         self._attempts = 0
         self._extracted: Path | None = None
         self._may_be_half_loaded: list[str] = []
@@ -204,8 +204,8 @@ class SourceLoad:
             pipeline.sync_destination()
             data = function(**self.arguments)
             tables = [resource.name for resource in data.resources.values()]
-            self._may_be_half_loaded = half_loaded(pipeline, data)
-            removed = remove_unfinished(pipeline, self._may_be_half_loaded)
+            self._may_be_half_loaded = incomplete_tables(pipeline, data)
+            removed = remove_orphaned_loads(pipeline, self._may_be_half_loaded)
             data.resources.add(heartbeat(tables))
             with collecting() as rejections:
                 extracted = pipeline.extract(data, loader_file_format="parquet")
@@ -216,7 +216,7 @@ class SourceLoad:
             for file in folder.rglob("load/normalized/*/new_jobs/*")
             if not file.name.startswith("_dlt")
         )
-        self.done = Ingestion(
+        self.done = LoadRecord(
             self.source,
             self.done.schema,
             rows={name: counts.get(name, 0) for name in tables},
@@ -249,7 +249,7 @@ class SourceLoad:
             if not (self._load_began and is_complete(pipeline, load_id)):
                 if self._load_began:
                     # dlt's row of its state has a key, and would be refused when it comes twice.
-                    remove_unfinished(pipeline, [*self._may_be_half_loaded, STATE_TABLE])
+                    remove_orphaned_loads(pipeline, [*self._may_be_half_loaded, STATE_TABLE])
                 self._load_began = True
                 changes = _schema_changes(pipeline.load())
             module = importlib.import_module(source_function(self.source).__module__)

@@ -13,12 +13,12 @@ PACKAGE = "prefect_flows.sources"
 FOLDER = Path(__file__).parents[1] / "sources"
 
 
-def names() -> list[str]:
+def source_names() -> list[str]:
     """The names of all sources, sorted: every folder with a `source.py`."""
     return sorted(file.parent.name for file in FOLDER.glob("*/source.py"))
 
 
-def dashed(name: str) -> str:
+def dashed_name(name: str) -> str:
     """A source's name where underscores cannot stand: `nyc__flights` gives `nyc-flights`."""
     return name.replace("__", "-").replace("_", "-")
 
@@ -28,7 +28,7 @@ def deployment_name(name: str, target: str) -> str:
     return f"{name.replace('__', '--').replace('_', '-')}--{target}"
 
 
-def configured(name: str, target: str) -> dict[str, Any]:
+def configured_arguments(name: str, target: str) -> dict[str, Any]:
     """The arguments of a source for a target: those of its deployment in its `prefect.yaml`.
 
     The pipeline, the source's own flow and people read them there.
@@ -50,26 +50,26 @@ def flow_command(name: str, target: str) -> str:
     return f"uv run millrace ingest {name} --target {target}"
 
 
-def require(name: str) -> None:
+def require_source(name: str) -> None:
     """Refuse a name that is no source's.
 
     Raises:
         ConfigurationError: there is no such source.
     """
-    if name not in names():
+    if name not in source_names():
         raise ConfigurationError(
-            f"Source {name!r} does not exist; there are: {', '.join(names())}."
-            f"{did_you_mean(name, names())}",
+            f"Source {name!r} does not exist; there are: {', '.join(source_names())}."
+            f"{did_you_mean(name, source_names())}",
             where=str(FOLDER),
             mend=f"name one of them, or add the folder {name} with a source.py",
         )
 
 
 # The variable of the dbt project that names the sources which are off.
-OFF = "sources_off"
+DISABLED_VARIABLE = "sources_off"
 
 
-def off(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
+def disabled_sources(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
     """Sources that nobody has given what they need; their models are left out of dbt's graph.
 
     Args:
@@ -80,18 +80,19 @@ def off(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
         ConfigurationError: a name is no source's.
     """
     given = vars
-    if OFF not in vars:
+    if DISABLED_VARIABLE not in vars:
         document = _mapping(_document(dbt_project), dbt_project)
         given = _mapping(document.get("vars") or {}, dbt_project)
-    named = given.get(OFF, [])
+    named = given.get(DISABLED_VARIABLE, [])
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ConfigurationError(
-            f"The variable {OFF} is no list of names.",
+            f"The variable {DISABLED_VARIABLE} is no list of names.",
             where=f"the variables of the run, or {dbt_project}",
-            mend=f"write {OFF}: [], or name sources in it: {', '.join(names())}",
+            mend=f"write {DISABLED_VARIABLE}: [], or name sources in it: "
+            f"{', '.join(source_names())}",
         )
     for name in named:
-        require(name)
+        require_source(name)
     return list(named)
 
 

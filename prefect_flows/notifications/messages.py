@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from prefect_flows.core.notification_preferences import Wishes
-from prefect_flows.state.incidents import Incident, Judged
+from prefect_flows.core.notification_preferences import NotificationPreferences
+from prefect_flows.state.incidents import Incident, IncidentChanges
 from prefect_flows.transform.run_report import FailingRows, FailureCard
 
 MOST_CHARACTERS = 1_900
@@ -40,8 +40,8 @@ class Notice(BaseModel):
 
 def of_new(
     target: str,
-    judged: Judged,
-    wishes: Wishes,
+    judged: IncidentChanges,
+    wishes: NotificationPreferences,
     cards: Mapping[str, FailureCard],
     url: str | None,
 ) -> Notice | None:
@@ -126,12 +126,12 @@ def _recovered(incident: Incident, now: datetime) -> str:
     return f"{incident.name}: broken for {said_time(now - incident.first_at)}, seen by {runs}"
 
 
-def _also(incident: Incident, wishes: Wishes) -> str:
+def _also(incident: Incident, wishes: NotificationPreferences) -> str:
     owner = f", owner: {_mention(incident.owner, wishes)}" if incident.owner else ""
     return f"also: {incident.name} {VERBS[incident.kind]}{owner}"
 
 
-def _mention(owner: str, wishes: Wishes) -> str:
+def _mention(owner: str, wishes: NotificationPreferences) -> str:
     mention = wishes.owners.get(owner)
     return owner if mention is None else f"{mention} ({owner})"
 

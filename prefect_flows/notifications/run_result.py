@@ -8,14 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from prefect_flows.core.errors import MillraceError, PrefectUnreachable, StateStoreError
-from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.notifications import messages
 from prefect_flows.notifications.messages import Notice
 from prefect_flows.notifications.outbox import Outbox
 from prefect_flows.notifications.recipients import sender
 from prefect_flows.runtime.base import Runtime
-from prefect_flows.state.incidents import Incident, Judged, judge, keep_incidents, open_incidents
-from prefect_flows.state.runs import Ending
+from prefect_flows.state.incidents import (
+    Incident,
+    IncidentChanges,
+    compare_incidents,
+    open_incidents,
+    save_incidents,
+)
+from prefect_flows.state.runs import RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.transform.repro_command import command_for
 from prefect_flows.transform.results import NodeResult
@@ -25,7 +31,7 @@ WARNS = "warn"
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunOutcome:
     """A run, as far as it came.
 
     Attributes:
@@ -38,13 +44,15 @@ class Ended:
 
     target: str
     started_at: datetime
-    outcome: Ending
+    outcome: RunStatus
     error: MillraceError | None
     record: Mapping[str, Any]
     report: RunReport | None = None
 
 
-def tell_of_run(ended: Ended, store: StateStore, runtime: Runtime, seconds: float) -> None:
+def notify_run_result(
+    ended: RunOutcome, store: StateStore, runtime: Runtime, seconds: float
+) -> None:
     """Keep what is open, and tell what is new and what is over; a run never fails for it.
 
     Runs of a target come one after the other, so nobody else writes its files.
@@ -56,7 +64,7 @@ def tell_of_run(ended: Ended, store: StateStore, runtime: Runtime, seconds: floa
 
 
 class _Telling:
-    def __init__(self, ended: Ended, store: StateStore, runtime: Runtime) -> None:
+    def __init__(self, ended: RunOutcome, store: StateStore, runtime: Runtime) -> None:
         self.ended = ended
         self.store = store
         self.runtime = runtime
@@ -66,7 +74,9 @@ class _Telling:
     def tell(self, seconds: float) -> None:
         before, outbox = self._known()
         self._on_disk = outbox.model_copy(deep=True)
-        judged = judge(before, list(_seen(self.ended, self.runtime.url)), _good(self.ended, before))
+        judged = compare_incidents(
+            before, list(_seen(self.ended, self.runtime.url)), _good(self.ended, before)
+        )
         wishes, receivers = self.runtime.wishes, None
         if wishes is not None:
             notices = _notices(self.ended, judged, wishes, self.runtime.url)
@@ -111,16 +121,16 @@ class _Telling:
         except StateStoreError as error:
             self.log.warning("What is not sent yet cannot be kept: %s", error)
 
-    def _keep_incidents(self, judged: Judged) -> None:
+    def _keep_incidents(self, judged: IncidentChanges) -> None:
         if not self.stored:
             return
         try:
-            keep_incidents(self.store, self.ended.target, judged.open)
+            save_incidents(self.store, self.ended.target, judged.open)
         except StateStoreError as error:
             self.log.warning("What is open cannot be kept: %s", error)
 
 
-def _seen(ended: Ended, url: str | None) -> Iterator[Incident]:
+def _seen(ended: RunOutcome, url: str | None) -> Iterator[Incident]:
     """What this run found not to be as it should."""
     moments = {"first_at": ended.started_at, "last_at": ended.started_at, "url": url}
     report = ended.report
@@ -165,7 +175,7 @@ def _seen(ended: Ended, url: str | None) -> Iterator[Incident]:
         )
 
 
-def _good(ended: Ended, before: Sequence[Incident]) -> set[str]:
+def _good(ended: RunOutcome, before: Sequence[Incident]) -> set[str]:
     """Ids of what was open, and would have been seen by this run if it still were."""
     report = ended.report
     results = {node.unique_id: node for node in report.nodes} if report is not None else {}
@@ -184,7 +194,9 @@ def _good(ended: Ended, before: Sequence[Incident]) -> set[str]:
     return {incident.id for incident in before if good(incident)}
 
 
-def _notices(ended: Ended, judged: Judged, wishes: Wishes, url: str | None) -> list[Notice]:
+def _notices(
+    ended: RunOutcome, judged: IncidentChanges, wishes: NotificationPreferences, url: str | None
+) -> list[Notice]:
     report, target = ended.report, ended.target
     cards = {card.unique_id: card for card in report.cards} if report is not None else {}
     found = [messages.of_new(target, judged, wishes, cards, url)]

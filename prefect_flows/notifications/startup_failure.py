@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from prefect_flows.core.errors import MillraceError, PrefectUnreachable, RunCancelled, TargetBusy
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import Parameters
-from prefect_flows.runtime.target_lock import alone
+from prefect_flows.runtime.target_lock import target_lock
 from prefect_flows.state.store import StateStore
 
 
 @contextmanager
-def refusals_are_told(
+def notify_on_startup_failure(
     parameters: Parameters, store: StateStore, runtime: Runtime, seconds: float
 ) -> Iterator[None]:
     """Tell of what is wrong before a run begins; not that another one has the target.
@@ -44,20 +44,20 @@ def _tell(
     seconds: float,
 ) -> None:
     # Imported here, since most runs can begin.
-    from prefect_flows.notifications.run_result import Ended, tell_of_run
+    from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
 
     with ExitStack() as held:
         try:
             at_once = parameters.model_copy(update={"wait": False})
-            held.enter_context(alone(at_once, store, runtime))
+            held.enter_context(target_lock(at_once, store, runtime))
         except TargetBusy as busy:
             runtime.log.warning("Nobody is told by this run: %s", busy.what)
             return
         except MillraceError as other:
             # Then no other run can hold it either; it may be what is told of.
             runtime.log.warning("Told without holding the target: %s", other.what)
-        ended = Ended(parameters.target, started, "failed", error, {})
-        tell_of_run(ended, store, runtime, seconds)
+        ended = RunOutcome(parameters.target, started, "failed", error, {})
+        notify_run_result(ended, store, runtime, seconds)
 
 
 def _somebody_is_told(runtime: Runtime) -> bool:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from prefect_flows.core.errors import TargetBusy
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.names import secret_block_variable
-from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.core.settings import StagePolicy
-from prefect_flows.runtime.cancellation import Stop
+from prefect_flows.runtime.cancellation import CancellationHandler
 from prefect_flows.runtime.stages import Work, as_function
-from prefect_flows.transform.event_listener import Watcher
+from prefect_flows.transform.event_listener import EventListener
 
 # Says which run holds the target.
 Holder = Callable[[], str]
@@ -50,11 +50,11 @@ class Runtime(Protocol):
     url: str | None
     log: Logger
     unreported: list[str]
-    wishes: Wishes | None
-    stop: Stop
+    wishes: NotificationPreferences | None
+    stop: CancellationHandler
 
     @property
-    def watchers(self) -> Sequence[Watcher]:
+    def watchers(self) -> Sequence[EventListener]:
         """See the dbt stages go by."""
 
     def lease(self, target: str, holder: Holder, *, wait: bool) -> AbstractContextManager[None]:
@@ -91,7 +91,7 @@ class Runtime(Protocol):
         """
 
 
-class WithoutPrefect:
+class LocalRuntime:
     """A run in a bare process: nothing is shown but the log and the state store."""
 
     def __init__(self) -> None:
@@ -99,9 +99,9 @@ class WithoutPrefect:
         self.url: str | None = None
         self.log: Logger = logging.getLogger("millrace")
         self.unreported: list[str] = []
-        self.wishes: Wishes | None = None
-        self.watchers: Sequence[Watcher] = ()
-        self.stop = Stop()
+        self.wishes: NotificationPreferences | None = None
+        self.watchers: Sequence[EventListener] = ()
+        self.stop = CancellationHandler()
 
     def lease(
         self,

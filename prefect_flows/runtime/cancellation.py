@@ -21,7 +21,7 @@ from prefect_flows.core.interrupts import REPEAT_SECONDS, Interrupts, is_interru
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
-class Stop:
+class CancellationHandler:
     """Tells the main thread to stop, until it does.
 
     Attributes:

@@ -23,7 +23,7 @@ from prefect_flows.core.bounded_waits import ApiPatience
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.names import SETUP_COMMAND, lease_limit, notify_block
-from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.core.prefect_api import (
     block_address,
     notification_blocks,
@@ -32,10 +32,10 @@ from prefect_flows.core.prefect_api import (
 )
 from prefect_flows.core.settings import StagePolicy
 from prefect_flows.runtime.base import SAY_SECONDS, Holder, busy
-from prefect_flows.runtime.cancellation import Stop
-from prefect_flows.runtime.progress import API_ERRORS, Pulse, answers
+from prefect_flows.runtime.cancellation import CancellationHandler
+from prefect_flows.runtime.progress import API_ERRORS, ProgressReporter, is_api_healthy
 from prefect_flows.runtime.stages import Work, as_task
-from prefect_flows.transform.event_listener import Watcher
+from prefect_flows.transform.event_listener import EventListener
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -46,26 +46,33 @@ LEASE_SECONDS = 60
 ASK_SECONDS = 5
 
 
-class WithPrefect:
+class PrefectRuntime:
     """A run in the flow run that calls it."""
 
     def __init__(
-        self, flow_run: FlowRun, target: str, wishes: Wishes, log: Logger, patience: ApiPatience
+        self,
+        flow_run: FlowRun,
+        target: str,
+        wishes: NotificationPreferences,
+        log: Logger,
+        patience: ApiPatience,
     ) -> None:
         self.run_id = str(flow_run.id)
         self.url = url_for("flow-run", obj_id=flow_run.id)
         self.log = log
         self.unreported: list[str] = []
-        self.wishes: Wishes | None = wishes
+        self.wishes: NotificationPreferences | None = wishes
         self._flow_run_id: UUID = flow_run.id
         self._target = target
         self._patience = patience
         self._asked, self._answers = -float(ASK_SECONDS), False
-        self.stop = Stop()
-        self._pulse = Pulse(flow_run.id, target, self.stop, self.unreported.append)
+        self.stop = CancellationHandler()
+        self._pulse = ProgressReporter(flow_run.id, target, self.stop, self.unreported.append)
 
     @classmethod
-    def of_this_flow(cls, target: str, wishes: Wishes, patience: ApiPatience) -> WithPrefect:
+    def of_this_flow(
+        cls, target: str, wishes: NotificationPreferences, patience: ApiPatience
+    ) -> PrefectRuntime:
         """The run whose flow's body this is called from."""
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101
@@ -73,7 +80,7 @@ class WithPrefect:
         return cls(context.flow_run, target, wishes, get_run_logger(), patience)
 
     @property
-    def watchers(self) -> Sequence[Watcher]:
+    def watchers(self) -> Sequence[EventListener]:
         """The pulse tells Prefect of the nodes, a batch every few seconds."""
         return (self._pulse,)
 
@@ -95,7 +102,7 @@ class WithPrefect:
         """Make an artifact of the flow run."""
         now = time.monotonic()
         if now - self._asked > ASK_SECONDS:
-            self._asked, self._answers = now, answers()
+            self._asked, self._answers = now, is_api_healthy()
         if not self._answers:
             self.unreported.append(f"artifact {key}: the API does not answer")
             return
@@ -113,7 +120,7 @@ class WithPrefect:
         """The notification blocks of the target."""
         where = f"blocks {notify_block(self._target)} of the Prefect API"
         mend = "start it again; what was to be told waits for the next run"
-        if not answers():
+        if not is_api_healthy():
             raise PrefectUnreachable("The Prefect API does not answer.", where=where, mend=mend)
         try:
             with prefect_client() as client:

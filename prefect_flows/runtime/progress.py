@@ -30,7 +30,7 @@ from prefect_flows.core.names import run_tag
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-    from prefect_flows.runtime.cancellation import Stop
+    from prefect_flows.runtime.cancellation import CancellationHandler
     from prefect_flows.transform.results import NodeResult
 
 SECONDS = 3
@@ -42,7 +42,7 @@ HEARTBEAT_SECONDS = 60
 API_ERRORS = (httpx.HTTPError, PrefectHTTPStatusError)
 
 
-def answers() -> bool:
+def is_api_healthy() -> bool:
     """Whether the API answers now.
 
     Asked once, by a client of its own: one that has reached the API before tries for a minute.
@@ -54,7 +54,7 @@ def answers() -> bool:
     return failure is None
 
 
-class Pulse:
+class ProgressReporter:
     """Beats while its context lasts, and once more when it ends.
 
     Args:
@@ -63,7 +63,11 @@ class Pulse:
     """
 
     def __init__(
-        self, flow_run_id: UUID, target: str, stop: Stop, unreported: Callable[[str], None]
+        self,
+        flow_run_id: UUID,
+        target: str,
+        stop: CancellationHandler,
+        unreported: Callable[[str], None],
     ) -> None:
         self._flow_run_id = flow_run_id
         self._target = target
@@ -149,7 +153,7 @@ class Pulse:
         )
 
     def _reaches(self) -> bool:
-        reached = answers()
+        reached = is_api_healthy()
         self._lost = 0 if reached else self._lost + 1
         return reached
 

@@ -28,7 +28,7 @@ from prefect_flows.core.errors import MillraceError, StageTimedOut
 from prefect_flows.core.interrupts import bounded
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.settings import StagePolicy
-from prefect_flows.runtime.cancellation import Stop
+from prefect_flows.runtime.cancellation import CancellationHandler
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
@@ -41,7 +41,9 @@ JITTER = 0.2
 RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
 
-def as_task(name: str, policy: StagePolicy, work: Work, stop: Stop) -> dict[str, Any]:
+def as_task(
+    name: str, policy: StagePolicy, work: Work, stop: CancellationHandler
+) -> dict[str, Any]:
     """Run a stage as a task of the flow that calls it; Prefect retries it.
 
     Raises:
@@ -71,7 +73,9 @@ def as_task(name: str, policy: StagePolicy, work: Work, stop: Stop) -> dict[str,
     return dict(state.result())
 
 
-def as_function(name: str, policy: StagePolicy, work: Work, stop: Stop) -> dict[str, Any]:
+def as_function(
+    name: str, policy: StagePolicy, work: Work, stop: CancellationHandler
+) -> dict[str, Any]:
     """Run a stage without a Prefect API, with the same retries and timeout.
 
     Raises:

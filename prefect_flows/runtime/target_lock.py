@@ -15,7 +15,7 @@ from prefect_flows.state.store import StateStore
 
 
 @contextmanager
-def alone(parameters: Parameters, store: StateStore, runtime: Runtime) -> Iterator[None]:
+def target_lock(parameters: Parameters, store: StateStore, runtime: Runtime) -> Iterator[None]:
     """Hold the target: by a lock in the folder of the state store, and by the runtime's lease.
 
     The lock keeps runs with and without Prefect apart that share a state folder; it ends with the

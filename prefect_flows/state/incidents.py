@@ -64,7 +64,7 @@ _LIST = TypeAdapter(list[Incident])
 
 
 @dataclass(frozen=True)
-class Judged:
+class IncidentChanges:
     """What a run means for the incidents of its target.
 
     Attributes:
@@ -85,7 +85,9 @@ class Judged:
         return [*self.unknown, *self.again, *self.new]
 
 
-def judge(before: Iterable[Incident], seen: Sequence[Incident], good: Collection[str]) -> Judged:
+def compare_incidents(
+    before: Iterable[Incident], seen: Sequence[Incident], good: Collection[str]
+) -> IncidentChanges:
     """Tell what is new from what is known.
 
     Args:
@@ -95,7 +97,7 @@ def judge(before: Iterable[Incident], seen: Sequence[Incident], good: Collection
     """
     known = {incident.id: incident for incident in before}
     seen_ids = {incident.id for incident in seen}
-    return Judged(
+    return IncidentChanges(
         new=[incident for incident in seen if incident.id not in known],
         again=[
             incident.model_copy(
@@ -124,7 +126,7 @@ def open_incidents(store: StateStore, target: str, warn: Warn | None = None) -> 
     return store.load(f"targets/{target}/{INCIDENTS}", _LIST, warn) or []
 
 
-def keep_incidents(store: StateStore, target: str, incidents: Sequence[Incident]) -> None:
+def save_incidents(store: StateStore, target: str, incidents: Sequence[Incident]) -> None:
     """Keep what is open.
 
     Raises:

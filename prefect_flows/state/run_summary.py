@@ -14,7 +14,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from prefect_flows.core.files import Warn
-from prefect_flows.state.runs import Ending, runs_folder
+from prefect_flows.state.runs import RunStatus, runs_folder
 from prefect_flows.state.store import StateStore
 
 SUMMARY = "summary.json"
@@ -114,7 +114,7 @@ class RunLine(_Stored):
     started_at: datetime
     ended_at: datetime
     seconds: float
-    outcome: Ending
+    outcome: RunStatus
     first_cause: str | None = None
     whole: bool = True
     has_report: bool = True

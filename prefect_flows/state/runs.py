@@ -17,7 +17,7 @@ from prefect_flows.core.passwords import redacted
 from prefect_flows.state.journal import Entry, Journal
 from prefect_flows.state.store import StateStore
 
-Ending = Literal["passed", "failed", "cancelled", "timed out"]
+RunStatus = Literal["passed", "failed", "cancelled", "timed out"]
 
 # A run that ended so, or that never said how it ended, can be resumed.
 INTERRUPTED: frozenset[str | None] = frozenset({None, "cancelled", "timed out"})
@@ -47,7 +47,7 @@ class RunHeader(BaseModel):
     host: str = Field(default_factory=socket.gethostname)
     process: int = Field(default_factory=os.getpid)
     ended_at: datetime | None = None
-    ended: Ending | Literal["resumed"] | None = None
+    ended: RunStatus | Literal["resumed"] | None = None
     resumes: str | None = None
     oldest_at: datetime | None = None
 
@@ -102,7 +102,7 @@ class Run:
             ended = resumes.header.model_copy(update={"ended": "resumed"})
             self.store.write(f"{resumes.folder}/{HEADER}", ended.model_dump_json().encode())
 
-    def end(self, ended: Ending) -> None:
+    def end(self, ended: RunStatus) -> None:
         """Say how the run ended.
 
         Raises:

@@ -10,11 +10,11 @@ from dbt.artifacts.schemas.batch_results import BatchResults
 from dbt.artifacts.schemas.run import process_run_result
 
 from prefect_flows.core.errors import StageFailed
-from prefect_flows.core.failure_class import Cause, cause_of
-from prefect_flows.core.hints import mend_of_google
+from prefect_flows.core.failure_class import FailureClass, classify
+from prefect_flows.core.hints import get_google_hint
 from prefect_flows.core.logger import Logger
 from prefect_flows.transform.artifacts import dbt_result
-from prefect_flows.transform.event_listener import Recorder, Watcher
+from prefect_flows.transform.event_listener import EventListener, Recorder
 from prefect_flows.transform.microbatch import only_failed_batches
 from prefect_flows.transform.node_filter import Narrowing
 from prefect_flows.transform.node_log import NodeLog
@@ -25,9 +25,9 @@ from prefect_flows.transform.results import (
     NodeResult,
     counts,
     in_order,
-    left_to_do,
+    nodes_to_retry,
 )
-from prefect_flows.transform.session import DbtSession, Outcome
+from prefect_flows.transform.session import DbtSession, InvocationResult
 
 Safe = Callable[[Sequence[NodeResult]], None]
 
@@ -60,7 +60,7 @@ class DbtStage:
         flags: Sequence[str],
         done: Mapping[str, NodeResult],
         safe: Safe,
-        watchers: Sequence[Watcher],
+        watchers: Sequence[EventListener],
         *,
         narrowed: bool = False,
     ) -> None:
@@ -116,11 +116,11 @@ class DbtStage:
         return self.record()
 
     def _run(
-        self, only: set[str] | None, watchers: Sequence[Watcher]
-    ) -> tuple[Outcome, list[NodeResult]]:
+        self, only: set[str] | None, watchers: Sequence[EventListener]
+    ) -> tuple[InvocationResult, list[NodeResult]]:
         """Run dbt once, and take up its results; also those of ephemeral models that failed."""
         started = time.monotonic()
-        causes: dict[str, Cause] = {}
+        causes: dict[str, FailureClass] = {}
         failed: dict[str, list[FailedBatch]] = {}
         before = dict(self.results)
 
@@ -138,8 +138,8 @@ class DbtStage:
         def ended(unique_id: str, error: Exception, batch: FailedBatch | None) -> None:
             if batch is not None:
                 failed.setdefault(unique_id, []).append(batch)
-            causes[unique_id] = cause_of(error)
-            mend = mend_of_google(error, self.session.profile)
+            causes[unique_id] = classify(error)
+            mend = get_google_hint(error, self.session.profile)
             if mend is not None:
                 self.mends[unique_id] = mend
 
@@ -201,7 +201,7 @@ class DbtStage:
     def _left(self) -> set[str] | None:
         """Ids of the nodes to run; none for all that the selection holds."""
         if self.attempts:
-            left = left_to_do(self.results, self.session.manifest.child_map, self.retries)
+            left = nodes_to_retry(self.results, self.session.manifest.child_map, self.retries)
             # Hooks are no part of a selection; they run with every attempt.
             return {i for i in left if self.results[i].resource_type != "operation"}
         if self.results:
@@ -241,7 +241,9 @@ class DbtStage:
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
             mend=f"{self.mends.get(first.unique_id, 'correct it')}; to see it again: {command}",
             record=self.record(),
-            retryable=bool(left_to_do(self.results, self.session.manifest.child_map, self.retries)),
+            retryable=bool(
+                nodes_to_retry(self.results, self.session.manifest.child_map, self.retries)
+            ),
         )
 
     def _ended_by(self, error: BaseException) -> StageFailed:
@@ -250,15 +252,15 @@ class DbtStage:
         return StageFailed(
             f"{self.name}: dbt did not run through: {' '.join(str(error).split())}",
             where=f"target {profile.target!r}",
-            mend=f"{mend_of_google(error, profile) or 'correct it'}; to see it again: {command}",
+            mend=f"{get_google_hint(error, profile) or 'correct it'}; to see it again: {command}",
             record=self.record(),
-            retryable=cause_of(error) is Cause.TRANSIENT,
+            retryable=classify(error) is FailureClass.TRANSIENT,
         )
 
 
 def first_cause(failed: Sequence[NodeResult]) -> NodeResult:
     """The failure to look at: the first that no retry mends, else the first."""
-    return min(failed, key=lambda node: node.cause is Cause.TRANSIENT)
+    return min(failed, key=lambda node: node.cause is FailureClass.TRANSIENT)
 
 
 def _attempts(results: Mapping[str, NodeResult], unique_id: str) -> int:

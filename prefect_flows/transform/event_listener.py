@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from prefect_flows.transform.results import NodeResult, shown_name
 
 
-class Watcher(Protocol):
+class EventListener(Protocol):
     """Sees a stage go by. Called from one thread at a time."""
 
     def stage_started(self, name: str, total: int) -> None:
@@ -63,7 +63,7 @@ class Recorder:
         name: str,
         read: Callable[[Any], NodeResult],
         journal: Callable[[Sequence[NodeResult]], None],
-        watchers: Sequence[Watcher],
+        watchers: Sequence[EventListener],
     ) -> None:
         self.results: dict[str, NodeResult] = {}
         self.inlined: dict[str, NodeResult] = {}

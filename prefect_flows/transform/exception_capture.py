@@ -11,7 +11,7 @@ from dbt.materializations.incremental.microbatch import MicrobatchBuilder
 from dbt.task.base import BaseRunner
 from dbt.task.run import MicrobatchBatchRunner
 
-from prefect_flows.core.failure_class import cause_of
+from prefect_flows.core.failure_class import classify
 from prefect_flows.transform.monkeypatch import replaced
 from prefect_flows.transform.results import FailedBatch
 
@@ -58,7 +58,7 @@ def _failed_batch(runner: MicrobatchBatchRunner, error: Exception) -> FailedBatc
         name=MicrobatchBuilder.format_batch_start(begin, node.config.batch_size),
         begin=begin,
         end=end,
-        cause=cause_of(error),
+        cause=classify(error),
         message=str(error) or type(error).__name__,
         compiled_path=node.compiled_path,
         compiled_code=node.compiled_code,

@@ -23,7 +23,7 @@ from dbt.exceptions import GitCheckoutError, GitCloningError
 from dbt.task.deps import DepsTask, _create_sha1_hash
 from dbt_common.exceptions import CommandError
 
-from prefect_flows.core.failure_class import chain_of
+from prefect_flows.core.failure_class import exception_chain
 from prefect_flows.transform.monkeypatch import replaced
 
 # Where a project asks for packages.
@@ -94,7 +94,7 @@ def may_be_installed_later(error: BaseException) -> bool:
     git has one exit code for a server that is away and for a repository that does not exist: both
     are tried again.
     """
-    for link in chain_of(error):
+    for link in exception_chain(error):
         if isinstance(link, requests.exceptions.HTTPError) and link.response is not None:
             status = link.response.status_code
             return status >= 500 or status in TEMPORARY_STATUS

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from prefect_flows.core.failure_class import Cause
+from prefect_flows.core.failure_class import FailureClass
 
 # What dbt's own retry calls for a second try, and what ends its command line with exit code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
@@ -35,7 +35,7 @@ class FailedBatch:
     name: str
     begin: datetime
     end: datetime
-    cause: Cause
+    cause: FailureClass
     message: str
     compiled_path: str | None = None
     compiled_code: str | None = None
@@ -43,7 +43,7 @@ class FailedBatch:
 
 def in_order(batches: Iterable[FailedBatch]) -> list[FailedBatch]:
     """The batches to look at first come first: those that no retry mends, then the earliest."""
-    return sorted(batches, key=lambda batch: (batch.cause is Cause.TRANSIENT, batch.begin))
+    return sorted(batches, key=lambda batch: (batch.cause is FailureClass.TRANSIENT, batch.begin))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class NodeResult:
     message: str | None
     seconds: float
     failures: int | None
-    cause: Cause | None = None
+    cause: FailureClass | None = None
     attempts: int = 1
     stage: str = ""
     started_at: datetime | None = None
@@ -118,7 +118,7 @@ class NodeResult:
         cls,
         result: Any,
         path: str,
-        causes: Mapping[str, Cause],
+        causes: Mapping[str, FailureClass],
         attempts: int,
         stage: str,
         batches: Sequence[FailedBatch] = (),
@@ -140,7 +140,7 @@ class NodeResult:
         cause = None
         if status in FAILED:
             of_data = status == "fail" or stale
-            cause = causes.get(node.unique_id, Cause.DATA if of_data else Cause.CODE)
+            cause = causes.get(node.unique_id, FailureClass.DATA if of_data else FailureClass.CODE)
         message = result.message or (_staleness(result) if stale else None)
         if cause is not None and batches:
             cause, message = batches[0].cause, f"{message}: {_errors_of_batches(batches)}"
@@ -201,7 +201,7 @@ def counts(results: Iterable[NodeResult]) -> dict[str, int]:
     return dict(Counter(result.status for result in results).most_common())
 
 
-def left_to_do(
+def nodes_to_retry(
     results: Mapping[str, NodeResult],
     children: Mapping[str, list[str]],
     retries: Mapping[str, int],
@@ -219,7 +219,9 @@ def left_to_do(
     transient = {
         i
         for i, r in results.items()
-        if r.failed and r.cause is Cause.TRANSIENT and r.attempts <= retries.get(r.resource_type, 0)
+        if r.failed
+        and r.cause is FailureClass.TRANSIENT
+        and r.attempts <= retries.get(r.resource_type, 0)
     }
     if not transient:
         return set()

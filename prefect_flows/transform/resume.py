@@ -48,7 +48,7 @@ _RECORDS: Mapping[str, type[BaseModel]] = {
 
 
 @dataclass(frozen=True)
-class Done:
+class ResumeState:
     """What is carried over.
 
     Attributes:
@@ -78,7 +78,7 @@ def stage_entry(name: str, record: Mapping[str, Any]) -> Entry:
     return {"stage": name, "record": dict(record)}
 
 
-def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> Done:
+def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> ResumeState:
     """What the entries of a journal say was done, as far as its code is still the same.
 
     A node whose code or inputs changed is not carried over, and so is nothing behind it: its hash
@@ -112,7 +112,7 @@ def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> Done:
             kept[unique_id] = entry
         else:
             changed[unique_id] = None
-    return Done(nodes, records, list(kept.values()), list(changed))
+    return ResumeState(nodes, records, list(kept.values()), list(changed))
 
 
 def _checked(entry: Entry) -> NodeResult | None:

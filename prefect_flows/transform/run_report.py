@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from prefect_flows.core.failure_class import Cause
+from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
 
@@ -45,7 +45,7 @@ class FailureCard:
     path: str
     owner: str | None
     group: str | None
-    cause: Cause | None
+    cause: FailureClass | None
     status: str
     message: str | None
     compiled_path: str | None
@@ -57,7 +57,7 @@ class FailureCard:
 
 
 @dataclass(frozen=True)
-class Slow:
+class NodeTiming:
     """A node's time against that of earlier runs.
 
     Attributes:
@@ -136,8 +136,8 @@ class RunReport:
     nodes: list[NodeResult] = field(default_factory=list)
     lineage: dict[str, LineageNode] = field(default_factory=dict)
     cards: list[FailureCard] = field(default_factory=list)
-    slowest: list[Slow] = field(default_factory=list)
-    regressions: list[Slow] = field(default_factory=list)
+    slowest: list[NodeTiming] = field(default_factory=list)
+    regressions: list[NodeTiming] = field(default_factory=list)
     costliest: list[NodeResult] = field(default_factory=list)
     tests: list[TestLine] = field(default_factory=list)
     marts: dict[str, int] = field(default_factory=dict)

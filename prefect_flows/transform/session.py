@@ -30,10 +30,10 @@ from prefect_flows.core.errors import (
     StageFailed,
     WarehouseUnreachable,
 )
-from prefect_flows.core.failure_class import Cause, cause_of, is_refusal_that_may_pass
+from prefect_flows.core.failure_class import FailureClass, classify, is_refusal_that_may_pass
 from prefect_flows.core.files import make_folder
 from prefect_flows.core.google_credentials import google_credentials
-from prefect_flows.core.hints import mend_of
+from prefect_flows.core.hints import get_hint
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.temporary_folders import private_folder
@@ -102,7 +102,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class InvocationResult:
     """What one command gave.
 
     Attributes:
@@ -350,7 +350,7 @@ class DbtSession:
                 f"The warehouse of target {self.profile.target!r} cannot be used: "
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
-                mend=mend_of(error, self.profile),
+                mend=get_hint(error, self.profile),
                 retryable=may_pass(error),
             ) from error
         finally:
@@ -469,7 +469,9 @@ class DbtSession:
             for number, node in enumerate(nodes)
         )
         with (
-            self._warehouse(may_pass=lambda error: cause_of(error) is Cause.TRANSIENT) as adapter,
+            self._warehouse(
+                may_pass=lambda error: classify(error) is FailureClass.TRANSIENT
+            ) as adapter,
             statements_cancelled_on_signal(adapter),
         ):
             _, table = adapter.execute(query, fetch=True)
@@ -526,7 +528,7 @@ class DbtSession:
         narrowing: Narrowing | None = None,
         on_error: OnError | None = None,
         on_event: Listener | None = None,
-    ) -> Outcome:
+    ) -> InvocationResult:
         """Run one dbt command on the parsed project.
 
         dbt's own artifacts are not written: results are merged over commands and attempts, and the
@@ -571,7 +573,7 @@ class DbtSession:
         on_event: Listener | None = None,
         manifest: Manifest | None = None,
         artifacts: bool = True,
-    ) -> Outcome:
+    ) -> InvocationResult:
         common = [
             "--project-dir", str(self.project_dir),
             "--profiles-dir", str(self._folder),
@@ -603,4 +605,4 @@ class DbtSession:
             results = result
         else:
             results = list(getattr(result, "results", [result]))
-        return Outcome(returned.success, results, returned.exception, result)
+        return InvocationResult(returned.success, results, returned.exception, result)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from prefect_flows.core.bounded_waits import said_while_waiting
 from prefect_flows.core.errors import WarehouseUnreachable
-from prefect_flows.core.failure_class import root_of
-from prefect_flows.core.hints import mend_of
+from prefect_flows.core.failure_class import root_cause
+from prefect_flows.core.hints import get_hint
 from prefect_flows.core.interrupts import bounded
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
@@ -32,9 +32,9 @@ def warehouse_awaited(profile: Profile, seconds: float, log: Logger) -> Iterator
         with said_while_waiting(profile.address, seconds, log), bounded(seconds, silent):
             yield
     except WarehouseUnreachable as error:
-        root = root_of(error)
+        root = root_cause(error)
         if error is silent and root is not error:
             # What the last attempt met, before the wait for the next one was interrupted.
             silent.what += f" Last: {type(root).__name__}: {' '.join(str(root).split())}"
-            silent.mend = mend_of(root, profile)
+            silent.mend = get_hint(root, profile)
         raise

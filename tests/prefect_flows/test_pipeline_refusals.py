@@ -9,7 +9,7 @@ import time
 import pytest
 
 from prefect_flows.core.names import secret_variable
-from prefect_flows.ingest.source_registry import names
+from prefect_flows.ingest.source_registry import source_names
 from tests.support.project import PATIENCE, Project, Scratch, until
 
 
@@ -52,7 +52,7 @@ def test_an_unknown_source_stops_before_anything_is_run(scratch: Scratch) -> Non
     done = scratch.pipeline("--target", scratch.target, "--source", "nyc__fligths")
 
     assert done.returncode == 2
-    there_are = ", ".join(names())
+    there_are = ", ".join(source_names())
     assert f"Source 'nyc__fligths' does not exist; there are: {there_are}." in done.stderr
     assert "Did you mean 'nyc__flights'?" in done.stderr
     assert "Beginning flow run" not in done.stderr

@@ -22,7 +22,7 @@ def of_target(target: str) -> set[str]:
     """The pipeline's deployment, and one for each source that there is."""
     return {
         f"dbt-{target}",
-        *(source_registry.deployment_name(name, target) for name in source_registry.names()),
+        *(source_registry.deployment_name(name, target) for name in source_registry.source_names()),
     }
 
 

@@ -119,7 +119,9 @@ def secrets(source: Source) -> Iterator[Fault]:
     there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
     for each in read(source) or []:
         for name in sorted(hidden & set(each.parameters)):
-            block = f"{source_registry.dashed(source.name)}-{name.replace('_', '-')}-{each.target}"
+            block = (
+                f"{source_registry.dashed_name(source.name)}-{name.replace('_', '-')}-{each.target}"
+            )
             yield Fault(
                 file,
                 f"{each.name} has the secret {name} among its parameters, for all to read",

@@ -82,7 +82,7 @@ class Source:
     @property
     def package(self) -> str:
         """The name of its package."""
-        return f"millrace-{source_registry.dashed(self.name)}"
+        return f"millrace-{source_registry.dashed_name(self.name)}"
 
     @property
     def schema(self) -> str:

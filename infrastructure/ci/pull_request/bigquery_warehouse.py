@@ -15,11 +15,17 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 
 from infrastructure.ci.pull_request.dataset_lease import Lease
-from infrastructure.ci.pull_request.names import Mark, not_ours, number_of
-from infrastructure.ci.pull_request.warehouse import Limits, QuestionFailed, Relation, TooMuch, busy
+from infrastructure.ci.pull_request.names import SchemaOwner, not_ours, number_of
+from infrastructure.ci.pull_request.warehouse import (
+    Limits,
+    QueryFailed,
+    QueryLimitExceeded,
+    Relation,
+    busy,
+)
 from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.google_credentials import google_credentials
-from prefect_flows.core.hints import mend_of
+from prefect_flows.core.hints import get_hint
 from prefect_flows.core.profiles import Profile
 
 AT_ONCE = 8
@@ -63,7 +69,7 @@ class BigQueryDialect:
         return f"cast({expression} as string)" if plain else f"to_json_string({expression})"
 
 
-class OnBigQuery:
+class BigQueryWarehouse:
     """A project that holds production and the datasets of pull requests.
 
     Raises:
@@ -85,7 +91,7 @@ class OnBigQuery:
         )
 
     @contextmanager
-    def held(self, schema: str, mark: Mark | None, wait: float) -> Iterator[None]:
+    def held(self, schema: str, mark: SchemaOwner | None, wait: float) -> Iterator[None]:
         """Hold a dataset by a lease in its labels, which is renewed while it is held."""
         deadline = time.monotonic() + wait
         lease = Lease(self._client, self._reference(schema))
@@ -103,19 +109,19 @@ class OnBigQuery:
         with lease.renewed():
             yield
 
-    def mark(self, schema: str) -> Mark | None:
+    def mark(self, schema: str) -> SchemaOwner | None:
         """The mark of a dataset; none where there is no such dataset."""
         with self._said():
             try:
                 dataset = self._client.get_dataset(self._reference(schema))
             except NotFound:
                 return None
-        mark = Mark.read(dataset.description, schema)
+        mark = SchemaOwner.read(dataset.description, schema)
         if mark is None:
             raise not_ours(schema, self._profile.address)
         return mark
 
-    def renew(self, schema: str, mark: Mark) -> None:
+    def renew(self, schema: str, mark: SchemaOwner) -> None:
         """Delete what is in it, and give it the mark. It stays, and so do its grants."""
         if self.mark(schema) is None:
             raise not_ours(schema, self._profile.address)
@@ -139,14 +145,14 @@ class OnBigQuery:
                     self._reference(schema), delete_contents=True, not_found_ok=True
                 )
 
-    def marked(self) -> dict[str, Mark | None]:
+    def marked(self) -> dict[str, SchemaOwner | None]:
         """Every dataset with the name of a pull request's, and its mark, where it has one."""
-        found: dict[str, Mark | None] = {}
+        found: dict[str, SchemaOwner | None] = {}
         with self._said():
             for item in self._client.list_datasets(str(self._profile.output["project"])):
                 if number_of(item.dataset_id) is not None:
                     dataset = self._client.get_dataset(item.reference)
-                    found[item.dataset_id] = Mark.read(dataset.description, item.dataset_id)
+                    found[item.dataset_id] = SchemaOwner.read(dataset.description, item.dataset_id)
         return found
 
     def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
@@ -189,7 +195,7 @@ class OnBigQuery:
     def _reference(self, schema: str) -> bigquery.DatasetReference:
         return bigquery.DatasetReference(str(self._profile.output["project"]), schema)
 
-    def _create(self, schema: str, mark: Mark) -> None:
+    def _create(self, schema: str, mark: SchemaOwner) -> None:
         dataset = bigquery.Dataset(self._reference(schema))
         dataset.location = self._profile.output.get("location")
         dataset.description = mark.model_dump_json()
@@ -207,14 +213,14 @@ class OnBigQuery:
         except (GoogleAPICallError, GoogleAuthError) as error:
             reasons = {e.get("reason") for e in getattr(error, "errors", []) if isinstance(e, dict)}
             if reasons & {"bytesBilledLimitExceeded", "stopped"}:
-                raise TooMuch(
+                raise QueryLimitExceeded(
                     f"It takes longer than {self._limits.seconds:g} s, or is billed for more than "
                     f"{self._limits.bytes:,} bytes.",
                     where=profile.address,
                     mend="give it more with --seconds SECONDS or --gigabytes NUMBER",
                 ) from error
             if isinstance(error, GoogleAPICallError) and error.code == 400:
-                raise QuestionFailed(
+                raise QueryFailed(
                     f"The warehouse refuses: {' '.join(str(error).split())}",
                     where=profile.address,
                     mend="correct what it names, and do this again",
@@ -223,7 +229,7 @@ class OnBigQuery:
                 f"The warehouse of target {profile.target!r} cannot be used: "
                 f"{' '.join(str(error).split())}",
                 where=profile.address,
-                mend=f"{mend_of(error, profile)}; documentation/pull_requests.md lists what the "
+                mend=f"{get_hint(error, profile)}; documentation/pull_requests.md lists what the "
                 "target of pull requests needs",
             ) from error
 

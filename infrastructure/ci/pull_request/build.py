@@ -26,19 +26,19 @@ from infrastructure.ci.pull_request.context import Ground
 from infrastructure.ci.pull_request.failures import failures_of
 from infrastructure.ci.pull_request.names import (
     ONE_SCHEMA,
-    Mark,
+    SchemaOwner,
     folder_of,
     of_another_repository,
     schema_of,
 )
 from infrastructure.ci.pull_request.warehouse import Limits
-from infrastructure.ci.pull_request.warehouse_choice import warehouse_of
+from infrastructure.ci.pull_request.warehouse_choice import get_warehouse
 from infrastructure.version import version_of
 from prefect_flows.core.errors import DamagedFile, RunCancelled, StageFailed, after_changes
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicy
 from prefect_flows.reporting.run_report.history import medians
-from prefect_flows.runtime.base import Runtime, WithoutPrefect
+from prefect_flows.runtime.base import LocalRuntime, Runtime
 from prefect_flows.runtime.parameters import BUILT as BUILDABLE
 from prefect_flows.state.target_state import (
     RUN_RESULTS,
@@ -89,15 +89,15 @@ def build(request: Request, ground: Ground) -> Build:
     build_id = uuid.uuid4().hex
     profile = ground.profile_of(request.number)
     folder = folder_of(ground.settings, request.number)
-    mark = Mark(
+    mark = SchemaOwner(
         number=request.number, repository=request.repository, build=build_id, built_at=begun
     )
     version = version_of(ground.settings)
     manifest = ground.manifest_of(request.production)
-    runtime = WithoutPrefect()
+    runtime = LocalRuntime()
     with (
         _stopping(request.number, runtime),
-        closing(warehouse_of(profile, NO_LIMITS)) as warehouse,
+        closing(get_warehouse(profile, NO_LIMITS)) as warehouse,
         warehouse.held(schema_of(request.number), mark, request.wait),
     ):
         before = warehouse.mark(schema_of(request.number))

@@ -10,7 +10,7 @@ from contextlib import closing
 from infrastructure.ci.pull_request.context import Ground
 from infrastructure.ci.pull_request.names import folder_of, number_of, schema_of
 from infrastructure.ci.pull_request.warehouse import Limits, Warehouse
-from infrastructure.ci.pull_request.warehouse_choice import warehouse_of
+from infrastructure.ci.pull_request.warehouse_choice import get_warehouse
 from prefect_flows.core.errors import ConfigurationError, TargetBusy
 
 log = logging.getLogger("millrace")
@@ -27,7 +27,7 @@ def close(number: int, ground: Ground, wait: float) -> bool:
     Raises:
         ConfigurationError: it is not ours, or something that is not ours depends on it.
     """
-    with closing(warehouse_of(ground.profile_of(number), NO_LIMITS)) as warehouse:
+    with closing(get_warehouse(ground.profile_of(number), NO_LIMITS)) as warehouse:
         dropped = _drop(warehouse, schema_of(number), wait)
     shutil.rmtree(folder_of(ground.settings, number), ignore_errors=True)
     return dropped
@@ -45,7 +45,7 @@ def sweep(
         Schema → what became of it, `dropped` or why it was left.
     """
     found: dict[str, str] = {}
-    with closing(warehouse_of(ground.profile, NO_LIMITS)) as warehouse:
+    with closing(get_warehouse(ground.profile, NO_LIMITS)) as warehouse:
         marks = warehouse.marked()
         still_open = open_pull_requests() if marks else set()
         for schema, mark in marks.items():

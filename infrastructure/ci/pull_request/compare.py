@@ -23,15 +23,15 @@ from infrastructure.ci.pull_request.columns import key_of, volatile_of
 from infrastructure.ci.pull_request.comparison_query import Sides
 from infrastructure.ci.pull_request.context import Ground
 from infrastructure.ci.pull_request.differences import Comparison, Difference
-from infrastructure.ci.pull_request.names import Mark, folder_of
+from infrastructure.ci.pull_request.names import SchemaOwner, folder_of
 from infrastructure.ci.pull_request.warehouse import (
     Limits,
-    QuestionFailed,
+    QueryFailed,
+    QueryLimitExceeded,
     Relation,
-    TooMuch,
     Warehouse,
 )
-from infrastructure.ci.pull_request.warehouse_choice import warehouse_of
+from infrastructure.ci.pull_request.warehouse_choice import get_warehouse
 from prefect_flows.core.errors import ConfigurationError
 
 log = logging.getLogger("millrace")
@@ -69,7 +69,7 @@ def compare(
         return build, _kept(folder, Comparison(build=build.id, differences=[]))
     profile = ground.profile_of(number)
     with (
-        closing(warehouse_of(profile, limits)) as warehouse,
+        closing(get_warehouse(profile, limits)) as warehouse,
         warehouse.held(build.schema_name, None, wait),
     ):
         mark = warehouse.mark(build.schema_name)
@@ -96,7 +96,7 @@ def manifests(ground: Ground, number: int) -> tuple[dict[str, Any], dict[str, An
     return before, after
 
 
-def _since(mark: Mark | None) -> str:
+def _since(mark: SchemaOwner | None) -> str:
     return "is gone" if mark is None else f"was built again at {mark.built_at:%H:%M} UTC"
 
 
@@ -189,7 +189,7 @@ class _Comparing:
         difference = Difference(unique_id=unique_id, notes=notes, columns_added=dict(types))
         try:
             (rows,) = self._ask(comparison_query.rows(self._warehouse.dialect, relation))
-        except (TooMuch, QuestionFailed) as error:
+        except (QueryLimitExceeded, QueryFailed) as error:
             return difference.model_copy(update={"notes": [*notes, _why(error)]})
         return difference.model_copy(update={"rows_after": rows})
 
@@ -238,7 +238,7 @@ class _Comparing:
                 }
             else:
                 found["notes"] = [f"rows are only counted: {why}"]
-        except (TooMuch, QuestionFailed) as error:
+        except (QueryLimitExceeded, QueryFailed) as error:
             log.warning("%s: %s", unique_id, error)
             found["notes"] = [f"rows are not compared: {_why(error)}"]
         return difference.model_copy(update=found)
@@ -261,7 +261,7 @@ class _Comparing:
             with self._budget:
                 self._sold = True
                 if self._bytes + price > self._limits.bytes:
-                    raise TooMuch(
+                    raise QueryLimitExceeded(
                         f"it would read {price:,} bytes, and {self._bytes:,} of "
                         f"{self._limits.bytes:,} are read",
                         where="the comparison",
@@ -283,8 +283,8 @@ def _without(these: Mapping[str, str], those: Mapping[str, str]) -> dict[str, st
     return {name: kind for name, kind in these.items() if name not in those}
 
 
-def _why(error: TooMuch | QuestionFailed) -> str:
+def _why(error: QueryLimitExceeded | QueryFailed) -> str:
     """Why a question has no answer; what the database said may quote a value, and is not told."""
-    if isinstance(error, TooMuch):
+    if isinstance(error, QueryLimitExceeded):
         return error.what.rstrip(".")
     return "the warehouse refuses the question, as the log says"

@@ -36,7 +36,7 @@ def failures_of(
     } | reports.compiled_of(session.manifest)
     found = dict(rows_of_failed_tests(session, results, lineage, compiled)) if rows else {}
     report = reports.build(
-        reports.Facts(
+        reports.ReportInput(
             target=record.target,
             run_id=record.id,
             project_name="",

@@ -37,7 +37,7 @@ def folder_of(settings: Settings, number: int) -> Path:
     return settings.local_dir / "pull_request" / str(number)
 
 
-class Mark(BaseModel):
+class SchemaOwner(BaseModel):
     """What a schema of ours carries: Postgres as its comment, BigQuery as its description.
 
     Attributes:
@@ -59,7 +59,7 @@ class Mark(BaseModel):
         return both and str(self.repository).lower() != str(repository).lower()
 
     @classmethod
-    def read(cls, text: str | None, schema: str) -> Mark | None:
+    def read(cls, text: str | None, schema: str) -> SchemaOwner | None:
         """The mark that a schema carries; none where it is no mark, or that of another one."""
         try:
             mark = cls.model_validate(json.loads(text or ""))
@@ -78,7 +78,7 @@ def not_ours(schema: str, where: str) -> ConfigurationError:
     )
 
 
-def of_another_repository(mark: Mark, repository: str, where: str) -> ConfigurationError:
+def of_another_repository(mark: SchemaOwner, repository: str, where: str) -> ConfigurationError:
     """The error of a schema that a pull request of another repository is built into."""
     return ConfigurationError(
         f"The schema {schema_of(mark.number)} is that of a pull request of {mark.repository}, and "

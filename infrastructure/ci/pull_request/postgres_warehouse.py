@@ -12,8 +12,14 @@ import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extras import RealDictCursor
 
-from infrastructure.ci.pull_request.names import Mark, not_ours, number_of
-from infrastructure.ci.pull_request.warehouse import Limits, QuestionFailed, Relation, TooMuch, busy
+from infrastructure.ci.pull_request.names import SchemaOwner, not_ours, number_of
+from infrastructure.ci.pull_request.warehouse import (
+    Limits,
+    QueryFailed,
+    QueryLimitExceeded,
+    Relation,
+    busy,
+)
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable
 from prefect_flows.core.profiles import Profile
 
@@ -95,7 +101,7 @@ class PostgresDialect:
         return f"cast({expression} as text)"
 
 
-class OnPostgres:
+class PostgresWarehouse:
     """A Postgres database that holds production and the schemas of pull requests.
 
     Raises:
@@ -110,7 +116,7 @@ class OnPostgres:
         self._connection = self._connect()
 
     @contextmanager
-    def held(self, schema: str, mark: Mark | None, wait: float) -> Iterator[None]:  # noqa: ARG002
+    def held(self, schema: str, mark: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
         """Hold a schema by an advisory lock, which Postgres takes back when the session ends."""
         number = number_of(schema)
         deadline = time.monotonic() + wait
@@ -124,7 +130,7 @@ class OnPostgres:
             # A session that was lost meanwhile has lost the lock with it, and this tells.
             self._one("select pg_advisory_unlock(%s, %s)", LOCKS, number)
 
-    def mark(self, schema: str) -> Mark | None:
+    def mark(self, schema: str) -> SchemaOwner | None:
         """The mark of a schema; none where there is no such schema."""
         found = self._rows(
             "select obj_description(oid, 'pg_namespace') as mark from pg_namespace "
@@ -133,12 +139,12 @@ class OnPostgres:
         )
         if not found:
             return None
-        mark = Mark.read(found[0]["mark"], schema)
+        mark = SchemaOwner.read(found[0]["mark"], schema)
         if mark is None:
             raise not_ours(schema, self._profile.address)
         return mark
 
-    def renew(self, schema: str, mark: Mark) -> None:
+    def renew(self, schema: str, mark: SchemaOwner) -> None:
         """Drop and make it in one transaction: nobody sees it without its mark."""
         name = sql.Identifier(schema)
         self._nothing_else_depends_on(schema)
@@ -157,9 +163,12 @@ class OnPostgres:
         if self.mark(schema) is not None:
             self._run(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
 
-    def marked(self) -> dict[str, Mark | None]:
+    def marked(self) -> dict[str, SchemaOwner | None]:
         """Every schema with the name of a pull request's, and its mark, where it has one."""
-        return {row["schema"]: Mark.read(row["mark"], row["schema"]) for row in self._rows(_MARKS)}
+        return {
+            row["schema"]: SchemaOwner.read(row["mark"], row["schema"])
+            for row in self._rows(_MARKS)
+        }
 
     def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
         """Names and types of the columns of those relations that exist."""
@@ -241,7 +250,7 @@ class OnPostgres:
         try:
             yield
         except errors.QueryCanceled as error:
-            raise TooMuch(
+            raise QueryLimitExceeded(
                 f"It takes longer than {self._limits.seconds:g} s.",
                 where=profile.address,
                 mend="give it more time with --seconds SECONDS",
@@ -261,7 +270,7 @@ class OnPostgres:
                 "create on the database, and select on what it reads",
             ) from error
         except psycopg2.Error as error:
-            raise QuestionFailed(
+            raise QueryFailed(
                 f"The warehouse refuses: {error.diag.message_primary or type(error).__name__}",
                 where=profile.address,
                 mend="correct what it names, and do this again",

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from infrastructure.ci.pull_request.names import Mark
+from infrastructure.ci.pull_request.names import SchemaOwner
 from prefect_flows.core.errors import MillraceError, TargetBusy
 
 
@@ -20,11 +20,11 @@ class Relation:
     name: str
 
 
-class TooMuch(MillraceError):
+class QueryLimitExceeded(MillraceError):
     """A question would take longer, or read more, than it may."""
 
 
-class QuestionFailed(MillraceError):
+class QueryFailed(MillraceError):
     """The warehouse refuses a question."""
 
     exit_code = 1
@@ -67,7 +67,9 @@ class Warehouse(Protocol):
     def at_once(self) -> int:
         """How many questions may be asked side by side."""
 
-    def held(self, schema: str, mark: Mark | None, wait: float) -> AbstractContextManager[None]:
+    def held(
+        self, schema: str, mark: SchemaOwner | None, wait: float
+    ) -> AbstractContextManager[None]:
         """Hold a schema, so that nobody else builds, compares or drops it.
 
         The hold ends with the process that has it, however it ends.
@@ -80,20 +82,20 @@ class Warehouse(Protocol):
             TargetBusy: it is still held.
         """
 
-    def mark(self, schema: str) -> Mark | None:
+    def mark(self, schema: str) -> SchemaOwner | None:
         """The mark of a schema; none where there is no such schema.
 
         Raises:
             ConfigurationError: it exists, and is not ours.
         """
 
-    def renew(self, schema: str, mark: Mark) -> None:
+    def renew(self, schema: str, mark: SchemaOwner) -> None:
         """Leave a schema of ours empty, with the mark; it is held."""
 
     def drop(self, schema: str) -> None:
         """Drop a schema of ours with all in it; it is held."""
 
-    def marked(self) -> dict[str, Mark | None]:
+    def marked(self) -> dict[str, SchemaOwner | None]:
         """Every schema with the name of a pull request's, and its mark, where it has one."""
 
     def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:

@@ -6,12 +6,12 @@ from infrastructure.ci.pull_request.warehouse import Limits, Warehouse
 from prefect_flows.core.profiles import Profile
 
 
-def warehouse_of(profile: Profile, limits: Limits) -> Warehouse:
+def get_warehouse(profile: Profile, limits: Limits) -> Warehouse:
     """The warehouse of a target; the client of the other one is not imported."""
     if profile.warehouse == "bigquery":
-        from infrastructure.ci.pull_request.bigquery_warehouse import OnBigQuery
+        from infrastructure.ci.pull_request.bigquery_warehouse import BigQueryWarehouse
 
-        return OnBigQuery(profile, limits)
-    from infrastructure.ci.pull_request.postgres_warehouse import OnPostgres
+        return BigQueryWarehouse(profile, limits)
+    from infrastructure.ci.pull_request.postgres_warehouse import PostgresWarehouse
 
-    return OnPostgres(profile, limits)
+    return PostgresWarehouse(profile, limits)

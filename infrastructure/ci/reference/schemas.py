@@ -142,7 +142,7 @@ def flows_page() -> str:
         "form in Prefect's UI asks for. The pipeline hands `source_arguments` on: to a source "
         "what stands under its name.",
     ]
-    sources = [f"{source_registry.PACKAGE}.{name}.flow" for name in source_registry.names()]
+    sources = [f"{source_registry.PACKAGE}.{name}.flow" for name in source_registry.source_names()]
     for name in ("prefect_flows.pipeline", *sources):
         for flow in vars(importlib.import_module(name)).values():
             if isinstance(flow, Flow) and flow.fn.__module__ == name:

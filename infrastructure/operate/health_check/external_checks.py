@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure.operate.health_check.check_result import Check, Status
 from prefect_flows.core.errors import WarehouseUnreachable
-from prefect_flows.core.hints import mend_of
+from prefect_flows.core.hints import get_hint
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.notifications.outbox import Outbox
 from prefect_flows.state.incidents import open_incidents
@@ -96,7 +96,7 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
     return WarehouseUnreachable(
         f"cannot be used: {' '.join(str(error).split())}",
         where=profile.address,
-        mend=mend_of(error, profile),
+        mend=get_hint(error, profile),
     )
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from infrastructure.prefect_resources.automations.triggers import Finding
 from infrastructure.prefect_resources.deployments.deployment_resources import TAG
-from infrastructure.prefect_resources.reconcile.resources import Stored, Wanted
+from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from prefect_flows.core.names import automation, run_tag
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PRINTED = frozenset({"type", "block_document_id", "subject", "body", "state", "m
 UNORDERED = ("after", "expect", "for_each")
 
 
-def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> Wanted:
+def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> Desired:
     """The automation of a finding.
 
     Args:
@@ -44,7 +44,7 @@ def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> W
             "type": "change-flow-run-state", "state": "CRASHED", "name": "Crashed",
             "message": "Its heartbeats stopped: its process is gone.",
         }]  # fmt: skip
-    return Wanted(
+    return Desired(
         AUTOMATION,
         automation(target, finding.name),
         normal({
@@ -71,11 +71,11 @@ class AutomationKind:
         self._prefixes = [automation(target, "") for target in targets] or [automation(None, "")]
         self._all: list[Automation] | None = None
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The automation of that name."""
         return next((_stored(each) for each in self._read(client) if each.name == name), None)
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Every automation of the targets with our tag and a name that begins as ours do."""
         return [
             _stored(each)
@@ -87,7 +87,7 @@ class AutomationKind:
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
@@ -155,5 +155,5 @@ def _core(name: str, data: Mapping[str, Any]) -> AutomationCore:
     return AutomationCore.model_validate(dict(data) | {"name": name, "actions": listed})
 
 
-def _stored(found: Automation) -> Stored:
-    return Stored(found.id, found.name, normal(found.model_dump(mode="json")))
+def _stored(found: Automation) -> Actual:
+    return Actual(found.id, found.name, normal(found.model_dump(mode="json")))

@@ -10,7 +10,7 @@ from uuid import UUID
 from infrastructure.prefect_resources.automations.automation_resources import desired
 from infrastructure.prefect_resources.automations.automations_file import AutomationsFile
 from infrastructure.prefect_resources.automations.triggers import of_target, zombies
-from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core.names import PIPELINE, run_tag
 from prefect_flows.core.prefect_api import block_address, notification_blocks
 
@@ -28,7 +28,7 @@ class Asked:
         left_out: the targets for which nobody is told.
     """
 
-    wanted: list[Wanted] = field(default_factory=list)
+    wanted: list[Desired] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 

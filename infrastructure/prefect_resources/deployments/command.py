@@ -22,7 +22,7 @@ from infrastructure.prefect_resources.deployments.releases import Release
 from infrastructure.prefect_resources.ownership import projects_of
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
-from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.version import version_of
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
@@ -48,7 +48,7 @@ class Work:
     """
 
     declared: list[Deployment] = field(default_factory=list)
-    wanted: dict[str, Wanted] = field(default_factory=dict)
+    wanted: dict[str, Desired] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
     unread: set[str | None] = field(default_factory=set)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from infrastructure.prefect_resources.deployments.flow_schema import FlowSchema
 from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment, Schedule
-from infrastructure.prefect_resources.reconcile.resources import Stored, Wanted
+from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
 from prefect_flows.core.names import run_tag
 
@@ -30,7 +30,7 @@ def desired(
     pool: str | None,
     image: str | None,
     variables: Collection[str],
-) -> Wanted:
+) -> Desired:
     """The deployment as it should be stored.
 
     Args:
@@ -44,7 +44,7 @@ def desired(
     if "image" in variables and (own := deployment.image(image)) is not None:
         job_variables["image"] = own
     limit = deployment.concurrency_limit
-    return Wanted(
+    return Desired(
         DEPLOYMENT,
         f"{flow.name}{SLASH}{deployment.name}",
         {
@@ -82,7 +82,7 @@ class DeploymentKind:
         self._targets = frozenset(targets)
         self._others = frozenset(others)
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The deployment of that name."""
         from prefect.exceptions import ObjectNotFound
 
@@ -90,9 +90,9 @@ class DeploymentKind:
             found = client.read_deployment_by_name(name)
         except ObjectNotFound:
             return None
-        return Stored(found.id, name, _data(found))
+        return Actual(found.id, name, _data(found))
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Every deployment of the targets with our tag."""
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
@@ -106,7 +106,7 @@ class DeploymentKind:
                 break
         flows = {each.flow_id: client.read_flow(each.flow_id).name for each in found}
         return [
-            Stored(each.id, f"{flows[each.flow_id]}{SLASH}{each.name}", _data(each))
+            Actual(each.id, f"{flows[each.flow_id]}{SLASH}{each.name}", _data(each))
             for each in found
             for target in [each.parameters.get("target")]
             if target not in self._others and (not self._targets or target in self._targets)
@@ -115,7 +115,7 @@ class DeploymentKind:
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:

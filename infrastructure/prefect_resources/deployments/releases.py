@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from infrastructure.prefect_resources.deployments.deployment_resources import DEPLOYMENT
-from infrastructure.prefect_resources.reconcile.resources import Wanted
+from infrastructure.prefect_resources.reconcile.resources import Desired
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -40,7 +40,7 @@ class Release:
     version: str
     image: str | None
     why: str
-    deployments: Sequence[Wanted] = field(repr=False)
+    deployments: Sequence[Desired] = field(repr=False)
     at: datetime | None = None
 
 
@@ -87,9 +87,9 @@ def _page(release: Release) -> str:
     return "\n".join(lines) + f"\n\n{OPENING}{definitions}{CLOSING}"
 
 
-def _deployments(page: str) -> list[Wanted]:
+def _deployments(page: str) -> list[Desired]:
     definitions = page.partition(OPENING)[2].removesuffix(CLOSING)
-    return [Wanted(DEPLOYMENT, name, data) for name, data in json.loads(definitions).items()]
+    return [Desired(DEPLOYMENT, name, data) for name, data in json.loads(definitions).items()]
 
 
 def releases(client: SyncPrefectClient, target: str) -> list[Release]:

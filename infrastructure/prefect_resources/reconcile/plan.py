@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from infrastructure.prefect_resources.reconcile.resources import Kind, Stored, Wanted
+from infrastructure.prefect_resources.reconcile.resources import Actual, Desired, ResourceType
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -34,19 +34,19 @@ class Step:
     """
 
     action: Action
-    kind: Kind
+    kind: ResourceType
     name: str
     changes: tuple[str, ...] = ()
     stored_id: UUID | None = None
-    wanted: Wanted | None = field(default=None, repr=False)
+    wanted: Desired | None = field(default=None, repr=False)
 
 
 def plan(
     client: SyncPrefectClient,
-    kinds: Sequence[Kind],
-    wanted: Iterable[Wanted],
+    kinds: Sequence[ResourceType],
+    wanted: Iterable[Desired],
     *,
-    keep: Iterable[Wanted] | None = None,
+    keep: Iterable[Desired] | None = None,
 ) -> list[Step]:
     """Compare what should be with what is.
 
@@ -93,7 +93,7 @@ def differs(steps: Iterable[Step]) -> bool:
     return any(step.action is not Action.UNCHANGED for step in steps)
 
 
-def _step(kind: Kind, wanted: Wanted, stored: Stored | None) -> Step:
+def _step(kind: ResourceType, wanted: Desired, stored: Actual | None) -> Step:
     if stored is None:
         return Step(Action.CREATE, kind, wanted.name, wanted=wanted)
     changes = tuple(_differences(kind, wanted.data, stored.data)) + tuple(
@@ -106,7 +106,7 @@ def _step(kind: Kind, wanted: Wanted, stored: Stored | None) -> Step:
 
 
 def _differences(
-    kind: Kind, wanted: Mapping[str, Any], found: Any, path: tuple[str, ...] = ()
+    kind: ResourceType, wanted: Mapping[str, Any], found: Any, path: tuple[str, ...] = ()
 ) -> Iterable[str]:
     """Changed fields. A field that is not wanted counts where setup owns the whole mapping."""
     found = found if isinstance(found, Mapping) else {}
@@ -120,7 +120,7 @@ def _differences(
             yield f"{'.'.join(here)}: {_shown(kind, here, before)} → {_shown(kind, here, after)}"
 
 
-def _shown(kind: Kind, path: tuple[str, ...], value: Any) -> str:
+def _shown(kind: ResourceType, path: tuple[str, ...], value: Any) -> str:
     if value is None:
         return "none"
     return str(value) if kind.shows(path, value) else "********"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Desired:
     """An object as it should be.
 
     Attributes:
@@ -28,7 +28,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Actual:
     """An object as it is; `data` has at least the fields that setup writes."""
 
     id: UUID
@@ -37,23 +37,23 @@ class Stored:
     references: Mapping[str, str] = field(default_factory=dict)
 
 
-class Kind(Protocol):
+class ResourceType(Protocol):
     """How the objects of one kind are found, written, shown and removed."""
 
     @property
     def name(self) -> str:
-        """What `Wanted.kind` says."""
+        """What `Desired.kind` says."""
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The object of that name."""
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Every object that setup has made, also those that nothing asks for any more."""
 
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],
     ) -> UUID:

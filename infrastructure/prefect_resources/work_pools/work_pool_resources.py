@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from infrastructure.prefect_resources.reconcile.resources import Kind, Stored, Wanted
+from infrastructure.prefect_resources.reconcile.resources import Actual, Desired, ResourceType
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
 from infrastructure.prefect_resources.work_pools.job_templates import ENV, template_of
 from infrastructure.prefect_resources.work_pools.pools_file import Pool
@@ -23,12 +23,12 @@ SLASH = "/"
 DEFAULT_QUEUE = "default"
 
 
-def desired(pools: Mapping[str, Pool]) -> list[Wanted]:
+def desired(pools: Mapping[str, Pool]) -> list[Desired]:
     """Every pool, followed by its queues, the most urgent first."""
     wanted = []
     for name, pool in pools.items():
         wanted.append(
-            Wanted(
+            Desired(
                 POOL,
                 name,
                 {
@@ -41,7 +41,7 @@ def desired(pools: Mapping[str, Pool]) -> list[Wanted]:
         )
         by_priority = sorted(pool.queues.items(), key=lambda each: each[1].priority)
         wanted += [
-            Wanted(
+            Desired(
                 QUEUE,
                 f"{name}{SLASH}{queue_name}",
                 {"priority": queue.priority, "concurrency_limit": queue.concurrency_limit},
@@ -56,7 +56,7 @@ class PoolKind:
 
     name = POOL
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The pool of that name."""
         from prefect.exceptions import ObjectNotFound
 
@@ -64,7 +64,7 @@ class PoolKind:
             pool = client.read_work_pool(name)
         except ObjectNotFound:
             return None
-        return Stored(
+        return Actual(
             pool.id,
             pool.name,
             {
@@ -75,14 +75,14 @@ class PoolKind:
             },
         )
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:  # noqa: ARG002
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:  # noqa: ARG002
         """None: a pool that the file does not name may be another project's."""
         return []
 
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
@@ -116,11 +116,11 @@ class QueueKind:
     def __init__(self, pools: Iterable[str]) -> None:
         self._pools = list(pools)
 
-    def find(self, client: SyncPrefectClient, name: str) -> Stored | None:
+    def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """The queue of that name."""
         return next((each for each in self._of(client, _pool(name)) if each.name == name), None)
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Stored]:
+    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Every queue of our pools but Prefect's own."""
         return [
             queue
@@ -132,7 +132,7 @@ class QueueKind:
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Wanted,
+        wanted: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
@@ -151,7 +151,7 @@ class QueueKind:
         """Everything: a queue has no secret."""
         return True
 
-    def _of(self, client: SyncPrefectClient, pool: str) -> list[Stored]:
+    def _of(self, client: SyncPrefectClient, pool: str) -> list[Actual]:
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -159,7 +159,7 @@ class QueueKind:
         except ObjectNotFound:
             return []
         return [
-            Stored(
+            Actual(
                 queue.id,
                 f"{pool}{SLASH}{queue.name}",
                 {"priority": queue.priority, "concurrency_limit": queue.concurrency_limit},
@@ -168,7 +168,7 @@ class QueueKind:
         ]
 
 
-def kinds(pools: Iterable[str]) -> tuple[Kind, ...]:
+def kinds(pools: Iterable[str]) -> tuple[ResourceType, ...]:
     """Queues before the pools that they belong to."""
     return QueueKind(pools), PoolKind()
 

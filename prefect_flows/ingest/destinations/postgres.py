@@ -94,9 +94,9 @@ def _not_encodable(schema: pa.Schema, types: Mapping[str, int]) -> list[str]:
     """Why a file is not encoded here; nothing where it is."""
     if find_spec("pgpq") is None:
         return ["pgpq is not installed; for Linux on ARM there is none"]
-    from prefect_flows.ingest.destinations.postgres_copy import not_encodable
+    from prefect_flows.ingest.destinations.postgres_copy import unsupported_columns
 
-    return not_encodable(schema, types)
+    return unsupported_columns(schema, types)
 
 
 class _Pieces:

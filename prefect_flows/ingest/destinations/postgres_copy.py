@@ -90,7 +90,7 @@ KINDS: Mapping[int, _Kind] = {
 }
 
 
-def not_encodable(given: pa.Schema, types: Mapping[str, int]) -> list[str]:
+def unsupported_columns(given: pa.Schema, types: Mapping[str, int]) -> list[str]:
     """The columns that have no encoding here, a line each with the reason.
 
     Args:

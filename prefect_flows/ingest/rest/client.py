@@ -9,7 +9,7 @@ The client is dlt's `RESTClient` over dlt's session. Every call of it ends in on
 - a whole answer of JSON;
 - an `IngestionError` that is retryable, since no connection, no answer in time, a 5xx, an answer
   that broke off, or a rate limit longer than the patience may pass;
-- an `ApiRefusal`, which does not pass, with what the API says.
+- an `ApiError`, which does not pass, with what the API says.
 
 A secret goes into a header, to the API's own address alone, and is taken out of what an API says.
 """
@@ -29,17 +29,17 @@ from requests import Response
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.rest.transport import (
-    ApiRefusal,
-    Patience,
+    ApiError,
+    RetryPolicy,
     Transport,
     place_of,
     run_logger,
 )
 
 __all__ = [
-    "ApiRefusal",
+    "ApiError",
     "Page",
-    "Patience",
+    "RetryPolicy",
     "other_shape",
     "pages",
     "rest_client",
@@ -55,7 +55,7 @@ def rest_client(
     secret_header: str = "Authorization",  # noqa: S107 (a header's name)
     headers: Mapping[str, str] | None = None,
     paginator: BasePaginator | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     access: str = "see who may ask the API, and with which token",
     before_call: Callable[[], None] | None = None,
 ) -> RESTClient:
@@ -89,7 +89,7 @@ def rest_client(
             where=f"the header {secret_header}",
             mend=access,
         )
-    patience = patience or Patience()
+    patience = patience or RetryPolicy()
     session = Session(timeout=patience.timeout, raise_for_status=False)
     transport = Transport(api_url, secret, patience, access, before_call)
     session.adapters.clear()

@@ -20,7 +20,7 @@ from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLE
 from requests.exceptions import ConnectionError as NoConnection
 
 from prefect_flows.core.errors import IngestionError
-from prefect_flows.core.failure_class import root_of
+from prefect_flows.core.failure_class import root_cause
 from prefect_flows.core.logger import Logger
 from prefect_flows.ingest.rest.responses import (
     is_about_access,
@@ -36,7 +36,7 @@ PASSING = {408, *range(500, 600)} - {501}  # 501: not implemented
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long one call is tried.
 
     Attributes:
@@ -54,7 +54,7 @@ class Patience:
     limit_delay: float = 60.0
 
 
-class ApiRefusal(IngestionError):
+class ApiError(IngestionError):
     """The API refuses the call, and would refuse it again.
 
     Attributes:
@@ -83,7 +83,7 @@ def place_of(request: PreparedRequest) -> str:
     return f"{request.method} {(request.url or '').partition('?')[0]}"
 
 
-class _MayPass(Exception):
+class TransientError(Exception):
     """A try failed for a cause that may pass; its text says which."""
 
 
@@ -102,7 +102,7 @@ class Transport(HTTPAdapter):
         self,
         api_url: str,
         secret: str | None,
-        patience: Patience,
+        patience: RetryPolicy,
         access: str,
         before_call: Callable[[], None] | None,
     ) -> None:
@@ -118,7 +118,7 @@ class Transport(HTTPAdapter):
 
         Raises:
             IngestionError: no whole answer came within the patience.
-            ApiRefusal: the API refuses.
+            ApiError: the API refuses.
         """
         where, patience = place_of(request), self._patience
         if origin_of(request.url or "") != self._origin:
@@ -133,7 +133,7 @@ class Transport(HTTPAdapter):
             self._before_call()
             try:
                 return self._try(request, *args, **options)
-            except _MayPass as fault:
+            except TransientError as fault:
                 failures += 1
                 delay = patience.first_delay * 2 ** (failures - 1)
                 if failures >= patience.attempts:
@@ -170,11 +170,15 @@ class Transport(HTTPAdapter):
             ) from error
         except Timeout as error:
             connect, read = self._patience.timeout
-            raise _MayPass(f"no answer ({connect:g} s to connect, {read:g} s to go on)") from error
+            raise TransientError(
+                f"no answer ({connect:g} s to connect, {read:g} s to go on)"
+            ) from error
         except NoConnection as error:
-            raise _MayPass(f"no connection ({self._without_secret(_last_of(error))})") from error
+            raise TransientError(
+                f"no connection ({self._without_secret(_last_of(error))})"
+            ) from error
         except (ChunkedEncodingError, ContentDecodingError) as error:
-            raise _MayPass(f"its answer broke off ({type(error).__name__})") from error
+            raise TransientError(f"its answer broke off ({type(error).__name__})") from error
         self._judge(request, response)
         return response
 
@@ -192,8 +196,8 @@ class Transport(HTTPAdapter):
         if limit is not None:
             raise _Limited(said, limit.seconds)
         if status in PASSING:
-            raise _MayPass(said)
-        raise ApiRefusal(
+            raise TransientError(said)
+        raise ApiError(
             f"The API refuses the call: {said}",
             where=place_of(request),
             mend=self._access
@@ -211,7 +215,9 @@ class Transport(HTTPAdapter):
         except ValueError as error:
             kind = response.headers.get("Content-Type", "no type named")
             size = len(response.content)
-            raise _MayPass(f"its answer is no whole JSON ({size:,} bytes of {kind})") from error
+            raise TransientError(
+                f"its answer is no whole JSON ({size:,} bytes of {kind})"
+            ) from error
 
     def _refuse_to_wait(self, where: str, limit: _Limited, delay: float) -> NoReturn:
         until, longest = utc(time.time() + delay), self._patience.longest_wait
@@ -229,5 +235,5 @@ class Transport(HTTPAdapter):
 
 def _last_of(error: BaseException) -> str:
     """What caused an error first, as `ConnectionRefusedError: [Errno 111] Connection refused`."""
-    first = root_of(error)
+    first = root_cause(error)
     return f"{type(first).__name__}: {first}"

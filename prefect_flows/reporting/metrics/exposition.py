@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from prefect_flows.state.incidents import Kind
 from prefect_flows.state.run_summary import RunSummary
-from prefect_flows.state.runs import Ending
+from prefect_flows.state.runs import RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import TargetOverview, overview, overview_of
 from prefect_flows.state.target_state import RUN_RESULTS, RUN_RESULTS_KIND, ResultEntry
@@ -175,7 +175,7 @@ def _of_run(run: RunSummary, add: _Add) -> None:
     add("millrace_run_started_timestamp_seconds", _timestamp(run.started_at), target)
     add("millrace_run_ended_timestamp_seconds", _timestamp(run.ended_at), target)
     add("millrace_run_duration_seconds", run.seconds, target)
-    for outcome in get_args(Ending):
+    for outcome in get_args(RunStatus):
         add("millrace_run_outcome", float(run.outcome == outcome), target, outcome)
     add("millrace_run_whole", float(run.whole), target)
     add("millrace_run_rows", run.rows, target)

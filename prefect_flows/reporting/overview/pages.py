@@ -11,7 +11,7 @@ from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.overview.index_page import write_index
 from prefect_flows.reporting.run_report.summary import freshness_of, run_summary
 from prefect_flows.state.run_summary import history, keep_history, keep_summary
-from prefect_flows.state.runs import Ending, Run
+from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.transform.run_report import RunReport
 
@@ -19,7 +19,7 @@ from prefect_flows.transform.run_report import RunReport
 def keep_run(
     stored: Run,
     report: RunReport | None,
-    ended: Ending,
+    ended: RunStatus,
     failure: str | None,
     *,
     seconds: float,

@@ -9,7 +9,7 @@ from typing import Any
 
 from dbt.contracts.graph.manifest import Manifest
 
-from prefect_flows.core.failure_class import Cause
+from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.reporting.run_report.history import SLOWEST, compared
 from prefect_flows.reporting.run_report.pii import hidden_columns, spread
@@ -45,7 +45,7 @@ def compiled_of(manifest: Manifest) -> dict[str, Compiled]:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportInput:
     """What is known of a run when it ends.
 
     Attributes:
@@ -80,7 +80,7 @@ class Facts:
     unreported: Sequence[str] = ()
 
 
-def build(facts: Facts) -> RunReport:
+def build(facts: ReportInput) -> RunReport:
     """The report of a run. No message in it holds a value where personal data is near."""
     sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
     # What dbt says of a success is no word of the database about a row.
@@ -166,7 +166,7 @@ def failing_rows(
 
 def _card(
     node: NodeResult,
-    facts: Facts,
+    facts: ReportInput,
     children: Mapping[str, list[str]],
     by_id: Mapping[str, NodeResult],
 ) -> FailureCard:
@@ -222,7 +222,7 @@ def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
     def rank(node: NodeResult) -> tuple[bool, bool, float]:
         ended = node.completed_at
         return (
-            node.cause in {Cause.TRANSIENT, Cause.CANCELLED},
+            node.cause in {FailureClass.TRANSIENT, FailureClass.CANCELLED},
             ended is None,
             ended.timestamp() if ended else 0.0,
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from prefect_flows.transform.results import NodeResult
-from prefect_flows.transform.run_report import Slow
+from prefect_flows.transform.run_report import NodeTiming
 
 ENOUGH_RUNS = 3
 FACTOR = 1.5
@@ -32,7 +32,9 @@ def medians(history: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, in
     return {unique_id: (median(taken), len(taken)) for unique_id, taken in seconds.items()}
 
 
-def compared(nodes: Iterable[NodeResult], history: Sequence[Mapping[str, float]]) -> list[Slow]:
+def compared(
+    nodes: Iterable[NodeResult], history: Sequence[Mapping[str, float]]
+) -> list[NodeTiming]:
     """Every node that this run executed against earlier runs, slowest first."""
     known = medians(history)
     executed = [node for node in nodes if node.seconds > 0 and not node.resumed]
@@ -40,11 +42,11 @@ def compared(nodes: Iterable[NodeResult], history: Sequence[Mapping[str, float]]
     return [_compared(node, *known.get(node.unique_id, (None, 0))) for node in executed]
 
 
-def _compared(node: NodeResult, usual: float | None, runs: int) -> Slow:
+def _compared(node: NodeResult, usual: float | None, runs: int) -> NodeTiming:
     regression = (
         usual is not None
         and runs >= ENOUGH_RUNS
         and node.seconds > FACTOR * usual
         and node.seconds - usual >= SLOWER_BY_SECONDS
     )
-    return Slow(node.unique_id, node.name, node.seconds, usual, runs, regression)
+    return NodeTiming(node.unique_id, node.name, node.seconds, usual, runs, regression)

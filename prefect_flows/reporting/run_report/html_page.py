@@ -17,7 +17,7 @@ from prefect_flows.reporting.charts.svg import group_of, size, slots
 from prefect_flows.reporting.charts.timeline import timeline
 from prefect_flows.reporting.templates import number, packaged, templates
 from prefect_flows.transform.results import counts
-from prefect_flows.transform.run_report import RunReport, Slow
+from prefect_flows.transform.run_report import NodeTiming, RunReport
 
 # What keeps the page small enough to be sent when hundreds of nodes fail.
 MOST_CARDS, MOST_ROWS, MOST_BLOCKED = 40, 50, 40
@@ -93,7 +93,7 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _times(slow: Slow) -> str:
+def _times(slow: NodeTiming) -> str:
     """How much of its median a node took, in words."""
     if not slow.median_seconds:
         return "no earlier run"

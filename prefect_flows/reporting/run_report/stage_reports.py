@@ -15,7 +15,7 @@ from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.reporting.run_report.artifact import cards_markdown
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.runtime.base import Runtime
-from prefect_flows.state.runs import Ending, Run
+from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.target_state import REPORT, RUN_RESULTS, TargetState
 from prefect_flows.transform.artifacts import run_results
 from prefect_flows.transform.dbt_stage import DbtStage
@@ -44,7 +44,7 @@ class RunReporter:
         self,
         record: Mapping[str, Any],
         stages: Sequence[DbtStage],
-        ended: Ending,
+        ended: RunStatus,
         failure: str | None,
     ) -> RunReport | None:
         """Keep results and report in the state store, and show them in Prefect.
@@ -79,14 +79,14 @@ class RunReporter:
         record: Mapping[str, Any],
         results: Sequence[NodeResult],
         history: list[dict[str, float]],
-        ended: Ending,
+        ended: RunStatus,
         failure: str | None,
     ) -> RunReport:
         session = self._session
         lineage = lineage_of(session.manifest)
         failed = [result.unique_id for result in results if result.failed]
         compiled = reports.compiled_of(session.manifest) if failed else {}
-        facts = reports.Facts(
+        facts = reports.ReportInput(
             target=session.profile.target,
             run_id=self._stored.header.id,
             project_name=session.manifest.metadata.project_name or "",

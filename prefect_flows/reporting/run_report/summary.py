@@ -19,7 +19,7 @@ from prefect_flows.state.run_summary import (
     TargetHistory,
     TestCounts,
 )
-from prefect_flows.state.runs import Ending, Run
+from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import SOURCES
 from prefect_flows.transform.lineage import TESTS, LineageNode
@@ -33,7 +33,7 @@ TIB = 2**40
 def run_summary(
     stored: Run,
     report: RunReport | None,
-    ended: Ending,
+    ended: RunStatus,
     failure: str | None,
     *,
     seconds: float,

@@ -105,7 +105,7 @@ def _of_dlt(column: Mapping[str, Any]) -> pa.DataType:
     return NAMES[kind]
 
 
-class Guess:
+class TypeInference:
     """The type of a new column, narrowed by all its values; text where nothing else holds them.
 
     Args:

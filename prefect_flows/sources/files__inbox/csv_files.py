@@ -23,7 +23,7 @@ from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Quoted, Text
 from prefect_flows.sources.files__inbox.column_names import Names, refuse_many_columns
 from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
-    Guess,
+    TypeInference,
     Types,
     is_valid,
     name_of,
@@ -120,7 +120,7 @@ def read_guessing(
     try:
         with content.text() as stream:
             columns = _columns(stream, names, dialect)
-            guesses = {column: Guess() for column in columns if column not in types}
+            guesses = {column: TypeInference() for column in columns if column not in types}
             kinds = {column: types.get(column, TEXT) for column in columns}
             parsers = _parsers(kinds, dialect)
             parsers |= {column: guess.typed for column, guess in guesses.items()}
@@ -172,7 +172,7 @@ def infer(content: Content, names: Names, types: Types, dialect: Dialect) -> Typ
     try:
         with content.text() as stream:
             columns = _columns(stream, names, dialect)
-            guesses = {column: Guess() for column in columns if column not in types}
+            guesses = {column: TypeInference() for column in columns if column not in types}
             as_text = dict.fromkeys(columns, TEXT)
             for batch in _batches(stream, columns, as_text, dialect, only=list(guesses)):
                 for column, guess in guesses.items():

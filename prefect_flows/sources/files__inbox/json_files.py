@@ -29,7 +29,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
     TIME,
     TIMESTAMP,
-    Guess,
+    TypeInference,
     Types,
     is_exact,
     is_valid,
@@ -231,7 +231,7 @@ def infer(content: Content, names: Names, types: Types) -> Types:
         Malformed: a line is no JSON object, or a key is of one type here and of another there.
     """
     known: Types = {}
-    found: dict[str, pa.DataType | Guess | None] = {}
+    found: dict[str, pa.DataType | TypeInference | None] = {}
     with content.text() as stream:
         blocks = _Blocks(stream)
         for block in blocks:
@@ -247,14 +247,20 @@ def infer(content: Content, names: Names, types: Types) -> Types:
             for key in [key for key in table.column_names if key in found]:
                 found[key] = _narrowed(found[key], key, table, blocks, block)
     return {
-        names.columns[key]: (kind.kind or TEXT) if isinstance(kind, Guess) else (kind or pa.null())
+        names.columns[key]: (kind.kind or TEXT)
+        if isinstance(kind, TypeInference)
+        else (kind or pa.null())
         for key, kind in found.items()
     }
 
 
 def _narrowed(
-    before: pa.DataType | Guess | None, key: str, table: pa.Table, blocks: _Blocks, block: bytes
-) -> pa.DataType | Guess | None:
+    before: pa.DataType | TypeInference | None,
+    key: str,
+    table: pa.Table,
+    blocks: _Blocks,
+    block: bytes,
+) -> pa.DataType | TypeInference | None:
     """The type of a key after one more block."""
     kind = table.schema.field(key).type
     if pa.types.is_null(kind):
@@ -263,7 +269,7 @@ def _narrowed(
         return TEXT
     if pa.types.is_timestamp(kind) or kind == TEXT:
         return _narrowed_text(before, key, table, blocks, block)
-    if isinstance(before, Guess):
+    if isinstance(before, TypeInference):
         blocks.parse(block, {key: TEXT})  # says which line
     if kind == DOUBLE and before != DOUBLE and _are_whole(block, key):
         kind = LARGE_INTEGER
@@ -275,12 +281,16 @@ def _narrowed(
 
 
 def _narrowed_text(
-    before: pa.DataType | Guess | None, key: str, table: pa.Table, blocks: _Blocks, block: bytes
-) -> Guess:
+    before: pa.DataType | TypeInference | None,
+    key: str,
+    table: pa.Table,
+    blocks: _Blocks,
+    block: bytes,
+) -> TypeInference:
     """The type of a key that holds text, which may be that of times."""
     if isinstance(before, pa.DataType):
         blocks.parse(block, {key: before})  # says which line
-    guess = before if isinstance(before, Guess) else Guess(only_times=True)
+    guess = before if isinstance(before, TypeInference) else TypeInference(only_times=True)
     if guess.kind != TEXT:
         # What pyarrow takes for a time may be less than its text said.
         is_text = table.schema.field(key).type == TEXT

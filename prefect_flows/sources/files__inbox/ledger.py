@@ -41,7 +41,7 @@ _AT_ONCE = 500
 
 
 @dataclass
-class Known:
+class FileStatus:
     """What the ledger says of a file, all loads taken together.
 
     Attributes:
@@ -59,7 +59,7 @@ class Known:
     is_being_replaced: bool = False
 
 
-def known_files(pipeline: dlt.Pipeline, table: str) -> dict[str, Known]:
+def known_files(pipeline: dlt.Pipeline, table: str) -> dict[str, FileStatus]:
     """The files of a table that completed loads took or refused, by name."""
     with pipeline.sql_client() as client:
         files, loads = (client.make_qualified_table_name(name) for name in (TABLE, "_dlt_loads"))
@@ -72,9 +72,9 @@ def known_files(pipeline: dlt.Pipeline, table: str) -> dict[str, Known]:
             )
         except DatabaseUndefinedRelation:
             return {}
-    known: dict[str, Known] = {}
+    known: dict[str, FileStatus] = {}
     for file, status, stamp, digest in rows or ():
-        entry = known.setdefault(file, Known())
+        entry = known.setdefault(file, FileStatus())
         entry.stamp = stamp
         entry.is_quarantined = status == QUARANTINED
         if status in (LOADED, REPLACED):

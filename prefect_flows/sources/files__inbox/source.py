@@ -28,7 +28,7 @@ from prefect_flows.sources.files__inbox.column_names import FILE, in_latin_lette
 from prefect_flows.sources.files__inbox.csv_files import Dialect
 from prefect_flows.sources.files__inbox.inbox import File, Inbox, pattern
 from prefect_flows.sources.files__inbox.staged_files import Part
-from prefect_flows.sources.files__inbox.table_loader import Options, Taking
+from prefect_flows.sources.files__inbox.table_loader import Options, TableLoader
 
 # dlt's own tables.
 _DLTS = "_dlt"
@@ -76,7 +76,7 @@ def files__inbox(
     inbox = Inbox(located(url), storage_options)
     declared = column_types.declared(types)
     dialect = _dialect(delimiter, nulls, escape)
-    takings: dict[str, Taking | None] = {}
+    takings: dict[str, TableLoader | None] = {}
     resources = []
     by_table = _by_table(inbox.files(), tables)
     nameless = by_table.pop(ledger.NO_TABLE, [])
@@ -144,7 +144,11 @@ def _by_table(files: list[File], tables: Mapping[str, str] | None) -> dict[str, 
 
 
 def _rows(
-    table: str, inbox: Inbox, files: list[File], options: Options, takings: dict[str, Taking | None]
+    table: str,
+    inbox: Inbox,
+    files: list[File],
+    options: Options,
+    takings: dict[str, TableLoader | None],
 ) -> DltResource:
     def rows() -> Iterator[Any]:
         taking = _taking(table, inbox, files, options)
@@ -156,12 +160,12 @@ def _rows(
     return dlt.resource(rows, name=table, write_disposition="append", merge_key=FILE)
 
 
-def _taking(table: str, inbox: Inbox, files: list[File], options: Options) -> Taking:
+def _taking(table: str, inbox: Inbox, files: list[File], options: Options) -> TableLoader:
     schema = dlt.current.source_schema()
     pipeline = dlt.current.pipeline()
     folder = Path(pipeline.working_dir) / "spool" / (table or "none")
     folder.mkdir(parents=True, exist_ok=True)
-    return Taking(
+    return TableLoader(
         table, inbox, files, options, pipeline,
         types=column_types.of_table(schema.tables.get(table, {}).get("columns", {})),
         normalize=schema.naming.normalize_identifier,
@@ -190,7 +194,7 @@ def _imported(part: Part, *, replaces: bool) -> DataItemWithMeta:
 
 
 def _ledger(
-    takings: Mapping[str, Taking | None], inbox: Inbox, nameless: list[File], options: Options
+    takings: Mapping[str, TableLoader | None], inbox: Inbox, nameless: list[File], options: Options
 ) -> DltResource:
     def entries() -> Iterator[pa.Table | None]:
         # After the rows: dlt takes resources in their order, unless it is told to alternate.

@@ -78,7 +78,7 @@ class _Writer:
 
 
 @dataclass
-class Taken:
+class ParsedFile:
     """All rows of one file of the inbox: in memory, or in files of their own when they are many."""
 
     rows: int = 0
@@ -106,9 +106,9 @@ class Spool:
         self._held_bytes = 0
         self._finished: list[Part] = []
 
-    def take(self, batches: Iterable[pa.RecordBatch]) -> Taken:
+    def take(self, batches: Iterable[pa.RecordBatch]) -> ParsedFile:
         """Read a file of the inbox to its end; an error on the way leaves nothing of it."""
-        taken, size = Taken(), 0
+        taken, size = ParsedFile(), 0
         with ExitStack() as until_its_end:
             until_its_end.callback(taken.discard)
             for batch in batches:
@@ -123,7 +123,7 @@ class Spool:
             until_its_end.pop_all()
         return taken
 
-    def keep(self, taken: Taken) -> None:
+    def keep(self, taken: ParsedFile) -> None:
         """Make the rows of a file part of the load."""
         if taken.own is not None:
             if taken.held:

@@ -25,7 +25,7 @@ from prefect_flows.sources.files__inbox.column_types import BIGINT, TEXT, Types
 from prefect_flows.sources.files__inbox.file_errors import LongRow, Malformed, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content, File, Inbox
 from prefect_flows.sources.files__inbox.limits import refuse_far_times, refuse_wide_rows
-from prefect_flows.sources.files__inbox.staged_files import Part, Spool, Taken
+from prefect_flows.sources.files__inbox.staged_files import ParsedFile, Part, Spool
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclass
-class Taking:
+class TableLoader:
     """One table's part of a load.
 
     Attributes:
@@ -83,14 +83,14 @@ class Taking:
         """
         known = ledger.known_files(self.pipeline, self.table)
         new = [file for file in self.files if self._is_new(file, known.get(file.name))]
-        new.sort(key=lambda file: not known.get(file.name, ledger.Known()).has_rows)
+        new.sort(key=lambda file: not known.get(file.name, ledger.FileStatus()).has_rows)
         spool = Spool(self.folder)
         for file in new:
-            self._take(file, known.get(file.name, ledger.Known()), spool)
+            self._take(file, known.get(file.name, ledger.FileStatus()), spool)
             yield from spool.finished()
         yield from spool.finished(last=True)
 
-    def _is_new(self, file: File, known: ledger.Known | None) -> bool:
+    def _is_new(self, file: File, known: ledger.FileStatus | None) -> bool:
         age = (datetime.now(UTC) - file.modified_at).total_seconds()
         if age < self.options.min_age_seconds:
             log.info("%s: changed %.1f s ago; left for the next run", file.name, age)
@@ -101,12 +101,12 @@ class Taking:
             return self.options.quarantined_again or self.options.again
         return self.options.again
 
-    def _take(self, file: File, known: ledger.Known, spool: Spool) -> None:
+    def _take(self, file: File, known: ledger.FileStatus, spool: Spool) -> None:
         if file.refusal is not None:
             self._quarantine(file, Malformed(file.refusal))
             return
         content = self.inbox.content(file, self.folder)
-        fault, taken = None, Taken()
+        fault, taken = None, ParsedFile()
         with self.inbox.said("read", file.name):
             try:
                 taken = self._read(file, content, spool)
@@ -130,12 +130,12 @@ class Taking:
             self._enter(file, ledger.LOADED, digest=content.digest, rows=taken.rows)
             spool.keep(taken)
 
-    def _is_other(self, content: Content, known: ledger.Known) -> bool:
+    def _is_other(self, content: Content, known: ledger.FileStatus) -> bool:
         """Whether the content is not that which was loaded, or is to be loaded all the same."""
         changed = known.digest != content.digest
         return changed or known.is_being_replaced or self.options.again
 
-    def _read(self, file: File, content: Content, spool: Spool) -> Taken:
+    def _read(self, file: File, content: Content, spool: Spool) -> ParsedFile:
         """The rows of a file; a column that is new has its type found first.
 
         Raises:
@@ -149,7 +149,7 @@ class Taking:
 
     def _read_with(
         self, dialect: csv_files.Dialect, file: File, content: Content, spool: Spool
-    ) -> Taken:
+    ) -> ParsedFile:
         names = Names(self.normalize)
         for batches in _readers(file, content, names, dialect, self.options.declared):
             seen: Types = {}

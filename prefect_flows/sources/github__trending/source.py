@@ -22,7 +22,7 @@ from dlt.sources.helpers.rest_client.client import RESTClient
 from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
-from prefect_flows.ingest.rest.client import Patience, pages, rest_client
+from prefect_flows.ingest.rest.client import RetryPolicy, pages, rest_client
 from prefect_flows.ingest.rest.tables import (
     BOOLEAN,
     DATE,
@@ -152,7 +152,7 @@ def github__trending(
         secret=token,
         headers={"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"},
         paginator=HeaderLinkPaginator(),
-        patience=Patience(longest_wait=longest_wait),
+        patience=RetryPolicy(longest_wait=longest_wait),
         access=ACCESS,
     )
 

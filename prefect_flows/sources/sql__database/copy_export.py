@@ -16,11 +16,11 @@ import dlt
 
 from prefect_flows.sources.sql__database.readers.base import Column, Reader
 from prefect_flows.sources.sql__database.readers.postgres import PostgresReader
-from prefect_flows.sources.sql__database.table_config import Dump
+from prefect_flows.sources.sql__database.table_config import TableConfig
 
 
 def copied(
-    reader: PostgresReader, name: str, dump: Dump, columns: Mapping[str, Column], hints: Any
+    reader: PostgresReader, name: str, dump: TableConfig, columns: Mapping[str, Column], hints: Any
 ) -> Iterator[Any]:
     """The columns, for dlt's contracts to be asked; then all rows, in a file."""
     yield dlt.mark.with_hints(reader.no_rows(name, dump, columns), hints)

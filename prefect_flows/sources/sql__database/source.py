@@ -17,9 +17,9 @@ from dlt.extract import DltResource
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest.source_load import has_loaded
 from prefect_flows.sources.sql__database.copy_export import can_copy, copied
-from prefect_flows.sources.sql__database.readers.base import JSON, Column, Reader, Since
-from prefect_flows.sources.sql__database.readers.choice import reader_of
-from prefect_flows.sources.sql__database.table_config import Dump
+from prefect_flows.sources.sql__database.readers.base import JSON, Column, IncrementalCursor, Reader
+from prefect_flows.sources.sql__database.readers.choice import get_reader
+from prefect_flows.sources.sql__database.table_config import TableConfig
 
 # Of the table that holds the keys which the source has, when deletes are to be seen.
 PRESENT = "_present_keys"
@@ -30,7 +30,7 @@ JSON_PATH_WORDS = frozenset({"where", "wherenot"})
 @dlt.source(name="sql__database")
 def sql__database(
     url: dlt.TSecretStrValue,
-    tables: dict[str, Dump | None],
+    tables: dict[str, TableConfig | None],
     schema_name: str | None = None,
     rows_at_once: int = 50_000,
 ) -> list[DltResource]:
@@ -46,10 +46,10 @@ def sql__database(
         ConfigurationError: a table does not exist, has no such column, or lacks the key it needs.
         IngestionError: the database does not answer, or holds a value that cannot be kept.
     """
-    reader = reader_of(url, schema_name, rows_at_once)
+    reader = get_reader(url, schema_name, rows_at_once)
     resources = []
     for name, dump in tables.items():
-        asked = Dump.model_validate(dump or {})
+        asked = TableConfig.model_validate(dump or {})
         columns, key = reader.describe(name, asked)
         if not _into_postgres():
             # No other warehouse takes JSON from Parquet: it comes as the text that it is.
@@ -92,7 +92,7 @@ def after_load(pipeline: dlt.Pipeline, loaded: Collection[str]) -> dict[str, int
     return removed
 
 
-def _check(name: str, dump: Dump, columns: Mapping[str, Column], key: list[str]) -> None:
+def _check(name: str, dump: TableConfig, columns: Mapping[str, Column], key: list[str]) -> None:
     """Refuse what would lose rows or count them twice, before anything is read."""
     faults = [
         f"there is no column {column!r}; there are {', '.join(columns)}"
@@ -129,7 +129,7 @@ def _check(name: str, dump: Dump, columns: Mapping[str, Column], key: list[str])
 
 
 def _rows(
-    reader: Reader, name: str, dump: Dump, columns: Mapping[str, Column], key: list[str]
+    reader: Reader, name: str, dump: TableConfig, columns: Mapping[str, Column], key: list[str]
 ) -> DltResource:
     incremental: dlt.sources.incremental[Any] | None = None
     if dump.cursor is not None:
@@ -150,7 +150,7 @@ def _rows(
         disposition: Any = later if has_loaded(name) else "append"
         since = None
         if incremental is not None and incremental.last_value is not None:
-            since = Since(str(dump.cursor), incremental.last_value, again=bool(key))
+            since = IncrementalCursor(str(dump.cursor), incremental.last_value, again=bool(key))
             _check_last_value(name, since, columns)
         as_text = _goes_as_text(name, columns)
         hints = dlt.mark.make_hints(
@@ -183,7 +183,7 @@ def _json_path(column: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", column) + '"'
 
 
-def _check_last_value(name: str, since: Since, columns: Mapping[str, Column]) -> None:
+def _check_last_value(name: str, since: IncrementalCursor, columns: Mapping[str, Column]) -> None:
     """Refuse to go on from a number that was kept as text: the highest text is another value.
 
     Raises:
@@ -227,7 +227,7 @@ def _goes_as_text(name: str, columns: Mapping[str, Column]) -> bool:
 
 
 def _present_keys(
-    reader: Reader, name: str, dump: Dump, columns: Mapping[str, Column], key: list[str]
+    reader: Reader, name: str, dump: TableConfig, columns: Mapping[str, Column], key: list[str]
 ) -> DltResource:
     """The keys that the source has. Read after the rows: a row that comes meanwhile is not lost."""
     of_key = {column: columns[column] for column in key}

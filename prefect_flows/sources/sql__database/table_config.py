@@ -20,7 +20,7 @@ from prefect_flows.core.validation_messages import validation_faults
 Evolution = Literal["evolve", "freeze", "discard_value"]
 
 
-class Dump(BaseModel):
+class TableConfig(BaseModel):
     """What is read into one table, and how.
 
     Attributes:
@@ -51,7 +51,7 @@ class Dump(BaseModel):
     columns: Evolution = "evolve"
 
     @model_validator(mode="after")
-    def _fits(self) -> Dump:
+    def _fits(self) -> TableConfig:
         if self.query is not None and (self.table or self.schema_name):
             raise ValueError("give a table or a query, not both")
         if self.lag_seconds is not None and self.cursor is None:

@@ -19,7 +19,7 @@ from typing import Any
 from dlt.sources.helpers.rest_client.client import RESTClient
 
 from prefect_flows.core.errors import IngestionError
-from prefect_flows.ingest.rest.client import ApiRefusal, Page, pages, rows_of, run_logger
+from prefect_flows.ingest.rest.client import ApiError, Page, pages, rows_of, run_logger
 from prefect_flows.ingest.rest.responses import DAY_REASONS
 from prefect_flows.ingest.rest.tables import Table, fingerprint, today
 from prefect_flows.ingest.source_load import reject
@@ -80,7 +80,7 @@ class Reading:
                     yield from self._of_videos(new)
         except QuotaReached as reached:
             self._say(str(reached), playlists)
-        except ApiRefusal as refusal:
+        except ApiError as refusal:
             if refusal.reason not in DAY_REASONS:
                 raise
             self._say(refusal.what, playlists)
@@ -225,7 +225,7 @@ class Reading:
                 params | ({"pageToken": token} if token else {}),
                 rows="items",
             )
-        except ApiRefusal as refusal:
+        except ApiError as refusal:
             if refusal.status == 400 and resumed and token:
                 # A token of days ago may have expired. A page without uploads: begin again.
                 yield Page([], {})

@@ -15,7 +15,7 @@ from dlt.extract import DltResource
 from dlt.sources.helpers.rest_client.paginators import JSONResponseCursorPaginator
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.ingest.rest.client import Patience, rest_client
+from prefect_flows.ingest.rest.client import RetryPolicy, rest_client
 from prefect_flows.ingest.rest.tables import Table, resources_of
 from prefect_flows.sources.youtube__channels.quota import Quota
 from prefect_flows.sources.youtube__channels.reading import Reading
@@ -74,7 +74,7 @@ def youtube__channels(
         paginator=JSONResponseCursorPaginator(
             cursor_path="nextPageToken", cursor_param="pageToken"
         ),
-        patience=Patience(longest_wait=longest_wait),
+        patience=RetryPolicy(longest_wait=longest_wait),
         access=ACCESS,
         before_call=quota.spend,
     )

@@ -10,7 +10,7 @@ import pytest
 
 from infrastructure.ci.pull_request.cleanup import sweep
 from infrastructure.ci.pull_request.context import Ground
-from infrastructure.ci.pull_request.names import Mark
+from infrastructure.ci.pull_request.names import SchemaOwner
 from prefect_flows.core.settings import Settings
 from prefect_flows.state.store import StateStore
 from tests.support.embedded_postgres import Warehouse, warehouse
@@ -30,7 +30,9 @@ def test_the_sweep_drops_only_what_a_closed_pull_request_left(
     def make(schema: str, number: int | None = None, repository: str | None = OURS) -> None:
         database.query(f"create schema {schema}")
         if number is not None:
-            mark = Mark(number=number, repository=repository, build="b", built_at=datetime.now(UTC))
+            mark = SchemaOwner(
+                number=number, repository=repository, build="b", built_at=datetime.now(UTC)
+            )
             database.query(f"comment on schema {schema} is '{mark.model_dump_json()}'")
 
     make("ci_1", 1)

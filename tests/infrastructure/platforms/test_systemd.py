@@ -116,12 +116,12 @@ def test_a_secret_is_handed_over_and_missed(unit: Path) -> None:
 
 
 def test_a_worker_has_longer_to_stop_than_its_runs() -> None:
-    from infrastructure.prefect_resources.worker import FAREWELL_SECONDS, PATIENCE_SECONDS
+    from infrastructure.prefect_resources.worker import PATIENCE_SECONDS, SHUTDOWN_GRACE_SECONDS
 
     service = section(UNITS / "millrace-worker@.service")
     assert service["ExecStart"][0].endswith(f"--patience {PATIENCE_SECONDS:.0f}")
     assert service["TimeoutStopSec"] == ["62min"]
-    assert PATIENCE_SECONDS + FAREWELL_SECONDS < 62 * 60
+    assert PATIENCE_SECONDS + SHUTDOWN_GRACE_SECONDS < 62 * 60
     assert service["KillMode"] == ["mixed"], "the runs are not told by systemd"
 
 

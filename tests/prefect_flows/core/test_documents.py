@@ -220,13 +220,13 @@ def read_outputs(text: str, _folder: Path) -> None:
 def read_vars(text: str, _folder: Path) -> None:
     parameters = pipeline._parse({"vars": text, "source_arguments": "{}"}, {})
     refuse_open_secrets(parameters)
-    source_registry.off(REPOSITORY / "dbt" / "dbt_project.yml", parameters.vars)
+    source_registry.disabled_sources(REPOSITORY / "dbt" / "dbt_project.yml", parameters.vars)
 
 
 def read_arguments(text: str, _folder: Path) -> None:
     parameters = pipeline._parse({"vars": "{}", "source_arguments": text}, {})
     for name in parameters.source_arguments:
-        source_registry.require(name)
+        source_registry.require_source(name)
     refuse_open_secrets(parameters)
     for name, arguments in parameters.source_arguments.items():
         source_arguments(name, "dev", arguments, lambda _: "secret")
@@ -253,12 +253,12 @@ def read_source(file: Path) -> None:
     (file.parent / "a__b" / "prefect.yaml").write_bytes(file.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_registry, "FOLDER", file.parent)
-        source_registry.configured("a__b", "dev")
+        source_registry.configured_arguments("a__b", "dev")
 
 
 def read_project(file: Path) -> None:
     (file.parent / "dbt_project.yml").write_bytes(file.read_bytes())
-    source_registry.off(file.parent / "dbt_project.yml", {})
+    source_registry.disabled_sources(file.parent / "dbt_project.yml", {})
     profile_name(file.parent)
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.failure_class import (
-    Cause,
-    cause_of,
-    chain_of,
+    FailureClass,
+    classify,
+    exception_chain,
     is_refusal_that_may_pass,
     postgres_cause,
     postgres_code,
-    root_of,
+    root_cause,
 )
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest.source_load import ingest
@@ -27,23 +27,23 @@ from tests.support.project import Project
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
-        ("40001", Cause.TRANSIENT),
-        ("40P01", Cause.TRANSIENT),
-        ("53300", Cause.TRANSIENT),
-        ("55P03", Cause.TRANSIENT),
-        ("57P03", Cause.TRANSIENT),
-        ("08006", Cause.TRANSIENT),
-        ("57014", Cause.CANCELLED),
-        ("28P01", Cause.CONFIGURATION),
-        ("3F000", Cause.CONFIGURATION),
-        ("42501", Cause.CONFIGURATION),
-        ("53100", Cause.CONFIGURATION),
-        ("22012", Cause.CODE),
-        ("42601", Cause.CODE),
-        ("23505", Cause.CODE),
+        ("40001", FailureClass.TRANSIENT),
+        ("40P01", FailureClass.TRANSIENT),
+        ("53300", FailureClass.TRANSIENT),
+        ("55P03", FailureClass.TRANSIENT),
+        ("57P03", FailureClass.TRANSIENT),
+        ("08006", FailureClass.TRANSIENT),
+        ("57014", FailureClass.CANCELLED),
+        ("28P01", FailureClass.CONFIGURATION),
+        ("3F000", FailureClass.CONFIGURATION),
+        ("42501", FailureClass.CONFIGURATION),
+        ("53100", FailureClass.CONFIGURATION),
+        ("22012", FailureClass.CODE),
+        ("42601", FailureClass.CODE),
+        ("23505", FailureClass.CODE),
     ],
 )
-def test_a_code_raised_by_postgres(project: Project, code: str, cause: Cause) -> None:
+def test_a_code_raised_by_postgres(project: Project, code: str, cause: FailureClass) -> None:
     with pytest.raises(psycopg2.Error) as error:
         project.query(f"do $$ begin raise exception 'made up' using errcode = '{code}'; end $$")
     assert error.value.pgcode == code
@@ -53,7 +53,7 @@ def test_a_code_raised_by_postgres(project: Project, code: str, cause: Cause) ->
 def test_a_relation_that_does_not_exist(project: Project) -> None:
     with pytest.raises(psycopg2.Error) as error:
         project.query("select * from nowhere")
-    assert postgres_cause(error.value) is Cause.CONFIGURATION
+    assert postgres_cause(error.value) is FailureClass.CONFIGURATION
 
 
 def test_a_connection_that_is_cut(project: Project) -> None:
@@ -64,16 +64,16 @@ def test_a_connection_that_is_cut(project: Project) -> None:
         project.query(f"select pg_terminate_backend({pid})")
         with pytest.raises(psycopg2.Error) as error:
             cursor.execute("select 1")
-        assert postgres_cause(error.value) is Cause.TRANSIENT
+        assert postgres_cause(error.value) is FailureClass.TRANSIENT
         with pytest.raises(psycopg2.Error) as closed:
             victim.cursor()
-        assert postgres_cause(closed.value) is Cause.TRANSIENT
+        assert postgres_cause(closed.value) is FailureClass.TRANSIENT
 
 
 def test_a_server_that_refuses() -> None:
     with pytest.raises(psycopg2.OperationalError) as error:
         psycopg2.connect(host="127.0.0.1", port=9)
-    assert postgres_cause(error.value) is Cause.TRANSIENT
+    assert postgres_cause(error.value) is FailureClass.TRANSIENT
 
 
 @pytest.fixture
@@ -88,37 +88,43 @@ def refused(project: Project) -> Iterator[dict[str, Any]]:
 def test_a_refused_connection_is_what_the_server_said(refused: dict[str, Any]) -> None:
     """psycopg2 has no code of these."""
     for changed, code, cause in (
-        ({}, "53300", Cause.TRANSIENT),
-        ({"user": "nobody"}, "28000", Cause.CONFIGURATION),
-        ({"user": "closed"}, "28000", Cause.CONFIGURATION),
-        ({"user": "postgres", "dbname": "nowhere"}, "3D000", Cause.CONFIGURATION),
+        ({}, "53300", FailureClass.TRANSIENT),
+        ({"user": "nobody"}, "28000", FailureClass.CONFIGURATION),
+        ({"user": "closed"}, "28000", FailureClass.CONFIGURATION),
+        ({"user": "postgres", "dbname": "nowhere"}, "3D000", FailureClass.CONFIGURATION),
     ):
         with pytest.raises(psycopg2.OperationalError) as error:
             psycopg2.connect(**refused | changed)
         assert error.value.pgcode is None
         assert postgres_code(error.value) == code
         assert postgres_cause(error.value) is cause
-        assert is_refusal_that_may_pass(error.value) is (cause is Cause.TRANSIENT)
+        assert is_refusal_that_may_pass(error.value) is (cause is FailureClass.TRANSIENT)
 
 
 @pytest.mark.parametrize(
     ("said", "code", "cause"),
     [
-        ("FATAL:  the database system is starting up", "57P03", Cause.TRANSIENT),
-        ("FATAL:  sorry, too many clients already", "53300", Cause.TRANSIENT),
+        ("FATAL:  the database system is starting up", "57P03", FailureClass.TRANSIENT),
+        ("FATAL:  sorry, too many clients already", "53300", FailureClass.TRANSIENT),
         (
             "FATAL:  remaining connection slots are reserved for roles with …",
             "53300",
-            Cause.TRANSIENT,
+            FailureClass.TRANSIENT,
         ),
-        ('FATAL:  password authentication failed for user "x"', "28000", Cause.CONFIGURATION),
-        ('FATAL:  no pg_hba.conf entry for host "192.0.2.1"', "28000", Cause.CONFIGURATION),
-        ('FATAL:  permission denied for database "x"', "42501", Cause.CONFIGURATION),
-        ("FATAL:  Datenbank »x« existiert nicht", None, Cause.TRANSIENT),
-        ('could not translate host name "role "x" does not exist"', None, Cause.TRANSIENT),
+        (
+            'FATAL:  password authentication failed for user "x"',
+            "28000",
+            FailureClass.CONFIGURATION,
+        ),
+        ('FATAL:  no pg_hba.conf entry for host "192.0.2.1"', "28000", FailureClass.CONFIGURATION),
+        ('FATAL:  permission denied for database "x"', "42501", FailureClass.CONFIGURATION),
+        ("FATAL:  Datenbank »x« existiert nicht", None, FailureClass.TRANSIENT),
+        ('could not translate host name "role "x" does not exist"', None, FailureClass.TRANSIENT),
     ],
 )
-def test_what_a_server_says_when_it_refuses(said: str, code: str | None, cause: Cause) -> None:
+def test_what_a_server_says_when_it_refuses(
+    said: str, code: str | None, cause: FailureClass
+) -> None:
     error = psycopg2.OperationalError(f"connection to server at 192.0.2.1 failed: {said}\n")
     assert postgres_code(error) == code
     assert postgres_cause(error) is cause
@@ -158,13 +164,13 @@ def test_the_root_of_an_error_is_not_what_was_handled_when_it_came_up() -> None:
         raise AssertionError
 
     error = failing()
-    assert root_of(error) is error.__cause__
-    assert [type(link) for link in chain_of(error)] == [
+    assert root_cause(error) is error.__cause__
+    assert [type(link) for link in exception_chain(error)] == [
         ValueError, psycopg2.OperationalError, KeyError,
     ]  # fmt: skip
     suppressed = failing(suppressed=True)
-    assert root_of(suppressed) is suppressed
-    assert list(chain_of(suppressed)) == [suppressed]
+    assert root_cause(suppressed) is suppressed
+    assert list(exception_chain(suppressed)) == [suppressed]
 
 
 def test_the_database_error_is_found_behind_others() -> None:
@@ -176,5 +182,5 @@ def test_the_database_error_is_found_behind_others() -> None:
 
     with pytest.raises(ValueError, match="own words") as error:
         wrapped()
-    assert cause_of(error.value) is Cause.TRANSIENT
-    assert cause_of(ValueError("a macro failed")) is Cause.CODE
+    assert classify(error.value) is FailureClass.TRANSIENT
+    assert classify(ValueError("a macro failed")) is FailureClass.CODE

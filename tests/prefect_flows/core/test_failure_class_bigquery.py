@@ -27,7 +27,7 @@ from google.cloud.bigquery import Client
 from google.oauth2 import service_account
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
-from prefect_flows.core.failure_class import Cause, bigquery_cause, cause_of
+from prefect_flows.core.failure_class import FailureClass, bigquery_cause, classify
 from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, serving
 
 JSON = dict[str, Any]
@@ -136,27 +136,27 @@ def failing_query(client: Client) -> Exception:
 @pytest.mark.parametrize(
     ("status", "reason", "cause"),
     [
-        (403, "rateLimitExceeded", Cause.TRANSIENT),
-        (403, "quotaExceeded", Cause.TRANSIENT),
-        (400, "jobRateLimitExceeded", Cause.TRANSIENT),
-        (500, "backendError", Cause.TRANSIENT),
-        (503, "backendError", Cause.TRANSIENT),
-        (500, "internalError", Cause.TRANSIENT),
-        (503, "a reason that nobody knows", Cause.TRANSIENT),
-        (429, "a reason that nobody knows", Cause.TRANSIENT),
-        (403, "accessDenied", Cause.CONFIGURATION),
-        (403, "a reason that nobody knows", Cause.CONFIGURATION),
-        (404, "notFound", Cause.CONFIGURATION),
-        (400, "invalidQuery", Cause.CODE),
-        (400, "invalid", Cause.CODE),
-        (400, "resourcesExceeded", Cause.CODE),
-        (409, "duplicate", Cause.CODE),
-        (501, "notImplemented", Cause.CODE),
-        (400, "stopped", Cause.CANCELLED),
+        (403, "rateLimitExceeded", FailureClass.TRANSIENT),
+        (403, "quotaExceeded", FailureClass.TRANSIENT),
+        (400, "jobRateLimitExceeded", FailureClass.TRANSIENT),
+        (500, "backendError", FailureClass.TRANSIENT),
+        (503, "backendError", FailureClass.TRANSIENT),
+        (500, "internalError", FailureClass.TRANSIENT),
+        (503, "a reason that nobody knows", FailureClass.TRANSIENT),
+        (429, "a reason that nobody knows", FailureClass.TRANSIENT),
+        (403, "accessDenied", FailureClass.CONFIGURATION),
+        (403, "a reason that nobody knows", FailureClass.CONFIGURATION),
+        (404, "notFound", FailureClass.CONFIGURATION),
+        (400, "invalidQuery", FailureClass.CODE),
+        (400, "invalid", FailureClass.CODE),
+        (400, "resourcesExceeded", FailureClass.CODE),
+        (409, "duplicate", FailureClass.CODE),
+        (501, "notImplemented", FailureClass.CODE),
+        (400, "stopped", FailureClass.CANCELLED),
     ],
 )
 def test_a_call_that_is_answered_with_an_error(
-    google: type[Google], client: Client, status: int, reason: str, cause: Cause
+    google: type[Google], client: Client, status: int, reason: str, cause: FailureClass
 ) -> None:
     google.failure = (status, json.dumps(error_of(status, reason)).encode())
 
@@ -172,31 +172,31 @@ def test_a_gateway_that_answers_with_no_reason(
     google: type[Google], client: Client, body: bytes
 ) -> None:
     google.failure = (502, body)
-    assert cause_of(failing_query(client)) is Cause.TRANSIENT
+    assert classify(failing_query(client)) is FailureClass.TRANSIENT
 
 
 @pytest.mark.parametrize(
     ("reason", "cause"),
     [
-        ("rateLimitExceeded", Cause.TRANSIENT),
-        ("quotaExceeded", Cause.TRANSIENT),
-        ("jobRateLimitExceeded", Cause.TRANSIENT),
-        ("backendError", Cause.TRANSIENT),
-        ("internalError", Cause.TRANSIENT),
-        ("jobBackendError", Cause.TRANSIENT),
-        ("tableUnavailable", Cause.TRANSIENT),
-        ("accessDenied", Cause.CONFIGURATION),
-        ("notFound", Cause.CONFIGURATION),
-        ("stopped", Cause.CANCELLED),
-        ("invalidQuery", Cause.CODE),
-        ("invalid", Cause.CODE),
-        ("resourcesExceeded", Cause.CODE),
+        ("rateLimitExceeded", FailureClass.TRANSIENT),
+        ("quotaExceeded", FailureClass.TRANSIENT),
+        ("jobRateLimitExceeded", FailureClass.TRANSIENT),
+        ("backendError", FailureClass.TRANSIENT),
+        ("internalError", FailureClass.TRANSIENT),
+        ("jobBackendError", FailureClass.TRANSIENT),
+        ("tableUnavailable", FailureClass.TRANSIENT),
+        ("accessDenied", FailureClass.CONFIGURATION),
+        ("notFound", FailureClass.CONFIGURATION),
+        ("stopped", FailureClass.CANCELLED),
+        ("invalidQuery", FailureClass.CODE),
+        ("invalid", FailureClass.CODE),
+        ("resourcesExceeded", FailureClass.CODE),
         # The client makes a status 500 of it, as of `internalError`.
-        ("a reason that nobody knows", Cause.CODE),
+        ("a reason that nobody knows", FailureClass.CODE),
     ],
 )
 def test_a_job_that_ended_in_an_error(
-    google: type[Google], client: Client, reason: str, cause: Cause
+    google: type[Google], client: Client, reason: str, cause: FailureClass
 ) -> None:
     google.job_error = {"reason": reason, "message": "Made up.", "location": "query"}
 
@@ -208,7 +208,7 @@ def test_a_job_that_ended_in_an_error(
 
 def test_credentials_that_are_refused(google: type[Google], client: Client) -> None:
     google.failure = (401, json.dumps(error_of(401, "authError")).encode())
-    assert cause_of(failing_query(client)) is Cause.CONFIGURATION
+    assert classify(failing_query(client)) is FailureClass.CONFIGURATION
 
 
 def test_nobody_listens() -> None:
@@ -219,7 +219,7 @@ def test_nobody_listens() -> None:
     )
     error = failing_query(client)
     assert isinstance(error, RequestsConnectionError)
-    assert cause_of(error) is Cause.TRANSIENT
+    assert classify(error) is FailureClass.TRANSIENT
 
 
 def key_of(url: str) -> JSON:
@@ -241,13 +241,13 @@ def key_of(url: str) -> JSON:
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        ((400, {"error": "invalid_grant"}), Cause.CONFIGURATION),
-        ((503, {"error": "internal_failure"}), Cause.TRANSIENT),
+        ((400, {"error": "invalid_grant"}), FailureClass.CONFIGURATION),
+        ((503, {"error": "internal_failure"}), FailureClass.TRANSIENT),
     ],
     ids=["refused", "failed"],
 )
 def test_a_token_that_is_not_given(
-    google: type[Google], answer: tuple[int, JSON], cause: Cause
+    google: type[Google], answer: tuple[int, JSON], cause: FailureClass
 ) -> None:
     google.token = answer
     with serving(google) as url:
@@ -258,7 +258,7 @@ def test_a_token_that_is_not_given(
         error = failing_query(client)
         client.close()
     assert isinstance(error, RefreshError)
-    assert cause_of(error) is cause
+    assert classify(error) is cause
 
 
 def test_a_server_of_tokens_that_does_not_listen() -> None:
@@ -267,17 +267,17 @@ def test_a_server_of_tokens_that_does_not_listen() -> None:
     )
     error = failing_query(Client(project="made-up", credentials=credentials))
     assert isinstance(error, TransportError)
-    assert cause_of(error) is Cause.TRANSIENT
+    assert classify(error) is FailureClass.TRANSIENT
 
 
 def test_no_credentials_at_all() -> None:
-    assert cause_of(DefaultCredentialsError("none were found")) is Cause.CONFIGURATION
+    assert classify(DefaultCredentialsError("none were found")) is FailureClass.CONFIGURATION
 
 
 def test_a_cause_is_found_without_importing_google() -> None:
     code = (
-        "import sys; from prefect_flows.core.failure_class import cause_of; "
-        "print(cause_of(ValueError())); "
+        "import sys; from prefect_flows.core.failure_class import classify; "
+        "print(classify(ValueError())); "
         "assert not [m for m in sys.modules if m.startswith(('google.a', 'requests'))]"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -307,8 +307,8 @@ def on_google(tmp_path: Path, url: str, **output: Any) -> Project:
     ("failure", "job_error", "cause"),
     [
         # A call whose answer may pass is not here: dbt's client repeats it for ten minutes.
-        ((403, "accessDenied"), None, Cause.CONFIGURATION),
-        (None, "backendError", Cause.TRANSIENT),
+        ((403, "accessDenied"), None, FailureClass.CONFIGURATION),
+        (None, "backendError", FailureClass.TRANSIENT),
     ],
 )
 def test_the_error_is_found_behind_that_of_dbt(
@@ -316,7 +316,7 @@ def test_the_error_is_found_behind_that_of_dbt(
     tmp_path: Path,
     failure: tuple[int, str] | None,
     job_error: str | None,
-    cause: Cause,
+    cause: FailureClass,
 ) -> None:
     google.fails_on = "create or replace table"
     if failure is not None:
@@ -333,7 +333,7 @@ def test_the_error_is_found_behind_that_of_dbt(
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"First cause ({cause}), model numbers:" in done.stderr
-    assert ("Trying again" in done.stderr) == (cause is Cause.TRANSIENT)
+    assert ("Trying again" in done.stderr) == (cause is FailureClass.TRANSIENT)
 
 
 @pytest.mark.bigquery

@@ -20,11 +20,11 @@ from prefect.blocks.notifications import (
 )
 
 from prefect_flows.core.markup import cell, escaped, in_a_chat, in_discord, in_slack
-from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.notifications.messages import Notice, of_new
 from prefect_flows.notifications.recipients import sender
 from prefect_flows.reporting.run_report import stage_summaries
-from prefect_flows.state.incidents import Incident, Judged
+from prefect_flows.state.incidents import Incident, IncidentChanges
 from tests.support.receivers import SLACK, TEAMS
 
 HOSTILE = (
@@ -160,7 +160,9 @@ def test_no_chat_sees_markup_of_the_warehouse_and_an_owner_is_still_called(
         Incident(**facts, name=HOSTILE[:60], cause=HOSTILE, command="cd dbt && uv run dbt run"),
         Incident(**facts, name=HOSTILE, cause=HOSTILE, command=None),
     ]
-    notice = of_new("dev", Judged(new=new), Wishes(owners={"shop": MENTION}), {}, URL)
+    notice = of_new(
+        "dev", IncidentChanges(new=new), NotificationPreferences(owners={"shop": MENTION}), {}, URL
+    )
     assert notice is not None
 
     text = told(slug, notice, posted)

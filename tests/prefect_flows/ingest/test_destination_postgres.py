@@ -21,7 +21,7 @@ from tests.support.embedded_postgres import Warehouse, warehouse
 pytest.importorskip("pgpq", reason="it has no wheel for Linux on ARM")
 
 from prefect_flows.ingest.destinations import postgres
-from prefect_flows.ingest.destinations.postgres_copy import encoded, not_encodable
+from prefect_flows.ingest.destinations.postgres_copy import encoded, unsupported_columns
 
 UTC = dt.UTC
 FIRST = dt.datetime(1, 1, 1, tzinfo=UTC)
@@ -188,9 +188,9 @@ def test_where_there_is_no_pgpq_all_goes_through_adbc(
     ],
 )  # fmt: skip
 def test_what_would_change_on_the_way_is_not_encoded(kind: pa.DataType, oid: int) -> None:
-    (reason,) = not_encodable(pa.schema([("a", kind)]), {"a": oid})
+    (reason,) = unsupported_columns(pa.schema([("a", kind)]), {"a": oid})
     assert reason.startswith("a: ")
-    assert not_encodable(pa.schema([("a", pa.string())]), {"b": 25}) == [
+    assert unsupported_columns(pa.schema([("a", pa.string())]), {"b": 25}) == [
         "a: the table has no such column"
     ]
 

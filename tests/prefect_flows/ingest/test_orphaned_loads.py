@@ -14,7 +14,7 @@ from infrastructure.local import postgres
 from prefect_flows.core.environment import variables_set
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest.destinations.target import destination
-from prefect_flows.ingest.orphaned_loads import remove_unfinished
+from prefect_flows.ingest.orphaned_loads import remove_orphaned_loads
 
 # It warns that it has no faster way to read rows.
 pytestmark = pytest.mark.filterwarnings("ignore:Cannot create BigQuery Storage client")
@@ -68,30 +68,30 @@ def table(pipeline: dlt.Pipeline, name: str) -> str:
 
 
 def test_only_rows_of_loads_that_never_completed_go(pipeline: dlt.Pipeline) -> None:
-    assert remove_unfinished(pipeline, ["numbers"]) == {}, "there is nothing yet"
+    assert remove_orphaned_loads(pipeline, ["numbers"]) == {}, "there is nothing yet"
     load(pipeline, "numbers", 1, 2)
     load(pipeline, "numbers", 3)
     killed = load(pipeline, "numbers", 4, 5)
     load(pipeline, "others", 6)
     numbers, loads = table(pipeline, "numbers"), table(pipeline, "_dlt_loads")
-    assert remove_unfinished(pipeline, ["numbers", "others", "not_there"]) == {}
+    assert remove_orphaned_loads(pipeline, ["numbers", "others", "not_there"]) == {}
     # An older one than the newest completed: another machine's clock was behind.
     execute(pipeline, f"delete from {loads} where load_id = '{killed}'")
     newer = f"{time.time() + 60:.6f}"
     columns = "_dlt_load_id, _dlt_id, id"
     execute(pipeline, f"insert into {numbers} ({columns}) values ('{newer}', 'x', 7)")
 
-    assert remove_unfinished(pipeline, ["numbers", "others", "not_there"]) == {"numbers": 3}
+    assert remove_orphaned_loads(pipeline, ["numbers", "others", "not_there"]) == {"numbers": 3}
 
     assert execute(pipeline, f"select id from {numbers} order by id") == [(1,), (2,), (3,)]
     assert execute(pipeline, f"select id from {table(pipeline, 'others')}") == [(6,)]
-    assert remove_unfinished(pipeline, ["numbers", "others"]) == {}
+    assert remove_orphaned_loads(pipeline, ["numbers", "others"]) == {}
 
 
 def test_without_any_completed_load_nothing_stays(pipeline: dlt.Pipeline) -> None:
     load(pipeline, "numbers", 1, 2)
     execute(pipeline, f"delete from {table(pipeline, '_dlt_loads')} where true")
-    assert remove_unfinished(pipeline, ["numbers"]) == {"numbers": 2}
+    assert remove_orphaned_loads(pipeline, ["numbers"]) == {"numbers": 2}
 
 
 def test_load_ids_are_in_the_order_of_time() -> None:

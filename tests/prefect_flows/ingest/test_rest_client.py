@@ -14,12 +14,14 @@ import requests
 from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
-from prefect_flows.ingest.rest.client import ApiRefusal, Patience, pages, rest_client
+from prefect_flows.ingest.rest.client import ApiError, RetryPolicy, pages, rest_client
 from prefect_flows.ingest.rest.responses import limited_for
 from tests.support.rest_apis import Answer, Api, Asked
 
 SECRET = "made-up-secret"
-SHORT = Patience(attempts=3, first_delay=0.01, timeout=(2, 0.3), longest_wait=3, limit_delay=0.01)
+SHORT = RetryPolicy(
+    attempts=3, first_delay=0.01, timeout=(2, 0.3), longest_wait=3, limit_delay=0.01
+)
 
 
 class Numbers(Api):
@@ -169,7 +171,7 @@ def test_a_limit_longer_than_the_patience_says_until_when(api) -> None:
 def test_the_waits_of_a_call_are_bounded_together(api) -> None:
     api.troubles += [Answer({}, 429, {"Retry-After": "1"})] * 9
     with pytest.raises(IngestionError, match=r"waits no longer than 1\.5 s"):
-        read(api, patience=Patience(longest_wait=1.5))
+        read(api, patience=RetryPolicy(longest_wait=1.5))
     assert len(api.asked) == 2
 
 
@@ -191,7 +193,7 @@ def test_a_refusal_is_said_in_the_api_s_words_and_not_tried_again(
     api, status: int, body: Any, said: str, mend: str
 ) -> None:
     api.troubles.append(Answer(body, status))
-    with pytest.raises(ApiRefusal) as error:
+    with pytest.raises(ApiError) as error:
         read(api, access="write a token")
     assert f"The API refuses the call: {said}\n" in str(error.value)
     assert f"mend:  {mend}" in str(error.value)
@@ -204,7 +206,7 @@ def test_a_quota_of_the_day_is_no_matter_of_waiting(api) -> None:
     body = {"error": {"code": 403, "message": "over", "errors": [{"reason": "quotaExceeded"}]}}
     for status in (403, 429):
         api.troubles.append(Answer(body, status))
-        with pytest.raises(ApiRefusal) as error:
+        with pytest.raises(ApiError) as error:
             read(api)
         assert error.value.reason == "quotaExceeded"
 

@@ -9,7 +9,12 @@ import pytest
 
 from prefect_flows.core.errors import DamagedFile
 from prefect_flows.notifications.outbox import Outbox
-from prefect_flows.state.incidents import Incident, judge, keep_incidents, open_incidents
+from prefect_flows.state.incidents import (
+    Incident,
+    compare_incidents,
+    open_incidents,
+    save_incidents,
+)
 from prefect_flows.state.store import StateStore
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -21,7 +26,9 @@ def incident(i: str, hours: int = 0, runs: int = 1) -> Incident:
 
 
 def test_what_is_seen_again_is_counted_and_keeps_its_beginning() -> None:
-    judged = judge([incident("a", runs=3)], [incident("a", hours=2), incident("b", hours=2)], set())
+    judged = compare_incidents(
+        [incident("a", runs=3)], [incident("a", hours=2), incident("b", hours=2)], set()
+    )
     assert [each.id for each in judged.new] == ["b"]
     (again,) = judged.again
     assert (again.first_at, again.last_at, again.runs) == (NOW, NOW + timedelta(hours=2), 4)
@@ -29,7 +36,7 @@ def test_what_is_seen_again_is_counted_and_keeps_its_beginning() -> None:
 
 def test_what_a_run_did_not_look_at_stays_open() -> None:
     before = [incident("good"), incident("not looked at"), incident("bad")]
-    judged = judge(before, [incident("bad")], {"good"})
+    judged = compare_incidents(before, [incident("bad")], {"good"})
     assert [each.id for each in judged.over] == ["good"]
     assert {each.id for each in judged.open} == {"not looked at", "bad"}
     assert judged.new == []
@@ -38,7 +45,7 @@ def test_what_a_run_did_not_look_at_stays_open() -> None:
 def test_what_is_kept_comes_back_oldest_first(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
     assert open_incidents(store, "dev") == []
-    keep_incidents(store, "dev", [incident("late", hours=1), incident("early")])
+    save_incidents(store, "dev", [incident("late", hours=1), incident("early")])
     assert open_incidents(store, "dev") == [incident("early"), incident("late", hours=1)]
 
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from prefect_flows.core.failure_class import Cause
-from prefect_flows.core.notification_preferences import Wishes
+from prefect_flows.core.failure_class import FailureClass
+from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.notifications.messages import (
     MOST_CHARACTERS,
     of_new,
@@ -15,7 +15,7 @@ from prefect_flows.notifications.messages import (
     of_retries,
     said_time,
 )
-from prefect_flows.state.incidents import Incident, Judged
+from prefect_flows.state.incidents import Incident, IncidentChanges
 from prefect_flows.transform.run_report import FailingRows, FailureCard
 
 NOW = datetime.now(UTC)
@@ -34,8 +34,8 @@ def incident(i: int, **given: object) -> Incident:
 def card(**given: object) -> FailureCard:
     facts = {
         "unique_id": "model.shop.0", "name": "orders_0", "resource_type": "model", "path": "o.sql",
-        "owner": "shop", "group": None, "cause": Cause.CODE, "status": "error", "message": "m",
-        "compiled_path": None, "compiled_sql": None, "failures": None, "failing_rows": None,
+        "owner": "shop", "group": None, "cause": FailureClass.CODE, "status": "error",
+        "message": "m", "compiled_path": None, "compiled_sql": None, "failures": None, "failing_rows": None,
         "blocked": [("model", f"m{i}") for i in range(12)], "command": "c",
     }  # fmt: skip
     return FailureCard(**(facts | given))  # type: ignore[arg-type]
@@ -43,7 +43,9 @@ def card(**given: object) -> FailureCard:
 
 def test_a_flood_is_one_message_under_the_limit() -> None:
     new = [incident(i, cause="x" * 900) for i in range(1000)]
-    notice = of_new("prod", Judged(new=new), Wishes(), {"model.shop.0": card()}, URL)
+    notice = of_new(
+        "prod", IncidentChanges(new=new), NotificationPreferences(), {"model.shop.0": card()}, URL
+    )
     assert notice is not None
     assert notice.subject == "Millrace: prod: model orders_0 failed and 999 more"
     assert len(notice.subject) + len(notice.body) <= MOST_CHARACTERS
@@ -58,7 +60,11 @@ def test_a_flood_is_one_message_under_the_limit() -> None:
 def test_the_first_failing_rows_without_what_is_hidden() -> None:
     rows = FailingRows(("id", "n"), [(str(i), None) for i in range(10)], ("email",))
     notice = of_new(
-        "prod", Judged(new=[incident(0)]), Wishes(), {"model.shop.0": card(failing_rows=rows)}, URL
+        "prod",
+        IncidentChanges(new=[incident(0)]),
+        NotificationPreferences(),
+        {"model.shop.0": card(failing_rows=rows)},
+        URL,
     )
     assert notice is not None
     assert "failing rows (without email):\n- id=0, n=None\n- id=1, n=None\n- id=2" in notice.body
@@ -66,8 +72,8 @@ def test_the_first_failing_rows_without_what_is_hidden() -> None:
 
 
 def test_an_owner_is_mentioned_as_the_chat_does() -> None:
-    wishes = Wishes(owners={"shop": "<@U024BE7LH>"})
-    notice = of_new("prod", Judged(new=[incident(0)]), wishes, {}, None)
+    wishes = NotificationPreferences(owners={"shop": "<@U024BE7LH>"})
+    notice = of_new("prod", IncidentChanges(new=[incident(0)]), wishes, {}, None)
     assert notice is not None
     assert "owner: <@U024BE7LH> (shop)" in notice.body
 
@@ -76,16 +82,16 @@ def test_an_owner_is_mentioned_as_the_chat_does() -> None:
     ("kind", "said"), [("warning", "warns"), ("stale", "is stale"), ("failure", "failed")]
 )
 def test_only_what_is_wished_for(kind: str, said: str) -> None:
-    judged = Judged(new=[incident(0, kind=kind)])
-    notice = of_new("prod", judged, Wishes(), {}, None)
+    judged = IncidentChanges(new=[incident(0, kind=kind)])
+    notice = of_new("prod", judged, NotificationPreferences(), {}, None)
     assert notice is not None
     assert notice.subject.endswith(said)
-    assert of_new("prod", judged, Wishes(events=("success",)), {}, None) is None
+    assert of_new("prod", judged, NotificationPreferences(events=("success",)), {}, None) is None
 
 
 def test_failures_come_before_what_warns() -> None:
     new = [incident(0, kind="warning"), incident(1)]
-    notice = of_new("prod", Judged(new=new), Wishes(), {}, None)
+    notice = of_new("prod", IncidentChanges(new=new), NotificationPreferences(), {}, None)
     assert notice is not None
     assert notice.subject == "Millrace: prod: model orders_1 failed and 1 more"
 
@@ -101,7 +107,7 @@ def test_a_recovery_says_how_long() -> None:
 
 
 def test_nothing_to_say_is_no_notice() -> None:
-    assert of_new("prod", Judged(), Wishes(), {}, URL) is None
+    assert of_new("prod", IncidentChanges(), NotificationPreferences(), {}, URL) is None
     assert of_recovery("prod", [], 0, URL) is None
     assert of_retries("prod", [], URL) is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefect_flows.core.failure_class import Cause
+from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.reporting.charts.svg import size
 from prefect_flows.reporting.run_report.artifact import cards_markdown
 from prefect_flows.reporting.run_report.build import (
@@ -25,7 +25,7 @@ def test_a_failed_run_has_a_card_a_failed_node() -> None:
     report = build(GIVEN)
     assert report.outcome == "failed"
     model, test = report.cards
-    assert (model.resource_type, model.status, model.cause) == ("model", "error", Cause.CODE)
+    assert (model.resource_type, model.status, model.cause) == ("model", "error", FailureClass.CODE)
     assert model.owner == "ann@example.org"
     assert ("exposure", "board") in model.blocked
     assert ("test", "not_null_int_crm__entity_2_column_2") in model.blocked
@@ -44,11 +44,11 @@ def test_a_failed_run_has_a_card_a_failed_node() -> None:
 
 def test_what_a_retry_may_mend_comes_last() -> None:
     results = [
-        replace(node, cause=Cause.TRANSIENT) if node.status == "error" else node
+        replace(node, cause=FailureClass.TRANSIENT) if node.status == "error" else node
         for node in GIVEN.results
     ]
     report = build(replace(GIVEN, results=results))
-    assert [card.cause for card in report.cards] == [Cause.DATA, Cause.TRANSIENT]
+    assert [card.cause for card in report.cards] == [FailureClass.DATA, FailureClass.TRANSIENT]
 
 
 def test_a_passed_run_has_no_card_and_no_cause() -> None:

@@ -25,7 +25,7 @@ from prefect_flows.reporting.overview.index_page import (
 )
 from prefect_flows.reporting.overview.pages import publish
 from prefect_flows.reporting.overview.serve import answer
-from prefect_flows.state.incidents import Incident, keep_incidents
+from prefect_flows.state.incidents import Incident, save_incidents
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import overview
@@ -62,7 +62,7 @@ def test_what_a_person_looks_for_is_there(store: StateStore) -> None:
             settings=Settings(price_per_tib=6),
         )  # fmt: skip
     keep_made_up_run(store, made_up_report(), number=4)
-    keep_incidents(store, "prod", [incident(), incident("source raw.s0", kind="stale")])
+    save_incidents(store, "prod", [incident(), incident("source raw.s0", kind="stale")])
     store.write("targets/prod/docs.html", b"docs")
     text = page(store)
     Page(text)
@@ -121,7 +121,7 @@ def test_text_of_users_is_text_everywhere(store: StateStore) -> None:
     stages = [replace(stage, stage=bad, skipped=bad) for stage in report.stages]
     for number in range(3):
         keep_made_up_run(store, replace(report, lineage=lineage, stages=stages), number=number)
-    keep_incidents(
+    save_incidents(
         store, "dev",
         [incident(bad, id=str(i), cause=bad, owner=bad, command=bad, url=f"javascript:{bad}")
          for i in range(50)],
@@ -203,7 +203,7 @@ def test_the_pages_of_a_bucket(tmp_path: Path) -> None:
     with gs_bucket(tmp_path) as url:
         store = StateStore(f"{url}/millrace")
         keep_made_up_run(store, made_up_report())
-        keep_incidents(store, "dev", [incident()])
+        save_incidents(store, "dev", [incident()])
         with ThreadPoolExecutor() as pool:
             list(pool.map(_ends, [store.url] * 2, ["staging", "prod"]))
         text = (store.read(INDEX) or b"").decode()

@@ -15,7 +15,7 @@ from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.overview.index_page import write_index
 from prefect_flows.reporting.run_report.build import build
 from prefect_flows.reporting.run_report.html_page import html_page
-from prefect_flows.state.incidents import Incident, keep_incidents
+from prefect_flows.state.incidents import Incident, save_incidents
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
 from tests.prefect_flows.reporting.test_html_page_in_browser import CONTRASTS
@@ -39,7 +39,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header = RunHeader(id="now", target="dev", parameters={}, url=None,
                        started_at=START + timedelta(days=20))  # fmt: skip
     Run(store, header).begin(None, [])
-    keep_incidents(
+    save_incidents(
         store, "dev",
         [Incident(id="a", name="model int_crm__entity_2", cause="x" * 300, blocked=2,
                   first_at=START, last_at=START, url="http://127.0.0.1:4200/runs/1",

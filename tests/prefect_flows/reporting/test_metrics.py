@@ -35,7 +35,7 @@ from prefect_flows.reporting.metrics.exposition import (
     registry_of,
 )
 from prefect_flows.reporting.overview.pages import publish
-from prefect_flows.state.incidents import Incident, keep_incidents
+from prefect_flows.state.incidents import Incident, save_incidents
 from prefect_flows.state.store import StateStore
 from prefect_flows.transform.run_report import RunReport
 from tests.support.project import serving
@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> StateStore:
     keep_made_up_run(store, report, number=1, settings=Settings(price_per_tib=6))
     keep_results(store, report)
     seen = Incident(id="a", name="a", cause="b", first_at=START, last_at=START)
-    keep_incidents(store, "dev", [seen, seen.model_copy(update={"id": "b", "kind": "stale"})])
+    save_incidents(store, "dev", [seen, seen.model_copy(update={"id": "b", "kind": "stale"})])
     return store
 
 

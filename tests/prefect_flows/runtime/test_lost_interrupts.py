@@ -19,7 +19,7 @@ from prefect_flows.core.errors import IngestionError, RunCancelled, StageTimedOu
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicy
 from prefect_flows.ingest.destinations.target import loading_into
-from prefect_flows.runtime.base import WithoutPrefect
+from prefect_flows.runtime.base import LocalRuntime
 from tests.support.project import PATIENCE, REPOSITORY, Project, Scratch
 
 POLICY = StagePolicy(retries=1, retry_delay_seconds=0, timeout_seconds=PATIENCE)
@@ -31,19 +31,19 @@ def swallow() -> None:
         time.sleep(PATIENCE)
 
 
-def ctrl_c(_runtime: WithoutPrefect) -> None:
+def ctrl_c(_runtime: LocalRuntime) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def sigterm(_runtime: WithoutPrefect) -> None:
+def sigterm(_runtime: LocalRuntime) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def cancellation(runtime: WithoutPrefect) -> None:
+def cancellation(runtime: LocalRuntime) -> None:
     runtime.stop.request("a cancellation in Prefect")
 
 
-def soon(tell: Callable[[WithoutPrefect], None], runtime: WithoutPrefect) -> None:
+def soon(tell: Callable[[LocalRuntime], None], runtime: LocalRuntime) -> None:
     threading.Timer(0.2, tell, [runtime]).start()
 
 
@@ -53,7 +53,7 @@ def soon(tell: Callable[[WithoutPrefect], None], runtime: WithoutPrefect) -> Non
 )
 def test_an_interrupt_that_was_swallowed_is_repeated(tell: Any, by: str) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    runtime = WithoutPrefect()
+    runtime = LocalRuntime()
     swallowed = []
 
     def run() -> None:
@@ -73,7 +73,7 @@ def test_an_interrupt_that_was_swallowed_is_repeated(tell: Any, by: str) -> None
 
 def test_what_an_interrupt_has_to_clean_up_is_not_interrupted() -> None:
     """As dbt's cancellation of its statements, and the report of the run."""
-    runtime = WithoutPrefect()
+    runtime = LocalRuntime()
     cleaned = []
 
     def run() -> None:
@@ -92,7 +92,7 @@ def test_what_an_interrupt_has_to_clean_up_is_not_interrupted() -> None:
 
 
 def test_no_stage_begins_after_a_request_that_was_swallowed() -> None:
-    runtime = WithoutPrefect()
+    runtime = LocalRuntime()
     begun = []
 
     def work(_log: object) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_no_stage_begins_after_a_request_that_was_swallowed() -> None:
 
 
 def test_an_error_that_was_made_of_an_interrupt_is_neither_said_nor_tried_again() -> None:
-    runtime = WithoutPrefect()
+    runtime = LocalRuntime()
     begun = []
 
     def work(_log: object) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_an_error_that_was_made_of_an_interrupt_is_neither_said_nor_tried_again(
 
 
 def test_a_timeout_that_was_swallowed_is_repeated() -> None:
-    runtime = WithoutPrefect()
+    runtime = LocalRuntime()
     policy = StagePolicy(retries=0, retry_delay_seconds=0, timeout_seconds=0.3)
 
     def work(_log: object) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_a_signal_that_dlt_heard_and_never_looked_for_is_handed_back(
     number: signal.Signals,
 ) -> None:
     profile = Profile("millrace", "dev", {"type": "postgres"})
-    runtime = WithoutPrefect()
+    runtime = LocalRuntime()
     looked = []
 
     def run() -> None:

@@ -17,15 +17,15 @@ import pytest
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.rejected_rows import Rejection
-from prefect_flows.ingest.source_load import Ingestion, ingest
+from prefect_flows.ingest.source_load import LoadRecord, ingest
 
 SCHEMA = "raw_files__inbox"
-Load = Callable[..., Ingestion]
+Load = Callable[..., LoadRecord]
 
 
 @pytest.fixture
 def load(database, inbox: Path) -> Load:
-    def run(**arguments: Any) -> Ingestion:
+    def run(**arguments: Any) -> LoadRecord:
         given = {"url": str(inbox), "min_age_seconds": 0} | arguments
         return ingest("files__inbox", database.profile, **given)
 

@@ -28,7 +28,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
     TIME,
     TIMESTAMP,
-    Guess,
+    TypeInference,
     name_of,
 )
 from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns
@@ -87,7 +87,7 @@ def test_a_type_holds_every_value(values: list[str | None], kind: pa.DataType | 
     longer = pa.concat_arrays([pa.array(["x", "007"]), array, pa.array(["08"])])
     for batches in ([array], [pa.array([v], pa.string()) for v in values],
                     [longer.slice(2, len(array))]):  # fmt: skip
-        guess = Guess()
+        guess = TypeInference()
         for batch in batches:
             guess.see(batch)
         assert guess.kind == kind
@@ -100,7 +100,7 @@ def test_what_stands_under_a_null_is_no_value() -> None:
         pa.string(), 2, [pa.array([True, False]).buffers()[1], *text.buffers()[1:]]
     )
     assert masked.to_pylist() == ["1", None]
-    guess = Guess()
+    guess = TypeInference()
     guess.see(masked)
     assert guess.kind == BIGINT
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
-from prefect_flows.ingest.source_load import Ingestion, ingest
+from prefect_flows.ingest.source_load import LoadRecord, ingest
 from prefect_flows.sources.github__trending.source import Search
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.rest_apis import Answer, GitHub
@@ -24,7 +24,7 @@ RAW = "raw_github__trending"
 TOKEN = "ghp_madeUpToken"
 BIG, ANVIL, FLUME = 9007199254740993, 502, 503
 TODAY = datetime.now(UTC).date()
-Load = Callable[..., Ingestion]
+Load = Callable[..., LoadRecord]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from prefect_flows.core.errors import IngestionError, WarehouseUnreachable
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.destinations.target import destination as destination_of
-from prefect_flows.ingest.source_load import Ingestion, ingest
+from prefect_flows.ingest.source_load import LoadRecord, ingest
 from prefect_flows.sources.nyc__flights import source
 from tests.support.project import Project
 
@@ -71,7 +71,7 @@ def read_flights(folder: Path) -> str:
 
 
 @pytest.fixture
-def load(profile: Profile, files: Path) -> Callable[..., Ingestion]:
+def load(profile: Profile, files: Path) -> Callable[..., LoadRecord]:
     return lambda **arguments: ingest("nyc__flights", profile, data_dir=str(files), **arguments)
 
 
@@ -271,7 +271,7 @@ def test_a_target_without_blocks_is_said_without_a_stack(project: Project) -> No
 
 
 def test_every_source_is_found() -> None:
-    assert source_registry.names() == [
+    assert source_registry.source_names() == [
         "files__inbox", "github__trending", "nyc__flights", "sql__database", "youtube__channels",
     ]  # fmt: skip
 

@@ -20,12 +20,12 @@ from dlt.common.runtime import signals
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.destinations.target import loading_into, postgres_url
-from prefect_flows.ingest.source_load import Ingestion, SourceLoad, ingest
+from prefect_flows.ingest.source_load import LoadRecord, SourceLoad, ingest
 from prefect_flows.sources.sql__database import source
 from prefect_flows.sources.sql__database.readers import postgres
-from prefect_flows.sources.sql__database.readers.base import Column, Since
-from prefect_flows.sources.sql__database.readers.choice import reader_of
-from prefect_flows.sources.sql__database.table_config import Dump
+from prefect_flows.sources.sql__database.readers.base import Column, IncrementalCursor
+from prefect_flows.sources.sql__database.readers.choice import get_reader
+from prefect_flows.sources.sql__database.table_config import TableConfig
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.ingesting import ended, start_ingesting
 from tests.support.ordinary_postgres import ordinary_postgres
@@ -71,7 +71,7 @@ def shop(target: Warehouse) -> Iterator[Callable[[str], list]]:
 
 
 @pytest.fixture
-def dump(target: Warehouse, url: str) -> Callable[..., Ingestion]:
+def dump(target: Warehouse, url: str) -> Callable[..., LoadRecord]:
     return lambda **tables: ingest("sql__database", target.profile, url=url, tables=tables)
 
 
@@ -340,9 +340,9 @@ def test_a_cursor_of_any_type_loses_no_row(shop, dump, rows) -> None:
 def test_a_cursor_that_was_compared_as_text_before_is_refused() -> None:
     number = Column('"id"::text', arrow=pa.decimal256(76, 38), ordered='"id"')
     for before, columns in (("9", {"id": Column('"id"')}), (Decimal(9), {"id": number})):
-        source._check_last_value("t", Since("id", before, again=True), columns)
+        source._check_last_value("t", IncrementalCursor("id", before, again=True), columns)
     with pytest.raises(ConfigurationError, match="'id' as text, in which 9 is more than 12"):
-        source._check_last_value("t", Since("id", "9", again=True), {"id": number})
+        source._check_last_value("t", IncrementalCursor("id", "9", again=True), {"id": number})
 
 
 @pytest.mark.sources
@@ -574,11 +574,11 @@ def test_a_large_table_is_read_in_parts_and_each_row_once(
 
 def test_a_copy_ends_when_dlt_is_told_to_stop(shop, url, tmp_path: Path) -> None:
     generated(shop, 100_000)
-    reader = reader_of(url, None, 1)
+    reader = get_reader(url, None, 1)
     signals.set_received_signal(signal.SIGINT)
     try:
         with pytest.raises(SignalReceivedException):
-            reader.copy("sales", Dump(), ["id", "note"], tmp_path)
+            reader.copy("sales", TableConfig(), ["id", "note"], tmp_path)
     finally:
         signals.set_received_signal(0)
 
@@ -619,7 +619,7 @@ def test_another_database_is_read_through_sqlalchemy(
         connection.execute("create table none (id integer primary key, body text)")
         connection.commit()
 
-    def dump(**tables: Any) -> Ingestion:
+    def dump(**tables: Any) -> LoadRecord:
         return ingest(
             "sql__database", target.profile, url=f"sqlite:///{file}", tables=tables,
             rows_at_once=1000,

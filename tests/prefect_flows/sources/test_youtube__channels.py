@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
-from prefect_flows.ingest.source_load import Ingestion, ingest
+from prefect_flows.ingest.source_load import LoadRecord, ingest
 from prefect_flows.sources.youtube__channels.tables import duration_seconds
 from tests.support.embedded_postgres import Warehouse, warehouse
 from tests.support.project import Project
@@ -23,7 +23,7 @@ RAW = "raw_youtube__channels"
 KEY = "AIza-made-up-key"
 WHEELS, ANVIL = "UC" + "a" * 22, "UC" + "b" * 22
 TODAY = datetime.now(UTC).date()
-Load = Callable[..., Ingestion]
+Load = Callable[..., LoadRecord]
 
 
 @pytest.fixture(scope="module")

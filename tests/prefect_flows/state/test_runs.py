@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from prefect_flows.state.runs import (
-    Ending,
     Run,
     RunHeader,
+    RunStatus,
     failed_run,
     interrupted_run,
     last_run,
@@ -34,7 +34,9 @@ def entry(name: str) -> dict[str, object]:
     return {"node": name, "code": "1", "result": {}}
 
 
-def begun(store: StateStore, name: str, ended: Ending | None = None, hours_ago: float = 0.0) -> Run:
+def begun(
+    store: StateStore, name: str, ended: RunStatus | None = None, hours_ago: float = 0.0
+) -> Run:
     # Now, and not when the module was read: an hour may lie between.
     started = datetime.now(UTC) - timedelta(hours=hours_ago)
     header = RunHeader(
@@ -54,14 +56,16 @@ def resumed(store: StateStore, parameters: dict[str, object] | None = None) -> s
 
 
 @pytest.mark.parametrize("ended", [None, "cancelled", "timed out"])
-def test_the_last_run_if_it_was_killed_or_stopped(store: StateStore, ended: Ending | None) -> None:
+def test_the_last_run_if_it_was_killed_or_stopped(
+    store: StateStore, ended: RunStatus | None
+) -> None:
     begun(store, "before", "passed", hours_ago=2)
     begun(store, "last", ended, hours_ago=1)
     assert resumed(store) == "last"
 
 
 @pytest.mark.parametrize("ended", ["passed", "failed", "resumed"])
-def test_none_that_ended_by_itself(store: StateStore, ended: Ending) -> None:
+def test_none_that_ended_by_itself(store: StateStore, ended: RunStatus) -> None:
     begun(store, "killed", hours_ago=2)
     begun(store, "last", ended, hours_ago=1)
     assert resumed(store) is None

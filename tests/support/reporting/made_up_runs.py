@@ -12,7 +12,7 @@ from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.overview.pages import keep_run
 from prefect_flows.reporting.run_report.build import build
 from prefect_flows.reporting.run_report.html_page import html_page
-from prefect_flows.state.runs import Ending, Run, RunHeader
+from prefect_flows.state.runs import Run, RunHeader, RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import SOURCES
 from prefect_flows.transform.lineage import LineageNode
@@ -66,7 +66,7 @@ def keep_made_up_run(
     *,
     target: str = "dev",
     number: int = 0,
-    ended: Ending | None = None,
+    ended: RunStatus | None = None,
     failure: str | None = None,
     settings: Settings | None = None,
     whole: bool = True,

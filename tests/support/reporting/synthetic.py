@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
-from prefect_flows.core.failure_class import Cause
-from prefect_flows.reporting.run_report.build import Compiled, Facts, failing_rows
+from prefect_flows.core.failure_class import FailureClass
+from prefect_flows.reporting.run_report.build import Compiled, ReportInput, failing_rows
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult, counts
 from prefect_flows.transform.run_report import StageLine
@@ -15,7 +15,7 @@ START = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
 HOSTILE = "<script>alert('x')</script>"
 
 
-def facts(nodes: int, *, failures: bool = True, threads: int = 4, seed: int = 7) -> Facts:
+def facts(nodes: int, *, failures: bool = True, threads: int = 4, seed: int = 7) -> ReportInput:
     """A run with that many results: 2 of 5 are models, the rest tests; sources and an exposure."""
     chance = random.Random(seed)
     lineage = _lineage(max(nodes * 2 // 5, 2), nodes, chance)
@@ -42,7 +42,7 @@ def facts(nodes: int, *, failures: bool = True, threads: int = 4, seed: int = 7)
         of_stage = [result for result in results if result.stage == stage]
         taken = sum(result.seconds for result in of_stage) / threads
         stages.append(StageLine(stage, counts(of_stage), taken, 2, 50_000, 3_210_000_000))
-    return Facts(
+    return ReportInput(
         target="dev",
         run_id="0190-example",
         project_name="millrace",
@@ -143,11 +143,11 @@ def _results(
             failures and len(order) < 10 and node in {order[-2], tests[-1]}
         ):
             if is_test:
-                status, failing, cause = "fail", 12, Cause.DATA
+                status, failing, cause = "fail", 12, FailureClass.DATA
                 message = "Got 12 results, configured to fail if != 0"
             else:
                 bad.add(node.unique_id)
-                status, cause = "error", Cause.CODE
+                status, cause = "error", FailureClass.CODE
                 message = f'Database Error\n  column "{HOSTILE}" does not exist\n  LINE 3: …'
         elif is_test and chance.random() < 0.01:
             status, failing, message = "warn", 3, "Got 3 results"

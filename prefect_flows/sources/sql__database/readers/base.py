@@ -13,8 +13,8 @@ import sqlalchemy
 from sqlalchemy import exc
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
-from prefect_flows.core.failure_class import Cause, cause_of
-from prefect_flows.sources.sql__database.table_config import Dump
+from prefect_flows.core.failure_class import FailureClass, classify
+from prefect_flows.sources.sql__database.table_config import TableConfig
 
 # Hints of a column whose text is JSON.
 JSON = {"data_type": "json"}
@@ -43,7 +43,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Since:
+class IncrementalCursor:
     """Where the load before ended.
 
     Attributes:
@@ -60,15 +60,15 @@ class Since:
 class Reader(Protocol):
     """Reads one database."""
 
-    def describe(self, name: str, dump: Dump) -> tuple[dict[str, Column], list[str]]:
+    def describe(self, name: str, dump: TableConfig) -> tuple[dict[str, Column], list[str]]:
         """The columns of a table or query, and its key."""
 
     def read(
         self,
         name: str,
-        dump: Dump,
+        dump: TableConfig,
         columns: Mapping[str, Column],
-        since: Since | None,
+        since: IncrementalCursor | None,
         *,
         as_text: bool = False,
     ) -> Iterator[pa.Table]:
@@ -88,7 +88,7 @@ def place_of(engine: sqlalchemy.Engine) -> str:
     return engine.url.render_as_string(hide_password=True)
 
 
-def relation(quote: Quote, name: str, dump: Dump, schema_name: str | None) -> str:
+def relation(quote: Quote, name: str, dump: TableConfig, schema_name: str | None) -> str:
     """What stands behind `from`: the table, or the query in brackets."""
     if dump.query is not None:
         # On a line of its own: the last one of the query may end with a comment.
@@ -101,7 +101,7 @@ def relation(quote: Quote, name: str, dump: Dump, schema_name: str | None) -> st
 def with_key(
     engine: sqlalchemy.Engine,
     name: str,
-    dump: Dump,
+    dump: TableConfig,
     schema_name: str | None,
     columns: Mapping[str, Column],
 ) -> tuple[dict[str, Column], list[str]]:
@@ -112,7 +112,9 @@ def with_key(
     }, key
 
 
-def _key_of(engine: sqlalchemy.Engine, name: str, dump: Dump, schema_name: str | None) -> list[str]:
+def _key_of(
+    engine: sqlalchemy.Engine, name: str, dump: TableConfig, schema_name: str | None
+) -> list[str]:
     if dump.key is not None:
         return list(dump.key)
     if dump.query is not None:
@@ -129,7 +131,7 @@ def as_written(sql: str) -> sqlalchemy.TextClause:
 
 
 def statement(
-    source: str, columns: Mapping[str, Column], since: Since | None
+    source: str, columns: Mapping[str, Column], since: IncrementalCursor | None
 ) -> sqlalchemy.Select[Any]:
     """The select: the columns, and where a load ended before, only what is not below it."""
     asked: list[Any] = [
@@ -169,7 +171,7 @@ def said_of(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
             f"Table {name!r} cannot be read: {first}",
             where=place_of(engine),
             mend="see that the database answers, and that the user of the secret `url` may read it",
-            retryable=cause_of(error) is Cause.TRANSIENT,
+            retryable=classify(error) is FailureClass.TRANSIENT,
         ) from error
     except pa.ArrowException as error:
         raise IngestionError(

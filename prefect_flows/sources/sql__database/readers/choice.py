@@ -11,7 +11,7 @@ from prefect_flows.sources.sql__database.readers.postgres import PostgresReader
 from prefect_flows.sources.sql__database.readers.sqlalchemy_rows import SqlAlchemyReader
 
 
-def reader_of(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
+def get_reader(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
     """The reader of a database.
 
     Raises:

@@ -19,14 +19,14 @@ from prefect_flows.ingest.destinations.postgres import written
 from prefect_flows.sources.sql__database.readers.base import (
     JSON,
     Column,
-    Since,
+    IncrementalCursor,
     place_of,
     relation,
     said_of,
     statement,
     with_key,
 )
-from prefect_flows.sources.sql__database.table_config import Dump
+from prefect_flows.sources.sql__database.table_config import TableConfig
 
 # Bytes of a batch as the server sends them; a few times as many in memory.
 BATCH_BYTES = 4 * 2**20
@@ -68,7 +68,7 @@ class PostgresReader:
         self._engine = engine
         self._schema_name = schema_name
 
-    def describe(self, name: str, dump: Dump) -> tuple[dict[str, Column], list[str]]:
+    def describe(self, name: str, dump: TableConfig) -> tuple[dict[str, Column], list[str]]:
         """The columns of a table or query as the server describes them, and its key."""
         source = relation(_quoted, name, dump, self._schema_name)
         with said_of(self._engine, name), self._engine.connect() as connection:
@@ -91,9 +91,9 @@ class PostgresReader:
     def read(
         self,
         name: str,
-        dump: Dump,
+        dump: TableConfig,
         columns: Mapping[str, Column],
-        since: Since | None,
+        since: IncrementalCursor | None,
         *,
         as_text: bool = False,
     ) -> Iterator[pa.Table]:
@@ -117,7 +117,7 @@ class PostgresReader:
                     data = reader.schema.empty_table()
                     yield self._as_wanted(name, dump, data, columns, as_text)
 
-    def no_rows(self, name: str, dump: Dump, columns: Mapping[str, Column]) -> pa.Table:
+    def no_rows(self, name: str, dump: TableConfig, columns: Mapping[str, Column]) -> pa.Table:
         """What `read` gives of an empty table: its columns, as Arrow has them."""
         from adbc_driver_postgresql import dbapi
 
@@ -129,7 +129,7 @@ class PostgresReader:
                 return self._as_wanted(name, dump, data, columns, as_text=False)
 
     def copy(
-        self, name: str, dump: Dump, expressions: Iterable[str], folder: Path
+        self, name: str, dump: TableConfig, expressions: Iterable[str], folder: Path
     ) -> list[tuple[Path, int]]:
         """Write all rows of one moment to files, in COPY's binary form; each file and its rows.
 
@@ -163,7 +163,11 @@ class PostgresReader:
                 return list(pool.map(copied, range(len(parts)), parts))
 
     def _statement(
-        self, name: str, dump: Dump, columns: Mapping[str, Column], since: Since | None
+        self,
+        name: str,
+        dump: TableConfig,
+        columns: Mapping[str, Column],
+        since: IncrementalCursor | None,
     ) -> str:
         source = relation(_quoted, name, dump, self._schema_name)
         return str(
@@ -221,7 +225,7 @@ class PostgresReader:
     def _as_wanted(
         self,
         name: str,
-        dump: Dump,
+        dump: TableConfig,
         data: pa.Table,
         columns: Mapping[str, Column],
         as_text: bool,

@@ -13,14 +13,14 @@ from dlt.sources.sql_database.schema_types import table_to_columns
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.sources.sql__database.readers.base import (
     Column,
-    Since,
+    IncrementalCursor,
     as_written,
     relation,
     said_of,
     statement,
     with_key,
 )
-from prefect_flows.sources.sql__database.table_config import Dump
+from prefect_flows.sources.sql__database.table_config import TableConfig
 
 # dlt's names of the types that every database orders as Arrow and Python do.
 ORDERED = frozenset({"bigint", "decimal", "date", "timestamp"})
@@ -37,7 +37,7 @@ class SqlAlchemyReader:
         self._rows_at_once = rows_at_once
         self._quote = engine.dialect.identifier_preparer.quote
 
-    def describe(self, name: str, dump: Dump) -> tuple[dict[str, Column], list[str]]:
+    def describe(self, name: str, dump: TableConfig) -> tuple[dict[str, Column], list[str]]:
         """The columns as SQLAlchemy reflects them, those of a query by name alone; and the key."""
         quote = self._quote
         with said_of(self._engine, name), self._engine.connect() as connection:
@@ -68,9 +68,9 @@ class SqlAlchemyReader:
     def read(
         self,
         name: str,
-        dump: Dump,
+        dump: TableConfig,
         columns: Mapping[str, Column],
-        since: Since | None,
+        since: IncrementalCursor | None,
         *,
         as_text: bool = False,  # noqa: ARG002 # a row's numbers are Python's
     ) -> Iterator[pa.Table]:
