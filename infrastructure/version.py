@@ -50,7 +50,7 @@ def image_of_source(image: str, source: str) -> str:
             f"The image of source {source!r} is named after {image!r}, which has no tag: a digest "
             "is of one image alone.",
             where="--image, --tag or MILLRACE_IMAGE",
-            mend="name the project's image by its version, NAME:VERSION",
+            fix="name the project's image by its version, NAME:VERSION",
         )
     return f"{name}-{source_registry.dashed_name(source)}:{tag}"
 
@@ -72,6 +72,6 @@ def git(folder: Path, *arguments: str) -> str:
         raise ConfigurationError(
             f"The version of the code is not known: {said}.",
             where=str(folder),
-            mend="work in a git clone, or set MILLRACE_VERSION to the commit",
+            fix="work in a git clone, or set MILLRACE_VERSION to the commit",
         )
     return done.stdout.strip()

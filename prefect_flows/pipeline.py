@@ -208,7 +208,7 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
         raise ConfigurationError(
             f"Invalid parameters: {faults}.",
             where="the command line",
-            mend="uv run millrace run --help lists what can be given",
+            fix="uv run millrace run --help lists what can be given",
         ) from error
 
 
@@ -228,7 +228,7 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
         unreachable = PrefectUnreachable(
             f"The run is over, and its end could not be reported: {type(error).__name__}: {error}.",
             where="the Prefect API",
-            mend="the log above says how it ended, and the state store holds its report; start "
+            fix="the log above says how it ended, and the state store holds its report; start "
             "the API again",
         )
         unreachable.after_changes()
@@ -237,7 +237,7 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
     console.print(f"Flow run: {url}", soft_wrap=True)
     if state.is_cancelled():
         what, _, rest = (state.message or "").partition("\n")
-        raise RunCancelled(what, where="the stage that ran", mend=rest.rpartition("mend:")[2])
+        raise RunCancelled(what, where="the stage that ran", fix=rest.rpartition("fix:")[2])
     result = state.data if isinstance(state.data, BaseException) else state.result()
     if isinstance(result, BaseException):
         raise result

@@ -128,7 +128,7 @@ def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Para
         raise ConfigurationError(
             f"Target {target!r} has no run that failed: its last run passed, or it never ran.",
             where=f"{store.url}/{runs_folder(target)}",
-            mend=f"run all of it: {pipeline_command(target)}",
+            fix=f"run all of it: {pipeline_command(target)}",
         )
     try:
         asked = Parameters.model_validate(failed.header.parameters)
@@ -136,7 +136,7 @@ def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Para
         raise ConfigurationError(
             f"The last run of target {target!r} had parameters that this version does not know.",
             where=f"{store.url}/{failed.folder}/run.json",
-            mend=f"run all of it: {pipeline_command(target)}",
+            fix=f"run all of it: {pipeline_command(target)}",
         ) from error
     given, before = parameters.identity(), asked.identity()
     others = Parameters(target=target).identity()
@@ -146,7 +146,7 @@ def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Para
             "`failed` runs what the last run was asked for, which had another "
             f"{', '.join(differing)}.",
             where=f"{store.url}/{failed.folder}/run.json",
-            mend=f"leave that out: {pipeline_command(target, '--failed')}",
+            fix=f"leave that out: {pipeline_command(target, '--failed')}",
         )
     return asked.model_copy(update={"failed": True, "wait": parameters.wait})
 

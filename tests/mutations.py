@@ -153,7 +153,7 @@ FAULTS = (
         "        del at\n",
         (
             "prefect_flows/sources/test_files__inbox.py"
-            "::test_a_malformed_file_is_refused_whole_and_taken_when_it_is_mended",
+            "::test_a_malformed_file_is_refused_whole_and_taken_when_it_is_fixed",
         ),
     ),
     Fault(
@@ -291,7 +291,7 @@ FAULTS = (
         "raise typer.Exit(0) from error",
         (
             "prefect_flows/reporting/test_serve.py"
-            "::test_a_port_that_is_taken_is_an_error_with_its_mend",
+            "::test_a_port_that_is_taken_is_an_error_with_its_fix",
         ),
     ),
     Fault(

@@ -86,7 +86,7 @@ def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
         raise ConfigurationError(
             "A release is built from a commit, and files of this folder differ from theirs.",
             where=f"git status, at {code.commit[:12]}",
-            mend="commit them, or put them away with: git stash --include-untracked",
+            fix="commit them, or put them away with: git stash --include-untracked",
         )
     loose = {name: image for name, image in bases.items() if not _DIGEST.search(image)}
     if loose:
@@ -96,7 +96,7 @@ def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
             "A release names its base images by digest: "
             f"{', '.join(f'{name}={image}' for name, image in loose.items())}.",
             where="--release",
-            mend=f"docker buildx imagetools inspect {image.partition('@')[0]} "
+            fix=f"docker buildx imagetools inspect {image.partition('@')[0]} "
             f"prints the digest; then {option} {image.partition('@')[0]}@sha256:…",
         )
 
@@ -147,7 +147,7 @@ def require_dockerfile(folder: Path, source: str) -> None:
         raise ConfigurationError(
             f"Source {source!r} has no {DOCKERFILE}; there are those of: {', '.join(there)}.",
             where=str(file.parents[1]),
-            mend="name one of them; documentation/sources.md says what stands in one",
+            fix="name one of them; documentation/sources.md says what stands in one",
         )
 
 
@@ -184,13 +184,13 @@ def _targets(file: Path) -> dict[str, str]:
         raise ConfigurationError(
             f"Terraform's outputs cannot be read: {error.strerror}.",
             where=str(file),
-            mend=f"terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > {file}",
+            fix=f"terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > {file}",
         ) from error
     targets_without_secrets(text, where=str(file))
     return {ARGUMENT: text}
 
 
-def _build(arguments: list[str], *, mend: str, quiet: bool) -> None:
+def _build(arguments: list[str], *, fix: str, quiet: bool) -> None:
     """Run the build; its output goes to this command's standard error, so that ours is the name."""
     try:
         done = subprocess.run(
@@ -200,13 +200,13 @@ def _build(arguments: list[str], *, mend: str, quiet: bool) -> None:
         raise ConfigurationError(
             f"The docker program cannot be run: {error.strerror}.",
             where="PATH",
-            mend="install an engine and its `docker` program (documentation/containers.md)",
+            fix="install an engine and its `docker` program (documentation/containers.md)",
         ) from error
     if done.returncode != 0:
         raise ConfigurationError(
             f"docker build ended with {done.returncode}; what it printed says why.",
             where=arguments[-1],
-            mend=mend,
+            fix=fix,
         )
 
 
@@ -256,13 +256,13 @@ def main(
     if release:
         refuse_unrepeatable(code, bases)
     targets = {} if outputs is None else _targets(outputs)
-    mend = (
+    fix = (
         "correct that; behind a proxy or an index of one's own: --engine-arg "
         "--build-arg=UV_DEFAULT_INDEX=…"
     )
     with context_of(folder, code) as context:
         line = command(context, name, code, bases, targets)
-        _build([*line[:-1], *arguments, line[-1]], mend=mend, quiet=quiet)
+        _build([*line[:-1], *arguments, line[-1]], fix=fix, quiet=quiet)
     _say(name)
 
 
@@ -271,11 +271,11 @@ def _build_sources(
 ) -> None:
     for source in sources:
         require_dockerfile(folder, source)
-    mend = f"correct that; the image {base} is made by: {BUILD_COMMAND}"
+    fix = f"correct that; the image {base} is made by: {BUILD_COMMAND}"
     with context_of(folder, code) as context:
         for source in sources:
             line = command_of_source(context, base, source)
-            _build([*line[:-1], *arguments, line[-1]], mend=mend, quiet=quiet)
+            _build([*line[:-1], *arguments, line[-1]], fix=fix, quiet=quiet)
             _say(image_of_source(base, source))
 
 

@@ -151,7 +151,7 @@ def _text(outputs: str) -> str:
         raise ConfigurationError(
             f"Terraform's outputs cannot be read: {error.strerror}.",
             where=outputs,
-            mend=f"terraform -chdir=DIR output -json > {outputs}",
+            fix=f"terraform -chdir=DIR output -json > {outputs}",
         ) from error
 
 
@@ -160,7 +160,7 @@ def _checked(target: str) -> str:
         raise ConfigurationError(
             f"Not a target's name: {target!r}.",
             where="--target",
-            mend="name it as Terraform's outputs do: dev, staging, prod",
+            fix="name it as Terraform's outputs do: dev, staging, prod",
         )
     return target
 

@@ -84,11 +84,11 @@ class Connection:
         if done.returncode != 0:
             # The program on the host speaks as this project does.
             what, _, rest = said.partition("\n  where: ")
-            where, _, mend = rest.partition("\n  mend:  ")
+            where, _, fix = rest.partition("\n  fix:   ")
             raise HostRefuses(
                 what or f"exit code {done.returncode}",
                 where=f"{self.address}: {where or shlex.join(remote)}",
-                mend=mend or "see why, on the host",
+                fix=fix or "see why, on the host",
             )
         return done.stdout.decode()
 
@@ -110,21 +110,19 @@ class Connection:
 
     def unreachable(self, said: str) -> HostUnreachable:
         """The error for what ssh says of a connection."""
-        mend = f"see that it runs, and: ssh -p {self.port} {self.user}@{self.name}"
+        fix = f"see that it runs, and: ssh -p {self.port} {self.user}@{self.name}"
         if "verification failed" in said or "HOST IDENTIFICATION HAS CHANGED" in said:
-            mend = (
+            fix = (
                 "compare the host's key at its console (ssh-keygen -lf /etc/ssh/"
                 f"ssh_host_ed25519_key.pub), and correct {self.known_hosts}; do not take it from "
                 "the network"
             )
         elif "Permission denied" in said:
-            mend = (
+            fix = (
                 "append the public key to ~/.ssh/authorized_keys of that user, and name the "
                 "private one with --identity"
             )
-        return HostUnreachable(
-            f"No command can be run there: {said}.", where=self.address, mend=mend
-        )
+        return HostUnreachable(f"No command can be run there: {said}.", where=self.address, fix=fix)
 
 
 def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -> Connection:
@@ -139,13 +137,13 @@ def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -
         raise ConfigurationError(
             f"{what}: {host!r}.",
             where="--host",
-            mend="name an ordinary user of the host who may use its engine: --host "
+            fix="name an ordinary user of the host who may use its engine: --host "
             "millrace@vps.example.com (documentation/delivery.md)",
         )
     for option, file in (("--known-hosts", known_hosts), ("--identity", identity)):
         if file is not None and not file.is_file():
             raise ConfigurationError(
-                "There is no such file.", where=f"{option} {file}", mend="correct the path"
+                "There is no such file.", where=f"{option} {file}", fix="correct the path"
             )
     name = found["name"]
     listed = name if port == 22 else f"[{name}]:{port}"
@@ -156,7 +154,7 @@ def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -
         raise ConfigurationError(
             f"The key of {listed} is not known.",
             where=str(known_hosts),
-            mend="at the host's console: cat /etc/ssh/ssh_host_ed25519_key.pub; then append "
+            fix="at the host's console: cat /etc/ssh/ssh_host_ed25519_key.pub; then append "
             f"to the file: {listed} ssh-ed25519 AAAA…",
         )
     return Connection(found["user"], name, port, known_hosts.resolve(), identity)

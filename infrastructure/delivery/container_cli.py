@@ -127,7 +127,7 @@ def back(
             raise ConfigurationError(
                 f"No release {version} of the target {target!r} is recorded.",
                 where=f"the artifacts releases-{target} of the Prefect API",
-                mend=f"in a checkout of it: uv run millrace deploy {target}",
+                fix=f"in a checkout of it: uv run millrace deploy {target}",
             )
         wanted = chosen.deployments
         steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)

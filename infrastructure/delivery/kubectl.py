@@ -42,7 +42,7 @@ class Kubectl:
             raise ClusterRefuses(
                 done.stderr.strip() or f"exit code {done.returncode}",
                 where=" ".join(line),
-                mend="see what it says; roles of whoever delivers: documentation/delivery.md",
+                fix="see what it says; roles of whoever delivers: documentation/delivery.md",
             )
         return done.stdout
 
@@ -67,7 +67,7 @@ class Kubectl:
             raise ConfigurationError(
                 f"There is no key {key!r} in a secret {name!r}.",
                 where=f"context {self.context}, namespace {self.namespace}",
-                mend="make it, as documentation/kubernetes.md says",
+                fix="make it, as documentation/kubernetes.md says",
             )
         return base64.b64decode(value).decode()
 
@@ -92,7 +92,7 @@ class Kubectl:
                     raise ClusterRefuses(
                         f"The API cannot be reached: {said.strip()}",
                         where=" ".join(line),
-                        mend="see that the server's pod is ready, and that you may forward ports",
+                        fix="see that the server's pod is ready, and that you may forward ports",
                     )
                 yield int(found[1])
             finally:
@@ -117,6 +117,6 @@ def kubectl(context: str, namespace: str) -> Kubectl:
         raise ConfigurationError(
             f"The context cannot be used: {said}.",
             where=f"--context {context}",
-            mend="kubectl config get-contexts lists those that there are",
+            fix="kubectl config get-contexts lists those that there are",
         )
     return Kubectl(context, namespace)

@@ -107,5 +107,5 @@ class Lease:
             f"Another delivery is under way: {holder}.",
             where=f"lease {NAME}, context {self._cluster.context}, namespace "
             f"{self._cluster.namespace}",
-            mend=f"wait for it; one that was killed is taken over after {self._seconds} s",
+            fix=f"wait for it; one that was killed is taken over after {self._seconds} s",
         )

@@ -44,7 +44,7 @@ def build(kustomization: Path, image: str, cause: str) -> Built:
         raise ConfigurationError(
             done.stderr.strip() or f"It has no Deployment {SERVER}.",
             where=str(kustomization),
-            mend="name infrastructure/platforms/kubernetes/base, or an overlay of it, with "
+            fix="name infrastructure/platforms/kubernetes/base, or an overlay of it, with "
             "--kustomization",
         )
     ours = _name(servers[0]["spec"]["template"]["spec"]["containers"][0]["image"])

@@ -71,7 +71,7 @@ def by_digest(image: str) -> str:
         raise ConfigurationError(
             f"What is delivered is named by its digest, and {image!r} is not.",
             where="--image",
-            mend="docker push prints it; NAME@sha256:… with all of its 64 digits",
+            fix="docker push prints it; NAME@sha256:… with all of its 64 digits",
         )
     return f"{found['name']}@{found['digest']}"
 
@@ -88,7 +88,7 @@ def registry_credentials() -> dict[str, str]:
         raise ConfigurationError(
             f"{missing[0]} is not set.",
             where="the environment",
-            mend=f"set both of {USERNAME} and {PASSWORD}, or none where anybody may pull",
+            fix=f"set both of {USERNAME} and {PASSWORD}, or none where anybody may pull",
         )
     return {} if missing else {"username": given[USERNAME], "password": given[PASSWORD]}
 
@@ -101,7 +101,7 @@ class Host:
             raise ConfigurationError(
                 f"Not a folder in the user's home: {folder!r}.",
                 where="--folder",
-                mend="letters, digits, dots and dashes, for example: --folder millrace-staging",
+                fix="letters, digits, dots and dashes, for example: --folder millrace-staging",
             )
         self._connection = connection
         self._folder = folder
@@ -143,8 +143,8 @@ class Host:
                 return
             if code != LOST:
                 what, _, rest = said.partition("\n  where: ")
-                where, _, mend = rest.partition("\n  mend:  ")
-                raise HostRefuses(what, where=where, mend=mend)
+                where, _, fix = rest.partition("\n  fix:   ")
+                raise HostRefuses(what, where=where, fix=fix)
             left = AGAIN if count else left - 1
             if not left:
                 raise self._connection.unreachable(said)
@@ -175,7 +175,7 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
                 f"The image is of {said['version']}, and this folder, whose compose.yaml goes with "
                 f"it, is of {version}.",
                 where=image,
-                mend=f"git checkout {said['version'].removesuffix('-dirty')}",
+                fix=f"git checkout {said['version'].removesuffix('-dirty')}",
             )
         name = f"{version}-{image[-12:]}-{hashlib.sha256(compose.encode()).hexdigest()[:6]}"
         release = {"id": name, "image": image, **said}
@@ -208,7 +208,7 @@ def _before(host: Host, connection: Connection, wish: Wish) -> tuple[dict[str, s
         raise ConfigurationError(
             f"There is no release before the current one; kept are {len(good)}.",
             where=f"{connection.address}:{wish.folder}",
-            mend="check out the commit to go to, and deliver its image with `deliver ssh`",
+            fix="check out the commit to go to, and deliver its image with `deliver ssh`",
         )
     release = dict(good[1])
     file = f"{wish.folder}/releases/{release['id']}/compose.yaml"

@@ -41,11 +41,11 @@ def writable_folder(folder: Path) -> Path:
 
 def not_writable(error: OSError, place: Path) -> ServerError:
     """The error of a disk that is full, or of a folder that may not be written to."""
-    mend = "give yourself write permission there, or clone the project where you have it"
+    fix = "give yourself write permission there, or clone the project where you have it"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        mend = ROOM.format(place)
+        fix = ROOM.format(place)
     return ServerError(
-        f"The folder cannot be written to: {error.strerror}.", where=str(place), mend=mend
+        f"The folder cannot be written to: {error.strerror}.", where=str(place), fix=fix
     )
 
 
@@ -95,5 +95,5 @@ def only_one(local_dir: Path, what: str, wait_seconds: float = 0) -> Iterator[No
         raise ServerError(
             f"Another {what} is at work ({who}).",
             where=str(file),
-            mend="wait until it has ended, and run this again",
+            fix="wait until it has ended, and run this again",
         ) from error

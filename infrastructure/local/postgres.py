@@ -69,7 +69,7 @@ def start(local_dir: Path) -> Postgres:
         raise ServerError(
             "The embedded Postgres cannot lie in a folder whose path has a space in it.",
             where=str(folder),
-            mend="clone the project into a folder without one, or use a Postgres of your own: "
+            fix="clone the project into a folder without one, or use a Postgres of your own: "
             "documentation/contract.md",
         )
     try:
@@ -123,14 +123,14 @@ def _not_started(error: Exception, folder: Path) -> ServerError:
             "Postgres does not run as root, and the system user to run it as cannot be made: "
             f"useradd: {' '.join(said.split())}.",
             where=f"PATH={os.environ.get('PATH', '')}",
-            mend='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
+            fix='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
             "(apt-get install passwd), or start as another user than root",
         )
     if (free := shutil.disk_usage(folder.parent).free) < LITTLE_BYTES:
         return ServerError(
             f"The embedded Postgres does not start: its disk has {free // MIB} MiB left.",
             where=str(folder.parent),
-            mend=ROOM.format(folder.parent),
+            fix=ROOM.format(folder.parent),
         )
     log, pid = folder / "log", folder / "postmaster.pid"
     advice = [
@@ -140,7 +140,7 @@ def _not_started(error: Exception, folder: Path) -> ServerError:
     return ServerError(
         f"The embedded Postgres does not start: {type(error).__name__}: {error}.",
         where=str(folder),
-        mend="; ".join(advice) or "correct what is said above",
+        fix="; ".join(advice) or "correct what is said above",
     )
 
 

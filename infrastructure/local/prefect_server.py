@@ -97,7 +97,7 @@ class PrefectServer:
             raise ServerError(
                 f"The Prefect server does not answer: {type(error).__name__}: {error}.",
                 where=self.api_url,
-                mend="uv run millrace up",
+                fix="uv run millrace up",
             ) from error
 
     def process(self) -> psutil.Process | None:
@@ -155,7 +155,7 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
             raise ServerError(
                 f"The Prefect server already runs, on port {running.port}.",
                 where=running.ui_url,
-                mend="uv run millrace down, then up with the other --port",
+                fix="uv run millrace down, then up with the other --port",
             )
         return running
     home = writable_folder(_home(local_dir))
@@ -166,7 +166,7 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
         raise ServerError(
             f"Port {port} is taken by another program.",
             where=f"{HOST}:{port}",
-            mend="name another --port, or none to have a free one chosen",
+            fix="name another --port, or none to have a free one chosen",
         )
     server = PrefectServer(0, port)
     environment = os.environ | {
@@ -239,7 +239,7 @@ def wait(
             raise ServerError(
                 f"The Prefect server {why}: {' '.join(last)}",
                 where=f"{server.ui_url}; its log is {log_file(local_dir)}",
-                mend="read the log, then: uv run millrace up",
+                fix="read the log, then: uv run millrace up",
             )
         time.sleep(0.1)
     _refuse_other_password(server, local_dir)
@@ -274,7 +274,7 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
         raise ServerError(
             f"The Prefect server does not end (process {process.pid}).",
             where=str(_state_file(local_dir)),
-            mend=f"kill -9 {process.pid}",
+            fix=f"kill -9 {process.pid}",
         )
     _state_file(local_dir).unlink()
     return True
@@ -325,7 +325,7 @@ def _make_auth_string(local_dir: Path) -> str:
         raise ServerError(
             "The file of the Prefect server's password is not of the form user:password.",
             where=str(file),
-            mend=f"rm {shlex.quote(str(file))}; {RESTART_COMMANDS}",
+            fix=f"rm {shlex.quote(str(file))}; {RESTART_COMMANDS}",
         )
     return auth_string
 
@@ -336,14 +336,14 @@ def _refuse_other_password(server: PrefectServer, local_dir: Path) -> None:
             "The Prefect server runs without a password, as older versions started it: every user "
             "of this machine, and every web page, can read the secrets in it and start runs.",
             where=f"{server.ui_url}, process {server.pid}",
-            mend=RESTART_COMMANDS,
+            fix=RESTART_COMMANDS,
         )
     user, _, password = _make_auth_string(local_dir).partition(":")
     if not server.accepts((user, password)):
         raise ServerError(
             "The Prefect server was started with another password than the file has now.",
             where=f"{server.ui_url}; {auth_file(local_dir)}",
-            mend=RESTART_COMMANDS,
+            fix=RESTART_COMMANDS,
         )
 
 
@@ -397,7 +397,7 @@ def _read_toml(file: Path) -> tomlkit.TOMLDocument:
         raise ServerError(
             f"{file.name} is no valid TOML: {error}.",
             where=str(file),
-            mend="correct that line, or remove the file; `local up` writes it again",
+            fix="correct that line, or remove the file; `local up` writes it again",
         ) from error
 
 
@@ -419,7 +419,7 @@ def _refuse_other_settings(project_dir: Path) -> None:
         raise ServerError(
             f"`local up` did not write {file.name}, and does not replace it.",
             where=str(file),
-            mend=f"move it away (mv {file} {file}.own), or use the Prefect server that it names "
+            fix=f"move it away (mv {file} {file}.own), or use the Prefect server that it names "
             "instead of the local one",
         )
 

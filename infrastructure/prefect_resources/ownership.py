@@ -70,7 +70,7 @@ def _ids_in(file: Path) -> list[str]:
         raise ConfigurationError(
             "The file that names this clone's projects is damaged.",
             where=str(file),
-            mend=f"move it away (mv {file} {file}.damaged) and run setup again: it joins the "
+            fix=f"move it away (mv {file} {file}.damaged) and run setup again: it joins the "
             "project of the targets that it finds at the same place; or name it: MILLRACE_PROJECT",
         )
     return ids
@@ -213,7 +213,7 @@ def _taken(
         f"Another project ({mark}) made the target {profile.target!r} ({there}). Its runs would "
         f"write to this project's warehouse ({profile.address}).",
         where=f"block {names.profile_block(profile.target)} at {client.api_url}",
-        mend="give the target another name in Terraform, or use a Prefect server of your own; if "
+        fix="give the target another name in Terraform, or use a Prefect server of your own; if "
         f"this clone belongs to that project: MILLRACE_PROJECT={mark} in .env; to take the target "
         f"over all the same: {SETUP_COMMAND} --target {profile.target} --take-over",
     )
@@ -231,6 +231,6 @@ def _refuse_other_store(
                 f"Targets of another project ({', '.join(sorted(others))}) keep their state in "
                 f"{shown}, and setup would change that to {block.data['value']}.",
                 where=f"variable {names.STATE_URL_VARIABLE} at {client.api_url}",
-                mend="give Terraform the same state_url, set MILLRACE_STATE_URL for this project's "
+                fix="give Terraform the same state_url, set MILLRACE_STATE_URL for this project's "
                 "runs instead, or use a Prefect server of your own",
             )

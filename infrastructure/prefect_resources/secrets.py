@@ -60,7 +60,7 @@ def _unreadable(what: str, name: str) -> ConfigurationError:
     return ConfigurationError(
         f"The value cannot be read: {what}.",
         where="standard input",
-        mend=f"write it into FILE as UTF-8, then: uv run millrace secret {name} < FILE",
+        fix=f"write it into FILE as UTF-8, then: uv run millrace secret {name} < FILE",
     )
 
 
@@ -69,7 +69,7 @@ def _value(text: str, name: str) -> Any:
         raise ConfigurationError(
             "The value is empty.",
             where="standard input",
-            mend=f"uv run millrace secret {name} < FILE",
+            fix=f"uv run millrace secret {name} < FILE",
         )
     if not text.startswith("{"):
         return text
@@ -79,7 +79,7 @@ def _value(text: str, name: str) -> Any:
         raise ConfigurationError(
             f"The value begins like a JSON object and is none: {error}.",
             where="standard input",
-            mend="correct it, for example with: python -m json.tool FILE",
+            fix="correct it, for example with: python -m json.tool FILE",
         ) from None  # the decoder's error carries the text, which is a secret
 
 
@@ -99,6 +99,6 @@ def _registry(value: Any, name: str) -> Any:
         raise ConfigurationError(
             f"These are no registry credentials: {faults}.",
             where="standard input",
-            mend='give {"username": …, "password": …, "registry_url": …} to '
+            fix='give {"username": …, "password": …, "registry_url": …} to '
             f"uv run millrace secret {name} --type {Type.REGISTRY}",
         ) from None  # its input is a secret

@@ -140,7 +140,7 @@ def type_of(pool: str) -> str:
             raise ConfigurationError(
                 f"There is no work pool {pool!r}.",
                 where=f"the Prefect API at {client.api_url}",
-                mend="millrace pools",
+                fix="millrace pools",
             ) from exc
 
 
@@ -157,7 +157,7 @@ def worker_class(pool: str, kind: str) -> type[Worker]:
         raise ConfigurationError(
             f"No worker of type {kind!r} is installed here.",
             where=f"work pool {pool!r}",
-            mend=f"uv pip install prefect-{kind}",
+            fix=f"uv pip install prefect-{kind}",
         )
     return found
 

@@ -106,7 +106,7 @@ def _refuse_together(options: dict[str, object]) -> None:
         raise ConfigurationError(
             f"{' and '.join(options)} exclude each other.",
             where="the command line",
-            mend="give one of them",
+            fix="give one of them",
         )
 
 
@@ -117,7 +117,7 @@ def _chosen(contract: Contract, target: list[str] | None) -> list[str]:
             f"Terraform's outputs have no target {', '.join(map(repr, unknown))}; "
             f"they have {', '.join(contract.targets)}.{did_you_mean(unknown[0], contract.targets)}",
             where="--target",
-            mend="name one of them, or add the target to Terraform and apply it",
+            fix="name one of them, or add the target to Terraform and apply it",
         )
     return [name for name in contract.targets if not target or name in target]
 

@@ -146,37 +146,37 @@ MODULES = (
 )
 
 
-def parse(text: str | bytes, *, where: str, mend: str) -> Contract:
+def parse(text: str | bytes, *, where: str, fix: str) -> Contract:
     """Validate a document in the shape of `terraform output -json`.
 
     Args:
         where: where the document comes from, for the error.
-        mend: the command that makes it anew, for the error.
+        fix: the command that makes it anew, for the error.
 
     Raises:
         ContractError: with every fault at once, each beginning with its path.
     """
-    mend = f"{mend}; {MODULES}"
+    fix = f"{fix}; {MODULES}"
     if not text.strip():
-        raise ContractError(["the document is empty"], where=where, mend=mend)
+        raise ContractError(["the document is empty"], where=where, fix=fix)
     try:
         document = parse_json(text)
     except Unreadable as error:
-        raise ContractError([str(error)], where=where, mend=mend) from None  # it may hold a secret
+        raise ContractError([str(error)], where=where, fix=fix) from None  # it may hold a secret
     if document == {}:
-        raise ContractError(["the document has no outputs"], where=where, mend=mend)
+        raise ContractError(["the document has no outputs"], where=where, fix=fix)
     faults = _shape_faults(document)
     if faults:
-        raise ContractError(faults, where=where, mend=mend)
+        raise ContractError(faults, where=where, fix=fix)
     values = {name: _without_nulls(output["value"]) for name, output in document.items()}
     faults = _pairing_faults(values) + _notice_faults(values)
     try:
         contract = Contract.model_validate(values)
     except ValidationError as error:
         found = [_fault(fault) for fault in error.errors(include_input=False)]
-        raise ContractError(found + faults, where=where, mend=mend) from None
+        raise ContractError(found + faults, where=where, fix=fix) from None
     if faults:
-        raise ContractError(faults, where=where, mend=mend)
+        raise ContractError(faults, where=where, fix=fix)
     return contract
 
 

@@ -66,7 +66,7 @@ def _stored(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
         raise ConfigurationError(
             f"Setup did not write {file.name}, and does not change it.",
             where=str(file),
-            mend=f"keep the file and make only the blocks: {SETUP_COMMAND} --blocks-only; or move "
+            fix=f"keep the file and make only the blocks: {SETUP_COMMAND} --blocks-only; or move "
             f"it away (mv {file} {file}.own), run setup again, and add the profiles and targets "
             "that you need to the new file: setup keeps them",
         )
@@ -85,7 +85,7 @@ def _damaged(file: Path, what: str) -> ConfigurationError:
     return ConfigurationError(
         f"{file.name} cannot be read: {what}.",
         where=str(file),
-        mend=f"correct it, or move it away: mv {file} {file}.damaged; then run setup again",
+        fix=f"correct it, or move it away: mv {file} {file}.damaged; then run setup again",
     )
 
 
@@ -95,7 +95,7 @@ def _refuse_added(file: Path, added: set[str]) -> None:
         raise ConfigurationError(
             f"{file.name} has {names} already, and setup did not write that target.",
             where=str(file),
-            mend=f"take {names} out of the file, or give it another name; then run setup again",
+            fix=f"take {names} out of the file, or give it another name; then run setup again",
         )
 
 
@@ -111,5 +111,5 @@ def write(file: Path, text: str) -> None:
         raise ConfigurationError(
             f"{file.name} cannot be written: {error.strerror}.",
             where=str(file),
-            mend=f"give yourself write permission there, then: {SETUP_COMMAND} --profiles-only",
+            fix=f"give yourself write permission there, then: {SETUP_COMMAND} --profiles-only",
         ) from error

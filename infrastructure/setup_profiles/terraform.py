@@ -33,13 +33,13 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
         return contract.parse(
             _run_terraform(terraform_dir),
             where=command,
-            mend=f"terraform -chdir={terraform_dir} apply",
+            fix=f"terraform -chdir={terraform_dir} apply",
         )
     if outputs == STDIN:
         return contract.parse(
             sys.stdin.buffer.read(),
             where="standard input",
-            mend="pipe `terraform output -json` into it",
+            fix="pipe `terraform output -json` into it",
         )
     file = Path(outputs) if outputs is not None else _default_file(settings)
     try:
@@ -48,11 +48,11 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
         raise ConfigurationError(
             f"Terraform's outputs cannot be read: {error.strerror}.",
             where=str(file),
-            mend="make them: terraform -chdir=DIR output -json > "
+            fix="make them: terraform -chdir=DIR output -json > "
             f"{shlex.quote(str(file))}; or start the embedded default: {LOCAL_UP_COMMAND}",
         ) from error
-    mend = f"terraform -chdir=DIR output -json > {shlex.quote(str(file))}"
-    return contract.parse(text, where=str(file), mend=mend)
+    fix = f"terraform -chdir=DIR output -json > {shlex.quote(str(file))}"
+    return contract.parse(text, where=str(file), fix=fix)
 
 
 def _default_file(settings: Settings) -> Path:
@@ -68,7 +68,7 @@ def _run_terraform(folder: Path) -> str:
         raise ConfigurationError(
             "Terraform is not installed.",
             where="PATH",
-            mend="install it, or make the outputs elsewhere and give them with --outputs FILE",
+            fix="install it, or make the outputs elsewhere and give them with --outputs FILE",
         )
     # Its warnings go to stderr and must not get into the JSON.
     done = subprocess.run(
@@ -81,6 +81,6 @@ def _run_terraform(folder: Path) -> str:
         raise ConfigurationError(
             f"Terraform gives no outputs: {' '.join(done.stderr.split())}",
             where=str(folder),
-            mend=f"terraform {chdir} init && terraform {chdir} apply",
+            fix=f"terraform {chdir} init && terraform {chdir} apply",
         )
     return done.stdout

@@ -18,7 +18,7 @@
     ├── RunCancelled          exit code 130: the run was told to stop
     └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
 
-Each error says what is wrong, where, and the exact command or edit that mends it. Some are faults
+Each error says what is wrong, where, and the exact command or edit that fixes it. Some are faults
 of a system: a server that does not answer, a cause that may pass and did not, a stage without end.
 Others are faults of data, code or configuration, and wait for whoever wrote them.
 """
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 
 class MillraceError(Exception):
-    """What is wrong, where it is, and what mends it.
+    """What is wrong, where it is, and what fixes it.
 
     Attributes:
         exit_code: what a command line returns when it ends with this error.
@@ -45,11 +45,11 @@ class MillraceError(Exception):
     exit_code: int = 2
     of_a_system: ClassVar[bool] = False
 
-    def __init__(self, what: str, *, where: str, mend: str, retryable: bool = False) -> None:
+    def __init__(self, what: str, *, where: str, fix: str, retryable: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.where = where
-        self.mend = mend
+        self.fix = fix
         self.retryable = retryable
         self.of_sources: Mapping[str, MillraceError] = {}
         self.rerun: str | None = None
@@ -60,7 +60,7 @@ class MillraceError(Exception):
             self.exit_code = 1
 
     def __str__(self) -> str:
-        text = f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+        text = f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
         return text if self.rerun is None else f"{text}\n  rerun: {self.rerun}"
 
 
@@ -91,10 +91,10 @@ class ContractError(ConfigurationError):
         faults: one line a fault, each beginning with its path in the document.
     """
 
-    def __init__(self, faults: list[str], *, where: str, mend: str) -> None:
+    def __init__(self, faults: list[str], *, where: str, fix: str) -> None:
         listed = "\n".join(f"  - {fault}" for fault in faults)
         super().__init__(
-            f"{len(faults)} fault(s) in Terraform's outputs:\n{listed}", where=where, mend=mend
+            f"{len(faults)} fault(s) in Terraform's outputs:\n{listed}", where=where, fix=fix
         )
         self.faults = faults
 
@@ -172,7 +172,7 @@ class StageFailed(MillraceError):
     exit_code = 1
 
     def __init__(
-        self, what: str, *, where: str, mend: str, record: dict[str, object], retryable: bool
+        self, what: str, *, where: str, fix: str, record: dict[str, object], retryable: bool
     ) -> None:
-        super().__init__(what, where=where, mend=mend, retryable=retryable)
+        super().__init__(what, where=where, fix=fix, retryable=retryable)
         self.record = record

@@ -67,7 +67,7 @@ def make_folder(folder: Path) -> None:
         sync_folder(each.parent)
 
 
-def validated(data: bytes, kind: TypeAdapter[T], *, where: str, mend: str) -> T:
+def validated(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) -> T:
     """The content of a JSON file of ours.
 
     Raises:
@@ -82,7 +82,7 @@ def validated(data: bytes, kind: TypeAdapter[T], *, where: str, mend: str) -> T:
         raise DamagedFile(
             f"A file is damaged: {what if data.strip() else 'it is empty'}.",
             where=where,
-            mend=mend,
+            fix=fix,
         ) from error
 
 
@@ -100,7 +100,7 @@ def read_or_set_aside(file: Path, kind: TypeAdapter[T], warn: Warn) -> T | None:
         return None
     aside = file.with_name(aside_name(file.name))
     try:
-        return validated(data, kind, where=str(file), mend=f"nothing is lost; look at {aside}")
+        return validated(data, kind, where=str(file), fix=f"nothing is lost; look at {aside}")
     except DamagedFile as error:
         file.rename(aside)
         warn(f"{error.what} It was renamed, and is made again.\n  where: {aside}")

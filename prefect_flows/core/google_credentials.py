@@ -32,5 +32,5 @@ def google_credentials(profile: Profile) -> Credentials:
             f"The warehouse of target {profile.target!r} cannot be used: "
             f"{' '.join(str(error).split())}",
             where=profile.address,
-            mend=get_hint(error, profile),
+            fix=get_hint(error, profile),
         ) from error

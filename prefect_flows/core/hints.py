@@ -1,4 +1,4 @@
-"""What mends an error of a warehouse, told by its code, in the words of who has to do it.
+"""What fixes an error of a warehouse, told by its code, in the words of who has to do it.
 
 Where Google refuses, the right that is missing is one that `infrastructure/terraform/gcp` gives;
 roles are those of https://cloud.google.com/bigquery/docs/access-control.
@@ -21,12 +21,12 @@ from prefect_flows.core.profiles import Profile
 
 
 def get_hint(error: BaseException, profile: Profile) -> str:
-    """The command or the line of Terraform that mends that a target's warehouse cannot be used."""
-    return get_google_hint(error, profile) or _mend_of_refusal(error) or profile.mend_of_address
+    """The command or the line of Terraform that fixes that a target's warehouse cannot be used."""
+    return get_google_hint(error, profile) or _refusal_hint(error) or profile.address_hint
 
 
-def _mend_of_refusal(error: BaseException) -> str | None:
-    """What mends that a Postgres which is there takes no connection; none for another error."""
+def _refusal_hint(error: BaseException) -> str | None:
+    """What fixes that a Postgres which is there takes no connection; none for another error."""
     codes = {
         postgres_code(link) for link in exception_chain(error) if isinstance(link, psycopg2.Error)
     }
@@ -42,7 +42,7 @@ def _mend_of_refusal(error: BaseException) -> str | None:
 
 
 def get_google_hint(error: BaseException, profile: Profile) -> str | None:
-    """What mends a refusal of Google; none where another is at fault, or the refusal may pass."""
+    """What fixes a refusal of Google; none where another is at fault, or the refusal may pass."""
     if classify(error) is not FailureClass.CONFIGURATION:
         return None
     for link in exception_chain(error):

@@ -50,5 +50,5 @@ def load_preferences(client: SyncPrefectClient, target: str) -> NotificationPref
         raise ConfigurationError(
             f"Variable {variable.name!r} is not as setup writes it: {faults}.",
             where=f"the Prefect API at {client.api_url}",
-            mend=f"{SETUP_COMMAND} --target {target}",
+            fix=f"{SETUP_COMMAND} --target {target}",
         ) from error

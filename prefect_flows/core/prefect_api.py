@@ -48,7 +48,7 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
         raise ConfigurationError(
             "No Prefect API is configured.",
             where="PREFECT_API_URL, the Prefect profile, and prefect.toml in this folder",
-            mend=f"in the project's folder: {LOCAL_UP_COMMAND}; or set PREFECT_API_URL",
+            fix=f"in the project's folder: {LOCAL_UP_COMMAND}; or set PREFECT_API_URL",
         )
     with get_client(sync_client=True) as client:
         failure = client.api_healthcheck()
@@ -56,7 +56,7 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
             raise PrefectUnreachable(
                 f"The Prefect API does not answer: {type(failure).__name__}: {failure}.",
                 where=f"PREFECT_API_URL={url}",
-                mend=f"start it ({LOCAL_UP_COMMAND}), correct PREFECT_API_URL, "
+                fix=f"start it ({LOCAL_UP_COMMAND}), correct PREFECT_API_URL, "
                 "or run the pipeline with --no-prefect",
             ) from failure
         try:
@@ -66,7 +66,7 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
                 f"The Prefect API refuses: {error.response.status_code} "
                 f"{error.response.reason_phrase} for {error.request.method} {error.request.url}.",
                 where=f"PREFECT_API_URL={url}",
-                mend="401 and 403: set PREFECT_API_AUTH_STRING to the server's user:password, for "
+                fix="401 and 403: set PREFECT_API_AUTH_STRING to the server's user:password, for "
                 "Prefect Cloud PREFECT_API_KEY to a key that may read and write blocks; for the "
                 "local server of this folder, unset both, and PREFECT_API_URL; "
                 "404: correct PREFECT_API_URL, which ends in /api",
@@ -83,7 +83,7 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
     from prefect.exceptions import ObjectNotFound
 
     name = profile_block(target)
-    mend = f"{SETUP_COMMAND} --target {target}"
+    fix = f"{SETUP_COMMAND} --target {target}"
     try:
         document = client.read_block_document_by_name(name, PROFILE_TYPE, include_secrets=True)
     except ObjectNotFound as error:
@@ -94,7 +94,7 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
         raise ConfigurationError(
             f"Block {name!r} is not as setup writes it: {type(error).__name__}: {error}.",
             where=f"the Prefect API at {client.api_url}",
-            mend=mend,
+            fix=fix,
         ) from error
 
 
@@ -124,7 +124,7 @@ def _block_missing(client: SyncPrefectClient, target: str) -> BlockMissing:
         f"Block {profile_block(target)!r} does not exist: setup has not been run for target "
         f"{target!r} ({known}).{similar}",
         where=f"the Prefect API at {client.api_url}",
-        mend=f"correct the name of the target; or, if it is right: {setup}" if similar else setup,
+        fix=f"correct the name of the target; or, if it is right: {setup}" if similar else setup,
     )
 
 

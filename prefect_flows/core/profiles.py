@@ -53,7 +53,7 @@ class Profile:
         return f"{self.warehouse} {self.output.get('project')}"
 
     @property
-    def mend_of_address(self) -> str:
+    def address_hint(self) -> str:
         """What to do when nobody answers there, or refuses."""
         if str(self.output.get("host", "")).startswith("/"):
             return f"start it ({LOCAL_UP_COMMAND}), or correct the target and: {SETUP_COMMAND}"
@@ -159,7 +159,7 @@ def profile_name(dbt_dir: Path) -> str:
         raise ConfigurationError(
             f"The name of the dbt profile cannot be read: {type(error).__name__}: {error}.",
             where=str(file),
-            mend="give it a line `profile: <name>`",
+            fix="give it a line `profile: <name>`",
         ) from error
 
 
@@ -181,9 +181,9 @@ def profile_from_file(file: Path, target: str) -> Profile:
 
     load_dotenv(file.parents[1] / ".env")
     set_invocation_context(os.environ)
-    mend = f"{SETUP_COMMAND} --profiles-only"
+    fix = f"{SETUP_COMMAND} --profiles-only"
     if not file.exists():
-        raise ConfigurationError(f"{file.name} does not exist.", where=str(file), mend=mend)
+        raise ConfigurationError(f"{file.name} does not exist.", where=str(file), fix=fix)
     name = profile_name(file.parent)
     try:
         document = read_profile(str(file.parent))
@@ -193,7 +193,7 @@ def profile_from_file(file: Path, target: str) -> Profile:
                 f"{file.name} has no profile {name!r}, which dbt_project.yml asks for; "
                 f"it has {', '.join(document) or 'none'}.",
                 where=str(file),
-                mend=f"{mend}, after moving the file away",
+                fix=f"{fix}, after moving the file away",
             )
         outputs = raw["outputs"]
         if target not in outputs:
@@ -201,7 +201,7 @@ def profile_from_file(file: Path, target: str) -> Profile:
                 f"{file.name} has no target {target!r}; it has {', '.join(sorted(outputs))}."
                 f"{did_you_mean(target, outputs)}",
                 where=str(file),
-                mend=f"{SETUP_COMMAND} --profiles-only --target {target}",
+                fix=f"{SETUP_COMMAND} --profiles-only --target {target}",
             )
         # dbt renders a password whose variable is not set as none, and says nothing.
         asked = re.findall(r"env_var\('(\w+)'\)", str(outputs[target]).replace('"', "'"))
@@ -210,13 +210,13 @@ def profile_from_file(file: Path, target: str) -> Profile:
             raise ConfigurationError(
                 f"Target {target!r} asks for variables that are not set: {', '.join(missing)}.",
                 where=str(file),
-                mend="set them in the environment, or in the .env of the project",
+                fix="set them in the environment, or in the .env of the project",
             )
         _, output = DbtProfile.render_profile(raw, name, target, ProfileRenderer({}))
     except (DbtBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{file.name} is not as setup writes it: {type(error).__name__}: {error}.",
             where=str(file),
-            mend=f"{mend}, after moving the file away",
+            fix=f"{fix}, after moving the file away",
         ) from error
     return Profile.from_output(name, target, output)

@@ -182,14 +182,14 @@ def load_settings() -> Settings:
         ConfigurationError: a value is invalid, or a `MILLRACE_…` variable is not a setting.
     """
     where = f"the environment and {Path(os.environ.get(PREFIX + 'PROJECT_DIR', '.')) / '.env'}"
-    mend = "correct the variables named above; .env.example lists what can be set"
+    fix = "correct the variables named above; .env.example lists what can be set"
     known = tuple(PREFIX + name.upper() for name in Settings.model_fields)
     unknown = [
         name for name in os.environ if name.startswith(PREFIX) and name.split("__")[0] not in known
     ]
     if unknown:
         raise ConfigurationError(
-            f"Unknown settings: {', '.join(sorted(unknown))}.", where=where, mend=mend
+            f"Unknown settings: {', '.join(sorted(unknown))}.", where=where, fix=fix
         )
     root = Path(
         os.environ.get(PREFIX + "PROJECT_DIR", Settings.model_fields["project_dir"].default)
@@ -200,14 +200,14 @@ def load_settings() -> Settings:
         return Settings(_env_file=root / ".env")
     except (OSError, Unreadable) as error:
         raise ConfigurationError(
-            f"The settings cannot be read: {error}.", where=str(root / ".env"), mend=mend
+            f"The settings cannot be read: {error}.", where=str(root / ".env"), fix=fix
         ) from error
     except SettingsError as error:
         raise ConfigurationError(
             f"Invalid settings: {PREFIX}STAGES must be a JSON object, or left out for variables "
             f"{PREFIX}STAGES__….",
             where=where,
-            mend=mend,
+            fix=fix,
         ) from error
     except ValidationError as error:
         faults = "; ".join(
@@ -215,4 +215,4 @@ def load_settings() -> Settings:
             f"{validation_message(fault)}"
             for fault in error.errors(include_input=False)
         )
-        raise ConfigurationError(f"Invalid settings: {faults}.", where=where, mend=mend) from error
+        raise ConfigurationError(f"Invalid settings: {faults}.", where=where, fix=fix) from error

@@ -51,7 +51,7 @@ def source_function(name: str) -> Callable[..., DltSource]:
         raise ConfigurationError(
             f"Source {name!r} cannot be imported: {error}.",
             where=module,
-            mend="uv sync --all-packages",
+            fix="uv sync --all-packages",
         ) from error
     return function
 
@@ -97,7 +97,7 @@ def _open_secret(what: str, place: str, how: str) -> ConfigurationError:
     return ConfigurationError(
         f"{what}, and everybody who sees a run can read what it was given.",
         where=f"argument {place}",
-        mend=f"{how}. If the value is real, change it: it may be in this shell's history, and in "
+        fix=f"{how}. If the value is real, change it: it may be in this shell's history, and in "
         "the parameters of the flow run or the deployment",
     )
 
@@ -143,7 +143,7 @@ def source_arguments(
                 raise ConfigurationError(
                     f"The secret for {parameter!r} of source {name!r} cannot be used: {error}.",
                     where=f"block {block!r}, or variable {secret_block_variable(block)}",
-                    mend=_how_to_give(block),
+                    fix=_how_to_give(block),
                 ) from None  # its context is the secret
             arguments[parameter] = text
         elif parameters[parameter].default is inspect.Parameter.empty:
@@ -151,7 +151,7 @@ def source_arguments(
                 f"Source {name!r} needs a secret for its {parameter!r}, and block {block!r} "
                 "does not exist.",
                 where=f"target {target!r} and the Prefect API",
-                mend=_how_to_give(block),
+                fix=_how_to_give(block),
             )
     model = create_model(
         "Arguments",
@@ -179,7 +179,7 @@ def source_arguments(
             f"The arguments of source {name!r} are wrong: {faults}. It takes: {asked or 'none'}.",
             where=f"the parameters of {source_registry.deployment_name(name, target)} in "
             f"{source_registry.FOLDER / name / 'prefect.yaml'}, and those that the run was given",
-            mend="correct them in that file, or for one run of the pipeline: "
+            fix="correct them in that file, or for one run of the pipeline: "
             f"--source-arguments '{{\"{name}\": {{…}}}}'",
         ) from None  # its input may be a secret
     return arguments

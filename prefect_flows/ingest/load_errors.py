@@ -30,7 +30,7 @@ def error_of(
         return WarehouseUnreachable(
             f"The warehouse of target {profile.target!r} cannot be used: {first}",
             where=profile.address,
-            mend=get_hint(error, profile),
+            fix=get_hint(error, profile),
             retryable=classify(error) is FailureClass.TRANSIENT,
         )
     where = f"schema {schema!r} of target {profile.target!r}"
@@ -40,7 +40,7 @@ def error_of(
                 f"Source {source!r} does not keep the contract of table {link.table_name!r}: "
                 f"column {link.column_name!r} is {_breach(link)}.",
                 where=where,
-                mend=_mend_of_breach(link, source),
+                fix=_breach_hint(link, source),
             )
     may_pass = classify(error) is FailureClass.TRANSIENT or (
         any(isinstance(link, TransientException) for link in chain)
@@ -49,12 +49,12 @@ def error_of(
     return IngestionError(
         f"Loading source {source!r} failed while dlt ran its step {step!r}: {first}.",
         where=where,
-        mend="mend the cause and run it again; what was loaded before is as it was",
+        fix="fix the cause and run it again; what was loaded before is as it was",
         retryable=may_pass,
     )
 
 
-def _mend_of_breach(error: DataValidationError, source: str) -> str:
+def _breach_hint(error: DataValidationError, source: str) -> str:
     if error.schema_entity == "data_type":
         # A warehouse's column keeps its type: views and models are made of it.
         return (
@@ -62,7 +62,7 @@ def _mend_of_breach(error: DataValidationError, source: str) -> str:
             "or, if the change is right, load it as a table or column of another name"
         )
     return (
-        "mend the source; or, if the change is right, allow it in the "
+        "fix the source; or, if the change is right, allow it in the "
         f"schema_contract of prefect_flows/sources/{source}/source.py"
     )
 

@@ -61,7 +61,7 @@ def require_source(name: str) -> None:
             f"Source {name!r} does not exist; there are: {', '.join(source_names())}."
             f"{did_you_mean(name, source_names())}",
             where=str(FOLDER),
-            mend=f"name one of them, or add the folder {name} with a source.py",
+            fix=f"name one of them, or add the folder {name} with a source.py",
         )
 
 
@@ -88,7 +88,7 @@ def disabled_sources(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
         raise ConfigurationError(
             f"The variable {DISABLED_VARIABLE} is no list of names.",
             where=f"the variables of the run, or {dbt_project}",
-            mend=f"write {DISABLED_VARIABLE}: [], or name sources in it: "
+            fix=f"write {DISABLED_VARIABLE}: [], or name sources in it: "
             f"{', '.join(source_names())}",
         )
     for name in named:
@@ -103,7 +103,7 @@ def _document(file: Path) -> Any:
         raise ConfigurationError(
             f"{file.name} cannot be read: {error}.",
             where=str(file),
-            mend=f"correct {file.name}, or get it back from git",
+            fix=f"correct {file.name}, or get it back from git",
         ) from error
 
 
@@ -112,6 +112,6 @@ def _mapping(value: Any, file: Path) -> Mapping[str, Any]:
         raise ConfigurationError(
             f"{file.name} has something else where names with values belong.",
             where=str(file),
-            mend=f"write `name: value` lines; `git diff {file.name}` shows what changed",
+            fix=f"write `name: value` lines; `git diff {file.name}` shows what changed",
         )
     return value

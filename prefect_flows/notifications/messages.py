@@ -64,7 +64,7 @@ def of_new(
     if judged.again:
         last.append(f"open since before: {len(judged.again)}")
     if first.command:
-        say = "see it again" if first.node else "mend"
+        say = "see it again" if first.node else "fix"
         last.append(f"{say}: {_cut(first.command, MOST_OF_COMMAND)}")
     if url:
         last.append(f"run: {url}")

@@ -232,7 +232,7 @@ def _of(error: MillraceError) -> dict[str, str]:
     return {
         "cause": _line(f"{error.what} ({error.where})"),
         "cause_class": "system" if of_a_system else "configuration",
-        "command": _line(error.mend),
+        "command": _line(error.fix),
     }
 
 

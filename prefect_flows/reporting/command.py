@@ -59,7 +59,7 @@ def _store(state_url: str | None) -> StateStore:
         raise ConfigurationError(
             "There is no state store with runs in it.",
             where=store.url,
-            mend="run the pipeline: uv run millrace run; or name the store "
+            fix="run the pipeline: uv run millrace run; or name the store "
             "with --state-url or MILLRACE_STATE_URL",
         )
     return store

@@ -30,7 +30,7 @@ def busy(target: str, holder: str, where: str) -> TargetBusy:
     return TargetBusy(
         f"Target {target!r} is taken by {holder}.",
         where=where,
-        mend="wait for it to end, or start this one without --no-wait",
+        fix="wait for it to end, or start this one without --no-wait",
     )
 
 

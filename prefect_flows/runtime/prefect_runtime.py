@@ -119,9 +119,9 @@ class PrefectRuntime:
     def receivers(self) -> list[str]:
         """The notification blocks of the target."""
         where = f"blocks {notify_block(self._target)} of the Prefect API"
-        mend = "start it again; what was to be told waits for the next run"
+        fix = "start it again; what was to be told waits for the next run"
         if not is_api_healthy():
-            raise PrefectUnreachable("The Prefect API does not answer.", where=where, mend=mend)
+            raise PrefectUnreachable("The Prefect API does not answer.", where=where, fix=fix)
         try:
             with prefect_client() as client:
                 blocks = notification_blocks(client, self._target)
@@ -130,7 +130,7 @@ class PrefectRuntime:
             raise PrefectUnreachable(
                 f"The Prefect API does not answer: {type(error).__name__}: {error}",
                 where=where,
-                mend=mend,
+                fix=fix,
             ) from error
 
     @contextmanager
@@ -144,7 +144,7 @@ class PrefectRuntime:
                 raise ConfigurationError(
                     f"The concurrency limit {name!r} does not exist.",
                     where=f"the Prefect API at {client.api_url}",
-                    mend=f"{SETUP_COMMAND} --target {target}",
+                    fix=f"{SETUP_COMMAND} --target {target}",
                 ) from error
         with ExitStack() as stack:
             said = -float(SAY_SECONDS)
@@ -156,7 +156,7 @@ class PrefectRuntime:
                     raise PrefectUnreachable(
                         f"The lease of target {target!r} cannot be asked for: {error}",
                         where=f"concurrency limit {name} of the Prefect API",
-                        mend=f"see that the API answers; if the limit is gone: {SETUP_COMMAND} "
+                        fix=f"see that the API answers; if the limit is gone: {SETUP_COMMAND} "
                         f"--target {target}",
                     ) from error
                 except TimeoutError as error:

@@ -137,7 +137,7 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
     timed_out = StageTimedOut(
         f"{name} did not end within {policy.timeout_seconds:g} s.",
         where=f"task {name}",
-        mend="see in the log what took so long, or give it more time with "
+        fix="see in the log what took so long, or give it more time with "
         f"MILLRACE_STAGES__{setting}__TIMEOUT_SECONDS",
     )
     with bounded(policy.timeout_seconds, timed_out):

@@ -87,7 +87,7 @@ class Journal:
                     continue
                 where = f"{store.url}/{folder}/{name}, line {number}"
                 try:
-                    entry = validated(line, _ENTRY, where=where, mend="")
+                    entry = validated(line, _ENTRY, where=where, fix="")
                     entries.append(entry.model_dump())
                 except DamagedFile as error:
                     warn(f"{error.what} The line is left out.\n  where: {where}")

@@ -50,7 +50,7 @@ def _faults(url: str) -> Iterator[str]:
 
 
 def fix_of_url(url: str) -> str:
-    """What mends a URL that has a fault."""
+    """What fixes a URL that has a fault."""
     if "://" in url and "@" in url:
         return (
             f"take the login out of the URL ({KINDS}), and give it to the block "

@@ -49,7 +49,7 @@ from prefect_flows.state.state_url import fix_of_url, url_fault, without_login
 
 T = TypeVar("T")
 
-MEND = (
+FIX = (
     "correct `state_url` in Terraform's outputs and run setup again, or MILLRACE_STATE_URL; "
     "for gs:// and s3:// see that the credentials of this machine may write there"
 )
@@ -72,7 +72,7 @@ class StateStore:
             raise ConfigurationError(
                 f"The state store cannot be used: {fault}.",
                 where=f"state_url {without_login(url)!r}",
-                mend=f"{fix_of_url(url)}; in Terraform's outputs or MILLRACE_STATE_URL",
+                fix=f"{fix_of_url(url)}; in Terraform's outputs or MILLRACE_STATE_URL",
             )
         self.url = url.rstrip("/") or "/"
         try:
@@ -81,7 +81,7 @@ class StateStore:
             raise ConfigurationError(
                 f"The state store cannot be used: {error}.",
                 where=f"state_url {url!r}",
-                mend="write a folder or a URL of a known kind; for s3://: uv sync --extra s3",
+                fix="write a folder or a URL of a known kind; for s3://: uv sync --extra s3",
             ) from error
         self._root = str(root).rstrip("/")
 
@@ -128,7 +128,7 @@ class StateStore:
                 data,
                 kind,
                 where=f"{self.url}/{path}",
-                mend="run the target: its next run goes on without the file",
+                fix="run the target: its next run goes on without the file",
             )
         except DamagedFile as error:
             if warn is None:
@@ -220,5 +220,5 @@ class StateStore:
             raise StateStoreError(
                 f"The state store cannot be {done}: {type(error).__name__}: {error}",
                 where=f"{self.url}/{path}",
-                mend=MEND,
+                fix=FIX,
             ) from error

@@ -76,8 +76,8 @@ class DbtStage:
         self.results: dict[str, NodeResult] = {i: done[i] for i in self.selected if i in done}
         # Entries of dbt's run_results.json.
         self.documents: dict[str, dict[str, Any]] = {}
-        # What mends a node's failure, where its error tells more than that the code is wrong.
-        self.mends: dict[str, str] = {}
+        # What fixes a node's failure, where its error tells more than that the code is wrong.
+        self.fixes: dict[str, str] = {}
         # What dbt's command itself returned at the last attempt.
         self.returned: Any = None
         # Batches of microbatch models of which some succeeded at the last attempt, and some failed.
@@ -139,9 +139,9 @@ class DbtStage:
             if batch is not None:
                 failed.setdefault(unique_id, []).append(batch)
             causes[unique_id] = classify(error)
-            mend = get_google_hint(error, self.session.profile)
-            if mend is not None:
-                self.mends[unique_id] = mend
+            fix = get_google_hint(error, self.session.profile)
+            if fix is not None:
+                self.fixes[unique_id] = fix
 
         for watcher in watchers:
             watcher.stage_started(self.name, len(self.selected if only is None else only))
@@ -239,7 +239,7 @@ class DbtStage:
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
-            mend=f"{self.mends.get(first.unique_id, 'correct it')}; to see it again: {command}",
+            fix=f"{self.fixes.get(first.unique_id, 'correct it')}; to see it again: {command}",
             record=self.record(),
             retryable=bool(
                 nodes_to_retry(self.results, self.session.manifest.child_map, self.retries)
@@ -252,14 +252,14 @@ class DbtStage:
         return StageFailed(
             f"{self.name}: dbt did not run through: {' '.join(str(error).split())}",
             where=f"target {profile.target!r}",
-            mend=f"{get_google_hint(error, profile) or 'correct it'}; to see it again: {command}",
+            fix=f"{get_google_hint(error, profile) or 'correct it'}; to see it again: {command}",
             record=self.record(),
             retryable=classify(error) is FailureClass.TRANSIENT,
         )
 
 
 def first_cause(failed: Sequence[NodeResult]) -> NodeResult:
-    """The failure to look at: the first that no retry mends, else the first."""
+    """The failure to look at: the first that no retry fixes, else the first."""
     return min(failed, key=lambda node: node.cause is FailureClass.TRANSIENT)
 
 

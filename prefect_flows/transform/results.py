@@ -42,7 +42,7 @@ class FailedBatch:
 
 
 def in_order(batches: Iterable[FailedBatch]) -> list[FailedBatch]:
-    """The batches to look at first come first: those that no retry mends, then the earliest."""
+    """The batches to look at first come first: those that no retry fixes, then the earliest."""
     return sorted(batches, key=lambda batch: (batch.cause is FailureClass.TRANSIENT, batch.begin))
 
 

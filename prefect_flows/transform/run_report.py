@@ -32,7 +32,7 @@ class FailingRows:
 
 @dataclass(frozen=True)
 class FailureCard:
-    """One failed node, and all that a person needs to mend it.
+    """One failed node, and all that a person needs to fix it.
 
     Attributes:
         blocked: type and name of what was skipped because of it, and of the exposures behind it.

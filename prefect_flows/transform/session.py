@@ -195,7 +195,7 @@ class DbtSession:
                 raise ProjectError(
                     f"The dbt project does not parse: {outcome.exception}",
                     where=str(self.project_dir),
-                    mend=f"correct the file; to see it again: {self._in_project(['parse'])}",
+                    fix=f"correct the file; to see it again: {self._in_project(['parse'])}",
                 ) from outcome.exception
             (self._manifest,) = outcome.results
             self._folders = {
@@ -281,7 +281,7 @@ class DbtSession:
             raise ProjectError(
                 f"dbt's packages cannot be installed: {' '.join(str(error).split())}",
                 where=", ".join(str(file) for file in self._package_files()),
-                mend=f"{what}; to see it again: {self._in_project(['deps'])}",
+                fix=f"{what}; to see it again: {self._in_project(['deps'])}",
                 retryable=retryable,
             ) from error
         return {"installed": not kept}
@@ -350,7 +350,7 @@ class DbtSession:
                 f"The warehouse of target {self.profile.target!r} cannot be used: "
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
-                mend=get_hint(error, self.profile),
+                fix=get_hint(error, self.profile),
                 retryable=may_pass(error),
             ) from error
         finally:
@@ -362,17 +362,17 @@ class DbtSession:
         Raises:
             SelectionError: nothing is selected, or the selection is not valid.
         """
-        mend = (
+        fix = (
             f"{self._in_project(['ls', *selection.arguments()])} shows what is selected; "
             "the names of models are the names of their files"
         )
         self.unmatched = []
         if selection.arguments() or (self.project_dir / "selectors.yml").exists():
-            nodes, self.unmatched = self._list(selection, mend)
+            nodes, self.unmatched = self._list(selection, fix)
             if selection.since is not None:
                 # Nodes that did not change match nothing either: without `since`, it is a fault.
                 whole = replace(selection, since=None)
-                self.unmatched = self._list(whole, mend)[1] if whole.arguments() else []
+                self.unmatched = self._list(whole, fix)[1] if whole.arguments() else []
             found = [(node["resource_type"], node["unique_id"]) for node in nodes]
         else:
             found = [(str(node.resource_type), node.unique_id) for node in self._nodes()]
@@ -384,11 +384,11 @@ class DbtSession:
             raise SelectionError(
                 "The selection matches no node of the dbt project.",
                 where=str(selection),
-                mend=mend,
+                fix=fix,
             )
         return selected
 
-    def _list(self, selection: Selection, mend: str) -> tuple[list[dict[str, str]], list[str]]:
+    def _list(self, selection: Selection, fix: str) -> tuple[list[dict[str, str]], list[str]]:
         """The nodes that `dbt ls` lists, and the parts of the selection that match none."""
         unmatched: list[str] = []
 
@@ -404,7 +404,7 @@ class DbtSession:
             raise SelectionError(
                 f"The selection is not valid: {outcome.exception}",
                 where=str(selection),
-                mend=mend,
+                fix=fix,
             ) from outcome.exception
         return [json.loads(line) for line in outcome.results], list(dict.fromkeys(unmatched))
 
@@ -513,7 +513,7 @@ class DbtSession:
             raise StageFailed(
                 f"dbt's catalog is not whole: {' '.join(str(faults[0]).split())}.",
                 where=self.profile.address,
-                mend=f"see it again: cd {self.project_dir.name} && "
+                fix=f"see it again: cd {self.project_dir.name} && "
                 f"uv run dbt docs generate --target {self.profile.target}; or --skip docs",
                 record={},
                 retryable=False,

@@ -26,7 +26,7 @@ def warehouse_awaited(profile: Profile, seconds: float, log: Logger) -> Iterator
     silent = WarehouseUnreachable(
         f"The warehouse of target {profile.target!r} did not answer within {seconds:g} s.",
         where=profile.address,
-        mend=f"{profile.mend_of_address}; or wait longer: MILLRACE_UNREACHABLE_SECONDS",
+        fix=f"{profile.address_hint}; or wait longer: MILLRACE_UNREACHABLE_SECONDS",
     )
     try:
         with said_while_waiting(profile.address, seconds, log), bounded(seconds, silent):
@@ -36,5 +36,5 @@ def warehouse_awaited(profile: Profile, seconds: float, log: Logger) -> Iterator
         if error is silent and root is not error:
             # What the last attempt met, before the wait for the next one was interrupted.
             silent.what += f" Last: {type(root).__name__}: {' '.join(str(root).split())}"
-            silent.mend = get_hint(root, profile)
+            silent.fix = get_hint(root, profile)
         raise

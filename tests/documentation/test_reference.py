@@ -19,12 +19,12 @@ from tests.support.project import REPOSITORY, Project, copy_of_the_project
 
 pytestmark = pytest.mark.docs
 
-MEND = "uv run millrace reference"
+FIX = "uv run millrace reference"
 
 
 def test_every_page_says_what_the_code_says() -> None:
     stale = [str(page) for page, text in pages().items() if (REPOSITORY / page).read_text() != text]
-    assert stale == [], f"not up to date: {MEND}"
+    assert stale == [], f"not up to date: {FIX}"
 
 
 def test_every_command_has_help() -> None:
@@ -90,7 +90,7 @@ def test_a_command_that_is_new_makes_the_check_fail_until_the_pages_are_written(
 
     assert checked.returncode == 1, checked.stderr
     assert "commands.md: says something else than the code" in checked.stdout
-    assert f"mend: {MEND}" in checked.stdout
+    assert f"fix: {FIX}" in checked.stdout
     assert written.returncode == again.returncode == 0
     text = (copy.folder / "documentation/reference/commands.md").read_text()
     assert "## infrastructure.weigh\n\nHow heavy a target is.\n\nWeigh it." in text

@@ -119,15 +119,15 @@ def test_a_quota_that_stays_fails_with_its_reason(faulty: Project, bigquery: Big
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "cause", "mend"),
+    ("status", "reason", "cause", "fix"),
     [
-        (400, "invalidQuery", "code", "mend:  correct it; to see it again: cd dbt && uv run dbt"),
+        (400, "invalidQuery", "code", "fix:   correct it; to see it again: cd dbt && uv run dbt"),
         (403, "accessDenied", "configuration", "roles/bigquery.dataEditor on its datasets"),
         (404, "notFound", "configuration", "correct project (faults), dataset (scratch) or"),
     ],
 )
 def test_what_cannot_pass_is_asked_once(
-    faulty: Project, bigquery: BigQuery, status: int, reason: str, cause: str, mend: str
+    faulty: Project, bigquery: BigQuery, status: int, reason: str, cause: str, fix: str
 ) -> None:
     fault = bigquery.proxy.fault(Fault(NUMBERS, status, reason, times=None))
     done = run(faulty, "--select", "numbers")
@@ -136,7 +136,7 @@ def test_what_cannot_pass_is_asked_once(
     assert len(fault.met) == 1
     assert "Trying again" not in said
     assert f"First cause ({cause}), model numbers" in said
-    assert mend in said
+    assert fix in said
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["asked", "answered"])

@@ -134,7 +134,7 @@ def test_the_metrics_of_a_run_are_written(three: Three) -> None:
 def test_a_gateway_that_never_answers_is_given_up(three: Three) -> None:
     log = three.done[1].stderr
     assert "Metrics could not be pushed: no answer within 5 s" in log or "timed out" in log
-    assert "mend:  see that the Pushgateway answers" in log
+    assert "fix:   see that the Pushgateway answers" in log
     assert "Metrics could not be written: FileNotFoundError" in log
     assert "/no/such/millrace_dev.prom" in log
 

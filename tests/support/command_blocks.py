@@ -169,7 +169,7 @@ def missing_of(block: Block) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.JoinedStr | ast.Constant)
     )
-    lines = (re.sub(r"^(  (where|mend):\s+|[A-Z]\w+: )", "", x) for x in block.text.splitlines())
+    lines = (re.sub(r"^(  (where|fix):\s+|[A-Z]\w+: )", "", x) for x in block.text.splitlines())
     parts = (part.strip() for line in lines for part in line.split("…"))
     return [part for part in parts if len(part) > 3 and part not in said]
 

@@ -1,6 +1,6 @@
 -- Intent: an incremental run rewrites only the last days. A flight that arrives later than that,
 -- changes, or is withdrawn at the source must not be lost in silence: this fails, and
--- `dbt run --full-refresh --select fct_flights+` mends it.
+-- `dbt run --full-refresh --select fct_flights+` fixes it.
 with staged as (
 
     select * from {{ ref('stg_nyc__flights__flights') }}

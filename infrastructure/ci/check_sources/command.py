@@ -26,7 +26,7 @@ def check_sources(
         list[str] | None, typer.Option(help="Only this source; repeatable. All by default.")
     ] = None,
 ) -> None:
-    """List every fault of the sources' folders, with its file and what mends it."""
+    """List every fault of the sources' folders, with its file and what fixes it."""
     console = Console(soft_wrap=True, markup=False, highlight=False)
     project = load_settings().project_dir
     known = {each.name: each for each in all_sources(project)}
@@ -36,7 +36,7 @@ def check_sources(
             f"There is no source {', '.join(map(repr, unknown))}; there are: {', '.join(known)}."
             f"{did_you_mean(unknown[0], known)}",
             where=str(project / SOURCES),
-            mend=f"name one of them, or make it: {COPY}",
+            fix=f"name one of them, or make it: {COPY}",
         )
     results = [check(known[name]) for name in source or known]
     if not source and (shared := list(between(project))):

@@ -47,7 +47,7 @@ def understood(source: Source) -> Iterator[Fault]:
             prefect_yaml.read(source.project / file)
         except ConfigurationError as error:
             for line in error.what.splitlines()[1:] or [error.what]:
-                yield Fault(file, line.removeprefix("  - "), error.mend)
+                yield Fault(file, line.removeprefix("  - "), error.fix)
 
 
 def names(source: Source) -> Iterator[Fault]:

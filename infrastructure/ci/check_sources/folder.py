@@ -25,14 +25,14 @@ COPY = "uvx cookiecutter infrastructure/config/source_template --output-dir pref
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """What is wrong, in which file of the project, and what mends it."""
+    """What is wrong, in which file of the project, and what fixes it."""
 
     file: str
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}; {self.mend}"
+        return f"{self.file}: {self.what}; {self.fix}"
 
 
 class Unreadable(Exception):

@@ -62,14 +62,14 @@ def declaration(source: Source) -> Iterator[Fault]:
             file, "nobody answers for it", "write meta: {owner: …} under config, a team's name"
         )
     each_table = [each.get("config") or {} for each in _mappings(declared.get("tables"))]
-    for wanted, mend in (
+    for wanted, fix in (
         (LOADED_AT, "write loaded_at_query under config, as that of nyc__flights"),
         (("freshness",), "write freshness: {warn_after: {count: 36, period: hour}} under config"),
     ):
         if not any(config.get(key) for key in wanted) and not (
             each_table and all(any(table.get(key) for key in wanted) for table in each_table)
         ):
-            yield Fault(file, f"{' or '.join(wanted)} is not declared", mend)
+            yield Fault(file, f"{' or '.join(wanted)} is not declared", fix)
 
 
 def described(source: Source) -> Iterator[Fault]:
@@ -108,13 +108,13 @@ def switch(source: Source) -> Iterator[Fault]:
     if not source.is_off:
         return
     expression = f"{{{{ '{source.name}' not in var('sources_off') }}}}"
-    mend = f'write enabled: "{expression}" under its config'
+    fix = f'write enabled: "{expression}" under its config'
     off = [(source.sources_yml, f"the source {source.name}", _declared(source) or {})]
     off += [(source.models_yml, str(each.get("name")), each) for each in _models(source)]
     for file, what, document in off:
         said = str((document.get("config") or {}).get("enabled", ""))
         if "".join(said.split()).replace('"', "'") != "".join(expression.split()):
-            yield Fault(file, f"sources_off has it, and {what} is enabled all the same", mend)
+            yield Fault(file, f"sources_off has it, and {what} is enabled all the same", fix)
 
 
 def _models(source: Source) -> list[Mapping[str, Any]]:

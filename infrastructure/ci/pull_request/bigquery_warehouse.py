@@ -217,19 +217,19 @@ class BigQueryWarehouse:
                     f"It takes longer than {self._limits.seconds:g} s, or is billed for more than "
                     f"{self._limits.bytes:,} bytes.",
                     where=profile.address,
-                    mend="give it more with --seconds SECONDS or --gigabytes NUMBER",
+                    fix="give it more with --seconds SECONDS or --gigabytes NUMBER",
                 ) from error
             if isinstance(error, GoogleAPICallError) and error.code == 400:
                 raise QueryFailed(
                     f"The warehouse refuses: {' '.join(str(error).split())}",
                     where=profile.address,
-                    mend="correct what it names, and do this again",
+                    fix="correct what it names, and do this again",
                 ) from error
             raise WarehouseUnreachable(
                 f"The warehouse of target {profile.target!r} cannot be used: "
                 f"{' '.join(str(error).split())}",
                 where=profile.address,
-                mend=f"{get_hint(error, profile)}; documentation/pull_requests.md lists what the "
+                fix=f"{get_hint(error, profile)}; documentation/pull_requests.md lists what the "
                 "target of pull requests needs",
             ) from error
 

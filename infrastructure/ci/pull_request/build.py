@@ -148,7 +148,7 @@ def _stopping(number: int, runtime: Runtime) -> Iterator[None]:
         raise RunCancelled(
             error.what,
             where=f"the build of pull request {number}; {schema_of(number)} may hold a part of it",
-            mend="build it again, which starts over",
+            fix="build it again, which starts over",
         ) from error
 
 

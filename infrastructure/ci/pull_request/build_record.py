@@ -112,6 +112,6 @@ class Build(_Plain):
             raise ConfigurationError(
                 f"Pull request {number} was not built on this machine, or its build did not end.",
                 where=str(file),
-                mend=f"build it: {command}",
+                fix=f"build it: {command}",
             )
         return cls.model_validate_json(file.read_text())

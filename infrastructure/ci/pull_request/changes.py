@@ -128,7 +128,7 @@ def see_that_all_goes_into(session: DbtSession, changes: Changes) -> None:
                 f"{node.resource_type} {node.name} would be written to "
                 f"{node.database}.{node.schema}, and not to {schema}.",
                 where=f"dbt/{node.original_file_path}, and dbt/macros/generate_schema_name.sql",
-                mend="leave `database` and `target_schema` to the target, and the schema to "
+                fix="leave `database` and `target_schema` to the target, and the schema to "
                 "generate_schema_name, which gives the target's own where one_schema is set",
             )
 
@@ -146,7 +146,7 @@ def _listed(session: DbtSession, method: str, state: Path) -> set[str]:
         raise SelectionError(
             f"dbt cannot compare the project with production: {' '.join(str(error).split())}",
             where=f"{method} against {state}",
-            mend="where it is of the manifest's version: run production with the dbt of this "
+            fix="where it is of the manifest's version: run production with the dbt of this "
             "project first",
         ) from error
     return {json.loads(line)["unique_id"] for line in outcome.results}

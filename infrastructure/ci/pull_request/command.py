@@ -116,7 +116,7 @@ def compare(
         raise ConfigurationError(
             f"The comment cannot be written: {error.strerror}.",
             where=str(output),
-            mend="name a file in a folder that you may write to with --output",
+            fix="name a file in a folder that you may write to with --output",
         ) from error
     Console().print(f"{output}: {len(text):,} characters", highlight=False, soft_wrap=True)
 
@@ -142,7 +142,7 @@ def comment(
         raise ConfigurationError(
             f"{file} does not exist, or is no comment that `compare` wrote.",
             where=str(file),
-            mend="write it: uv run millrace pr compare --output "
+            fix="write it: uv run millrace pr compare --output "
             f"{file} --number {number} --target NAME --production NAME",
         )
     with closing(GitHub(repository)) as github:
@@ -196,6 +196,6 @@ def _json(text: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"Not variables as JSON: {said}.",
             where="--vars",
-            mend="""write an object: --vars '{"sources_off": []}'""",
+            fix="""write an object: --vars '{"sources_off": []}'""",
         )
     return given

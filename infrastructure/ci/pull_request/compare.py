@@ -63,7 +63,7 @@ def compare(
             f"The last build of pull request {number} is of target {build.target!r} against "
             f"{build.production!r}, and not of {asked[0]!r} against {asked[1]!r}.",
             where=str(folder),
-            mend="name these, or build it again",
+            fix="name these, or build it again",
         )
     if not build.built:
         return build, _kept(folder, Comparison(build=build.id, differences=[]))
@@ -80,7 +80,7 @@ def compare(
                     "is gone." if mark is None else f"was built again at {mark.built_at:%H:%M} UTC."
                 ),
                 where=profile.address,
-                mend="compare where it was built last, or build it again",
+                fix="compare where it was built last, or build it again",
             )
         comparing = _Comparing(folder, build, warehouse, limits)
         comparison = comparing.run()
@@ -265,7 +265,7 @@ class _Comparing:
                         f"it would read {price:,} bytes, and {self._bytes:,} of "
                         f"{self._limits.bytes:,} are read",
                         where="the comparison",
-                        mend="let it read more with --gigabytes NUMBER",
+                        fix="let it read more with --gigabytes NUMBER",
                     )
                 self._bytes += price
         return [int(value or 0) for value in self._warehouse.ask(sql).values()]

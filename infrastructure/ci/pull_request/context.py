@@ -53,14 +53,14 @@ class Ground:
                 f"No whole run of target {production!r} was good yet: there is nothing to compare "
                 "with.",
                 where=f"{self.store.url}/{path}",
-                mend=f"run it: uv run millrace run --target {production}; or "
+                fix=f"run it: uv run millrace run --target {production}; or "
                 "set MILLRACE_STATE_URL to the state store where it is run",
             )
         validated(
             data,
             MANIFEST_KIND,
             where=f"{self.store.url}/{path}",
-            mend=f"write it again: uv run millrace run --target {production}",
+            fix=f"write it again: uv run millrace run --target {production}",
         )
         return data
 
@@ -108,6 +108,6 @@ def _in_one_warehouse(target: Profile, production: Profile) -> None:
             f"Targets {target.target!r} and {production.target!r} are not in one warehouse, so "
             f"that what is not built could not be read, and nothing compared ({said}).",
             where="Terraform's outputs, from which setup made the targets",
-            mend="give pull requests a target in the warehouse of production, with a user of its "
+            fix="give pull requests a target in the warehouse of production, with a user of its "
             "own that may only read there: documentation/pull_requests.md",
         )

@@ -65,7 +65,7 @@ class Lease:
             raise TargetBusy(
                 f"The hold of dataset {self._dataset.dataset_id} was lost: {self._lost}.",
                 where=f"bigquery {self._dataset}",
-                mend="do this again",
+                fix="do this again",
             )
 
     def _renew(self, over: threading.Event) -> None:

@@ -54,14 +54,14 @@ class GitHub:
             raise ConfigurationError(
                 "There is no token for GitHub.",
                 where=f"the environment variable {TOKEN}",
-                mend="in a workflow: env: GITHUB_TOKEN: ${{ github.token }}, and permissions: "
+                fix="in a workflow: env: GITHUB_TOKEN: ${{ github.token }}, and permissions: "
                 "pull-requests: write; by hand: GITHUB_TOKEN=$(gh auth token)",
             )
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
             raise ConfigurationError(
                 f"Not the name of a repository: {repository!r}.",
                 where="--repository",
-                mend="write owner/name",
+                fix="write owner/name",
             )
         self._base = os.environ.get(API_URL, PUBLIC).rstrip("/")
         self._path = f"/repos/{repository}"
@@ -98,7 +98,7 @@ class GitHub:
                     f"The comment was written by {by}, and not by {author}: the next one would "
                     "not find it.",
                     where=f"{self._base}{issue}",
-                    mend="name who the token belongs to with --author, and remove this comment",
+                    fix="name who the token belongs to with --author, and remove this comment",
                 )
         first, *others = ours
         if first["body"] != body:
@@ -202,7 +202,7 @@ class GitHub:
 
     def _refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
         said = _message(answer)
-        mends = {
+        fixes = {
             301: "the repository has another name now: name that with --repository",
             307: "the repository has another name now: name that with --repository",
             401: f"the token is wrong or expired: set {TOKEN} to another",
@@ -212,16 +212,16 @@ class GitHub:
             410: "see that the repository has pull requests switched on",
             422: "see what GitHub says; a comment may have 65,536 characters",
         }
-        mend = mends.get(answer.status_code, "see https://www.githubstatus.com, and do this again")
+        fix = fixes.get(answer.status_code, "see https://www.githubstatus.com, and do this again")
         if _limited_for(answer) is not None:
-            mend = "GitHub's rate limit is reached: do this again later"
-        return self._refused(method, url, f"{answer.status_code} {said}", mend)
+            fix = "GitHub's rate limit is reached: do this again later"
+        return self._refused(method, url, f"{answer.status_code} {said}", fix)
 
-    def _refused(self, method: str, url: str, what: str, mend: str) -> GitHubRefuses:
+    def _refused(self, method: str, url: str, what: str, fix: str) -> GitHubRefuses:
         return GitHubRefuses(
             f"GitHub refuses: {what}.",
             where=f"{method} {url}",
-            mend=mend or f"see that {API_URL} names GitHub's own API",
+            fix=fix or f"see that {API_URL} names GitHub's own API",
         )
 
 
@@ -267,7 +267,7 @@ def _json(answer: httpx.Response) -> Any:
         raise GitHubRefuses(
             "GitHub's answer is no JSON: something else answers in its place.",
             where=str(answer.request.url),
-            mend=f"see that {API_URL} names GitHub's API, and whether a proxy is in between",
+            fix=f"see that {API_URL} names GitHub's API, and whether a proxy is in between",
         ) from error
 
 

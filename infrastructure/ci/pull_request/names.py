@@ -73,7 +73,7 @@ def not_ours(schema: str, where: str) -> ConfigurationError:
     return ConfigurationError(
         f"The schema {schema} exists, and does not say that it was made for this pull request.",
         where=where,
-        mend=f"see what it holds; rename it, or drop it by hand, then do this again: {schema} is "
+        fix=f"see what it holds; rename it, or drop it by hand, then do this again: {schema} is "
         "never dropped by itself without its mark",
     )
 
@@ -84,6 +84,6 @@ def of_another_repository(mark: SchemaOwner, repository: str, where: str) -> Con
         f"The schema {schema_of(mark.number)} is that of a pull request of {mark.repository}, and "
         f"not of {repository}.",
         where=where,
-        mend="give the pull requests of each repository a target in a database, or a project, of "
+        fix="give the pull requests of each repository a target in a database, or a project, of "
         "its own",
     )

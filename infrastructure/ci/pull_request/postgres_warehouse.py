@@ -215,7 +215,7 @@ class PostgresWarehouse:
                 f"The warehouse of target {self._profile.target!r} cannot be used: "
                 f"{' '.join(str(error).split())}",
                 where=self._profile.address,
-                mend=self._profile.mend_of_address,
+                fix=self._profile.address_hint,
             ) from error
         connection.autocommit = True
         return connection
@@ -227,7 +227,7 @@ class PostgresWarehouse:
                 f"What is not ours depends on the schema {schema}, and would go with it: "
                 f"{', '.join(names)}.",
                 where=self._profile.address,
-                mend=f"drop or change {names[0]}, then do this again",
+                fix=f"drop or change {names[0]}, then do this again",
             )
 
     def _one(self, statement: str, *values: Any) -> Mapping[str, Any]:
@@ -253,25 +253,25 @@ class PostgresWarehouse:
             raise QueryLimitExceeded(
                 f"It takes longer than {self._limits.seconds:g} s.",
                 where=profile.address,
-                mend="give it more time with --seconds SECONDS",
+                fix="give it more time with --seconds SECONDS",
             ) from error
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             raise WarehouseUnreachable(
                 f"The warehouse of target {profile.target!r} went away: "
                 f"{' '.join(str(error).split())}",
                 where=profile.address,
-                mend=profile.mend_of_address,
+                fix=profile.address_hint,
             ) from error
         except errors.InsufficientPrivilege as error:
             raise ConfigurationError(
                 f"{profile.output['user']} may not do this: {' '.join(str(error).split())}",
                 where=profile.address,
-                mend="documentation/pull_requests.md lists what the target of pull requests needs: "
+                fix="documentation/pull_requests.md lists what the target of pull requests needs: "
                 "create on the database, and select on what it reads",
             ) from error
         except psycopg2.Error as error:
             raise QueryFailed(
                 f"The warehouse refuses: {error.diag.message_primary or type(error).__name__}",
                 where=profile.address,
-                mend="correct what it names, and do this again",
+                fix="correct what it names, and do this again",
             ) from error

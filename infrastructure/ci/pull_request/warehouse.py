@@ -134,5 +134,5 @@ def busy(schema: str, where: str) -> TargetBusy:
         f"The schema {schema} is held: another build, comparison or removal of the same pull "
         "request is under way.",
         where=where,
-        mend="wait for it to end, and do this again; or give it more time with --wait SECONDS",
+        fix="wait for it to end, and do this again; or give it more time with --wait SECONDS",
     )

@@ -56,5 +56,5 @@ def main(
         console.print(f"{file.relative_to(ROOT)}: nothing makes it; remove it")
     if left or (check and stale):
         if stale:
-            console.print("mend: uv run millrace reference", highlight=False)
+            console.print("fix: uv run millrace reference", highlight=False)
         raise typer.Exit(STALE)

@@ -50,7 +50,7 @@ class Program:
             raise ConfigurationError(
                 "A program has no docstring.",
                 where=str(self.file),
-                mend="say in its first lines what it is for",
+                fix="say in its first lines what it is for",
             )
         head, colon, rest = text.partition(":")
         text = rest.strip() if colon and head.strip().endswith("`") else text
@@ -143,7 +143,7 @@ def page(root: Path) -> str:
     return "\n\n".join([
         "# Commands",
         "Each of them takes `--help`, and says the same there. What is wrong is said on standard "
-        "error, with what mends it; the exit code is not 0 then.",
+        "error, with what fixes it; the exit code is not 0 then.",
         overview,
         *(_section(program) for program in all_of_them),
     ])  # fmt: skip
@@ -245,7 +245,7 @@ def _said(param: Any) -> str:
         raise ConfigurationError(
             f"The option '{param.name}' says nothing of itself.",
             where="a command of the project",
-            mend='give it `typer.Option(help="…")`, or `typer.Argument(help="…")`',
+            fix='give it `typer.Option(help="…")`, or `typer.Argument(help="…")`',
         )
     if param.envvar:
         text += f" Environment: `{param.envvar}`."

@@ -59,7 +59,7 @@ def rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[s
             raise ConfigurationError(
                 f"'{name}' has no description.",
                 where=where,
-                mend="say what it is: a field in a string below it, a flow's parameter under "
+                fix="say what it is: a field in a string below it, a flow's parameter under "
                 "`Args:` in its docstring",
             )
         required = name in schema.get("required", [])

@@ -6,18 +6,18 @@ REFUSED, BUSY = 2, 75
 
 
 class Refused(Exception):  # it says what the host does
-    """Nothing was changed; says what is wrong, where, and what mends it."""
+    """Nothing was changed; says what is wrong, where, and what fixes it."""
 
     code = REFUSED
 
-    def __init__(self, what: str, *, where: str, mend: str) -> None:
+    def __init__(self, what: str, *, where: str, fix: str) -> None:
         super().__init__(what)
         self.what = what
         self.where = where
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+        return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
 
 
 class Busy(Refused):

@@ -82,7 +82,7 @@ class Folder:
             raise Busy(
                 f"Another delivery is under way here, or a command that it left: {holder}.",
                 where=f"{self.path}/lock",
-                mend=f"wait for it; it writes {self.of_delivery(holder)}/log",
+                fix=f"wait for it; it writes {self.of_delivery(holder)}/log",
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, delivery.encode(), 0)
@@ -101,11 +101,11 @@ class Folder:
     def release(self, name: str) -> Release:
         """A release that is kept here."""
         file = self.of_release(name) / "release.json"
-        mend = f"deliver that release again, or another of {file.parent.parent}"
+        fix = f"deliver that release again, or another of {file.parent.parent}"
         try:
-            return Release(**_read(file, mend))
+            return Release(**_read(file, fix))
         except TypeError as error:
-            raise _damaged(file, str(error), mend) from error
+            raise _damaged(file, str(error), fix) from error
 
     def good(self) -> list[str]:
         """Releases whose health check has passed, the current one first."""
@@ -113,10 +113,10 @@ class Folder:
         if not file.exists():
             return []
         releases = file.parent / "releases"
-        mend = f'write {{"good": ["ID"]}} there, ID being the release that runs: ls {releases}'
-        good = _read(file, mend).get("good")
+        fix = f'write {{"good": ["ID"]}} there, ID being the release that runs: ls {releases}'
+        good = _read(file, fix).get("good")
         if not isinstance(good, list) or not good:
-            raise _damaged(file, "good is no list of releases", mend)
+            raise _damaged(file, "good is no list of releases", fix)
         return [str(name) for name in good]
 
     def current(self) -> Release | None:
@@ -140,8 +140,8 @@ class Folder:
     def leaving(self) -> set[str]:
         """Containers of workers that were told to stop, and may still wait for their runs."""
         file = self.path / "leaving.json"
-        mend = f"see which workers still run (docker ps), stop the old ones, then: rm {file}"
-        return set(_read(file, mend, list)) if file.exists() else set()
+        fix = f"see which workers still run (docker ps), stop the old ones, then: rm {file}"
+        return set(_read(file, fix, list)) if file.exists() else set()
 
     def leave(self, containers: set[str]) -> None:
         """Keep which containers were told to stop."""
@@ -163,8 +163,8 @@ class Folder:
     def record(self, name: str) -> dict[str, Any] | None:
         """How far a delivery came; none of one that has not begun."""
         file = self.of_delivery(name) / "record.json"
-        mend = f"read {file.with_name('log')}, then put the record aside: mv {file} {file}.damaged"
-        return _read(file, mend) if file.exists() else None
+        fix = f"read {file.with_name('log')}, then put the record aside: mv {file} {file}.damaged"
+        return _read(file, fix) if file.exists() else None
 
     def unfinished(self) -> dict[str, Any] | None:
         """The latest delivery, if it was killed. To be asked by whoever has the lock."""
@@ -194,7 +194,7 @@ def write(file: Path, text: str, mode: int = 0o600) -> None:
         os.close(folder)
 
 
-def _read(file: Path, mend: str, kind: type[Any] = dict) -> Any:
+def _read(file: Path, fix: str, kind: type[Any] = dict) -> Any:
     """The content of a JSON file of this folder.
 
     Raises:
@@ -203,11 +203,11 @@ def _read(file: Path, mend: str, kind: type[Any] = dict) -> Any:
     try:
         found = json.loads(file.read_text())
     except ValueError as error:
-        raise _damaged(file, str(error), mend) from error
+        raise _damaged(file, str(error), fix) from error
     if not isinstance(found, kind):
-        raise _damaged(file, f"it is no {kind.__name__}", mend)
+        raise _damaged(file, f"it is no {kind.__name__}", fix)
     return found
 
 
-def _damaged(file: Path, why: str, mend: str) -> Refused:
-    return Refused(f"A file of this host is damaged: {why}.", where=str(file), mend=mend)
+def _damaged(file: Path, why: str, fix: str) -> Refused:
+    return Refused(f"A file of this host is damaged: {why}.", where=str(file), fix=fix)

@@ -38,7 +38,7 @@ def look(folder: Folder) -> None:
     if os.geteuid() == 0:
         raise Refused(
             "Deliveries are made by an ordinary user.", where="root on the host",
-            mend="adduser --disabled-password millrace, let it use the engine "
+            fix="adduser --disabled-password millrace, let it use the engine "
             "(documentation/delivery.md), and name it in --host",
         )  # fmt: skip
     for program in (["docker", "version"], ["docker", "compose", "version"]):
@@ -50,14 +50,14 @@ def look(folder: Folder) -> None:
         if said:
             raise Refused(
                 f"{' '.join(program)}: {said}", where=f"{os.uname().nodename}, in a login of SSH",
-                mend="install engine and Compose, and let this user use them: sudo usermod "
+                fix="install engine and Compose, and let this user use them: sudo usermod "
                 "--append --groups docker USER, or a rootless engine (documentation/delivery.md)",
             )  # fmt: skip
     free = shutil.disk_usage(folder.path).free
     if free < FREE_BYTES:
         raise Refused(
             f"{free / 1e9:.1f} GB are free, and an image with its layers needs 4.",
-            where=str(folder.path), mend="docker image prune, or a larger disk",
+            where=str(folder.path), fix="docker image prune, or a larger disk",
         )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def look_at_secrets(folder: Folder, image: str) -> None:
         raise Refused(
             f"Secrets are missing: {', '.join(missing)}.",
             where=str(folder.secrets),
-            mend=f"on the host: mkdir -p {folder.secrets} && docker run --rm --network none "
+            fix=f"on the host: mkdir -p {folder.secrets} && docker run --rm --network none "
             f'--user "$(id -u):$(id -g)" --volume {folder.secrets}:/secrets {image} '
             "python -m infrastructure.platforms.docker.secrets --folder /secrets; then put your "
             "own terraform-outputs.json in its place",
@@ -106,15 +106,13 @@ def pull(image: str, given: dict[str, str]) -> None:
         )  # fmt: skip
 
 
-def _docker(arguments: list[str], environment: dict[str, str], text: str, mend: str) -> None:
+def _docker(arguments: list[str], environment: dict[str, str], text: str, fix: str) -> None:
     done = subprocess.run(
         ["docker", *arguments], env=environment, input=text, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     if done.returncode:
-        raise Refused(
-            f"docker {arguments[0]}: {done.stderr.strip()}", where=arguments[-1], mend=mend
-        )
+        raise Refused(f"docker {arguments[0]}: {done.stderr.strip()}", where=arguments[-1], fix=fix)
 
 
 def facts(image: str) -> dict[str, str]:
@@ -137,7 +135,7 @@ def facts(image: str) -> dict[str, str]:
     if head.returncode or LABEL not in labels:
         raise Refused(
             f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {LABEL}'}",
-            where=image, mend="build it with millrace image",
+            where=image, fix="build it with millrace image",
         )  # fmt: skip
     return {"version": labels[LABEL], "head": head.stdout.strip().splitlines()[-1]}
 
@@ -201,7 +199,7 @@ def follow(folder: Folder, name: str, offset: int) -> dict[str, Any]:
             elif _is_dead(folder) and folder.record(name) == record:
                 raise Refused(
                     "The delivery was killed on the host.", where=str(folder.of_delivery(name)),
-                    mend="deliver again: it goes on, or goes back first",
+                    fix="deliver again: it goes on, or goes back first",
                 )  # fmt: skip
             time.sleep(FOLLOW_SECONDS)
 

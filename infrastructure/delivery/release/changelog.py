@@ -67,13 +67,13 @@ def section_of(changelog: str, name: str) -> Section:
         raise ConfigurationError(
             f"There are {len(found)} sections [{name}]; the sections are: {names}.",
             where=FILE,
-            mend=f"have one section that begins with: ## [{name}]",
+            fix=f"have one section that begins with: ## [{name}]",
         )
     if not found[0].says_something:
         raise ConfigurationError(
             f"The section [{name}] says nothing: a release that changes nothing is none.",
             where=FILE,
-            mend=f"write below ## [{name}] what is different for those who use it, as a list",
+            fix=f"write below ## [{name}] what is different for those who use it, as a list",
         )
     return found[0]
 
@@ -89,7 +89,7 @@ def released(changelog: str, version: str, day: date) -> str:
         raise ConfigurationError(
             f"The section [{version}] is there already.",
             where=FILE,
-            mend="release a later version, or take that section out",
+            fix="release a later version, or take that section out",
         )
     heading = f"## [{UNRELEASED}]\n\n## [{version}] - {day.isoformat()}\n\n"
     after = changelog[unreleased.start :].split("\n", 1)[1].lstrip("\n")

@@ -62,7 +62,7 @@ def bump(
         raise ConfigurationError(
             f"The commit was not made, and the files are as they were: {fault}.",
             where=f"git commit, in {folder}",
-            mend="correct that, and give this command again",
+            fix="correct that, and give this command again",
         )
     console.print(
         f"Committed. On {BRANCH}, directly or by a pull request:\n  uv run millrace release tag"
@@ -80,7 +80,7 @@ def tag() -> None:
         raise ConfigurationError(
             f"Releases are tagged on {BRANCH}, and this is {branch or 'no branch'}.",
             where=str(folder),
-            mend=f"git switch {BRANCH} && git pull --ff-only",
+            fix=f"git switch {BRANCH} && git pull --ff-only",
         )
     version = of_project(folder / PYPROJECT)
     _refuse_tagged(folder, version)
@@ -94,7 +94,7 @@ def tag() -> None:
         raise ConfigurationError(
             f"The tag {version.tag} was not made: {fault}.",
             where=f"git tag, in {folder}",
-            mend="correct that, and give this command again",
+            fix="correct that, and give this command again",
         )
     Console(highlight=False).print(
         f"{version.tag}: tagged. It is released by:\n"
@@ -125,7 +125,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
         raise ConfigurationError(
             f"The tag is {name}, and the version of the project is {here}.",
             where=PYPROJECT,
-            mend="uv run millrace release bump major|minor|patch, then … tag",
+            fix="uv run millrace release bump major|minor|patch, then … tag",
         )
     _section(folder, version)
     tagged = git(folder, "rev-parse", f"refs/tags/{name}^{{commit}}")
@@ -133,7 +133,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
         raise ConfigurationError(
             f"The commit that lies here is not the one of {name}, which is {tagged}.",
             where=str(folder),
-            mend=f"git checkout {name}",
+            fix=f"git checkout {name}",
         )
     Console(highlight=False).print(f"{name}: number, changelog and commit agree")
 
@@ -145,7 +145,7 @@ def _section(folder: Path, version: Version) -> changelog.Section:
         raise ConfigurationError(
             f"The section [{version}] has no day.",
             where=changelog.FILE,
-            mend=f"let it begin with: ## [{version}] - YYYY-MM-DD",
+            fix=f"let it begin with: ## [{version}] - YYYY-MM-DD",
         )
     return section
 
@@ -155,7 +155,7 @@ def _refuse_uncommitted(folder: Path) -> None:
         raise ConfigurationError(
             "Files of this folder differ from their commit.",
             where="git status",
-            mend="commit them, or put them away with: git stash --include-untracked",
+            fix="commit them, or put them away with: git stash --include-untracked",
         )
 
 
@@ -164,7 +164,7 @@ def _refuse_tagged(folder: Path, version: Version) -> None:
         raise ConfigurationError(
             f"The tag {version.tag} is there already.",
             where=f"git show {version.tag}",
-            mend=f"git fetch --tags, and release a later version; a tag that was never pushed: "
+            fix=f"git fetch --tags, and release a later version; a tag that was never pushed: "
             f"git tag --delete {version.tag}",
         )
 

@@ -58,7 +58,7 @@ def parse(text: str, *, where: str) -> Version:
         raise ConfigurationError(
             f"{text!r} is no semantic version.",
             where=where,
-            mend="write MAJOR.MINOR.PATCH, for example 1.4.0 (https://semver.org)",
+            fix="write MAJOR.MINOR.PATCH, for example 1.4.0 (https://semver.org)",
         )
     return Version(*(int(number) for number in found.groups()))
 
@@ -75,6 +75,6 @@ def written(pyproject: str, version: Version) -> str:
         raise ConfigurationError(
             f"The project's version stands on {count} lines of its own.",
             where="pyproject.toml",
-            mend='have one line: version = "MAJOR.MINOR.PATCH"',
+            fix='have one line: version = "MAJOR.MINOR.PATCH"',
         )
     return text

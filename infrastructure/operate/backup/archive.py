@@ -65,7 +65,7 @@ def write(folder: Path, manifest: Manifest, database: Path) -> Path:
     file = folder / f"prefect-backup-{moment:%Y%m%dT%H%M%SZ}-{manifest.kind}.tar.gz"
     if file.exists():
         raise BackupError(
-            "There is a backup of this second already.", where=str(file), mend="run this again"
+            "There is a backup of this second already.", where=str(file), fix="run this again"
         )
     text = (json.dumps(asdict(manifest), indent=2) + "\n").encode()
     with database.open("rb") as stream:
@@ -97,7 +97,7 @@ def read(file: Path, folder: Path) -> tuple[Manifest, Path]:
         return _unpacked(file, folder)
     except FileNotFoundError as error:
         raise BackupError(
-            "There is no such backup.", where=str(file), mend=f"ls {file.parent}"
+            "There is no such backup.", where=str(file), fix=f"ls {file.parent}"
         ) from error
     except (
         tarfile.TarError,
@@ -111,7 +111,7 @@ def read(file: Path, folder: Path) -> tuple[Manifest, Path]:
         raise BackupError(
             f"The backup is damaged, or none of ours: {type(error).__name__}: {error}.",
             where=str(file),
-            mend="take another one, or fetch this one again from where it was copied to",
+            fix="take another one, or fetch this one again from where it was copied to",
         ) from error
 
 

@@ -99,20 +99,20 @@ def restore(
             raise BackupError(
                 f"The backup is of {manifest.kind}; the server here has {database.address}.",
                 where=str(file),
-                mend="set PREFECT_SERVER_DATABASE_CONNECTION_URL to a database of that kind",
+                fix="set PREFECT_SERVER_DATABASE_CONNECTION_URL to a database of that kind",
             )
         if Version(manifest.prefect) > Version(prefect.__version__):
             raise BackupError(
                 f"The backup was made by Prefect {manifest.prefect}, and this is "
                 f"{prefect.__version__}, which does not know what a newer one stores.",
                 where=str(file),
-                mend=f"install prefect=={manifest.prefect} or newer first (or take that image)",
+                fix=f"install prefect=={manifest.prefect} or newer first (or take that image)",
             )
         if not replace and not _is_empty(database):
             raise BackupError(
                 "The database is not empty.",
                 where=database.address,
-                mend=f"uv run millrace backup restore {file} --replace keeps it under another name",
+                fix=f"uv run millrace backup restore {file} --replace keeps it under another name",
             )
         kept: Path | str | None
         if isinstance(database, Sqlite):

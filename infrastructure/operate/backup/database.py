@@ -89,7 +89,7 @@ def configured(local_dir: Path) -> Sqlite | Postgres:
     raise BackupError(
         f"The Prefect server's database is no file and no Postgres: {url.render_as_string()}.",
         where=f"{URL_VARIABLE}, and PREFECT_HOME",
-        mend=f"set {URL_VARIABLE} to the one that the server has",
+        fix=f"set {URL_VARIABLE} to the one that the server has",
     )
 
 

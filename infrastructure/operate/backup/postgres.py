@@ -111,7 +111,7 @@ def _check(seen: Seen, manifest: Manifest, database: Postgres, *, allow_closed: 
         raise BackupError(
             f"The restored database is not the one of the backup: {seen.rows}.",
             where=database.address,
-            mend="take another backup",
+            fix="take another backup",
         )
     if seen.blocks.closed and not allow_closed:
         raise closed(seen.blocks, database.address)
@@ -123,7 +123,7 @@ def closed(blocks: Opened, where: str) -> BackupError:
         f"{blocks.closed} of {blocks.blocks} blocks cannot be opened: their key is not in the "
         "database, but in the environment of the server that wrote them.",
         where=where,
-        mend="set PREFECT_SERVER_ENCRYPTION_KEY to that server's key; if it is lost: "
+        fix="set PREFECT_SERVER_ENCRYPTION_KEY to that server's key; if it is lost: "
         "--without-secrets restores the rest, and setup writes the blocks anew",
     )
 
@@ -154,7 +154,7 @@ def _refuse_older(major: int, manifest: Manifest, database: Postgres) -> None:
         raise BackupError(
             f"The backup is of Postgres {made_on}; this server is of version {major}.",
             where=database.address,
-            mend=f"restore into a server of version {made_on} or newer",
+            fix=f"restore into a server of version {made_on} or newer",
         )
 
 
@@ -171,7 +171,7 @@ def _refuse_when_used(server: Connection, database: Postgres) -> None:
         raise BackupError(
             f"{count} connection(s) to the database are open ({who}): a Prefect server runs on it.",
             where=database.address,
-            mend="stop it first: docker compose stop server, or its unit; "
+            fix="stop it first: docker compose stop server, or its unit; "
             "a restore needs the database for itself",
         )
 
@@ -215,7 +215,7 @@ def _connected(database: Postgres, name: str | None = None) -> Iterator[Connecti
         raise BackupError(
             f"Postgres refuses: {' '.join(str(error).split())}",
             where=database.address,
-            mend="see that it answers and what PREFECT_SERVER_DATABASE_CONNECTION_URL holds; "
+            fix="see that it answers and what PREFECT_SERVER_DATABASE_CONNECTION_URL holds; "
             "a restore makes a database: alter role <user> createdb",
         ) from error
     finally:

@@ -33,7 +33,7 @@ def program(name: str, server_major: int) -> Path:
         f"There is no {name} of version {server_major}, which the server has"
         f"{f' ({others})' if others else ''}.",
         where="the PATH",
-        mend=f"apt-get install postgresql-client-{server_major}, "
+        fix=f"apt-get install postgresql-client-{server_major}, "
         "or put the folder of its programs first on the PATH",
     )
 
@@ -55,7 +55,7 @@ def call(file: Path, arguments: list[str], database: Postgres, variables: dict[s
         raise BackupError(
             f"{file.name} failed: {said}",
             where=database.address,
-            mend="see that the server answers and that its user may read and write all of it",
+            fix="see that the server answers and that its user may read and write all of it",
         )
 
 

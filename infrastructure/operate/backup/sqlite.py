@@ -32,7 +32,7 @@ def copy(database: Sqlite, to: Path) -> None:
         raise BackupError(
             "The Prefect server's database does not exist.",
             where=database.address,
-            mend="run this where the server runs, with its PREFECT_HOME or its "
+            fix="run this where the server runs, with its PREFECT_HOME or its "
             "PREFECT_SERVER_DATABASE_CONNECTION_URL",
         )
     to.touch(PRIVATE)
@@ -114,7 +114,7 @@ def _check(file: Path, manifest: Manifest) -> None:
         raise BackupError(
             f"The restored database has other rows than the backup: {found}.",
             where=str(file),
-            mend="take another backup",
+            fix="take another backup",
         )
 
 
@@ -133,7 +133,7 @@ def _refuse_when_open(file: Path) -> None:
         raise BackupError(
             f"A Prefect server has the database open ({error}).",
             where=str(file),
-            mend="stop it first: uv run millrace down, docker compose stop, or its unit",
+            fix="stop it first: uv run millrace down, docker compose stop, or its unit",
         ) from error
     except sqlite3.DatabaseError:
         # What lies there is no database any more; it is kept, and no server works on it.
@@ -154,6 +154,6 @@ def _unreadable(error: sqlite3.Error, file: Path) -> BackupError:
     return BackupError(
         f"The database cannot be read: {type(error).__name__}: {error}.",
         where=str(file),
-        mend="see that it is the file of a Prefect server and that you may read it; "
+        fix="see that it is the file of a Prefect server and that you may read it; "
         f"sqlite3 {file} 'pragma integrity_check' says more",
     )

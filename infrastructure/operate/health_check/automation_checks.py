@@ -33,7 +33,7 @@ def judge_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iter
             yield Check(CHECK, target, Status.WARNING, seen, f"{COMMAND} --target {target}")
         elif paused:
             seen = f"paused: {', '.join(paused)}"
-            mend = f"uv run prefect automation resume '{paused[0]}'"
-            yield Check(CHECK, target, Status.WARNING, seen, mend)
+            fix = f"uv run prefect automation resume '{paused[0]}'"
+            yield Check(CHECK, target, Status.WARNING, seen, fix)
         else:
             yield Check(CHECK, target, Status.OK, f"{len(steps)} as the file says")

@@ -29,7 +29,7 @@ class Check:
         name: what was looked at, for example `worker`.
         subject: of what: a target, a pool, a deployment; empty where there is only one.
         seen: one line of what was seen, or why nothing was.
-        mend: the command that mends it; none where nothing is wrong.
+        fix: the command that fixes it; none where nothing is wrong.
         seconds: how long the asking took.
     """
 
@@ -37,7 +37,7 @@ class Check:
     subject: str
     status: Status
     seen: str
-    mend: str | None = None
+    fix: str | None = None
     seconds: float = 0.0
 
 
@@ -65,7 +65,7 @@ def redacted(check: Check, secrets: Iterable[str]) -> Check:
         return " ".join(USERINFO.sub("***@", text).split())
 
     return replace(
-        check, seen=clean(check.seen), mend=None if check.mend is None else clean(check.mend)
+        check, seen=clean(check.seen), fix=None if check.fix is None else clean(check.fix)
     )
 
 

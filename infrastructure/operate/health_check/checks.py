@@ -65,9 +65,9 @@ class Questions:
         missing = [name for name in self.targets if name not in existing]
         for name in missing:
             known = f"; targets that exist: {', '.join(existing)}" if existing else ""
-            mend = f"{SETUP_COMMAND} --target {name}"
+            fix = f"{SETUP_COMMAND} --target {name}"
             seen = f"no profile block{known}{did_you_mean(name, existing)}"
-            checks.append(Check("blocks", name, Status.FAILED, seen, mend))
+            checks.append(Check("blocks", name, Status.FAILED, seen, fix))
         if not self.targets:
             seen = "setup has made no target's blocks"
             checks.append(Check("blocks", "", Status.WARNING, seen, SETUP_COMMAND))
@@ -155,20 +155,20 @@ class Questions:
 
 
 @contextmanager
-def _said(name: str, subject: str, mend: str) -> Iterator[list[Check]]:
+def _said(name: str, subject: str, fix: str) -> Iterator[list[Check]]:
     """What cannot be asked is a check that failed; a setting that is wrong ends it all."""
     checks: list[Check] = []
     try:
         yield checks
     except ConfigurationError as error:
-        checks.append(Check(name, subject, Status.FAILED, error.what, error.mend))
+        checks.append(Check(name, subject, Status.FAILED, error.what, error.fix))
     except MillraceError as error:
         checks.append(
-            Check(name, subject, Status.FAILED, f"{error.what} ({error.where})", error.mend)
+            Check(name, subject, Status.FAILED, f"{error.what} ({error.where})", error.fix)
         )
     except httpx.HTTPError as error:
         seen = f"the API does not answer: {type(error).__name__}: {error}"
-        checks.append(Check(name, subject, Status.FAILED, seen, mend))
+        checks.append(Check(name, subject, Status.FAILED, seen, fix))
 
 
 def _set(name: str) -> str | None:

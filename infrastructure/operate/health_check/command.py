@@ -57,7 +57,7 @@ def healthcheck(
         raise ConfigurationError(
             f"Not a target's name: {', '.join(map(repr, wrong))}.",
             where="the command line",
-            mend="name targets as Terraform's outputs do: dev, staging, prod",
+            fix="name targets as Terraform's outputs do: dev, staging, prod",
         )
     # What the libraries have to say is said by the checks.
     logging.disable(logging.CRITICAL)
@@ -112,8 +112,8 @@ def _print(checks: list[Check]) -> None:
         table.add_row(check.name, check.subject, status, check.seen, f"{check.seconds:.1f}")
     console.print(table)
     for check in checks:
-        if check.mend is not None:
-            text = f"{check.name} {check.subject}".strip() + f": {check.mend}"
+        if check.fix is not None:
+            text = f"{check.name} {check.subject}".strip() + f": {check.fix}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     count = {status: sum(check.status is status for check in checks) for status in Status}
     parts = ", ".join(f"{count[status]} {status}" for status in reversed(Status) if count[status])

@@ -45,7 +45,7 @@ def judge_server(server: Server) -> Check:
         return Check("api", "", Status.OK, seen)
     return Check(
         "api", "", status, f"{seen}: the {'client' if theirs > ours else 'server'} is too old",
-        mend=f"give both one version: prefect=={max(theirs, ours)} (pyproject.toml, or the image)",
+        fix=f"give both one version: prefect=={max(theirs, ours)} (pyproject.toml, or the image)",
     )  # fmt: skip
 
 
@@ -113,20 +113,20 @@ def _judge_workers(pool: Pool, facts: Facts) -> Check:
     if alive:
         seen = ", ".join(f"{name} {max(age, 0):.0f} s ago" for name, age in sorted(alive.items()))
         return Check("worker", pool.name, Status.OK, f"{len(alive)} online; last heartbeat: {seen}")
-    mend = f"start one: {WORKER_COMMAND} --pool {pool.name}; or restart its container or unit"
+    fix = f"start one: {WORKER_COMMAND} --pool {pool.name}; or restart its container or unit"
     if not beats:
-        return Check("worker", pool.name, Status.FAILED, "no worker ever asked this pool", mend)
+        return Check("worker", pool.name, Status.FAILED, "no worker ever asked this pool", fix)
     name, (age, *_) = min(beats.items(), key=lambda beat: beat[1][0])
     seen = f"none online; the last heartbeat, of {name}, came {lasting(age)} ago"
-    return Check("worker", pool.name, Status.FAILED, seen, mend)
+    return Check("worker", pool.name, Status.FAILED, seen, fix)
 
 
 def judge_deployments(target: Target, facts: Facts) -> Iterator[Check]:
     """A target has a deployment of the pipeline, and each of its deployments can run."""
     if not any(deployed.is_pipeline for deployed in target.deployed):
         seen = "no deployment of the pipeline"
-        mend = f"{DEPLOY_COMMAND} {target.name}"
-        yield Check("deployment", target.name, Status.WARNING, seen, mend)
+        fix = f"{DEPLOY_COMMAND} {target.name}"
+        yield Check("deployment", target.name, Status.WARNING, seen, fix)
     for deployed in target.deployed:
         yield _judge_deployment(deployed, target, facts)
         yield _judge_secrets(deployed, target)
@@ -144,19 +144,19 @@ def _judge_deployment(deployed: Deployed, target: Target, facts: Facts) -> Check
             "deployment", name, Status.WARNING, "is paused",
             f"{PREFECT} api POST /deployments/{deployment.id}/resume_deployment",
         )  # fmt: skip
-    seen, mend = _schedule(deployed, facts)
+    seen, fix = _schedule(deployed, facts)
     if deployment.version:
         seen = f"version {deployment.version}, {seen}"
-    return Check("deployment", name, Status.WARNING if mend else Status.OK, seen, mend)
+    return Check("deployment", name, Status.WARNING if fix else Status.OK, seen, fix)
 
 
 def _schedule(deployed: Deployed, facts: Facts) -> tuple[str, str | None]:
-    """What is seen of the schedule, and what mends it."""
+    """What is seen of the schedule, and what fixes it."""
     deployment = deployed.deployment
     inactive = [schedule for schedule in deployment.schedules if not schedule.active]
     if inactive:
-        mend = f"{PREFECT} deployment schedule resume {deployed.name} {inactive[0].id}"
-        return "a schedule of it is inactive", mend
+        fix = f"{PREFECT} deployment schedule resume {deployed.name} {inactive[0].id}"
+        return "a schedule of it is inactive", fix
     if not deployment.schedules:
         return "no schedule", None
     if deployed.next_run is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Prefect's own, after which it calls a run late.
 LATE_SECONDS = 15
-# A run that is late, pending or being cancelled so long will not mend itself.
+# A run that is late, pending or being cancelled so long will not fix itself.
 STUCK_SECONDS = 300
 # A run takes the target's lease when it begins, and a killed one's lease ends after a minute.
 LEASE_SECONDS = 120

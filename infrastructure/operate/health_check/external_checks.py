@@ -35,7 +35,7 @@ def warehouse(profile: Profile, seconds: float) -> Check:
         ask(profile, seconds)
     except WarehouseUnreachable as error:
         seen = f"{error.what} ({profile.address})"
-        return Check("warehouse", profile.target, Status.FAILED, seen, error.mend)
+        return Check("warehouse", profile.target, Status.FAILED, seen, error.fix)
     return Check("warehouse", profile.target, Status.OK, f"{profile.address} answers")
 
 
@@ -96,7 +96,7 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
     return WarehouseUnreachable(
         f"cannot be used: {' '.join(str(error).split())}",
         where=profile.address,
-        mend=get_hint(error, profile),
+        fix=get_hint(error, profile),
     )
 
 
@@ -121,11 +121,11 @@ def _notices(store: StateStore, target: str) -> Check:
         + "; ".join(f"{name}: {said}" for name, said in why.items())
         + f"; {broken}"
     )
-    mend = (
+    fix = (
         f"correct dbt_target_notices.{target} of Terraform's outputs and: {SETUP_COMMAND} --target "
         f"{target}; the next run of the target sends them"
     )
-    return Check("notices", target, Status.WARNING, seen, mend)
+    return Check("notices", target, Status.WARNING, seen, fix)
 
 
 def disk(local_dir: Path) -> Check:
@@ -136,5 +136,5 @@ def disk(local_dir: Path) -> Check:
     if free >= LITTLE_BYTES:
         return Check("disk", "", Status.OK, seen)
     status = Status.FAILED if free < NOT_ENOUGH_BYTES else Status.WARNING
-    mend = f"make room there (du -xh -d 2 {there} | sort -h), or move it: MILLRACE_LOCAL_DIR"
-    return Check("disk", "", status, seen, mend)
+    fix = f"make room there (du -xh -d 2 {there} | sort -h), or move it: MILLRACE_LOCAL_DIR"
+    return Check("disk", "", status, seen, fix)

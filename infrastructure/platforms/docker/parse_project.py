@@ -39,13 +39,13 @@ def targets_without_secrets(text: str, *, where: str) -> Contract:
         ConfigurationError: it holds secrets, which would stay in the layers of the build.
     """
     found = contract.parse(
-        text, where=where, mend="terraform -chdir=DIR output -json, without dbt_target_secrets"
+        text, where=where, fix="terraform -chdir=DIR output -json, without dbt_target_secrets"
     )
     if found.secrets:
         raise ConfigurationError(
             "Terraform's outputs hold secrets, and what an image is built with stays readable.",
             where=f"{where}: dbt_target_secrets of {', '.join(found.secrets)}",
-            mend="terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > FILE, "
+            fix="terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > FILE, "
             "then --outputs FILE",
         )
     return found

@@ -82,7 +82,7 @@ def make(folder: Path) -> dict[str, bool]:
         raise ConfigurationError(
             f"The secrets cannot be written: {error.strerror}.",
             where=str(error.filename or folder),
-            mend="give yourself write permission there, or name another --folder and set "
+            fix="give yourself write permission there, or name another --folder and set "
             "SECRETS_DIR to it",
         ) from error
     return made

@@ -36,7 +36,7 @@ def main() -> int:
     if missing:
         sys.stderr.write(
             f"Not set: {', '.join(missing)}.\n  where: the environment\n"
-            "  mend:  let systemd call this by ExecStartPost, which gives MAINPID; PREFECT_API_URL"
+            "  fix:   let systemd call this by ExecStartPost, which gives MAINPID; PREFECT_API_URL"
             " stands in /etc/millrace/millrace.env\n"
         )
         return 1
@@ -52,7 +52,7 @@ def main() -> int:
         time.sleep(0.2)
     sys.stderr.write(
         f"The Prefect server did not answer within {patience:.0f} s.\n  where: {url}\n"
-        "  mend:  journalctl -u millrace-server says why; PREFECT_API_URL stands in"
+        "  fix:   journalctl -u millrace-server says why; PREFECT_API_URL stands in"
         " /etc/millrace/millrace.env\n"
     )
     return 1

@@ -91,7 +91,7 @@ def _others(
         raise ConfigurationError(
             f"Another project ({made[named[0]]}) made the target {named[0]!r}.",
             where=f"the Prefect API at {client.api_url}",
-            mend=f"name another --target, or take it over: {SETUP_COMMAND} --target {named[0]} "
+            fix=f"name another --target, or take it over: {SETUP_COMMAND} --target {named[0]} "
             "--take-over",
         )
     return others
@@ -107,5 +107,5 @@ def _refuse_unknown(
             f"Setup has not been run for the target {', '.join(map(repr, unknown))} ({known})."
             f"{did_you_mean(unknown[0], existing)}",
             where=f"the Prefect API at {client.api_url}",
-            mend=f"{SETUP_COMMAND} --target {unknown[0]}, or name another --target",
+            fix=f"{SETUP_COMMAND} --target {unknown[0]}, or name another --target",
         )

@@ -131,7 +131,7 @@ def _read(settings: Settings, targets: Sequence[str]) -> Work:
             f"No deployment is for the target {', '.join(map(repr, without))}."
             f"{did_you_mean(without[0], known)}",
             where=str(settings.project_dir / prefect_yaml.FILE),
-            mend="add one there, or name a target that has one",
+            fix="add one there, or name a target that has one",
         )
     return work
 

@@ -54,7 +54,7 @@ def schemas_of(
             found[broken] = ConfigurationError(
                 f"The flow cannot be loaded: {said}.",
                 where=broken,
-                mend="correct the module; "
+                fix="correct the module; "
                 f"{shlex.join(['uv', 'run', 'python', '-m', __name__, '--', broken])} shows more",
             )
     return found

@@ -161,7 +161,7 @@ class Deployment(_Strict):
                 f"{SOURCE_IMAGE} is the own image of a source, and {self.entrypoint} is no "
                 "source's flow.",
                 where=f"{self.name}, job_variables.image",
-                mend="take the image out of the file: the runs have the project's",
+                fix="take the image out of the file: the runs have the project's",
             )
         return None if image is None else image_of_source(image, self.source)
 
@@ -225,16 +225,16 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
     Raises:
         ConfigurationError: it cannot be read, or something is wrong outside its deployments.
     """
-    mend = _mend(file)
+    fix = _fix(file)
     try:
         root, document = parse_yaml_with_nodes(read_text(file))
     except OSError as error:
         raise ConfigurationError(
-            f"The file of deployments cannot be read: {error.strerror}.", where=str(file), mend=mend
+            f"The file of deployments cannot be read: {error.strerror}.", where=str(file), fix=fix
         ) from error
     except Unreadable as error:
         raise ConfigurationError(
-            f"The file of deployments cannot be read: {error}.", where=str(file), mend=mend
+            f"The file of deployments cannot be read: {error}.", where=str(file), fix=fix
         ) from error
     try:
         return list(DeploymentsFile.model_validate(document).deployments), []
@@ -265,7 +265,7 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
     ]
 
 
-def _mend(file: Path) -> str:
+def _fix(file: Path) -> str:
     return f"correct {file.name}; documentation/deployments.md says what may stand there"
 
 
@@ -274,7 +274,7 @@ def _wrong(file: Path, faults: Sequence[str]) -> ConfigurationError:
     return ConfigurationError(
         f"{len(faults)} fault(s) in the file of deployments:{lines}",
         where=str(file),
-        mend=_mend(file),
+        fix=_fix(file),
     )
 
 

@@ -64,7 +64,7 @@ def faults(
     pool: str | None,
     image: str | None,
 ) -> Iterable[str]:
-    """One line each, with the command that mends it."""
+    """One line each, with the command that fixes it."""
     target, work_pool = deployment.target, deployment.work_pool
     if projects.is_other(there.targets.get(target)):
         yield (

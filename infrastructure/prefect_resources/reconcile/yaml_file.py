@@ -21,21 +21,21 @@ def read(file: Path, model: type[Model]) -> Model:
         ConfigurationError: it is not there, or says something that is not understood. A value that
             is refused is not shown: it may be a secret that does not belong there.
     """
-    mend = f"correct {file.name}; its comments say what may stand there"
+    fix = f"correct {file.name}; its comments say what may stand there"
     try:
         return model.model_validate(parse_yaml(read_text(file)))
     except OSError as error:
         raise ConfigurationError(
             f"{file.name} cannot be read: {error.strerror}.",
             where=str(file),
-            mend="name the file with --file, or get it back from git",
+            fix="name the file with --file, or get it back from git",
         ) from error
     except Unreadable as error:
         raise ConfigurationError(
-            f"{file.name} cannot be read: {error}.", where=str(file), mend=mend
+            f"{file.name} cannot be read: {error}.", where=str(file), fix=fix
         ) from error
     except ValidationError as error:
         faults = "\n".join(f"  - {fault}" for fault in validation_faults(error))
         raise ConfigurationError(
-            f"{error.error_count()} fault(s) in {file.name}:\n{faults}", where=str(file), mend=mend
+            f"{error.error_count()} fault(s) in {file.name}:\n{faults}", where=str(file), fix=fix
         ) from error

@@ -109,7 +109,7 @@ def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Rele
         raise ConfigurationError(
             f"No release of the target {target!r} is recorded.",
             where=where,
-            mend=f"deploy one first: uv run millrace deploy {target}",
+            fix=f"deploy one first: uv run millrace deploy {target}",
         )
     current = known[0]
     # Each version once, the latest first. A rollback is no deployment: two of them go two versions
@@ -129,7 +129,7 @@ def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Rele
         + (f" in version {to}" if to is not None else "")
         + f"; it is at {current.version}, recorded are {', '.join(versions)}.",
         where=where,
-        mend="name another one of them with --to; or check the version out and deploy it: "
+        fix="name another one of them with --to; or check the version out and deploy it: "
         f"uv run millrace deploy {target}",
     )
 
@@ -145,7 +145,7 @@ def _restart_missing(target: str, pools: Sequence[str]) -> ConfigurationError:
         "Its runs are processes of a worker and use the worker's code: the deployments alone do "
         "not bring the version back.",
         where=f"work pool {', '.join(pools)}",
-        mend="say how its worker is started in the version: "
+        fix="say how its worker is started in the version: "
         f'{command} "docker compose up --detach --no-deps --wait worker"; '
         "for systemd: documentation/systemd.md",
     )
@@ -173,5 +173,5 @@ def _restart(command: str | None, release: Release, console: Console) -> None:
             f"The worker was not restarted: {said}.",
             where=f"--restart {shlex.quote(command)}; the deployments are at {release.version}, "
             "the work pool takes runs again",
-            mend=f"see why, and run the command with MILLRACE_VERSION={release.version}",
+            fix=f"see why, and run the command with MILLRACE_VERSION={release.version}",
         )

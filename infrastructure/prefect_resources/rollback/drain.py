@@ -55,7 +55,7 @@ def wait_until_idle(
             raise TargetBusy(
                 f"Runs are still under way after {seconds:.0f} s: {', '.join(running)}.",
                 where=f"work pool {', '.join(pools)}; it takes new runs again, nothing was changed",
-                mend="wait for them with a longer --drain-timeout, or cancel them: "
+                fix="wait for them with a longer --drain-timeout, or cancel them: "
                 "uv run prefect flow-run cancel ID",
             )
         time.sleep(POLL_SECONDS)

@@ -73,6 +73,6 @@ def health(target: str) -> dict[str, str]:
     for check in json.loads(done.stdout)["checks"]:
         if check["status"] == "failed" and check["name"] not in NOT_ASKED:
             what = f"{check['name']} {check['subject']}".strip()
-            mend = f"; {check['mend']}" if check.get("mend") else ""
-            found[what] = f"{what}: {check['seen']}{mend}"
+            fix = f"; {check['fix']}" if check.get("fix") else ""
+            found[what] = f"{what}: {check['seen']}{fix}"
     return found

@@ -56,7 +56,7 @@ def references(value: Any) -> Iterable[Reference]:
 
 
 def missing(client: SyncPrefectClient, wanted: Iterable[Reference]) -> list[str]:
-    """One line for each reference that no worker could resolve, with the command that mends it."""
+    """One line for each reference that no worker could resolve, with the command that fixes it."""
     faults = []
     for reference in sorted(set(wanted)):
         fault = _fault(client, reference)

@@ -51,7 +51,7 @@ def setup_work_pools(
                 f"The templates refer to {len(faults)} block(s) that a worker would not find:\n"
                 f"{listed}",
                 where=str(file),
-                mend="make them as said above, take the references out of the file, or leave the "
+                fix="make them as said above, take the references out of the file, or leave the "
                 "pool out with --pool; nothing was changed",
             )
         if not dry_run and not check:
@@ -67,6 +67,6 @@ def _refuse_other_kinds(steps: list[Step]) -> None:
             raise ConfigurationError(
                 f"The work pool {step.name!r} is of another type, which Prefect cannot change.",
                 where=f"the Prefect API: {next(c for c in step.changes if c.startswith('type: '))}",
-                mend=f"give the pool another name in {POOLS_FILE.name}, or remove the old one: "
+                fix=f"give the pool another name in {POOLS_FILE.name}, or remove the old one: "
                 f"uv run prefect work-pool delete {step.name}",
             )

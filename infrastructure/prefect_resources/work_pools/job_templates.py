@@ -43,7 +43,7 @@ def default_template(kind: Kind) -> dict[str, Any]:
             f"Prefect's template for {kind} pools comes with {module.split('.')[0]}, which is not "
             "installed.",
             where=f"kind {kind} in {POOLS_FILE.name}",
-            mend=f"{install}; or leave the pools of that kind out: --pool default-pool",
+            fix=f"{install}; or leave the pools of that kind out: --pool default-pool",
         ) from error
     return deepcopy(cast("dict[str, Any]", worker.get_default_base_job_template()))
 
@@ -82,7 +82,7 @@ def template_of(name: str, pool: Pool) -> dict[str, Any]:
         raise ConfigurationError(
             f"{len(faults)} fault(s) in the work pool {name!r}:\n{listed}",
             where=f"{POOLS_FILE.name}: pools.{name}",
-            mend="correct them; prefect work-pool get-default-base-job-template "
+            fix="correct them; prefect work-pool get-default-base-job-template "
             f"--type {pool.kind} shows all that a template has",
         )
     properties[ENV] = properties[ENV] | {"default": dict(pool.env)}

@@ -125,7 +125,7 @@ def _chosen(parsed: PoolsFile, names: list[str] | None, file: Path) -> dict[str,
             f"There is no work pool {', '.join(map(repr, unknown))} in the file; it has "
             f"{', '.join(parsed.pools)}.",
             where=str(file),
-            mend="name one of them with --pool, or add the pool to the file",
+            fix="name one of them with --pool, or add the pool to the file",
         )
     return {name: pool for name, pool in parsed.pools.items() if not names or name in names}
 
@@ -151,7 +151,7 @@ def _replaced(value: Any, variables: Mapping[str, str], where: str) -> Any:
             raise ConfigurationError(
                 f"{name} is not set, which the work pool needs.",
                 where=f"{POOLS_FILE.name}: {where}",
-                mend=f"set {name} in the environment or in .env; "
+                fix=f"set {name} in the environment or in .env; "
                 "or leave the pool out: --pool default-pool",
             )
         return variables.get(name, default)

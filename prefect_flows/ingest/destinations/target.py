@@ -104,7 +104,7 @@ def destination(profile: Profile) -> Destination[Any, Any]:
     raise ConfigurationError(
         f"Sources cannot be loaded into a warehouse of type {profile.warehouse!r}.",
         where=f"target {profile.target!r}",
-        mend="choose a target of type postgres or bigquery",
+        fix="choose a target of type postgres or bigquery",
     )
 
 

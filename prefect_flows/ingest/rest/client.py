@@ -68,7 +68,7 @@ def rest_client(
         headers: sent with each call; nothing secret.
         paginator: how pages follow each other; one page by default.
         patience: how long a call is tried.
-        access: what mends a refusal of the secret (401, 403), in a sentence.
+        access: what fixes a refusal of the secret (401, 403), in a sentence.
         before_call: called before each try, and ends the call by what it raises.
 
     Raises:
@@ -79,7 +79,7 @@ def rest_client(
         raise ConfigurationError(
             "The address of the API is no http or https URL, or carries credentials.",
             where="the parameter api_url",
-            mend="give an address such as https://api.example.com",
+            fix="give an address such as https://api.example.com",
         )
     if secret is not None and not re.fullmatch("[!-~]+", secret):
         # requests would repeat it in its own error.
@@ -87,7 +87,7 @@ def rest_client(
             "The secret of the API cannot be one: it is empty, or has spaces, line breaks or "
             "letters outside ASCII.",
             where=f"the header {secret_header}",
-            mend=access,
+            fix=access,
         )
     patience = patience or RetryPolicy()
     session = Session(timeout=patience.timeout, raise_for_status=False)
@@ -155,7 +155,7 @@ def other_shape(response: Response, fault: str) -> IngestionError:
     return IngestionError(
         f"The API answers in another shape than before: {fault} (the answer is {seen}).",
         where=place_of(response.request),
-        mend="compare the API's documentation with the source's source.py",
+        fix="compare the API's documentation with the source's source.py",
     )
 
 

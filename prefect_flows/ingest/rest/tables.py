@@ -78,7 +78,7 @@ class Table:
         value: Any = answer
         for part in column.path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        mend = "compare the API's documentation with the source's source.py"
+        fix = "compare the API's documentation with the source's source.py"
         if value is None:
             if not column.required:
                 return None
@@ -86,7 +86,7 @@ class Table:
                 f"Table {self.name!r}: the API's answer has no field {column.path!r} any more, "
                 f"which column {name!r} needs (it has: {', '.join(answer)}).",
                 where=where,
-                mend=mend,
+                fix=fix,
             )
         try:
             return READERS[column.kind](value)
@@ -95,7 +95,7 @@ class Table:
                 f"Table {self.name!r}: field {column.path!r} does not read as {column.kind}: "
                 f"{json.dumps(value)[:100]}.",
                 where=where,
-                mend=mend,
+                fix=fix,
             ) from error
 
 

@@ -62,10 +62,8 @@ class ApiError(IngestionError):
         reason: the API's own word for it, such as `quotaExceeded`; none where it gives none.
     """
 
-    def __init__(
-        self, what: str, *, where: str, mend: str, status: int, reason: str | None
-    ) -> None:
-        super().__init__(what, where=where, mend=mend)
+    def __init__(self, what: str, *, where: str, fix: str, status: int, reason: str | None) -> None:
+        super().__init__(what, where=where, fix=fix)
         self.status = status
         self.reason = reason
 
@@ -126,7 +124,7 @@ class Transport(HTTPAdapter):
                 f"The API points to another address than its own, {self._origin}: it is not "
                 "followed, since the secret would go there too.",
                 where=where,
-                mend="correct the parameter api_url, if the API has moved",
+                fix="correct the parameter api_url, if the API has moved",
             )
         failures, limits, waited = 0, 0, 0.0
         while True:
@@ -140,7 +138,7 @@ class Transport(HTTPAdapter):
                     raise IngestionError(
                         f"The API failed {failures} times in a row, the last time so: {fault}.",
                         where=where,
-                        mend="run it again when the API answers; nothing of this load was kept",
+                        fix="run it again when the API answers; nothing of this load was kept",
                         retryable=True,
                     ) from fault
                 said = f"{fault}; try {failures + 1} of {patience.attempts} in {delay:g} s"
@@ -166,7 +164,7 @@ class Transport(HTTPAdapter):
             raise IngestionError(
                 f"No safe connection to the API: {self._without_secret(_last_of(error))}.",
                 where=place_of(request),
-                mend="correct the certificates of this machine, or the parameter api_url",
+                fix="correct the certificates of this machine, or the parameter api_url",
             ) from error
         except Timeout as error:
             connect, read = self._patience.timeout
@@ -200,7 +198,7 @@ class Transport(HTTPAdapter):
         raise ApiError(
             f"The API refuses the call: {said}",
             where=place_of(request),
-            mend=self._access
+            fix=self._access
             if is_about_access(response)
             else "correct the parameters of the source, or its source.py where the API changed",
             status=status,
@@ -225,7 +223,7 @@ class Transport(HTTPAdapter):
             f"The API's rate limit is reached ({limit}), until {until}; a call waits no longer "
             f"than {longest:g} s.",
             where=where,
-            mend=f"run it again after {until}; {self._access}",
+            fix=f"run it again after {until}; {self._access}",
             retryable=True,
         ) from limit
 

@@ -36,7 +36,7 @@ def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger
             write_to_textfile(str(file), registry)
         except OSError as error:
             log.warning(
-                "Metrics could not be written: %s: %s\n  where: %s\n  mend:  make the folder, "
+                "Metrics could not be written: %s: %s\n  where: %s\n  fix:   make the folder, "
                 "let this user write there, or correct MILLRACE_METRICS_DIR",
                 type(error).__name__, error, file,
             )  # fmt: skip
@@ -44,7 +44,7 @@ def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger
         fault = push(str(settings.metrics_push_url), target, registry)
         if fault is not None:
             log.warning(
-                "Metrics could not be pushed: %s\n  where: %s\n  mend:  see that the Pushgateway "
+                "Metrics could not be pushed: %s\n  where: %s\n  fix:   see that the Pushgateway "
                 "answers, or correct MILLRACE_METRICS_PUSH_URL",
                 fault, without_login(str(settings.metrics_push_url)),
             )  # fmt: skip

@@ -70,7 +70,7 @@ def serve(store: StateStore, port: int, ready: Callable[[str], None]) -> None:
         raise ServerError(
             f"The pages cannot be served: {error.strerror}.",
             where=f"{HOST}:{port}",
-            mend="end what uses the port, or take another one: --port 0 takes any that is free",
+            fix="end what uses the port, or take another one: --port 0 takes any that is free",
         ) from error
     with server:
         # A browser's open connection does not hold up the end.

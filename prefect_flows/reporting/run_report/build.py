@@ -217,7 +217,7 @@ def _blocked(
 
 
 def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
-    """The failed nodes: first those that no retry mends, each kind in the order they ended."""
+    """The failed nodes: first those that no retry fixes, each kind in the order they ended."""
 
     def rank(node: NodeResult) -> tuple[bool, bool, float]:
         ended = node.completed_at

@@ -213,7 +213,7 @@ def _sum(values: Iterable[Any]) -> Any:
 
 
 def _short(cause: str | None) -> str | None:
-    """What is wrong, without where it is and what mends it: the report has these."""
+    """What is wrong, without where it is and what fixes it: the report has these."""
     if cause is None:
         return None
     what = " ".join(cause.partition("\n  where:")[0].split())

@@ -76,7 +76,7 @@ def _of_name(name: str, where: str) -> pa.DataType:
     raise ConfigurationError(
         f"There is no type {name!r} for a column.",
         where=f"parameter types, {where}",
-        mend=f"name one of: {', '.join(NAMES)}, decimal(18,2)",
+        fix=f"name one of: {', '.join(NAMES)}, decimal(18,2)",
     )
 
 

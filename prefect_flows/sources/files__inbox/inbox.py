@@ -26,7 +26,7 @@ from prefect_flows.state.object_store_errors import errors_of_stores
 # What an object store says of an object's content; the first that it gives.
 _ETAGS = ("ETag", "etag", "md5Hash", "generation", "content_md5")
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
-MEND = (
+FIX = (
     "correct the parameter `url`; for s3:// and gs:// see that this machine's credentials, or the "
     "secret `storage_options`, may list and read there"
 )
@@ -88,7 +88,7 @@ class Inbox:
             raise ConfigurationError(
                 f"The inbox cannot be used: {error}.",
                 where=f"parameter url {self.url!r}",
-                mend="write a folder or a URL of a known kind; for s3://: uv sync --extra s3",
+                fix="write a folder or a URL of a known kind; for s3://: uv sync --extra s3",
             ) from error
         self._root = str(root).rstrip("/")
 
@@ -133,7 +133,7 @@ class Inbox:
             raise IngestionError(
                 f"The inbox cannot be {done}: {type(error).__name__}: {error}",
                 where=f"{self.url}/{name}".rstrip("/"),
-                mend=MEND,
+                fix=FIX,
                 retryable=not missing,
             ) from error
 
@@ -193,7 +193,7 @@ def _options(given: str | None, url: str) -> dict[str, Any]:
         raise ConfigurationError(
             "The secret `storage_options` is no JSON object.",
             where=f"inbox {url}",
-            mend='write it as in {"key": "…", "secret": "…"}',
+            fix='write it as in {"key": "…", "secret": "…"}',
         )
     return options
 

@@ -100,13 +100,13 @@ def _dialect(delimiter: str, nulls: list[str] | None, escape: str | None) -> Dia
             raise ConfigurationError(
                 f"{value!r} cannot be the {name} of CSV files.",
                 where=f"parameter {name}",
-                mend="give one ASCII character that is neither a quotation mark nor a line's end",
+                fix="give one ASCII character that is neither a quotation mark nor a line's end",
             )
     if delimiter == escape:
         raise ConfigurationError(
             f"{delimiter!r} cannot be both delimiter and escape of CSV files.",
             where="parameter escape",
-            mend="leave it out, unless the files have a character that escapes others",
+            fix="leave it out, unless the files have a character that escapes others",
         )
     return Dialect(delimiter, ("", *(nulls or ())), escape)
 
@@ -136,7 +136,7 @@ def _by_table(files: list[File], tables: Mapping[str, str] | None) -> dict[str, 
             raise ConfigurationError(
                 f"{table!r} cannot be the name of a table.",
                 where="parameter tables",
-                mend="write it in lower case, with letters, digits and single underscores",
+                fix="write it in lower case, with letters, digits and single underscores",
             )
         means = pattern(glob)
         grouped[table] = [file for file in files if means.fullmatch(file.name)]

@@ -144,7 +144,7 @@ def github__trending(
         raise ConfigurationError(
             f"This makes no search: language {language!r}, days {days}, stars_min {stars_min}.",
             where="the parameters of source github__trending",
-            mend="give days of 1 or more, stars_min of 0 or more, and a language's name without "
+            fix="give days of 1 or more, stars_min of 0 or more, and a language's name without "
             "quotes",
         )
     client = rest_client(
@@ -223,7 +223,7 @@ def _asked(client: RESTClient, wanted: Search) -> tuple[Rows, int, bool]:
                 "GitHub does not say any more how many repositories it finds (total_count): "
                 "whether all of them came cannot be known.",
                 where=PATH,
-                mend="compare https://docs.github.com/en/rest/search/search with "
+                fix="compare https://docs.github.com/en/rest/search/search with "
                 "prefect_flows/sources/github__trending/source.py",
             )
         total, incomplete = (

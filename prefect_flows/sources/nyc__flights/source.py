@@ -205,7 +205,7 @@ def read(table: Table, content: bytes, *, where: str) -> pa.Table:
             f"(unexpected: {unexpected or 'none'}; missing: {missing or 'none'}; "
             f"order as found: {header}).",
             where=where,
-            mend=f"restore the file ({REPAIR_COMMAND}), or declare the columns in {__file__}",
+            fix=f"restore the file ({REPAIR_COMMAND}), or declare the columns in {__file__}",
         )
     try:
         data = csv.read_csv(
@@ -221,14 +221,14 @@ def read(table: Table, content: bytes, *, where: str) -> pa.Table:
         raise IngestionError(
             f"Table {table.name!r}: the file holds a row that does not fit: {error}.",
             where=where,
-            mend=f"correct the row, or restore the file: {REPAIR_COMMAND}",
+            fix=f"correct the row, or restore the file: {REPAIR_COMMAND}",
         ) from error
     repeated = len(data) - len(data.group_by(list(table.key)).aggregate([]))
     if repeated:
         raise IngestionError(
             f"Table {table.name!r}: {repeated} row(s) repeat a key ({', '.join(table.key)}).",
             where=where,
-            mend=f"correct the rows, or restore the file: {REPAIR_COMMAND}",
+            fix=f"correct the rows, or restore the file: {REPAIR_COMMAND}",
         )
     return data
 
@@ -241,7 +241,7 @@ def _check_nothing_came_late(table: Table, data: pa.Table, cursor: datetime, kno
             f"Table {table.name!r}: the file holds {old} rows up to {cursor.isoformat()}, and "
             f"{known} were loaded; an incremental load would miss the difference.",
             where=table.file,
-            mend=f"load the whole file again: {RELOAD_COMMAND}",
+            fix=f"load the whole file again: {RELOAD_COMMAND}",
         )
 
 
@@ -254,7 +254,7 @@ def _content(file: Path) -> bytes:
             return archive.read(member)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise IngestionError(
-            f"The file cannot be read: {error}.", where=str(file), mend=REPAIR_COMMAND
+            f"The file cannot be read: {error}.", where=str(file), fix=REPAIR_COMMAND
         ) from error
 
 
@@ -264,6 +264,6 @@ def _package_data() -> Path:
         raise IngestionError(
             f"Package {PACKAGE!r}, which holds the files, is not installed.",
             where="this Python environment",
-            mend="uv sync --all-packages",
+            fix="uv sync --all-packages",
         )
     return Path(spec.submodule_search_locations[0]) / "data"

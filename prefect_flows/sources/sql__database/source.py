@@ -124,7 +124,7 @@ def _check(name: str, dump: TableConfig, columns: Mapping[str, Column], key: lis
         raise ConfigurationError(
             f"Table {name!r} cannot be dumped: {'; '.join(faults)}.",
             where=f"tables.{name} of the arguments of source 'sql__database'",
-            mend="correct it there; a query can rename columns: select a as b from …",
+            fix="correct it there; a query can rename columns: select a as b from …",
         )
 
 
@@ -194,7 +194,7 @@ def _check_last_value(name: str, since: IncrementalCursor, columns: Mapping[str,
             f"Table {name!r}: the loads before compared the cursor {since.cursor!r} as text, in "
             "which 9 is more than 12. Rows may be missing.",
             where=f"tables.{name} of the arguments of source 'sql__database'",
-            mend=f"load it whole under another name: {name}_again: {{table: …, cursor: …}}",
+            fix=f"load it whole under another name: {name}_again: {{table: …, cursor: …}}",
         )
 
 

@@ -124,7 +124,7 @@ class Reading:
             raise IngestionError(
                 f"YouTube knows none of the channels: {', '.join(names)}.",
                 where="the parameter channels of source youtube__channels",
-                mend="name channels by their ids (UC…) or handles (@…)",
+                fix="name channels by their ids (UC…) or handles (@…)",
             )
 
     def _channel(self, answer: dict[str, Any], playlists: dict[str, str]) -> Iterator[Batch]:

@@ -64,7 +64,7 @@ def youtube__channels(
             f"These ask for nothing: channels {channels}, quota_budget {quota_budget}, "
             f"statistics_days {statistics_days}.",
             where="the parameters of source youtube__channels",
-            mend="name channels by their ids (UC…) or handles (@…), and give numbers of 1 or more",
+            fix="name channels by their ids (UC…) or handles (@…), and give numbers of 1 or more",
         )
     quota = Quota(quota_budget)
     client = rest_client(

@@ -328,16 +328,16 @@ def switch_off(project: Path, *names: str) -> None:
 def test_a_source_that_is_off(project: Path) -> None:
     switch_off(project, NAME)
     expression = "{{ 'nyc__flights' not in var('sources_off') }}"
-    mend = f'write enabled: "{expression}" under its config'
+    fix = f'write enabled: "{expression}" under its config'
     found = faults(project)
     assert len(found) == 6
     assert found[0] == (
         f"{SOURCES_YML}: sources_off has it, and the source nyc__flights is enabled all the same; "
-        f"{mend}"
+        f"{fix}"
     )
     assert found[1] == (
         f"{MODELS_YML}: sources_off has it, and stg_nyc__flights__flights is enabled all the same; "
-        f"{mend}"
+        f"{fix}"
     )
     enabled = f'    config:\n      enabled: "{expression}"\n'
     change(project, SOURCES_YML, "    config:\n", enabled)

@@ -85,7 +85,7 @@ def test_of_two_written_at_once_the_first_stays(server: GitHubServer) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(run, (BODY + "a", BODY + "b")))
-    # Both may have looked before the other wrote; the next writing mends what they left.
+    # Both may have looked before the other wrote; the next writing fixes what they left.
     write(BODY + "c")
     assert bodies(server) == [BODY + "c"]
 
@@ -140,11 +140,11 @@ def test_a_rate_limit_that_lasts_too_long_is_not_waited_for(server: GitHubServer
     with pytest.raises(GitHubRefuses, match="GitHub refuses: 403") as refused:
         write()
     assert time.monotonic() - started < 30
-    assert refused.value.mend == "GitHub's rate limit is reached: do this again later"
+    assert refused.value.fix == "GitHub's rate limit is reached: do this again later"
 
 
 @pytest.mark.parametrize(
-    ("fault", "mend"),
+    ("fault", "fix"),
     [
         (Fault("POST", 403, "Resource not accessible by integration"), "pull-requests: write"),
         (Fault("GET", 404, "Not Found"), "see that repository and pull request exist"),
@@ -152,14 +152,14 @@ def test_a_rate_limit_that_lasts_too_long_is_not_waited_for(server: GitHubServer
         (Fault("GET", 301, "Moved Permanently"), "name that with --repository"),
     ],
 )
-def test_a_refusal_says_what_mends_it_and_is_not_repeated(
-    server: GitHubServer, fault: Fault, mend: str
+def test_a_refusal_says_what_fixes_it_and_is_not_repeated(
+    server: GitHubServer, fault: Fault, fix: str
 ) -> None:
     server.faults.append(fault)
     with pytest.raises(GitHubRefuses, match=f"GitHub refuses: {fault.status} ") as refused:
         write()
     assert fault.message in refused.value.what
-    assert mend in refused.value.mend
+    assert fix in refused.value.fix
     assert server.calls(fault.method) == 1
     assert TOKEN not in str(refused.value)
     assert server.comments == []

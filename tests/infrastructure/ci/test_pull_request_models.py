@@ -306,7 +306,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_built(
     run_production(scratch)
     done = pull_request.run("build", "--number", "42", "--production", "dev", "--no-prefect")
     assert done.returncode == 2
-    assert "mend:" in done.stderr
+    assert "fix:" in done.stderr
     elsewhere = PullRequest(scratch, 42, "ci", "dev", pull_request.state_url)
     done = elsewhere.run("build", *elsewhere.arguments())
     assert done.returncode == 2
@@ -345,7 +345,7 @@ def test_a_build_that_is_stopped_or_killed_holds_up_no_other(
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if number == signal.SIGTERM else -number)
     if number == signal.SIGTERM:
-        assert "mend:  build it again, which starts over" in said
+        assert "fix:   build it again, which starts over" in said
         assert scratch.query(working, scratch.database) == [(0,)], "its statement was cancelled"
     output = str(scratch.folder / "comment.md")
     done = pull_request.run("compare", *pull_request.arguments("--output", output))

@@ -73,7 +73,7 @@ def test_a_release_refuses_what_is_not_committed() -> None:
     with pytest.raises(ConfigurationError) as refused:
         refuse_unrepeatable(Code("a" * 40, "", "", dirty=True), PINNED)
     assert "files of this folder differ" in refused.value.what
-    assert "git stash --include-untracked" in refused.value.mend
+    assert "git stash --include-untracked" in refused.value.fix
 
 
 def test_a_release_refuses_bases_without_a_digest_and_says_how_to_find_it() -> None:
@@ -83,8 +83,8 @@ def test_a_release_refuses_bases_without_a_digest_and_says_how_to_find_it() -> N
     assert refused.value.what == (
         "A release names its base images by digest: UV_IMAGE=astral/uv:0.13.8."
     )
-    assert "docker buildx imagetools inspect astral/uv:0.13.8" in refused.value.mend
-    assert "--uv-image astral/uv:0.13.8@sha256:" in refused.value.mend
+    assert "docker buildx imagetools inspect astral/uv:0.13.8" in refused.value.fix
+    assert "--uv-image astral/uv:0.13.8@sha256:" in refused.value.fix
     refuse_unrepeatable(CLEAN, PINNED)
 
 
@@ -114,7 +114,7 @@ def test_without_a_version_there_is_nothing_to_share(image: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         image_of_source(image, "nyc__flights")
     assert f"named after {image!r}, which has no tag" in refused.value.what
-    assert refused.value.mend == "name the project's image by its version, NAME:VERSION"
+    assert refused.value.fix == "name the project's image by its version, NAME:VERSION"
 
 
 def test_a_sources_image_stands_on_the_projects() -> None:
@@ -144,7 +144,7 @@ def test_outputs_with_secrets_are_refused() -> None:
     with pytest.raises(ConfigurationError) as refused:
         profiles_for(json.dumps(document), REPOSITORY / "dbt")
     assert "dbt_target_secrets of prod" in refused.value.where
-    assert "jq 'del(.dbt_target_secrets)'" in refused.value.mend
+    assert "jq 'del(.dbt_target_secrets)'" in refused.value.fix
     assert "hunter2" not in str(refused.value)
     document.pop("dbt_target_secrets")
     (profile,) = profiles_for(json.dumps(document), REPOSITORY / "dbt")

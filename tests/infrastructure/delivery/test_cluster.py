@@ -216,6 +216,6 @@ def test_what_is_refused_before_anything_is_asked(stage: Stage) -> None:
     done = stage.deliver(6, "--kustomization", "infrastructure/platforms/kubernetes/nowhere")
     assert done.returncode == 2
     assert (
-        "mend:  name infrastructure/platforms/kubernetes/base, or an overlay of it" in done.stderr
+        "fix:   name infrastructure/platforms/kubernetes/base, or an overlay of it" in done.stderr
     )
     assert stage.running() == image(5)

@@ -1,4 +1,4 @@
-"""The files of a host's folder: written whole, and a damaged one is named with what mends it."""
+"""The files of a host's folder: written whole, and a damaged one is named with what fixes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_what_is_written_is_read(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "[]", "{}"])
-def test_a_damaged_file_is_named_with_what_mends_it(folder: Folder, damage: str) -> None:
+def test_a_damaged_file_is_named_with_what_fixes_it(folder: Folder, damage: str) -> None:
     for name, read in (
         ("releases/r1/release.json", lambda: folder.release("r1")),
         ("current.json", folder.good),

@@ -66,7 +66,7 @@ def test_the_second_is_told_of_the_first(folder: Folder) -> None:
     held = folder.lock("first")
     with pytest.raises(Busy, match=r"Another delivery is under way here.*: first") as caught:
         folder.lock("second")
-    assert "deliveries/first/log" in caught.value.mend
+    assert "deliveries/first/log" in caught.value.fix
     os.close(held)
     os.close(folder.lock("second"))
 

@@ -71,8 +71,8 @@ def test_a_host_without_secrets_is_refused_with_the_line_that_makes_them(
     pushed = forge.push("first")
     assert pushed.code == "2"
     assert "Secrets are missing: api-auth-string, database-password," in pushed.said
-    (mend,) = [line for line in pushed.said.splitlines() if "mend:" in line]
-    host.sh(mend.partition("on the host: ")[2].partition("; then put")[0])
+    (fix,) = [line for line in pushed.said.splitlines() if "fix:" in line]
+    host.sh(fix.partition("on the host: ")[2].partition("; then put")[0])
     assert host.records() == []
     story["first"] = pushed
 

@@ -92,7 +92,7 @@ class Clone:
         done = self.release(*arguments)
         assert done.returncode == 2, done.stdout + done.stderr
         assert "where:" in done.stderr
-        assert "mend:" in done.stderr
+        assert "fix:" in done.stderr
         assert self.state() == before
         return done.stderr
 

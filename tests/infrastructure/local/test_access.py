@@ -284,7 +284,7 @@ def test_a_server_of_an_older_version_is_not_taken_for_a_safe_one(
         running = prefect_server.launch(project.folder, project.local)
         with pytest.raises(ServerError, match="runs without a password") as error:
             prefect_server.wait(running, project.folder, project.local)
-        assert error.value.mend == prefect_server.RESTART_COMMANDS
+        assert error.value.fix == prefect_server.RESTART_COMMANDS
         assert "It asks for no password" in local(project, "status").stdout
         assert not (project.folder / "prefect.toml").exists()
     finally:

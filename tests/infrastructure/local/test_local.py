@@ -115,7 +115,7 @@ def test_a_useradd_that_fails_or_is_not_there_is_named(
 
     assert (says or "useradd: No such file or directory") in error.value.what
     assert error.value.where == f"PATH={programs}"
-    assert "/usr/sbin" in error.value.mend
+    assert "/usr/sbin" in error.value.fix
     assert "postmaster.pid" not in str(error.value)
 
 

@@ -77,7 +77,7 @@ def test_of_two_more_one_changes_nothing_and_one_is_refused(
     assert second.returncode == 2
     said = r"ServerError: Another quickstart is at work \((process \d+|it has just begun.*)\)\."
     assert re.search(said, second.stderr), second.stderr
-    assert "mend:  wait until it has ended" in second.stderr
+    assert "fix:   wait until it has ended" in second.stderr
     assert second.stdout == ""
 
 

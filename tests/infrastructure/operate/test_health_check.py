@@ -86,9 +86,9 @@ def checks(
     assert done.returncode == code, done.stdout + done.stderr
     assert set(document) == {"status", "checks"}
     for check in document["checks"]:
-        assert set(check) == {"name", "subject", "status", "seen", "mend", "seconds"}
+        assert set(check) == {"name", "subject", "status", "seen", "fix", "seconds"}
         assert "\n" not in check["seen"]
-        assert (check["mend"] is not None) == (check["status"] in ("warning", "failed")), check
+        assert (check["fix"] is not None) == (check["status"] in ("warning", "failed")), check
     assert (document["status"] == "failed") == (code == 1)
     return {(check["name"], check["subject"]): check for check in document["checks"]}
 
@@ -99,9 +99,9 @@ def prefect(project: Project, *arguments: str) -> str:
     return done.stdout
 
 
-def mended(project: Project, check: dict[str, Any]) -> None:
+def fixed(project: Project, check: dict[str, Any]) -> None:
     """Type the command that the check gives."""
-    words = shlex.split(check["mend"])
+    words = shlex.split(check["fix"])
     assert words[:3] == ["uv", "run", "prefect"]
     prefect(project, *words[3:])
 
@@ -174,12 +174,12 @@ def test_a_laptop_after_setup(ground: Project) -> None:
         ("notices", "dev"): "ok",
         ("warehouse", "dev"): "ok",
     }
-    assert seen["deployment", "dev"]["mend"] == "uv run millrace deploy dev"
+    assert seen["deployment", "dev"]["fix"] == "uv run millrace deploy dev"
     assert seen["last run", "dev"]["seen"] == "never ran"
     assert re.search(r"Prefect (\S+), client \1$", seen["api", ""]["seen"])
 
 
-def test_the_table_names_what_mends(ground: Project) -> None:
+def test_the_table_names_what_fixes(ground: Project) -> None:
     done = health(ground)
     assert done.returncode == 0, done.stderr
     assert "deployment dev: uv run millrace deploy dev" in done.stdout
@@ -190,7 +190,7 @@ def test_a_target_that_setup_does_not_know(ground: Project) -> None:
     seen = checks(ground, "prod", code=1)
     blocks = seen["blocks", "prod"]
     assert blocks["seen"] == "no profile block; targets that exist: dev"
-    assert blocks["mend"] == "uv run millrace setup --target prod"
+    assert blocks["fix"] == "uv run millrace setup --target prod"
     assert ("warehouse", "dev") not in seen
 
     done = health(ground, "No Target", "--json")
@@ -204,8 +204,8 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     assert seen["pool", "default-pool"]["status"] == "ok"
     assert seen["queues", "default-pool"]["seen"] == "dev"
     assert seen["worker", "default-pool"]["seen"] == "no worker ever asked this pool"
-    mend = seen["worker", "default-pool"]["mend"]
-    assert "uv run millrace worker --pool default-pool" in mend
+    fix = seen["worker", "default-pool"]["fix"]
+    assert "uv run millrace worker --pool default-pool" in fix
     name = "dbt-full-pipeline/dbt-dev"
     assert re.fullmatch(
         r"(version \w+, )?(next run \d{4}-\d\d-\d\d 02:00 UTC|its runs are being scheduled)",
@@ -237,14 +237,14 @@ def test_what_is_paused_is_resumed_by_the_command_that_is_given(deployed: Projec
     assert paused["deployment", name]["seen"] == "is paused"
     for key in (("pool", "default-pool"), ("queues", "default-pool"), ("deployment", name)):
         assert paused[key]["status"] == "warning"
-        mended(deployed, paused[key])
+        fixed(deployed, paused[key])
 
     inactive = checks(deployed, code=1)
     assert inactive["pool", "default-pool"]["status"] == "ok"
     assert inactive["queues", "default-pool"]["status"] == "ok"
     # Prefect resumes the deployment, and leaves its schedule as it is.
     if inactive["deployment", name]["status"] == "warning":
-        mended(deployed, inactive["deployment", name])
+        fixed(deployed, inactive["deployment", name])
     assert checks(deployed, code=1)["deployment", name]["status"] == "ok"
 
 
@@ -270,7 +270,7 @@ def test_a_run_that_failed(deployed: Project) -> None:
     assert done.returncode != 0
     last = checks(deployed, code=1)["last run", "dev"]
     assert re.fullmatch(r"Failed \d+ s ago, took \d+ s; no success is known", last["seen"])
-    mended(deployed, last)
+    fixed(deployed, last)
 
 
 @pytest.mark.operations
@@ -279,7 +279,7 @@ def test_a_run_that_is_late(deployed: Project) -> None:
     assert created.returncode == 0, created.stderr
     late = checks(deployed, code=1)["late runs", "dev"]
     assert re.match(r"1 late, by up to 10 min: \S+ \(" + created.stdout.strip(), late["seen"])
-    assert f"prefect flow-run cancel {created.stdout.strip()}" in late["mend"]
+    assert f"prefect flow-run cancel {created.stdout.strip()}" in late["fix"]
     deployed.http.delete(f"/flow_runs/{created.stdout.strip()}").raise_for_status()
 
 
@@ -300,7 +300,7 @@ def test_a_run_that_is_stuck_or_lost(deployed: Project, state: str, name: str, s
     found = checks(deployed, code=1)[name, "dev"]
     assert found["seen"] == seen.format(run)
     assert found["status"] == "failed"
-    assert run in found["mend"]
+    assert run in found["fix"]
     deployed.http.delete(f"/flow_runs/{run}").raise_for_status()
 
 
@@ -328,7 +328,7 @@ def test_a_warehouse_that_refuses_and_one_that_hangs(ground: Project, tmp_path: 
     assert "pass-of-hangs" not in done.stdout + done.stderr
     seen = {(c["name"], c["subject"]): c for c in json.loads(done.stdout)["checks"]}
     assert "Connection refused" in seen["warehouse", "refuses"]["seen"]
-    assert seen["warehouse", "refuses"]["mend"].endswith("uv run millrace setup --target refuses")
+    assert seen["warehouse", "refuses"]["fix"].endswith("uv run millrace setup --target refuses")
     assert re.search("timeout expired|no answer within", seen["warehouse", "hangs"]["seen"])
     assert seen["warehouse", "dev"]["status"] == "ok"
     assert seen["state store", ""]["status"] == "ok"
@@ -353,7 +353,7 @@ def test_bigquery_that_answers_and_refuses(
     lake = checks(ground, "lake", code=1, **google)["warehouse", "lake"]
     bigquery.proxy.clear()
     assert "accessDenied" in lake["seen"] or "403" in lake["seen"]
-    assert "roles/bigquery.jobUser in project health" in lake["mend"]
+    assert "roles/bigquery.jobUser in project health" in lake["fix"]
     done = ground.setup("--blocks-only", "--prune")
     assert done.returncode == 0, done.stderr
 
@@ -373,7 +373,7 @@ def test_an_api_that_does_not_answer(ground: Project) -> None:
             seen = checks(ground, "dev", "--timeout", timeout, code=1, PREFECT_API_URL=url)
             assert time.monotonic() - started < 20
             assert seen["api", ""]["status"] == "failed"
-            assert "start it: uv run millrace up" in seen["api", ""]["mend"]
+            assert "start it: uv run millrace up" in seen["api", ""]["fix"]
             assert seen["warehouse", ""]["status"] == "skipped"
             assert seen["warehouse", ""]["seen"] == "the API has to answer first"
             assert "pass-of-url" not in str(seen)

@@ -186,7 +186,7 @@ def test_a_wrong_secret_is_named_and_not_shown(
     )
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith(f"The secret {name} {fault}.\n  where: ")
-    assert "  mend:  systemctl cat millrace-server.service names " in done.stderr
+    assert "  fix:   systemctl cat millrace-server.service names " in done.stderr
     assert "secret-" not in done.stderr
 
 
@@ -217,7 +217,7 @@ def test_started_means_that_the_server_answers() -> None:
         done = waiting(f"{url}/elsewhere", os.getpid())
     assert done.returncode == 1
     assert "did not answer within 1 s.\n  where: http://127.0.0.1" in done.stderr
-    assert "mend:  journalctl -u millrace-server says why" in done.stderr
+    assert "fix:   journalctl -u millrace-server says why" in done.stderr
 
 
 def test_waiting_has_help_and_names_what_the_environment_lacks() -> None:

@@ -367,7 +367,7 @@ def test_a_file_that_is_wrong(tmp_path: Path, changed: dict[str, Any], said: str
         read_automations(file)
     assert said in str(error.value)
     assert str(file) in str(error.value)
-    assert "mend:" in str(error.value)
+    assert "fix:" in str(error.value)
 
 
 @pytest.mark.parametrize(

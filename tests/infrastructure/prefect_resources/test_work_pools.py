@@ -125,7 +125,7 @@ def test_the_three_pools_their_queues_and_a_second_run(with_secrets: Project) ->
 
 
 @pytest.mark.operations
-def test_what_somebody_changed_by_hand_is_seen_and_mended(with_secrets: Project) -> None:
+def test_what_somebody_changed_by_hand_is_seen_and_fixed(with_secrets: Project) -> None:
     assert setup(with_secrets).returncode == 0
     pool = pools(with_secrets)["docker-pool"]
     template = pool["base_job_template"]
@@ -145,9 +145,9 @@ def test_what_somebody_changed_by_hand_is_seen_and_mended(with_secrets: Project)
     elsewhere = setup(with_secrets, "--dry-run", NETWORK="millrace-staging")
     assert "networks.default: ['millrace'] → ['millrace-staging']" in elsewhere.stdout
 
-    mended = setup(with_secrets, "--prune")
-    assert "1 updated" in mended.stdout
-    assert "1 removed" in mended.stdout
+    fixed = setup(with_secrets, "--prune")
+    assert "1 updated" in fixed.stdout
+    assert "1 removed" in fixed.stdout
     assert setup(with_secrets, "--check").returncode == 0
 
 

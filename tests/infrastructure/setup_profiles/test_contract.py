@@ -41,16 +41,16 @@ KEY = {
 
 def parsed(**outputs: Any) -> Contract:
     document = {name: {"sensitive": False, "value": value} for name, value in outputs.items()}
-    return parse(json.dumps(document), where="here", mend="this")
+    return parse(json.dumps(document), where="here", fix="this")
 
 
 def faults_of(text: str) -> list[str]:
     with pytest.raises(ContractError) as error:
-        parse(text, where="outputs.json", mend="terraform apply")
+        parse(text, where="outputs.json", fix="terraform apply")
     assert "where: outputs.json" in str(error.value)
-    assert "mend:  terraform apply; documentation/contract.md says what" in str(error.value)
+    assert "fix:   terraform apply; documentation/contract.md says what" in str(error.value)
     for module in ("infrastructure/terraform/postgres", "infrastructure/terraform/gcp"):
-        assert module in error.value.mend
+        assert module in error.value.fix
         assert (REPOSITORY / module / "outputs.tf").exists()
     return error.value.faults
 

@@ -56,8 +56,8 @@ def test_a_file_that_setup_did_not_write_is_refused(file: Path, text: str, whole
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=r"did not write profiles\.yml") as error:
         profiles_yml.rendered(file, [profile("dev")], whole=whole)
-    assert "--blocks-only" in error.value.mend
-    assert f"mv {file} {file}.own" in error.value.mend
+    assert "--blocks-only" in error.value.fix
+    assert f"mv {file} {file}.own" in error.value.fix
 
 
 def test_a_file_that_cannot_be_written_is_named_and_leaves_no_draft(file: Path) -> None:

@@ -211,7 +211,7 @@ ARGUMENTS = json.dumps({
 
 
 def read_outputs(text: str, _folder: Path) -> None:
-    found = contract.parse(text, where="here", mend="write it")
+    found = contract.parse(text, where="here", fix="write it")
     blocks = desired.desired_blocks(found, "millrace")
     for name in found.targets:
         yaml.safe_dump(desired.profile_of(blocks, name).dbt_output())
@@ -242,7 +242,7 @@ def in_file(read: Callable[[Path], object]) -> Callable[[str, Path], None]:
 
 
 def read_profiles(file: Path) -> None:
-    outputs = contract.parse(OUTPUTS, where="here", mend="write it")
+    outputs = contract.parse(OUTPUTS, where="here", fix="write it")
     blocks = desired.desired_blocks(outputs, "millrace")
     profiles_yml.rendered(file, [desired.profile_of(blocks, "dev")], whole=True)
 
@@ -315,7 +315,7 @@ def test_whatever_is_written_is_read_or_refused_in_a_sentence(
         except MillraceError as error:
             said = error
         # What a person sees can be written anywhere, and says what to do.
-        assert said is None or (str(said).encode() and said.mend)
+        assert said is None or (str(said).encode() and said.fix)
 
     check()
     # AND what is right is read: the refusals above are not of everything.

@@ -138,7 +138,7 @@ def test_a_load_that_gets_no_connection_is_tried_again(
     with pytest.raises(WarehouseUnreachable, match='too many connections for role "busy"') as error:
         ingest("files__inbox", profile, url=str(tmp_path))
     assert error.value.retryable
-    assert "allow more connections (max_connections" in error.value.mend
+    assert "allow more connections (max_connections" in error.value.fix
 
 
 def test_the_root_of_an_error_is_not_what_was_handled_when_it_came_up() -> None:

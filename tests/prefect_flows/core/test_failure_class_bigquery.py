@@ -338,14 +338,14 @@ def test_the_error_is_found_behind_that_of_dbt(
 
 @pytest.mark.bigquery
 @pytest.mark.parametrize(
-    ("failure", "mend"),
+    ("failure", "fix"),
     [
         ((403, "accessDenied"), "needs roles/bigquery.jobUser in project made-up, and"),
         ((404, "notFound"), "correct project (made-up), dataset (scratch) or location"),
     ],
 )
-def test_what_google_refuses_is_said_before_anything_is_run_with_what_mends_it(
-    google: type[Google], tmp_path: Path, failure: tuple[int, str], mend: str
+def test_what_google_refuses_is_said_before_anything_is_run_with_what_fixes_it(
+    google: type[Google], tmp_path: Path, failure: tuple[int, str], fix: str
 ) -> None:
     google.failure = (failure[0], json.dumps(error_of(*failure)).encode())
     with serving(google) as url:
@@ -355,7 +355,7 @@ def test_what_google_refuses_is_said_before_anything_is_run_with_what_mends_it(
     assert done.returncode == 2, done.stdout + done.stderr
     assert "WarehouseUnreachable: The warehouse of target 'google' cannot be used: " in done.stderr
     assert "where: bigquery made-up" in done.stderr
-    assert mend in done.stderr
+    assert fix in done.stderr
     assert "terraform apply in infrastructure/terraform/gcp" in done.stderr
 
 

@@ -75,7 +75,7 @@ def test_a_secret_among_the_arguments_is_refused_and_kept_nowhere(
 
     assert done.returncode == 2, done.stderr
     said = " ".join(done.stderr.split())
-    assert f"where: argument {place} mend:" in said
+    assert f"where: argument {place} fix:" in said
     assert how in said
     assert PASSWORD not in done.stdout + done.stderr
     assert kept_in_files(scratch) == []

@@ -162,7 +162,7 @@ def test_a_limit_longer_than_the_patience_says_until_when(api) -> None:
         "The API's rate limit is reached (403 Forbidden: API rate limit exceeded), until "
         f"{until}; a call waits no longer than 3 s.\n"
         f"  where: GET {api.url}/numbers\n"
-        f"  mend:  run it again after {until}; a token allows more"
+        f"  fix:   run it again after {until}; a token allows more"
     )
     assert error.value.retryable
     assert time.monotonic() - begin < 30
@@ -176,7 +176,7 @@ def test_the_waits_of_a_call_are_bounded_together(api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said", "mend"),
+    ("status", "body", "said", "fix"),
     [
         (401, {"message": f"Bad credentials: {SECRET}"}, "401 Unauthorized: Bad credentials: ***",
          "write a token"),
@@ -190,13 +190,13 @@ def test_the_waits_of_a_call_are_bounded_together(api) -> None:
     ],
 )  # fmt: skip
 def test_a_refusal_is_said_in_the_api_s_words_and_not_tried_again(
-    api, status: int, body: Any, said: str, mend: str
+    api, status: int, body: Any, said: str, fix: str
 ) -> None:
     api.troubles.append(Answer(body, status))
     with pytest.raises(ApiError) as error:
         read(api, access="write a token")
     assert f"The API refuses the call: {said}\n" in str(error.value)
-    assert f"mend:  {mend}" in str(error.value)
+    assert f"fix:   {fix}" in str(error.value)
     assert not error.value.retryable
     assert error.value.status == status
     assert len(api.asked) == 1

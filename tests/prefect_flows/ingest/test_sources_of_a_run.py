@@ -113,7 +113,7 @@ def test_one_that_fails_does_not_hold_up_the_other(
     done = run(scratch, *arguments(inbox))
     assert done.returncode == 1
     assert 'relation "items" does not exist' in done.stderr
-    assert "mend:" in done.stderr
+    assert "fix:" in done.stderr
     assert rows(scratch, "raw_files__inbox.orders") == 2
     tasks = project.task_runs(project.last_run(scratch.target))
     assert tasks["extract-sql__database"]["state_name"] == "Failed"
@@ -286,13 +286,13 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     away = "postgresql://reader:s3cret-word@127.0.0.1:1/shop"
     assert scratch.run("-m", "infrastructure.cli", "secret", URL_BLOCK, text=away).returncode == 0
     done = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
-    # THEN one notice says so, with the place, what mends it, and the run
+    # THEN one notice says so, with the place, what fixes it, and the run
     assert done.returncode == 1
     ((text,),) = [tuple(told.values()) for told in receiver.told]
     assert "scratch: source sql__database failed" in text
     assert "(system)" in text
     assert "127.0.0.1:1/shop" in text
-    assert "mend:" in text
+    assert "fix:" in text
     assert "/runs/flow-run/" in text
     assert "s3cret-word" not in text
     # AND it is not told again while it is away, and that it is over by the run that brings it in

@@ -49,7 +49,7 @@ def test_what_is_kept_comes_back_oldest_first(tmp_path: Path) -> None:
     assert open_incidents(store, "dev") == [incident("early"), incident("late", hours=1)]
 
 
-def test_a_file_of_another_shape_is_named_with_what_mends_it(tmp_path: Path) -> None:
+def test_a_file_of_another_shape_is_named_with_what_fixes_it(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
     for name in ("incidents.json", "outbox.json"):
         store.write(f"targets/dev/{name}", b'{"waiting": [{"notice": 1}]}')

@@ -35,7 +35,8 @@ def card(**given: object) -> FailureCard:
     facts = {
         "unique_id": "model.shop.0", "name": "orders_0", "resource_type": "model", "path": "o.sql",
         "owner": "shop", "group": None, "cause": FailureClass.CODE, "status": "error",
-        "message": "m", "compiled_path": None, "compiled_sql": None, "failures": None, "failing_rows": None,
+        "message": "m", "compiled_path": None, "compiled_sql": None, "failures": None,
+        "failing_rows": None,
         "blocked": [("model", f"m{i}") for i in range(12)], "command": "c",
     }  # fmt: skip
     return FailureCard(**(facts | given))  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def test_a_failed_run_has_a_card_a_failed_node() -> None:
     assert model.command == f"cd dbt && uv run dbt run --target dev --select {selector}"
     assert HOSTILE in (model.compiled_sql or "")
     assert test.failures == 12
-    assert test.owner == "ann@example.org", "a test is mended by the owner of what it is about"
+    assert test.owner == "ann@example.org", "a test is fixed by the owner of what it is about"
     assert test.blocked == [("exposure", "board")]
     assert test.failing_rows is not None
     assert test.failing_rows.hidden_columns == ("email",)
@@ -42,7 +42,7 @@ def test_a_failed_run_has_a_card_a_failed_node() -> None:
     assert report.first_cause.startswith("model int_crm__entity_2 (code): Database Error")
 
 
-def test_what_a_retry_may_mend_comes_last() -> None:
+def test_what_a_retry_may_fix_comes_last() -> None:
     results = [
         replace(node, cause=FailureClass.TRANSIENT) if node.status == "error" else node
         for node in GIVEN.results

@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_there_fails_no_run(
 ) -> None:
     send_metrics(store, "dev", Settings(metrics_dir=tmp_path / "no"), LOG)
     assert "Metrics could not be written: FileNotFoundError" in caplog.text
-    assert "mend:  make the folder" in caplog.text
+    assert "fix:   make the folder" in caplog.text
 
 
 def test_by_default_nothing_is_read_or_sent(

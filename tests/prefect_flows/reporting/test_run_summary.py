@@ -93,7 +93,7 @@ def test_a_run_of_a_part_leaves_the_last_good_one(store: StateStore) -> None:
 
 def test_a_run_that_never_parsed_keeps_what_was_known(store: StateStore) -> None:
     keep_made_up_run(store, made_up_report())
-    failure = "Model a is wrong.\n  where: dbt/models\n  mend:  correct it " + "x" * 999
+    failure = "Model a is wrong.\n  where: dbt/models\n  fix:   correct it " + "x" * 999
     keep_made_up_run(store, None, number=1, failure=failure)
     found = kept(store)
     assert found.last.first_cause == "Model a is wrong."

@@ -80,7 +80,7 @@ def test_a_store_that_cannot_be_read_says_so(store: StateStore, tmp_path: Path) 
     file.mkdir()
     status, _, body = answer(store, "/targets/dev/docs.html")
     assert status == HTTPStatus.SERVICE_UNAVAILABLE
-    assert b"mend:" in body
+    assert b"fix:" in body
 
 
 def command(tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -150,16 +150,16 @@ def test_it_serves_until_ctrl_c(tmp_path: Path, store: StateStore) -> None:
 
 
 @pytest.mark.parametrize("what", ["serve", "index"])
-def test_without_a_store_it_says_what_mends_it(tmp_path: Path, what: str) -> None:
+def test_without_a_store_it_says_what_fixes_it(tmp_path: Path, what: str) -> None:
     done = fork_server.run(**command(tmp_path, what))
     assert done.returncode == 2
     assert "Prefect cannot be asked where the state store is" in done.stderr
     assert "There is no state store with runs in it." in done.stderr
     assert "where: " + str(tmp_path / "empty" / ".local" / "state") in done.stderr
-    assert "mend:  run the pipeline" in done.stderr
+    assert "fix:   run the pipeline" in done.stderr
 
 
-def test_a_port_that_is_taken_is_an_error_with_its_mend(tmp_path: Path, store: StateStore) -> None:
+def test_a_port_that_is_taken_is_an_error_with_its_fix(tmp_path: Path, store: StateStore) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         given = command(tmp_path, "serve", "--port", port, "--state-url", store.url)

@@ -121,7 +121,7 @@ def test_an_error_that_was_made_of_an_interrupt_is_neither_said_nor_tried_again(
         try:
             time.sleep(PATIENCE)
         except BaseException as error:
-            raise IngestionError("Broken.", where="here", mend="none", retryable=True) from error
+            raise IngestionError("Broken.", where="here", fix="none", retryable=True) from error
         return {}
 
     with pytest.raises(RunCancelled, match="SIGTERM"), runtime.stopping():

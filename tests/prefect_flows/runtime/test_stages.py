@@ -69,7 +69,7 @@ def test_each_retry_comes_later_than_the_one_before_and_not_on_the_dot() -> None
 
     def fails(_log: object) -> dict:
         begun.append(time.monotonic())
-        raise StageTimedOut("Made up.", where="here", mend="none", retryable=True)
+        raise StageTimedOut("Made up.", where="here", fix="none", retryable=True)
 
     with pytest.raises(StageTimedOut):
         as_function("dbt-run", policy, fails, CancellationHandler())
@@ -85,7 +85,7 @@ def test_an_error_that_cannot_pass_is_not_tried_again() -> None:
 
     def fails(_log: object) -> dict:
         tried.append(1)
-        raise StageTimedOut("Made up.", where="here", mend="none")
+        raise StageTimedOut("Made up.", where="here", fix="none")
 
     with pytest.raises(StageTimedOut):
         as_function("dbt-run", policy, fails, CancellationHandler())
@@ -97,7 +97,7 @@ def test_an_error_that_cannot_pass_is_not_tried_again() -> None:
 )
 def test_prefects_lines_name_an_expected_error_once_and_without_its_stack(said: str) -> None:
     say_expected_errors_without_stack()
-    error = StageFailed("1 failed.", where="dbt/a", mend="mend it", record={}, retryable=False)
+    error = StageFailed("1 failed.", where="dbt/a", fix="fix it", record={}, retryable=False)
     error.rerun = "run it --failed"
     logger = logging.getLogger("prefect.flow_runs")
     arguments = (error.what,) if "%r" in said else ()
@@ -111,4 +111,4 @@ def test_prefects_lines_name_an_expected_error_once_and_without_its_stack(said: 
     assert text.count("StageFailed") == text.count("1 failed.") == 1
     assert "Traceback" not in text
     if not arguments:
-        assert text.endswith("where: dbt/a\n  mend:  mend it\n  rerun: run it --failed")
+        assert text.endswith("where: dbt/a\n  fix:   fix it\n  rerun: run it --failed")

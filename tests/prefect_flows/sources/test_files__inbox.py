@@ -403,7 +403,7 @@ def test_a_large_file_takes_columns_as_they_come(database, inbox, load) -> None:
     ) == [(300_002, 300_001, 1, 1)]
 
 
-def test_a_malformed_file_is_refused_whole_and_taken_when_it_is_mended(
+def test_a_malformed_file_is_refused_whole_and_taken_when_it_is_fixed(
     database, inbox, load
 ) -> None:
     lines = "".join(f"{n},{n}\n" for n in range(100_000))

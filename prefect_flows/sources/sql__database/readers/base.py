@@ -163,19 +163,19 @@ def said_of(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
         raise ConfigurationError(
             f"Table {error} does not exist.",
             where=place_of(engine),
-            mend=f"correct tables.{name} of the arguments of source 'sql__database'",
+            fix=f"correct tables.{name} of the arguments of source 'sql__database'",
         ) from error
     except (exc.DBAPIError, psycopg2.Error, AdbcError) as error:
         first = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise IngestionError(
             f"Table {name!r} cannot be read: {first}",
             where=place_of(engine),
-            mend="see that the database answers, and that the user of the secret `url` may read it",
+            fix="see that the database answers, and that the user of the secret `url` may read it",
             retryable=classify(error) is FailureClass.TRANSIENT,
         ) from error
     except pa.ArrowException as error:
         raise IngestionError(
             f"Table {name!r} holds a value that cannot be kept: {error}.",
             where=place_of(engine),
-            mend=f"give tables.{name} a query that turns it into text or null",
+            fix=f"give tables.{name} a query that turns it into text or null",
         ) from error

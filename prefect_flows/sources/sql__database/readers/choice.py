@@ -32,7 +32,7 @@ def get_reader(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
             "The URL of the database is none of SQLAlchemy's"
             + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
             where="the secret `url` of source 'sql__database'",
-            mend="write it again, such as postgresql://user:password@host:5432/database: "
+            fix="write it again, such as postgresql://user:password@host:5432/database: "
             "uv run millrace secret sql-database-url-<target>; a driver: "
             "uv add --package millrace-sql-database NAME",
         ) from None  # the URL holds a password

@@ -265,7 +265,7 @@ class PostgresReader:
         return IngestionError(
             f"Table {name!r}: column {column!r} holds a value that cannot be kept: {why}.",
             where=place_of(self._engine),
-            mend=f"give tables.{name} a query that turns the value into text or null",
+            fix=f"give tables.{name} a query that turns the value into text or null",
         )
 
 

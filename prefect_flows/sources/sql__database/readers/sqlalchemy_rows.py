@@ -121,6 +121,6 @@ class SqlAlchemyReader:
                 f"Table {name!r} cannot be dumped: the cursor {cursor!r} is of the type {arrow}, "
                 "whose order may be another one in the source than here.",
                 where=f"tables.{name} of the arguments of source 'sql__database'",
-                mend="name a cursor that is a whole number, a decimal, a date or a timestamp; "
+                fix="name a cursor that is a whole number, a decimal, a date or a timestamp; "
                 "or cast it to one in the query",
             )

@@ -136,7 +136,7 @@ def test_the_secrets_are_read_by_containers_and_reached_by_their_owner_alone(
 
 
 def test_the_warehouse_of_compose_keeps_the_contract() -> None:
-    found = contract.parse(secrets.json.dumps(outputs("x")), where="", mend="")
+    found = contract.parse(secrets.json.dumps(outputs("x")), where="", fix="")
     assert list(found.targets) == ["dev", "staging", "prod"]
     assert list(found.secrets) == ["dev", "staging", "prod"]
 
@@ -155,7 +155,7 @@ def test_the_entrypoint_refuses_two_answers_and_leaves_other_names_alone(tmp_pat
     file.write_text("secret")
     both = run(str(ENTRYPOINT), "true", PGPASSWORD_FILE=str(file), PGPASSWORD="other")
     assert both.returncode == 2
-    assert both.stderr == "PGPASSWORD and PGPASSWORD_FILE are both set. Mend: set one of them.\n"
+    assert both.stderr == "PGPASSWORD and PGPASSWORD_FILE are both set. Fix: set one of them.\n"
     other = run(str(ENTRYPOINT), "env", PATH_FILE=str(file))
     assert f"PATH_FILE={file}" in other.stdout
     assert "PATH=secret" not in other.stdout

@@ -61,7 +61,7 @@ def {{ cookiecutter.__source }}(
         raise ConfigurationError(
             "The address of the database is no URL that SQLAlchemy reads.",
             where=f"the block {BLOCK}",
-            mend="write it like postgresql://user:password@host:5432/database: "
+            fix="write it like postgresql://user:password@host:5432/database: "
             f"uv run millrace secret {BLOCK}",
         ) from None  # its text may be the password
     return [_resource(table, url, schema, full_refresh) for table in TABLES]
@@ -102,7 +102,7 @@ def _check_cursor(table: Table, found: sqlalchemy.Table) -> None:
             f"The cursor {table.cursor!r} of the table {table.name!r} is a text, whose order may "
             "be another one in the database than here.",
             where=f"TABLES of {__name__}",
-            mend="name a column that is a number, a date or a timestamp; or none",
+            fix="name a column that is a number, a date or a timestamp; or none",
         )
 
 

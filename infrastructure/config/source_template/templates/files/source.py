@@ -75,7 +75,7 @@ def _found(folder: str, pattern: str) -> tuple[AbstractFileSystem, list[FileItem
         raise IngestionError(
             "The folder of the files is not there.",
             where=folder,
-            mend=f"make it, or name another one in {DEPLOYMENTS}",
+            fix=f"make it, or name another one in {DEPLOYMENTS}",
         )
     files = glob_files(file_system, folder, pattern)
     return file_system, sorted(files, key=lambda file: file["file_url"])
@@ -101,7 +101,7 @@ def _rows(file_system: AbstractFileSystem, url: str) -> pa.Table:
         raise IngestionError(
             f"The file does not fit: {error}.",
             where=url,
-            mend=f"correct the file, or declare its columns in {__file__}; files__inbox is the "
+            fix=f"correct the file, or declare its columns in {__file__}; files__inbox is the "
             "source that sets such a file aside and goes on",
         ) from error
 
