@@ -56,7 +56,7 @@ def dbt_full_pipeline(
     skip: list[Stage] = [],  # noqa: B006
     strategy: Strategy = "run_then_test",
     changed: bool = False,
-    fresh: bool = False,
+    resume: bool = True,
     failed: bool = False,
     wait: bool = True,
 ) -> dict[str, Any] | State[Any]:
@@ -65,7 +65,7 @@ def dbt_full_pipeline(
     Args:
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
         sources: Sources to ingest, by the names of their folders. When not given, all but those
-            that `sources_off` of dbt_project.yml names.
+            that `disabled_sources` of dbt_project.yml names.
         source_arguments: What sources are called with: name of a source, and its arguments.
             Secrets are refused: they come from blocks.
         select: Nodes to run, in dbt's selection syntax. Everything when not given.
@@ -76,7 +76,7 @@ def dbt_full_pipeline(
         strategy: run_then_test runs all models, then all tests; build goes through the project
             once, and a failed test stops what is downstream of it.
         changed: Only nodes that changed since the target's last good run, and what depends on them.
-        fresh: Start over, where an interrupted run would be gone on with.
+        resume: Continue a run that was interrupted; start over when not.
         failed: Run what failed or was skipped in the target's last run, with the parameters of that
             run. Other parameters than those of that run are refused.
         wait: Wait for another run of the target; fail at once when not.
@@ -99,7 +99,7 @@ def dbt_full_pipeline(
         skip=skip,
         strategy=strategy,
         changed=changed,
-        fresh=fresh,
+        resume=resume,
         failed=failed,
         wait=wait,
     )
@@ -140,8 +140,8 @@ def main(
     changed: Annotated[
         bool, typer.Option("--changed", help="Only what changed since the last good run, and on.")
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted run.")
+    no_resume: Annotated[
+        bool, typer.Option("--no-resume", help="Start over instead of resuming an interrupted run.")
     ] = False,
     failed: Annotated[
         bool,
@@ -176,7 +176,7 @@ def main(
             "skip": skip or [],
             "strategy": strategy,
             "changed": changed,
-            "fresh": fresh,
+            "resume": not no_resume,
             "failed": failed,
             "wait": not no_wait,
         },

@@ -357,7 +357,7 @@ class _PipelineRun:
         within = timedelta(hours=self.settings.resume_within_hours)
         if parameters.failed:
             resumes = failed_run(self.stored.store, parameters.target, self.log.warning)
-        elif not parameters.fresh:
+        elif parameters.resume:
             resumes = interrupted_run(
                 self.stored.store,
                 parameters.target,
@@ -377,7 +377,7 @@ class _PipelineRun:
                 "failed" if resumes.header.ended == "failed" else "was interrupted",
                 len(self.done.nodes),
                 len(self.done.changed),
-                "A run without --failed" if parameters.failed else "--fresh",
+                "A run without --failed" if parameters.failed else "--no-resume",
             )
         self.stored.begin(resumes, self.done.entries)
         self.begun = True

@@ -34,7 +34,7 @@ def _refusal_hint(error: BaseException) -> str | None:
         return (
             "wait until others have closed theirs; or allow more connections (max_connections, "
             "alter role … connection limit), or use fewer: `threads` of the target, "
-            "MILLRACE_SOURCES_AT_ONCE"
+            "MILLRACE_MAX_PARALLEL_SOURCES"
         )
     if "57P03" in codes:
         return "wait until it accepts connections; its own log says what it waits for"

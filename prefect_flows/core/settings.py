@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     """The dbt project as an image's build parsed it, a folder a target. A machine has none."""
     stages: StagePolicies = StagePolicies()
     """Retries, delays and timeouts, one policy a task of the pipeline."""
-    sources_at_once: int = Field(default=4, ge=1, le=64)
+    max_parallel_sources: int = Field(default=4, ge=1, le=64)
     """Sources that are brought in side by side; each takes a connection of the warehouse, and
     more."""
     state_url: str | None = None

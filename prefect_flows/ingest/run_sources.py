@@ -59,7 +59,7 @@ def ingest_sources(
         # its class: in another thread, of a module that is half imported.
         if importlib.util.find_spec("pandas") is not None:
             importlib.import_module("pandas")
-        for source, future in run_parallel(works, settings.sources_at_once):
+        for source, future in run_parallel(works, settings.max_parallel_sources):
             try:
                 keep(source, future.result())
             except MillraceError as error:

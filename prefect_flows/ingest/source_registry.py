@@ -66,7 +66,7 @@ def require_source(name: str) -> None:
 
 
 # The variable of the dbt project that names the sources which are off.
-DISABLED_VARIABLE = "sources_off"
+DISABLED_VARIABLE = "disabled_sources"
 
 
 def disabled_sources(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:

@@ -116,5 +116,5 @@ class CancellationHandler:
             f"The run was told to stop by {self.reason or 'Ctrl-C'}; its statements were "
             "cancelled in the warehouse.",
             where="the stage that ran; the log names it",
-            fix="start it again: it goes on with what is left; --fresh starts over",
+            fix="start it again: it goes on with what is left; --no-resume starts over",
         )

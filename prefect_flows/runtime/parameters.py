@@ -54,13 +54,13 @@ class Parameters(BaseModel):
     skip: list[Stage] = Field(default_factory=list)
     strategy: Strategy = "run_then_test"
     changed: bool = False
-    fresh: bool = False
+    resume: bool = True
     failed: bool = False
     wait: bool = True
 
     def identity(self) -> dict[str, Any]:
         """What two runs have to share for one to go on from the other."""
-        return self.model_dump(mode="json", exclude={"fresh", "failed", "wait"})
+        return self.model_dump(mode="json", exclude={"resume", "failed", "wait"})
 
     @property
     def whole(self) -> bool:

@@ -61,7 +61,7 @@ def project(server: AnalyzerServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def run_dbt(project: Project, *command: str) -> CompletedProcess[str]:
-    return project.dbt("--no-use-colors", *command, "--vars", json.dumps({"sources_off": []}))
+    return project.dbt("--no-use-colors", *command, "--vars", json.dumps({"disabled_sources": []}))
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def dbt_of(profile: Profile, folder: Path, environment: dict[str, str]) -> Dbt:
                 *(["--warn-error"] if strict else []),
                 *arguments, "--project-dir", str(REPOSITORY / "dbt"),
                 "--profiles-dir", str(folder), "--target-path", str(folder / "target"),
-                "--log-path", str(folder / "logs"), "--vars", json.dumps({"sources_off": off}),
+                "--log-path", str(folder / "logs"), "--vars", json.dumps({"disabled_sources": off}),
             ],
             cwd=folder,
             env=inherited | environment,
@@ -167,7 +167,7 @@ def test_the_project_parses_without_a_warning_whatever_is_off(
 
 def test_they_are_off_as_shipped() -> None:
     project = yaml.safe_load((REPOSITORY / "dbt" / "dbt_project.yml").read_text())
-    assert set(SOURCES) <= set(project["vars"]["sources_off"])
+    assert set(SOURCES) <= set(project["vars"]["disabled_sources"])
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def run(somebody: Project) -> subprocess.CompletedProcess[str]:
     """The flow: a source is loaded, and models are made."""
     return somebody.pipeline(
         "--target", TARGET, "--source", "nyc__flights", "--skip", "freshness", "--skip", "docs",
-        "--fresh",
+        "--no-resume",
     )  # fmt: skip
 
 

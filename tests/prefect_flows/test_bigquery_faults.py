@@ -56,7 +56,7 @@ def no_fault(bigquery: BigQuery) -> None:
 
 def run(faulty: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return faulty.pipeline(
-        *("--target", TARGET, "--no-prefect", "--fresh"),
+        *("--target", TARGET, "--no-prefect", "--no-resume"),
         *(f"--skip={stage}" for stage in ("ingest", "freshness", "seed", "snapshot", "docs")),
         *arguments,
     )
@@ -179,7 +179,7 @@ def test_a_dataset_that_may_not_be_made_names_the_line_of_terraform(
 def test_a_catalog_that_cannot_be_read_is_no_success(faulty: Project) -> None:
     """The emulator lacks the view that dbt reads it from."""
     done = faulty.pipeline(
-        *("--target", TARGET, "--no-prefect", "--fresh", "--select", "numbers"),
+        *("--target", TARGET, "--no-prefect", "--no-resume", "--select", "numbers"),
         *(f"--skip={stage}" for stage in ("ingest", "freshness", "seed", "snapshot", "test")),
     )
     assert done.returncode == 1

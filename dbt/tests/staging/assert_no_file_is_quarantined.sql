@@ -1,6 +1,6 @@
 -- A refused file is told once by the load; here it is told until somebody fixes it. The other files
 -- are loaded, so it warns and stops nothing.
-{{ config(severity='warn', enabled='files__inbox' not in var('sources_off')) }}
+{{ config(severity='warn', enabled='files__inbox' not in var('disabled_sources')) }}
 
 select
     table_name,

@@ -154,7 +154,7 @@ class Source:
 def switched_off(project: Path) -> list[str]:
     """The sources that `dbt_project.yml` leaves out."""
     document = parse_yaml(read_text(project / PROJECT))
-    return list((document.get("vars") or {}).get("sources_off") or [])
+    return list((document.get("vars") or {}).get("disabled_sources") or [])
 
 
 def all_sources(project: Path) -> list[Source]:

@@ -107,14 +107,14 @@ def switch(source: Source) -> Iterator[Fault]:
     """A source that is off takes its models out of dbt's graph."""
     if not source.is_off:
         return
-    expression = f"{{{{ '{source.name}' not in var('sources_off') }}}}"
+    expression = f"{{{{ '{source.name}' not in var('disabled_sources') }}}}"
     fix = f'write enabled: "{expression}" under its config'
     off = [(source.sources_yml, f"the source {source.name}", _declared(source) or {})]
     off += [(source.models_yml, str(each.get("name")), each) for each in _models(source)]
     for file, what, document in off:
         said = str((document.get("config") or {}).get("enabled", ""))
         if "".join(said.split()).replace('"', "'") != "".join(expression.split()):
-            yield Fault(file, f"sources_off has it, and {what} is enabled all the same", fix)
+            yield Fault(file, f"disabled_sources has it, and {what} is enabled all the same", fix)
 
 
 def _models(source: Source) -> list[Mapping[str, Any]]:
@@ -127,11 +127,11 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 
 
 def unknown_switches(off: list[str], names: list[str]) -> Iterator[Fault]:
-    """Every name in `sources_off` is a source's."""
+    """Every name in `disabled_sources` is a source's."""
     for name in off:
         if name not in names:
             yield Fault(
                 PROJECT,
-                f"sources_off has {name}, and there is no such source",
+                f"disabled_sources has {name}, and there is no such source",
                 "take the name out, or correct it",
             )

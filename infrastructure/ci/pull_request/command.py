@@ -196,6 +196,6 @@ def _json(text: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"Not variables as JSON: {said}.",
             where="--vars",
-            fix="""write an object: --vars '{"sources_off": []}'""",
+            fix="""write an object: --vars '{"disabled_sources": []}'""",
         )
     return given

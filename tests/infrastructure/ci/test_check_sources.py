@@ -45,7 +45,7 @@ def project(tmp_path: Path) -> Path:
         shutil.copy(REPOSITORY / file, tmp_path / file)
     file = tmp_path / "dbt/dbt_project.yml"
     # Those that are off are not there.
-    file.write_text(re.sub(r"sources_off: \[.*\]", "sources_off: []", file.read_text()))
+    file.write_text(re.sub(r"disabled_sources: \[.*\]", "disabled_sources: []", file.read_text()))
     return tmp_path
 
 
@@ -321,23 +321,23 @@ def test_models_by_another_name_and_without_a_word(project: Path) -> None:
 def switch_off(project: Path, *names: str) -> None:
     file = project / "dbt/dbt_project.yml"
     # The project's own list is not this test's.
-    text = re.sub(r"\n  sources_off:.*\n(    - .*\n)*", "\n", file.read_text())
-    file.write_text(text.replace("\nvars:\n", f"\nvars:\n  sources_off: {[*names]}\n"))
+    text = re.sub(r"\n  disabled_sources:.*\n(    - .*\n)*", "\n", file.read_text())
+    file.write_text(text.replace("\nvars:\n", f"\nvars:\n  disabled_sources: {[*names]}\n"))
 
 
 def test_a_source_that_is_off(project: Path) -> None:
     switch_off(project, NAME)
-    expression = "{{ 'nyc__flights' not in var('sources_off') }}"
+    expression = "{{ 'nyc__flights' not in var('disabled_sources') }}"
     fix = f'write enabled: "{expression}" under its config'
     found = faults(project)
     assert len(found) == 6
     assert found[0] == (
-        f"{SOURCES_YML}: sources_off has it, and the source nyc__flights is enabled all the same; "
-        f"{fix}"
+        f"{SOURCES_YML}: disabled_sources has it, and the source nyc__flights is enabled all the "
+        f"same; {fix}"
     )
     assert found[1] == (
-        f"{MODELS_YML}: sources_off has it, and stg_nyc__flights__flights is enabled all the same; "
-        f"{fix}"
+        f"{MODELS_YML}: disabled_sources has it, and stg_nyc__flights__flights is enabled all the "
+        f"same; {fix}"
     )
     enabled = f'    config:\n      enabled: "{expression}"\n'
     change(project, SOURCES_YML, "    config:\n", enabled)
@@ -358,7 +358,7 @@ def renamed(project: Path, name: str) -> None:
     ("broken", "said"),
     [
         (lambda project: switch_off(project, "nyc__ferries"),
-         "dbt/dbt_project.yml: sources_off has nyc__ferries, and there is no such source; "
+         "dbt/dbt_project.yml: disabled_sources has nyc__ferries, and there is no such source; "
          "take the name out, or correct it"),
         (lambda project: (renamed(project, "a__b_c"), renamed(project, "a_b__c")),
          "prefect_flows/sources/a_b__c/pyproject.toml: package, image and secrets of a_b__c are "

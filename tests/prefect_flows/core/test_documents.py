@@ -201,7 +201,7 @@ PROFILES = (
     + "# Targets that setup replaces (others stay as they are, comments do not): dev\n"
     + "millrace:\n  target: dev\n  outputs:\n    dev: {type: postgres, host: h}\n"
 )
-VARS = '{"sources_off": ["files__inbox"], "days": 3, "of": {"a": ["b"]}}'
+VARS = '{"disabled_sources": ["files__inbox"], "days": 3, "of": {"a": ["b"]}}'
 ARGUMENTS = json.dumps({
     "files__inbox": {"url": "inbox", "tables": {"a": "*.csv"}, "types": {"a": {"b": "text"}},
                      "nulls": ["NA"], "min_age_seconds": 1, "escape": "x"},

@@ -211,7 +211,7 @@ def test_told_to_stop_both_stop_and_nothing_is_half_loaded(
     process = scratch.start_pipeline()  # skips ingestion: here only for its parameters
     process.kill()
     process.communicate()
-    command = [*process.args[:4], *arguments(inbox), "--fresh"]  # type: ignore[index]
+    command = [*process.args[:4], *arguments(inbox), "--no-resume"]  # type: ignore[index]
     with closing(scratch.connect("shop")) as connection, connection.cursor() as cursor:
         # Neither can be read to its end.
         cursor.execute("begin; lock table items in access exclusive mode")
@@ -285,7 +285,7 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     # GIVEN a database that does not answer, in both attempts
     away = "postgresql://reader:s3cret-word@127.0.0.1:1/shop"
     assert scratch.run("-m", "infrastructure.cli", "secret", URL_BLOCK, text=away).returncode == 0
-    done = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
+    done = run(scratch, *arguments(inbox), "--no-resume", **NOT_LONG)
     # THEN one notice says so, with the place, what fixes it, and the run
     assert done.returncode == 1
     ((text,),) = [tuple(told.values()) for told in receiver.told]
@@ -296,7 +296,7 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     assert "/runs/flow-run/" in text
     assert "s3cret-word" not in text
     # AND it is not told again while it is away, and that it is over by the run that brings it in
-    assert run(scratch, *arguments(inbox), "--fresh", **NOT_LONG).returncode == 1
+    assert run(scratch, *arguments(inbox), "--no-resume", **NOT_LONG).returncode == 1
     assert len(receiver.told) == 1
     assert scratch.run("-m", "infrastructure.cli", "secret", URL_BLOCK, text=url).returncode == 0
     done = run(scratch, *arguments(inbox))
@@ -307,7 +307,7 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     # AND a receiver that refuses changes nothing but the log
     notify(scratch, f"{receiver.url}/refuse")
     scratch.query("drop table items", "shop")
-    done = run(scratch, *arguments(inbox), "--fresh", **NOT_LONG)
+    done = run(scratch, *arguments(inbox), "--no-resume", **NOT_LONG)
     assert done.returncode == 1
     assert "Nobody could be told by block custom-webhook/notify-scratch: " in done.stderr
     assert 'relation "items" does not exist' in done.stderr

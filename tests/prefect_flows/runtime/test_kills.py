@@ -273,7 +273,7 @@ def test_fresh_starts_over_and_other_parameters_are_another_run(chained: Scratch
             process.send_signal(signal.SIGKILL)
             process.wait()
 
-    for arguments in (["--fresh"], ["--full-refresh"]):
+    for arguments in (["--no-resume"], ["--full-refresh"]):
         killed()
         with started(chained, chained.folder, *arguments) as process:
             seen: list[str] = []

@@ -45,7 +45,11 @@ def test_a_hook_is_cancelled_when_the_run_stops_and_when_its_time_is_up(scratch:
     project_file.write_text(f'{text}on-run-start: ["{HOOK}"]\n')
     began = time.monotonic()
     done = scratch.run_pipeline(
-        "--no-prefect", "--skip", "docs", "--fresh", MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS="3"
+        "--no-prefect",
+        "--skip",
+        "docs",
+        "--no-resume",
+        MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS="3",
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert time.monotonic() - began < SECONDS

@@ -11,8 +11,8 @@ import typer
 from prefect import flow
 
 from prefect_flows.core.command_line import exits_with_expected_errors
-from prefect_flows.ingest.source_load import ingest_target
-from prefect_flows.targets import TargetName
+from prefect_flows.core.names import TargetName
+from prefect_flows.source_flow import ingest_target
 
 
 @flow(
