@@ -1,0 +1,1 @@
+"""The platforms that a project runs on: containers, systemd, Kubernetes, Grafana."""

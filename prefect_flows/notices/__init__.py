@@ -1,1 +1,0 @@
-"""What is told of a run, to whom, and how often: once for each incident."""
