@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.project import Scratch
 
 
@@ -19,6 +21,7 @@ def results(scratch: Scratch) -> dict[str, dict[str, Any]]:
     return {result["unique_id"].rpartition(".")[2]: result for result in document["results"]}
 
 
+@pytest.mark.conformance
 def test_only_what_changed_since_the_last_good_run_and_what_depends_on_it(scratch: Scratch) -> None:
     scratch.model("apart", "select {{ var('apart', 1) }} as id")
     # dbt's own hash of a seed of more than 1 MiB is its path.
@@ -63,6 +66,7 @@ def test_only_what_changed_since_the_last_good_run_and_what_depends_on_it(scratc
     assert set(results(scratch)) == {"numbers", "doubled"}
 
 
+@pytest.mark.conformance
 def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch: Scratch) -> None:
     scratch.properties(
         models=[{"name": "numbers", "columns": [{"name": "id", "data_tests": ["unique"]}]}]
@@ -123,6 +127,7 @@ def test_a_report_that_cannot_be_kept_hides_neither_the_run_nor_its_error(scratc
     assert ended == ["passed", "failed"]
 
 
+@pytest.mark.conformance
 def test_a_build_stops_what_is_downstream_of_a_failed_test_and_skips_as_asked(
     scratch: Scratch,
 ) -> None:

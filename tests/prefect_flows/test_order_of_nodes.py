@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.support.project import Scratch
 
 HOOK = """
@@ -16,6 +18,7 @@ insert into public.seen values (
 """
 
 
+@pytest.mark.conformance
 def test_a_snapshot_follows_its_model_and_hooks_of_a_resumed_run_see_all_of_it(
     scratch: Scratch,
 ) -> None:

@@ -67,6 +67,7 @@ def test_policies_and_what_no_selector_matches_are_seen(project: Project, scratc
     assert policy["retry_jitter_factor"] == 0.2
 
 
+@pytest.mark.kills
 def test_a_run_holds_its_target_until_it_ends(project: Project, scratch: Scratch) -> None:
     url = f"{project.api_url}/v2/concurrency_limits/{lease_limit(scratch.target)}"
 

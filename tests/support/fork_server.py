@@ -3,9 +3,10 @@
 Importing Prefect and dbt costs more than two seconds of CPU, and most tests start several commands.
 `run` is `subprocess.run([sys.executable, *arguments], capture_output=True, text=True, …)` without
 that cost: each command is a real process with its own working directory, environment, standard
-streams, exit code and signals, and it ends as the interpreter ends. Only libraries are imported
-beforehand; the project's own modules come from the command's PYTHONPATH, as usual. A command of
-Python that such a command runs to its end, with its output captured, is forked in the same way.
+streams, exit code and signals. It ends as the interpreter ends, except that its modules are not
+taken apart. Only libraries are imported beforehand; the project's own modules come from the
+command's PYTHONPATH, as usual. A command of Python that such a command runs to its end, with its
+output captured, is forked in the same way.
 
 Output goes to files, not pipes, so a server that a command leaves running does not delay its end.
 The fork server listens on a Unix socket and ends when its standard input closes, that is with the
@@ -28,6 +29,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -275,7 +277,35 @@ def main(listener: socket.socket) -> None:
         module.__file__ = first
         code = compile(Path(first).read_bytes(), first, "exec")
     sys.modules["__main__"] = module
-    exec(code, module.__dict__)
+    _run_and_exit(code, module.__dict__)
+
+
+def _run_and_exit(code: types.CodeType, namespace: dict[str, Any]) -> None:
+    """Run a command's code and end the process as the interpreter would, but keep its modules.
+
+    The interpreter would take every module and object of the libraries apart. In a fork each of
+    these is a page to copy first, which costs more than a short command.
+    """
+    status: object = 0
+    interrupted = False
+    try:
+        exec(code, namespace)
+    except SystemExit as error:
+        status = error.code
+    except BaseException as error:  # noqa: BLE001 # as the interpreter does
+        status, interrupted = 1, isinstance(error, KeyboardInterrupt)
+        sys.excepthook(type(error), error, error.__traceback__)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if status is not None and not isinstance(status, int):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit((status or 0) & 0xFF)
 
 
 if __name__ == "__main__":

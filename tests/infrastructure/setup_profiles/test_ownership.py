@@ -55,6 +55,7 @@ def host(project: Project) -> str:
     return str(blocks(project)["postgres-credentials-dev"]["connection_info"]["host"])
 
 
+@pytest.mark.operations
 def test_a_target_of_another_project_is_not_taken_over(
     other_project: Project, clone: Callable[[str], Clone]
 ) -> None:

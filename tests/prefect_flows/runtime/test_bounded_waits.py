@@ -50,6 +50,7 @@ def on_bigquery(tmp_path: Path) -> Project:
     return Project(folder, {"MILLRACE_UNREACHABLE_SECONDS": str(SECONDS)})
 
 
+@pytest.mark.kills
 def test_a_bigquery_that_does_not_answer_is_said_in_time(on_bigquery: Project) -> None:
     began = time.monotonic()
 
@@ -102,6 +103,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
+@pytest.mark.kills
 def test_requests_to_an_api_that_went_away_wait_together(
     patience: bounded_waits.ApiPatience, caplog: pytest.LogCaptureFixture
 ) -> None:

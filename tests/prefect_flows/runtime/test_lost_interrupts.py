@@ -168,6 +168,7 @@ def test_a_signal_that_dlt_heard_and_never_looked_for_is_handed_back(
     assert not signals.was_signal_received()
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize(
     ("place", "how", "options"),
     [

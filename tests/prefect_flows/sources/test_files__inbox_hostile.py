@@ -50,6 +50,7 @@ def read(folder: Path, name: str, reader: Callable[[Content, Names], object]) ->
     return malformed.value
 
 
+@pytest.mark.sources
 def test_names_links_and_pipes_are_refused_once_and_the_others_are_loaded(
     database, inbox: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_names_links_and_pipes_are_refused_once_and_the_others_are_loaded(
     assert again["rows"]["renamed"] == 1
 
 
+@pytest.mark.sources
 def test_a_table_grows_up_to_its_columns_and_keeps_what_it_has(database, inbox: Path) -> None:
     (inbox / "t").mkdir()
     for number in range(3):

@@ -316,6 +316,7 @@ CURSORS = {  # type → values of two loads, the second one above the first in t
 }  # fmt: skip
 
 
+@pytest.mark.sources
 def test_a_cursor_of_any_type_loses_no_row(shop, dump, rows) -> None:
     # Without a key a row that is read again would be there twice; with one, it is merged.
     kinds = {f"t{n}": kind for n, kind in enumerate(CURSORS)}
@@ -644,6 +645,7 @@ def test_another_database_is_read_through_sqlalchemy(
     assert dump(no_time=no_time).rows == {"no_time": 2500}
 
 
+@pytest.mark.sources
 def test_another_databases_cursors_lose_no_row(
     target: Warehouse, tmp_path: Path, shop: Any, rows: Callable[..., list]
 ) -> None:

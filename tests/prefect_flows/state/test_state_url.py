@@ -93,6 +93,7 @@ def test_a_run_is_refused_in_words_and_nothing_is_written(scratch: Scratch) -> N
     assert scratch.relations() == set()
 
 
+@pytest.mark.operations
 def test_the_login_of_a_bucket_comes_from_a_block(
     project: Project, scratch: Scratch, tmp_path: Path
 ) -> None:

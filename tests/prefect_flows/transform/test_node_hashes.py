@@ -76,6 +76,7 @@ def changed(project: Path, before: dict[str, str]) -> set[str]:
     return {name for name in after if after[name] != before.get(name)}
 
 
+@pytest.mark.conformance
 def test_each_change_reaches_what_is_behind_it_and_nothing_else(project: Path) -> None:
     before = hashes(project)
     assert changed(project, before) == set()

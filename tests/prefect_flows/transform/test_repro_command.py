@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from dbt.cli.main import dbtRunner
 
 from prefect_flows.transform.repro_command import selector_of
@@ -45,6 +46,7 @@ unit_tests:
 }
 
 
+@pytest.mark.conformance
 def test_a_selector_selects_the_node_alone(tmp_path: Path) -> None:
     project = tmp_path / "dbt"
     shutil.copytree(SCRATCH_DBT, project)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from tests.support.project import PATIENCE, Scratch, until
 
 # It would write its row at its end.
@@ -23,6 +25,7 @@ def is_hook_running(scratch: Scratch, process: subprocess.Popen[str]) -> bool:
     return bool(count)
 
 
+@pytest.mark.kills
 def test_a_hook_is_cancelled_when_the_run_stops_and_when_its_time_is_up(scratch: Scratch) -> None:
     scratch.query("create table public.hooked (id int)", scratch.database)
     project_file = scratch.folder / "dbt" / "dbt_project.yml"
