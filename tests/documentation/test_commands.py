@@ -30,6 +30,11 @@ pytestmark = pytest.mark.docs
 
 # In a command: the id of a flow run, which the test makes.
 RUN = " RUN"
+# Pages whose runs take minutes: other tests make each, and .ci/run most lines of the README.
+NIGHTLY_PAGES = {
+    "README.md", "documentation/runbooks.md", "documentation/deployments.md",
+    "documentation/how_to/add_a_model.md", "documentation/how_to/backfill.md",
+}  # fmt: skip
 # A page that is run as one story, by its own test.
 STORY = "documentation/tutorial.md"
 ALL = [block for page in pages() for block in blocks(page)]
@@ -145,10 +150,9 @@ def a_run_that_waits(project: Project) -> str:
 
 @pytest.mark.parametrize(
     "page",
-    # Their runs take minutes; other tests make each, and .ci/run most lines of the README.
     [
         pytest.param(page, marks=pytest.mark.nightly)
-        if page in {"README.md", "documentation/runbooks.md"}
+        if page in NIGHTLY_PAGES
         else page
         for page in PAGES_THAT_RUN
     ],

@@ -68,6 +68,7 @@ def files_that_hold(text: str, *folders: Path) -> list[Path]:
     ]
 
 
+@pytest.mark.nightly
 def test_the_account_of_the_machine(somebody: Project, bigquery: BigQuery) -> None:
     set_up(somebody, bigquery)
     done = run(somebody)

@@ -261,6 +261,7 @@ def test_the_flow_of_files(generated: Project, python: str, tmp_path: Path) -> N
     assert rows(generated, FILES) == [(1, "first")]
 
 
+@pytest.mark.nightly
 def test_they_are_deployed_with_the_others(generated: Project, tmp_path: Path) -> None:
     with prepared_for_deployments(generated, tmp_path):
         done = deploy(generated)

@@ -160,6 +160,7 @@ def test_down_stops_what_was_started_and_keeps_what_it_held(own_project: Project
     assert own_project.query("select answer from kept") == [(42,)]
 
 
+@pytest.mark.nightly
 @pytest.mark.operations
 def test_a_server_that_was_killed_is_started_anew(own_project: Project) -> None:
     process = psutil.Process(own_project.server["pid"])
@@ -276,6 +277,7 @@ def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
     assert "cannot lie in a folder whose path has a space in it" in done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.operations
 def test_a_path_too_long_for_a_socket_is_no_obstacle(
     tmp_path: Path, prefect_database: Path

@@ -198,6 +198,7 @@ def test_a_target_that_setup_does_not_know(ground: Project) -> None:
     assert "Not a target's name: 'No Target'." in done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.operations
 def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     seen = checks(deployed, code=1)

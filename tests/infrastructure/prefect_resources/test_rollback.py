@@ -170,6 +170,7 @@ def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Work
     assert deployments(project)["dbt-dev"]["version"] == "bbbbbbbbbbbb"
 
 
+@pytest.mark.nightly
 def test_runs_that_do_not_end_in_time_are_left_alone(worker: Worker) -> None:
     project = worker.project
     dev = deployments(project)["dbt-dev"]["id"]

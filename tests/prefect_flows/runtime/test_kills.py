@@ -233,6 +233,7 @@ def test_killed_at_twenty_random_moments_nothing_is_lost_and_nothing_done_twice(
     assert {result["status"] for result in results} == {"success", "pass"}
 
 
+@pytest.mark.nightly
 def test_a_half_written_line_is_left_out_and_changed_code_runs_again(chained: Scratch) -> None:
     with started(chained, chained.folder) as process:
         seen: list[str] = []
