@@ -29,7 +29,7 @@ def program() -> Program:
     digest = hashlib.sha256(MAIN.encode())
     with tempfile.TemporaryDirectory(prefix="millrace-deliver-") as scratch:
         source = Path(scratch, "source")
-        package = source / "infrastructure" / "deliver" / "on_host"
+        package = source / "infrastructure" / "delivery" / "on_host"
         package.mkdir(parents=True)
         for folder in (package.parent, package.parent.parent):
             (folder / "__init__.py").touch()

@@ -151,9 +151,7 @@ def a_run_that_waits(project: Project) -> str:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.nightly)
-        if page in NIGHTLY_PAGES
-        else page
+        pytest.param(page, marks=pytest.mark.nightly) if page in NIGHTLY_PAGES else page
         for page in PAGES_THAT_RUN
     ],
 )

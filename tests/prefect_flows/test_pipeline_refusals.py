@@ -140,7 +140,7 @@ def test_a_warehouse_that_is_down_is_said_before_anything_is_run(scratch: Scratc
     assert f"WarehouseUnreachable: The warehouse of target '{scratch.target}'" in done.stderr
     assert "Connection refused" in done.stderr
     assert "where: postgres postgres@127.0.0.1:9" in done.stderr
-    assert f"setup_profiles --target {scratch.target}" in done.stderr
+    assert f"millrace setup --target {scratch.target}" in done.stderr
 
 
 def test_a_warehouse_that_takes_no_connections_now_is_waited_for(scratch: Scratch) -> None:

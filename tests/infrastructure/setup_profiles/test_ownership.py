@@ -73,7 +73,7 @@ def test_a_target_of_another_project_is_not_taken_over(
         refused.stderr
     )
     assert f"MILLRACE_PROJECT={own} in .env" in refused.stderr
-    assert "setup_profiles --target dev --take-over" in refused.stderr
+    assert "millrace setup --target dev --take-over" in refused.stderr
     assert blocks(other_project) == before
     assert second.projects == []
     assert not (second.folder / "dbt" / "profiles.yml").exists()

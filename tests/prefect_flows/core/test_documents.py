@@ -361,7 +361,7 @@ def test_a_secret_that_no_database_takes_is_refused_without_it(secret: str) -> N
     assert "The secret for 'url' of source 'sql__database' cannot be used: a text has" in str(
         refused.value
     )
-    assert "DBT_ENV_SECRET_POSTGRES_DUMP_URL_DEV" in refused.value.where
+    assert "DBT_ENV_SECRET_SQL_DATABASE_URL_DEV" in refused.value.where
     assert "s3cret" not in "".join(traceback.format_exception(refused.value))
 
 

@@ -52,7 +52,7 @@ def kept_in_files(scratch: Scratch) -> list[str]:
         (
             ["--source-arguments", json.dumps(OF_DATABASE), "--skip", "ingest"],
             "sql__database.url",
-            "DBT_ENV_SECRET_POSTGRES_DUMP_URL_SCRATCH",
+            "DBT_ENV_SECRET_SQL_DATABASE_URL_SCRATCH",
         ),
         (["--source-arguments", json.dumps(OF_INBOX)], "files__inbox.url", "`storage_options`"),
         (
@@ -115,13 +115,13 @@ def test_without_prefect_a_variable_stands_for_the_block(scratch: Scratch, shop:
     command = ["--target", scratch.target, "--no-prefect", *given, "--skip", "docs"]
 
     # GIVEN no variable, or an empty one: the error names it
-    for environment in ({}, {"DBT_ENV_SECRET_POSTGRES_DUMP_URL_SCRATCH": ""}):
+    for environment in ({}, {"DBT_ENV_SECRET_SQL_DATABASE_URL_SCRATCH": ""}):
         done = scratch.pipeline(*command, **environment)
         assert done.returncode == 2, done.stderr
-        assert "set DBT_ENV_SECRET_POSTGRES_DUMP_URL_SCRATCH in the environment" in done.stderr
+        assert "set DBT_ENV_SECRET_SQL_DATABASE_URL_SCRATCH in the environment" in done.stderr
 
     # WHEN the project's .env has it
-    variable = f"DBT_ENV_SECRET_POSTGRES_DUMP_URL_SCRATCH='{shop}'\n"
+    variable = f"DBT_ENV_SECRET_SQL_DATABASE_URL_SCRATCH='{shop}'\n"
     (scratch.folder / ".env").write_text(variable)
     done = scratch.pipeline(*command)
 

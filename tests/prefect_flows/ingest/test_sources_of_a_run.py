@@ -130,7 +130,7 @@ def test_one_that_fails_does_not_hold_up_the_other(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--source", "youtube__channels"], "setup_secret youtube-channels-api-key-scratch"),
+        (["--source", "youtube__channels"], "millrace secret youtube-channels-api-key-scratch"),
         (["--source", "files__inbox"], "url: this field is required"),
         (
             ["--source", "files__inbox", "--source-arguments", '{"files__inbox": {"ulr": "/"}}'],
@@ -184,7 +184,7 @@ def test_arguments_stand_in_one_place_and_what_was_never_loaded_is_left_out(
     assert "orders" not in scratch.relations()
 
     # THEN the command and the pipeline need no argument
-    done = scratch.run(*load.split()[3:])
+    done = scratch.run("-m", "infrastructure.cli", *load.split()[3:])
     assert done.returncode == 0, done.stderr
     assert rows(scratch, "raw_files__inbox.orders") == 1
     done = run(scratch, *others, "--source", "files__inbox")

@@ -248,7 +248,7 @@ def test_what_keeps_a_run_from_beginning_is_told(
     assert "BlockMissing: Block 'dbt-cli-profile-scratch' does not exist" in done.stderr
     for host in HOSTS:
         (one,) = told.of(host)
-        for said in ("Millrace: scratch: run failed", "setup_profiles --target scratch"):
+        for said in ("Millrace: scratch: run failed", "millrace setup --target scratch"):
             assert said in texts_of(one)
     # AND a source's own flow tells of the same, which is known
     told.forget()

@@ -48,10 +48,7 @@ def test_the_health_check_of_an_image_has_help() -> None:
     helped = run(sys.executable, "-m", "infrastructure.platforms.docker.health", "--help")
     unknown = run(sys.executable, "-m", "infrastructure.platforms.docker.health", "sever")
     assert (helped.returncode, helped.stderr) == (0, "")
-    assert (
-        "usage: python -m infrastructure.platforms.docker.health [-h] [{server,worker"
-        in helped.stdout
-    )
+    assert "usage: python -m infrastructure.platforms.docker.health [-h]" in helped.stdout
     assert unknown.returncode == 2
     assert "invalid choice: 'sever'" in unknown.stderr
 
