@@ -75,7 +75,7 @@ b.commit(); done(t)
 """
 OURS = """
 from prefect_flows.ingest.source_load import ingest
-from prefect_flows.targets import Profile
+from prefect_flows.core.profiles import Profile
 profile = Profile.from_output("millrace", "bench", g["output"])
 ingest("{source}", profile, **g["before"]["{before}"])  # imports what a load imports
 t = time.perf_counter()

@@ -31,12 +31,12 @@ VARIANTS = {"dbt as it comes": [], **{name: [name] for name in SAVINGS}, "all": 
 CHILD = """
 import contextlib, json, sys, time
 from dbt.cli.main import dbtRunner
-from prefect_flows.transform import savings
+from prefect_flows.transform import dbt_patches
 common = json.loads(sys.argv[2])
 manifest = dbtRunner().invoke(["parse", *common]).result
 with contextlib.ExitStack() as contexts:
     for name in json.loads(sys.argv[1]):
-        contexts.enter_context(getattr(savings, name)())
+        contexts.enter_context(getattr(dbt_patches, name)())
     wall, processor = time.perf_counter(), time.process_time()
     done = dbtRunner(manifest=manifest).invoke(["build", *common])
     print(json.dumps([time.perf_counter() - wall, time.process_time() - processor]))

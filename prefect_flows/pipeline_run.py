@@ -153,9 +153,7 @@ def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Para
 
 def pipeline_command(target: str, *options: str) -> str:
     """The command line that runs the pipeline of a target."""
-    return shlex.join(
-        ["uv", "run", "python", "prefect_flows/pipeline.py", "--target", target, *options]
-    )
+    return shlex.join(["uv", "run", "millrace", "run", "--target", target, *options])
 
 
 def _sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:

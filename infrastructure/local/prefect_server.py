@@ -397,12 +397,12 @@ def _read_toml(file: Path) -> tomlkit.TOMLDocument:
         raise ServerError(
             f"{file.name} is no valid TOML: {error}.",
             where=str(file),
-            fix="correct that line, or remove the file; `local up` writes it again",
+            fix="correct that line, or remove the file; `millrace up` writes it again",
         ) from error
 
 
 def _wrote_settings(file: Path) -> bool:
-    """Whether `local up` wrote it; an empty file holds nothing that could be lost."""
+    """Whether `millrace up` wrote it; an empty file holds nothing that could be lost."""
     if not file.exists():
         return False
     return file.read_text(errors="replace").startswith(SETTINGS_MARK) or _is_blank(file)
@@ -417,7 +417,7 @@ def _refuse_other_settings(project_dir: Path) -> None:
     file = client_settings_file(project_dir)
     if file.exists() and not _wrote_settings(file):
         raise ServerError(
-            f"`local up` did not write {file.name}, and does not replace it.",
+            f"`millrace up` did not write {file.name}, and does not replace it.",
             where=str(file),
             fix=f"move it away (mv {file} {file}.own), or use the Prefect server that it names "
             "instead of the local one",

@@ -61,7 +61,7 @@ def configured_store(
         raise ConfigurationError(
             f"The login of the state store is not valid: {'; '.join(validation_faults(error))}.",
             where=f"block secret/{LOGIN_BLOCK} at {client.api_url}",
-            fix=f"give a JSON object with {', '.join(model.model_fields)} to: uv run python -m "
-            f"millrace secret {LOGIN_BLOCK}",
+            fix=f"give a JSON object with {', '.join(model.model_fields)} to: "
+            f"uv run millrace secret {LOGIN_BLOCK}",
         ) from None  # its input is a secret
     return StateStore(url, login.model_dump(exclude_none=True))

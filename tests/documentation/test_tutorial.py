@@ -66,7 +66,8 @@ def beside(project: Project, command: str) -> Iterator[None]:
     """A command that goes on until somebody ends it, as Ctrl-C does."""
     words = command.removeprefix("uv run millrace ").split()
     started = subprocess.Popen(
-        [sys.executable, "-m", "infrastructure.cli", *words], cwd=project.folder, env=project.variables(),
+        [sys.executable, "-m", "infrastructure.cli", *words],
+        cwd=project.folder, env=project.variables(),
         stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip

@@ -78,7 +78,7 @@ class _EncodeJob(PostgresParquetCopyJob):
             cursor.execute(f"select * from {table} limit 0")  # noqa: S608 (dlt's own name)
             types = {column.name: column.type_code for column in cursor.description or ()}
         with pq.ParquetFile(self._file_path) as file:
-            if reasons := _not_encodable(file.schema_arrow, types):
+            if reasons := _unsupported_columns(file.schema_arrow, types):
                 log.info("%s goes through ADBC: %s", self._file_name, "; ".join(reasons))
                 super().run()
                 return
@@ -90,7 +90,7 @@ class _EncodeJob(PostgresParquetCopyJob):
                 cursor.copy_expert(copy, _Pieces(encoded(file, types)), BYTES_AT_ONCE)
 
 
-def _not_encodable(schema: pa.Schema, types: Mapping[str, int]) -> list[str]:
+def _unsupported_columns(schema: pa.Schema, types: Mapping[str, int]) -> list[str]:
     """Why a file is not encoded here; nothing where it is."""
     if find_spec("pgpq") is None:
         return ["pgpq is not installed; for Linux on ARM there is none"]

@@ -1,7 +1,7 @@
 """Rows of a Parquet file in the binary form of Postgres' COPY, a piece in memory at a time.
 
 The columns of the table say what each value becomes. What has no such form here is named by
-`not_encodable`, before a row is read.
+`unsupported_columns`, before a row is read.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def encoded(file: pq.ParquetFile, types: Mapping[str, int]) -> Iterator[bytes]:
     """The rows of a file as COPY takes them, its header and trailer included; no piece is empty.
 
     Args:
-        file: none of whose columns is `not_encodable`.
+        file: none of whose columns is `unsupported_columns`.
         types: number of the type of each column of the table.
 
     Raises:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kills
 HOLD = """
 import sys, time
 from prefect.concurrency.sync import concurrency
-from prefect_flows.targets import lease_limit
+from prefect_flows.core.names import lease_limit
 with concurrency(lease_limit("dev"), occupy=1, strict=True, timeout_seconds=100):
     print("held", flush=True)
     sys.stdin.readline()

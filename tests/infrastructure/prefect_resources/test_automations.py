@@ -63,7 +63,7 @@ Secret(value="made-up-7").save("notify-prod--note")
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
-from prefect_flows.targets import run_tag
+from prefect_flows.core.names import run_tag
 with get_client(sync_client=True) as client:
     flow = client.create_flow_from_name("dbt-full-pipeline")
     for target, crons in {"prod": ["0 2 * * *"], "slow": []}.items():
@@ -76,7 +76,7 @@ with get_client(sync_client=True) as client:
 RUN = """
 import sys, time
 from prefect import flow, tags
-from prefect_flows.targets import run_tag
+from prefect_flows.core.names import run_tag
 
 @flow(name="dbt-full-pipeline", flow_run_name="{target}")
 def pipeline(target):
@@ -316,7 +316,7 @@ def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: P
     for words, run, blocks, says in (
         ("prod: a run is late", late, 2, f"{deployed} is due since"),
         ("prod: a run does not begin", pending, 2, f"{deployed} was taken by a worker 10 s ago"),
-        ("prod: a run crashed", None, 2, "prefect_flows/pipeline.py --target prod"),
+        ("prod: a run crashed", None, 2, "millrace run --target prod"),
         ("slow: a run takes too long", stuck, 1, f"uv run prefect flow-run cancel {stuck}"),
     ):
         told = stage.about(words)

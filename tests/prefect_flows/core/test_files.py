@@ -156,7 +156,7 @@ def test_folders_that_are_made_and_swept_at_once_stay(tmp_path: Path) -> None:
 PARSES = """
 import sys
 from pathlib import Path
-from prefect_flows.targets import Profile
+from prefect_flows.core.profiles import Profile
 from prefect_flows.transform.session import DbtSession
 output = {"type": "postgres", "host": "127.0.0.1", "port": 1, "user": "u", "dbname": "d",
           "schema": "s", "threads": 1, "password": "made-up-password"}

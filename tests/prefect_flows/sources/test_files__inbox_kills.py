@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kills
 LOAD = """
 import json, sys
 from prefect_flows.ingest.source_load import ingest
-from prefect_flows.targets import Profile
+from prefect_flows.core.profiles import Profile
 output, arguments = json.loads(sys.argv[1])
 ingestion = ingest("files__inbox", Profile.from_output("millrace", "test", output), **arguments)
 print(json.dumps(ingestion.rows))
