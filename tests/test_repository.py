@@ -68,3 +68,12 @@ def test_one_module_imports_the_deprecated_classes() -> None:
 def test_the_source_of_the_package_is_not_called_dbt() -> None:
     """A folder `dbt/` with an __init__.py would hide the real package."""
     assert not list((REPOSITORY / "dbt").rglob("__init__.py"))
+
+
+def test_every_room_imports_downwards_only_and_without_cycles() -> None:
+    """`[tool.importlinter]` of pyproject.toml says which room may import which."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
