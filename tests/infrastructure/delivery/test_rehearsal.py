@@ -285,7 +285,7 @@ def test_one_delivery_at_a_time_and_one_that_is_killed(
 @pytest.mark.nightly
 def test_the_lines_of_the_documentation(host: Host) -> None:
     """Of "After a delivery", each as it stands there; one of them runs the pipeline."""
-    here = "tests/rehearsal/test_deliveries.py::test_the_lines_of_the_documentation"
+    here = "tests/infrastructure/delivery/test_rehearsal.py::test_the_lines_of_the_documentation"
     (block,) = (one for one in blocks("documentation/delivery.md") if one.what == here)
     lines = block.commands
     assert len(lines) > 5
