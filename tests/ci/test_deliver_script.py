@@ -107,7 +107,7 @@ def test_over_ssh_the_agent_has_the_key_and_nothing_else_does(deliver, key, code
     assert words[:8] == [
         "run", "--no-sync", "millrace", "deliver", "ssh", "--target", "prod", "--host",
     ]  # fmt: skip
-    assert words[9] == "millrace@vps.example.com"
+    assert words[8] == "millrace@vps.example.com"
     assert words[words.index("--image") + 1] == IMAGE
     assert seen["files"] == {"known_hosts": ["vps.example.com ssh-ed25519 AAAA\n", "0o600"]}
     assert seen["keys"].split()[:2] == public.split()[:2]

@@ -64,7 +64,12 @@ class Ground:
         (programs / "docker.py").write_text(DOCKER)
         self.program(programs / "docker", f'exec {sys.executable} {programs}/docker.py "$@"')
         # Packages are those of this environment, and the code that of the clone.
-        self.program(programs / "uv", f'shift 2; shift; exec {sys.executable} "$@"')
+        self.program(
+            programs / "uv",
+            f"python={sys.executable}\nshift 2\n"
+            '[ "$1" = millrace ] && shift && exec "$python" -m infrastructure.cli "$@"\n'
+            'shift\nexec "$python" "$@"',
+        )
         self.path = f"{programs}:{os.environ['PATH']}"
         shutil.copytree(REPOSITORY, self.folder, ignore=NOT_IN_A_CLONE)
         # Two sources with images of their own say as much as all of them.
