@@ -84,7 +84,7 @@ FAULTS = (
         "killed-load-stays",
         "Rows of a load that was killed stay and are counted twice by the next load.",
         "prefect_flows/ingest/orphaned_loads.py",
-        '        client.execute_sql(f"delete {unfinished}", since)\n',
+        '        client.execute_sql(f"delete {orphaned_rows}", since)\n',
         "        return int(rows)\n",
         (
             "prefect_flows/ingest/test_orphaned_loads.py"
@@ -95,7 +95,7 @@ FAULTS = (
         "killed-load-of-a-slow-clock-stays",
         "Rows of a killed load stay when its machine's clock was behind.",
         "prefect_flows/ingest/orphaned_loads.py",
-        "{float(newest) - CLOCKS_DIFFER_SECONDS:.6f}",
+        "{float(newest) - MAX_CLOCK_SKEW_SECONDS:.6f}",
         "{float(newest):.6f}",
         (
             "prefect_flows/ingest/test_orphaned_loads.py"
@@ -106,7 +106,7 @@ FAULTS = (
         "retried-load-adds-twice",
         "A retry of a load does not remove what the failed attempt left half loaded.",
         "prefect_flows/ingest/source_load.py",
-        "[*self._may_be_half_loaded, STATE_TABLE]",
+        "[*self._incomplete_tables, STATE_TABLE]",
         "[STATE_TABLE]",
         (
             "prefect_flows/sources/test_sql__database.py"
