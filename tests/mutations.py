@@ -646,7 +646,7 @@ FAULTS = (
         "sent-notification-is-sent-again",
         "A notification that was sent stays in the outbox, and the next run sends it again.",
         "prefect_flows/notifications/outbox.py",
-        "                    del waiting.unsent[line.receiver]\n",
+        "                    del waiting.unsent[thread.receiver]\n",
         "                    continue\n",
         (
             "prefect_flows/notifications/test_outbox.py"
