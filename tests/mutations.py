@@ -193,7 +193,7 @@ FAULTS = (
         "youtube-spends-one-unit-too-many",
         "A YouTube load makes one call more than its quota allows.",
         "prefect_flows/sources/youtube__channels/quota.py",
-        "if self.spent + UNITS_A_CALL > self.budget:",
+        "if self.spent + UNITS_PER_CALL > self.budget:",
         "if self.spent > self.budget:",
         (
             "prefect_flows/sources/test_youtube__channels.py"

@@ -1,4 +1,4 @@
-"""The source as a flow of its own.
+"""Flow and command line of the source youtube__channels.
 
 uv run millrace ingest youtube__channels --target dev @GoogleDevelopers
 """

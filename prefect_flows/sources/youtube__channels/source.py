@@ -1,8 +1,8 @@
-"""Channels of YouTube, their videos, and the statistics of each day, by the Data API v3.
+"""dlt source for the YouTube Data API v3: channels, videos and daily statistics of both.
 
-Source: https://developers.google.com/youtube/v3/docs. Videos are found through the uploads
-playlist of a channel, newest first, back to what was loaded before; a search would cost a hundred
-times as much. Statistics are asked for once a day, 50 videos a call.
+Source: https://developers.google.com/youtube/v3/docs. It finds videos through the uploads playlist
+of a channel, newest first, back to the last load; a search would cost a hundred times as much.
+Statistics are read once a day, 50 videos per call.
 """
 
 from __future__ import annotations
