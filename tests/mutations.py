@@ -616,16 +616,16 @@ FAULTS = (
         "every-file-is-served",
         "The server of the pages serves any file of the state store.",
         "prefect_flows/reporting/overview/serve.py",
-        "store.read(asked) if _PAGES.fullmatch(asked) else None",
-        "store.read(asked)",
+        "store.read(requested) if _PAGES.fullmatch(requested) else None",
+        "store.read(requested)",
         ("prefect_flows/reporting/test_serve.py::test_nothing_else_is",),
     ),
     Fault(
         "resumed-bytes-are-billed-again",
         "The summary of a resumed run bills what the interrupted run read.",
         "prefect_flows/reporting/run_report/summary.py",
-        "own = [node for node in nodes if not node.resumed]",
-        "own = list(nodes)",
+        "executed = [node for node in nodes if not node.resumed]",
+        "executed = list(nodes)",
         (
             "prefect_flows/reporting/test_run_summary.py"
             "::test_of_what_was_resumed_nothing_is_billed_twice",

@@ -1,4 +1,4 @@
-"""The report of a run that just ended: gathered, kept in the state store, shown in Prefect."""
+"""Collects results, failing rows and timings of a finished run; saves and publishes its report."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import FailingRows, RunReport, StageLine
 from prefect_flows.transform.session import DbtSession
 
-# Failed tests whose rows are fetched, and rows of each.
-MOST_TESTS = 20
-MOST_ROWS = 10
+# Number of failed tests whose rows are fetched, and of rows of each.
+MAX_TESTS_WITH_ROWS = 20
+MAX_FETCHED_ROWS = 10
 
 
 class RunReporter:
-    """Leaves the report of a run behind."""
+    """Saves and publishes the report of a run."""
 
     def __init__(
         self, session: DbtSession, stored: Run, state: TargetState, runtime: Runtime
@@ -47,10 +47,10 @@ class RunReporter:
         ended: RunStatus,
         failure: str | None,
     ) -> RunReport | None:
-        """Keep results and report in the state store, and show them in Prefect.
+        """Save results and report in the state store, and publish them as Prefect artifacts.
 
         Returns:
-            The report; none where the run ended before the dbt project was parsed.
+            The report; None if the run ended before the dbt project was parsed.
         """
         target = self._session.profile.target
         publish = self._runtime.publish
@@ -60,21 +60,21 @@ class RunReporter:
         report = None
         if self._session.is_parsed:
             history = self._state.timings(self._runtime.log.warning)
-            self._keep(record, stages, results, history)
-            report = self._built(record, results, history, ended, failure)
-            self._keep_page(report)
+            self._save_results(record, stages, results, history)
+            report = self._build_report(record, results, history, ended, failure)
+            self._save_page(report)
             publish(f"{target}-report", cards_markdown(report))
-            record = _as_reported(record, report)
+            record = _with_redacted_messages(record, report)
         publish(f"{target}-extraction", stage_summaries.extraction(record))
         publish(f"{target}-load", stage_summaries.load(record))
         publish(f"{target}-transformation", stage_summaries.transformation(record))
         publish(f"{target}-validation", stage_summaries.validation(record))
         publish(f"{target}-run", stage_summaries.run(record, failure))
         if report is not None and self._runtime.unreported:
-            self._keep_page(replace(report, unreported=self._runtime.unreported))
+            self._save_page(replace(report, unreported=self._runtime.unreported))
         return report
 
-    def _built(
+    def _build_report(
         self,
         record: Mapping[str, Any],
         results: Sequence[NodeResult],
@@ -110,12 +110,12 @@ class RunReporter:
         )
         return reports.build(facts)
 
-    def _keep_page(self, report: RunReport) -> None:
+    def _save_page(self, report: RunReport) -> None:
         page = html_page(report).encode()
         for folder in (self._stored.folder, self._state.folder):
             self._stored.store.write(f"{folder}/{REPORT}", page)
 
-    def _keep(
+    def _save_results(
         self,
         record: Mapping[str, Any],
         stages: Sequence[DbtStage],
@@ -146,20 +146,20 @@ def rows_of_failed_tests(
     lineage: Mapping[str, LineageNode],
     compiled: Mapping[str, reports.Compiled],
 ) -> Iterator[tuple[str, FailingRows]]:
-    """Rows of the first failed tests, asked from the warehouse once more."""
+    """Yield the rows of the first failed tests, queried from the warehouse again."""
     failed = [
         result.unique_id
         for result in results
         if result.status == "fail"
         and result.resource_type == "test"
         and result.unique_id in compiled
-    ][:MOST_TESTS]
+    ][:MAX_TESTS_WITH_ROWS]
     dialect = session.profile.warehouse
     personal = reports.personal_columns_near(lineage, failed, compiled, dialect)
     for unique_id in failed:
         sql = compiled[unique_id].sql or ""
         try:
-            columns, rows = session.first_rows(sql, MOST_ROWS)
+            columns, rows = session.first_rows(sql, MAX_FETCHED_ROWS)
         except DbtBaseException as error:
             note = f"They could not be fetched: {type(error).__name__}."
             yield unique_id, FailingRows((), [], note=note)
@@ -168,15 +168,15 @@ def rows_of_failed_tests(
         yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
 
 
-def _as_reported(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
-    """The record with the report's messages, which hold no value where personal data is near."""
+def _with_redacted_messages(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
+    """Return the record with the report's messages, which hold no personal data."""
     messages = {node.unique_id: node.message for node in report.nodes}
 
-    def cleaned(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def redacted(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [node | {"message": messages.get(node["node"])} for node in nodes]
 
     return {
-        stage: done | {"failed": cleaned(done["failed"]), "warned": cleaned(done["warned"])}
+        stage: done | {"failed": redacted(done["failed"]), "warned": redacted(done["warned"])}
         if isinstance(done, dict) and "failed" in done
         else done
         for stage, done in record.items()

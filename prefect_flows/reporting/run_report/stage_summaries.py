@@ -1,4 +1,4 @@
-"""Summaries of a run's record: Markdown for Prefect's artifacts, tables for the terminal."""
+"""Summarizes stages (extract, load, transform, test): Markdown artifacts and terminal tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from prefect_flows.core.markup import cell, fenced
 
-MOST_OF_FAILURE = 10_000
+MAX_FAILURE_LENGTH = 10_000
 Record = Mapping[str, Any]
 
 TRANSFORMATIONS = ("seed", "snapshot", "run", "build")
@@ -19,7 +19,7 @@ CHECKS = ("freshness", "test")
 
 
 def extraction(record: Record) -> str:
-    """What was read from each source, how fast, and what was refused."""
+    """Summarize what was read from each source, how fast, and which rows were rejected."""
     loads = record.get("ingest", {})
     lines = [
         (
@@ -33,19 +33,19 @@ def extraction(record: Record) -> str:
         for source, load in loads.items()
     ]
     header = ("source", "rows", "bytes", "seconds", "rows a second", "rejected rows")
-    refused = [
+    rejected = [
         (source, r["table"], r["where"], r["why"], f"{r['rows']:,}")
         for source, load in loads.items()
         for r in load["rejected"]
     ]
-    body = _markdown(header, lines) if lines else "No source was ingested."
-    if refused:
-        body += "\n\n" + _markdown(("source", "table", "where", "why", "rows"), refused)
-    return _titled(f"Extraction into {record['target']}", body)
+    body = _markdown_table(header, lines) if lines else "No source was ingested."
+    if rejected:
+        body += "\n\n" + _markdown_table(("source", "table", "where", "why", "rows"), rejected)
+    return _with_title(f"Extraction into {record['target']}", body)
 
 
 def load(record: Record) -> str:
-    """What came into each table, how fast, and what changed in the schemas."""
+    """Summarize rows per table, speed, and schema changes."""
     loads = record.get("ingest", {})
     lines = [
         (
@@ -60,41 +60,43 @@ def load(record: Record) -> str:
     ]
     header = ("table", "new rows", "removed rows", "seconds of the source", "its rows a second")
     changes = [(d["schema"], change) for d in loads.values() for change in d["schema_changes"]]
-    body = _markdown(header, lines) if lines else "No source was loaded."
+    body = _markdown_table(header, lines) if lines else "No source was loaded."
     if changes:
-        body += "\n\n" + _markdown(("schema", "change"), changes)
-    return _titled(f"Load into {record['target']}", body)
+        body += "\n\n" + _markdown_table(("schema", "change"), changes)
+    return _with_title(f"Load into {record['target']}", body)
 
 
 def transformation(record: Record) -> str:
-    """What seeds, snapshots and models did."""
-    return _titled(f"Transformation of {record['target']}", _stages(record, TRANSFORMATIONS))
+    """Summarize seeds, snapshots and models."""
+    return _with_title(
+        f"Transformation of {record['target']}", _stage_tables(record, TRANSFORMATIONS)
+    )
 
 
 def validation(record: Record) -> str:
-    """What freshness and tests found."""
-    return _titled(f"Validation of {record['target']}", _stages(record, CHECKS))
+    """Summarize source freshness and tests."""
+    return _with_title(f"Validation of {record['target']}", _stage_tables(record, CHECKS))
 
 
 def run(record: Record, failure: str | None = None) -> str:
-    """The whole run on one page."""
+    """Summarize the whole run on one page."""
     outcome = "Every stage passed."
     if failure is not None:
-        outcome = f"**Failed.**\n\n{fenced(failure, '', MOST_OF_FAILURE)}"
-    marts = _markdown(
+        outcome = f"**Failed.**\n\n{fenced(failure, '', MAX_FAILURE_LENGTH)}"
+    marts = _markdown_table(
         ("mart", "rows"), [(mart, f"{rows:,}") for mart, rows in record.get("marts", {}).items()]
     )
-    parts = [outcome, _markdown(("stage", "what it did", "seconds"), _lines(record))]
+    parts = [outcome, _markdown_table(("stage", "what it did", "seconds"), _stage_lines(record))]
     if record.get("marts"):
         parts.append(marts)
-    return _titled(f"Run of {record['target']}", "\n\n".join(parts))
+    return _with_title(f"Run of {record['target']}", "\n\n".join(parts))
 
 
 def print_run(console: Console, record: Record) -> None:
-    """Print the run to a terminal: stages with their seconds, then rows per mart."""
+    """Print the run to a terminal: stages with their duration, then rows per mart."""
     stages = Table("stage", "what it did", title=f"Run of {record['target']}", title_justify="left")
     stages.add_column("seconds", justify="right")
-    for line in _lines(record):
+    for line in _stage_lines(record):
         stages.add_row(*map(Text, line))
     console.print(stages)
     if record.get("marts"):
@@ -105,12 +107,12 @@ def print_run(console: Console, record: Record) -> None:
         console.print(marts)
 
 
-def _lines(record: Record) -> list[tuple[str, str, str]]:
+def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
     lines = [("selection", f"nothing matches {name}", "") for name in record.get("unmatched", [])]
     for source, load in record.get("ingest", {}).items():
         rows = f"{sum(load['rows'].values()):,}"
-        refused = f", {load['rejected_rows']:,} refused" if load["rejected_rows"] else ""
-        read = f"{rows} rows, {load['bytes'] / 1e6:,.1f} MB{refused}"
+        rejected = f", {load['rejected_rows']:,} refused" if load["rejected_rows"] else ""
+        read = f"{rows} rows, {load['bytes'] / 1e6:,.1f} MB{rejected}"
         lines.append((f"extract-{source}", read, f"{load['extract_seconds']:.1f}"))
         lines.append((f"load-{source}", f"{rows} new rows", f"{load['load_seconds']:.1f}"))
     for stage in ("freshness", *TRANSFORMATIONS, "test"):
@@ -131,11 +133,11 @@ def _lines(record: Record) -> list[tuple[str, str, str]]:
     return lines
 
 
-def _stages(record: Record, stages: Iterable[str]) -> str:
+def _stage_tables(record: Record, stages: Iterable[str]) -> str:
     done = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
     if not done:
         return "Nothing was run."
-    table = _markdown(
+    table = _markdown_table(
         ("stage", "nodes", "by status", "attempts", "rows", "bytes", "seconds", "rows a second"),
         [
             (
@@ -151,13 +153,13 @@ def _stages(record: Record, stages: Iterable[str]) -> str:
             for stage, r in done.items()
         ],
     )
-    troubled = [
+    failed_or_warned = [
         (node["status"], node["node"], node["cause"] or "", node["message"] or "")
         for r in done.values()
         for node in (*r["failed"], *r["warned"])
     ]
-    if troubled:
-        table += "\n\n" + _markdown(("status", "node", "cause", "message"), troubled)
+    if failed_or_warned:
+        table += "\n\n" + _markdown_table(("status", "node", "cause", "message"), failed_or_warned)
     return table
 
 
@@ -169,11 +171,11 @@ def _statuses(done: Record) -> str:
     return ", ".join(f"{count} {status}" for status, count in done["statuses"].items()) or "nothing"
 
 
-def _titled(title: str, body: str) -> str:
+def _with_title(title: str, body: str) -> str:
     return f"# {title}\n\n{body}\n"
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     escaped = ([cell(value) for value in line] for line in rows)
     lines = [header, ["---"] * len(header), *escaped]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
