@@ -510,8 +510,8 @@ FAULTS = (
         "receiver-shows-its-secret",
         "The log shows the webhook's address, which is a secret, when it refuses a notification.",
         "prefect_flows/notifications/recipients.py",
-        'said = said.replace(secret, "…")',
-        "said = said.strip()",
+        'message = message.replace(secret, "…")',
+        "message = message.strip()",
         (
             "prefect_flows/notifications/test_receivers.py"
             "::test_a_refusal_does_not_show_the_address_of_the_webhook",

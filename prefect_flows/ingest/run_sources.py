@@ -42,8 +42,10 @@ def ingest_sources(
     """
     failed: dict[str, MillraceError] = {}
     tasks = {
-        source: partial(ingest_source, source, profile, given, run_stage, settings.stages)
-        for source, given in arguments.items()
+        source: partial(
+            ingest_source, source, profile, source_arguments, run_stage, settings.stages
+        )
+        for source, source_arguments in arguments.items()
     }
     with loading_into(profile):
         if len(tasks) == 1:

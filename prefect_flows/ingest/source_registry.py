@@ -84,11 +84,11 @@ def disabled_sources(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigurationError: a name does not belong to a source.
     """
-    given = vars
+    variables = vars
     if DISABLED_VARIABLE not in vars:
         document = _require_mapping(_read_yaml(dbt_project), dbt_project)
-        given = _require_mapping(document.get("vars") or {}, dbt_project)
-    names = given.get(DISABLED_VARIABLE, [])
+        variables = _require_mapping(document.get("vars") or {}, dbt_project)
+    names = variables.get(DISABLED_VARIABLE, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(
             f"The variable {DISABLED_VARIABLE} is no list of names.",

@@ -40,13 +40,13 @@ class Notice(BaseModel):
 
 def of_new(
     target: str,
-    judged: IncidentChanges,
+    changes: IncidentChanges,
     preferences: NotificationPreferences,
     cards: Mapping[str, FailureCard],
     url: str | None,
 ) -> Notice | None:
     """Build one message for all new incidents of the requested kinds; None if there are none."""
-    new = [incident for incident in judged.new if incident.kind in preferences.events]
+    new = [incident for incident in changes.new if incident.kind in preferences.events]
     if not new:
         return None
     new.sort(key=lambda incident: list(VERB_BY_KIND).index(incident.kind))
@@ -61,8 +61,8 @@ def of_new(
     if card is not None and card.failing_rows is not None:
         lines += _failing_row_lines(card.failing_rows)
     last_lines = []
-    if judged.again:
-        last_lines.append(f"open since before: {len(judged.again)}")
+    if changes.again:
+        last_lines.append(f"open since before: {len(changes.again)}")
     if first.command:
         command_label = "see it again" if first.node else "fix"
         last_lines.append(f"{command_label}: {_truncate(first.command, MAX_COMMAND_LENGTH)}")

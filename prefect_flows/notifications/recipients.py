@@ -52,16 +52,16 @@ def sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None]:
         load_prefect_collections()
 
     def send(receiver: str, notice: Notice) -> str | None:
-        """Send a notice through a block.
+        """Send a notification through a block.
 
-        The block is loaded for each: through one object Apprise waits up to five seconds between
-        two messages.
+        The block is loaded for each one, since Apprise waits up to five seconds between two
+        messages of one object.
 
         Args:
-            receiver: the block, as `address` says it.
+            receiver: the block, as `address` writes it.
 
         Returns:
-            Why it was not sent, without a secret of the block; none where it was.
+            Why it was not sent, without secrets of the block; None if it was sent.
         """
         secrets: list[str] = []
         try:
@@ -80,10 +80,10 @@ def sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None]:
             NotificationError, PrefectException, httpx.HTTPError, OSError,
             KeyError, ValueError, TypeError,  # a block whose data does not match its type
         ) as error:  # fmt: skip
-            said = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
+            message = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
             for secret in secrets:
-                said = said.replace(secret, "…")
-            return " ".join(said.split())[:500]
+                message = message.replace(secret, "…")
+            return " ".join(message.split())[:500]
         return None
 
     return send

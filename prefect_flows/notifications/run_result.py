@@ -50,9 +50,7 @@ class RunOutcome:
     report: RunReport | None = None
 
 
-def notify_run_result(
-    ended: RunOutcome, store: StateStore, runtime: Runtime, seconds: float
-) -> None:
+def notify_run_result(run: RunOutcome, store: StateStore, runtime: Runtime, seconds: float) -> None:
     """Save the open incidents, and notify of new and resolved ones; never fails the run.
 
     Only one run of a target is active at a time, so no other process writes its files.
@@ -60,12 +58,12 @@ def notify_run_result(
     Args:
         seconds: time limit for the recipients.
     """
-    _Notifier(ended, store, runtime).notify(seconds)
+    _Notifier(run, store, runtime).notify(seconds)
 
 
 class _Notifier:
-    def __init__(self, ended: RunOutcome, store: StateStore, runtime: Runtime) -> None:
-        self.ended = ended
+    def __init__(self, run: RunOutcome, store: StateStore, runtime: Runtime) -> None:
+        self.run = run
         self.store = store
         self.runtime = runtime
         self.log = runtime.log
@@ -74,28 +72,28 @@ class _Notifier:
     def notify(self, seconds: float) -> None:
         before, outbox = self._load_previous()
         self._saved_outbox = outbox.model_copy(deep=True)
-        judged = compare_incidents(
+        changes = compare_incidents(
             before,
-            list(_find_incidents(self.ended, self.runtime.url)),
-            _resolved_ids(self.ended, before),
+            list(_find_incidents(self.run, self.runtime.url)),
+            _resolved_ids(self.run, before),
         )
         preferences, receivers = self.runtime.wishes, None
         if preferences is not None:
-            notices = _build_notices(self.ended, judged, preferences, self.runtime.url)
+            notices = _build_notices(self.run, changes, preferences, self.runtime.url)
             if notices or outbox.waiting:
                 receivers = self._read_recipients()
                 outbox.add(notices, receivers)
         # The outbox first: a run killed between the two notifies twice rather than not at all.
         self._save_outbox(outbox)
-        if judged.open != before:
-            self._save_incidents(judged)
+        if changes.open != before:
+            self._save_incidents(changes)
         if receivers and outbox.waiting:
             for receiver, why in outbox.deliver(sender(receivers), seconds).items():
                 self.log.warning("Nobody could be told by block %s: %s", receiver, why)
             self._save_outbox(outbox)
 
     def _load_previous(self) -> tuple[list[Incident], Outbox]:
-        target = self.ended.target
+        target = self.run.target
         try:
             return (
                 open_incidents(self.store, target, self.log.warning),
@@ -118,24 +116,24 @@ class _Notifier:
         if not self.stored or outbox == self._saved_outbox:
             return
         try:
-            outbox.keep(self.store, self.ended.target)
+            outbox.keep(self.store, self.run.target)
             self._saved_outbox = outbox.model_copy(deep=True)
         except StateStoreError as error:
             self.log.warning("What is not sent yet cannot be kept: %s", error)
 
-    def _save_incidents(self, judged: IncidentChanges) -> None:
+    def _save_incidents(self, changes: IncidentChanges) -> None:
         if not self.stored:
             return
         try:
-            save_incidents(self.store, self.ended.target, judged.open)
+            save_incidents(self.store, self.run.target, changes.open)
         except StateStoreError as error:
             self.log.warning("What is open cannot be kept: %s", error)
 
 
-def _find_incidents(ended: RunOutcome, url: str | None) -> Iterator[Incident]:
+def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
     """Yield what failed, warned or is stale in this run."""
-    timestamps = {"first_at": ended.started_at, "last_at": ended.started_at, "url": url}
-    report = ended.report
+    timestamps = {"first_at": run.started_at, "last_at": run.started_at, "url": url}
+    report = run.report
     cards = report.cards if report is not None else []
     for card in cards:
         yield Incident(
@@ -159,44 +157,44 @@ def _find_incidents(ended: RunOutcome, url: str | None) -> Iterator[Incident]:
                 cause=_one_line(node.message or node.status),
                 node=node.unique_id,
                 owner=_owner(report, node) if report is not None else None,
-                command=command_for(node, ended.target),
+                command=command_for(node, run.target),
                 **timestamps,
             )
-    if cards or ended.outcome in ("passed", "cancelled"):
+    if cards or run.outcome in ("passed", "cancelled"):
         return
-    if ended.error is None:
+    if run.error is None:
         yield Incident(
             id="error", name="run", cause="It ended unexpectedly; its log says why.", **timestamps
         )
         return
-    for source, error in ended.error.of_sources.items():
+    for source, error in run.error.of_sources.items():
         yield Incident(
             id=_source_incident_id(source),
             name=f"source {source}",
             **_error_fields(error),
             **timestamps,
         )
-    if not ended.error.of_sources:
+    if not run.error.of_sources:
         yield Incident(
-            id=f"error {type(ended.error).__name__}",
+            id=f"error {type(run.error).__name__}",
             name="run",
-            **_error_fields(ended.error),
+            **_error_fields(run.error),
             **timestamps,
         )
 
 
-def _resolved_ids(ended: RunOutcome, before: Sequence[Incident]) -> set[str]:
+def _resolved_ids(run: RunOutcome, before: Sequence[Incident]) -> set[str]:
     """Return ids of open incidents that this run would have seen if they still existed."""
-    report = ended.report
+    report = run.report
     results = {node.unique_id: node for node in report.nodes} if report is not None else {}
 
     def is_resolved(incident: Incident) -> bool:
         if incident.node is None:
             source = incident.id.removeprefix(_source_incident_id(""))
             if source != incident.id:
-                return source in ended.record.get("ingest", {})
+                return source in run.record.get("ingest", {})
             # The error that stopped an earlier run before its nodes did not stop this one.
-            return report is not None and (ended.outcome == "passed" or bool(report.cards))
+            return report is not None and (run.outcome == "passed" or bool(report.cards))
         if report is not None and incident.node not in report.lineage:
             return True
         return incident.node in results and results[incident.node].done
@@ -205,19 +203,19 @@ def _resolved_ids(ended: RunOutcome, before: Sequence[Incident]) -> set[str]:
 
 
 def _build_notices(
-    ended: RunOutcome,
-    judged: IncidentChanges,
+    run: RunOutcome,
+    changes: IncidentChanges,
     preferences: NotificationPreferences,
     url: str | None,
 ) -> list[Notice]:
-    report, target = ended.report, ended.target
+    report, target = run.report, run.target
     cards = {card.unique_id: card for card in report.cards} if report is not None else {}
-    found = [messages.of_new(target, judged, preferences, cards, url)]
+    found = [messages.of_new(target, changes, preferences, cards, url)]
     if "recovery" in preferences.events:
-        over = [incident for incident in judged.over if incident.kind in preferences.events]
-        found.append(messages.of_recovery(target, over, len(judged.open), url))
-    loads = ended.record.get("ingest", {})
-    if "success" in preferences.events and ended.outcome == "passed":
+        over = [incident for incident in changes.over if incident.kind in preferences.events]
+        found.append(messages.of_recovery(target, over, len(changes.open), url))
+    loads = run.record.get("ingest", {})
+    if "success" in preferences.events and run.outcome == "passed":
         rows = [sum(load["rows"].values()) for load in loads.values()]
         seconds = sum(load["seconds"] for load in loads.values())
         if report is not None:

@@ -46,10 +46,10 @@ def _notify(
     # Imported here, since most runs start without an error.
     from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
 
-    with ExitStack() as held:
+    with ExitStack() as lock_context:
         try:
             without_waiting = parameters.model_copy(update={"wait": False})
-            held.enter_context(target_lock(without_waiting, store, runtime))
+            lock_context.enter_context(target_lock(without_waiting, store, runtime))
         except TargetBusy as busy:
             runtime.log.warning("Nobody is told by this run: %s", busy.what)
             return

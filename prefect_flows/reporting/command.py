@@ -77,7 +77,7 @@ def _find_configured_store(settings: Settings, state_url: str | None) -> StateSt
         try:
             client = contexts.enter_context(prefect_client())
         except (PrefectUnreachable, ConfigurationError) as error:
-            said = f"Prefect cannot be asked where the state store is: {error.what}"
-            Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
+            message = f"Prefect cannot be asked where the state store is: {error.what}"
+            Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
             return StateStore(url or settings.default_state_url)
         return configured_store(settings, client, url)

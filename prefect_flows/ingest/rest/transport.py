@@ -87,8 +87,8 @@ class TransientError(Exception):
 class _RateLimited(Exception):
     """The API asks to wait; `seconds` is None if it does not say how long."""
 
-    def __init__(self, said: str, seconds: float | None) -> None:
-        super().__init__(said)
+    def __init__(self, description: str, seconds: float | None) -> None:
+        super().__init__(description)
         self.seconds = seconds
 
 
@@ -140,7 +140,7 @@ class Transport(HTTPAdapter):
                         fix="run it again when the API answers; nothing of this load was kept",
                         retryable=True,
                     ) from fault
-                said = f"{fault}; try {failures + 1} of {patience.attempts} in {delay:g} s"
+                description = f"{fault}; try {failures + 1} of {patience.attempts} in {delay:g} s"
             except _RateLimited as limit:
                 if limit.seconds is None:
                     delay = patience.limit_delay * 2**limits
@@ -150,8 +150,8 @@ class Transport(HTTPAdapter):
                 limits, waited = limits + 1, waited + delay
                 if waited > patience.longest_wait:
                     self._raise_rate_limit_error(where, limit, delay)
-                said = f"{limit}; going on at {utc(time.time() + delay)}"
-            run_logger().warning("%s: %s.", where, said)
+                description = f"{limit}; going on at {utc(time.time() + delay)}"
+            run_logger().warning("%s: %s.", where, description)
             time.sleep(delay)
 
     def _send_once(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
@@ -187,15 +187,15 @@ class Transport(HTTPAdapter):
             return
         reason = reason_of(response)
         message = message_of(response)
-        said = f"{status} {response.reason}" + (f": {message}" if message else "")
-        said = self._without_secret(said)
+        description = f"{status} {response.reason}" + (f": {message}" if message else "")
+        description = self._without_secret(description)
         limit = limited_for(response, reason, time.time())
         if limit is not None:
-            raise _RateLimited(said, limit.seconds)
+            raise _RateLimited(description, limit.seconds)
         if status in RETRYABLE_STATUSES:
-            raise TransientError(said)
+            raise TransientError(description)
         raise ApiError(
-            f"The API refuses the call: {said}",
+            f"The API refuses the call: {description}",
             where=place_of(request),
             fix=self._access
             if is_about_access(response)

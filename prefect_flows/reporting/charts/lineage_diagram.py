@@ -83,8 +83,8 @@ def lineage_picture(
         else:
             return _draw_by_folder(models or run_nodes, lineage, boxes)
     edges = parents_of(lineage)
-    kept = set(shown)
-    parents = {i: sorted(nearest(edges, i, kept)) for i in shown}
+    shown_ids = set(shown)
+    parents = {i: sorted(nearest(edges, i, shown_ids)) for i in shown}
     return Picture(_draw_svg({i: boxes[i] for i in shown}, parents, note), note)
 
 
@@ -95,8 +95,8 @@ def _nodes_of_run(
     run = [i for i in results if i in lineage and lineage[i].resource_type not in TESTS]
     looked_at = [p for i in results if i in lineage for p in lineage[i].parents if p in lineage]
     children = children_of(lineage)
-    behind = (c for i in (*run, *looked_at) for c in children.get(i, ()))
-    exposures = [c for c in behind if lineage[c].resource_type == "exposure"]
+    downstream = (c for i in (*run, *looked_at) for c in children.get(i, ()))
+    exposures = [c for c in downstream if lineage[c].resource_type == "exposure"]
     return list(dict.fromkeys([*run, *looked_at, *exposures]))
 
 
@@ -145,9 +145,9 @@ def _select_around_failures(
     room = MAX_BOXES
     shown: dict[str, None] = {}
     # Each kind leaves room for the next, so that many failures do not hide what they block.
-    for kind, most in zip(kinds, (room // 2, room * 3 // 4, room), strict=True):
+    for kind, limit in zip(kinds, (room // 2, room * 3 // 4, room), strict=True):
         for unique_id in kind:
-            if len(shown) < most:
+            if len(shown) < limit:
                 shown[unique_id] = None
     every = set().union(*kinds)
     note = (
@@ -168,15 +168,15 @@ def _draw_by_folder(
     depth = max(len(parts) for parts in folders.values())
     while depth > 1 and len({parts[:depth] for parts in folders.values()}) > MAX_BOXES:
         depth -= 1
-    folder_of = {i: "/".join(parts[:depth]) for i, parts in folders.items()}
+    folder_by_id = {i: "/".join(parts[:depth]) for i, parts in folders.items()}
     edges = parents_of(lineage)
     known = set(ids)
     members: dict[str, list[str]] = defaultdict(list)
     near = {i: sorted(nearest(edges, i, known)) for i in ids}
     references: dict[str, set[str]] = defaultdict(set)
-    for unique_id, folder in folder_of.items():
+    for unique_id, folder in folder_by_id.items():
         members[folder].append(unique_id)
-        references[folder] |= {folder_of[parent] for parent in near[unique_id]}
+        references[folder] |= {folder_by_id[parent] for parent in near[unique_id]}
     layers = _folder_layers(members, layers_of(ids, near))
     groups = {
         folder: _Box(
@@ -226,12 +226,12 @@ def _draw_svg(
     height = round(TOP + rows * (BOX_HEIGHT + GAP_Y) + MARGIN)
     width = max(width, 420)
     described = Counter(box.group for box in boxes.values())
-    said = ", ".join(f"{count} {LEGEND[group]}" for group, count in described.items())
+    status_counts = ", ".join(f"{count} {LEGEND[group]}" for group, count in described.items())
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" class="mr mr-graph" role="img" '
         'aria-labelledby="mr-graph-t mr-graph-d"><title id="mr-graph-t">Lineage of the run</title>'
-        f'<desc id="mr-graph-d">{text(note)} {text(said)}.</desc>'
+        f'<desc id="mr-graph-d">{text(note)} {text(status_counts)}.</desc>'
         f"<style>{STYLE}{_DIAGRAM_STYLE}</style>",
         *_draw_legend(described),
     ]
@@ -275,11 +275,11 @@ def _draw_box(box: _Box, place: Place) -> str:
         label = (
             f"{failed} of {total} failed" if failed else f"{total} test{'s' if total > 1 else ''}"
         )
-        wide = 8 + 5.6 * len(label)
+        badge_width = 8 + 5.6 * len(label)
         badge = (
-            f'<rect class="{group}" x="{left + BOX_WIDTH - wide - 4:.0f}" y="{top - 7:.0f}" '
-            f'width="{wide:.0f}" height="14" rx="7"/><text class="badge on" '
-            f'x="{left + BOX_WIDTH - wide:.0f}" y="{top + 4:.0f}">{text(label)}</text>'
+            f'<rect class="{group}" x="{left + BOX_WIDTH - badge_width - 4:.0f}" y="{top - 7:.0f}" '
+            f'width="{badge_width:.0f}" height="14" rx="7"/><text class="badge on" '
+            f'x="{left + BOX_WIDTH - badge_width:.0f}" y="{top + 4:.0f}">{text(label)}</text>'
         )
     return (
         f'<g><title>{text(title)}</title><rect class="box is-{box.group}" x="{left}" '

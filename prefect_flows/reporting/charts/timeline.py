@@ -62,8 +62,8 @@ def timeline(
     timed = [(node, *span) for node in nodes if (span := span_of(node))]
     if not timed:
         return ""
-    start = min(began for _, began, _ in timed)
-    end = max(ended for _, _, ended in timed)
+    start = min(started_at for _, started_at, _ in timed)
+    end = max(ended_at for _, _, ended_at in timed)
     total = max((end - start).total_seconds(), 0.001)
     scale = (WIDTH - LEFT - RIGHT) / total
 
@@ -103,19 +103,19 @@ def timeline(
 def _assign_lanes(timed: Iterable[_TimedNode]) -> dict[tuple[str, str], int]:
     """Return a lane by stage and thread. The threads of different dbt invocations share lanes."""
     spans: dict[tuple[str, str], tuple[datetime, datetime]] = {}
-    for node, began, ended in timed:
+    for node, started_at, ended_at in timed:
         key = (node.stage, node.thread or "")
-        first, last = spans.get(key, (began, ended))
-        spans[key] = (min(first, began), max(last, ended))
+        first, last = spans.get(key, (started_at, ended_at))
+        spans[key] = (min(first, started_at), max(last, ended_at))
     lanes: dict[tuple[str, str], int] = {}
     free: list[int] = []
     busy: list[tuple[datetime, int]] = []
-    for key, (began, ended) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
-        while busy and busy[0][0] <= began:
+    for key, (started_at, ended_at) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
+        while busy and busy[0][0] <= started_at:
             heapq.heappush(free, heapq.heappop(busy)[1])
         lane = heapq.heappop(free) if free else len(busy)
         lanes[key] = lane
-        heapq.heappush(busy, (ended, lane))
+        heapq.heappush(busy, (ended_at, lane))
     return lanes
 
 
@@ -128,19 +128,19 @@ def _merge_bars(
 ) -> list[_Bar]:
     """Return the bars lane by lane, with adjacent slivers of one color merged."""
     by_lane: dict[int, list[_TimedNode]] = defaultdict(list)
-    for node, began, ended in timed:
+    for node, started_at, ended_at in timed:
         lane = min(lanes[node.stage, node.thread or ""], MAX_LANES - 1)
-        by_lane[lane].append((node, began, ended))
+        by_lane[lane].append((node, started_at, ended_at))
     bars = []
     for lane, in_lane in sorted(by_lane.items()):
         in_lane.sort(key=lambda entry: entry[1])
         open_bar: _Bar | None = None
-        for node, began, ended in in_lane:
-            bar = _Bar(lane, place(began), place(ended), (node,))
-            alone = node.unique_id in critical or bar.right - bar.left >= sliver
+        for node, started_at, ended_at in in_lane:
+            bar = _Bar(lane, place(started_at), place(ended_at), (node,))
+            is_separate = node.unique_id in critical or bar.right - bar.left >= sliver
             if (
                 open_bar is not None
-                and not alone
+                and not is_separate
                 and group_of(open_bar.nodes[0].status) == group_of(node.status)
                 and bar.left - open_bar.right < sliver
             ):
@@ -150,7 +150,7 @@ def _merge_bars(
             if open_bar is not None:
                 bars.append(open_bar)
                 open_bar = None
-            if alone:
+            if is_separate:
                 bars.append(bar)
             else:
                 open_bar = bar
@@ -165,17 +165,17 @@ def _draw_bar(bar: _Bar, critical: bool, lane_height: float, tooltips: bool) -> 
     width = max(bar.right - bar.left, 3.0 if group == "failed" else 0.6)
     height = lane_height - max(2.0, lane_height / 4)
     top = TOP + bar.lane * lane_height + (lane_height - height) / 2
-    taken = sum(each.seconds for each in bar.nodes)
-    said = (
-        f"{many} nodes: {node.status}, {seconds(taken)} together"
+    duration = sum(each.seconds for each in bar.nodes)
+    tooltip = (
+        f"{many} nodes: {node.status}, {seconds(duration)} together"
         if many > 1
-        else f"{node.name}: {node.status}, {seconds(taken)}"
+        else f"{node.name}: {node.status}, {seconds(duration)}"
     )
-    said += ", on the critical path" if critical else ""
+    tooltip += ", on the critical path" if critical else ""
     box = f'x="{bar.left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"'
     parts = [
         f'<rect class="bar {group}{" critical" if critical else ""}" {box} rx="2">'
-        + (f"<title>{text(said)}</title></rect>" if tooltips else "</rect>")
+        + (f"<title>{text(tooltip)}</title></rect>" if tooltips else "</rect>")
     ]
     if group == "failed":
         parts.append(f'<rect class="hatch" {box}/>')
@@ -193,8 +193,8 @@ def _draw_critical_path(
     path: Sequence[NodeResult], bars: Iterable[_Bar], lane_height: float
 ) -> str:
     """Draw a dashed line from each node of the critical path to the next."""
-    of_path = {node.unique_id for node in path}
-    found = {bar.nodes[0].unique_id: bar for bar in bars if bar.nodes[0].unique_id in of_path}
+    path_ids = {node.unique_id for node in path}
+    found = {bar.nodes[0].unique_id: bar for bar in bars if bar.nodes[0].unique_id in path_ids}
     lines = []
     for before, after in pairwise(found[node.unique_id] for node in path):
         middles = [TOP + (bar.lane + 0.5) * lane_height for bar in (before, after)]
@@ -226,12 +226,12 @@ def _draw_stages(
 ) -> list[str]:
     """Draw a band behind each stage, with its name if it fits."""
     spans: dict[str, tuple[datetime, datetime]] = {}
-    for node, began, ended in timed:
-        first, last = spans.get(node.stage, (began, ended))
-        spans[node.stage] = (min(first, began), max(last, ended))
+    for node, started_at, ended_at in timed:
+        first, last = spans.get(node.stage, (started_at, ended_at))
+        spans[node.stage] = (min(first, started_at), max(last, ended_at))
     parts = []
-    for stage, (began, ended) in sorted(spans.items(), key=lambda item: item[1]):
-        left, right = place(began), place(ended)
+    for stage, (started_at, ended_at) in sorted(spans.items(), key=lambda item: item[1]):
+        left, right = place(started_at), place(ended_at)
         parts.append(
             f'<rect class="stage" x="{left:.1f}" y="{TOP - 20}" width="{right - left:.1f}" '
             f'height="{height - TOP - 4:.1f}"><title>{text(stage)}</title></rect>'

@@ -90,15 +90,15 @@ def usual_of(points: Sequence[Point]) -> float | None:
 def describe(points: Sequence[Point], shown: Callable[[float], str]) -> str:
     """Describe the chart in words, for screen readers."""
     values = [point.value for point in points]
-    said = (
+    description = (
         f"{len(points)} runs, from {points[0].at:%Y-%m-%d} to {points[-1].at:%Y-%m-%d}. "
         f"The last one: {shown(values[-1])}, {points[-1].outcome}. "
         f"Least {shown(min(values))}, most {shown(max(values))}."
     )
     usual = usual_of(points)
     if usual is not None:
-        said += f" Dashed line: {shown(usual)}, the median of the whole runs that passed."
-    return said
+        description += f" Dashed line: {shown(usual)}, the median of the whole runs that passed."
+    return description
 
 
 def _draw_bar(
@@ -118,9 +118,9 @@ def _draw_bar(
         f'height="{height:.1f}"'
     )
     part = "" if point.whole else ", a part of the project"
-    said = f"{point.at:%Y-%m-%d %H:%M} UTC: {shown(point.value)}, {point.outcome}{part}"
+    description = f"{point.at:%Y-%m-%d %H:%M} UTC: {shown(point.value)}, {point.outcome}{part}"
     css = f"{group}{'' if point.whole else ' part'}"
-    bar = [f'<rect class="{css}" {box}><title>{text(said)}</title></rect>']
+    bar = [f'<rect class="{css}" {box}><title>{text(description)}</title></rect>']
     if group == "failed":
         bar.append(f'<rect fill="url(#{name}-h)" pointer-events="none" {box}/>')
     return bar

@@ -19,7 +19,7 @@ from prefect_flows.transform.run_report import RunReport
 def keep_run(
     stored: Run,
     report: RunReport | None,
-    ended: RunStatus,
+    status: RunStatus,
     failure: str | None,
     *,
     seconds: float,
@@ -46,7 +46,7 @@ def keep_run(
     summary = run_summary(
         stored,
         report,
-        ended,
+        status,
         failure,
         seconds=seconds,
         whole=whole,

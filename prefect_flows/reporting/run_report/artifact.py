@@ -136,9 +136,11 @@ def _card(card: FailureCard) -> str:
     if card.failures is not None:
         facts.append(f"- failing rows: {card.failures:,}")
     if card.blocked:
-        named = ", ".join(f"{kind} {escaped(name, 100)}" for kind, name in card.blocked[:10])
+        blocked_names = ", ".join(
+            f"{kind} {escaped(name, 100)}" for kind, name in card.blocked[:10]
+        )
         more = f", and {len(card.blocked) - 10:,} more" if len(card.blocked) > 10 else ""
-        facts.append(f"- behind it: {named}{more}")
+        facts.append(f"- behind it: {blocked_names}{more}")
     parts += ["\n".join(facts), "See it again:", fenced(card.command, "sh", 1000)]
     parts += _rows(card)
     if card.compiled_sql:

@@ -173,14 +173,14 @@ def _build_card(
     known = facts.lineage.get(node.unique_id)
     compiled = facts.compiled.get(node.unique_id, Compiled(None, None))
     owner, group = (known.owner, known.group) if known else (None, None)
-    tested = facts.lineage.get(known.attached_to or "") if known else None
+    tested_node = facts.lineage.get(known.attached_to or "") if known else None
     return FailureCard(
         unique_id=node.unique_id,
         name=node.name,
         resource_type=node.resource_type,
         path=node.path,
-        owner=owner or (tested.owner if tested else None),
-        group=group or (tested.group if tested else None),
+        owner=owner or (tested_node.owner if tested_node else None),
+        group=group or (tested_node.group if tested_node else None),
         cause=node.cause,
         status=node.status,
         message=node.message,
@@ -207,10 +207,10 @@ def _blocked(
     starts = [node.unique_id]
     if is_test and node.unique_id in lineage:
         starts += lineage[node.unique_id].parents
-    behind = [i for i in reach(children, starts) if i in lineage]
+    downstream = [i for i in reach(children, starts) if i in lineage]
     return [
         (lineage[i].resource_type, lineage[i].name)
-        for i in behind
+        for i in downstream
         if lineage[i].resource_type == "exposure"
         or (not is_test and i in by_id and by_id[i].status == SKIPPED)
     ]
@@ -231,8 +231,8 @@ def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
 
 
 def _first_cause(card: FailureCard) -> str:
-    said = " ".join((card.message or card.status).split())
-    return f"{card.resource_type} {card.name} ({card.cause or card.status}): {said}"
+    message = " ".join((card.message or card.status).split())
+    return f"{card.resource_type} {card.name} ({card.cause or card.status}): {message}"
 
 
 def _nodes_near_personal_data(lineage: Mapping[str, LineageNode], ids: Sequence[str]) -> set[str]:

@@ -27,9 +27,9 @@ def medians(history: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, in
     """
     seconds: dict[str, list[float]] = defaultdict(list)
     for run in history:
-        for unique_id, taken in run.items():
-            seconds[unique_id].append(taken)
-    return {unique_id: (median(taken), len(taken)) for unique_id, taken in seconds.items()}
+        for unique_id, duration in run.items():
+            seconds[unique_id].append(duration)
+    return {unique_id: (median(duration), len(duration)) for unique_id, duration in seconds.items()}
 
 
 def compared(
@@ -42,11 +42,11 @@ def compared(
     return [_compare(node, *known.get(node.unique_id, (None, 0))) for node in executed]
 
 
-def _compare(node: NodeResult, usual: float | None, runs: int) -> NodeTiming:
+def _compare(node: NodeResult, median_seconds: float | None, runs: int) -> NodeTiming:
     regression = (
-        usual is not None
+        median_seconds is not None
         and runs >= MIN_RUNS
-        and node.seconds > FACTOR * usual
-        and node.seconds - usual >= SLOWER_BY_SECONDS
+        and node.seconds > FACTOR * median_seconds
+        and node.seconds - median_seconds >= SLOWER_BY_SECONDS
     )
-    return NodeTiming(node.unique_id, node.name, node.seconds, usual, runs, regression)
+    return NodeTiming(node.unique_id, node.name, node.seconds, median_seconds, runs, regression)

@@ -40,7 +40,7 @@ _STYLES = {
 @dataclass
 class _StageProgress:
     total: int
-    began: float
+    started: float
     statuses: Counter[str] = field(default_factory=Counter)
     ended: float | None = None
 
@@ -96,9 +96,9 @@ class LiveDisplay:
     def node_started(self, name: str, unique_id: str, resource_type: str, node: str) -> None:  # noqa: ARG002
         """Record the start of a node."""
         if self.active:
-            began = time.monotonic()
+            started = time.monotonic()
             with self._lock:
-                self._running[unique_id] = (began, node, resource_type)
+                self._running[unique_id] = (started, node, resource_type)
 
     def nodes_finished(self, name: str, results: Sequence[NodeResult]) -> None:
         """Record that nodes ended or were skipped."""
@@ -124,7 +124,7 @@ class LiveDisplay:
         now = time.monotonic()
         with self._lock:
             stages = [
-                (name, stage.total, Counter(stage.statuses), (stage.ended or now) - stage.began)
+                (name, stage.total, Counter(stage.statuses), (stage.ended or now) - stage.started)
                 for name, stage in self._stages.items()
             ]
             ended = {name for name, stage in self._stages.items() if stage.ended is not None}
@@ -133,8 +133,8 @@ class LiveDisplay:
         for name, total, statuses, elapsed in stages:
             table.add_row(*_stage_row(name, total, statuses, elapsed, name in ended))
         parts: list[RenderableType] = [table]
-        for began, name, kind in running[:MAX_RUNNING]:
-            line = Text(f"  {seconds(now - began):>8}  {kind} {name}", no_wrap=True)
+        for started, name, kind in running[:MAX_RUNNING]:
+            line = Text(f"  {seconds(now - started):>8}  {kind} {name}", no_wrap=True)
             line.truncate(self.console.width, overflow="ellipsis")
             parts.append(line)
         if len(running) > MAX_RUNNING:
@@ -145,21 +145,21 @@ class LiveDisplay:
 def _stage_row(
     name: str, total: int, statuses: Counter[str], elapsed: float, ended: bool
 ) -> tuple[RenderableType, ...]:
-    done = sum(statuses.values())
-    known = max(total, done)
+    finished = sum(statuses.values())
+    known = max(total, finished)
     counted = Text(no_wrap=True)
     for status, count in statuses.most_common():
         counted.append(f"{count} {status}  ", style=_STYLES[group_of(status)])
     failed = any(group_of(status) == "failed" for status in statuses)
     bar = ProgressBar(
         total=known or None,
-        completed=known if ended and not total else done,
+        completed=known if ended and not total else finished,
         width=24,
         pulse=not known and not ended,
         complete_style="red" if failed else "green",
         finished_style="red" if failed else "green",
     )
-    progress = f"{done}/{known}" if known else ""
+    progress = f"{finished}/{known}" if known else ""
     return Text(name), bar, Text(progress, justify="right"), Text(seconds(elapsed)), counted
 
 

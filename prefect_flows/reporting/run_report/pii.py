@@ -144,12 +144,12 @@ def _trace_names(statement: object, names: set[str]) -> frozenset[str]:
 def _check_is_supported(part: exp.Expr) -> None:
     """Raise if a part of the statement cannot be traced."""
     kind = exp.SetOperation if isinstance(part, exp.SetOperation) else type(part)
-    plain = _SUPPORTED_ARGS.get(kind)
-    if plain is None:
+    supported = _SUPPORTED_ARGS.get(kind)
+    if supported is None:
         if isinstance(part, (exp.Query, exp.Command, exp.DML, exp.UDTF)):
             raise _NotTraceable
         return
-    if any(value for name, value in part.args.items() if name not in plain):
+    if any(value for name, value in part.args.items() if name not in supported):
         raise _NotTraceable
     inner = part.this
     if (
@@ -203,10 +203,10 @@ def _tainted_by_position(
     if len({len(columns) for columns in branches}) != 1:
         raise _NotTraceable
     found = set()
-    for together in zip(*branches, strict=True):
-        if any(_may_carry(column, names, relations) for column in together):
-            outputs = {_output_name(column) for column in together}
-            if _output_name(together[0]) is None:
+    for position_columns in zip(*branches, strict=True):
+        if any(_may_carry(column, names, relations) for column in position_columns):
+            outputs = {_output_name(column) for column in position_columns}
+            if _output_name(position_columns[0]) is None:
                 raise _NotTraceable
             found |= {name for name in outputs if name is not None}
     return frozenset(found)
@@ -282,11 +282,11 @@ def _in_dependency_order(
 ) -> Iterator[str]:
     """Yield the nodes and everything upstream of them, parents first."""
     edges = parents_of(lineage)
-    wanted = {i for i in (*unique_ids, *reach(edges, unique_ids)) if i in lineage}
-    waiting = {i: len({p for p in edges[i] if p in wanted}) for i in wanted}
-    children: dict[str, list[str]] = {i: [] for i in wanted}
-    for unique_id in wanted:
-        for parent in set(edges[unique_id]) & wanted:
+    selected = {i for i in (*unique_ids, *reach(edges, unique_ids)) if i in lineage}
+    waiting = {i: len({p for p in edges[i] if p in selected}) for i in selected}
+    children: dict[str, list[str]] = {i: [] for i in selected}
+    for unique_id in selected:
+        for parent in set(edges[unique_id]) & selected:
             children[parent].append(unique_id)
     ready = [i for i, count in waiting.items() if count == 0]
     while ready:

@@ -31,12 +31,12 @@ def without_values(message: str, sql: str | None) -> str:
     if not lines:
         return ""
     header = [lines.pop(0)] if len(lines) > 1 and _HEADER.match(lines[0]) else []
-    said = lines[0]
-    if not _TEST_MESSAGE.match(said):
-        said = _truncate_at_value(said, _names_in(sql))
-    if len(lines) > 1 and not said.endswith(OMISSION_NOTE):
-        said = f"{said} {OMISSION_NOTE}"
-    return "\n".join([*header, said])
+    first_line = lines[0]
+    if not _TEST_MESSAGE.match(first_line):
+        first_line = _truncate_at_value(first_line, _names_in(sql))
+    if len(lines) > 1 and not first_line.endswith(OMISSION_NOTE):
+        first_line = f"{first_line} {OMISSION_NOTE}"
+    return "\n".join([*header, first_line])
 
 
 def _names_in(sql: str | None) -> set[str]:

@@ -44,7 +44,7 @@ class RunReporter:
         self,
         record: Mapping[str, Any],
         stages: Sequence[DbtStage],
-        ended: RunStatus,
+        status: RunStatus,
         failure: str | None,
     ) -> RunReport | None:
         """Save results and report in the state store, and publish them as Prefect artifacts.
@@ -61,7 +61,7 @@ class RunReporter:
         if self._session.is_parsed:
             history = self._state.timings(self._runtime.log.warning)
             self._save_results(record, stages, results, history)
-            report = self._build_report(record, results, history, ended, failure)
+            report = self._build_report(record, results, history, status, failure)
             self._save_page(report)
             publish(f"{target}-report", cards_markdown(report))
             record = _with_redacted_messages(record, report)
@@ -79,7 +79,7 @@ class RunReporter:
         record: Mapping[str, Any],
         results: Sequence[NodeResult],
         history: list[dict[str, float]],
-        ended: RunStatus,
+        status: RunStatus,
         failure: str | None,
     ) -> RunReport:
         session = self._session
@@ -91,7 +91,7 @@ class RunReporter:
             run_id=self._stored.header.id,
             project_name=session.manifest.metadata.project_name or "",
             dialect=session.profile.warehouse,
-            outcome=ended,
+            outcome=status,
             started_at=self._stored.header.started_at,
             seconds=record["seconds"],
             lineage=lineage,
@@ -100,7 +100,7 @@ class RunReporter:
             history=history,
             compiled=compiled,
             failing_rows=dict(rows_of_failed_tests(session, results, lineage, compiled))
-            if ended == "failed"
+            if status == "failed"
             else {},
             marts=record.get("marts", {}),
             flow_run_url=self._runtime.url,
@@ -176,10 +176,11 @@ def _with_redacted_messages(record: Mapping[str, Any], report: RunReport) -> dic
         return [node | {"message": messages.get(node["node"])} for node in nodes]
 
     return {
-        stage: done | {"failed": redacted(done["failed"]), "warned": redacted(done["warned"])}
-        if isinstance(done, dict) and "failed" in done
-        else done
-        for stage, done in record.items()
+        stage: stage_record
+        | {"failed": redacted(stage_record["failed"]), "warned": redacted(stage_record["warned"])}
+        if isinstance(stage_record, dict) and "failed" in stage_record
+        else stage_record
+        for stage, stage_record in record.items()
     }
 
 
@@ -191,19 +192,19 @@ def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
         )
         yield StageLine(f"load-{source}", {}, load["load_seconds"], rows=rows)
     for stage in ("freshness", "seed", "snapshot", "run", "test", "build"):
-        done = record.get(stage)
-        if done is None:
+        stage_record = record.get(stage)
+        if stage_record is None:
             continue
-        if "skipped" in done:
-            yield StageLine(f"dbt-{stage}", {}, 0.0, skipped=done["skipped"])
+        if "skipped" in stage_record:
+            yield StageLine(f"dbt-{stage}", {}, 0.0, skipped=stage_record["skipped"])
         else:
             yield StageLine(
                 f"dbt-{stage}",
-                done["statuses"],
-                done["seconds"],
-                attempts=done["attempts"],
-                rows=done["rows"] or None,
-                bytes=done["bytes"] or None,
+                stage_record["statuses"],
+                stage_record["seconds"],
+                attempts=stage_record["attempts"],
+                rows=stage_record["rows"] or None,
+                bytes=stage_record["bytes"] or None,
             )
     if "docs" in record:
         yield StageLine("dbt-docs", {}, record["docs"]["seconds"])

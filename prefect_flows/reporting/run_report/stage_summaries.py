@@ -49,14 +49,14 @@ def load(record: Record) -> str:
     loads = record.get("ingest", {})
     lines = [
         (
-            f"{done['schema']}.{table}",
+            f"{stage_record['schema']}.{table}",
             f"{count:,}",
-            f"{done['removed'].get(table, 0):,}",
-            f"{done['load_seconds']:.1f}",
-            _rate(sum(done["rows"].values()), done["load_seconds"]),
+            f"{stage_record['removed'].get(table, 0):,}",
+            f"{stage_record['load_seconds']:.1f}",
+            _rate(sum(stage_record["rows"].values()), stage_record["load_seconds"]),
         )
-        for done in loads.values()
-        for table, count in done["rows"].items()
+        for stage_record in loads.values()
+        for table, count in stage_record["rows"].items()
     ]
     header = ("table", "new rows", "removed rows", "seconds of the source", "its rows a second")
     changes = [(d["schema"], change) for d in loads.values() for change in d["schema_changes"]]
@@ -116,16 +116,20 @@ def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
         lines.append((f"extract-{source}", read, f"{load['extract_seconds']:.1f}"))
         lines.append((f"load-{source}", f"{rows} new rows", f"{load['load_seconds']:.1f}"))
     for stage in ("freshness", *TRANSFORMATIONS, "test"):
-        done = record.get(stage)
-        if done is None:
+        stage_record = record.get(stage)
+        if stage_record is None:
             continue
-        if "skipped" in done:
-            lines.append((f"dbt-{stage}", f"skipped: {done['skipped']}", ""))
+        if "skipped" in stage_record:
+            lines.append((f"dbt-{stage}", f"skipped: {stage_record['skipped']}", ""))
         else:
-            attempts = f", in {done['attempts']} attempts" if done["attempts"] > 1 else ""
-            resumed = f", {done['resumed']} of them before" if done["resumed"] else ""
-            what = _statuses(done) + attempts + resumed
-            lines.append((f"dbt-{stage}", what, f"{done['seconds']:.1f}"))
+            attempts = (
+                f", in {stage_record['attempts']} attempts" if stage_record["attempts"] > 1 else ""
+            )
+            resumed = (
+                f", {stage_record['resumed']} of them before" if stage_record["resumed"] else ""
+            )
+            what = _statuses(stage_record) + attempts + resumed
+            lines.append((f"dbt-{stage}", what, f"{stage_record['seconds']:.1f}"))
     if "docs" in record:
         lines.append(("dbt-docs", "catalog and page", f"{record['docs']['seconds']:.1f}"))
     if "seconds" in record:
@@ -134,8 +138,8 @@ def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
 
 
 def _stage_tables(record: Record, stages: Iterable[str]) -> str:
-    done = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
-    if not done:
+    stage_record = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
+    if not stage_record:
         return "Nothing was run."
     table = _markdown_table(
         ("stage", "nodes", "by status", "attempts", "rows", "bytes", "seconds", "rows a second"),
@@ -150,12 +154,12 @@ def _stage_tables(record: Record, stages: Iterable[str]) -> str:
                 str(r["seconds"]),
                 _rate(r["rows"], r["seconds"]) if r["rows"] else "",
             )
-            for stage, r in done.items()
+            for stage, r in stage_record.items()
         ],
     )
     failed_or_warned = [
         (node["status"], node["node"], node["cause"] or "", node["message"] or "")
-        for r in done.values()
+        for r in stage_record.values()
         for node in (*r["failed"], *r["warned"])
     ]
     if failed_or_warned:
@@ -167,8 +171,11 @@ def _rate(rows: int, seconds: float) -> str:
     return f"{rows / seconds:,.0f}" if seconds else ""
 
 
-def _statuses(done: Record) -> str:
-    return ", ".join(f"{count} {status}" for status, count in done["statuses"].items()) or "nothing"
+def _statuses(stage_record: Record) -> str:
+    return (
+        ", ".join(f"{count} {status}" for status, count in stage_record["statuses"].items())
+        or "nothing"
+    )
 
 
 def _with_title(title: str, body: str) -> str:

@@ -74,7 +74,7 @@ class _DoesNotFit(Exception):
 
 
 class _RowTooLong(Exception):
-    """A row is longer than a large block."""
+    """A row is longer than the large block size."""
 
 
 def read(

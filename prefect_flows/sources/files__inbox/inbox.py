@@ -186,9 +186,9 @@ class Content:
                 copy.unlink(missing_ok=True)
 
 
-def _parse_options(given: str | None, url: str) -> dict[str, Any]:
+def _parse_options(options_json: str | None, url: str) -> dict[str, Any]:
     try:
-        options = parse_json(given or "{}")
+        options = parse_json(options_json or "{}")
     except ValueError:
         options = None
     if not isinstance(options, dict):

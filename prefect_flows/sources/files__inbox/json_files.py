@@ -428,13 +428,13 @@ def _nested_as_text(keys: set[str], block: bytes) -> bytes:
     for line in block.decode().split("\n"):
         if not line.strip():
             continue
-        parts, done = [], 0
+        parts, copied_to = [], 0
         for key, start, end, value in _members(line):
             if key in keys and value is not None and not isinstance(value, str):
                 _refuse_unsupported_jsonb(line[start:end], value)
-                parts += [line[done:start], json.dumps(line[start:end], ensure_ascii=False)]
-                done = end
-        lines.append("".join([*parts, line[done:]]))
+                parts += [line[copied_to:start], json.dumps(line[start:end], ensure_ascii=False)]
+                copied_to = end
+        lines.append("".join([*parts, line[copied_to:]]))
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -252,37 +252,41 @@ def _convert(values: pa.Array, kind: pa.DataType) -> pa.Array:
         ArrowNotImplementedError: the types are incompatible.
         ArrowInvalid: a value does not fit, or would be rounded.
     """
-    given = values.type
+    source_type = values.type
     if kind == TEXT:
         return values.cast(TEXT)
-    if _is_text(given):
+    if _is_text(source_type):
         if (parsed := parse(values.cast(TEXT), kind)) is None:
             raise pa.ArrowInvalid("another text when it is formatted")
         return parsed
-    if not _is_convertible(given, kind):
+    if not _is_convertible(source_type, kind):
         raise pa.ArrowNotImplementedError("of another family")
-    if pa.types.is_decimal(kind) and not pa.types.is_decimal(given):
+    if pa.types.is_decimal(kind) and not pa.types.is_decimal(source_type):
         # pyarrow would round doubles, and does not cast integers to a small decimal.
         texts = values.cast(TEXT).to_pylist()
         return pa.array([None if text is None else Decimal(text) for text in texts], kind)
     converted = values.cast(kind)
-    if pa.types.is_decimal(given) and kind == DOUBLE:
+    if pa.types.is_decimal(source_type) and kind == DOUBLE:
         if not all(value is None or is_exact(str(value)) for value in values.to_pylist()):
             raise pa.ArrowInvalid("more digits than a double keeps")
-    elif _is_naive_timestamp(given) and kind == DATE and not converted.cast(given).equals(values):
+    elif (
+        _is_naive_timestamp(source_type)
+        and kind == DATE
+        and not converted.cast(source_type).equals(values)
+    ):
         raise pa.ArrowInvalid("it has a time of day")
     return converted
 
 
-def _is_convertible(given: pa.DataType, kind: pa.DataType) -> bool:
+def _is_convertible(source_type: pa.DataType, kind: pa.DataType) -> bool:
     """Return whether a type's values may exist in another type, other than text."""
     is_ = pa.types
-    if is_.is_date(given) or _is_naive_timestamp(given):
+    if is_.is_date(source_type) or _is_naive_timestamp(source_type):
         return kind in (DATE, DATETIME)
-    if is_.is_timestamp(given):
+    if is_.is_timestamp(source_type):
         return bool(kind == TIMESTAMP)
     return any(
-        is_it(given) and (is_it(kind) or is_.is_null(given))
+        is_it(source_type) and (is_it(kind) or is_.is_null(source_type))
         for is_it in (_is_number, _is_bytes, is_.is_boolean, is_.is_time, is_.is_null)
     )
 

@@ -26,7 +26,7 @@ _DICTIONARY_COLUMNS = ["_file", "_dlt_load_id"]
 
 @dataclass(frozen=True)
 class Part:
-    """A finished Parquet file."""
+    """A complete Parquet file."""
 
     path: Path
     rows: int

@@ -183,37 +183,37 @@ def github__trending(
     return resources_of(read, (REPOSITORIES, STAR_HISTORY))
 
 
-def search(client: RESTClient, wanted: Search) -> Rows:
+def search(client: RESTClient, criteria: Search) -> Rows:
     """Return all results of a search; a repository may be in it more than once.
 
     Raises:
         IngestionError: see `prefect_flows.ingest.rest.client.pages`.
     """
-    found, total, incomplete = _fetch_results(client, wanted)
-    if total > MAX_RESULTS and wanted.halves():
-        return [answer for half in wanted.halves() for answer in search(client, half)]
+    found, total, incomplete = _fetch_results(client, criteria)
+    if total > MAX_RESULTS and criteria.halves():
+        return [answer for half in criteria.halves() for answer in search(client, half)]
     if incomplete or _count_distinct(found) < min(total, MAX_RESULTS):
         # Ranks change between pages: a repository that came twice pushed another one out.
-        more, total, incomplete = _fetch_results(client, wanted)
+        more, total, incomplete = _fetch_results(client, criteria)
         found += more
     missing = total - _count_distinct(found)
     if incomplete or missing > 0:
-        said = "; it says that it ran out of time" if incomplete else ""
+        note = "; it says that it ran out of time" if incomplete else ""
         reject(
             REPOSITORIES.name,
-            where=wanted.query,
-            why=f"GitHub finds {total:,} and gives {_count_distinct(found):,}{said}",
+            where=criteria.query,
+            why=f"GitHub finds {total:,} and gives {_count_distinct(found):,}{note}",
             rows=max(missing, 0),
         )
     return found
 
 
-def _fetch_results(client: RESTClient, wanted: Search) -> tuple[Rows, int, bool]:
+def _fetch_results(client: RESTClient, criteria: Search) -> tuple[Rows, int, bool]:
     """Fetch results page by page; return them, their total, and whether GitHub ran out of time.
 
     Fetches only the first page of a search that has to be split.
     """
-    params = {"q": wanted.query, "sort": "stars", "order": "desc", "per_page": PAGE_SIZE}
+    params = {"q": criteria.query, "sort": "stars", "order": "desc", "per_page": PAGE_SIZE}
     found: Rows = []
     total, incomplete = 0, False
     for page in pages(client, SEARCH_PATH, params, rows="items"):
@@ -231,7 +231,7 @@ def _fetch_results(client: RESTClient, wanted: Search) -> tuple[Rows, int, bool]
             incomplete or bool(page.body.get("incomplete_results")),
         )
         found += page
-        if total > MAX_RESULTS and wanted.halves():
+        if total > MAX_RESULTS and criteria.halves():
             break
     return found, total, incomplete
 

@@ -76,15 +76,17 @@ def after_load(pipeline: dlt.Pipeline, loaded: Collection[str]) -> dict[str, int
     with pipeline.sql_client() as client:
         for keys in [name for name in loaded if name.endswith(PRESENT_KEYS_SUFFIX)]:
             table = keys.removesuffix(PRESENT_KEYS_SUFFIX)
-            mine, theirs = (client.make_qualified_table_name(name) for name in (table, keys))
+            target_table, keys_table = (
+                client.make_qualified_table_name(name) for name in (table, keys)
+            )
             same = " and ".join(
                 f"present.{column} = mine.{column}"
                 for column in map(client.escape_column_name, schema.tables[keys]["columns"])
                 if not column.strip('"`').startswith("_dlt")
             )
             missing_rows = (
-                f"from {mine} as mine where not exists "  # noqa: S608 (dlt's own names)
-                f"(select 1 from {theirs} as present where {same})"
+                f"from {target_table} as mine where not exists "  # noqa: S608 (dlt's own names)
+                f"(select 1 from {keys_table} as present where {same})"
             )
             found: Any = client.execute_sql(f"select count(*) {missing_rows}")
             ((rows,),) = found
@@ -116,12 +118,12 @@ def _validate(
     naming = dlt.current.source_schema().naming
     if (here := naming.normalize_identifier(name)) != name:
         faults.append(f"it would be called {here!r} here; write {here}: {{table: …}}")
-    named: dict[str, list[str]] = {}
+    columns_by_name: dict[str, list[str]] = {}
     for column in columns:
-        named.setdefault(naming.normalize_identifier(column), []).append(column)
+        columns_by_name.setdefault(naming.normalize_identifier(column), []).append(column)
     faults += [
         f"columns {', '.join(map(repr, same))} would all be called {here!r} here"
-        for here, same in named.items()
+        for here, same in columns_by_name.items()
         if len(same) > 1
     ]
     if faults:

@@ -35,8 +35,12 @@ def ingest_youtube_channels(
     Returns:
         A plain record: new rows per table, seconds, load ids.
     """
-    asked = {"channels": channels, "statistics_days": statistics_days, "full_refresh": full_refresh}
-    return ingest_target("youtube__channels", target, quota_budget=quota_budget, **asked)
+    arguments = {
+        "channels": channels,
+        "statistics_days": statistics_days,
+        "full_refresh": full_refresh,
+    }
+    return ingest_target("youtube__channels", target, quota_budget=quota_budget, **arguments)
 
 
 @exits_with_expected_errors

@@ -65,7 +65,7 @@ class Reading:
             (self._today - timedelta(days=statistics_days)).isoformat() if statistics_days else ""
         )
 
-    def all_of(self, wanted: Sequence[str]) -> Iterator[Batch]:
+    def all_of(self, channel_names: Sequence[str]) -> Iterator[Batch]:
         """Yield rows of all tables in batches, until everything is read or the quota is used up.
 
         Raises:
@@ -73,13 +73,13 @@ class Reading:
         """
         playlists: dict[str, str] = {}
         try:
-            yield from self._channels(wanted, playlists)
+            yield from self._channels(channel_names, playlists)
             yield from self._read_videos(self._due_videos(playlists))
             for channel, playlist in playlists.items():
                 for new in self._new_uploads(channel, playlist):
                     yield from self._read_videos(new)
-        except QuotaReached as reached:
-            self._report_quota_end(str(reached), playlists)
+        except QuotaReached as error:
+            self._report_quota_end(str(error), playlists)
         except ApiError as refusal:
             if refusal.reason not in DAY_REASONS:
                 raise
@@ -96,18 +96,18 @@ class Reading:
             for channel in playlists
             if channel not in self._uploads or self._uploads[channel]["walk"] is not None
         ]
-        left = [f"{due} known videos are not asked for today"] if due else []
-        left += [f"uploads are not read to the end of {', '.join(unread)}"] if unread else []
+        leftovers = [f"{due} known videos are not asked for today"] if due else []
+        leftovers += [f"uploads are not read to the end of {', '.join(unread)}"] if unread else []
         reject(
             VIDEOS.name,
             where=f"after {self._quota.spent} of {self._quota.budget} units of quota",
-            why=f"{why}; left for the next load: {'; '.join(left) or 'channels'}",
+            why=f"{why}; left for the next load: {'; '.join(leftovers) or 'channels'}",
             rows=due,
         )
 
-    def _channels(self, wanted: Sequence[str], playlists: dict[str, str]) -> Iterator[Batch]:
+    def _channels(self, channel_names: Sequence[str], playlists: dict[str, str]) -> Iterator[Batch]:
         """Yield rows of the channels, and add the uploads playlist of each to `playlists`."""
-        names = list(dict.fromkeys(name.strip() for name in wanted))
+        names = list(dict.fromkeys(name.strip() for name in channel_names))
         ids = [name for name in names if _is_id(name)]
         requests = [("id", batch) for batch in _batches(ids)]
         requests += [("forHandle", [name]) for name in names if not _is_id(name)]

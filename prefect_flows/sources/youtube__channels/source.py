@@ -81,8 +81,8 @@ def youtube__channels(
 
     def read() -> Iterator[tuple[Table, list[dict[str, Any]]]]:
         state = dlt.current.source_state()
-        for kept in ("channels", "uploads", "videos") if full_refresh else ():
-            state.pop(kept, None)
+        for state_key in ("channels", "uploads", "videos") if full_refresh else ():
+            state.pop(state_key, None)
         yield from Reading(client, quota, state, statistics_days).all_of(channels)
 
     return resources_of(read, TABLES)

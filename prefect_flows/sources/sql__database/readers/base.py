@@ -58,7 +58,7 @@ class IncrementalCursor:
 
 
 class Reader(Protocol):
-    """Reads one database."""
+    """Interface of a database reader."""
 
     def describe(self, name: str, config: TableConfig) -> tuple[dict[str, Column], list[str]]:
         """Return the columns of a table or query, and its key."""

@@ -77,7 +77,8 @@ class SqlAlchemyReader:
         """Yield the rows in batches; an empty batch if there are none."""
         source = relation(self._quote, name, config, self._schema_name)
         hints: dict[str, Any] = {
-            column: dict(wanted.hints) | {"name": column} for column, wanted in columns.items()
+            column: dict(described_column.hints) | {"name": column}
+            for column, described_column in columns.items()
         }
         select = statement(source, columns, since)
         schema: pa.Schema | None = None
