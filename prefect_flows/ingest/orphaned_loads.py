@@ -51,7 +51,7 @@ def remove_orphaned_loads(pipeline: dlt.Pipeline, tables: Iterable[str]) -> dict
 
 
 def is_complete(pipeline: dlt.Pipeline, load_id: str) -> bool:
-    """Return whether `_dlt_loads` marks a load as complete, which a client may have missed."""
+    """Return whether `_dlt_loads` marks a load as complete; its client may have missed that."""
     with pipeline.sql_client() as client:
         loads = client.make_qualified_table_name("_dlt_loads")
         sql = f"select count(*) from {loads} where load_id = %s and status = 0"  # noqa: S608

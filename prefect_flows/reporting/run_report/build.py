@@ -81,7 +81,7 @@ class ReportInput:
 
 
 def build(facts: ReportInput) -> RunReport:
-    """Build the report of a run, without values in messages about nodes near personal data."""
+    """Build the report of a run, without values in the messages of nodes near personal data."""
     sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
     # Messages about a success do not come from the database, and hold no values.
     not_successful = [node.unique_id for node in facts.results if group_of(node.status) != "good"]

@@ -1,4 +1,7 @@
-"""Renders the run report as a self-contained HTML file: no external fonts, images or scripts."""
+"""Renders the run report (header, failures, charts, tables) as a self-contained HTML file.
+
+It loads no external fonts, images or scripts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redacts values from database messages about nodes near personal data."""
+"""Redacts values (personal data) from database error messages in reports."""
 
 from __future__ import annotations
 

@@ -53,24 +53,25 @@ def files__inbox(
     """The files of an inbox, one table for each kind of file.
 
     Args:
-        url: of the inbox, for fsspec: a folder, `s3://bucket/folder`, `gs://bucket/folder`; a
-            relative path is one of the project.
+        url: fsspec URL of the inbox: a folder, `s3://bucket/folder`, `gs://bucket/folder`; a
+            relative path starts at the project folder.
         tables: glob pattern of each table's files, below the inbox; by default a file belongs to
-            the table named as its first folder, or as itself.
-        types: types of columns by table, for those that the files do not tell: a postal code is
-            text, an amount decimal(18,2). They hold for columns that the table does not have yet.
-            Values of these columns are converted however they are written: `007` as bigint is 7.
-        delimiter: between the values of CSV files; that of `.tsv` is the tab.
-        nulls: what stands for null in CSV files beside nothing, such as NA.
-        escape: the character of CSV files that makes the one after it an ordinary one, such as a
-            backslash before quotation marks within a value.
-        min_age_seconds: files changed later than this long ago are still being written.
-        retry_quarantined: look again at files that were refused and have not changed.
-        full_refresh: load every file again, in place of the rows that it gave before.
-        storage_options: options of fsspec's file system, as a JSON object.
+            the table named after its first folder, or after itself.
+        types: column types by table, for what the files do not tell: a postal code is text, an
+            amount decimal(18,2). They apply to columns that the table does not have yet. Values of
+            these columns are converted from any format: `007` as bigint is 7.
+        delimiter: character between the values of CSV files; `.tsv` files use the tab.
+        nulls: further values that mean null in CSV files, such as NA.
+        escape: escape character of CSV files, such as a backslash before quotation marks in a
+            value.
+        min_age_seconds: files changed more recently than this may still be being written, and wait
+            for the next run.
+        retry_quarantined: read quarantined files again even if they did not change.
+        full_refresh: load every file again, replacing its earlier rows.
+        storage_options: options of the fsspec file system, as a JSON object.
 
     Raises:
-        ConfigurationError: the URL, a pattern, a type or the options are not usable.
+        ConfigurationError: the URL, a pattern, a type or an option is invalid.
         IngestionError: the inbox cannot be read.
     """
     inbox = Inbox(located(url), storage_options)

@@ -124,21 +124,23 @@ def github__trending(
     api_url: str = "https://api.github.com",
     longest_wait: float = 300,
 ) -> list[DltResource]:
-    """Repositories made in the last days that have many stars, as two tables.
+    """Repositories of the last days that have many stars, as two tables.
 
     Args:
-        language: as GitHub names it; none for all of them.
-        days: how many days before today a repository may have been made.
-        stars_min: how many stars it has at least.
-        full_refresh: write every repository, also those that did not change since the last load.
-        token: of a GitHub account, no rights needed; none asks as nobody, ten calls a minute.
-        api_url: of GitHub, or of an Enterprise server: https://HOST/api/v3.
+        language: a language as GitHub names it; None for all of them.
+        days: maximum age of a repository in days before today.
+        stars_min: minimum number of stars.
+        full_refresh: write all repositories, including those that did not change since the last
+            load.
+        token: token of a GitHub account, without permissions; without a token GitHub allows ten
+            calls per minute.
+        api_url: URL of the API; of an Enterprise server: https://HOST/api/v3.
         longest_wait: seconds that one call waits for GitHub's rate limit.
 
     Raises:
-        ConfigurationError: a parameter makes no search.
-        IngestionError: GitHub does not answer, asks to wait for longer, refuses the search or the
-            token, or answers in another shape.
+        ConfigurationError: a parameter is invalid.
+        IngestionError: GitHub does not answer, its rate limit takes longer, it refuses the search
+            or the token, or its response has an unexpected shape.
     """
     if days < 1 or stars_min < 0 or (language is not None and '"' in language):
         raise ConfigurationError(

@@ -142,11 +142,11 @@ TABLES = (
 
 @dlt.source(name="nyc__flights", schema_contract={"columns": "freeze", "data_type": "freeze"})
 def nyc__flights(data_dir: str | None = None, full_refresh: bool = False) -> list[DltResource]:
-    """A year of flights out of New York City, as five tables.
+    """A year of flights from New York City, as five tables.
 
     Args:
-        data_dir: folder of the CSV files; the installed package's own by default.
-        full_refresh: load every file as a whole, whatever was loaded before.
+        data_dir: folder of the CSV files; by default that of the installed package.
+        full_refresh: load every file in full, even if it did not change.
 
     Raises:
         IngestionError: a file is missing, has other columns, or holds a value that does not fit.
@@ -190,11 +190,11 @@ def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
 
 
 def read(table: Table, content: bytes, *, where: str) -> pa.Table:
-    """Read a CSV file into Arrow, typed; `NA` and empty values are null.
+    """Parse a CSV file into a typed Arrow table; `NA` and empty values are null.
 
     Raises:
-        IngestionError: other columns than declared, a value that does not fit its type, a key
-            that is null or repeats.
+        IngestionError: the columns are not the declared ones, a value does not fit its type, or a
+            key is null or repeated.
     """
     header = content.split(b"\n", 1)[0].decode().strip().split(",")
     if header != list(table.columns):

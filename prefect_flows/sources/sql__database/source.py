@@ -37,14 +37,14 @@ def sql__database(
     """Tables and queries of a database.
 
     Args:
-        url: SQLAlchemy URL of the database, its password included.
-        tables: name of the table here → what is read into it; nothing for the table of that name.
-        schema_name: the source's schema; the database's default one when not given.
-        rows_at_once: rows of a batch, of databases other than Postgres.
+        url: SQLAlchemy URL of the database, with its password.
+        tables: what to read, by name of the table here; None for the source table of that name.
+        schema_name: schema of the source; by default that of the database.
+        rows_at_once: rows per batch, for databases other than Postgres.
 
     Raises:
-        ConfigurationError: a table does not exist, has no such column, or lacks the key it needs.
-        IngestionError: the database does not answer, or holds a value that cannot be kept.
+        ConfigurationError: a table or column does not exist, or a required key is missing.
+        IngestionError: the database does not answer, or holds an unsupported value.
     """
     reader = get_reader(url, schema_name, rows_at_once)
     resources = []
