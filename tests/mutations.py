@@ -84,7 +84,7 @@ FAULTS = (
         "killed-load-stays",
         "Rows of a load that was killed stay and are counted twice by the next load.",
         "prefect_flows/ingest/orphaned_loads.py",
-        '        client.execute_sql(f"delete {unfinished}", since)\n',
+        '        client.execute_sql(f"delete {orphaned_rows}", since)\n',
         "        return int(rows)\n",
         (
             "prefect_flows/ingest/test_orphaned_loads.py"
@@ -95,7 +95,7 @@ FAULTS = (
         "killed-load-of-a-slow-clock-stays",
         "Rows of a killed load stay when its machine's clock was behind.",
         "prefect_flows/ingest/orphaned_loads.py",
-        "{float(newest) - CLOCKS_DIFFER_SECONDS:.6f}",
+        "{float(newest) - MAX_CLOCK_SKEW_SECONDS:.6f}",
         "{float(newest):.6f}",
         (
             "prefect_flows/ingest/test_orphaned_loads.py"
@@ -106,7 +106,7 @@ FAULTS = (
         "retried-load-adds-twice",
         "A retry of a load does not remove what the failed attempt left half loaded.",
         "prefect_flows/ingest/source_load.py",
-        "[*self._may_be_half_loaded, STATE_TABLE]",
+        "[*self._incomplete_tables, STATE_TABLE]",
         "[STATE_TABLE]",
         (
             "prefect_flows/sources/test_sql__database.py"
@@ -193,7 +193,7 @@ FAULTS = (
         "youtube-spends-one-unit-too-many",
         "A YouTube load makes one call more than its quota allows.",
         "prefect_flows/sources/youtube__channels/quota.py",
-        "if self.spent + UNITS_A_CALL > self.budget:",
+        "if self.spent + UNITS_PER_CALL > self.budget:",
         "if self.spent > self.budget:",
         (
             "prefect_flows/sources/test_youtube__channels.py"
@@ -510,8 +510,8 @@ FAULTS = (
         "receiver-shows-its-secret",
         "The log shows the webhook's address, which is a secret, when it refuses a notification.",
         "prefect_flows/notifications/recipients.py",
-        'said = said.replace(secret, "…")',
-        "said = said.strip()",
+        'message = message.replace(secret, "…")',
+        "message = message.strip()",
         (
             "prefect_flows/notifications/test_receivers.py"
             "::test_a_refusal_does_not_show_the_address_of_the_webhook",
@@ -616,16 +616,16 @@ FAULTS = (
         "every-file-is-served",
         "The server of the pages serves any file of the state store.",
         "prefect_flows/reporting/overview/serve.py",
-        "store.read(asked) if _PAGES.fullmatch(asked) else None",
-        "store.read(asked)",
+        "store.read(requested) if _PAGES.fullmatch(requested) else None",
+        "store.read(requested)",
         ("prefect_flows/reporting/test_serve.py::test_nothing_else_is",),
     ),
     Fault(
         "resumed-bytes-are-billed-again",
         "The summary of a resumed run bills what the interrupted run read.",
         "prefect_flows/reporting/run_report/summary.py",
-        "own = [node for node in nodes if not node.resumed]",
-        "own = list(nodes)",
+        "executed = [node for node in nodes if not node.resumed]",
+        "executed = list(nodes)",
         (
             "prefect_flows/reporting/test_run_summary.py"
             "::test_of_what_was_resumed_nothing_is_billed_twice",
@@ -646,7 +646,7 @@ FAULTS = (
         "sent-notification-is-sent-again",
         "A notification that was sent stays in the outbox, and the next run sends it again.",
         "prefect_flows/notifications/outbox.py",
-        "                    del waiting.unsent[line.receiver]\n",
+        "                    del waiting.unsent[thread.receiver]\n",
         "                    continue\n",
         (
             "prefect_flows/notifications/test_outbox.py"

@@ -1,1 +1,1 @@
-"""Loads sources into the warehouse with dlt: source to tables, with their state beside them."""
+"""Loads sources into the warehouse with dlt: extract, load, retries and incremental state."""

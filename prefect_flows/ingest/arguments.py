@@ -1,9 +1,8 @@
-"""What a source is called with: arguments that are given or configured, and secrets from blocks.
+"""Builds the arguments of a source function from the run, `prefect.yaml` and Secret blocks.
 
-A source function's signature says what it takes. Each parameter that is annotated as dlt's secret
-(`dlt.TSecretStrValue`) is filled from the block that is named for it and for the target; every
-other one is given by a run, by the target's deployment in the source's `prefect.yaml`, or by its
-default.
+A parameter annotated as a dlt secret (`dlt.TSecretStrValue`) is read from the Secret block named
+after the source, the parameter and the target. Every other parameter comes from the run, else from
+the target's deployment in the source's `prefect.yaml`, else from its default.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from prefect_flows.core.settings import load_settings
 from prefect_flows.core.validation_messages import validation_faults
 from prefect_flows.ingest import source_registry
 
-# The value of a Secret block; none where there is no such block.
+# Returns the value of a Secret block, or None if the block does not exist.
 Secrets = Callable[[str], Any | None]
 
 
 def located(url: str) -> str:
-    """A folder's path or URL; a relative path is one of the project, wherever a run has its own."""
+    """Resolve a folder's path or URL; a relative path starts at the project folder."""
     if "://" in url or url.startswith("~"):
         return url
     return str(load_settings().project_dir / url)
 
 
 def source_function(name: str) -> Callable[..., DltSource]:
-    """The dlt source function of a source.
+    """Import the dlt source function of a source.
 
     Raises:
-        ConfigurationError: there is no such source, or its dependencies are not installed.
+        ConfigurationError: the source does not exist, or its dependencies are not installed.
     """
     source_registry.require_source(name)
     module = f"{source_registry.PACKAGE}.{name}.source"
@@ -59,41 +58,41 @@ def source_function(name: str) -> Callable[..., DltSource]:
 def refuse_secrets(
     given: Mapping[str, Mapping[str, Any]], target: str, vars: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuse secrets among values that Prefect, the state store and reports show to every reader.
+    """Refuse secrets in values that Prefect, the state store and reports show to every reader.
 
     Args:
-        given: source → its arguments.
+        given: arguments by source.
         vars: variables of the dbt project.
 
     Raises:
-        ConfigurationError: an argument belongs into a Secret block, or a URL has a password. The
+        ConfigurationError: an argument belongs in a Secret block, or a URL contains a password. The
             error does not show the value.
     """
     for name, arguments in given.items():
         hints = _hints(source_function(name))
         for parameter in arguments:
             if is_secret_hint(hints.get(parameter, Any)):
-                raise _open_secret(
+                raise _exposed_secret_error(
                     f"{parameter!r} of source {name!r} is a secret",
                     f"{name}.{parameter}",
-                    _how_to_give(secret_block(name, parameter, target)),
+                    _set_secret_command(secret_block(name, parameter, target)),
                 )
         for place in places_of_passwords(arguments, name):
-            raise _open_secret(
+            raise _exposed_secret_error(
                 "A URL has a password",
                 place,
                 "take the password out of the URL; the source's README names its secrets, such as "
                 "`storage_options` of files__inbox",
             )
     for place in places_of_passwords(dict(vars or {}), "vars"):
-        raise _open_secret(
+        raise _exposed_secret_error(
             "A URL has a password",
             place,
             "take the password out, and let the model read it: env_var('DBT_ENV_SECRET_…')",
         )
 
 
-def _open_secret(what: str, place: str, how: str) -> ConfigurationError:
+def _exposed_secret_error(what: str, place: str, how: str) -> ConfigurationError:
     return ConfigurationError(
         f"{what}, and everybody who sees a run can read what it was given.",
         where=f"argument {place}",
@@ -102,7 +101,7 @@ def _open_secret(what: str, place: str, how: str) -> ConfigurationError:
     )
 
 
-def _how_to_give(block: str) -> str:
+def _set_secret_command(block: str) -> str:
     return (
         f"uv run millrace secret {block}, which asks for the value; for "
         f"--no-prefect set {secret_block_variable(block)} in the environment or in .env"
@@ -116,26 +115,26 @@ def _hints(function: Callable[..., DltSource]) -> dict[str, Any]:
 def source_arguments(
     name: str, target: str, given: Mapping[str, Any], secrets: Secrets
 ) -> dict[str, Any]:
-    """The arguments of a source for a target, validated, with its secrets.
+    """Validate the arguments of a source for a target and add its secrets.
 
     Args:
-        given: of the run; they go before those that are configured for the target.
+        given: arguments of the run; they override those configured for the target.
 
     Raises:
-        ConfigurationError: an argument is unknown, missing, of another type or a secret, or a
-            secret that the source needs has no block.
+        ConfigurationError: an argument is unknown, missing, of the wrong type or a secret, or the
+            Secret block of a required secret does not exist.
     """
     function = source_function(name)
     hints = _hints(function)
     parameters = inspect.signature(function).parameters
-    hidden = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
+    secret_parameters = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
     arguments = source_registry.configured_arguments(name, target) | dict(given)
     refuse_secrets({name: arguments}, target)
-    for parameter in hidden:
+    for parameter in secret_parameters:
         block = secret_block(name, parameter, target)
         value = secrets(block)
         if value is not None:
-            # A block may hold a JSON object; a source takes its text.
+            # A block may hold a JSON object; the source expects its text.
             text = value if isinstance(value, str) else json.dumps(value)
             try:
                 refuse_unkeepable(text)
@@ -143,15 +142,15 @@ def source_arguments(
                 raise ConfigurationError(
                     f"The secret for {parameter!r} of source {name!r} cannot be used: {error}.",
                     where=f"block {block!r}, or variable {secret_block_variable(block)}",
-                    fix=_how_to_give(block),
-                ) from None  # its context is the secret
+                    fix=_set_secret_command(block),
+                ) from None  # the original error contains the secret
             arguments[parameter] = text
         elif parameters[parameter].default is inspect.Parameter.empty:
             raise ConfigurationError(
                 f"Source {name!r} needs a secret for its {parameter!r}, and block {block!r} "
                 "does not exist.",
                 where=f"target {target!r} and the Prefect API",
-                fix=_how_to_give(block),
+                fix=_set_secret_command(block),
             )
     model = create_model(
         "Arguments",
@@ -170,16 +169,16 @@ def source_arguments(
         model.model_validate(arguments)
     except ValidationError as error:
         faults = "; ".join(validation_faults(error))
-        asked = ", ".join(
+        allowed = ", ".join(
             f"{parameter} (required)" if p.default is inspect.Parameter.empty else parameter
             for parameter, p in parameters.items()
-            if parameter not in hidden
+            if parameter not in secret_parameters
         )
         raise ConfigurationError(
-            f"The arguments of source {name!r} are wrong: {faults}. It takes: {asked or 'none'}.",
+            f"The arguments of source {name!r} are wrong: {faults}. It takes: {allowed or 'none'}.",
             where=f"the parameters of {source_registry.deployment_name(name, target)} in "
             f"{source_registry.FOLDER / name / 'prefect.yaml'}, and those that the run was given",
             fix="correct them in that file, or for one run of the pipeline: "
             f"--source-arguments '{{\"{name}\": {{…}}}}'",
-        ) from None  # its input may be a secret
+        ) from None  # the original error may contain a secret
     return arguments

@@ -1,4 +1,4 @@
-"""What a person reads when a source cannot be brought in: its own error, or the warehouse's."""
+"""Turns dlt exceptions into errors with a fix: schema contract, warehouse or source failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefect_flows.core.profiles import Profile
 def error_of(
     error: DltException, source: str, schema: str, profile: Profile
 ) -> MillraceError | KeyboardInterrupt:
-    """The error to raise for one of dlt's."""
+    """Return the project's error for an exception of dlt."""
     step = error.step if isinstance(error, PipelineStepFailed) else "sync"
     chain = list(exception_chain(error))
     for link in chain:
@@ -24,11 +24,11 @@ def error_of(
         if isinstance(link, KeyboardInterrupt):
             return KeyboardInterrupt()
     root = root_cause(error)
-    first = f"{type(root).__name__}: {str(root).strip()}"
+    message = f"{type(root).__name__}: {str(root).strip()}"
     if step == "sync":
-        # dlt's first connection. What fails here is an address or a credential, or it may pass.
+        # dlt's first connection: the cause is an address, a credential or a transient failure.
         return WarehouseUnreachable(
-            f"The warehouse of target {profile.target!r} cannot be used: {first}",
+            f"The warehouse of target {profile.target!r} cannot be used: {message}",
             where=profile.address,
             fix=get_hint(error, profile),
             retryable=classify(error) is FailureClass.TRANSIENT,
@@ -38,25 +38,25 @@ def error_of(
         if isinstance(link, DataValidationError):
             return IngestionError(
                 f"Source {source!r} does not keep the contract of table {link.table_name!r}: "
-                f"column {link.column_name!r} is {_breach(link)}.",
+                f"column {link.column_name!r} is {_describe_breach(link)}.",
                 where=where,
-                fix=_breach_hint(link, source),
+                fix=_contract_fix(link, source),
             )
-    may_pass = classify(error) is FailureClass.TRANSIENT or (
+    is_transient = classify(error) is FailureClass.TRANSIENT or (
         any(isinstance(link, TransientException) for link in chain)
         and not any(isinstance(link, TerminalException) for link in chain)
     )
     return IngestionError(
-        f"Loading source {source!r} failed while dlt ran its step {step!r}: {first}.",
+        f"Loading source {source!r} failed while dlt ran its step {step!r}: {message}.",
         where=where,
         fix="fix the cause and run it again; what was loaded before is as it was",
-        retryable=may_pass,
+        retryable=is_transient,
     )
 
 
-def _breach_hint(error: DataValidationError, source: str) -> str:
+def _contract_fix(error: DataValidationError, source: str) -> str:
     if error.schema_entity == "data_type":
-        # A warehouse's column keeps its type: views and models are made of it.
+        # The column keeps its type, since views and models depend on it.
         return (
             "give the column its type of before where the source is read, such as by a cast; "
             "or, if the change is right, load it as a table or column of another name"
@@ -67,7 +67,7 @@ def _breach_hint(error: DataValidationError, source: str) -> str:
     )
 
 
-def _breach(error: DataValidationError) -> str:
+def _describe_breach(error: DataValidationError) -> str:
     if error.schema_entity == "columns":
         return "new"
     if error.schema_entity == "data_type":

@@ -1,4 +1,7 @@
-"""Of which tables a load has completed: the source's state, which is restored from such only."""
+"""dlt source state: which tables have completed a load, and the load heartbeat for freshness.
+
+dlt restores this state from completed loads only.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ _KEY = "loaded_tables"
 
 
 def has_loaded(table: str) -> bool:
-    """Whether a load of the table ever completed; for resources, while they are extracted."""
+    """Return whether a load of the table ever completed; call it while a resource is extracted."""
     return table in dlt.current.source_state().get(_KEY, [])
 
 
 def incomplete_tables(pipeline: dlt.Pipeline, data: DltSource) -> list[str]:
-    """Tables whose rows of a load that did not complete would be counted twice by the next one.
+    """List the tables in which a failed load's rows would be counted twice by the next load.
 
-    Those that are added to, and those of which no load ever completed. In all others dlt replaces
+    These are append-only tables, and tables that no load ever completed. In all others dlt replaces
     rows, or merges them by their key.
     """
     state: Any = pipeline.state.get("sources", {}).get(data.name, {})
@@ -33,15 +36,15 @@ def incomplete_tables(pipeline: dlt.Pipeline, data: DltSource) -> list[str]:
 
 
 def heartbeat(tables: Iterable[str]) -> DltResource:
-    """Change the source's state, so that dlt records the load even when no row is new.
+    """Build a resource that changes the state, so that dlt records a load without new rows.
 
-    That record, a row of `_dlt_loads`, is what `dbt source freshness` reads.
+    `dbt source freshness` reads that record, a row of `_dlt_loads`.
     """
 
-    def beat() -> Iterator[None]:
+    def update_state() -> Iterator[None]:
         state = dlt.current.source_state()
         state["checked_at"] = datetime.now(UTC).isoformat()
         state[_KEY] = sorted({*state.get(_KEY, []), *tables})
         yield from ()
 
-    return dlt.resource(beat, name="_heartbeat")
+    return dlt.resource(update_state, name="_heartbeat")

@@ -1,8 +1,8 @@
-"""Rows of loads that never completed: a run was killed between loading and marking.
+"""Deletes rows of orphaned loads, which a killed run left without their row in `_dlt_loads`.
 
-dlt writes a row of `_dlt_loads` when all of a load is in its tables, and restores its state from
-such loads only. So after a kill the source gives the same rows again; what the killed load left
-behind in a table that only grows has to go first.
+dlt writes a row of `_dlt_loads` once all rows of a load are in their tables, and restores its state
+from such loads only. After a kill, the source therefore returns the same rows again, so the rows of
+the killed load have to be deleted from append-only tables first.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 
 import dlt
 
-# Load ids are seconds since 1970, as text: of the same number of digits before the point until
-# 2286, so that their order as text is that of time. Machines' clocks differ: a load that another
-# machine began may have an older id than the newest completed one, but not by more than this.
-CLOCKS_DIFFER_SECONDS = 3600
+# Load ids are Unix seconds as text, which sorts by time until 2286 (ten digits before the point).
+# The clocks of machines differ: a load of another machine may have an id that is older than the
+# newest completed one, but not by more than this.
+MAX_CLOCK_SKEW_SECONDS = 3600
 
 
 def remove_orphaned_loads(pipeline: dlt.Pipeline, tables: Iterable[str]) -> dict[str, int]:
     """Delete rows of loads that never completed.
 
-    Only rows newer than the newest completed load, less an hour, are looked at. On Postgres they
-    are found through an index of a few kilobytes, which is made once a table.
+    Looks only at rows newer than the newest completed load, less an hour. On Postgres an index of a
+    few kilobytes, created once per table, finds them.
 
     Args:
-        pipeline: knows the warehouse, and has been synchronized with it.
-        tables: names of tables whose rows would be counted twice; those that do not exist are
-            left out.
+        pipeline: a pipeline that has been synchronized with the warehouse.
+        tables: tables in which such rows would be counted twice; tables that do not exist are
+            skipped.
 
     Returns:
-        Rows deleted, by table; tables without any are left out.
+        Deleted rows by table; tables without any are left out.
     """
     removed: dict[str, int] = {}
     with pipeline.destination_client() as destination:
@@ -42,7 +42,7 @@ def remove_orphaned_loads(pipeline: dlt.Pipeline, tables: Iterable[str]) -> dict
             return removed
         for table, columns in stored.items():
             if "_dlt_load_id" in columns:
-                rows = _remove(
+                rows = _delete_orphaned_rows(
                     client, table, postgres=pipeline.destination.destination_name == "postgres"
                 )
                 if rows:
@@ -51,7 +51,7 @@ def remove_orphaned_loads(pipeline: dlt.Pipeline, tables: Iterable[str]) -> dict
 
 
 def is_complete(pipeline: dlt.Pipeline, load_id: str) -> bool:
-    """Whether a load has its mark: whoever began it may not have heard."""
+    """Return whether `_dlt_loads` marks a load as complete; its client may have missed that."""
     with pipeline.sql_client() as client:
         loads = client.make_qualified_table_name("_dlt_loads")
         sql = f"select count(*) from {loads} where load_id = %s and status = 0"  # noqa: S608
@@ -60,27 +60,27 @@ def is_complete(pipeline: dlt.Pipeline, load_id: str) -> bool:
     return bool(marks)
 
 
-def _remove(client: Any, table: str, *, postgres: bool) -> int:
-    name, loads = (client.make_qualified_table_name(of) for of in (table, "_dlt_loads"))
+def _delete_orphaned_rows(client: Any, table: str, *, postgres: bool) -> int:
+    name, loads = (client.make_qualified_table_name(relation) for relation in (table, "_dlt_loads"))
     completed = f"select load_id from {loads} where status = 0"  # noqa: S608 (dlt's own names)
     ((newest,),) = client.execute_sql(f"select max(load_id) from ({completed}) as completed")  # noqa: S608
-    since = "" if newest is None else f"{float(newest) - CLOCKS_DIFFER_SECONDS:.6f}"
+    since = "" if newest is None else f"{float(newest) - MAX_CLOCK_SKEW_SECONDS:.6f}"
     if postgres:
-        _index(client, table, name)
-    # `not exists`, since `not in` would keep all rows for one null.
-    unfinished = (
+        _create_index(client, table, name)
+    # `not exists`, since a single null would make `not in` keep all rows.
+    orphaned_rows = (
         f"from {name} as loaded where loaded._dlt_load_id > %s and not exists "  # noqa: S608
         f"(select 1 from {loads} as load where load.load_id = loaded._dlt_load_id "
         "and load.status = 0)"
     )
-    ((rows,),) = client.execute_sql(f"select count(*) {unfinished}", since)
+    ((rows,),) = client.execute_sql(f"select count(*) {orphaned_rows}", since)
     if rows:
-        client.execute_sql(f"delete {unfinished}", since)
+        client.execute_sql(f"delete {orphaned_rows}", since)
     return int(rows)
 
 
-def _index(client: Any, table: str, name: str) -> None:
-    """An index that knows of each megabyte of the table which loads it holds."""
+def _create_index(client: Any, table: str, name: str) -> None:
+    """Create a BRIN index on the load id, which records the loads of each megabyte."""
     index = client.escape_column_name(f"{table[:40]}__dlt_load_id_brin")
     client.execute_sql(f"create index if not exists {index} on {name} using brin (_dlt_load_id)")
     qualified = f"{client.fully_qualified_dataset_name()}.{index}"

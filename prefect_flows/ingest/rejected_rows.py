@@ -1,4 +1,4 @@
-"""Rows that a source refuses, and goes on: told where it finds them, shown with its stage."""
+"""Collects rejected rows, which a source skips with a reason and the stage reports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rejection:
-    """What was refused.
+    """Rows that a source rejected.
 
     Attributes:
-        table: table that it was for.
-        where: file and line, or page of an answer.
-        why: what is wrong with it; no value of the row itself where that may be personal.
-        rows: how many rows.
+        table: table the rows were for.
+        where: file and line, or page of an API's response.
+        why: what is wrong; without values of the row that may be personal data.
+        rows: number of rows.
     """
 
     table: str
@@ -29,7 +29,7 @@ _COLLECTED: ContextVar[list[Rejection] | None] = ContextVar("rejections", defaul
 
 
 def reject(table: str, *, where: str, why: str, rows: int = 1) -> None:
-    """Refuse rows without stopping the load; the stage's record and artifact say so."""
+    """Skip rows without stopping the load; the stage's record and artifact list them."""
     collected = _COLLECTED.get()
     if collected is not None:
         collected.append(Rejection(table, where, why, rows))
@@ -37,7 +37,7 @@ def reject(table: str, *, where: str, why: str, rows: int = 1) -> None:
 
 @contextmanager
 def collecting() -> Iterator[list[Rejection]]:
-    """Collect what is refused meanwhile, in this thread."""
+    """Collect the rejections of this thread in the list that this context manager returns."""
     collected: list[Rejection] = []
     token = _COLLECTED.set(collected)
     try:

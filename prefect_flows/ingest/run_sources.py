@@ -1,4 +1,4 @@
-"""The sources of a run, side by side."""
+"""Loads the sources of a run in parallel; one failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -26,45 +26,47 @@ def ingest_sources(
     keep: Callable[[str, dict[str, Any]], None],
     log: Logger,
 ) -> None:
-    """Bring sources into a target; one that fails does not hold up the others.
+    """Load sources into a target in parallel; one that fails does not stop the others.
 
     Args:
-        profile: where to load to.
-        arguments: source → what it is called with.
+        profile: target to load into.
+        arguments: arguments by source.
         run_stage: runs a stage, from any thread.
-        settings: retries and timeouts of the stages, and how many sources go side by side.
-        keep: is given each source and its record as it ends well, in the caller's thread.
-        log: of the run.
+        settings: retries and timeouts of the stages, and how many sources load in parallel.
+        keep: called with each source and its record when it succeeds, in the caller's thread.
+        log: logger of the run.
 
     Raises:
-        MillraceError: sources could not be read or loaded, when all have been tried: the first
-            one's error, which names the others.
+        MillraceError: sources could not be read or loaded. Raised when all have been tried: the
+            first one's error, which names the others.
     """
     failed: dict[str, MillraceError] = {}
-    works = {
-        source: partial(ingest_source, source, profile, given, run_stage, settings.stages)
-        for source, given in arguments.items()
+    tasks = {
+        source: partial(
+            ingest_source, source, profile, source_arguments, run_stage, settings.stages
+        )
+        for source, source_arguments in arguments.items()
     }
     with loading_into(profile):
-        if len(works) == 1:
-            # In the main thread, where a timeout and an interrupt stop it at once.
-            ((source, work),) = works.items()
+        if len(tasks) == 1:
+            # In the main thread, where a timeout and an interrupt stop it immediately.
+            ((source, task),) = tasks.items()
             try:
-                keep(source, work())
+                keep(source, task())
             except MillraceError as error:
                 error.of_sources = {source: error}
                 raise
             return
-        # pyarrow imports it in the middle of its work, and dlt asks each object whether it is of
-        # its class: in another thread, of a module that is half imported.
+        # pyarrow imports pandas lazily, and dlt checks each object against its classes. In parallel
+        # threads, dlt could find the module half imported.
         if importlib.util.find_spec("pandas") is not None:
             importlib.import_module("pandas")
-        for source, future in run_parallel(works, settings.max_parallel_sources):
+        for source, future in run_parallel(tasks, settings.max_parallel_sources):
             try:
                 keep(source, future.result())
             except MillraceError as error:
                 failed[source] = error
-                log.error("%s", error)  # noqa: TRY400 # expected, without its stack
+                log.error("%s", error)  # noqa: TRY400 # expected: no traceback
     if failed:
         first, *others = failed
         if others:

@@ -1,13 +1,13 @@
-"""What every source shares: its raw schema, and bringing it into a target with dlt.
+"""Extracts and loads a source with dlt: raw schema, stages, retries and state of every source.
 
 A source is a folder `prefect_flows/sources/<owner>__<name>` whose module `source.py` holds a dlt
 source function of the folder's name. Its rows go through two stages: *extract* reads them into
-Parquet files of a temporary folder, and *load* brings the files into the warehouse: Postgres by
+Parquet files of a temporary folder, and *load* loads the files into the warehouse: Postgres by
 COPY, BigQuery by load jobs.
 
-State lives in the warehouse, beside the rows it speaks of, and becomes visible with them. An
-attempt of a stage starts from what the one before left whole, never from half of it: a load killed
-anywhere leaves nothing behind that the next one would count twice, and any machine can go on.
+State is stored in the warehouse, in the same load as its rows, and becomes visible with them. An
+attempt of a stage starts from what the previous one completed: a load killed at any point leaves
+nothing that the next one would count twice, and any machine can continue.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ __all__ = [
 ]
 
 STATE_TABLE = "_dlt_pipeline_state"
-# Refused rows that a record names one by one.
-MOST_REJECTIONS = 100
+# Rejected rows that a record lists individually.
+MAX_REJECTIONS = 100
 
 
 @dataclass(frozen=True)
 class LoadRecord:
-    """What bringing a source in did.
+    """Result of loading a source.
 
     Attributes:
         source: name of the source.
         schema: schema or dataset it was loaded into.
-        rows: new rows of each table.
-        bytes: of the files between the two stages.
-        extract_seconds: of the attempt that passed.
-        load_seconds: of the attempt that passed.
-        load_ids: dlt's.
-        removed: rows that were taken away again, of each table: those of a load that was killed,
-            and those that the source does not have any more.
-        schema_changes: a line each new table or column.
-        rejected: rows that were refused, by place and reason; the first hundred of them.
-        rejected_rows: how many were refused.
-        attempts: of the two stages together; two where nothing was tried again.
+        rows: new rows by table.
+        bytes: size of the files between the two stages.
+        extract_seconds: duration of the successful attempt.
+        load_seconds: duration of the successful attempt.
+        load_ids: load ids of dlt.
+        removed: deleted rows by table: rows of a killed load, and rows that no longer exist in the
+            source.
+        schema_changes: one line per new table or column.
+        rejected: rejected rows, by place and reason; the first hundred.
+        rejected_rows: number of all rejected rows.
+        attempts: attempts of both stages together; two without a retry.
     """
 
     source: str
@@ -89,16 +89,16 @@ class LoadRecord:
 
     @property
     def seconds(self) -> float:
-        """Of both stages."""
+        """Duration of both stages."""
         return round(self.extract_seconds + self.load_seconds, 2)
 
     def as_record(self) -> dict[str, Any]:
-        """Plain JSON-able data."""
+        """Return the record as plain data that JSON can hold."""
         return asdict(self) | {"seconds": self.seconds}
 
 
 def raw_schema(source: str) -> str:
-    """Schema (Postgres) or dataset (BigQuery) into which a source is loaded."""
+    """Return the schema (Postgres) or dataset (BigQuery) of a source."""
     return f"raw_{source}"
 
 
@@ -107,12 +107,12 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> LoadRecord:
 
     Args:
         source: name of the source's folder.
-        profile: where to load to.
+        profile: target to load into.
         arguments: passed to the source function.
 
     Raises:
-        IngestionError: the source could not be read or loaded; `retryable` when a lost
-            connection, a timeout or the like is the cause.
+        IngestionError: the source could not be read or loaded; `retryable` if the cause is
+            transient, such as a lost connection or a timeout.
     """
     with loading_into(profile), SourceLoad(source, profile, arguments) as load:
         load.extract()
@@ -127,7 +127,7 @@ def ingest_source(
     run_stage: RunStage,
     policies: StagePolicies,
 ) -> dict[str, Any]:
-    """Bring a source in as two stages, `extract-<source>` and `load-<source>`.
+    """Run the two stages of a source, `extract-<source>` and `load-<source>`.
 
     Raises:
         MillraceError: the source could not be read or loaded, or a stage took too long.
@@ -140,10 +140,10 @@ def ingest_source(
 
 
 class SourceLoad:
-    """A source on its way into a warehouse: a temporary folder, and what was done so far.
+    """A source being loaded into a warehouse: its temporary folder, and the result so far.
 
-    Each attempt of a stage has a folder of its own. That of an extraction starts empty; that of a
-    load starts as a copy of what was extracted, whatever another attempt made of it.
+    Each attempt of a stage has its own folder. An extraction starts with an empty one. A load
+    starts with a copy of the extracted files, unaffected by earlier attempts.
     """
 
     def __init__(self, source: str, profile: Profile, arguments: Mapping[str, Any]) -> None:
@@ -153,8 +153,8 @@ class SourceLoad:
         self.done = LoadRecord(source, raw_schema(source))
         self._attempts = 0
         self._extracted: Path | None = None
-        self._may_be_half_loaded: list[str] = []
-        self._load_began = False
+        self._incomplete_tables: list[str] = []
+        self._load_started = False
 
     def __enter__(self) -> Self:
         self._contexts = ExitStack()
@@ -165,7 +165,7 @@ class SourceLoad:
         self._contexts.close()
 
     def extracting(self, log: Logger) -> dict[str, Any]:
-        """The work of the stage `extract-<source>`."""
+        """Run the stage `extract-<source>`."""
         self.extract()
         for table, rows in self.done.rows.items():
             log.info("%s: %s rows", table, f"{rows:,}")
@@ -176,7 +176,7 @@ class SourceLoad:
         return self.done.as_record()
 
     def loading(self, log: Logger) -> dict[str, Any]:
-        """The work of the stage `load-<source>`."""
+        """Run the stage `load-<source>`."""
         before = self.done.removed
         self.load()
         for change in self.done.schema_changes:
@@ -189,7 +189,7 @@ class SourceLoad:
         return self.done.as_record()
 
     def extract(self) -> None:
-        """Read the source into Parquet files, as they are loaded.
+        """Read the source into the Parquet files that `load` loads.
 
         Raises:
             WarehouseUnreachable: dlt's state cannot be read from the warehouse.
@@ -197,21 +197,21 @@ class SourceLoad:
         """
         started = time.monotonic()
         folder = self._new_folder()
-        self._extracted, self._load_began = None, False
+        self._extracted, self._load_started = None, False
         function = source_function(self.source)
-        with self._errors():
+        with self._translate_errors():
             pipeline = self._pipeline(folder)
             pipeline.sync_destination()
             data = function(**self.arguments)
             tables = [resource.name for resource in data.resources.values()]
-            self._may_be_half_loaded = incomplete_tables(pipeline, data)
-            removed = remove_orphaned_loads(pipeline, self._may_be_half_loaded)
+            self._incomplete_tables = incomplete_tables(pipeline, data)
+            removed = remove_orphaned_loads(pipeline, self._incomplete_tables)
             data.resources.add(heartbeat(tables))
             with collecting() as rejections:
                 extracted = pipeline.extract(data, loader_file_format="parquet")
-                counts = pipeline.normalize().row_counts | _rows_of_copies(extracted)
+                counts = pipeline.normalize().row_counts | _imported_rows(extracted)
         self._extracted = folder
-        made = sum(
+        file_bytes = sum(
             file.stat().st_size
             for file in folder.rglob("load/normalized/*/new_jobs/*")
             if not file.name.startswith("_dlt")
@@ -220,37 +220,37 @@ class SourceLoad:
             self.source,
             self.done.schema,
             rows={name: counts.get(name, 0) for name in tables},
-            bytes=made,
+            bytes=file_bytes,
             extract_seconds=round(time.monotonic() - started, 2),
             removed=removed,
-            rejected=rejections[:MOST_REJECTIONS],
+            rejected=rejections[:MAX_REJECTIONS],
             rejected_rows=sum(rejection.rows for rejection in rejections),
         )
 
     def load(self) -> None:
-        """Load what was extracted.
+        """Load the extracted files.
 
-        An attempt that follows another looks first: a load that got its mark is not loaded again,
-        and rows of one that did not are taken away.
+        A retry first checks the previous attempt: a load that is marked complete is not loaded
+        again, and the rows of an incomplete one are deleted.
 
         Raises:
-            WarehouseUnreachable: the warehouse cannot be used any more.
-            IngestionError: a file could not be loaded; the tables are as they were.
+            WarehouseUnreachable: the warehouse became unreachable.
+            IngestionError: a file could not be loaded; the tables are unchanged.
         """
         assert self._extracted is not None, "a load follows an extraction"  # noqa: S101
         started = time.monotonic()
         folder = self._new_folder()
         shutil.copytree(self._extracted, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
         removed = dict(self.done.removed)
-        with self._errors():
+        with self._translate_errors():
             pipeline = self._pipeline(folder)
             (load_id,) = pipeline.list_normalized_load_packages()
             changes: list[str] = []
-            if not (self._load_began and is_complete(pipeline, load_id)):
-                if self._load_began:
-                    # dlt's row of its state has a key, and would be refused when it comes twice.
-                    remove_orphaned_loads(pipeline, [*self._may_be_half_loaded, STATE_TABLE])
-                self._load_began = True
+            if not (self._load_started and is_complete(pipeline, load_id)):
+                if self._load_started:
+                    # dlt's state row has a unique key: a second copy of it would be refused.
+                    remove_orphaned_loads(pipeline, [*self._incomplete_tables, STATE_TABLE])
+                self._load_started = True
                 changes = _schema_changes(pipeline.load())
             module = importlib.import_module(source_function(self.source).__module__)
             if (after_load := getattr(module, "after_load", None)) is not None:
@@ -280,7 +280,7 @@ class SourceLoad:
         )
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except DltException as error:
@@ -288,14 +288,14 @@ class SourceLoad:
 
 
 def _schema_changes(info: Any) -> list[str]:
-    """New tables and columns of a load, a line each."""
+    """List the new tables and columns of a load, one line each."""
     changes = []
     for package in info.load_packages:
         for name, table in package.schema_update.items():
             if name.startswith("_dlt"):
                 continue
             columns = [c for c in table["columns"] if not c.startswith("_dlt")]
-            # An update holds the new columns alone; a table that is new has dlt's own among them.
+            # An update holds the new columns only; for a new table it includes dlt's own.
             if "_dlt_load_id" in table["columns"]:
                 changes.append(f"new table {name} ({len(columns)} columns)")
             else:
@@ -306,8 +306,8 @@ def _schema_changes(info: Any) -> list[str]:
     return sorted(changes)
 
 
-def _rows_of_copies(info: Any) -> dict[str, int]:
-    """Rows of the files that dlt took as they are, by table: it does not count them again."""
+def _imported_rows(info: Any) -> dict[str, int]:
+    """Count rows by table in files that dlt imported unchanged, since dlt does not count them."""
     counts: Counter[str] = Counter()
     for steps in info.metrics.values():
         for name, metrics in steps[0]["job_metrics"].items():
@@ -318,7 +318,7 @@ def _rows_of_copies(info: Any) -> dict[str, int]:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Data files are only read, and are linked; dlt's notes are written over, and are copied."""
+    """Link data files, which are only read; copy dlt's metadata files, which dlt overwrites."""
     if source.endswith((".parquet", ".csv")):
         os.link(source, target)
     else:

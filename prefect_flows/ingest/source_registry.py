@@ -1,4 +1,7 @@
-"""The sources, a folder `<owner>__<name>` each; their names are known without importing them."""
+"""Registry of the sources (folders `<owner>__<name>`): names, deployments, disabled sources.
+
+It knows the names without importing the sources.
+"""
 
 from __future__ import annotations
 
@@ -14,47 +17,49 @@ FOLDER = Path(__file__).parents[1] / "sources"
 
 
 def source_names() -> list[str]:
-    """The names of all sources, sorted: every folder with a `source.py`."""
+    """List the names of all sources, sorted: every folder with a `source.py`."""
     return sorted(file.parent.name for file in FOLDER.glob("*/source.py"))
 
 
 def dashed_name(name: str) -> str:
-    """A source's name where underscores cannot stand: `nyc__flights` gives `nyc-flights`."""
+    """Return a source's name without underscores: `nyc__flights` gives `nyc-flights`."""
     return name.replace("__", "-").replace("_", "-")
 
 
 def deployment_name(name: str, target: str) -> str:
-    """The deployment of a source for a target: `nyc--flights--dev`."""
+    """Return the name of a source's deployment for a target: `nyc--flights--dev`."""
     return f"{name.replace('__', '--').replace('_', '-')}--{target}"
 
 
 def configured_arguments(name: str, target: str) -> dict[str, Any]:
-    """The arguments of a source for a target: those of its deployment in its `prefect.yaml`.
+    """Read the arguments of a source for a target from its deployment in `prefect.yaml`.
 
-    The pipeline, the source's own flow and people read them there.
+    The pipeline and the source's own flow both use these.
 
     Raises:
         ConfigurationError: the file cannot be read.
     """
     file = FOLDER / name / "prefect.yaml"
-    document = _mapping(_document(file), file) if file.exists() else {}
+    document = _require_mapping(_read_yaml(file), file) if file.exists() else {}
     for deployment in document.get("deployments") or []:
-        parameters = _mapping(_mapping(deployment, file).get("parameters") or {}, file)
+        parameters = _require_mapping(
+            _require_mapping(deployment, file).get("parameters") or {}, file
+        )
         if parameters.get("target") == target:
             return {key: value for key, value in parameters.items() if key != "target"}
     return {}
 
 
 def flow_command(name: str, target: str) -> str:
-    """The command that loads a source into a target."""
+    """Return the command that loads a source into a target."""
     return f"uv run millrace ingest {name} --target {target}"
 
 
 def require_source(name: str) -> None:
-    """Refuse a name that is no source's.
+    """Refuse a name that does not belong to a source.
 
     Raises:
-        ConfigurationError: there is no such source.
+        ConfigurationError: the source does not exist.
     """
     if name not in source_names():
         raise ConfigurationError(
@@ -65,38 +70,38 @@ def require_source(name: str) -> None:
         )
 
 
-# The variable of the dbt project that names the sources which are off.
+# Variable of the dbt project that lists the disabled sources.
 DISABLED_VARIABLE = "disabled_sources"
 
 
 def disabled_sources(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
-    """Sources that nobody has given what they need; their models are left out of dbt's graph.
+    """List the disabled sources, which are not configured; dbt leaves out their models.
 
     Args:
-        dbt_project: dbt_project.yml, whose `vars` say it.
-        vars: variables of a run, which go before.
+        dbt_project: path of dbt_project.yml, whose `vars` list them.
+        vars: variables of the run, which override those of the project.
 
     Raises:
-        ConfigurationError: a name is no source's.
+        ConfigurationError: a name does not belong to a source.
     """
-    given = vars
+    variables = vars
     if DISABLED_VARIABLE not in vars:
-        document = _mapping(_document(dbt_project), dbt_project)
-        given = _mapping(document.get("vars") or {}, dbt_project)
-    named = given.get(DISABLED_VARIABLE, [])
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        document = _require_mapping(_read_yaml(dbt_project), dbt_project)
+        variables = _require_mapping(document.get("vars") or {}, dbt_project)
+    names = variables.get(DISABLED_VARIABLE, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(
             f"The variable {DISABLED_VARIABLE} is no list of names.",
             where=f"the variables of the run, or {dbt_project}",
             fix=f"write {DISABLED_VARIABLE}: [], or name sources in it: "
             f"{', '.join(source_names())}",
         )
-    for name in named:
+    for name in names:
         require_source(name)
-    return list(named)
+    return list(names)
 
 
-def _document(file: Path) -> Any:
+def _read_yaml(file: Path) -> Any:
     try:
         return parse_yaml(read_text(file))
     except (OSError, Unreadable) as error:
@@ -107,7 +112,7 @@ def _document(file: Path) -> Any:
         ) from error
 
 
-def _mapping(value: Any, file: Path) -> Mapping[str, Any]:
+def _require_mapping(value: Any, file: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(
             f"{file.name} has something else where names with values belong.",

@@ -1,1 +1,1 @@
-"""Turns what a run did into messages, and sends each one once."""
+"""Notifications to owners of a target: messages, outbox, recipients, startup failures."""

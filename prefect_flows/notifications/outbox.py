@@ -1,10 +1,10 @@
-"""Notices on their way: kept until each receiver has them, for a few seconds of each run.
+"""Outbox of notifications: keeps each one until every recipient has received it.
 
-    <state_url>/targets/<target>/outbox.json        those that are not sent yet
+    <state_url>/targets/<target>/outbox.json        unsent notifications
 
-A receiver that hangs or refuses delays a run by `Settings.notify_seconds` at most, and never fails
-it. What it was not told waits for the next run of the target. One that answers after that is told
-twice.
+A recipient that hangs or refuses delays a run by at most `Settings.notify_seconds`, and never fails
+it. What it did not receive waits for the next run of the target. A recipient that answers after the
+time limit receives the notification twice.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from prefect_flows.core.files import Warn
 from prefect_flows.notifications.messages import Notice
 from prefect_flows.state.store import StateStore
 
-OUTBOX = "outbox.json"
-# A receiver that is away for long is told the newest ones, and how many it was not told.
+OUTBOX_FILE = "outbox.json"
+# A recipient that is unavailable for long receives the newest ones, and the number of the others.
 MOST_WAITING = 20
-# Stands for all receivers where they could not be asked for.
-EVERYBODY = "*"
+# Stands for all recipients while the Prefect API, which lists them, does not answer.
+ALL_RECIPIENTS = "*"
 
 Send = Callable[[str, Notice], str | None]
 
 
 class Waiting(BaseModel):
-    """A notice that somebody was not told yet.
+    """A notification that at least one recipient has not received.
 
     Attributes:
-        unsent: receiver → why it was not told.
+        unsent: reason by recipient.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -43,11 +43,12 @@ class Waiting(BaseModel):
 
 
 class Outbox(BaseModel):
-    """What is not sent.
+    """Unsent notifications of a target.
 
     Attributes:
         waiting: oldest first.
-        given_up: notices that were left out since the last one that was sent, to keep the newest.
+        given_up: number of notifications dropped since the last one that was sent, to keep the
+            newest.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -57,81 +58,83 @@ class Outbox(BaseModel):
 
     @classmethod
     def read(cls, store: StateStore, target: str, warn: Warn | None = None) -> Outbox:
-        """The outbox of a target.
+        """Load the outbox of a target.
 
         Args:
-            warn: as `StateStore.load` has it.
+            warn: see `StateStore.load`.
 
         Raises:
-            StateStoreError: the store cannot be read, or the file is damaged.
+            StateStoreError: the store cannot be read, or the file is corrupt.
         """
-        return store.load(f"targets/{target}/{OUTBOX}", TypeAdapter(cls), warn) or cls()
+        return store.load(f"targets/{target}/{OUTBOX_FILE}", TypeAdapter(cls), warn) or cls()
 
     def keep(self, store: StateStore, target: str) -> None:
-        """Keep it in the state store.
+        """Save the outbox in the state store.
 
         Raises:
             StateStoreError: the store cannot be written.
         """
-        store.write(f"targets/{target}/{OUTBOX}", self.model_dump_json(indent=1).encode())
+        store.write(f"targets/{target}/{OUTBOX_FILE}", self.model_dump_json(indent=1).encode())
 
     def add(self, notices: Sequence[Notice], receivers: Sequence[str] | None) -> None:
-        """Put notices in.
+        """Add notifications.
 
         Args:
-            receivers: who is told now; none where that could not be asked. What waits for one that
-                is not told any more waits no longer.
+            receivers: current recipients; None if they could not be read. Notifications for
+                recipients that no longer exist are dropped.
         """
         if receivers is None:
-            everybody = {EVERYBODY: "the Prefect API, which knows who, does not answer"}
+            unsent = {ALL_RECIPIENTS: "the Prefect API, which knows who, does not answer"}
         else:
-            everybody = dict.fromkeys(receivers, "not tried yet")
+            unsent = dict.fromkeys(receivers, "not tried yet")
             for waiting in self.waiting:
-                if EVERYBODY in waiting.unsent:
-                    waiting.unsent = dict(everybody)
-                waiting.unsent = {n: why for n, why in waiting.unsent.items() if n in everybody}
-        self.waiting += [Waiting(notice=notice, unsent=dict(everybody)) for notice in notices]
+                if ALL_RECIPIENTS in waiting.unsent:
+                    waiting.unsent = dict(unsent)
+                waiting.unsent = {n: why for n, why in waiting.unsent.items() if n in unsent}
+        self.waiting += [Waiting(notice=notice, unsent=dict(unsent)) for notice in notices]
         self.waiting = [waiting for waiting in self.waiting if waiting.unsent]
         self.given_up += max(0, len(self.waiting) - MOST_WAITING)
         self.waiting = self.waiting[-MOST_WAITING:]
 
     def deliver(self, send: Send, seconds: float) -> dict[str, str]:
-        """Send what waits, to each receiver in its order, all receivers side by side.
+        """Send waiting notifications, to each recipient in order and to all recipients in parallel.
 
         Args:
-            send: receiver and notice → why it was not sent.
-            seconds: how long they are waited for.
+            send: sends a notice to a recipient, and returns why it could not.
+            seconds: time limit.
 
         Returns:
-            Receiver → why it still lacks something.
+            Reason by recipient that still misses a notification.
         """
         given_up, self.given_up = self.given_up, 0
         deadline = time.monotonic() + seconds
-        lines = [
-            _Line(name, [w for w in self.waiting if name in w.unsent], given_up, send, deadline)
+        threads = [
+            _SenderThread(
+                name, [w for w in self.waiting if name in w.unsent], given_up, send, deadline
+            )
             for name in sorted({name for waiting in self.waiting for name in waiting.unsent})
         ]
-        for line in lines:
-            line.start()
-        for line in lines:
-            line.join(max(0.0, deadline - time.monotonic()))
-        left = {}
-        for line in lines:
-            # What a line still does after its time is not looked at any more.
-            sent, why = list(line.sent), line.why or f"no answer within {seconds:g} s"
-            for waiting in line.todo:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        failures = {}
+        for thread in threads:
+            # A thread may still send after the time limit; take a copy of what it has sent so far.
+            sent, why = list(thread.sent), thread.why or f"no answer within {seconds:g} s"
+            for waiting in thread.todo:
                 if any(waiting is each for each in sent):
-                    del waiting.unsent[line.receiver]
+                    del waiting.unsent[thread.receiver]
                 else:
-                    waiting.unsent[line.receiver] = left[line.receiver] = why
+                    waiting.unsent[thread.receiver] = failures[thread.receiver] = why
         self.waiting = [waiting for waiting in self.waiting if waiting.unsent]
-        if left:
+        if failures:
             self.given_up = given_up
-        return left
+        return failures
 
 
-class _Line(threading.Thread):
-    """What goes to one receiver. It never holds up the end of the process."""
+class _SenderThread(threading.Thread):
+    """Daemon thread that sends to one recipient; it never delays the end of the process."""
 
     def __init__(
         self, receiver: str, todo: list[Waiting], given_up: int, send: Send, deadline: float
@@ -146,20 +149,20 @@ class _Line(threading.Thread):
         self._deadline = deadline
 
     def run(self) -> None:
-        """Send one after the other, up to the first that cannot be sent."""
+        """Send in order, up to the first notification that cannot be sent."""
         for waiting in self.todo:
             if time.monotonic() > self._deadline:
                 return
             notice = waiting.notice
-            body = notice.body + self._late(notice)
+            body = notice.body + self._late_note(notice)
             why = self._send(self.receiver, notice.model_copy(update={"body": body}))
             if why is not None:
                 self.why = why
                 return
             self.sent.append(waiting)
 
-    def _late(self, notice: Notice) -> str:
-        if (datetime.now(UTC) - notice.at).total_seconds() < 60:  # of this run
+    def _late_note(self, notice: Notice) -> str:
+        if (datetime.now(UTC) - notice.at).total_seconds() < 60:  # it is from this run
             return ""
         more = f" {self._given_up} older ones were left out." if self._given_up else ""
         return f"\n(This is of {notice.at:%Y-%m-%d %H:%M} UTC; it could not be sent before.{more})"

@@ -1,4 +1,7 @@
-"""Who is told: Prefect's notification blocks `notify-<target>` and `notify-<target>--<name>`."""
+"""Sends notifications through Prefect blocks (webhook, Slack, Teams, Discord, mail) of a target.
+
+The blocks are named `notify-<target>` and `notify-<target>--<name>`.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,27 @@ from pydantic import SecretStr
 from prefect_flows.core.markup import Escape, in_a_card, in_a_chat, in_discord, in_slack
 from prefect_flows.notifications.messages import Notice
 
-# Shorter words of a block's data are no secrets, and stand in every message.
-SHORTEST_SECRET = 8
+# Shorter values of a block are not masked: they are no secrets, and occur in ordinary messages.
+MIN_SECRET_LENGTH = 8
 SLACK = "slack-webhook"
-# Types of blocks whose chats see markup in a text; others show it as it is.
+# Block types whose chats interpret markup, with the function that escapes it.
 _ESCAPES: Mapping[str, Escape] = {
     SLACK: in_slack,
     "ms-teams-webhook": in_a_card,
     "discord-webhook": in_discord,
     "mattermost-webhook": in_discord,
 }
-# Discord takes 2,000 of title and text.
-MOST_CHARACTERS_OF_CHATS = 1_990
+# Discord accepts 2,000 for title and text together.
+MAX_CHAT_CHARACTERS = 1_990
 
 
-def sender(told: Iterable[str]) -> Callable[[str, Notice], str | None]:
-    """What sends to these receivers. What it needs is imported before their seconds count.
+def sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None]:
+    """Return a function that sends a notification to a recipient, or returns why it cannot.
 
-    Prefect looks for a block's class in all installed collections, whose import takes seconds. Its
-    own types need none, but Apprise, whose modules import one another: several threads that begin
-    to import it at once find it half made.
+    It does the slow imports first, before the time limit of the recipients starts. Prefect searches
+    all installed collections for a block's class, which takes seconds; its own block types do not
+    need that. Apprise is imported here since its modules import one another: several threads that
+    import it concurrently find it half initialized.
     """
     import apprise  # noqa: F401
     from prefect.blocks import notifications
@@ -39,76 +43,78 @@ def sender(told: Iterable[str]) -> Callable[[str, Notice], str | None]:
     from prefect.exceptions import PrefectException
     from prefect.plugins import load_prefect_collections
 
-    own = {
+    builtin_types = {
         found.get_block_type_slug(): found
         for found in vars(notifications).values()
         if isinstance(found, type) and issubclass(found, NotificationBlock)
     }
-    if any(receiver.partition("/")[0] not in own for receiver in told):
+    if any(receiver.partition("/")[0] not in builtin_types for receiver in receivers):
         load_prefect_collections()
 
     def send(receiver: str, notice: Notice) -> str | None:
-        """Send a notice through a block.
+        """Send a notification through a block.
 
-        The block is loaded for each: through one object Apprise waits up to five seconds between
-        two messages.
+        The block is loaded for each one, since Apprise waits up to five seconds between two
+        messages of one object.
 
         Args:
-            receiver: the block, as `address` says it.
+            receiver: the block, as `address` writes it.
 
         Returns:
-            Why it was not sent, without a secret of the block; none where it was.
+            Why it was not sent, without secrets of the block; None if it was sent.
         """
         secrets: list[str] = []
         try:
             slug, _, name = receiver.partition("/")
-            block = own[slug].load(name) if slug in own else Block.load(receiver)
+            block = (
+                builtin_types[slug].load(name) if slug in builtin_types else Block.load(receiver)
+            )
             if not isinstance(block, NotificationBlock):
                 return f"{receiver} is no notification block"
             data = block.model_dump(context={"include_secrets": True})
-            secrets = sorted(_texts(data), key=len, reverse=True)
+            secrets = sorted(_secret_candidates(data), key=len, reverse=True)
             with block.raise_on_failure():
-                subject, body = _in_its_channel(notice, slug, data)
+                subject, body = _format_for_channel(notice, slug, data)
                 block.notify(body, subject)  # type: ignore[unused-coroutine] # sync here
         except (
             NotificationError, PrefectException, httpx.HTTPError, OSError,
-            KeyError, ValueError, TypeError,  # a block that is not as its type wants it
+            KeyError, ValueError, TypeError,  # a block whose data does not match its type
         ) as error:  # fmt: skip
-            said = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
+            message = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
             for secret in secrets:
-                said = said.replace(secret, "…")
-            return " ".join(said.split())[:500]
+                message = message.replace(secret, "…")
+            return " ".join(message.split())[:500]
         return None
 
     return send
 
 
-def _in_its_channel(notice: Notice, slug: str, data: Mapping[str, Any]) -> tuple[str, str]:
-    """Subject and body of a notice, in which a chat sees no markup but ours."""
+def _format_for_channel(notice: Notice, slug: str, data: Mapping[str, Any]) -> tuple[str, str]:
+    """Return subject and body of a notification, with all markup escaped but our own."""
     escape = _ESCAPES.get(slug)
-    # A mail goes by Slack's block, which takes any address that Apprise knows.
-    if escape is None or _address(data).startswith("mailto"):
+    # Mail uses the Slack block, which accepts any URL that Apprise supports.
+    if escape is None or _webhook_url(data).startswith("mailto"):
         return notice.subject, notice.body
-    # Slack's titles know no markup.
+    # Slack does not interpret markup in titles.
     title = notice.subject if slug == SLACK else in_a_chat(notice.subject, (), escape, 300)
-    room = MOST_CHARACTERS_OF_CHATS - len(title)
+    room = MAX_CHAT_CHARACTERS - len(title)
     return title, in_a_chat(notice.body, notice.live, escape, room)
 
 
-def _address(data: Mapping[str, Any]) -> str:
+def _webhook_url(data: Mapping[str, Any]) -> str:
     url = data.get("url")
     return str(url.get_secret_value() if isinstance(url, SecretStr) else url)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """The texts in a block's data that may be secrets, and their parts: an address may be one."""
+def _secret_candidates(value: Any) -> Iterator[str]:
+    """Yield texts of a block's data that may be secrets, and the parts of URLs."""
     if isinstance(value, Mapping):
         for inner in value.values():
-            yield from _texts(inner)
+            yield from _secret_candidates(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _texts(inner)
+            yield from _secret_candidates(inner)
     elif isinstance(value, str):
         for part in {value, *value.replace("?", "/").replace("@", "/").split("/")}:
-            if len(part) >= SHORTEST_SECRET:
+            if len(part) >= MIN_SECRET_LENGTH:
                 yield part

@@ -1,4 +1,4 @@
-"""What a run that just ended means for whoever answers for its target."""
+"""Notifies the owners of a target after a run: new, ongoing and resolved incidents, retries."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from prefect_flows.transform.repro_command import command_for
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import RunReport
 
-WARNS = "warn"
+WARN_STATUS = "warn"
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """A run, as far as it came.
+    """A finished run.
 
     Attributes:
-        error: what ended it; none where it passed or was told to stop, and where an error that
-            nobody expected ended it.
-        record: what each stage did.
-        report: none where it ended before the dbt project was parsed, and of a source's own flow,
-            which says nothing of what the pipeline found.
+        error: the error that ended it; None if the run passed or was cancelled, or if an unexpected
+            error ended it.
+        record: result of each stage.
+        report: None if the run ended before the dbt project was parsed, or if it is a source's own
+            flow, which does not check what the pipeline found.
     """
 
     target: str
@@ -50,50 +50,50 @@ class RunOutcome:
     report: RunReport | None = None
 
 
-def notify_run_result(
-    ended: RunOutcome, store: StateStore, runtime: Runtime, seconds: float
-) -> None:
-    """Keep what is open, and tell what is new and what is over; a run never fails for it.
+def notify_run_result(run: RunOutcome, store: StateStore, runtime: Runtime, seconds: float) -> None:
+    """Save the open incidents, and notify of new and resolved ones; never fails the run.
 
-    Runs of a target come one after the other, so nobody else writes its files.
+    Only one run of a target is active at a time, so no other process writes its files.
 
     Args:
-        seconds: how long those who are told are waited for.
+        seconds: time limit for the recipients.
     """
-    _Telling(ended, store, runtime).tell(seconds)
+    _Notifier(run, store, runtime).notify(seconds)
 
 
-class _Telling:
-    def __init__(self, ended: RunOutcome, store: StateStore, runtime: Runtime) -> None:
-        self.ended = ended
+class _Notifier:
+    def __init__(self, run: RunOutcome, store: StateStore, runtime: Runtime) -> None:
+        self.run = run
         self.store = store
         self.runtime = runtime
         self.log = runtime.log
         self.stored = True
 
-    def tell(self, seconds: float) -> None:
-        before, outbox = self._known()
-        self._on_disk = outbox.model_copy(deep=True)
-        judged = compare_incidents(
-            before, list(_seen(self.ended, self.runtime.url)), _good(self.ended, before)
+    def notify(self, seconds: float) -> None:
+        before, outbox = self._load_previous()
+        self._saved_outbox = outbox.model_copy(deep=True)
+        changes = compare_incidents(
+            before,
+            list(_find_incidents(self.run, self.runtime.url)),
+            _resolved_ids(self.run, before),
         )
-        wishes, receivers = self.runtime.wishes, None
-        if wishes is not None:
-            notices = _notices(self.ended, judged, wishes, self.runtime.url)
+        preferences, receivers = self.runtime.wishes, None
+        if preferences is not None:
+            notices = _build_notices(self.run, changes, preferences, self.runtime.url)
             if notices or outbox.waiting:
-                receivers = self._receivers()
+                receivers = self._read_recipients()
                 outbox.add(notices, receivers)
-        # The notices first: a run that is killed between the two tells twice, not never.
-        self._keep(outbox)
-        if judged.open != before:
-            self._keep_incidents(judged)
+        # The outbox first: a run killed between the two notifies twice rather than not at all.
+        self._save_outbox(outbox)
+        if changes.open != before:
+            self._save_incidents(changes)
         if receivers and outbox.waiting:
             for receiver, why in outbox.deliver(sender(receivers), seconds).items():
                 self.log.warning("Nobody could be told by block %s: %s", receiver, why)
-            self._keep(outbox)
+            self._save_outbox(outbox)
 
-    def _known(self) -> tuple[list[Incident], Outbox]:
-        target = self.ended.target
+    def _load_previous(self) -> tuple[list[Incident], Outbox]:
+        target = self.run.target
         try:
             return (
                 open_incidents(self.store, target, self.log.warning),
@@ -104,115 +104,126 @@ class _Telling:
             self.stored = False
             return [], Outbox()
 
-    def _receivers(self) -> list[str] | None:
-        """Who is told; none where that cannot be asked."""
+    def _read_recipients(self) -> list[str] | None:
+        """Return the recipients; None if the Prefect API does not answer."""
         try:
             return self.runtime.receivers()
         except PrefectUnreachable as error:
             self.log.warning("Who is to be told cannot be asked: %s", error)
             return None
 
-    def _keep(self, outbox: Outbox) -> None:
-        if not self.stored or outbox == self._on_disk:
+    def _save_outbox(self, outbox: Outbox) -> None:
+        if not self.stored or outbox == self._saved_outbox:
             return
         try:
-            outbox.keep(self.store, self.ended.target)
-            self._on_disk = outbox.model_copy(deep=True)
+            outbox.keep(self.store, self.run.target)
+            self._saved_outbox = outbox.model_copy(deep=True)
         except StateStoreError as error:
             self.log.warning("What is not sent yet cannot be kept: %s", error)
 
-    def _keep_incidents(self, judged: IncidentChanges) -> None:
+    def _save_incidents(self, changes: IncidentChanges) -> None:
         if not self.stored:
             return
         try:
-            save_incidents(self.store, self.ended.target, judged.open)
+            save_incidents(self.store, self.run.target, changes.open)
         except StateStoreError as error:
             self.log.warning("What is open cannot be kept: %s", error)
 
 
-def _seen(ended: RunOutcome, url: str | None) -> Iterator[Incident]:
-    """What this run found not to be as it should."""
-    moments = {"first_at": ended.started_at, "last_at": ended.started_at, "url": url}
-    report = ended.report
+def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
+    """Yield what failed, warned or is stale in this run."""
+    timestamps = {"first_at": run.started_at, "last_at": run.started_at, "url": url}
+    report = run.report
     cards = report.cards if report is not None else []
     for card in cards:
         yield Incident(
             id=f"{card.unique_id} {card.cause or card.status}",
             kind="stale" if card.resource_type == "source" else "failure",
             name=f"{card.resource_type} {card.name}",
-            cause=_line(card.message or card.status),
+            cause=_one_line(card.message or card.status),
             cause_class=card.cause,
             node=card.unique_id,
             owner=card.owner,
             blocked=len(card.blocked),
             command=card.command,
-            **moments,
+            **timestamps,
         )
     for node in report.nodes if report is not None else ():
-        if node.status == WARNS:
+        if node.status == WARN_STATUS:
             yield Incident(
-                id=f"{node.unique_id} {WARNS}",
+                id=f"{node.unique_id} {WARN_STATUS}",
                 kind="stale" if node.resource_type == "source" else "warning",
                 name=f"{node.resource_type} {node.name}",
-                cause=_line(node.message or node.status),
+                cause=_one_line(node.message or node.status),
                 node=node.unique_id,
                 owner=_owner(report, node) if report is not None else None,
-                command=command_for(node, ended.target),
-                **moments,
+                command=command_for(node, run.target),
+                **timestamps,
             )
-    if cards or ended.outcome in ("passed", "cancelled"):
+    if cards or run.outcome in ("passed", "cancelled"):
         return
-    if ended.error is None:
+    if run.error is None:
         yield Incident(
-            id="error", name="run", cause="It ended unexpectedly; its log says why.", **moments
+            id="error", name="run", cause="It ended unexpectedly; its log says why.", **timestamps
         )
         return
-    for source, error in ended.error.of_sources.items():
-        yield Incident(id=_id_of_source(source), name=f"source {source}", **_of(error), **moments)
-    if not ended.error.of_sources:
+    for source, error in run.error.of_sources.items():
         yield Incident(
-            id=f"error {type(ended.error).__name__}", name="run", **_of(ended.error), **moments
+            id=_source_incident_id(source),
+            name=f"source {source}",
+            **_error_fields(error),
+            **timestamps,
+        )
+    if not run.error.of_sources:
+        yield Incident(
+            id=f"error {type(run.error).__name__}",
+            name="run",
+            **_error_fields(run.error),
+            **timestamps,
         )
 
 
-def _good(ended: RunOutcome, before: Sequence[Incident]) -> set[str]:
-    """Ids of what was open, and would have been seen by this run if it still were."""
-    report = ended.report
+def _resolved_ids(run: RunOutcome, before: Sequence[Incident]) -> set[str]:
+    """Return ids of open incidents that this run would have seen if they still existed."""
+    report = run.report
     results = {node.unique_id: node for node in report.nodes} if report is not None else {}
 
-    def good(incident: Incident) -> bool:
+    def is_resolved(incident: Incident) -> bool:
         if incident.node is None:
-            source = incident.id.removeprefix(_id_of_source(""))
+            source = incident.id.removeprefix(_source_incident_id(""))
             if source != incident.id:
-                return source in ended.record.get("ingest", {})
-            # What ended a run before its nodes did not end this one.
-            return report is not None and (ended.outcome == "passed" or bool(report.cards))
+                return source in run.record.get("ingest", {})
+            # The error that stopped an earlier run before its nodes did not stop this one.
+            return report is not None and (run.outcome == "passed" or bool(report.cards))
         if report is not None and incident.node not in report.lineage:
             return True
         return incident.node in results and results[incident.node].done
 
-    return {incident.id for incident in before if good(incident)}
+    return {incident.id for incident in before if is_resolved(incident)}
 
 
-def _notices(
-    ended: RunOutcome, judged: IncidentChanges, wishes: NotificationPreferences, url: str | None
+def _build_notices(
+    run: RunOutcome,
+    changes: IncidentChanges,
+    preferences: NotificationPreferences,
+    url: str | None,
 ) -> list[Notice]:
-    report, target = ended.report, ended.target
+    report, target = run.report, run.target
     cards = {card.unique_id: card for card in report.cards} if report is not None else {}
-    found = [messages.of_new(target, judged, wishes, cards, url)]
-    if "recovery" in wishes.events:
-        over = [incident for incident in judged.over if incident.kind in wishes.events]
-        found.append(messages.of_recovery(target, over, len(judged.open), url))
-    loads = ended.record.get("ingest", {})
-    if "success" in wishes.events and ended.outcome == "passed":
+    found = [messages.of_new(target, changes, preferences, cards, url)]
+    if "recovery" in preferences.events:
+        over = [incident for incident in changes.over if incident.kind in preferences.events]
+        found.append(messages.of_recovery(target, over, len(changes.open), url))
+    loads = run.record.get("ingest", {})
+    if "success" in preferences.events and run.outcome == "passed":
         rows = [sum(load["rows"].values()) for load in loads.values()]
         seconds = sum(load["seconds"] for load in loads.values())
         if report is not None:
             seconds = report.seconds
             rows = [stage.rows or 0 for stage in report.stages]
         found.append(messages.of_success(target, seconds, sum(rows), url))
-    if "retry" in wishes.events:
-        # A run that goes on with one of an older version has records without attempts.
+    if "retry" in preferences.events:
+        # A run that resumes one of an older version has records without `attempts`.
         retried = [
             f"source {source}: {load['attempts']} attempts of its two stages"
             for source, load in loads.items()
@@ -227,26 +238,26 @@ def _notices(
     return [notice for notice in found if notice is not None]
 
 
-def _of(error: MillraceError) -> dict[str, str]:
-    of_a_system = error.retryable or error.of_a_system
+def _error_fields(error: MillraceError) -> dict[str, str]:
+    is_infrastructure = error.retryable or error.of_a_system
     return {
-        "cause": _line(f"{error.what} ({error.where})"),
-        "cause_class": "system" if of_a_system else "configuration",
-        "command": _line(error.fix),
+        "cause": _one_line(f"{error.what} ({error.where})"),
+        "cause_class": "system" if is_infrastructure else "configuration",
+        "command": _one_line(error.fix),
     }
 
 
-def _id_of_source(source: str) -> str:
+def _source_incident_id(source: str) -> str:
     return f"source {source}"
 
 
 def _owner(report: RunReport, node: NodeResult) -> str | None:
-    known = report.lineage.get(node.unique_id)
-    if known is None or known.owner is not None:
-        return known.owner if known is not None else None
-    tested = report.lineage.get(known.attached_to or "")
-    return tested.owner if tested is not None else None
+    node_lineage = report.lineage.get(node.unique_id)
+    if node_lineage is None or node_lineage.owner is not None:
+        return node_lineage.owner if node_lineage is not None else None
+    tested_node = report.lineage.get(node_lineage.attached_to or "")
+    return tested_node.owner if tested_node is not None else None
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())[:1000]

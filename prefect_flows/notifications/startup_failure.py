@@ -1,4 +1,4 @@
-"""What keeps a run from beginning is told to whoever is told how it ends."""
+"""Notifies the owners of a target when a run fails before it starts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from prefect_flows.state.store import StateStore
 def notify_on_startup_failure(
     parameters: Parameters, store: StateStore, runtime: Runtime, seconds: float
 ) -> Iterator[None]:
-    """Tell of what is wrong before a run begins; not that another one has the target.
+    """Notify of an error before a run starts, unless it was cancelled or another run is active.
 
-    Nothing is kept of a target that nobody is told of: there may be none of its name.
+    Stores nothing for a target without recipients: no target of that name may exist.
 
     Args:
-        seconds: how long those who are told are waited for.
+        seconds: time limit for the recipients.
     """
     started = datetime.now(UTC)
     try:
@@ -30,12 +30,12 @@ def notify_on_startup_failure(
     except (RunCancelled, TargetBusy):
         raise
     except MillraceError as error:
-        if _somebody_is_told(runtime):
-            _tell(error, started, parameters, store, runtime, seconds)
+        if _has_recipients(runtime):
+            _notify(error, started, parameters, store, runtime, seconds)
         raise
 
 
-def _tell(
+def _notify(
     error: MillraceError,
     started: datetime,
     parameters: Parameters,
@@ -43,24 +43,24 @@ def _tell(
     runtime: Runtime,
     seconds: float,
 ) -> None:
-    # Imported here, since most runs can begin.
+    # Imported here, since most runs start without an error.
     from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
 
-    with ExitStack() as held:
+    with ExitStack() as lock_context:
         try:
-            at_once = parameters.model_copy(update={"wait": False})
-            held.enter_context(target_lock(at_once, store, runtime))
+            without_waiting = parameters.model_copy(update={"wait": False})
+            lock_context.enter_context(target_lock(without_waiting, store, runtime))
         except TargetBusy as busy:
             runtime.log.warning("Nobody is told by this run: %s", busy.what)
             return
         except MillraceError as other:
-            # Then no other run can hold it either; it may be what is told of.
+            # Then no other run can hold the lock either; this may be the error to notify of.
             runtime.log.warning("Told without holding the target: %s", other.what)
-        ended = RunOutcome(parameters.target, started, "failed", error, {})
-        notify_run_result(ended, store, runtime, seconds)
+        outcome = RunOutcome(parameters.target, started, "failed", error, {})
+        notify_run_result(outcome, store, runtime, seconds)
 
 
-def _somebody_is_told(runtime: Runtime) -> bool:
+def _has_recipients(runtime: Runtime) -> bool:
     try:
         return bool(runtime.receivers())
     except PrefectUnreachable as error:

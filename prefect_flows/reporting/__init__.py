@@ -1,1 +1,1 @@
-"""What a person sees of a run."""
+"""Reports of runs (HTML, Prefect artifacts, terminal), overview page, Prometheus metrics."""

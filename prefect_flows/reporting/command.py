@@ -30,7 +30,7 @@ def serve(
     from prefect_flows.reporting.overview import serve as server
 
     console = Console()
-    store = _store(state_url)
+    store = _open_store(state_url)
     say = f"of {store.url}; Ctrl-C ends it"
     server.serve(store, port, lambda url: console.print(f"Pages: {url} ({say})", soft_wrap=True))
     console.print("Ended.")
@@ -42,19 +42,19 @@ def index(state_url: Url = None) -> None:
     """Write index.html, the page over all targets, once more."""
     from prefect_flows.reporting.overview.index_page import INDEX, write_index
 
-    store = _store(state_url)
+    store = _open_store(state_url)
     write_index(store)
     Console().print(f"Written: {store.url}/{INDEX}", soft_wrap=True)
 
 
-def _store(state_url: str | None) -> StateStore:
-    """The store that is asked for, else the one that a run of this machine has.
+def _open_store(state_url: str | None) -> StateStore:
+    """Open the store of the option, else the one that a run on this machine uses.
 
     Raises:
-        ConfigurationError: no run has left anything there.
+        ConfigurationError: no run has used that store.
     """
     settings = load_settings()
-    store = _configured(settings, state_url)
+    store = _find_configured_store(settings, state_url)
     if not store.names("targets"):
         raise ConfigurationError(
             "There is no state store with runs in it.",
@@ -65,8 +65,8 @@ def _store(state_url: str | None) -> StateStore:
     return store
 
 
-def _configured(settings: Settings, state_url: str | None) -> StateStore:
-    """The store; without what setup wrote, with a word, where the Prefect API does not answer."""
+def _find_configured_store(settings: Settings, state_url: str | None) -> StateStore:
+    """Return the configured store; warn and use the default if Prefect does not answer."""
     from prefect_flows.core.prefect_api import prefect_client
     from prefect_flows.state.configured_store import configured_store
 
@@ -77,7 +77,7 @@ def _configured(settings: Settings, state_url: str | None) -> StateStore:
         try:
             client = contexts.enter_context(prefect_client())
         except (PrefectUnreachable, ConfigurationError) as error:
-            said = f"Prefect cannot be asked where the state store is: {error.what}"
-            Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
+            message = f"Prefect cannot be asked where the state store is: {error.what}"
+            Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
             return StateStore(url or settings.default_state_url)
         return configured_store(settings, client, url)

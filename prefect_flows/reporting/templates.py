@@ -1,4 +1,4 @@
-"""The templates of the pages, and what all of them call. Nothing of dbt is imported here."""
+"""Jinja templates of the HTML pages, with autoescape and common filters; does not import dbt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect_flows.reporting.charts.svg import NOTHING, group_of, seconds, size,
 
 @cache
 def templates() -> Environment:
-    """The templates of this package, in which every value is escaped."""
+    """Return the template environment, which escapes every value."""
     environment = Environment(
         loader=PackageLoader("prefect_flows.reporting", ""),
         autoescape=True,
@@ -24,13 +24,13 @@ def templates() -> Environment:
         number=number,
         size=size,
         slots=slots,
-        cut=_cut,
+        cut=_truncate,
     )
     return environment
 
 
 def packaged(name: str) -> str:
-    """The text of a file beside the templates."""
+    """Return the text of a file beside the templates."""
     loader = templates().loader
     if loader is None:
         raise LookupError(name)
@@ -38,10 +38,10 @@ def packaged(name: str) -> str:
 
 
 def number(value: int | None) -> str:
-    """A number for people; a dash for none."""
+    """Format a number; a dash for None."""
     return NOTHING if value is None else f"{value:,}"
 
 
-def _cut(value: str, characters: int) -> str:
+def _truncate(value: str, characters: int) -> str:
     left_out = len(value) - characters
     return value if left_out <= 0 else f"{value[:characters]}… ({left_out:,} more characters)"

@@ -1,1 +1,1 @@
-"""Your sources, a folder `<owner>__<name>` each."""
+"""Your sources, one folder `<owner>__<name>` each."""

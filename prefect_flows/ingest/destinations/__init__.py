@@ -1,1 +1,1 @@
-"""The warehouses that sources are loaded into."""
+"""dlt destinations of the warehouses: BigQuery, and Postgres with binary COPY."""

@@ -1,9 +1,8 @@
-"""dlt's Postgres, loaded by COPY in its binary form: Parquet is encoded, other files are in it.
+"""dlt's Postgres destination, loading Parquet files by binary COPY instead of ADBC.
 
-dlt loads Parquet through ADBC, which takes longer, holds a whole file in memory, and refuses a file
-without rows (`Must pass schema, or at least one RecordBatch`). ADBC is left what pgpq does not
-encode: nested values, and types that a table was given by hand; and everything on Linux on ARM,
-for which pgpq has no wheel.
+ADBC is slower, holds a whole file in memory, and refuses a file without rows (`Must pass schema, or
+at least one RecordBatch`). It still loads what pgpq cannot encode: nested values, column types that
+somebody created by hand, and everything on Linux on ARM, for which pgpq has no wheel.
 """
 
 from __future__ import annotations
@@ -26,18 +25,20 @@ from dlt.destinations.job_impl import FinalizedLoadJobWithFollowupJobs
 
 log = logging.getLogger(__name__)
 
-# How a file begins that `copy … to … (format binary)` wrote.
+# First bytes of a file written by `copy … to … (format binary)`.
 # https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
-SIGNATURE = b"PGCOPY\n\xff\r\n\0"
-BYTES_AT_ONCE = 2**20
+COPY_SIGNATURE = b"PGCOPY\n\xff\r\n\0"
+COPY_BUFFER_BYTES = 2**20
 
 
 def written(path: Path) -> io.BufferedWriter:
-    """A new file, whose next megabyte is not written once dlt was told to stop."""
-    return io.BufferedWriter(_Stoppable(path, "w"), BYTES_AT_ONCE)
+    """Open a new file for writing that raises once dlt has received a stop signal."""
+    return io.BufferedWriter(_InterruptibleFile(path, "w"), COPY_BUFFER_BYTES)
 
 
-class _Stoppable(io.FileIO):
+class _InterruptibleFile(io.FileIO):
+    """File whose reads and writes raise once dlt has received a stop signal."""
+
     def write(self, data: Any, /) -> int:
         signals.raise_if_signalled()
         return super().write(data)
@@ -48,7 +49,7 @@ class _Stoppable(io.FileIO):
 
 
 class _CopyJob(RunnableLoadJob, HasFollowupJobs):
-    """Copies a file that holds a value for each column of the table, in its order."""
+    """Load job for a file in COPY format, with a value for each column of the table, in order."""
 
     _job_client: PostgresClient
 
@@ -58,16 +59,16 @@ class _CopyJob(RunnableLoadJob, HasFollowupJobs):
         names = self._job_client.schema.get_table_columns(self.load_table_name)
         columns = ", ".join(map(client.escape_column_name, names))
         with (
-            io.BufferedReader(_Stoppable(self._file_path), BYTES_AT_ONCE) as file,
+            io.BufferedReader(_InterruptibleFile(self._file_path), COPY_BUFFER_BYTES) as file,
             client.begin_transaction(),
             client.native_connection.cursor() as cursor,
         ):
             copy = f"copy {table} ({columns}) from stdin (format binary)"
-            cursor.copy_expert(copy, file, BYTES_AT_ONCE)
+            cursor.copy_expert(copy, file, COPY_BUFFER_BYTES)
 
 
 class _EncodeJob(PostgresParquetCopyJob):
-    """Copies a Parquet file, encoded for the columns that the table has."""
+    """Load job that encodes a Parquet file for the column types of the table."""
 
     _job_client: PostgresClient
 
@@ -78,7 +79,7 @@ class _EncodeJob(PostgresParquetCopyJob):
             cursor.execute(f"select * from {table} limit 0")  # noqa: S608 (dlt's own name)
             types = {column.name: column.type_code for column in cursor.description or ()}
         with pq.ParquetFile(self._file_path) as file:
-            if reasons := _unsupported_columns(file.schema_arrow, types):
+            if reasons := _reasons_for_adbc(file.schema_arrow, types):
                 log.info("%s goes through ADBC: %s", self._file_name, "; ".join(reasons))
                 super().run()
                 return
@@ -87,11 +88,11 @@ class _EncodeJob(PostgresParquetCopyJob):
             columns = ", ".join(map(client.escape_column_name, file.schema_arrow.names))
             with client.begin_transaction(), client.native_connection.cursor() as cursor:
                 copy = f"copy {table} ({columns}) from stdin (format binary)"
-                cursor.copy_expert(copy, _Pieces(encoded(file, types)), BYTES_AT_ONCE)
+                cursor.copy_expert(copy, _CopyStream(encoded(file, types)), COPY_BUFFER_BYTES)
 
 
-def _unsupported_columns(schema: pa.Schema, types: Mapping[str, int]) -> list[str]:
-    """Why a file is not encoded here; nothing where it is."""
+def _reasons_for_adbc(schema: pa.Schema, types: Mapping[str, int]) -> list[str]:
+    """Return why a file has to go through ADBC; an empty list if it does not."""
     if find_spec("pgpq") is None:
         return ["pgpq is not installed; for Linux on ARM there is none"]
     from prefect_flows.ingest.destinations.postgres_copy import unsupported_columns
@@ -99,16 +100,16 @@ def _unsupported_columns(schema: pa.Schema, types: Mapping[str, int]) -> list[st
     return unsupported_columns(schema, types)
 
 
-class _Pieces:
-    """Bytes as COPY reads them, until dlt is told to stop."""
+class _CopyStream:
+    """Readable stream of byte chunks for COPY, which raises once dlt has received a stop signal."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
 
     def read(self, _: int = -1, /) -> bytes:
-        """The next piece, whatever its size: libpq takes any; nothing after the last."""
+        """Return the next chunk, of any size (libpq accepts that), or nothing after the last."""
         signals.raise_if_signalled()
-        return next(self._pieces, b"")
+        return next(self._chunks, b"")
 
 
 class _Client(PostgresClient):
@@ -117,29 +118,29 @@ class _Client(PostgresClient):
     ) -> LoadJob:
         job = super().create_load_job(table, file_path, load_id, restore)
         if isinstance(job, PostgresParquetCopyJob):
-            # Of an empty file there is nothing to copy; the table itself was made before.
+            # An empty file has nothing to copy, and the table already exists.
             if pq.read_metadata(file_path).num_rows == 0:
                 return FinalizedLoadJobWithFollowupJobs(file_path)
             return _EncodeJob(file_path)
-        if _was_copied(Path(file_path)):
+        if _is_copy_file(Path(file_path)):
             return _CopyJob(file_path)
         return job
 
 
-def _was_copied(path: Path) -> bool:
+def _is_copy_file(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(SIGNATURE)) == SIGNATURE
+        return file.read(len(COPY_SIGNATURE)) == COPY_SIGNATURE
 
 
 class Postgres(postgres):
-    """The destination; to dlt's state it is dlt's own."""
+    """Destination that loads by binary COPY; dlt's state records it as dlt's own Postgres."""
 
     @property
     def client_class(self) -> type[PostgresClient]:
-        """What runs the jobs of a load."""
+        """Return the client that creates the load jobs."""
         return _Client
 
     @property
     def destination_type(self) -> str:
-        """As state and schemas in the warehouse know it."""
+        """Return the name under which state and schemas in the warehouse know the destination."""
         return "dlt.destinations.postgres"

@@ -1,7 +1,7 @@
-"""Rows of a Parquet file in the binary form of Postgres' COPY, a piece in memory at a time.
+"""Encodes Parquet rows in the binary format of Postgres COPY, one chunk in memory at a time.
 
-The columns of the table say what each value becomes. What has no such form here is named by
-`unsupported_columns`, before a row is read.
+The column types of the table decide how each value is encoded. `unsupported_columns` names what has
+no encoding here, before any row is read.
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pgpq import ArrowToPostgresBinaryEncoder, encoders, schema
 
-# Rows that are read at once, and bytes of them that are encoded at once.
-ROWS_AT_ONCE = 10_000
+# Size of a batch: rows read from Parquet at a time, and at most these bytes of them encoded.
+BATCH_ROWS = 10_000
 BYTES_AT_ONCE = 8 << 20
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What a type of Postgres takes.
+class _PostgresType:
+    """Arrow types that a Postgres type accepts, and how to encode them.
 
     Attributes:
-        takes: whether values of an Arrow type keep all that they say.
-        sent_as: Arrow's type whose encoding is that of the type; that of the values when none.
-        of_nulls: Arrow's type of a column that has no type, since it has no value.
+        accepts: whether the type holds all values of an Arrow type without loss.
+        encode_as: Arrow type to encode the values as; None to encode them as they are.
+        null_type: Arrow type for a column that holds nulls only.
     """
 
-    takes: Callable[[pa.DataType], bool]
-    sent_as: pa.DataType | None
-    of_nulls: pa.DataType
+    accepts: Callable[[pa.DataType], bool]
+    encode_as: pa.DataType | None
+    null_type: pa.DataType
 
 
-def _kind(takes: Callable[[pa.DataType], bool], sent_as: pa.DataType) -> _Kind:
-    return _Kind(takes, sent_as, sent_as)
+def _same_type(accepts: Callable[[pa.DataType], bool], encode_as: pa.DataType) -> _PostgresType:
+    return _PostgresType(accepts, encode_as, encode_as)
 
 
-def _whole(sent_as: pa.DataType) -> _Kind:
-    """A signed integer, which takes what is not wider."""
+def _integer_type(encode_as: pa.DataType) -> _PostgresType:
+    """Return a signed integer type, which accepts integers that are not wider."""
 
-    def takes(given: pa.DataType) -> bool:
+    def accepts(given: pa.DataType) -> bool:
         if pa.types.is_unsigned_integer(given):
-            return bool(given.bit_width < sent_as.bit_width)
-        return bool(pa.types.is_signed_integer(given) and given.bit_width <= sent_as.bit_width)
+            return bool(given.bit_width < encode_as.bit_width)
+        return bool(pa.types.is_signed_integer(given) and given.bit_width <= encode_as.bit_width)
 
-    return _kind(takes, sent_as)
+    return _same_type(accepts, encode_as)
 
 
-def _floating(sent_as: pa.DataType) -> _Kind:
-    def takes(given: pa.DataType) -> bool:
-        return bool(pa.types.is_floating(given) and given.bit_width <= sent_as.bit_width)
+def _float_type(encode_as: pa.DataType) -> _PostgresType:
+    def accepts(given: pa.DataType) -> bool:
+        return bool(pa.types.is_floating(given) and given.bit_width <= encode_as.bit_width)
 
-    return _kind(takes, sent_as)
+    return _same_type(accepts, encode_as)
 
 
 def _is_text(given: pa.DataType) -> bool:
@@ -65,84 +65,86 @@ def _is_binary(given: pa.DataType) -> bool:
     return bool(pa.types.is_binary(given) or pa.types.is_large_binary(given) or is_fixed)
 
 
-# The number of a type in pg_type, where it is the same in every Postgres.
+# Type OIDs of pg_type, which are the same in every Postgres.
 JSONB = 3802
-_TEXT = _kind(_is_text, pa.string())
-# A moment has the same bytes with a time zone and without.
-_MOMENT = _kind(pa.types.is_timestamp, pa.timestamp("us"))
-KINDS: Mapping[int, _Kind] = {
-    16: _kind(pa.types.is_boolean, pa.bool_()),
-    17: _kind(_is_binary, pa.binary()),
-    20: _whole(pa.int64()),
-    21: _whole(pa.int16()),
-    23: _whole(pa.int32()),
+_TEXT = _same_type(_is_text, pa.string())
+# A timestamp has the same bytes with and without a time zone.
+_TIMESTAMP = _same_type(pa.types.is_timestamp, pa.timestamp("us"))
+POSTGRES_TYPES: Mapping[int, _PostgresType] = {
+    16: _same_type(pa.types.is_boolean, pa.bool_()),
+    17: _same_type(_is_binary, pa.binary()),
+    20: _integer_type(pa.int64()),
+    21: _integer_type(pa.int16()),
+    23: _integer_type(pa.int32()),
     25: _TEXT,
     114: _TEXT,  # json
-    700: _floating(pa.float32()),
-    701: _floating(pa.float64()),
+    700: _float_type(pa.float32()),
+    701: _float_type(pa.float64()),
     1043: _TEXT,  # varchar
-    1082: _kind(pa.types.is_date32, pa.date32()),
-    1083: _kind(pa.types.is_time, pa.time64("us")),
-    1114: _MOMENT,
-    1184: _MOMENT,
-    1700: _Kind(pa.types.is_decimal128, None, pa.decimal128(38, 0)),
+    1082: _same_type(pa.types.is_date32, pa.date32()),
+    1083: _same_type(pa.types.is_time, pa.time64("us")),
+    1114: _TIMESTAMP,
+    1184: _TIMESTAMP,
+    1700: _PostgresType(pa.types.is_decimal128, None, pa.decimal128(38, 0)),
     JSONB: _TEXT,
 }
 
 
 def unsupported_columns(given: pa.Schema, types: Mapping[str, int]) -> list[str]:
-    """The columns that have no encoding here, a line each with the reason.
+    """List the columns that cannot be encoded here, one line each with the reason.
 
     Args:
-        given: of the Parquet file.
-        types: number of the type of each column of the table.
+        given: schema of the Parquet file.
+        types: type OID of each column of the table.
     """
     reasons = []
     for field in given:
         oid = types.get(field.name)
         if oid is None:
             reasons.append(f"{field.name}: the table has no such column")
-        elif oid not in KINDS:
+        elif oid not in POSTGRES_TYPES:
             reasons.append(f"{field.name}: type {oid} of Postgres")
-        elif not (pa.types.is_null(field.type) or KINDS[oid].takes(_plain(field.type))):
+        elif not (
+            pa.types.is_null(field.type) or POSTGRES_TYPES[oid].accepts(_value_type(field.type))
+        ):
             reasons.append(f"{field.name}: {field.type} into type {oid} of Postgres")
     return reasons
 
 
 def encoded(file: pq.ParquetFile, types: Mapping[str, int]) -> Iterator[bytes]:
-    """The rows of a file as COPY takes them, its header and trailer included; no piece is empty.
+    """Yield a file's rows in COPY's binary format, with header and trailer, in non-empty chunks.
 
     Args:
-        file: none of whose columns is `unsupported_columns`.
-        types: number of the type of each column of the table.
+        file: a file without `unsupported_columns`.
+        types: type OID of each column of the table.
 
     Raises:
-        pyarrow.ArrowInvalid: a time says what is below a microsecond, which Postgres cannot keep.
+        pyarrow.ArrowInvalid: a time is finer than a microsecond, which Postgres cannot keep.
     """
-    sent = pa.schema(
-        [(field.name, _sent_as(field.type, types[field.name])) for field in file.schema_arrow]
+    encoded_schema = pa.schema(
+        [(field.name, _encoded_type(field.type, types[field.name])) for field in file.schema_arrow]
     )
     encoder = ArrowToPostgresBinaryEncoder.new_with_encoders(
-        sent, {field.name: _encoder(field, types[field.name]) for field in sent}
+        encoded_schema, {field.name: _encoder(field, types[field.name]) for field in encoded_schema}
     )
     yield encoder.write_header()
-    for batch in file.iter_batches(ROWS_AT_ONCE):
-        for part in _parts(batch):
-            # Nothing, until there is a megabyte.
-            if piece := encoder.write_batch(_as_sent(part, sent)):
+    for batch in file.iter_batches(BATCH_ROWS):
+        for part in _split_batch(batch):
+            # The encoder buffers up to a megabyte, and returns nothing until then.
+            if piece := encoder.write_batch(_cast_batch(part, encoded_schema)):
                 yield piece
     yield encoder.finish()
 
 
-def _plain(given: pa.DataType) -> pa.DataType:
-    """The type of the values; dlt writes its load's id as a dictionary of one value."""
+def _value_type(given: pa.DataType) -> pa.DataType:
+    """Return the type of the values; dlt writes its load id as a dictionary of one value."""
     return given.value_type if pa.types.is_dictionary(given) else given
 
 
-def _sent_as(given: pa.DataType, oid: int) -> pa.DataType:
+def _encoded_type(given: pa.DataType, oid: int) -> pa.DataType:
     if pa.types.is_null(given):
-        return KINDS[oid].of_nulls
-    return KINDS[oid].sent_as or _plain(given)
+        return POSTGRES_TYPES[oid].null_type
+    return POSTGRES_TYPES[oid].encode_as or _value_type(given)
 
 
 def _encoder(field: pa.Field, oid: int) -> Any:
@@ -151,16 +153,16 @@ def _encoder(field: pa.Field, oid: int) -> Any:
     return ArrowToPostgresBinaryEncoder.infer_encoder(field)
 
 
-def _as_sent(batch: pa.RecordBatch, sent: pa.Schema) -> pa.RecordBatch:
+def _cast_batch(batch: pa.RecordBatch, encoded_schema: pa.Schema) -> pa.RecordBatch:
     columns = [
         values if values.type == field.type else values.cast(field.type)
-        for values, field in zip(batch.columns, sent, strict=True)
+        for values, field in zip(batch.columns, encoded_schema, strict=True)
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=sent)
+    return pa.RecordBatch.from_arrays(columns, schema=encoded_schema)
 
 
-def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The rows of a batch, fewer at a time where they are long."""
+def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Split a batch into slices of at most about `BYTES_AT_ONCE` bytes."""
     rows = max(1, len(batch) * BYTES_AT_ONCE // max(batch.nbytes, BYTES_AT_ONCE))
     for start in range(0, len(batch), rows):
         yield batch.slice(start, rows)

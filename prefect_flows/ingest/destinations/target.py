@@ -1,4 +1,4 @@
-"""Where sources are loaded to: a target's dlt destination, from the same blocks as dbt."""
+"""dlt destination and load settings (parallelism, file size) of a target, from dbt's blocks."""
 
 from __future__ import annotations
 
@@ -21,36 +21,37 @@ from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest.destinations.postgres import Postgres
 from prefect_flows.transform.monkeypatch import replaced
 
-# Rows of a Parquet file. The files of a table are loaded side by side.
-ROWS_OF_A_FILE = 500_000
-# Files that are loaded at once, of one source: as many connections.
-FILES_AT_ONCE = 2
+# The files of a table are loaded in parallel.
+ROWS_PER_PARQUET_FILE = 500_000
+# Per source; each worker opens a connection.
+LOAD_WORKERS = 2
 
 
 @contextmanager
 def loading_into(profile: Profile) -> Iterator[None]:
-    """What dlt is told by its configuration and by variables, for as long as it loads.
+    """Configure dlt, environment variables and Arrow memory while sources load into a target.
 
-    They hold for the process: all that loads side by side loads into the same target. While dlt
-    loads in the main thread, it hears Ctrl-C and SIGTERM instead of us, and hands them back.
+    The settings hold for the whole process: sources that load in parallel load into the same
+    target. While dlt loads in the main thread, it handles Ctrl-C and SIGTERM, then passes them on
+    to the project's handlers.
     """
     variables = {"RUNTIME__DLTHUB_TELEMETRY": "false"}
-    # Google's client is told of another endpoint by a variable; dlt has no setting for it.
+    # Google's client reads another endpoint from a variable; dlt has no setting for it.
     if (endpoint := profile.output.get("api_endpoint")) is not None:
         variables["BIGQUERY_EMULATOR_HOST"] = str(endpoint)
-    # dlt starts its telemetry when it is first asked for anything, its settings included.
-    with variables_set(variables), _signals_handed_back():
+    # dlt starts its telemetry on first use, which includes reading its settings.
+    with variables_set(variables), _reraise_signals():
         dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
-        # One resource after the other: each has the source's connection for itself.
+        # One resource after the other, so that each has the source's connection to itself.
         dlt.config["extract.next_item_mode"] = "fifo"
-        dlt.config["data_writer.file_max_items"] = ROWS_OF_A_FILE
-        dlt.config["load.workers"] = FILES_AT_ONCE
-        # A job that failed is not simply run again, since its rows may have arrived: the stage is,
-        # with its retries and its delays, and it looks first.
+        dlt.config["data_writer.file_max_items"] = ROWS_PER_PARQUET_FILE
+        dlt.config["load.workers"] = LOAD_WORKERS
+        # dlt must not retry a failed job, since its rows may have arrived. The stage retries
+        # instead, and first removes what a failed attempt left.
         dlt.config["load.raise_on_max_retries"] = 1
-        logging.getLogger("dlt").addFilter(_about_hints)
+        logging.getLogger("dlt").addFilter(_is_not_hint_warning)
         before = pa.default_memory_pool()
-        # The faster pools keep what they once had: a third more memory for the same speed.
+        # The other pools keep freed memory: a third more memory for the same speed.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
             yield
@@ -58,40 +59,41 @@ def loading_into(profile: Profile) -> Iterator[None]:
             pa.set_memory_pool(before)
 
 
-def _about_hints(record: logging.LogRecord) -> bool:
-    """Leave out what dlt says at each batch whose columns a source describes better than Arrow."""
+def _is_not_hint_warning(record: logging.LogRecord) -> bool:
+    """Filter out dlt's warning that a source's column hints differ from Arrow's."""
     return "several column hints were different" not in record.getMessage()
 
 
 @contextmanager
-def _signals_handed_back() -> Iterator[None]:
-    """Let the handlers of before hear a signal that dlt heard, once they are back.
+def _reraise_signals() -> Iterator[None]:
+    """Raise a signal that dlt received again once the previous handlers are back.
 
-    dlt answers it only where it looks, between files and batches, and forgets it with the step that
-    it came in: after the last look it would be lost, and who sent it always is.
+    dlt checks for signals only between files and batches, and forgets one when the step ends. A
+    signal after the last check would be lost.
     """
-    clear = signals._clear_signals  # noqa: SLF001 # dlt offers no other place
+    clear = signals._clear_signals  # noqa: SLF001 # dlt has no public hook
 
-    def hand_back() -> None:
+    def reraise() -> None:
         received = signals._received_signal  # noqa: SLF001
         clear()
         if received:
             signal.raise_signal(received)
 
-    with replaced(signals, clear.__name__, hand_back):
+    with replaced(signals, clear.__name__, reraise):
         yield
 
 
 def destination(profile: Profile) -> Destination[Any, Any]:
-    """The dlt destination of a target, from the same credentials as dbt.
+    """Build the dlt destination of a target, from the same credentials as dbt.
 
     Raises:
-        ConfigurationError: the target is in no warehouse that sources are loaded into.
+        ConfigurationError: sources cannot be loaded into a warehouse of the target's type.
     """
     options: dict[str, Any] = {
-        # `raw_<owner>__<name>` keeps its two underscores.
+        # Keeps the two underscores of `raw_<owner>__<name>`.
         "enable_dataset_name_normalization": False,
-        # Inserts in one transaction: views on the table stay, readers see the old or the new.
+        # Replaces the rows in one transaction: views on the table stay, and readers see either the
+        # old or the new rows.
         "replace_strategy": "insert-from-staging",
     }
     if profile.warehouse == "postgres":
@@ -109,13 +111,13 @@ def destination(profile: Profile) -> Destination[Any, Any]:
 
 
 def postgres_url(profile: Profile) -> sqlalchemy.URL:
-    """The connection of a Postgres target, its password included, as libpq and dlt take it."""
+    """Build the connection URL of a Postgres target, with its password, for libpq and dlt."""
     output = profile.credentials()
     query = {key: str(output[key]) for key in ("sslmode", "connect_timeout") if key in output}
     return sqlalchemy.URL.create(
         "postgresql",
         username=output["user"],
-        # dlt insists on a password; libpq takes an empty one as none (.pgpass, trust).
+        # dlt requires a password; libpq treats an empty one as none (.pgpass, trust).
         password=output["password"],
         host="localhost",
         port=output["port"],
@@ -125,9 +127,9 @@ def postgres_url(profile: Profile) -> sqlalchemy.URL:
 
 
 def _google_credentials(profile: Profile) -> Any:
-    """Google's credentials of a target, as dlt takes them.
+    """Build a target's Google credentials for dlt.
 
-    The class's own parser refuses what is neither a key nor a login: a machine's account.
+    dlt's own parser accepts a key or a login only, and refuses the service account of a machine.
     """
     from dlt.common.configuration.specs.gcp_credentials import (
         GcpDefaultCredentials,

@@ -1,1 +1,1 @@
-"""A client for REST APIs, which sources share: retries, paging, tables."""
+"""REST API client for sources: retries, rate limits, pagination, typed tables."""

@@ -1,17 +1,17 @@
-"""What sources of REST APIs share: a client that is patient and says why it fails.
+"""REST API client for sources: pagination, authentication, retries and rate limits.
 
     client = rest_client(api_url, secret=token, paginator=HeaderLinkPaginator())
     for rows in pages(client, "/search/repositories", {"q": "…"}, rows="items"):
         ...
 
-The client is dlt's `RESTClient` over dlt's session. Every call of it ends in one of three ways:
+The client is dlt's `RESTClient` over dlt's session. Every call ends in one of three ways:
 
-- a whole answer of JSON;
-- an `IngestionError` that is retryable, since no connection, no answer in time, a 5xx, an answer
-  that broke off, or a rate limit longer than the patience may pass;
-- an `ApiError`, which does not pass, with what the API says.
+- a complete JSON response;
+- a retryable `IngestionError` for a transient failure: no connection, a timeout, a 5xx, a truncated
+  response, or a rate limit longer than the retry policy waits for;
+- an `ApiError` for a permanent failure, with the API's message.
 
-A secret goes into a header, to the API's own address alone, and is taken out of what an API says.
+The secret is sent in a header, to the API's own address only, and removed from messages of the API.
 """
 
 from __future__ import annotations
@@ -59,20 +59,21 @@ def rest_client(
     access: str = "see who may ask the API, and with which token",
     before_call: Callable[[], None] | None = None,
 ) -> RESTClient:
-    """A client of one API.
+    """Build a client for one API.
 
     Args:
-        api_url: its address; no call leaves for another one, not even after a redirect.
-        secret: a token or key; as `Bearer …` in `Authorization`, as it is in another header.
+        api_url: base URL; no call goes to another host, not even after a redirect.
+        secret: a token or key; sent as `Bearer …` in `Authorization`, unchanged in another header.
         secret_header: the header that carries it, such as `X-Goog-Api-Key`.
         headers: sent with each call; nothing secret.
-        paginator: how pages follow each other; one page by default.
-        patience: how long a call is tried.
-        access: what fixes a refusal of the secret (401, 403), in a sentence.
-        before_call: called before each try, and ends the call by what it raises.
+        paginator: how to get the next page; a single page by default.
+        patience: how often and how long a call is retried.
+        access: how to fix a refused secret (401, 403), in a sentence.
+        before_call: called before each attempt; an exception it raises ends the call.
 
     Raises:
-        ConfigurationError: the address is none, or the secret cannot be one.
+        ConfigurationError: the URL is not an http or https URL, or the secret has invalid
+            characters.
     """
     parts = urlsplit(api_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
@@ -82,7 +83,7 @@ def rest_client(
             fix="give an address such as https://api.example.com",
         )
     if secret is not None and not re.fullmatch("[!-~]+", secret):
-        # requests would repeat it in its own error.
+        # The error of requests would show it.
         raise ConfigurationError(
             "The secret of the API cannot be one: it is empty, or has spaces, line breaks or "
             "letters outside ASCII.",
@@ -97,18 +98,18 @@ def rest_client(
     return RESTClient(
         api_url,
         headers=dict(headers or {}),
-        # An object, and no header of the client: dlt logs those when it is told to log all.
-        auth=_auth(secret, secret_header),
+        # Not in `headers`, which dlt logs at debug level.
+        auth=_build_auth(secret, secret_header),
         paginator=paginator or SinglePagePaginator(),
         session=session,
     )
 
 
 class Page(list[dict[str, Any]]):
-    """The rows of a page.
+    """Rows of one page of a response.
 
     Attributes:
-        body: the whole answer, which may hold totals beside its rows.
+        body: the complete response, which may hold totals beside the rows.
     """
 
     def __init__(self, rows: list[dict[str, Any]], body: dict[str, Any]) -> None:
@@ -119,27 +120,27 @@ class Page(list[dict[str, Any]]):
 def pages(
     client: RESTClient, path: str, params: Mapping[str, Any] | None = None, *, rows: str
 ) -> Iterator[Page]:
-    """The rows of each page, as the client's paginator turns them.
+    """Yield the rows of each page, following the client's paginator.
 
     Args:
-        client: made by `rest_client`.
-        path: below the API's address.
-        params: of the first page's query.
-        rows: the field of an answer that holds its rows, a list of objects.
+        client: a client built by `rest_client`.
+        path: path below the base URL.
+        params: query parameters of the first page.
+        rows: field of the response that holds the rows, a list of objects.
 
     Raises:
-        IngestionError: the API does not answer, refuses, or answers in another shape.
+        IngestionError: the API does not answer, refuses, or its response has an unexpected shape.
     """
     for page in client.paginate(path, params=dict(params or {}), data_selector=rows):
         yield rows_of(page.response, rows)
 
 
 def rows_of(response: Response, rows: str) -> Page:
-    """The rows of one answer.
+    """Return the rows of one response.
 
     Raises:
-        IngestionError: it has another shape. dlt takes a field that is gone for a page without
-            rows, and would load nothing.
+        IngestionError: the response has an unexpected shape. dlt would treat a missing field as an
+            empty page, and load nothing.
     """
     body = response.json()
     found = body.get(rows) if isinstance(body, dict) else None
@@ -149,7 +150,7 @@ def rows_of(response: Response, rows: str) -> Page:
 
 
 def other_shape(response: Response, fault: str) -> IngestionError:
-    """The error of an answer that the API's documentation does not describe."""
+    """Return the error for a response that does not match the API's documentation."""
     body = response.json()
     seen = f"fields {', '.join(body)}" if isinstance(body, dict) else f"a {type(body).__name__}"
     return IngestionError(
@@ -159,7 +160,7 @@ def other_shape(response: Response, fault: str) -> IngestionError:
     )
 
 
-def _auth(secret: str | None, header: str) -> BearerTokenAuth | APIKeyAuth | None:
+def _build_auth(secret: str | None, header: str) -> BearerTokenAuth | APIKeyAuth | None:
     if secret is None:
         return None
     if header == "Authorization":

@@ -1,7 +1,7 @@
-"""Rows of JSON answers as Arrow tables of declared columns, so that a changed API is found out.
+"""Converts rows of JSON responses to Arrow tables with declared columns, so that API changes show.
 
-A field that no column names is left out. A field that is gone is null where its column may be,
-and else refused; so is a value that does not read as its column's type without loss.
+Fields without a column are ignored. A missing field is null if its column is optional, otherwise an
+error. A value that does not convert to its column's type without loss is an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefect_flows.core.errors import IngestionError
 
 TEXT, INTEGER, BOOLEAN, DATE = pa.string(), pa.int64(), pa.bool_(), pa.date32()
 TIMESTAMP = pa.timestamp("us", tz="UTC")
-INTEGERS = range(-(2**63), 2**63)
+INT64_RANGE = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        path: of the field in a row of an answer, dots between the names: `owner.login`.
-        kind: TEXT, INTEGER, BOOLEAN, DATE or TIMESTAMP. A list of texts reads as a TEXT with
-            commas between.
-        required: a row without a value is refused.
+        path: path of the field in a row of the response, with dots: `owner.login`.
+        kind: TEXT, INTEGER, BOOLEAN, DATE or TIMESTAMP. A list of texts becomes a TEXT, joined with
+            commas.
+        required: whether a row without a value is an error.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its columns by name, and the names of its key."""
+    """A table: its columns by name, and the names of its key columns."""
 
     name: str
     key: tuple[str, ...]
@@ -51,7 +51,7 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """Arrow schema, `_loaded_at` included."""
+        """Arrow schema of the table, with `_loaded_at`."""
         fields = [
             pa.field(name, column.kind, nullable=not column.required)
             for name, column in self.columns.items()
@@ -59,17 +59,17 @@ class Table:
         return pa.schema([*fields, pa.field("_loaded_at", TIMESTAMP, nullable=False)])
 
     def row(self, answer: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-        """A row of the table from a row of an answer.
+        """Convert a row of a response to a row of the table.
 
         Raises:
-            IngestionError: a required field is gone, or a value is of another type.
+            IngestionError: a required field is missing, or a value has the wrong type.
         """
         return {
             name: self._value(name, column, answer, where) for name, column in self.columns.items()
         }
 
     def arrow(self, rows: Iterable[Mapping[str, Any]], loaded_at: datetime) -> pa.Table:
-        """Rows as Arrow; a table without rows still makes the table in the warehouse."""
+        """Convert rows to an Arrow table; an empty one still creates the table in the warehouse."""
         return pa.Table.from_pylist(
             [{**row, "_loaded_at": loaded_at} for row in rows], schema=self.schema
         )
@@ -89,7 +89,7 @@ class Table:
                 fix=fix,
             )
         try:
-            return READERS[column.kind](value)
+            return CONVERTERS[column.kind](value)
         except ValueError as error:
             raise IngestionError(
                 f"Table {self.name!r}: field {column.path!r} does not read as {column.kind}: "
@@ -103,12 +103,12 @@ def resources_of(
     read: Callable[[], Iterator[tuple[Table, list[dict[str, Any]]]]],
     tables: Sequence[Table],
 ) -> list[DltResource]:
-    """Resources of tables that are read together, merged by their keys.
+    """Build dlt resources for tables that are read together and merged by their keys.
 
     Args:
-        read: yields rows for one table after another, in any order; called once a load. The
-            state it keeps is `dlt.current.source_state()`.
-        tables: all of them; also those of which nothing is read are made in the warehouse.
+        read: yields rows for one table after another, in any order; called once per load. It keeps
+            its state in `dlt.current.source_state()`.
+        tables: all tables; those without rows are created in the warehouse as well.
     """
 
     def answers() -> Iterator[tuple[str, pa.Table]]:
@@ -123,7 +123,7 @@ def resources_of(
 
     def resource(table: Table) -> DltResource:
         def rows(answer: tuple[str, pa.Table]) -> Iterator[pa.Table]:
-            # What tells a table that was loaded before from one that never was.
+            # Distinguishes a table that was loaded before from a new one.
             dlt.current.resource_state()["read"] = True
             name, data = answer
             if name == table.name:
@@ -141,58 +141,58 @@ def resources_of(
 
 
 def fingerprint(row: Mapping[str, Any]) -> str:
-    """8 characters that differ when a row does; short, since the state keeps them for each row."""
+    """Return a hash of 8 characters for a row; short, since the state keeps one for each row."""
     text = json.dumps(row, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def today() -> date:
-    """The day of a snapshot, in UTC wherever the run is."""
+    """Return today's date in UTC, the date of a snapshot."""
     return datetime.now(UTC).date()
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if isinstance(value, str):
-        # Postgres keeps no null character.
+        # Postgres cannot store a null character.
         return value.replace("\x00", "")
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value).replace("\x00", "")
     raise ValueError(value)
 
 
-def _integer(value: Any) -> int:
-    """An integer, also one in quotes, as Google writes those of 64 bits."""
+def _to_integer(value: Any) -> int:
+    """Convert to an integer, also from a string, as Google writes 64-bit integers."""
     if isinstance(value, str) and re.fullmatch(r"-?\d{1,19}", value, re.ASCII):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value not in INTEGERS:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in INT64_RANGE:
         raise ValueError(value)
     return value
 
 
-def _boolean(value: Any) -> bool:
+def _to_boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(value)  # noqa: TRY004 (every reader refuses alike)
+        raise ValueError(value)  # noqa: TRY004 (all converters raise the same error)
     return value
 
 
-def _date(value: Any) -> date:
+def _to_date(value: Any) -> date:
     if isinstance(value, date) and not isinstance(value, datetime):
         return value
-    return date.fromisoformat(_text(value))
+    return date.fromisoformat(_to_text(value))
 
 
-def _timestamp(value: Any) -> datetime:
-    """An instant; one without a zone could be any of them."""
-    at = datetime.fromisoformat(_text(value))
+def _to_timestamp(value: Any) -> datetime:
+    """Convert to a UTC timestamp; refuse one without a time zone, which is ambiguous."""
+    at = datetime.fromisoformat(_to_text(value))
     if at.tzinfo is None:
         raise ValueError(value)
     return at.astimezone(UTC)
 
 
-READERS: dict[pa.DataType, Callable[[Any], Any]] = {
-    TEXT: _text,
-    INTEGER: _integer,
-    BOOLEAN: _boolean,
-    DATE: _date,
-    TIMESTAMP: _timestamp,
+CONVERTERS: dict[pa.DataType, Callable[[Any], Any]] = {
+    TEXT: _to_text,
+    INTEGER: _to_integer,
+    BOOLEAN: _to_boolean,
+    DATE: _to_date,
+    TIMESTAMP: _to_timestamp,
 }

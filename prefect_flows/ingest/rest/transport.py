@@ -1,7 +1,7 @@
-"""How a client of a REST API sends a call: until a whole answer is there, or its patience ends.
+"""HTTP transport of the REST client: retries, timeouts, backoff and rate limit waits.
 
-dlt's own retrying session knows neither the reset time of a rate limit nor answers that broke off,
-and ends in errors of `requests`; so the patience is in the transport below the session.
+dlt's own retrying session knows neither the reset time of a rate limit nor truncated responses, and
+raises errors of `requests`. Therefore the retry policy is in the transport below the session.
 """
 
 from __future__ import annotations
@@ -31,20 +31,19 @@ from prefect_flows.ingest.rest.responses import (
     utc,
 )
 
-# What an answer says that may pass: the server's faults, and a request that came in too slowly.
-PASSING = {408, *range(500, 600)} - {501}  # 501: not implemented
+RETRYABLE_STATUSES = {408, *range(500, 600)} - {501}  # 501: not implemented
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long one call is tried.
+    """How often and how long one call is retried.
 
     Attributes:
-        attempts: tries of a call that fails for a cause that may pass.
-        first_delay: seconds before the second try; each further one comes twice as late.
-        timeout: seconds to connect, and seconds without a byte of the answer.
-        longest_wait: seconds that one call waits for rate limits, all of them together.
-        limit_delay: seconds to wait for a rate limit that does not say how long, at first.
+        attempts: attempts of a call that fails for a transient cause.
+        first_delay: seconds before the second attempt; the delay doubles with each further one.
+        timeout: seconds to connect, and seconds without a byte of the response.
+        longest_wait: seconds that one call waits for rate limits, in total.
+        limit_delay: first delay in seconds for a rate limit that does not say how long.
     """
 
     attempts: int = 4
@@ -55,11 +54,11 @@ class RetryPolicy:
 
 
 class ApiError(IngestionError):
-    """The API refuses the call, and would refuse it again.
+    """The API refuses the call permanently.
 
     Attributes:
         status: the HTTP status.
-        reason: the API's own word for it, such as `quotaExceeded`; none where it gives none.
+        reason: the API's error code, such as `quotaExceeded`; None if it has none.
     """
 
     def __init__(self, what: str, *, where: str, fix: str, status: int, reason: str | None) -> None:
@@ -69,7 +68,7 @@ class ApiError(IngestionError):
 
 
 def run_logger() -> Logger:
-    """The log of the Prefect run, or a plain one where there is none."""
+    """Return the logger of the Prefect run, or a standard one outside a run."""
     try:
         return get_run_logger()
     except MissingContextError:
@@ -77,24 +76,24 @@ def run_logger() -> Logger:
 
 
 def place_of(request: PreparedRequest) -> str:
-    """Method and address of a call, without its query."""
+    """Return method and URL of a request, without its query."""
     return f"{request.method} {(request.url or '').partition('?')[0]}"
 
 
 class TransientError(Exception):
-    """A try failed for a cause that may pass; its text says which."""
+    """An attempt failed for a transient cause, named in the message."""
 
 
-class _Limited(Exception):
-    """The API asks to wait: seconds, or none where it does not say."""
+class _RateLimited(Exception):
+    """The API asks to wait; `seconds` is None if it does not say how long."""
 
-    def __init__(self, said: str, seconds: float | None) -> None:
-        super().__init__(said)
+    def __init__(self, description: str, seconds: float | None) -> None:
+        super().__init__(description)
         self.seconds = seconds
 
 
 class Transport(HTTPAdapter):
-    """Sends each request until a whole answer is there, or the patience ends."""
+    """HTTP adapter that retries each request as its retry policy says."""
 
     def __init__(
         self,
@@ -112,11 +111,11 @@ class Transport(HTTPAdapter):
         self._before_call = before_call or (lambda: None)
 
     def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
-        """One call.
+        """Send one request, with retries.
 
         Raises:
-            IngestionError: no whole answer came within the patience.
-            ApiError: the API refuses.
+            IngestionError: the retry policy ended without a complete response.
+            ApiError: the API refuses the call.
         """
         where, patience = place_of(request), self._patience
         if origin_of(request.url or "") != self._origin:
@@ -130,7 +129,7 @@ class Transport(HTTPAdapter):
         while True:
             self._before_call()
             try:
-                return self._try(request, *args, **options)
+                return self._send_once(request, *args, **options)
             except TransientError as fault:
                 failures += 1
                 delay = patience.first_delay * 2 ** (failures - 1)
@@ -141,28 +140,28 @@ class Transport(HTTPAdapter):
                         fix="run it again when the API answers; nothing of this load was kept",
                         retryable=True,
                     ) from fault
-                said = f"{fault}; try {failures + 1} of {patience.attempts} in {delay:g} s"
-            except _Limited as limit:
+                description = f"{fault}; try {failures + 1} of {patience.attempts} in {delay:g} s"
+            except _RateLimited as limit:
                 if limit.seconds is None:
                     delay = patience.limit_delay * 2**limits
                 else:
-                    # An API that says 0 again and again is not asked without a pause.
+                    # An API that keeps answering 0 must not be called without a pause.
                     delay = max(limit.seconds, 0.1 * 2**limits)
                 limits, waited = limits + 1, waited + delay
                 if waited > patience.longest_wait:
-                    self._refuse_to_wait(where, limit, delay)
-                said = f"{limit}; going on at {utc(time.time() + delay)}"
-            run_logger().warning("%s: %s.", where, said)
+                    self._raise_rate_limit_error(where, limit, delay)
+                description = f"{limit}; going on at {utc(time.time() + delay)}"
+            run_logger().warning("%s: %s.", where, description)
             time.sleep(delay)
 
-    def _try(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+    def _send_once(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
         try:
             response = super().send(request, *args, **options)
-            # The body as a whole: a connection that is lost half way is found out here.
+            # Reading the whole body raises here if the connection is lost half way.
             _ = response.content
         except SSLError as error:
             raise IngestionError(
-                f"No safe connection to the API: {self._without_secret(_last_of(error))}.",
+                f"No safe connection to the API: {self._without_secret(_root_cause_text(error))}.",
                 where=place_of(request),
                 fix="correct the certificates of this machine, or the parameter api_url",
             ) from error
@@ -173,30 +172,30 @@ class Transport(HTTPAdapter):
             ) from error
         except NoConnection as error:
             raise TransientError(
-                f"no connection ({self._without_secret(_last_of(error))})"
+                f"no connection ({self._without_secret(_root_cause_text(error))})"
             ) from error
         except (ChunkedEncodingError, ContentDecodingError) as error:
             raise TransientError(f"its answer broke off ({type(error).__name__})") from error
-        self._judge(request, response)
+        self._check_response(request, response)
         return response
 
-    def _judge(self, request: PreparedRequest, response: Response) -> None:
-        """Nothing where the answer is good."""
+    def _check_response(self, request: PreparedRequest, response: Response) -> None:
+        """Raise the error that the response stands for; return if it is good."""
         status = response.status_code
         if status < 400:
-            self._check_json(response)
+            self._check_is_json(response)
             return
         reason = reason_of(response)
         message = message_of(response)
-        said = f"{status} {response.reason}" + (f": {message}" if message else "")
-        said = self._without_secret(said)
+        description = f"{status} {response.reason}" + (f": {message}" if message else "")
+        description = self._without_secret(description)
         limit = limited_for(response, reason, time.time())
         if limit is not None:
-            raise _Limited(said, limit.seconds)
-        if status in PASSING:
-            raise TransientError(said)
+            raise _RateLimited(description, limit.seconds)
+        if status in RETRYABLE_STATUSES:
+            raise TransientError(description)
         raise ApiError(
-            f"The API refuses the call: {said}",
+            f"The API refuses the call: {description}",
             where=place_of(request),
             fix=self._access
             if is_about_access(response)
@@ -205,7 +204,7 @@ class Transport(HTTPAdapter):
             reason=reason,
         )
 
-    def _check_json(self, response: Response) -> None:
+    def _check_is_json(self, response: Response) -> None:
         if response.is_redirect or response.status_code == 204:
             return
         try:
@@ -217,7 +216,7 @@ class Transport(HTTPAdapter):
                 f"its answer is no whole JSON ({size:,} bytes of {kind})"
             ) from error
 
-    def _refuse_to_wait(self, where: str, limit: _Limited, delay: float) -> NoReturn:
+    def _raise_rate_limit_error(self, where: str, limit: _RateLimited, delay: float) -> NoReturn:
         until, longest = utc(time.time() + delay), self._patience.longest_wait
         raise IngestionError(
             f"The API's rate limit is reached ({limit}), until {until}; a call waits no longer "
@@ -231,7 +230,7 @@ class Transport(HTTPAdapter):
         return text.replace(self._secret, "***") if self._secret else text
 
 
-def _last_of(error: BaseException) -> str:
-    """What caused an error first, as `ConnectionRefusedError: [Errno 111] Connection refused`."""
+def _root_cause_text(error: BaseException) -> str:
+    """Format an error's root cause: `ConnectionRefusedError: [Errno 111] Connection refused`."""
     first = root_cause(error)
     return f"{type(first).__name__}: {first}"

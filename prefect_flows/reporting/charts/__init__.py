@@ -1,1 +1,1 @@
-"""Charts as SVG: timeline, lineage, trend."""
+"""SVG charts: timeline (Gantt), lineage graph, trend over runs."""

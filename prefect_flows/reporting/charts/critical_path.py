@@ -1,4 +1,4 @@
-"""The chain of nodes that explains when a run ended."""
+"""Critical path of a run: the chain of nodes that determined when it ended."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from datetime import datetime, timedelta
 from prefect_flows.transform.lineage import LineageNode, nearest, parents_of
 from prefect_flows.transform.results import NodeResult
 
-# Clocks of dbt's events are read a little after the work they speak of.
-TOLERANCE = timedelta(milliseconds=50)
+# dbt takes the time of an event shortly after the work itself.
+CLOCK_TOLERANCE = timedelta(milliseconds=50)
 
 
 def critical_path(
     nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]
 ) -> list[NodeResult]:
-    """The nodes that the end of the run waited for, first one first.
+    """Return the nodes that the end of the run waited for, in order.
 
-    From the node that ended last back to the parent that ended last before it began, again and
-    again. A parent that was not executed is passed through to its own parents.
+    It starts from the node that ended last, and repeatedly goes back to the parent that ended last
+    before that node started. It follows a parent that was not executed to its own parents.
     """
     spans = {node.unique_id: (node, *span) for node in nodes if (span := span_of(node))}
     if not spans:
@@ -27,19 +27,19 @@ def critical_path(
     last = max(spans, key=lambda i: (spans[i][2], i))
     path = [last]
     while True:
-        began = spans[path[-1]][1]
-        before = [
+        started_at = spans[path[-1]][1]
+        candidates = [
             parent
             for parent in nearest(edges, path[-1], spans)
-            if spans[parent][2] <= began + TOLERANCE and parent not in path
+            if spans[parent][2] <= started_at + CLOCK_TOLERANCE and parent not in path
         ]
-        if not before:
+        if not candidates:
             return [spans[i][0] for i in reversed(path)]
-        path.append(max(before, key=lambda i: (spans[i][2], i)))
+        path.append(max(candidates, key=lambda i: (spans[i][2], i)))
 
 
 def span_of(node: NodeResult) -> tuple[datetime, datetime] | None:
-    """When this run executed a node, from and to; none where it did not."""
+    """Return start and end of a node in this run; None if the run did not execute it."""
     if node.started_at is None or node.completed_at is None or node.resumed:
         return None
     return node.started_at, max(node.started_at, node.completed_at)

@@ -1,7 +1,8 @@
-"""Where each node of a layered graph stands, so that few of its lines cross.
+"""Layout of a layered graph (Sugiyama) with few crossing lines.
 
-Layers by the longest path from the left; within a layer by barycentres, swept back and forth, as
-in Sugiyama, Tagawa and Toda (1981), https://doi.org/10.1109/TSMC.1981.4308636.
+Layers follow the longest path from the left. The order within a layer follows barycentres, in
+sweeps back and forth, as in Sugiyama, Tagawa and Toda (1981),
+https://doi.org/10.1109/TSMC.1981.4308636.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ SWEEPS = 6
 
 @dataclass(frozen=True)
 class Place:
-    """A column counted from the left, and a row from the top; rows may lie between others."""
+    """Column from the left and row from the top; a row may lie between two others."""
 
     layer: int
     row: float
@@ -26,17 +27,17 @@ def placed(
     parents: Mapping[str, Sequence[str]],
     layers: Mapping[str, int] | None = None,
 ) -> dict[str, Place]:
-    """Node → its place.
+    """Return the place of each node.
 
     Args:
-        layers: node → its layer, where the caller knows better than the longest path.
+        layers: layer by node, to override the longest path.
     """
     layer = dict(layers) if layers else layers_of(nodes, parents)
     children: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         for parent in parents.get(node, ()):
             children[parent].append(node)
-    for node in nodes:  # a source stands next to what reads it, and not always at the far left
+    for node in nodes:  # places a source next to what reads it, not always at the far left
         if layers is None and not parents.get(node) and children[node]:
             layer[node] = max(min(layer[child] for child in children[node]) - 1, 0)
     rows: dict[int, list[str]] = defaultdict(list)
@@ -47,7 +48,7 @@ def placed(
         forward = sweep % 2 == 0
         neighbours: Mapping[str, Sequence[str]] = parents if forward else children
         for number in sorted(rows, reverse=not forward):
-            rows[number].sort(key=lambda node: _barycentre(node, neighbours, order))
+            rows[number].sort(key=lambda node: _barycenter(node, neighbours, order))
             order.update((node, float(at)) for at, node in enumerate(rows[number]))
     longest = max(len(row) for row in rows.values())
     return {
@@ -58,7 +59,7 @@ def placed(
 
 
 def layers_of(nodes: Sequence[str], parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Node → the length of the longest path to it. Of a circle, one line does not count."""
+    """Return the length of the longest path to each node; in a cycle, one edge is ignored."""
     layer: dict[str, int] = {}
     open_nodes: set[str] = set()
     for start in nodes:
@@ -79,7 +80,7 @@ def layers_of(nodes: Sequence[str], parents: Mapping[str, Sequence[str]]) -> dic
     return layer
 
 
-def _barycentre(
+def _barycenter(
     node: str, neighbours: Mapping[str, Sequence[str]], order: Mapping[str, float]
 ) -> float:
     near = neighbours.get(node, ())

@@ -1,4 +1,4 @@
-"""The project's graph as a picture: sources left, exposures right, failures and what they stop."""
+"""Lineage diagram of a run as SVG: sources left, exposures right, failures and what they block."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from prefect_flows.transform.lineage import (
 )
 from prefect_flows.transform.results import SKIPPED, NodeResult
 
-MOST_BOXES = 60
+MAX_BOXES = 60
 BOX_WIDTH, BOX_HEIGHT = 190, 40
 GAP_X, GAP_Y, MARGIN, TOP = 56, 12, 12, 40
-_LETTERS = 25
-_RANK = ("failed", "warned", "skipped", "good", "other")
-_OWN_STYLE = """
+_TITLE_LENGTH = 25
+_SEVERITY_ORDER = ("failed", "warned", "skipped", "good", "other")
+_DIAGRAM_STYLE = """
 .mr-graph .box{fill:var(--paper);stroke:var(--line)}.mr-graph .box.is-failed{stroke:var(--failed);
 stroke-width:2.5}.mr-graph .box.is-skipped{stroke-dasharray:4 3;stroke:var(--skipped)}
 .mr-graph .edge{fill:none;stroke:var(--soft);opacity:.45}
@@ -36,7 +36,7 @@ stroke-width:2.5}.mr-graph .box.is-skipped{stroke-dasharray:4 3;stroke:var(--ski
 
 @dataclass(frozen=True)
 class _Box:
-    """A node, or many nodes of one folder."""
+    """A box for one node, or for all nodes of a folder."""
 
     title: str
     second: str
@@ -46,7 +46,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class Picture:
-    """The graph as SVG text, and one sentence on what it shows and what it leaves out."""
+    """The diagram as SVG text, and a sentence on what it shows and leaves out."""
 
     svg: str
     note: str
@@ -55,50 +55,55 @@ class Picture:
 def lineage_picture(
     nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]
 ) -> Picture | None:
-    """The part of the graph that a reader of this run has to see; none where nothing was run.
+    """Draw the part of the graph that matters for a run; None if the run executed nothing.
 
-    Up to 60 boxes the picture is whole. In a larger run that failed, it shows the failed nodes,
-    what they stop and their direct parents; in a larger one that passed, the models, and where
-    these too are many, one box a folder. Tests are counted on the node that they are about.
+    Up to 60 boxes, the diagram is complete. In a larger run with failures, it shows the failed
+    nodes, what they block and their direct parents. In a larger run that passed, it shows the
+    models, or one box per folder if there are too many models. Tests are counted on the node that
+    they test.
     """
     results = {node.unique_id: node for node in nodes}
     tests = _tests_by_node(results, lineage)
-    whole = _whole(results, lineage)
-    if not whole:
+    run_nodes = _nodes_of_run(results, lineage)
+    if not run_nodes:
         return None
-    boxes = {i: _box(lineage[i], results.get(i), tests[i]) for i in whole}
-    troubled = [i for i in whole if _is_troubled(i, results, tests)]
-    if len(whole) <= MOST_BOXES:
-        shown, note = whole, f"All {len(whole)} nodes of the run."
-    elif troubled:
-        shown, note = _around(troubled, whole, results, lineage)
+    boxes = {i: _build_box(lineage[i], results.get(i), tests[i]) for i in run_nodes}
+    failed_nodes = [i for i in run_nodes if _has_failure(i, results, tests)]
+    if len(run_nodes) <= MAX_BOXES:
+        shown, note = run_nodes, f"All {len(run_nodes)} nodes of the run."
+    elif failed_nodes:
+        shown, note = _select_around_failures(failed_nodes, run_nodes, results, lineage)
     else:
-        models = [i for i in whole if lineage[i].resource_type == "model"]
-        if models and len(models) <= MOST_BOXES:
+        models = [i for i in run_nodes if lineage[i].resource_type == "model"]
+        if models and len(models) <= MAX_BOXES:
             shown = models
-            note = f"The {len(models)} models; {len(whole) - len(models):,} other nodes left out."
+            note = (
+                f"The {len(models)} models; {len(run_nodes) - len(models):,} other nodes left out."
+            )
         else:
-            return _by_folder(models or whole, lineage, boxes)
+            return _draw_by_folder(models or run_nodes, lineage, boxes)
     edges = parents_of(lineage)
-    kept = set(shown)
-    parents = {i: sorted(nearest(edges, i, kept)) for i in shown}
-    return Picture(_svg({i: boxes[i] for i in shown}, parents, note), note)
+    shown_ids = set(shown)
+    parents = {i: sorted(nearest(edges, i, shown_ids)) for i in shown}
+    return Picture(_draw_svg({i: boxes[i] for i in shown}, parents, note), note)
 
 
-def _whole(results: Mapping[str, NodeResult], lineage: Mapping[str, LineageNode]) -> list[str]:
-    """The run's nodes without tests, the sources that they read, and the exposures behind them."""
+def _nodes_of_run(
+    results: Mapping[str, NodeResult], lineage: Mapping[str, LineageNode]
+) -> list[str]:
+    """Return the run's nodes without tests, their sources, and the exposures downstream."""
     run = [i for i in results if i in lineage and lineage[i].resource_type not in TESTS]
     looked_at = [p for i in results if i in lineage for p in lineage[i].parents if p in lineage]
     children = children_of(lineage)
-    behind = (c for i in (*run, *looked_at) for c in children.get(i, ()))
-    exposures = [c for c in behind if lineage[c].resource_type == "exposure"]
+    downstream = (c for i in (*run, *looked_at) for c in children.get(i, ()))
+    exposures = [c for c in downstream if lineage[c].resource_type == "exposure"]
     return list(dict.fromkeys([*run, *looked_at, *exposures]))
 
 
 def _tests_by_node(
     results: Mapping[str, NodeResult], lineage: Mapping[str, LineageNode]
 ) -> dict[str, Counter[str]]:
-    """Node's id → number of its tests by class of status."""
+    """Count a node's tests by status group."""
     tests: dict[str, Counter[str]] = defaultdict(Counter)
     for unique_id, result in results.items():
         node = lineage.get(unique_id)
@@ -110,39 +115,39 @@ def _tests_by_node(
     return tests
 
 
-def _is_troubled(
+def _has_failure(
     unique_id: str, results: Mapping[str, NodeResult], tests: Mapping[str, Counter[str]]
 ) -> bool:
     failed = unique_id in results and results[unique_id].failed
     return failed or tests.get(unique_id, Counter())["failed"] > 0
 
 
-def _around(
-    troubled: Sequence[str],
-    whole: Collection[str],
+def _select_around_failures(
+    failed_nodes: Sequence[str],
+    run_nodes: Collection[str],
     results: Mapping[str, NodeResult],
     lineage: Mapping[str, LineageNode],
 ) -> tuple[list[str], str]:
-    """What failed, what that stops, and the direct parents, in this order until it is enough."""
+    """Return failed nodes, what they block, and their parents, up to the limit; and a note."""
     children = children_of(lineage)
-    known = set(whole)
-    stopped = [
+    known = set(run_nodes)
+    blocked = [
         i
-        for i in reach(children, troubled)
+        for i in reach(children, failed_nodes)
         if i in known
         and (
             (i in results and results[i].status == SKIPPED)
             or lineage[i].resource_type == "exposure"
         )
     ]
-    parents = [p for i in troubled for p in lineage[i].parents if p in known]
-    kinds = [list(dict.fromkeys(kind)) for kind in (troubled, parents, stopped)]
-    room = MOST_BOXES
+    parents = [p for i in failed_nodes for p in lineage[i].parents if p in known]
+    kinds = [list(dict.fromkeys(kind)) for kind in (failed_nodes, parents, blocked)]
+    room = MAX_BOXES
     shown: dict[str, None] = {}
-    # Each kind leaves a part of the room to the next, or many failures would hide what they stop.
-    for kind, most in zip(kinds, (room // 2, room * 3 // 4, room), strict=True):
+    # Each kind leaves room for the next, so that many failures do not hide what they block.
+    for kind, limit in zip(kinds, (room // 2, room * 3 // 4, room), strict=True):
         for unique_id in kind:
-            if len(shown) < most:
+            if len(shown) < limit:
                 shown[unique_id] = None
     every = set().union(*kinds)
     note = (
@@ -155,61 +160,61 @@ def _around(
     return list(shown), note
 
 
-def _by_folder(
+def _draw_by_folder(
     ids: Sequence[str], lineage: Mapping[str, LineageNode], boxes: Mapping[str, _Box]
 ) -> Picture:
-    """One box a folder; of folders that are too many, one box for those with a common parent."""
+    """Draw one box per folder, or per common parent folder if there are too many."""
     folders = {i: PurePosixPath(lineage[i].path).parent.parts for i in ids}
     depth = max(len(parts) for parts in folders.values())
-    while depth > 1 and len({parts[:depth] for parts in folders.values()}) > MOST_BOXES:
+    while depth > 1 and len({parts[:depth] for parts in folders.values()}) > MAX_BOXES:
         depth -= 1
-    folder_of = {i: "/".join(parts[:depth]) for i, parts in folders.items()}
+    folder_by_id = {i: "/".join(parts[:depth]) for i, parts in folders.items()}
     edges = parents_of(lineage)
     known = set(ids)
     members: dict[str, list[str]] = defaultdict(list)
     near = {i: sorted(nearest(edges, i, known)) for i in ids}
     references: dict[str, set[str]] = defaultdict(set)
-    for unique_id, folder in folder_of.items():
+    for unique_id, folder in folder_by_id.items():
         members[folder].append(unique_id)
-        references[folder] |= {folder_of[parent] for parent in near[unique_id]}
-    layers = _layers_of_folders(members, layers_of(ids, near))
+        references[folder] |= {folder_by_id[parent] for parent in near[unique_id]}
+    layers = _folder_layers(members, layers_of(ids, near))
     groups = {
         folder: _Box(
             title=folder or "(top)",
             second=f"{len(inside):,} nodes",
-            group=min((boxes[i].group for i in inside), key=_RANK.index),
+            group=min((boxes[i].group for i in inside), key=_SEVERITY_ORDER.index),
             tests=sum((boxes[i].tests for i in inside), Counter[str]()),
         )
         for folder, inside in members.items()
     }
     note = f"{len(ids):,} models are too many to draw: each box is a folder."
-    # Folders may read each other: only the lines that go to the right are drawn.
+    # Folders may read each other, so only the lines that go to the right are drawn.
     to_the_right = {
         folder: sorted(other for other in references[folder] if layers[other] < layers[folder])
         for folder in groups
     }
-    return Picture(_svg(groups, to_the_right, note, layers), note)
+    return Picture(_draw_svg(groups, to_the_right, note, layers), note)
 
 
-def _layers_of_folders(
+def _folder_layers(
     members: Mapping[str, Sequence[str]], layers: Mapping[str, int]
 ) -> dict[str, int]:
-    """Folder → layer, by the middle of its nodes' layers, without gaps."""
+    """Return a layer by folder: the median layer of its nodes, numbered without gaps."""
     middles = {f: median_low(layers[i] for i in inside) for f, inside in members.items()}
     numbers = {middle: number for number, middle in enumerate(sorted(set(middles.values())))}
     return {folder: numbers[middle] for folder, middle in middles.items()}
 
 
-def _box(node: LineageNode, result: NodeResult | None, tests: Counter[str]) -> _Box:
+def _build_box(node: LineageNode, result: NodeResult | None, tests: Counter[str]) -> _Box:
     status = result.status if result else "not run"
-    taken = f" · {seconds(result.seconds)}" if result and result.seconds else ""
-    second = f"{node.resource_type} · {status}{taken}"
+    duration = f" · {seconds(result.seconds)}" if result and result.seconds else ""
+    second = f"{node.resource_type} · {status}{duration}"
     if result is None and node.resource_type in {"source", "exposure"}:
         second = node.resource_type
     return _Box(node.name, second, group_of(result.status if result else None), tests)
 
 
-def _svg(
+def _draw_svg(
     boxes: Mapping[str, _Box],
     parents: Mapping[str, Sequence[str]],
     note: str,
@@ -221,22 +226,22 @@ def _svg(
     height = round(TOP + rows * (BOX_HEIGHT + GAP_Y) + MARGIN)
     width = max(width, 420)
     described = Counter(box.group for box in boxes.values())
-    said = ", ".join(f"{count} {LEGEND[group]}" for group, count in described.items())
+    status_counts = ", ".join(f"{count} {LEGEND[group]}" for group, count in described.items())
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" class="mr mr-graph" role="img" '
         'aria-labelledby="mr-graph-t mr-graph-d"><title id="mr-graph-t">Lineage of the run</title>'
-        f'<desc id="mr-graph-d">{text(note)} {text(said)}.</desc>'
-        f"<style>{STYLE}{_OWN_STYLE}</style>",
-        *_legend(described),
+        f'<desc id="mr-graph-d">{text(note)} {text(status_counts)}.</desc>'
+        f"<style>{STYLE}{_DIAGRAM_STYLE}</style>",
+        *_draw_legend(described),
     ]
     for child, above in parents.items():
-        parts += [_edge(places[p], places[child], boxes[p], boxes[child]) for p in above]
-    parts += [_drawn(box, places[i]) for i, box in boxes.items()]
+        parts += [_draw_edge(places[p], places[child], boxes[p], boxes[child]) for p in above]
+    parts += [_draw_box(box, places[i]) for i, box in boxes.items()]
     return "".join([*parts, "</svg>"])
 
 
-def _legend(groups: Iterable[str]) -> list[str]:
+def _draw_legend(groups: Iterable[str]) -> list[str]:
     parts, left, present = [], MARGIN, set(groups)
     for group, words in LEGEND.items():
         if group in present:
@@ -248,7 +253,7 @@ def _legend(groups: Iterable[str]) -> list[str]:
     return parts
 
 
-def _edge(start: Place, end: Place, parent: _Box, child: _Box) -> str:
+def _draw_edge(start: Place, end: Place, parent: _Box, child: _Box) -> str:
     x1, y1 = _left(start) + BOX_WIDTH, _top(start) + BOX_HEIGHT / 2
     x2, y2 = _left(end), _top(end) + BOX_HEIGHT / 2
     bend = max((x2 - x1) / 2, 20)
@@ -259,30 +264,30 @@ def _edge(start: Place, end: Place, parent: _Box, child: _Box) -> str:
     )
 
 
-def _drawn(box: _Box, place: Place) -> str:
+def _draw_box(box: _Box, place: Place) -> str:
     left, top = _left(place), _top(place)
     tests = ", ".join(f"{count} {LEGEND[group]}" for group, count in box.tests.items())
     title = f"{box.title}: {box.second}" + (f"; tests: {tests}" if tests else "")
     badge = ""
     if box.tests:
         failed, total = box.tests["failed"], sum(box.tests.values())
-        group = min(box.tests, key=_RANK.index)
+        group = min(box.tests, key=_SEVERITY_ORDER.index)
         label = (
             f"{failed} of {total} failed" if failed else f"{total} test{'s' if total > 1 else ''}"
         )
-        wide = 8 + 5.6 * len(label)
+        badge_width = 8 + 5.6 * len(label)
         badge = (
-            f'<rect class="{group}" x="{left + BOX_WIDTH - wide - 4:.0f}" y="{top - 7:.0f}" '
-            f'width="{wide:.0f}" height="14" rx="7"/><text class="badge on" '
-            f'x="{left + BOX_WIDTH - wide:.0f}" y="{top + 4:.0f}">{text(label)}</text>'
+            f'<rect class="{group}" x="{left + BOX_WIDTH - badge_width - 4:.0f}" y="{top - 7:.0f}" '
+            f'width="{badge_width:.0f}" height="14" rx="7"/><text class="badge on" '
+            f'x="{left + BOX_WIDTH - badge_width:.0f}" y="{top + 4:.0f}">{text(label)}</text>'
         )
     return (
         f'<g><title>{text(title)}</title><rect class="box is-{box.group}" x="{left}" '
         f'y="{top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>'
         f'<rect class="{box.group}" x="{left}" y="{top:.0f}" width="6" height="{BOX_HEIGHT}" '
-        f'rx="2"/><text x="{left + 13}" y="{top + 18:.0f}">{text(fitted(box.title, _LETTERS))}'
+        f'rx="2"/><text x="{left + 13}" y="{top + 18:.0f}">{text(fitted(box.title, _TITLE_LENGTH))}'
         f'</text><text class="second" x="{left + 13}" y="{top + 33:.0f}">'
-        f"{text(fitted(box.second, _LETTERS + 3))}</text>{badge}</g>"
+        f"{text(fitted(box.second, _TITLE_LENGTH + 3))}</text>{badge}</g>"
     )
 
 

@@ -1,4 +1,4 @@
-"""What all pictures share: colours of the statuses, and text that SVG takes."""
+"""Common parts of the SVG charts: status colors, text escaping, formatted durations and sizes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from markupsafe import escape
 
 NOTHING = "\N{EN DASH}"
 
-# Okabe and Ito's colours, which people who see colours differently can tell apart.
-GROUPS = {
+# Colors by Okabe and Ito, which color-blind readers can tell apart.
+STATUSES_BY_GROUP = {
     "good": frozenset({"success", "pass", "reused", "reported"}),
     "warned": frozenset({"warn"}),
     "failed": frozenset({"error", "fail", "runtime error", "partial success"}),
@@ -34,20 +34,20 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 
 
 def group_of(status: str | None) -> str:
-    """The class of a status, which is its colour."""
-    for group, statuses in GROUPS.items():
+    """Return the group of a status, which determines its color."""
+    for group, statuses in STATUSES_BY_GROUP.items():
         if status in statuses:
             return group
     return "other"
 
 
 def text(value: str) -> str:
-    """Text for an attribute or an element; characters that XML forbids are left out."""
+    """Escape text for an attribute or element, without characters that XML forbids."""
     return str(escape("".join(c for c in value if c >= " " or c in "\t\n")))
 
 
 def fitted(value: str, characters: int) -> str:
-    """The text, cut in its middle so that it has no more characters than these."""
+    """Shorten a text in its middle to at most this many characters."""
     if len(value) <= characters:
         return value
     kept = max(characters - 1, 1)
@@ -55,7 +55,7 @@ def fitted(value: str, characters: int) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration for people: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    """Format a duration: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
     if value < 10:
         return f"{value:.1f} s"
     whole = round(value)
@@ -67,7 +67,7 @@ def seconds(value: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes in the unit that keeps the number short."""
+    """Format a number of bytes with a suitable unit."""
     if count is None:
         return NOTHING
     value = float(count)
@@ -79,5 +79,5 @@ def size(count: int | None) -> str:
 
 
 def slots(seconds: float | None) -> str:
-    """Seconds of BigQuery's slots."""
+    """Format BigQuery slot seconds."""
     return NOTHING if seconds is None else f"{seconds:,.1f}"

@@ -1,4 +1,4 @@
-"""A run as a picture in time: one lane a thread, one bar a node, the critical path marked."""
+"""Timeline (Gantt chart) of a run as SVG: one lane per thread, one bar per node, critical path."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from prefect_flows.transform.results import NodeResult
 WIDTH = 1000
 LEFT, RIGHT, TOP = 12, 12, 52
 LANE, LANES_HEIGHT, MAX_LANES = 24, 480, 64
-CHARACTER = 6.4  # width of a letter at 11 px
-SLIVER = 1.0  # bars narrower than this are drawn together with their neighbours
-# Seconds between two marks of the axis: the first that gives no more than ten.
-_STEPS = (
+CHARACTER_WIDTH = 6.4  # at 11 px
+SLIVER = 1.0  # narrower bars are merged with their neighbors
+# Possible distances of ticks; the first that gives at most ten ticks is used.
+_TICK_SECONDS = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200,
     14400, 28800,
 )  # fmt: skip
-_Timed = tuple[NodeResult, datetime, datetime]
-_OWN_STYLE = """
+_TimedNode = tuple[NodeResult, datetime, datetime]
+_TIMELINE_STYLE = """
 .mr-time .bar{stroke:var(--paper);stroke-width:.6}
 .mr-time .critical{stroke:var(--critical);stroke-width:2.5}
 .mr-time .path{fill:none;stroke:var(--critical);stroke-width:1.5;stroke-dasharray:3 3}
@@ -37,7 +37,7 @@ _OWN_STYLE = """
 
 @dataclass(frozen=True)
 class _Bar:
-    """Some executed nodes of one lane and one colour, side by side; most often one."""
+    """Adjacent executed nodes of one lane and color, usually one."""
 
     lane: int
     left: float
@@ -51,96 +51,96 @@ def timeline(
     sliver: float = SLIVER,
     tooltips: bool = True,
 ) -> str:
-    """The picture as SVG text, which can stand alone or in a page.
+    """Draw the timeline as SVG text, for a file of its own or a page.
 
-    Its size is bounded: neighbours too narrow to be seen share a bar, whose tooltip counts them.
+    Its size is bounded: nodes that are too narrow share a bar, whose tooltip counts them.
 
     Args:
-        sliver: bars narrower than this, in thousandths of the width, share one.
-        tooltips: left out where nobody can see them, as in an image of a page.
+        sliver: bars narrower than this, in thousandths of the width, are merged.
+        tooltips: False where they cannot be shown, as in an image.
     """
     timed = [(node, *span) for node in nodes if (span := span_of(node))]
     if not timed:
         return ""
-    start = min(began for _, began, _ in timed)
-    end = max(ended for _, _, ended in timed)
+    start = min(started_at for _, started_at, _ in timed)
+    end = max(ended_at for _, _, ended_at in timed)
     total = max((end - start).total_seconds(), 0.001)
     scale = (WIDTH - LEFT - RIGHT) / total
 
     def place(moment: datetime) -> float:
         return LEFT + (moment - start).total_seconds() * scale
 
-    lanes = _lanes(timed)
+    lanes = _assign_lanes(timed)
     number = min(max(lanes.values()) + 1, MAX_LANES)
     path = critical_path(nodes, lineage)
     critical = {node.unique_id for node in path}
-    bars = _bars(timed, lanes, critical, place, sliver)
+    bars = _merge_bars(timed, lanes, critical, place, sliver)
     lane_height = min(LANE, LANES_HEIGHT / number)
     height = round(TOP + number * lane_height + 26)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
         f'height="{height}" class="mr mr-time" role="img" aria-labelledby="mr-time-t mr-time-d">',
         '<title id="mr-time-t">Timeline of the run</title>',
-        f'<desc id="mr-time-d">{text(_described(timed, path, total))}</desc>',
-        f"<style>{STYLE}{_OWN_STYLE}</style>",
+        f'<desc id="mr-time-d">{text(_describe(timed, path, total))}</desc>',
+        f"<style>{STYLE}{_TIMELINE_STYLE}</style>",
         '<defs><pattern id="mr-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><path d="M0 0V6" stroke="#10151a" stroke-width="2" '
         'opacity=".45"/></pattern></defs>',
-        *_legend(timed),
-        *_stages(timed, place, height),
-        *_axis(total, scale, height),
+        *_draw_legend(timed),
+        *_draw_stages(timed, place, height),
+        *_draw_axis(total, scale, height),
         *(
             part
             for bar in bars
-            for part in _drawn(bar, bar.nodes[0].unique_id in critical, lane_height, tooltips)
+            for part in _draw_bar(bar, bar.nodes[0].unique_id in critical, lane_height, tooltips)
         ),
-        _joined(path, bars, lane_height),
+        _draw_critical_path(path, bars, lane_height),
         "</svg>",
     ]
     return "".join(parts)
 
 
-def _lanes(timed: Iterable[_Timed]) -> dict[tuple[str, str], int]:
-    """Stage and thread → lane. Each invocation of dbt has threads of its own, which share lanes."""
+def _assign_lanes(timed: Iterable[_TimedNode]) -> dict[tuple[str, str], int]:
+    """Return a lane by stage and thread. The threads of different dbt invocations share lanes."""
     spans: dict[tuple[str, str], tuple[datetime, datetime]] = {}
-    for node, began, ended in timed:
+    for node, started_at, ended_at in timed:
         key = (node.stage, node.thread or "")
-        first, last = spans.get(key, (began, ended))
-        spans[key] = (min(first, began), max(last, ended))
+        first, last = spans.get(key, (started_at, ended_at))
+        spans[key] = (min(first, started_at), max(last, ended_at))
     lanes: dict[tuple[str, str], int] = {}
     free: list[int] = []
     busy: list[tuple[datetime, int]] = []
-    for key, (began, ended) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
-        while busy and busy[0][0] <= began:
+    for key, (started_at, ended_at) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
+        while busy and busy[0][0] <= started_at:
             heapq.heappush(free, heapq.heappop(busy)[1])
         lane = heapq.heappop(free) if free else len(busy)
         lanes[key] = lane
-        heapq.heappush(busy, (ended, lane))
+        heapq.heappush(busy, (ended_at, lane))
     return lanes
 
 
-def _bars(
-    timed: Iterable[_Timed],
+def _merge_bars(
+    timed: Iterable[_TimedNode],
     lanes: Mapping[tuple[str, str], int],
     critical: Container[str],
     place: Callable[[datetime], float],
     sliver: float,
 ) -> list[_Bar]:
-    """The bars, lane by lane. Slivers of one colour that touch are one bar."""
-    by_lane: dict[int, list[_Timed]] = defaultdict(list)
-    for node, began, ended in timed:
+    """Return the bars lane by lane, with adjacent slivers of one color merged."""
+    by_lane: dict[int, list[_TimedNode]] = defaultdict(list)
+    for node, started_at, ended_at in timed:
         lane = min(lanes[node.stage, node.thread or ""], MAX_LANES - 1)
-        by_lane[lane].append((node, began, ended))
+        by_lane[lane].append((node, started_at, ended_at))
     bars = []
     for lane, in_lane in sorted(by_lane.items()):
         in_lane.sort(key=lambda entry: entry[1])
         open_bar: _Bar | None = None
-        for node, began, ended in in_lane:
-            bar = _Bar(lane, place(began), place(ended), (node,))
-            alone = node.unique_id in critical or bar.right - bar.left >= sliver
+        for node, started_at, ended_at in in_lane:
+            bar = _Bar(lane, place(started_at), place(ended_at), (node,))
+            is_separate = node.unique_id in critical or bar.right - bar.left >= sliver
             if (
                 open_bar is not None
-                and not alone
+                and not is_separate
                 and group_of(open_bar.nodes[0].status) == group_of(node.status)
                 and bar.left - open_bar.right < sliver
             ):
@@ -150,7 +150,7 @@ def _bars(
             if open_bar is not None:
                 bars.append(open_bar)
                 open_bar = None
-            if alone:
+            if is_separate:
                 bars.append(bar)
             else:
                 open_bar = bar
@@ -159,27 +159,27 @@ def _bars(
     return bars
 
 
-def _drawn(bar: _Bar, critical: bool, lane_height: float, tooltips: bool) -> list[str]:
+def _draw_bar(bar: _Bar, critical: bool, lane_height: float, tooltips: bool) -> list[str]:
     node, many = bar.nodes[0], len(bar.nodes)
     group = group_of(node.status)
     width = max(bar.right - bar.left, 3.0 if group == "failed" else 0.6)
     height = lane_height - max(2.0, lane_height / 4)
     top = TOP + bar.lane * lane_height + (lane_height - height) / 2
-    taken = sum(each.seconds for each in bar.nodes)
-    said = (
-        f"{many} nodes: {node.status}, {seconds(taken)} together"
+    duration = sum(each.seconds for each in bar.nodes)
+    tooltip = (
+        f"{many} nodes: {node.status}, {seconds(duration)} together"
         if many > 1
-        else f"{node.name}: {node.status}, {seconds(taken)}"
+        else f"{node.name}: {node.status}, {seconds(duration)}"
     )
-    said += ", on the critical path" if critical else ""
+    tooltip += ", on the critical path" if critical else ""
     box = f'x="{bar.left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"'
     parts = [
         f'<rect class="bar {group}{" critical" if critical else ""}" {box} rx="2">'
-        + (f"<title>{text(said)}</title></rect>" if tooltips else "</rect>")
+        + (f"<title>{text(tooltip)}</title></rect>" if tooltips else "</rect>")
     ]
     if group == "failed":
         parts.append(f'<rect class="hatch" {box}/>')
-    letters = int((width - 8) / CHARACTER)
+    letters = int((width - 8) / CHARACTER_WIDTH)
     name = node.name if many == 1 else f"{many} nodes"
     if height >= 12 and letters >= min(len(name), 6):
         parts.append(
@@ -189,10 +189,12 @@ def _drawn(bar: _Bar, critical: bool, lane_height: float, tooltips: bool) -> lis
     return parts
 
 
-def _joined(path: Sequence[NodeResult], bars: Iterable[_Bar], lane_height: float) -> str:
-    """A dashed line from each node of the critical path to the next one."""
-    of_path = {node.unique_id for node in path}
-    found = {bar.nodes[0].unique_id: bar for bar in bars if bar.nodes[0].unique_id in of_path}
+def _draw_critical_path(
+    path: Sequence[NodeResult], bars: Iterable[_Bar], lane_height: float
+) -> str:
+    """Draw a dashed line from each node of the critical path to the next."""
+    path_ids = {node.unique_id for node in path}
+    found = {bar.nodes[0].unique_id: bar for bar in bars if bar.nodes[0].unique_id in path_ids}
     lines = []
     for before, after in pairwise(found[node.unique_id] for node in path):
         middles = [TOP + (bar.lane + 0.5) * lane_height for bar in (before, after)]
@@ -200,7 +202,7 @@ def _joined(path: Sequence[NodeResult], bars: Iterable[_Bar], lane_height: float
     return f'<path class="path" d="{"".join(lines)}"/>' if lines else ""
 
 
-def _legend(timed: Iterable[_Timed]) -> list[str]:
+def _draw_legend(timed: Iterable[_TimedNode]) -> list[str]:
     counted = Counter(group_of(node.status) for node, _, _ in timed)
     parts, left = [], float(LEFT)
     for group, words in LEGEND.items():
@@ -211,7 +213,7 @@ def _legend(timed: Iterable[_Timed]) -> list[str]:
         if group == "failed":
             parts.append(f'<rect class="hatch" x="{left}" y="6" width="14" height="12"/>')
         parts.append(f'<text x="{left + 20}" y="16">{text(label)}</text>')
-        left += 44 + len(label) * CHARACTER
+        left += 44 + len(label) * CHARACTER_WIDTH
     parts.append(
         f'<rect class="critical" fill="none" x="{left}" y="6" width="14" height="12" rx="2"/>'
         f'<text x="{left + 20}" y="16">critical path</text>'
@@ -219,30 +221,30 @@ def _legend(timed: Iterable[_Timed]) -> list[str]:
     return parts
 
 
-def _stages(
-    timed: Iterable[_Timed], place: Callable[[datetime], float], height: float
+def _draw_stages(
+    timed: Iterable[_TimedNode], place: Callable[[datetime], float], height: float
 ) -> list[str]:
-    """A band behind each stage, and its name where it fits."""
+    """Draw a band behind each stage, with its name if it fits."""
     spans: dict[str, tuple[datetime, datetime]] = {}
-    for node, began, ended in timed:
-        first, last = spans.get(node.stage, (began, ended))
-        spans[node.stage] = (min(first, began), max(last, ended))
+    for node, started_at, ended_at in timed:
+        first, last = spans.get(node.stage, (started_at, ended_at))
+        spans[node.stage] = (min(first, started_at), max(last, ended_at))
     parts = []
-    for stage, (began, ended) in sorted(spans.items(), key=lambda item: item[1]):
-        left, right = place(began), place(ended)
+    for stage, (started_at, ended_at) in sorted(spans.items(), key=lambda item: item[1]):
+        left, right = place(started_at), place(ended_at)
         parts.append(
             f'<rect class="stage" x="{left:.1f}" y="{TOP - 20}" width="{right - left:.1f}" '
             f'height="{height - TOP - 4:.1f}"><title>{text(stage)}</title></rect>'
         )
-        if (right - left) / CHARACTER >= len(stage) + 1:
+        if (right - left) / CHARACTER_WIDTH >= len(stage) + 1:
             parts.append(
                 f'<text class="soft" x="{left + 4:.1f}" y="{TOP - 7}">{text(stage)}</text>'
             )
     return parts
 
 
-def _axis(total: float, scale: float, height: float) -> list[str]:
-    step = next((each for each in _STEPS if total / each <= 10), total / 10)
+def _draw_axis(total: float, scale: float, height: float) -> list[str]:
+    step = next((each for each in _TICK_SECONDS if total / each <= 10), total / 10)
     parts = []
     for number in range(int(total / step) + 1):
         left = LEFT + number * step * scale
@@ -255,8 +257,8 @@ def _axis(total: float, scale: float, height: float) -> list[str]:
     return parts
 
 
-def _described(timed: Sequence[_Timed], path: Sequence[NodeResult], total: float) -> str:
-    """The picture in words, for those who do not see it."""
+def _describe(timed: Sequence[_TimedNode], path: Sequence[NodeResult], total: float) -> str:
+    """Describe the chart in words, for screen readers."""
     shown = [f"{node.name} ({seconds(node.seconds)})" for node in path]
     if len(shown) > 12:
         shown = [*shown[:6], f"… {len(shown) - 12} more …", *shown[-6:]]

@@ -1,4 +1,4 @@
-"""A value over the runs of a target, as a picture that needs no script: one bar a run."""
+"""Trend chart over the runs of a target as SVG: one bar per run, and the median."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from statistics import median
 
 from prefect_flows.reporting.charts.svg import STYLE, text
 
-# As wide as a phone shows it without making it smaller.
+# A phone shows this width without scaling it down.
 WIDTH, HEIGHT = 328, 150
 LEFT, RIGHT, TOP, BOTTOM = 4, 4, 20, 20
-WIDEST_BAR = 14.0
-CHARACTER = 6.4  # width of a letter at 11 px
-GROUPS = {"passed": "good", "failed": "failed", "cancelled": "warned", "timed out": "failed"}
-_OWN_STYLE = """
+MAX_BAR_WIDTH = 14.0
+CHARACTER_WIDTH = 6.4  # at 11 px
+GROUP_BY_OUTCOME = {
+    "passed": "good",
+    "failed": "failed",
+    "cancelled": "warned",
+    "timed out": "failed",
+}
+_TREND_STYLE = """
 .mr-trend text{font-size:11px}.mr-trend .grid{stroke:var(--line)}
 .mr-trend .usual{stroke:var(--critical);stroke-width:1.5;stroke-dasharray:4 3}
 .mr-trend .part{opacity:.45}
@@ -24,10 +29,10 @@ _OWN_STYLE = """
 
 @dataclass(frozen=True)
 class Point:
-    """A run's value.
+    """Value of one run.
 
     Attributes:
-        whole: whether the run left nothing out; a part of the project is drawn paler.
+        whole: whether the run covered the whole project; a partial run is drawn paler.
     """
 
     at: datetime
@@ -39,24 +44,24 @@ class Point:
 def trend(
     name: str, title: str, points: Sequence[Point], shown: Callable[[float], str]
 ) -> str | None:
-    """The picture as SVG text; none without two runs to compare.
+    """Draw the chart as SVG text; None for fewer than two runs.
 
     Args:
-        name: begins the ids of its elements, which are unique in a page.
-        shown: a value in words.
+        name: prefix of the element ids, which must be unique in a page.
+        shown: formats a value.
     """
     if len(points) < 2:
         return None
-    most = max(point.value for point in points) or 1.0
+    highest = max(point.value for point in points) or 1.0
     floor = HEIGHT - BOTTOM
-    step = min((WIDTH - LEFT - RIGHT) / len(points), WIDEST_BAR + 3)
+    step = min((WIDTH - LEFT - RIGHT) / len(points), MAX_BAR_WIDTH + 3)
     usual = usual_of(points)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'class="mr mr-trend" role="img" aria-labelledby="{name}-t {name}-d">',
         f'<title id="{name}-t">{text(title)}</title>',
-        f'<desc id="{name}-d">{text(described(points, shown))}</desc>',
-        f"<style>{STYLE}{_OWN_STYLE}</style>",
+        f'<desc id="{name}-d">{text(describe(points, shown))}</desc>',
+        f"<style>{STYLE}{_TREND_STYLE}</style>",
         f'<defs><pattern id="{name}-h" width="5" height="5" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><path d="M0 0V5" stroke="#10151a" stroke-width="2" '
         'opacity=".45"/></pattern></defs>',
@@ -64,68 +69,68 @@ def trend(
     for part in (1.0, 0.5, 0.0):
         y = floor - part * (floor - TOP)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-    # The last run stands at the right, however few there are.
+    # The last run is at the right, even if there are few.
     left = WIDTH - RIGHT - step * len(points)
     for number, point in enumerate(points):
-        parts += _bar(point, left + number * step, step, floor, most, name, shown)
+        parts += _draw_bar(point, left + number * step, step, floor, highest, name, shown)
     if usual is not None:
-        y = floor - usual / most * (floor - TOP)
+        y = floor - usual / highest * (floor - TOP)
         parts.append(f'<path class="usual" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-    parts.append(f'<text x="{LEFT}" y="{TOP - 6}">{text(shown(most))}</text>')
-    parts += _dates(points, left)
+    parts.append(f'<text x="{LEFT}" y="{TOP - 6}">{text(shown(highest))}</text>')
+    parts += _draw_dates(points, left)
     return "".join([*parts, "</svg>"])
 
 
 def usual_of(points: Sequence[Point]) -> float | None:
-    """The median of the whole runs that passed; none where there are fewer than three."""
+    """Return the median of complete runs that passed; None if there are fewer than three."""
     good = [point.value for point in points if point.outcome == "passed" and point.whole]
     return median(good) if len(good) >= 3 else None
 
 
-def described(points: Sequence[Point], shown: Callable[[float], str]) -> str:
-    """The picture in words, for those who do not see it."""
+def describe(points: Sequence[Point], shown: Callable[[float], str]) -> str:
+    """Describe the chart in words, for screen readers."""
     values = [point.value for point in points]
-    said = (
+    description = (
         f"{len(points)} runs, from {points[0].at:%Y-%m-%d} to {points[-1].at:%Y-%m-%d}. "
         f"The last one: {shown(values[-1])}, {points[-1].outcome}. "
         f"Least {shown(min(values))}, most {shown(max(values))}."
     )
     usual = usual_of(points)
     if usual is not None:
-        said += f" Dashed line: {shown(usual)}, the median of the whole runs that passed."
-    return said
+        description += f" Dashed line: {shown(usual)}, the median of the whole runs that passed."
+    return description
 
 
-def _bar(
+def _draw_bar(
     point: Point,
     left: float,
     step: float,
     floor: float,
-    most: float,
+    highest: float,
     name: str,
     shown: Callable[[float], str],
 ) -> list[str]:
     gap = min(3.0, step / 4)
-    height = max(point.value / most * (floor - TOP), 1.0)
-    group = GROUPS[point.outcome]
+    height = max(point.value / highest * (floor - TOP), 1.0)
+    group = GROUP_BY_OUTCOME[point.outcome]
     box = (
         f'x="{left + gap / 2:.1f}" y="{floor - height:.1f}" width="{step - gap:.1f}" '
         f'height="{height:.1f}"'
     )
     part = "" if point.whole else ", a part of the project"
-    said = f"{point.at:%Y-%m-%d %H:%M} UTC: {shown(point.value)}, {point.outcome}{part}"
+    description = f"{point.at:%Y-%m-%d %H:%M} UTC: {shown(point.value)}, {point.outcome}{part}"
     css = f"{group}{'' if point.whole else ' part'}"
-    bar = [f'<rect class="{css}" {box}><title>{text(said)}</title></rect>']
+    bar = [f'<rect class="{css}" {box}><title>{text(description)}</title></rect>']
     if group == "failed":
         bar.append(f'<rect fill="url(#{name}-h)" pointer-events="none" {box}/>')
     return bar
 
 
-def _dates(points: Sequence[Point], left: float) -> list[str]:
+def _draw_dates(points: Sequence[Point], left: float) -> list[str]:
     first, last = f"{points[0].at:%Y-%m-%d}", f"{points[-1].at:%Y-%m-%d}"
     y = HEIGHT - 6
     parts = [f'<text class="soft" x="{WIDTH - RIGHT}" y="{y}" text-anchor="end">{last}</text>']
-    # Where the bars leave no room for two dates, the last one says it.
-    if first != last and WIDTH - RIGHT - left > 2 * len(first) * CHARACTER + 12:
+    # If the bars leave no room for two dates, only the last one is shown.
+    if first != last and WIDTH - RIGHT - left > 2 * len(first) * CHARACTER_WIDTH + 12:
         parts.append(f'<text class="soft" x="{max(left, LEFT):.1f}" y="{y}">{first}</text>')
     return parts

@@ -1,1 +1,1 @@
-"""Metrics of runs for Prometheus: shown on a page, or sent."""
+"""Prometheus metrics of runs: scraped from a page, textfile collector, or Pushgateway."""

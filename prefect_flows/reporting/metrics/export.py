@@ -1,6 +1,6 @@
-"""Metrics on their way to Prometheus: as a textfile for node_exporter, or through a Pushgateway.
+"""Exports Prometheus metrics: textfile for node_exporter, or push to a Pushgateway.
 
-Neither fails a run, and a gateway holds it up for five seconds at most: that is said in the log.
+Neither fails a run. A gateway delays it by at most five seconds, and failures are logged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from prefect_flows.reporting.metrics.exposition import facts_of, registry_of
 from prefect_flows.state.store import StateStore
 
 JOB = "millrace"
-# From the first name looked up to the answer's last byte.
+# From the DNS lookup to the last byte of the response.
 PUSH_SECONDS = 5.0
 
 
 def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
-    """Write and push the metrics of a target, as the settings say."""
+    """Write and push the metrics of a target, as configured in the settings."""
     try:
         registry = registry_of([facts_of(store, target)])
     except StateStoreError as error:
@@ -53,20 +53,20 @@ def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger
 def push(
     url: str, target: str, registry: CollectorRegistry, seconds: float = PUSH_SECONDS
 ) -> str | None:
-    """Put the metrics of a target in place of those that the gateway has of it.
+    """Replace the metrics of a target in the Pushgateway.
 
-    In a thread, since the time that a client gives to each step of a request adds up.
+    Runs in a thread, since the timeouts of the steps of a request add up.
 
     Args:
-        url: the gateway's; a login may stand in it.
-        seconds: how long it may take altogether.
+        url: URL of the gateway; it may contain a login.
+        seconds: time limit for the whole request.
 
     Returns:
-        Why it could not be done; none where it was.
+        Why it failed; None if it succeeded.
     """
     faults: list[str] = []
     thread = threading.Thread(
-        target=_pushed, args=(url, target, registry, seconds, faults), daemon=True
+        target=_push_in_thread, args=(url, target, registry, seconds, faults), daemon=True
     )
     thread.start()
     thread.join(seconds)
@@ -75,7 +75,7 @@ def push(
     return faults[0] if faults else None
 
 
-def _pushed(
+def _push_in_thread(
     url: str, target: str, registry: CollectorRegistry, seconds: float, faults: list[str]
 ) -> None:
     login = urlsplit(url)
@@ -90,12 +90,12 @@ def _pushed(
         push_to_gateway(
             without_login(url), JOB, registry, {"target": target}, timeout=seconds, handler=handler
         )
-    # ValueError: an answer, or a URL, that is none.
+    # ValueError: an invalid response or URL.
     except (OSError, HTTPException, ValueError) as error:
         faults.append(f"{type(error).__name__}: {error}")
 
 
 def without_login(url: str) -> str:
-    """The URL without the name and the password that may stand in it."""
+    """Remove user and password from a URL."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,8 +1,8 @@
-"""What the state store knows, as metrics of Prometheus: written as a textfile, pushed, or served.
+"""Builds Prometheus metrics (gauges) of targets, runs, stages, nodes, sources and marts.
 
-All are gauges that say what the last run of a target was; Prometheus keeps them over time. At most
-`MOST_SERIES` nodes, sources and marts of a target have series of their own: failed ones first, then
-the slowest. How many nodes have none is a metric itself.
+They are read from the state store, and describe the last run of each target; Prometheus keeps the
+history. At most `MAX_SERIES` nodes, sources and marts of a target have their own series: failed
+ones first, then the slowest. A metric counts the nodes without one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from prefect_flows.state.target_overview import TargetOverview, overview, overvi
 from prefect_flows.state.target_state import RUN_RESULTS, RUN_RESULTS_KIND, ResultEntry
 from prefect_flows.transform.results import FAILED, WRITTEN
 
-# Of each kind, in each target.
-MOST_SERIES = 500
+# Per kind and target.
+MAX_SERIES = 500
 _NODE = ("target", "node", "resource_type")
 
-# Metric → what it says, and its labels.
+# Help text and labels by metric.
 METRICS: Mapping[str, tuple[str, Sequence[str]]] = {
     "millrace_run_started_timestamp_seconds": ("When the last run began.", ("target",)),
     "millrace_run_ended_timestamp_seconds": ("When the last run ended.", ("target",)),
@@ -86,7 +86,7 @@ METRICS: Mapping[str, tuple[str, Sequence[str]]] = {
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What became of a node in the last run, from its entry in `run_results.json`."""
+    """Result of a node in the last run, from its entry in `run_results.json`."""
 
     unique_id: str
     status: str
@@ -96,45 +96,45 @@ class NodeFacts:
 
     @property
     def resource_type(self) -> str:
-        """Type of the node, which its id begins with."""
+        """Resource type of the node, the first part of its id."""
         return self.unique_id.partition(".")[0]
 
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What the metrics of a target are made from."""
+    """Input for the metrics of a target."""
 
     known: TargetOverview
     nodes: Sequence[NodeFacts]
 
 
 def facts_of(store: StateStore, target: str) -> TargetFacts:
-    """What the store knows of a target.
+    """Load the metrics input of a target from the state store.
 
     Raises:
-        StateStoreError: the store cannot be read, or a file in it is not as it was written.
+        StateStoreError: the store cannot be read, or a file in it is corrupt.
     """
     known = overview_of(store, target)
-    return TargetFacts(known, _nodes(store, target))
+    return TargetFacts(known, _load_nodes(store, target))
 
 
 def facts_of_all(store: StateStore) -> list[TargetFacts]:
-    """What the store knows of every target.
+    """Load the metrics input of all targets.
 
     Raises:
-        StateStoreError: as `facts_of`, or the store cannot be listed.
+        StateStoreError: see `facts_of`; or the store cannot be listed.
     """
-    return [TargetFacts(known, _nodes(store, known.target)) for known in overview(store)]
+    return [TargetFacts(known, _load_nodes(store, known.target)) for known in overview(store)]
 
 
 def registry_of(facts: Iterable[TargetFacts]) -> CollectorRegistry:
-    """The metrics, in a registry of their own: nothing of the process is in it."""
+    """Build a registry with these metrics only, without metrics of the process."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Known(list(facts)))
+    registry.register(_TargetCollector(list(facts)))
     return registry
 
 
-class _Known(Collector):
+class _TargetCollector(Collector):
     def __init__(self, facts: Sequence[TargetFacts]) -> None:
         self._facts = facts
 
@@ -149,15 +149,15 @@ class _Known(Collector):
                 families[name].add_metric(labels, value)
 
         for facts in self._facts:
-            _of_target(facts, add)
+            _add_target(facts, add)
         yield from (family for family in families.values() if family.samples)
 
 
-# Metric, value, values of its labels; no value, no series.
+# Takes metric, value and label values; adds no series if the value is None.
 _Add = Callable[..., None]
 
 
-def _of_target(facts: TargetFacts, add: _Add) -> None:
+def _add_target(facts: TargetFacts, add: _Add) -> None:
     target, past = facts.known.target, facts.known.history
     kinds = Counter(incident.kind for incident in facts.known.incidents)
     for kind in get_args(Kind):
@@ -165,12 +165,12 @@ def _of_target(facts: TargetFacts, add: _Add) -> None:
     if past is not None:
         good = past.last_good.ended_at if past.last_good else None
         add("millrace_run_last_success_timestamp_seconds", _timestamp(good), target)
-        _of_run(past.last, add)
-        _of_tables(past.last, add)
-    _of_nodes(target, facts.nodes, add)
+        _add_run(past.last, add)
+        _add_tables(past.last, add)
+    _add_nodes(target, facts.nodes, add)
 
 
-def _of_run(run: RunSummary, add: _Add) -> None:
+def _add_run(run: RunSummary, add: _Add) -> None:
     target = run.target
     add("millrace_run_started_timestamp_seconds", _timestamp(run.started_at), target)
     add("millrace_run_ended_timestamp_seconds", _timestamp(run.ended_at), target)
@@ -191,38 +191,38 @@ def _of_run(run: RunSummary, add: _Add) -> None:
         add("millrace_tests", count, target, outcome)
 
 
-def _of_tables(run: RunSummary, add: _Add) -> None:
+def _add_tables(run: RunSummary, add: _Add) -> None:
     target = run.target
     sources = sorted(run.sources.items(), key=lambda item: item[1].status in {"pass", None})
-    for name, source in sources[:MOST_SERIES]:
+    for name, source in sources[:MAX_SERIES]:
         add("millrace_source_status", 1, target, name, source.status or "never looked at")
         loaded, checked = _timestamp(source.max_loaded_at), _timestamp(source.checked_at)
         add("millrace_source_loaded_timestamp_seconds", loaded, target, name)
         add("millrace_source_checked_timestamp_seconds", checked, target, name)
-    for name, mart in list(run.marts.items())[:MOST_SERIES]:
+    for name, mart in list(run.marts.items())[:MAX_SERIES]:
         add("millrace_mart_built_timestamp_seconds", _timestamp(mart.built_at), target, name)
         add("millrace_mart_rows", mart.rows, target, name)
 
 
-def _of_nodes(target: str, nodes: Sequence[NodeFacts], add: _Add) -> None:
+def _add_nodes(target: str, nodes: Sequence[NodeFacts], add: _Add) -> None:
     for (kind, status), count in Counter((n.resource_type, n.status) for n in nodes).items():
         add("millrace_nodes", count, target, kind, status)
     shown = sorted(nodes, key=lambda n: (n.status not in FAILED, -n.seconds, n.unique_id))
-    for node in shown[:MOST_SERIES]:
+    for node in shown[:MAX_SERIES]:
         labels = (target, node.unique_id, node.resource_type)
         add("millrace_node_duration_seconds", node.seconds, *labels)
         add("millrace_node_status", 1, *labels, node.status)
         add("millrace_node_rows", node.rows, *labels)
         add("millrace_node_bytes", node.bytes, *labels)
-    add("millrace_nodes_without_series", max(len(nodes) - MOST_SERIES, 0), target)
+    add("millrace_nodes_without_series", max(len(nodes) - MAX_SERIES, 0), target)
 
 
-def _nodes(store: StateStore, target: str) -> list[NodeFacts]:
+def _load_nodes(store: StateStore, target: str) -> list[NodeFacts]:
     found = store.load(f"targets/{target}/{RUN_RESULTS}", RUN_RESULTS_KIND)
-    return [_node(entry) for entry in found.results] if found is not None else []
+    return [_parse_node(entry) for entry in found.results] if found is not None else []
 
 
-def _node(entry: ResultEntry) -> NodeFacts:
+def _parse_node(entry: ResultEntry) -> NodeFacts:
     unique_id = entry.unique_id
     said = entry.adapter_response or {}
     rows, processed = said.get("rows_affected"), said.get("bytes_processed")

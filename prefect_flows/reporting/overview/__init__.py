@@ -1,1 +1,1 @@
-"""The index page of all targets, and the server that shows it."""
+"""Overview page of all targets (index.html), and the web server for it."""

@@ -1,7 +1,7 @@
-"""The page over all targets, `index.html` at the root of the state store.
+"""Builds the overview page `index.html` of all targets, at the root of the state store.
 
-It is made from the files of each target, so that runs of two targets which end at once need not
-know of each other: who wrote it looks once more, and writes it again where something was new.
+It is built from the files of each target, so that runs that end concurrently need no lock. After
+writing, the writer reads the files again, and rewrites the page if something changed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import TargetOverview, overview
 
 INDEX = "index.html"
-# How often it is written again for what came meanwhile; each further time takes two runs that end
-# within the same moment.
-MOST_WRITES = 5
-# What keeps the page small enough to be read.
-MOST_INCIDENTS, MOST_ROWS_OPEN = 40, 30
-WORST_FIRST = ("runtime error", "error", "warn", None, "pass")
+# Each rewrite requires another run that ended during the last write.
+MAX_WRITES = 5
+# Limits for a readable page.
+MOST_INCIDENTS, MAX_OPEN_ROWS = 40, 30
+STATUS_ORDER = ("runtime error", "error", "warn", None, "pass")
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of a target's runs, its title, and its last value against the usual one."""
+    """A chart of a target's runs, with title, and a note on the last value and the median."""
 
     title: str
     note: str
@@ -40,17 +39,17 @@ class Chart:
 
 
 def write_index(store: StateStore) -> int:
-    """Write the page from what the store holds.
+    """Write the page from the state store.
 
     Returns:
-        How often it was written: more than once where another run ended meanwhile.
+        How often it was written: more than once if another run ended meanwhile.
 
     Raises:
         StateStoreError: the store cannot be listed or written.
     """
     written = 0
     targets = overview(store)
-    while written < MOST_WRITES:
+    while written < MAX_WRITES:
         store.write(INDEX, index_page(targets, datetime.now(UTC)).encode())
         written += 1
         before, targets = targets, overview(store)
@@ -60,10 +59,10 @@ def write_index(store: StateStore) -> int:
 
 
 def index_page(targets: Sequence[TargetOverview], now: datetime) -> str:
-    """The page; every name, message and value in it is escaped.
+    """Render the page; every name, message and value in it is escaped.
 
     Args:
-        now: when it is written; ages are as of then.
+        now: time of rendering, to which ages refer.
     """
     incidents = [(each.target, incident) for each in targets for incident in each.incidents]
     incidents.sort(key=lambda entry: entry[1].first_at)
@@ -79,12 +78,12 @@ def index_page(targets: Sequence[TargetOverview], now: datetime) -> str:
             age=lambda moment: age(now - moment),
             incidents=incidents[:MOST_INCIDENTS],
             more_incidents=incidents[MOST_INCIDENTS:],
-            open_of=MOST_ROWS_OPEN,
+            open_of=MAX_OPEN_ROWS,
             charts={each.target: charts(each) for each in targets},
-            class_of=_class_of,
-            counted=_counted,
-            http=_http,
-            moment=_moment,
+            class_of=_css_class,
+            counted=_count_by_status,
+            http=_web_url,
+            moment=_format_time,
             tests_of=_tests_of,
             worst_first=_worst_first,
         )
@@ -92,15 +91,15 @@ def index_page(targets: Sequence[TargetOverview], now: datetime) -> str:
 
 
 def charts(target: TargetOverview) -> list[Chart]:
-    """Duration over the runs of a target, and what they cost where that is known."""
+    """Draw the duration of a target's runs, and their cost and billed data if known."""
     runs = target.history.runs if target.history else []
-    wanted: list[tuple[str, str, list[tuple[RunLine, float | None]], Callable[[float], str]]] = [
+    series: list[tuple[str, str, list[tuple[RunLine, float | None]], Callable[[float], str]]] = [
         ("duration", "Duration", [(run, run.seconds) for run in runs], seconds),
         ("cost", "Cost", [(run, run.cost) for run in runs], lambda value: f"{value:,.2f}"),
-        ("billed", "Data billed", [(run, run.bytes_billed) for run in runs], _bytes),
+        ("billed", "Data billed", [(run, run.bytes_billed) for run in runs], _format_bytes),
     ]
     found = []
-    for name, title, values, shown in wanted:
+    for name, title, values, shown in series:
         points = [
             Point(run.started_at, value, run.outcome, run.whole)
             for run, value in values
@@ -116,37 +115,39 @@ def charts(target: TargetOverview) -> list[Chart]:
 
 
 def age(span: timedelta) -> str:
-    """How long ago something was, in words."""
+    """Format how long ago something happened."""
     if span < timedelta(minutes=1):
         return "under 1 min ago"
     return f"{span.days} days ago" if span.days >= 2 else f"{seconds(span.total_seconds())} ago"
 
 
-def _bytes(value: float) -> str:
+def _format_bytes(value: float) -> str:
     return size(round(value))
 
 
-def _http(url: str | None) -> str | None:
-    """The URL, if a person may be led there."""
+def _web_url(url: str | None) -> str | None:
+    """Return the URL if it is safe to link to (http or https), else None."""
     return url if url is not None and url.startswith(("https://", "http://")) else None
 
 
-def _moment(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _class_of(incident: Incident) -> str:
+def _css_class(incident: Incident) -> str:
     return "" if incident.kind == "failure" else "note"
 
 
-def _counted(sources: dict[str, SourceFreshness]) -> list[tuple[str, int]]:
-    """Number of sources by status, worst first."""
+def _count_by_status(sources: dict[str, SourceFreshness]) -> list[tuple[str, int]]:
+    """Count sources by status, worst first."""
     found = Counter(source.status for source in sources.values())
-    return [(status or "never looked at", found[status]) for status in WORST_FIRST if found[status]]
+    return [
+        (status or "never looked at", found[status]) for status in STATUS_ORDER if found[status]
+    ]
 
 
 def _tests_of(run: RunLine) -> list[tuple[str, str, int]]:
-    """Colour, word and number of a run's tests, where there were some."""
+    """Return color, label and number of a run's tests, by outcome."""
     tests = run.tests
     found = [
         ("failed", "failed", tests.failed), ("warned", "warned", tests.warned),
@@ -156,4 +157,4 @@ def _tests_of(run: RunLine) -> list[tuple[str, str, int]]:
 
 
 def _worst_first(sources: dict[str, SourceFreshness]) -> list[tuple[str, SourceFreshness]]:
-    return sorted(sources.items(), key=lambda item: (WORST_FIRST.index(item[1].status), item[0]))
+    return sorted(sources.items(), key=lambda item: (STATUS_ORDER.index(item[1].status), item[0]))

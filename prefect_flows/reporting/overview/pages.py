@@ -1,6 +1,6 @@
-"""What a run that ended leaves to the pages over all runs.
+"""Saves the summary of a finished run, updates the overview page and sends its metrics.
 
-None of it fails a run: what cannot be written is said in its log.
+Nothing here fails a run: what cannot be written is logged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefect_flows.transform.run_report import RunReport
 def keep_run(
     stored: Run,
     report: RunReport | None,
-    ended: RunStatus,
+    status: RunStatus,
     failure: str | None,
     *,
     seconds: float,
@@ -27,12 +27,12 @@ def keep_run(
     settings: Settings,
     log: Logger,
 ) -> None:
-    """Keep the run's summary, and add it to its target's history.
+    """Save the run's summary, and add it to its target's history.
 
     Args:
-        report: none where the run ended before the project was parsed.
+        report: None if the run ended before the project was parsed.
         failure: what ended the run, if it did not pass.
-        whole: whether nothing of the project was left out.
+        whole: whether the run covered the whole project.
     """
     store, target = stored.store, stored.header.target
     before, freshness, readable = None, None, True
@@ -40,13 +40,13 @@ def keep_run(
         before = history(store, target, log.warning)
         freshness = freshness_of(store, target, log.warning)
     except StateStoreError as error:
-        # The run's own summary is kept, so that the history can be made again from it.
+        # The run's own summary is still saved, so that the history can be rebuilt from it.
         readable = False
         log.warning("The history of target %r lacks this run. %s", target, error)
     summary = run_summary(
         stored,
         report,
-        ended,
+        status,
         failure,
         seconds=seconds,
         whole=whole,
@@ -63,7 +63,7 @@ def keep_run(
 
 
 def publish(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
-    """Write the page over all targets once more, and send the metrics of this one."""
+    """Rewrite the overview page, and send the metrics of this target."""
     try:
         write_index(store)
     except StateStoreError as error:

@@ -1,7 +1,7 @@
-"""The pages of a state store on this machine, wherever the store lies: `gs://` and `s3://` too.
+"""HTTP server for reports, overview page and Prometheus metrics of any state store (gs://, s3://).
 
-Only pages are served, and only to this machine: whoever asks under another name than this
-machine's own, as a page of the web may make a browser do, is refused.
+It listens on this machine only, and serves only these pages. It refuses requests with another Host
+header, which a web page could make a browser send (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prefect_flows.state.target_overview import overview
 HOST = "127.0.0.1"
 HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 _NAME = r"[a-z0-9-]+"
-# Whole paths; a name of a run's folder begins with its time.
+# Matches complete paths; the name of a run's folder begins with its time.
 _PAGES = re.compile(
     rf"targets/{_NAME}/(report|docs)\.html|runs/{_NAME}/[0-9]{{8}}T[0-9A-Za-z.-]+/report\.html"
 )
@@ -33,20 +33,20 @@ Answer = tuple[HTTPStatus, str, bytes]
 
 
 def answer(store: StateStore, path: str) -> Answer:
-    """Status, type and content of what is asked for.
+    """Return status, content type and body for a request.
 
     Args:
-        path: of the request, as the client wrote it.
+        path: path of the request, as the client sent it.
     """
-    asked = unquote(path.partition("?")[0]).removeprefix("/")
+    requested = unquote(path.partition("?")[0]).removeprefix("/")
     try:
-        if asked in {"", "index.html"}:
+        if requested in {"", "index.html"}:
             page = index_page(overview(store), datetime.now(UTC))
             return HTTPStatus.OK, HTML, page.encode()
-        if asked == "metrics":
+        if requested == "metrics":
             metrics = generate_latest(registry_of(facts_of_all(store)))
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics
-        data = store.read(asked) if _PAGES.fullmatch(asked) else None
+        data = store.read(requested) if _PAGES.fullmatch(requested) else None
     except StateStoreError as error:
         return HTTPStatus.SERVICE_UNAVAILABLE, TEXT, str(error).encode()
     if data is None:
@@ -58,14 +58,14 @@ def serve(store: StateStore, port: int, ready: Callable[[str], None]) -> None:
     """Serve until Ctrl-C.
 
     Args:
-        port: 0 for any that is free.
-        ready: is told the URL.
+        port: 0 for any free port.
+        ready: called with the URL.
 
     Raises:
-        ServerError: the port is taken, or may not be used.
+        ServerError: the port is in use, or not permitted.
     """
     try:
-        server = ThreadingHTTPServer((HOST, port), _handler(store))
+        server = ThreadingHTTPServer((HOST, port), _build_handler(store))
     except OSError as error:
         raise ServerError(
             f"The pages cannot be served: {error.strerror}.",
@@ -73,16 +73,16 @@ def serve(store: StateStore, port: int, ready: Callable[[str], None]) -> None:
             fix="end what uses the port, or take another one: --port 0 takes any that is free",
         ) from error
     with server:
-        # A browser's open connection does not hold up the end.
+        # An open connection of a browser must not delay the end.
         server.daemon_threads = True
-        # Ctrl-C comes to the main thread. Where connections are accepted, it would close one that
-        # its handler had just begun with.
+        # Ctrl-C interrupts the main thread. If that thread accepted connections, the interrupt
+        # would close one whose handler had just started.
         accepting = threading.Thread(target=server.serve_forever)
         accepting.start()
         try:
             ready(f"http://{HOST}:{server.server_port}/")
             while accepting.is_alive():
-                # A wait without an end can miss a Ctrl-C that comes as it begins.
+                # A join without a timeout can miss a Ctrl-C that comes as it starts.
                 accepting.join(timeout=0.5)
         except KeyboardInterrupt:
             return
@@ -90,7 +90,7 @@ def serve(store: StateStore, port: int, ready: Callable[[str], None]) -> None:
             server.shutdown()
 
 
-def _handler(store: StateStore) -> type[BaseHTTPRequestHandler]:
+def _build_handler(store: StateStore) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 30
 
@@ -116,10 +116,13 @@ def _handler(store: StateStore) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def _is_this_machine(self) -> bool:
-            asked = self.headers.get("Host", "")
-            return asked.rpartition(":")[0] in {HOST, "localhost"} or asked in {HOST, "localhost"}
+            requested = self.headers.get("Host", "")
+            return requested.rpartition(":")[0] in {HOST, "localhost"} or requested in {
+                HOST,
+                "localhost",
+            }
 
         def log_message(self, format: str, *args: object) -> None:
-            """Requests are not worth a line each."""
+            """Log nothing."""
 
     return Handler

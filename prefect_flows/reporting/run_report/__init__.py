@@ -1,1 +1,1 @@
-"""The report of one run: its page, its artifacts and its live display."""
+"""Report of one run: HTML page, Prefect artifacts, live display in the terminal."""

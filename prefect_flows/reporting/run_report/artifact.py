@@ -1,4 +1,4 @@
-"""The report as Markdown, for an artifact in Prefect: bounded, and no text in it is markup."""
+"""Renders the run report as Markdown for a Prefect artifact, with limited size and escaped text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prefect_flows.transform.results import counts
 from prefect_flows.transform.run_report import FailureCard, RunReport, StageLine
 
 MOST_BYTES = 200_000
-MOST_PICTURE_BYTES = 60_000
-MOST_CARDS_BYTES = 70_000
-MOST_CARDS, MOST_TESTS, MOST_MARTS, MOST_ROWS = 20, 100, 100, 10
+MAX_IMAGE_BYTES = 60_000
+MAX_CARDS_BYTES = 70_000
+MAX_CARDS, MAX_SHOWN_TESTS, MAX_SHOWN_MARTS, MAX_SHOWN_ROWS = 20, 100, 100, 10
 
 
 def cards_markdown(report: RunReport) -> str:
-    """The run on one page, at most 200 kB long in UTF-8."""
+    """Render the run as one page of Markdown, at most 200 kB in UTF-8."""
     took = f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {seconds(report.seconds)}."
     parts = [
         f"# {escaped(report.project_name)} on {escaped(report.target)}: {report.outcome}",
@@ -28,8 +28,8 @@ def cards_markdown(report: RunReport) -> str:
     if report.first_cause:
         parts.append(f"**First cause.** {escaped(report.first_cause, 600)}")
     if report.unreported:
-        told = [f"- {escaped(what)}" for what in report.unreported[:20]]
-        parts.append("\n".join(["**Not told to the Prefect API:**\n", *told]))
+        unreported = [f"- {escaped(what)}" for what in report.unreported[:20]]
+        parts.append("\n".join(["**Not told to the Prefect API:**\n", *unreported]))
     parts.append(_summary(report))
     picture = picture_markdown(report)
     if picture:
@@ -43,10 +43,10 @@ def cards_markdown(report: RunReport) -> str:
 
 
 def picture_markdown(report: RunReport) -> str | None:
-    """The timeline as an image of Markdown; none where nothing was executed.
+    """Render the timeline as a Markdown image; None if nothing was executed.
 
-    Prefect's page shows an image whose address holds its data, in its own light or dark colours.
-    An `svg` element it takes apart. In a large run neighbours share bars until the picture fits.
+    It is a data URL, since Prefect's page breaks `svg` elements; the image adapts to light and dark
+    mode. In a large run, neighbors share bars until the image is small enough.
     """
     for sliver in (1.0, 3.0, 8.0, 25.0):
         svg = timeline(report.nodes, report.lineage, sliver, tooltips=False)
@@ -59,7 +59,7 @@ def picture_markdown(report: RunReport) -> str | None:
 
 
 def lineage_markdown(report: RunReport) -> str | None:
-    """The lineage as an image of Markdown, and what it leaves out; none where nothing is drawn."""
+    """Render the lineage diagram as a Markdown image, with its note; None if nothing is drawn."""
     picture = lineage_picture(report.nodes, report.lineage)
     if picture is None:
         return None
@@ -70,9 +70,9 @@ def lineage_markdown(report: RunReport) -> str | None:
 
 
 def _image(title: str, svg: str) -> str | None:
-    """An image whose address holds its data; none for one that is too large."""
+    """Return a Markdown image with a data URL; None if it is too large."""
     data = base64.b64encode(svg.encode()).decode()
-    if len(data) > MOST_PICTURE_BYTES:
+    if len(data) > MAX_IMAGE_BYTES:
         return None
     return f"![{title}](data:image/svg+xml;base64,{data})"
 
@@ -81,7 +81,7 @@ def _summary(report: RunReport) -> str:
     lines = [
         (
             escaped(stage.stage),
-            _what_it_did(stage),
+            _describe_stage(stage),
             "" if stage.skipped is not None else f"{stage.seconds:,.1f}",
             "" if stage.skipped is not None else str(stage.attempts),
             "" if stage.rows is None else f"{stage.rows:,}",
@@ -93,7 +93,7 @@ def _summary(report: RunReport) -> str:
     return "## Summary\n\n" + _table(header, [*lines, total], right=(2, 3, 4))
 
 
-def _what_it_did(stage: StageLine) -> str:
+def _describe_stage(stage: StageLine) -> str:
     if stage.skipped is not None:
         return f"skipped: {escaped(stage.skipped)}"
     if not stage.statuses and stage.rows is not None:
@@ -110,10 +110,10 @@ def _cards(cards: Sequence[FailureCard]) -> list[str]:
         return []
     parts = [f"## Failures ({len(cards)})"]
     size, shown = 0, 0
-    for card in cards[:MOST_CARDS]:
+    for card in cards[:MAX_CARDS]:
         text = _card(card)
         size += len(text.encode())
-        if size > MOST_CARDS_BYTES and shown:
+        if size > MAX_CARDS_BYTES and shown:
             break
         parts.append(text)
         shown += 1
@@ -136,9 +136,11 @@ def _card(card: FailureCard) -> str:
     if card.failures is not None:
         facts.append(f"- failing rows: {card.failures:,}")
     if card.blocked:
-        named = ", ".join(f"{kind} {escaped(name, 100)}" for kind, name in card.blocked[:10])
+        blocked_names = ", ".join(
+            f"{kind} {escaped(name, 100)}" for kind, name in card.blocked[:10]
+        )
         more = f", and {len(card.blocked) - 10:,} more" if len(card.blocked) > 10 else ""
-        facts.append(f"- behind it: {named}{more}")
+        facts.append(f"- behind it: {blocked_names}{more}")
     parts += ["\n".join(facts), "See it again:", fenced(card.command, "sh", 1000)]
     parts += _rows(card)
     if card.compiled_sql:
@@ -156,7 +158,7 @@ def _rows(card: FailureCard) -> list[str]:
         parts.append(f"Left out as personal data: {hidden}.")
     if found.note:
         parts.append(escaped(found.note))
-    columns, rows = found.columns[:12], found.rows[:MOST_ROWS]
+    columns, rows = found.columns[:12], found.rows[:MAX_SHOWN_ROWS]
     if columns:
         cells = [
             ["*null*" if value is None else escaped(value, 80) for value in row[:12]]
@@ -208,10 +210,10 @@ def _tests(report: RunReport) -> list[str]:
         return []
     parts = [
         f"## Tests that failed or warned ({len(lines):,} of {len(report.tests):,})",
-        _table(("test", "status", "failing rows"), lines[:MOST_TESTS], right=(2,)),
+        _table(("test", "status", "failing rows"), lines[:MAX_SHOWN_TESTS], right=(2,)),
     ]
-    if len(lines) > MOST_TESTS:
-        parts.append(f"And {len(lines) - MOST_TESTS:,} more.")
+    if len(lines) > MAX_SHOWN_TESTS:
+        parts.append(f"And {len(lines) - MAX_SHOWN_TESTS:,} more.")
     return parts
 
 
@@ -219,10 +221,10 @@ def _marts(report: RunReport) -> list[str]:
     if not report.marts:
         return []
     lines = [(escaped(mart, 80), f"{rows:,}") for mart, rows in report.marts.items()]
-    return ["## Marts", _table(("mart", "rows"), lines[:MOST_MARTS], right=(1,))]
+    return ["## Marts", _table(("mart", "rows"), lines[:MAX_SHOWN_MARTS], right=(1,))]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A table of cells that are already Markdown; numbers stand at the right."""
+    """Render a table from cells that are already Markdown; `right` lists right-aligned columns."""
     rule = ["---:" if place in right else "---" for place in range(len(header))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

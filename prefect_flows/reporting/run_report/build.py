@@ -1,4 +1,4 @@
-"""From what a run left behind to what its report shows."""
+"""Builds the run report from results, lineage, history and failing rows, without personal data."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from prefect_flows.transform.run_report import (
 
 @dataclass(frozen=True)
 class Compiled:
-    """A node's compiled SQL, and the file it was written to."""
+    """Compiled SQL of a node, and its file."""
 
     path: str | None
     sql: str | None
 
 
 def compiled_of(manifest: Manifest) -> dict[str, Compiled]:
-    """Node's id → its compiled SQL, of all that dbt compiled with this manifest in this process."""
+    """Return compiled SQL by node id, for the nodes that this process compiled."""
     return {
         unique_id: Compiled(getattr(node, "compiled_path", None), sql)
         for unique_id, node in manifest.nodes.items()
@@ -46,18 +46,18 @@ def compiled_of(manifest: Manifest) -> dict[str, Compiled]:
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What is known of a run when it ends.
+    """Everything that is known about a run when it ends.
 
     Attributes:
-        dialect: sqlglot's name of the warehouse's SQL; that of dbt's adapter.
-        lineage: the whole project's.
-        results: every node's result, of all stages.
-        history: one mapping an earlier run, node's id → seconds.
-        compiled: node's id → its compiled SQL; also of the models that failed nodes are made from,
-            without which all that they read counts as personal data if some of it is.
-        failing_rows: node's id → rows of a failed test, as `failing_rows` made them.
-        flags: what else the commands need to show the same, for example `--vars …`.
-        first_cause: what ended the run, where no node's failure explains it.
+        dialect: sqlglot dialect of the warehouse, which is the name of the dbt adapter.
+        lineage: lineage of the whole project.
+        results: results of all nodes, of all stages.
+        history: seconds by node id, one mapping per earlier run.
+        compiled: compiled SQL by node id, including the models upstream of failed nodes: without
+            these, all that they read counts as personal data if some of it is.
+        failing_rows: rows of failed tests by node id, built by `failing_rows`.
+        flags: further flags that a command needs to reproduce a failure, for example `--vars …`.
+        first_cause: what ended the run, if no failed node explains it.
     """
 
     target: str
@@ -81,11 +81,11 @@ class ReportInput:
 
 
 def build(facts: ReportInput) -> RunReport:
-    """The report of a run. No message in it holds a value where personal data is near."""
+    """Build the report of a run, without values in the messages of nodes near personal data."""
     sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
-    # What dbt says of a success is no word of the database about a row.
-    spoken = [node.unique_id for node in facts.results if group_of(node.status) != "good"]
-    personal = _near_personal_data(facts.lineage, spoken)
+    # Messages about a success do not come from the database, and hold no values.
+    not_successful = [node.unique_id for node in facts.results if group_of(node.status) != "good"]
+    personal = _nodes_near_personal_data(facts.lineage, not_successful)
     nodes = [
         replace(node, message=without_values(node.message, sql.get(node.unique_id)))
         if node.message and node.unique_id in personal
@@ -94,7 +94,7 @@ def build(facts: ReportInput) -> RunReport:
     ]
     children = children_of(facts.lineage)
     by_id = {node.unique_id: node for node in nodes}
-    cards = [_card(node, facts, children, by_id) for node in _worst_first(nodes)]
+    cards = [_build_card(node, facts, children, by_id) for node in _worst_first(nodes)]
     times = compared(nodes, facts.history)
     regressions = [slow for slow in times if slow.regression]
     regressions.sort(key=lambda slow: (slow.median_seconds or 0) - slow.seconds)
@@ -130,7 +130,7 @@ def personal_columns_near(
     compiled: Mapping[str, Compiled],
     dialect: str,
 ) -> dict[str, frozenset[str]]:
-    """Node's id → names of the personal columns that its query may read, renames followed."""
+    """Return personal columns that each node's query may read, following renames."""
     sql = {i: each.sql for i, each in compiled.items() if each.sql}
     parents = [p for i in unique_ids if i in lineage for p in lineage[i].parents]
     known = spread(lineage, list(dict.fromkeys(parents)), sql, dialect)
@@ -145,11 +145,11 @@ def failing_rows(
     pii: frozenset[str],
     note: str | None = None,
 ) -> FailingRows:
-    """The rows of a failed test without the columns that may hold personal data.
+    """Return the rows of a failed test without columns that may hold personal data.
 
     Args:
-        sql: the test's compiled SQL.
-        pii: what `personal_columns_near` says of the test.
+        sql: compiled SQL of the test.
+        pii: result of `personal_columns_near` for the test.
     """
     hidden = hidden_columns(sql, dialect, columns, pii)
     shown = [place for place, column in enumerate(columns) if column not in hidden]
@@ -164,7 +164,7 @@ def failing_rows(
     )
 
 
-def _card(
+def _build_card(
     node: NodeResult,
     facts: ReportInput,
     children: Mapping[str, list[str]],
@@ -173,14 +173,14 @@ def _card(
     known = facts.lineage.get(node.unique_id)
     compiled = facts.compiled.get(node.unique_id, Compiled(None, None))
     owner, group = (known.owner, known.group) if known else (None, None)
-    tested = facts.lineage.get(known.attached_to or "") if known else None
+    tested_node = facts.lineage.get(known.attached_to or "") if known else None
     return FailureCard(
         unique_id=node.unique_id,
         name=node.name,
         resource_type=node.resource_type,
         path=node.path,
-        owner=owner or (tested.owner if tested else None),
-        group=group or (tested.group if tested else None),
+        owner=owner or (tested_node.owner if tested_node else None),
+        group=group or (tested_node.group if tested_node else None),
         cause=node.cause,
         status=node.status,
         message=node.message,
@@ -199,25 +199,25 @@ def _blocked(
     children: Mapping[str, list[str]],
     by_id: Mapping[str, NodeResult],
 ) -> list[tuple[str, str]]:
-    """What was skipped behind a failure, and the exposures that show what it made.
+    """Return the nodes skipped because of a failure, and the affected exposures.
 
-    A test makes nothing: behind it are the exposures of the nodes it looks at.
+    A test blocks no node here: its exposures are those downstream of the tested nodes.
     """
     is_test = node.resource_type in TESTS
     starts = [node.unique_id]
     if is_test and node.unique_id in lineage:
         starts += lineage[node.unique_id].parents
-    behind = [i for i in reach(children, starts) if i in lineage]
+    downstream = [i for i in reach(children, starts) if i in lineage]
     return [
         (lineage[i].resource_type, lineage[i].name)
-        for i in behind
+        for i in downstream
         if lineage[i].resource_type == "exposure"
         or (not is_test and i in by_id and by_id[i].status == SKIPPED)
     ]
 
 
 def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
-    """The failed nodes: first those that no retry fixes, each kind in the order they ended."""
+    """Sort the failed nodes: those that no retry fixes first, then by the time they ended."""
 
     def rank(node: NodeResult) -> tuple[bool, bool, float]:
         ended = node.completed_at
@@ -231,12 +231,12 @@ def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
 
 
 def _first_cause(card: FailureCard) -> str:
-    said = " ".join((card.message or card.status).split())
-    return f"{card.resource_type} {card.name} ({card.cause or card.status}): {said}"
+    message = " ".join((card.message or card.status).split())
+    return f"{card.resource_type} {card.name} ({card.cause or card.status}): {message}"
 
 
-def _near_personal_data(lineage: Mapping[str, LineageNode], ids: Sequence[str]) -> set[str]:
-    """Those of the nodes that are made from personal columns, or have some, directly or not."""
+def _nodes_near_personal_data(lineage: Mapping[str, LineageNode], ids: Sequence[str]) -> set[str]:
+    """Return the nodes that have personal columns, or read from nodes that have some."""
     marked = [i for i, node in lineage.items() if node.pii_columns]
     near = {*marked, *reach(children_of(lineage), marked)}
     return {i for i in ids if i in near}

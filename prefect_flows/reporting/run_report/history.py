@@ -1,7 +1,7 @@
-"""How long a node took against earlier runs.
+"""Compares node durations with earlier runs, and flags regressions.
 
-A node is a regression when all three hold: at least 3 earlier runs executed it; it took more than
-1.5 times the median of theirs; and it was at least 1 s slower than that median.
+A node is a regression if all three hold: at least 3 earlier runs executed it; it took more than
+1.5 times their median; and it was at least 1 s slower than that median.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from statistics import median
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import NodeTiming
 
-ENOUGH_RUNS = 3
+MIN_RUNS = 3
 FACTOR = 1.5
 SLOWER_BY_SECONDS = 1.0
 SLOWEST = 10
 
 
 def medians(history: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, int]]:
-    """Node's id → the median of its seconds, and how many runs that comes from.
+    """Return the median seconds and the number of runs by node id.
 
     Args:
-        history: one mapping an earlier run, node's id → seconds.
+        history: seconds by node id, one mapping per earlier run.
     """
     seconds: dict[str, list[float]] = defaultdict(list)
     for run in history:
-        for unique_id, taken in run.items():
-            seconds[unique_id].append(taken)
-    return {unique_id: (median(taken), len(taken)) for unique_id, taken in seconds.items()}
+        for unique_id, duration in run.items():
+            seconds[unique_id].append(duration)
+    return {unique_id: (median(duration), len(duration)) for unique_id, duration in seconds.items()}
 
 
 def compared(
     nodes: Iterable[NodeResult], history: Sequence[Mapping[str, float]]
 ) -> list[NodeTiming]:
-    """Every node that this run executed against earlier runs, slowest first."""
+    """Compare every executed node with earlier runs, slowest first."""
     known = medians(history)
     executed = [node for node in nodes if node.seconds > 0 and not node.resumed]
     executed.sort(key=lambda node: (-node.seconds, node.unique_id))
-    return [_compared(node, *known.get(node.unique_id, (None, 0))) for node in executed]
+    return [_compare(node, *known.get(node.unique_id, (None, 0))) for node in executed]
 
 
-def _compared(node: NodeResult, usual: float | None, runs: int) -> NodeTiming:
+def _compare(node: NodeResult, median_seconds: float | None, runs: int) -> NodeTiming:
     regression = (
-        usual is not None
-        and runs >= ENOUGH_RUNS
-        and node.seconds > FACTOR * usual
-        and node.seconds - usual >= SLOWER_BY_SECONDS
+        median_seconds is not None
+        and runs >= MIN_RUNS
+        and node.seconds > FACTOR * median_seconds
+        and node.seconds - median_seconds >= SLOWER_BY_SECONDS
     )
-    return NodeTiming(node.unique_id, node.name, node.seconds, usual, runs, regression)
+    return NodeTiming(node.unique_id, node.name, node.seconds, median_seconds, runs, regression)

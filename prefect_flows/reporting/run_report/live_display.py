@@ -1,6 +1,6 @@
-"""What a run does right now, drawn in the terminal while it runs.
+"""Live progress display of a run in the terminal, drawn with rich.
 
-dbt's threads only note what began and ended; a thread of rich draws that five times a second.
+dbt's threads only record what started and ended; a thread of rich draws it five times a second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prefect_flows.reporting.charts.svg import group_of, seconds
 from prefect_flows.transform.results import NodeResult
 
 FRAMES_PER_SECOND = 5
-MOST_RUNNING = 8
+MAX_RUNNING = 8
 _STYLES = {
     "good": "green",
     "warned": "yellow",
@@ -38,28 +38,27 @@ _STYLES = {
 
 
 @dataclass
-class _Stage:
+class _StageProgress:
     total: int
-    began: float
+    started: float
     statuses: Counter[str] = field(default_factory=Counter)
     ended: float | None = None
 
 
 class LiveDisplay:
-    """Stages with their progress, what is running, and counts by status; a context.
+    """Context manager that shows the progress of stages, running nodes, and counts by status.
 
-    Away from a terminal it draws nothing, and costs nothing. Lines that are logged or printed
-    meanwhile appear above it.
+    Without a terminal it draws nothing, at no cost. Log lines and printed lines appear above it.
 
     Args:
-        console: where it draws; the standard error by default.
+        console: where to draw; the standard error by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.active = self.console.file.isatty() and not self.console.is_dumb_terminal
         self._lock = threading.Lock()
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, _StageProgress] = {}
         self._running: dict[str, tuple[float, str, str]] = {}
         self._contexts = ExitStack()
 
@@ -69,11 +68,11 @@ class LiveDisplay:
                 get_renderable=self.picture,
                 console=self.console,
                 refresh_per_second=FRAMES_PER_SECOND,
-                # A stream that goes to a file stays there.
+                # Redirect only streams that write to the terminal.
                 redirect_stdout=sys.stdout.isatty(),
                 redirect_stderr=sys.stderr.isatty(),
             )
-            self._contexts.enter_context(_logged_above(self.console))
+            self._contexts.enter_context(_redirect_log_handlers(self.console))
             self._contexts.enter_context(live)
         return self
 
@@ -88,21 +87,21 @@ class LiveDisplay:
         self._contexts.close()
 
     def stage_started(self, name: str, total: int) -> None:
-        """A stage, or a further attempt of it, begins with so many nodes to do; 0: not known."""
+        """Record the start of an attempt of a stage, with its number of nodes (0 if unknown)."""
         if self.active:
             with self._lock:
                 self._running.clear()
-                self._stages[name] = _Stage(total, time.monotonic())
+                self._stages[name] = _StageProgress(total, time.monotonic())
 
     def node_started(self, name: str, unique_id: str, resource_type: str, node: str) -> None:  # noqa: ARG002
-        """A node begins."""
+        """Record the start of a node."""
         if self.active:
-            began = time.monotonic()
+            started = time.monotonic()
             with self._lock:
-                self._running[unique_id] = (began, node, resource_type)
+                self._running[unique_id] = (started, node, resource_type)
 
     def nodes_finished(self, name: str, results: Sequence[NodeResult]) -> None:
-        """Nodes end, or are skipped."""
+        """Record that nodes ended or were skipped."""
         if self.active:
             with self._lock:
                 for result in results:
@@ -110,10 +109,10 @@ class LiveDisplay:
                     self._stages[name].statuses[result.status] += 1
 
     def warned(self, text: str) -> None:
-        """The log says it, above."""
+        """Ignore warnings, which the log shows above the display."""
 
     def stage_finished(self, name: str) -> None:
-        """A stage ends; what it left running was interrupted."""
+        """Record the end of a stage, which interrupted what was still running."""
         if self.active:
             with self._lock:
                 self._running.clear()
@@ -121,54 +120,54 @@ class LiveDisplay:
                     self._stages[name].ended = time.monotonic()
 
     def picture(self) -> RenderableType:
-        """What is drawn: one line a stage, then one line a running node, longest first."""
+        """Render one line per stage, then one line per running node, longest first."""
         now = time.monotonic()
         with self._lock:
             stages = [
-                (name, stage.total, Counter(stage.statuses), (stage.ended or now) - stage.began)
+                (name, stage.total, Counter(stage.statuses), (stage.ended or now) - stage.started)
                 for name, stage in self._stages.items()
             ]
             ended = {name for name, stage in self._stages.items() if stage.ended is not None}
             running = sorted(self._running.values())
         table = Table.grid(padding=(0, 1))
-        for name, total, statuses, taken in stages:
-            table.add_row(*_line(name, total, statuses, taken, name in ended))
+        for name, total, statuses, elapsed in stages:
+            table.add_row(*_stage_row(name, total, statuses, elapsed, name in ended))
         parts: list[RenderableType] = [table]
-        for began, name, kind in running[:MOST_RUNNING]:
-            line = Text(f"  {seconds(now - began):>8}  {kind} {name}", no_wrap=True)
+        for started, name, kind in running[:MAX_RUNNING]:
+            line = Text(f"  {seconds(now - started):>8}  {kind} {name}", no_wrap=True)
             line.truncate(self.console.width, overflow="ellipsis")
             parts.append(line)
-        if len(running) > MOST_RUNNING:
-            parts.append(Text(f"            and {len(running) - MOST_RUNNING} more"))
+        if len(running) > MAX_RUNNING:
+            parts.append(Text(f"            and {len(running) - MAX_RUNNING} more"))
         return Group(*parts)
 
 
-def _line(
-    name: str, total: int, statuses: Counter[str], taken: float, ended: bool
+def _stage_row(
+    name: str, total: int, statuses: Counter[str], elapsed: float, ended: bool
 ) -> tuple[RenderableType, ...]:
-    done = sum(statuses.values())
-    known = max(total, done)
+    finished = sum(statuses.values())
+    known = max(total, finished)
     counted = Text(no_wrap=True)
     for status, count in statuses.most_common():
         counted.append(f"{count} {status}  ", style=_STYLES[group_of(status)])
     failed = any(group_of(status) == "failed" for status in statuses)
     bar = ProgressBar(
         total=known or None,
-        completed=known if ended and not total else done,
+        completed=known if ended and not total else finished,
         width=24,
         pulse=not known and not ended,
         complete_style="red" if failed else "green",
         finished_style="red" if failed else "green",
     )
-    progress = f"{done}/{known}" if known else ""
-    return Text(name), bar, Text(progress, justify="right"), Text(seconds(taken)), counted
+    progress = f"{finished}/{known}" if known else ""
+    return Text(name), bar, Text(progress, justify="right"), Text(seconds(elapsed)), counted
 
 
-class _Above(io.TextIOBase):
-    """A stream whose whole lines are printed above what a console draws.
+class _PrintAbove(io.TextIOBase):
+    """Stream whose lines are printed above the live display of a console.
 
-    Rich's own stand-in for a stream serves `print`. A console that is given it, as Prefect's is,
-    writes to the stream behind it instead, into the middle of the picture.
+    rich redirects `print`. But if a console, such as Prefect's, gets rich's redirected stream, it
+    writes to the original stream behind it, into the middle of the display.
     """
 
     def __init__(self, console: Console) -> None:
@@ -186,10 +185,10 @@ class _Above(io.TextIOBase):
 
 
 @contextmanager
-def _logged_above(console: Console) -> Iterator[None]:
-    """Lead the handlers that write to the terminal through a console, as rich does with `print`.
+def _redirect_log_handlers(console: Console) -> Iterator[None]:
+    """Redirect log handlers that write to the terminal to a console, as rich does with `print`.
 
-    A handler keeps the stream that it was made with; Prefect's keeps it in a console of its own.
+    A handler keeps the stream that it was created with; Prefect's keeps it in its own console.
     """
     terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]
     undo: list[tuple[Any, str, Any]] = []
@@ -198,7 +197,7 @@ def _logged_above(console: Console) -> Iterator[None]:
             stream = getattr(owner, name, None)
             if any(stream is terminal for terminal in terminals):
                 undo.append((owner, name, stream))
-                setattr(owner, name, _Above(console))
+                setattr(owner, name, _PrintAbove(console))
     try:
         yield
     finally:

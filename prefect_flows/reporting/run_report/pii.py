@@ -1,10 +1,12 @@
-"""Which columns of a query may carry personal data: a name once marked spreads to all it touches.
+"""PII detection: finds the columns of a query that may carry personal data (column-level lineage).
 
-Names are followed without regard to where in the statement they stand, so more is hidden than has
-to be, never less. Whatever cannot be followed for certain makes every column a hidden one: SQL
-that does not parse, column lists (`as t(a, b)`), functions in `from`, pivots, unnamed expressions.
-What no text of a query shows is not seen: the meaning of a view outside the project, a value in a
-JSON document under a name that nobody marked.
+A marked name taints every column computed from it. Names are followed regardless of their scope in
+the statement, so too many columns may be hidden, never too few. Every column is hidden if something
+cannot be traced for certain: SQL that does not parse, column lists (`as t(a, b)`), functions in
+`from`, pivots, unnamed expressions.
+
+It cannot see what the query's text does not show: the definition of a view outside the project, or
+a value in a JSON document under an unmarked name.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from sqlglot.errors import SqlglotError
 
 from prefect_flows.transform.lineage import EVERY_COLUMN, LineageNode, parents_of, reach
 
-# Postgres cuts a longer name, so that what a query says and what it returns differ.
+# Postgres truncates longer names, so that a result's column may differ from the query's.
 POSTGRES_NAME_BYTES = 63
-# What may stand in each part of a statement; anything else is not followed.
-_PLAIN: dict[type[exp.Expr], frozenset[str]] = {
+# Supported arguments by expression type; anything else cannot be traced.
+_SUPPORTED_ARGS: dict[type[exp.Expr], frozenset[str]] = {
     exp.Select: frozenset(
         {
             "with_", "expressions", "from_", "joins", "where", "group", "having", "qualify",
@@ -41,23 +43,28 @@ _PLAIN: dict[type[exp.Expr], frozenset[str]] = {
     exp.TableAlias: frozenset({"this"}),
     exp.Values: frozenset({"expressions", "alias"}),
 }  # fmt: skip
-_CALLS = (exp.Anonymous, exp.AnonymousAggFunc, exp.CombinedAggFunc, exp.ParameterizedAgg)
+_UNKNOWN_FUNCTIONS = (
+    exp.Anonymous,
+    exp.AnonymousAggFunc,
+    exp.CombinedAggFunc,
+    exp.ParameterizedAgg,
+)
 
 
-class _NotFollowed(Exception):
-    """Something in the statement cannot be followed."""
+class _NotTraceable(Exception):
+    """A part of the statement cannot be traced."""
 
 
 def hidden_columns(
     sql: str, dialect: str, columns: Sequence[str], pii: frozenset[str]
 ) -> frozenset[str]:
-    """Those columns of a query's result that may carry personal data.
+    """Return the columns of a query's result that may carry personal data.
 
     Args:
         sql: the compiled query.
-        dialect: sqlglot's name of its dialect; those of dbt's adapters are the same.
+        dialect: sqlglot dialect, which is the name of the dbt adapter.
         columns: names of the columns that the query returned.
-        pii: names of the personal columns of all that the query may read, in any case.
+        pii: names of personal columns in everything that the query may read, in any case.
     """
     tainted = tainted_names(sql, dialect, pii)
     if tainted is None:
@@ -66,17 +73,17 @@ def hidden_columns(
 
 
 def tainted_names(sql: str, dialect: str, pii: frozenset[str]) -> frozenset[str] | None:
-    """Every name in a query that may stand for personal data, lower case; none for all names."""
+    """Return the names in a query that may hold personal data, lower case; None means all."""
     if not pii:
         return frozenset()
     if EVERY_COLUMN in pii:
         return None
     if "|>" in sql or re.search(r"""u&["']""", sql, re.IGNORECASE):
-        return None  # BigQuery's pipes; names written as code points
+        return None  # BigQuery's pipe syntax; names written as code points
     try:
         (statement,) = sqlglot.parse(sql, read=dialect)
-        return _followed(statement, _with_parts(pii))
-    except (SqlglotError, _NotFollowed, ValueError, RecursionError):
+        return _trace_names(statement, _lower_names_with_parts(pii))
+    except (SqlglotError, _NotTraceable, ValueError, RecursionError):
         return None
 
 
@@ -86,16 +93,16 @@ def spread(
     compiled: Mapping[str, str],
     dialect: str,
 ) -> dict[str, LineageNode]:
-    """The lineage, with personal columns followed through renames up to the given nodes.
+    """Return the lineage with personal columns propagated through renames to the given nodes.
 
-    A model that reads personal columns and whose SQL is not at hand, or cannot be followed, has
-    personal data in every column.
+    All columns of a model count as personal if it reads personal columns and its SQL is missing or
+    cannot be traced.
 
     Args:
-        compiled: node's id → its compiled SQL.
+        compiled: compiled SQL by node id.
     """
     known = dict(lineage)
-    for unique_id in _parents_first(lineage, unique_ids):
+    for unique_id in _in_dependency_order(lineage, unique_ids):
         node = known[unique_id]
         inherited = frozenset[str]().union(
             *(known[p].pii_columns for p in node.parents if p in known)
@@ -109,12 +116,12 @@ def spread(
     return known
 
 
-def _followed(statement: object, names: set[str]) -> frozenset[str]:
+def _trace_names(statement: object, names: set[str]) -> frozenset[str]:
     if not isinstance(statement, exp.Query):
-        raise _NotFollowed
+        raise _NotTraceable
     parts = list(statement.walk())
     for part in parts:
-        _look_at(part)
+        _check_is_supported(part)
     relations = {
         part.name.lower() for part in parts if isinstance(part, (exp.Table, exp.TableAlias))
     }
@@ -124,8 +131,8 @@ def _followed(statement: object, names: set[str]) -> frozenset[str]:
     while len(names) > before:
         before = len(names)
         for part in parts:
-            if isinstance(part, exp.Table) and _identifiers(part, names):
-                raise _NotFollowed  # BigQuery's `from t, t.emails`: a column as a relation
+            if isinstance(part, exp.Table) and _has_tainted_identifier(part, names):
+                raise _NotTraceable  # BigQuery's `from t, t.emails`: a column as a relation
         for select in selects:
             for projection in select.expressions:
                 names |= _tainted_by(projection, names, relations)
@@ -134,16 +141,16 @@ def _followed(statement: object, names: set[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _look_at(part: exp.Expr) -> None:
-    """Raise where a part holds what is not followed."""
+def _check_is_supported(part: exp.Expr) -> None:
+    """Raise if a part of the statement cannot be traced."""
     kind = exp.SetOperation if isinstance(part, exp.SetOperation) else type(part)
-    plain = _PLAIN.get(kind)
-    if plain is None:
+    supported = _SUPPORTED_ARGS.get(kind)
+    if supported is None:
         if isinstance(part, (exp.Query, exp.Command, exp.DML, exp.UDTF)):
-            raise _NotFollowed
+            raise _NotTraceable
         return
-    if any(value for name, value in part.args.items() if name not in plain):
-        raise _NotFollowed
+    if any(value for name, value in part.args.items() if name not in supported):
+        raise _NotTraceable
     inner = part.this
     if (
         (isinstance(part, exp.CTE) and not isinstance(inner, exp.Query))
@@ -155,32 +162,32 @@ def _look_at(part: exp.Expr) -> None:
         )
         or (isinstance(part, exp.Values) and part.find(exp.Column, exp.Query, exp.Func))
     ):
-        raise _NotFollowed
+        raise _NotTraceable
 
 
 def _tainted_by(projection: exp.Expr, names: set[str], relations: set[str]) -> frozenset[str]:
-    """The names that a column of a `select` adds to the tainted ones."""
-    star = _star_of(projection)
+    """Return the names that a column of a `select` taints."""
+    star = _get_star(projection)
     if star is not None:
         return _tainted_by_star(projection, star, names, relations)
-    if not _carries(projection, names, relations):
+    if not _may_carry(projection, names, relations):
         return frozenset()
     name = _output_name(projection)
     if name is None:
-        raise _NotFollowed
+        raise _NotTraceable
     return frozenset({name})
 
 
 def _tainted_by_star(
     projection: exp.Expr, star: exp.Star, names: set[str], relations: set[str]
 ) -> frozenset[str]:
-    """A star carries names through. One behind a column takes apart what the column holds."""
+    """Return the names that a star taints by its `replace`; refuse a star on a column's fields."""
     if isinstance(projection, exp.Column):
         qualifier = projection.table.lower()
-        if qualifier not in relations or _identifiers(projection, names):
-            raise _NotFollowed
+        if qualifier not in relations or _has_tainted_identifier(projection, names):
+            raise _NotTraceable
     if any(value for name, value in star.args.items() if name not in {"except_", "replace"}):
-        raise _NotFollowed
+        raise _NotTraceable
     return frozenset[str]().union(
         *(_tainted_by(new, names, relations) for new in star.args.get("replace") or ())
     )
@@ -189,18 +196,18 @@ def _tainted_by_star(
 def _tainted_by_position(
     union: exp.SetOperation, names: set[str], relations: set[str]
 ) -> frozenset[str]:
-    """A union takes its names from its first query, and its values from all."""
+    """Return the names that a union taints; it takes values from all of its queries."""
     branches = [select.expressions for select in _branches(union)]
-    if any(_star_of(column) is not None for columns in branches for column in columns):
-        raise _NotFollowed
+    if any(_get_star(column) is not None for columns in branches for column in columns):
+        raise _NotTraceable
     if len({len(columns) for columns in branches}) != 1:
-        raise _NotFollowed
+        raise _NotTraceable
     found = set()
-    for together in zip(*branches, strict=True):
-        if any(_carries(column, names, relations) for column in together):
-            outputs = {_output_name(column) for column in together}
-            if _output_name(together[0]) is None:
-                raise _NotFollowed
+    for position_columns in zip(*branches, strict=True):
+        if any(_may_carry(column, names, relations) for column in position_columns):
+            outputs = {_output_name(column) for column in position_columns}
+            if _output_name(position_columns[0]) is None:
+                raise _NotTraceable
             found |= {name for name in outputs if name is not None}
     return frozenset(found)
 
@@ -214,19 +221,19 @@ def _branches(query: exp.Expr) -> Iterator[exp.Select]:
     elif isinstance(query, exp.Select):
         yield query
     else:
-        raise _NotFollowed
+        raise _NotTraceable
 
 
-def _carries(expression: exp.Expr, names: set[str], relations: set[str]) -> bool:
-    """Whether a value of an expression may hold personal data."""
+def _may_carry(expression: exp.Expr, names: set[str], relations: set[str]) -> bool:
+    """Return whether a value of an expression may hold personal data."""
     for part in expression.walk():
         if isinstance(part, exp.Star):
             if not isinstance(part.parent, exp.Count):
                 return True  # a whole row
         elif isinstance(part, exp.Column) and part.name.lower() in relations:
             return True  # a whole row, by the name of its relation
-        elif isinstance(part, _CALLS):
-            return True  # nobody knows what the function reads
+        elif isinstance(part, _UNKNOWN_FUNCTIONS):
+            return True  # it is not known what the function reads
         elif isinstance(part, exp.Literal):
             if part.is_string and names.intersection(re.findall(r"\w+", part.name.lower())):
                 return True  # the key of a JSON document
@@ -237,30 +244,30 @@ def _carries(expression: exp.Expr, names: set[str], relations: set[str]) -> bool
     return False
 
 
-def _star_of(projection: exp.Expr) -> exp.Star | None:
+def _get_star(projection: exp.Expr) -> exp.Star | None:
     inner = projection.this if isinstance(projection, exp.Column) else projection
     return inner if isinstance(inner, exp.Star) else None
 
 
 def _output_name(projection: exp.Expr) -> str | None:
-    """The name that a column of a `select` gets, where the text says it."""
+    """Return the name of a column of a `select`, if the query states it."""
     if isinstance(projection, (exp.Alias, exp.Subquery)):
         return projection.alias.lower() or None
     return projection.name.lower() if isinstance(projection, exp.Column) else None
 
 
-def _identifiers(expression: exp.Expr, names: set[str]) -> bool:
+def _has_tainted_identifier(expression: exp.Expr, names: set[str]) -> bool:
     return any(part.name.lower() in names for part in expression.find_all(exp.Identifier))
 
 
-def _with_parts(pii: frozenset[str]) -> set[str]:
-    """The names in lower case; of a nested field (`profile.email`) each part too."""
+def _lower_names_with_parts(pii: frozenset[str]) -> set[str]:
+    """Return the names in lower case, with each part of a nested field (`profile.email`)."""
     lower = {name.lower() for name in pii}
     return lower | {part for name in lower for part in name.split(".")}
 
 
 def _is_tainted_output(column: str, tainted: frozenset[str]) -> bool:
-    """Whether a column is one of the names, as databases cut it and dbt numbers doubles."""
+    """Return whether a result column is tainted, also if its name was cut or numbered."""
     name = column.lower()
     if {name, re.sub(r"_\d+$", "", name)} & tainted:
         return True
@@ -270,14 +277,16 @@ def _is_tainted_output(column: str, tainted: frozenset[str]) -> bool:
     )
 
 
-def _parents_first(lineage: Mapping[str, LineageNode], unique_ids: Sequence[str]) -> Iterator[str]:
-    """The given nodes and all that they are made from, each after its parents."""
+def _in_dependency_order(
+    lineage: Mapping[str, LineageNode], unique_ids: Sequence[str]
+) -> Iterator[str]:
+    """Yield the nodes and everything upstream of them, parents first."""
     edges = parents_of(lineage)
-    wanted = {i for i in (*unique_ids, *reach(edges, unique_ids)) if i in lineage}
-    waiting = {i: len({p for p in edges[i] if p in wanted}) for i in wanted}
-    children: dict[str, list[str]] = {i: [] for i in wanted}
-    for unique_id in wanted:
-        for parent in set(edges[unique_id]) & wanted:
+    selected = {i for i in (*unique_ids, *reach(edges, unique_ids)) if i in lineage}
+    waiting = {i: len({p for p in edges[i] if p in selected}) for i in selected}
+    children: dict[str, list[str]] = {i: [] for i in selected}
+    for unique_id in selected:
+        for parent in set(edges[unique_id]) & selected:
             children[parent].append(unique_id)
     ready = [i for i, count in waiting.items() if count == 0]
     while ready:

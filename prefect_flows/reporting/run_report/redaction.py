@@ -1,52 +1,52 @@
-"""What of a database's message can be shown where personal data is near: no value of a row."""
+"""Redacts values (personal data) from database error messages in reports."""
 
 from __future__ import annotations
 
 import re
 
-# dbt puts a line of its own before the database's words.
+# The line that dbt puts before the database's message.
 _HEADER = re.compile(r"^[A-Z]\w*(?: \w+)* Error(?: in [^\n]*)?$")
 _LITERAL = re.compile(r"'(?:[^']|'')*'")
 _NAME = re.compile(r"[^\W\d]\w*")
 _QUOTED = re.compile(r"""(["'`])(.*?)\1""")
 _POSITION = re.compile(r"at \[\d+:\d+\]")
-# An open quote, an address, a number that belongs to no word.
-_STRAY = re.compile(r"""["'`@]|(?<!\w)[-+]?\d""")
-# dbt's own words for a test.
-_COUNTED = re.compile(r"^Got \d+ results?, configured to (fail|warn) if [!=<>]+ ?\d+$")
-LEFT_OUT = "… (values left out)"
+# An open quote, an email address, a number that is not part of a word.
+_POSSIBLE_VALUE = re.compile(r"""["'`@]|(?<!\w)[-+]?\d""")
+# dbt's message about a test.
+_TEST_MESSAGE = re.compile(r"^Got \d+ results?, configured to (fail|warn) if [!=<>]+ ?\d+$")
+OMISSION_NOTE = "… (values left out)"
 
 
 def without_values(message: str, sql: str | None) -> str:
-    """The first line of what was said, up to the first thing that may be a value.
+    """Return the first line of a message, up to the first thing that may be a value.
 
-    A quoted word stays if it is a name in the query's own text, which is no data. The lines that
-    follow, among them Postgres' DETAIL, are left out.
+    A quoted word is kept if it is a name in the query's text, which is not data. Further lines,
+    such as Postgres' DETAIL, are removed.
 
     Args:
-        message: dbt's message of a failure.
-        sql: the compiled SQL, whose names are shown anyway.
+        message: dbt's message about a failure.
+        sql: the compiled SQL, whose names may be shown.
     """
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     if not lines:
         return ""
     header = [lines.pop(0)] if len(lines) > 1 and _HEADER.match(lines[0]) else []
-    said = lines[0]
-    if not _COUNTED.match(said):
-        said = _cut(said, _names_in(sql))
-    if len(lines) > 1 and not said.endswith(LEFT_OUT):
-        said = f"{said} {LEFT_OUT}"
-    return "\n".join([*header, said])
+    first_line = lines[0]
+    if not _TEST_MESSAGE.match(first_line):
+        first_line = _truncate_at_value(first_line, _names_in(sql))
+    if len(lines) > 1 and not first_line.endswith(OMISSION_NOTE):
+        first_line = f"{first_line} {OMISSION_NOTE}"
+    return "\n".join([*header, first_line])
 
 
 def _names_in(sql: str | None) -> set[str]:
     return {name.lower() for name in _NAME.findall(_LITERAL.sub("", sql or ""))}
 
 
-def _cut(line: str, names: set[str]) -> str:
-    """The line up to the first thing that may be a value.
+def _truncate_at_value(line: str, names: set[str]) -> str:
+    """Return the line up to the first thing that may be a value.
 
-    That is a quoted word, or a word behind a colon, a bracket or an equals sign, that is no name;
+    That is a quoted word, or a word after a colon, a bracket or an equals sign, that is not a name;
     an open quote; a number.
     """
     ends = [
@@ -54,14 +54,14 @@ def _cut(line: str, names: set[str]) -> str:
         for match in _QUOTED.finditer(line)
         if not set(match[2].lower().split(".")) <= names
     ]
-    # What is known to be harmless is blanked, at the same length.
+    # Replaces harmless parts by blanks of the same length.
     rest = line
     for harmless in (_QUOTED, _POSITION):
         rest = harmless.sub(lambda match: " " * len(match[0]), rest)
-    ends += [match.start() for match in _STRAY.finditer(rest)]
+    ends += [match.start() for match in _POSSIBLE_VALUE.finditer(rest)]
     ends += [
         match.end()
         for match in re.finditer(r"[:=(]", rest)
         if not set(re.findall(r"\w+", rest[match.end() :].lower())) <= names
     ]
-    return f"{line[: min(ends)].rstrip()} {LEFT_OUT}" if ends else line
+    return f"{line[: min(ends)].rstrip()} {OMISSION_NOTE}" if ends else line

@@ -1,4 +1,4 @@
-"""The report of a run that just ended: gathered, kept in the state store, shown in Prefect."""
+"""Collects results, failing rows and timings of a finished run; saves and publishes its report."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import FailingRows, RunReport, StageLine
 from prefect_flows.transform.session import DbtSession
 
-# Failed tests whose rows are fetched, and rows of each.
-MOST_TESTS = 20
-MOST_ROWS = 10
+# Number of failed tests whose rows are fetched, and of rows of each.
+MAX_TESTS_WITH_ROWS = 20
+MAX_FETCHED_ROWS = 10
 
 
 class RunReporter:
-    """Leaves the report of a run behind."""
+    """Saves and publishes the report of a run."""
 
     def __init__(
         self, session: DbtSession, stored: Run, state: TargetState, runtime: Runtime
@@ -44,13 +44,13 @@ class RunReporter:
         self,
         record: Mapping[str, Any],
         stages: Sequence[DbtStage],
-        ended: RunStatus,
+        status: RunStatus,
         failure: str | None,
     ) -> RunReport | None:
-        """Keep results and report in the state store, and show them in Prefect.
+        """Save results and report in the state store, and publish them as Prefect artifacts.
 
         Returns:
-            The report; none where the run ended before the dbt project was parsed.
+            The report; None if the run ended before the dbt project was parsed.
         """
         target = self._session.profile.target
         publish = self._runtime.publish
@@ -60,26 +60,26 @@ class RunReporter:
         report = None
         if self._session.is_parsed:
             history = self._state.timings(self._runtime.log.warning)
-            self._keep(record, stages, results, history)
-            report = self._built(record, results, history, ended, failure)
-            self._keep_page(report)
+            self._save_results(record, stages, results, history)
+            report = self._build_report(record, results, history, status, failure)
+            self._save_page(report)
             publish(f"{target}-report", cards_markdown(report))
-            record = _as_reported(record, report)
+            record = _with_redacted_messages(record, report)
         publish(f"{target}-extraction", stage_summaries.extraction(record))
         publish(f"{target}-load", stage_summaries.load(record))
         publish(f"{target}-transformation", stage_summaries.transformation(record))
         publish(f"{target}-validation", stage_summaries.validation(record))
         publish(f"{target}-run", stage_summaries.run(record, failure))
         if report is not None and self._runtime.unreported:
-            self._keep_page(replace(report, unreported=self._runtime.unreported))
+            self._save_page(replace(report, unreported=self._runtime.unreported))
         return report
 
-    def _built(
+    def _build_report(
         self,
         record: Mapping[str, Any],
         results: Sequence[NodeResult],
         history: list[dict[str, float]],
-        ended: RunStatus,
+        status: RunStatus,
         failure: str | None,
     ) -> RunReport:
         session = self._session
@@ -91,7 +91,7 @@ class RunReporter:
             run_id=self._stored.header.id,
             project_name=session.manifest.metadata.project_name or "",
             dialect=session.profile.warehouse,
-            outcome=ended,
+            outcome=status,
             started_at=self._stored.header.started_at,
             seconds=record["seconds"],
             lineage=lineage,
@@ -100,7 +100,7 @@ class RunReporter:
             history=history,
             compiled=compiled,
             failing_rows=dict(rows_of_failed_tests(session, results, lineage, compiled))
-            if ended == "failed"
+            if status == "failed"
             else {},
             marts=record.get("marts", {}),
             flow_run_url=self._runtime.url,
@@ -110,12 +110,12 @@ class RunReporter:
         )
         return reports.build(facts)
 
-    def _keep_page(self, report: RunReport) -> None:
+    def _save_page(self, report: RunReport) -> None:
         page = html_page(report).encode()
         for folder in (self._stored.folder, self._state.folder):
             self._stored.store.write(f"{folder}/{REPORT}", page)
 
-    def _keep(
+    def _save_results(
         self,
         record: Mapping[str, Any],
         stages: Sequence[DbtStage],
@@ -146,20 +146,20 @@ def rows_of_failed_tests(
     lineage: Mapping[str, LineageNode],
     compiled: Mapping[str, reports.Compiled],
 ) -> Iterator[tuple[str, FailingRows]]:
-    """Rows of the first failed tests, asked from the warehouse once more."""
+    """Yield the rows of the first failed tests, queried from the warehouse again."""
     failed = [
         result.unique_id
         for result in results
         if result.status == "fail"
         and result.resource_type == "test"
         and result.unique_id in compiled
-    ][:MOST_TESTS]
+    ][:MAX_TESTS_WITH_ROWS]
     dialect = session.profile.warehouse
     personal = reports.personal_columns_near(lineage, failed, compiled, dialect)
     for unique_id in failed:
         sql = compiled[unique_id].sql or ""
         try:
-            columns, rows = session.first_rows(sql, MOST_ROWS)
+            columns, rows = session.first_rows(sql, MAX_FETCHED_ROWS)
         except DbtBaseException as error:
             note = f"They could not be fetched: {type(error).__name__}."
             yield unique_id, FailingRows((), [], note=note)
@@ -168,18 +168,19 @@ def rows_of_failed_tests(
         yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
 
 
-def _as_reported(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
-    """The record with the report's messages, which hold no value where personal data is near."""
+def _with_redacted_messages(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
+    """Return the record with the report's messages, which hold no personal data."""
     messages = {node.unique_id: node.message for node in report.nodes}
 
-    def cleaned(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def redacted(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [node | {"message": messages.get(node["node"])} for node in nodes]
 
     return {
-        stage: done | {"failed": cleaned(done["failed"]), "warned": cleaned(done["warned"])}
-        if isinstance(done, dict) and "failed" in done
-        else done
-        for stage, done in record.items()
+        stage: stage_record
+        | {"failed": redacted(stage_record["failed"]), "warned": redacted(stage_record["warned"])}
+        if isinstance(stage_record, dict) and "failed" in stage_record
+        else stage_record
+        for stage, stage_record in record.items()
     }
 
 
@@ -191,19 +192,19 @@ def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
         )
         yield StageLine(f"load-{source}", {}, load["load_seconds"], rows=rows)
     for stage in ("freshness", "seed", "snapshot", "run", "test", "build"):
-        done = record.get(stage)
-        if done is None:
+        stage_record = record.get(stage)
+        if stage_record is None:
             continue
-        if "skipped" in done:
-            yield StageLine(f"dbt-{stage}", {}, 0.0, skipped=done["skipped"])
+        if "skipped" in stage_record:
+            yield StageLine(f"dbt-{stage}", {}, 0.0, skipped=stage_record["skipped"])
         else:
             yield StageLine(
                 f"dbt-{stage}",
-                done["statuses"],
-                done["seconds"],
-                attempts=done["attempts"],
-                rows=done["rows"] or None,
-                bytes=done["bytes"] or None,
+                stage_record["statuses"],
+                stage_record["seconds"],
+                attempts=stage_record["attempts"],
+                rows=stage_record["rows"] or None,
+                bytes=stage_record["bytes"] or None,
             )
     if "docs" in record:
         yield StageLine("dbt-docs", {}, record["docs"]["seconds"])

@@ -1,4 +1,4 @@
-"""Summaries of a run's record: Markdown for Prefect's artifacts, tables for the terminal."""
+"""Summarizes stages (extract, load, transform, test): Markdown artifacts and terminal tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from prefect_flows.core.markup import cell, fenced
 
-MOST_OF_FAILURE = 10_000
+MAX_FAILURE_LENGTH = 10_000
 Record = Mapping[str, Any]
 
 TRANSFORMATIONS = ("seed", "snapshot", "run", "build")
@@ -19,7 +19,7 @@ CHECKS = ("freshness", "test")
 
 
 def extraction(record: Record) -> str:
-    """What was read from each source, how fast, and what was refused."""
+    """Summarize what was read from each source, how fast, and which rows were rejected."""
     loads = record.get("ingest", {})
     lines = [
         (
@@ -33,68 +33,70 @@ def extraction(record: Record) -> str:
         for source, load in loads.items()
     ]
     header = ("source", "rows", "bytes", "seconds", "rows a second", "rejected rows")
-    refused = [
+    rejected = [
         (source, r["table"], r["where"], r["why"], f"{r['rows']:,}")
         for source, load in loads.items()
         for r in load["rejected"]
     ]
-    body = _markdown(header, lines) if lines else "No source was ingested."
-    if refused:
-        body += "\n\n" + _markdown(("source", "table", "where", "why", "rows"), refused)
-    return _titled(f"Extraction into {record['target']}", body)
+    body = _markdown_table(header, lines) if lines else "No source was ingested."
+    if rejected:
+        body += "\n\n" + _markdown_table(("source", "table", "where", "why", "rows"), rejected)
+    return _with_title(f"Extraction into {record['target']}", body)
 
 
 def load(record: Record) -> str:
-    """What came into each table, how fast, and what changed in the schemas."""
+    """Summarize rows per table, speed, and schema changes."""
     loads = record.get("ingest", {})
     lines = [
         (
-            f"{done['schema']}.{table}",
+            f"{stage_record['schema']}.{table}",
             f"{count:,}",
-            f"{done['removed'].get(table, 0):,}",
-            f"{done['load_seconds']:.1f}",
-            _rate(sum(done["rows"].values()), done["load_seconds"]),
+            f"{stage_record['removed'].get(table, 0):,}",
+            f"{stage_record['load_seconds']:.1f}",
+            _rate(sum(stage_record["rows"].values()), stage_record["load_seconds"]),
         )
-        for done in loads.values()
-        for table, count in done["rows"].items()
+        for stage_record in loads.values()
+        for table, count in stage_record["rows"].items()
     ]
     header = ("table", "new rows", "removed rows", "seconds of the source", "its rows a second")
     changes = [(d["schema"], change) for d in loads.values() for change in d["schema_changes"]]
-    body = _markdown(header, lines) if lines else "No source was loaded."
+    body = _markdown_table(header, lines) if lines else "No source was loaded."
     if changes:
-        body += "\n\n" + _markdown(("schema", "change"), changes)
-    return _titled(f"Load into {record['target']}", body)
+        body += "\n\n" + _markdown_table(("schema", "change"), changes)
+    return _with_title(f"Load into {record['target']}", body)
 
 
 def transformation(record: Record) -> str:
-    """What seeds, snapshots and models did."""
-    return _titled(f"Transformation of {record['target']}", _stages(record, TRANSFORMATIONS))
+    """Summarize seeds, snapshots and models."""
+    return _with_title(
+        f"Transformation of {record['target']}", _stage_tables(record, TRANSFORMATIONS)
+    )
 
 
 def validation(record: Record) -> str:
-    """What freshness and tests found."""
-    return _titled(f"Validation of {record['target']}", _stages(record, CHECKS))
+    """Summarize source freshness and tests."""
+    return _with_title(f"Validation of {record['target']}", _stage_tables(record, CHECKS))
 
 
 def run(record: Record, failure: str | None = None) -> str:
-    """The whole run on one page."""
+    """Summarize the whole run on one page."""
     outcome = "Every stage passed."
     if failure is not None:
-        outcome = f"**Failed.**\n\n{fenced(failure, '', MOST_OF_FAILURE)}"
-    marts = _markdown(
+        outcome = f"**Failed.**\n\n{fenced(failure, '', MAX_FAILURE_LENGTH)}"
+    marts = _markdown_table(
         ("mart", "rows"), [(mart, f"{rows:,}") for mart, rows in record.get("marts", {}).items()]
     )
-    parts = [outcome, _markdown(("stage", "what it did", "seconds"), _lines(record))]
+    parts = [outcome, _markdown_table(("stage", "what it did", "seconds"), _stage_lines(record))]
     if record.get("marts"):
         parts.append(marts)
-    return _titled(f"Run of {record['target']}", "\n\n".join(parts))
+    return _with_title(f"Run of {record['target']}", "\n\n".join(parts))
 
 
 def print_run(console: Console, record: Record) -> None:
-    """Print the run to a terminal: stages with their seconds, then rows per mart."""
+    """Print the run to a terminal: stages with their duration, then rows per mart."""
     stages = Table("stage", "what it did", title=f"Run of {record['target']}", title_justify="left")
     stages.add_column("seconds", justify="right")
-    for line in _lines(record):
+    for line in _stage_lines(record):
         stages.add_row(*map(Text, line))
     console.print(stages)
     if record.get("marts"):
@@ -105,25 +107,29 @@ def print_run(console: Console, record: Record) -> None:
         console.print(marts)
 
 
-def _lines(record: Record) -> list[tuple[str, str, str]]:
+def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
     lines = [("selection", f"nothing matches {name}", "") for name in record.get("unmatched", [])]
     for source, load in record.get("ingest", {}).items():
         rows = f"{sum(load['rows'].values()):,}"
-        refused = f", {load['rejected_rows']:,} refused" if load["rejected_rows"] else ""
-        read = f"{rows} rows, {load['bytes'] / 1e6:,.1f} MB{refused}"
+        rejected = f", {load['rejected_rows']:,} refused" if load["rejected_rows"] else ""
+        read = f"{rows} rows, {load['bytes'] / 1e6:,.1f} MB{rejected}"
         lines.append((f"extract-{source}", read, f"{load['extract_seconds']:.1f}"))
         lines.append((f"load-{source}", f"{rows} new rows", f"{load['load_seconds']:.1f}"))
     for stage in ("freshness", *TRANSFORMATIONS, "test"):
-        done = record.get(stage)
-        if done is None:
+        stage_record = record.get(stage)
+        if stage_record is None:
             continue
-        if "skipped" in done:
-            lines.append((f"dbt-{stage}", f"skipped: {done['skipped']}", ""))
+        if "skipped" in stage_record:
+            lines.append((f"dbt-{stage}", f"skipped: {stage_record['skipped']}", ""))
         else:
-            attempts = f", in {done['attempts']} attempts" if done["attempts"] > 1 else ""
-            resumed = f", {done['resumed']} of them before" if done["resumed"] else ""
-            what = _statuses(done) + attempts + resumed
-            lines.append((f"dbt-{stage}", what, f"{done['seconds']:.1f}"))
+            attempts = (
+                f", in {stage_record['attempts']} attempts" if stage_record["attempts"] > 1 else ""
+            )
+            resumed = (
+                f", {stage_record['resumed']} of them before" if stage_record["resumed"] else ""
+            )
+            what = _statuses(stage_record) + attempts + resumed
+            lines.append((f"dbt-{stage}", what, f"{stage_record['seconds']:.1f}"))
     if "docs" in record:
         lines.append(("dbt-docs", "catalog and page", f"{record['docs']['seconds']:.1f}"))
     if "seconds" in record:
@@ -131,11 +137,11 @@ def _lines(record: Record) -> list[tuple[str, str, str]]:
     return lines
 
 
-def _stages(record: Record, stages: Iterable[str]) -> str:
-    done = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
-    if not done:
+def _stage_tables(record: Record, stages: Iterable[str]) -> str:
+    stage_record = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
+    if not stage_record:
         return "Nothing was run."
-    table = _markdown(
+    table = _markdown_table(
         ("stage", "nodes", "by status", "attempts", "rows", "bytes", "seconds", "rows a second"),
         [
             (
@@ -148,16 +154,16 @@ def _stages(record: Record, stages: Iterable[str]) -> str:
                 str(r["seconds"]),
                 _rate(r["rows"], r["seconds"]) if r["rows"] else "",
             )
-            for stage, r in done.items()
+            for stage, r in stage_record.items()
         ],
     )
-    troubled = [
+    failed_or_warned = [
         (node["status"], node["node"], node["cause"] or "", node["message"] or "")
-        for r in done.values()
+        for r in stage_record.values()
         for node in (*r["failed"], *r["warned"])
     ]
-    if troubled:
-        table += "\n\n" + _markdown(("status", "node", "cause", "message"), troubled)
+    if failed_or_warned:
+        table += "\n\n" + _markdown_table(("status", "node", "cause", "message"), failed_or_warned)
     return table
 
 
@@ -165,15 +171,18 @@ def _rate(rows: int, seconds: float) -> str:
     return f"{rows / seconds:,.0f}" if seconds else ""
 
 
-def _statuses(done: Record) -> str:
-    return ", ".join(f"{count} {status}" for status, count in done["statuses"].items()) or "nothing"
+def _statuses(stage_record: Record) -> str:
+    return (
+        ", ".join(f"{count} {status}" for status, count in stage_record["statuses"].items())
+        or "nothing"
+    )
 
 
-def _titled(title: str, body: str) -> str:
+def _with_title(title: str, body: str) -> str:
     return f"# {title}\n\n{body}\n"
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     escaped = ([cell(value) for value in line] for line in rows)
     lines = [header, ["---"] * len(header), *escaped]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

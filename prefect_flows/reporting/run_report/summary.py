@@ -1,4 +1,4 @@
-"""From a run's report to the summary that is kept of it."""
+"""Builds the run summary for the state store: outcome, tests, cost, source freshness, marts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from prefect_flows.transform.lineage import TESTS, LineageNode
 from prefect_flows.transform.results import NodeResult, counts
 from prefect_flows.transform.run_report import RunReport
 
-MOST_CHARACTERS = 500
+MAX_CAUSE_LENGTH = 500
 TIB = 2**40
 
 
 def run_summary(
     stored: Run,
     report: RunReport | None,
-    ended: RunStatus,
+    status: RunStatus,
     failure: str | None,
     *,
     seconds: float,
@@ -42,20 +42,20 @@ def run_summary(
     freshness: Mapping[str, SourceFreshness] | None = None,
     price_per_tib: float | None = None,
 ) -> RunSummary:
-    """The summary of a run that ended; what this run did not look at is as it was known before.
+    """Build the summary of a finished run; sources and marts it did not touch keep their state.
 
     Args:
         stored: the run's place in the state store.
-        report: its report, whose messages are free of personal data; none where the run ended
-            before the project was parsed.
+        report: its report, whose messages hold no personal data; None if the run ended before the
+            project was parsed.
         failure: what ended the run, if it did not pass.
-        freshness: what `freshness_of` says at the end of the run.
-        price_per_tib: of 2**40 billed bytes.
+        freshness: result of `freshness_of` at the end of the run.
+        price_per_tib: price of 2**40 billed bytes.
     """
     header = stored.header
     nodes = report.nodes if report else []
-    own = [node for node in nodes if not node.resumed]
-    billed = _sum(_of_response(node, "bytes_billed") for node in own)
+    executed = [node for node in nodes if not node.resumed]
+    billed = _sum(_response_number(node, "bytes_billed") for node in executed)
     lines = report.stages if report else []
     cause = report.first_cause if report else failure
     return RunSummary(
@@ -67,17 +67,17 @@ def run_summary(
         started_at=header.started_at,
         ended_at=header.started_at + timedelta(seconds=seconds),
         seconds=seconds,
-        outcome=ended,
-        first_cause=None if ended == "passed" else _short(cause),
+        outcome=status,
+        first_cause=None if status == "passed" else _shorten_cause(cause),
         whole=whole,
         has_report=report is not None,
         statuses=counts(nodes),
-        tests=_tests(nodes),
-        # What was extracted is loaded, and counts once.
+        tests=_count_tests(nodes),
+        # Extracted rows are loaded, and count once.
         rows=_sum(line.rows for line in lines if not line.stage.startswith("extract-")),
-        bytes=_sum(node.bytes for node in own),
+        bytes=_sum(node.bytes for node in executed),
         bytes_billed=billed,
-        slot_seconds=_sum(node.slot_seconds for node in own),
+        slot_seconds=_sum(node.slot_seconds for node in executed),
         cost=None if billed is None or price_per_tib is None else billed / TIB * price_per_tib,
         stages=[
             StageSummary(
@@ -89,12 +89,12 @@ def run_summary(
             )
             for line in lines
         ],
-        sources=_sources(report, before, freshness or {}),
-        marts=_marts(report, before),
+        sources=_merge_sources(report, before, freshness or {}),
+        marts=_merge_marts(report, before),
     )
 
 
-def _tests(nodes: Iterable[NodeResult]) -> TestCounts:
+def _count_tests(nodes: Iterable[NodeResult]) -> TestCounts:
     found = Counter(group_of(node.status) for node in nodes if node.resource_type in TESTS)
     return TestCounts(
         passed=found["good"],
@@ -104,12 +104,12 @@ def _tests(nodes: Iterable[NodeResult]) -> TestCounts:
     )
 
 
-def _sources(
+def _merge_sources(
     report: RunReport | None,
     before: TargetHistory | None,
     freshness: Mapping[str, SourceFreshness],
 ) -> dict[str, SourceFreshness]:
-    """Every table of the project's sources, as it was last looked at."""
+    """Return the latest freshness of every source table."""
     known = before.last.sources if before else {}
     if report is None:
         return dict(known)
@@ -127,8 +127,8 @@ def _sources(
     }
 
 
-class _Entry(BaseModel):
-    """An entry of dbt's `sources.json`; a table that could not be looked at has no times."""
+class _SourceResult(BaseModel):
+    """An entry of dbt's `sources.json`; it has no times if the table could not be checked."""
 
     unique_id: str
     status: str
@@ -143,19 +143,19 @@ class _Metadata(BaseModel):
 
 class _SourcesFile(BaseModel):
     metadata: _Metadata
-    results: list[_Entry]
+    results: list[_SourceResult]
 
 
 def freshness_of(
     store: StateStore, target: str, warn: Warn | None = None
 ) -> dict[str, SourceFreshness]:
-    """Source's id → what the last run that looked saw of it.
+    """Return the last freshness result by source id.
 
     Args:
-        warn: as `StateStore.load` has it.
+        warn: see `StateStore.load`.
 
     Raises:
-        StateStoreError: dbt's `sources.json` cannot be read, or is not as dbt writes it.
+        StateStoreError: dbt's `sources.json` cannot be read, or has another structure.
     """
     file = store.load(f"targets/{target}/{SOURCES}", TypeAdapter(_SourcesFile), warn)
     if file is None:
@@ -171,8 +171,8 @@ def freshness_of(
     }
 
 
-def _marts(report: RunReport | None, before: TargetHistory | None) -> dict[str, MartState]:
-    """Every mart of the project: when it was last built, and the rows it was last seen with."""
+def _merge_marts(report: RunReport | None, before: TargetHistory | None) -> dict[str, MartState]:
+    """Return every mart of the project, with its last build and its last known row count."""
     known = before.last.marts if before else {}
     if report is None:
         return dict(known)
@@ -182,7 +182,7 @@ def _marts(report: RunReport | None, before: TargetHistory | None) -> dict[str, 
         if node.resource_type == "model" and node.status == "success" and node.completed_at
     }
     marts = {}
-    for name in sorted(_names_of_marts(report.lineage)):
+    for name in sorted(_mart_names(report.lineage)):
         mart = known.get(name, MartState())
         if name in built:
             mart = mart.model_copy(update={"built_at": built[name]})
@@ -193,7 +193,7 @@ def _marts(report: RunReport | None, before: TargetHistory | None) -> dict[str, 
     return marts
 
 
-def _names_of_marts(lineage: Mapping[str, LineageNode]) -> set[str]:
+def _mart_names(lineage: Mapping[str, LineageNode]) -> set[str]:
     return {
         node.name
         for node in lineage.values()
@@ -201,20 +201,20 @@ def _names_of_marts(lineage: Mapping[str, LineageNode]) -> set[str]:
     }
 
 
-def _of_response(node: NodeResult, key: str) -> int | None:
+def _response_number(node: NodeResult, key: str) -> int | None:
     value = node.response.get(key)
     return int(value) if isinstance(value, (int, float)) else None
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """The sum of what is known; none where nothing is."""
+    """Return the sum of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
-def _short(cause: str | None) -> str | None:
-    """What is wrong, without where it is and what fixes it: the report has these."""
+def _shorten_cause(cause: str | None) -> str | None:
+    """Return what is wrong, without place and fix, which are in the report."""
     if cause is None:
         return None
     what = " ".join(cause.partition("\n  where:")[0].split())
-    return what if len(what) <= MOST_CHARACTERS else f"{what[: MOST_CHARACTERS - 1]}…"
+    return what if len(what) <= MAX_CAUSE_LENGTH else f"{what[: MAX_CAUSE_LENGTH - 1]}…"

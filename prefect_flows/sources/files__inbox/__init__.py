@@ -1,1 +1,1 @@
-"""Files that others put into a folder or a bucket."""
+"""Source files__inbox: loads CSV, JSON Lines and Parquet files from a folder or bucket."""

@@ -1,4 +1,4 @@
-"""The bytes of a file on their way: hashed as they are stored, unpacked, and seen to be text."""
+"""Byte streams of a file: SHA-256, gzip, UTF-8 check, and check of CSV quotation marks."""
 
 from __future__ import annotations
 
@@ -16,88 +16,89 @@ import numpy as np
 from prefect_flows.sources.files__inbox.file_errors import Malformed
 
 CHUNK = 1 << 20
-_MARK = ord('"')
+_QUOTE = ord('"')
 
 
 class Readable(Protocol):
-    """What bytes are read from."""
+    """Object that bytes are read from."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         ...
 
 
 class _Stream(io.RawIOBase):
-    """What a stream needs to be one, beside `read`."""
+    """Base of the streams here, which only define `read`."""
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read into memory that is there."""
+        """Read into an existing buffer."""
         data = self.read(len(buffer)) or b""
         buffer[: len(data)] = data
         return len(data)
 
 
 class Hashed(_Stream):
-    """A stream that knows the SHA-256 of what was read from it."""
+    """Stream that computes the SHA-256 of what is read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         data = self._stream.read(size)
         self._hash.update(data)
         return data
 
     def digest(self) -> str:
-        """The SHA-256 of the whole file; what nobody read of it is read now."""
+        """Return the SHA-256 of the whole file, after reading the rest of it."""
         while self.read(CHUNK):
             pass
         return self._hash.hexdigest()
 
 
 class Text(_Stream):
-    """A stream of UTF-8, without a byte order mark, which always ends in a line's end.
+    """Stream of UTF-8 text without a byte order mark, which always ends with a line break.
 
     Attributes:
-        lines: ends of lines read so far.
+        lines: line breaks read so far.
 
     Raises:
-        Malformed: from `read`, where a byte is no UTF-8 or is zero, which no warehouse keeps.
+        Malformed: from `read`, for a byte that is not UTF-8, or a zero byte, which no warehouse
+            accepts.
     """
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
-        self._pushed = b""
+        self._pushed_back = b""
         self._undecoded = b""
         self._last = b"\n"
         self.lines = 0
-        first = self._next(CHUNK)
+        first = self._read_checked(CHUNK)
         self.is_empty = not first
         self.give_back(first.removeprefix(b"\xef\xbb\xbf"))
 
     def give_back(self, data: bytes) -> None:
-        """Have these bytes read next."""
-        self._pushed = data + self._pushed
+        """Push bytes back, to be read next."""
+        self._pushed_back = data + self._pushed_back
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        if self._pushed:
-            size = len(self._pushed) if size < 0 else size
-            data, self._pushed = self._pushed[:size], self._pushed[size:]
+        """Read the next bytes."""
+        if self._pushed_back:
+            size = len(self._pushed_back) if size < 0 else size
+            data, self._pushed_back = self._pushed_back[:size], self._pushed_back[size:]
             return data
-        data = self._next(size)
+        data = self._read_checked(size)
         if not data and self._last != b"\n":
             self._last = b"\n"
             return b"\n"
         return data
 
-    def _next(self, size: int) -> bytes:
+    def _read_checked(self, size: int) -> bytes:
         try:
             data = self._stream.read(size)
         except EOFError as error:
@@ -135,37 +136,37 @@ class Text(_Stream):
 
 
 class Quoted(_Stream):
-    """The text of a CSV on its way, its quotation marks looked at: pyarrow takes any.
+    """Stream that checks the quotation marks of a CSV file, since pyarrow accepts any.
 
     Args:
-        delimiter: between values.
-        escape: makes the character after it an ordinary one; none where nothing does.
+        delimiter: character between values.
+        escape: escape character; None if the file has none.
 
     Attributes:
-        is_regular: of what was read, each mark opens a value, closes one, or is doubled inside one.
-        is_open: what was read ends inside a value.
+        is_regular: whether each mark so far opens a value, closes one, or is doubled inside one.
+        is_open: whether the text so far ends inside a value.
     """
 
     def __init__(self, stream: Readable, delimiter: str, escape: str | None) -> None:
         self._stream = stream
         self._escaped = re.compile(re.escape(escape.encode()) + b".", re.DOTALL) if escape else None
         self._escape = b""
-        self._is_around = np.zeros(256, bool)
-        self._is_around[list(f'{delimiter}\r\n"'.encode())] = True
-        # The last two characters; the second one's neighbour comes with the next ones.
+        self._is_boundary = np.zeros(256, bool)
+        self._is_boundary[list(f'{delimiter}\r\n"'.encode())] = True
+        # The last two characters: the neighbour of the second one comes with the next chunk.
         self._last = b"\n"
         self.is_regular = True
         self.is_open = False
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         data = self._stream.read(size)
-        # In pieces: a position takes eight times the memory of its character.
+        # In chunks: a position takes eight times the memory of its character.
         for start in range(0, len(data), CHUNK):
-            self._look_at(data[start : start + CHUNK])
+            self._check_marks(data[start : start + CHUNK])
         return data
 
-    def _look_at(self, data: bytes) -> None:
+    def _check_marks(self, data: bytes) -> None:
         if self._escaped is not None:
             data = self._escaped.sub(b"xx", self._escape + data)
             self._escape = data[-1:] if self._escaped.match(data[-1:] + b"x") else b""
@@ -173,16 +174,16 @@ class Quoted(_Stream):
         data = self._last + data
         self._last = data[-2:]
         characters = np.frombuffer(data, np.uint8)
-        marks = np.flatnonzero(characters[1:-1] == _MARK) + 1
+        marks = np.flatnonzero(characters[1:-1] == _QUOTE) + 1
         opening, closing = marks[self.is_open :: 2], marks[not self.is_open :: 2]
         outside = np.concatenate([characters[opening - 1], characters[closing + 1]])
-        self.is_regular &= bool(self._is_around[outside].all())
+        self.is_regular &= bool(self._is_boundary[outside].all())
         self.is_open ^= bool(len(marks) % 2)
 
 
 @contextmanager
 def text(raw: _Stream, *, compressed: bool) -> Iterator[Text]:
-    """The text of a file, unpacked where it is compressed.
+    """Open the text of a file, decompressed if it is compressed.
 
     Raises:
         Malformed: the file is empty.

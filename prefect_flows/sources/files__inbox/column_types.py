@@ -1,10 +1,10 @@
-"""Types of columns: their names, how a table's are known, and how a new column's is found.
+"""Column types: type names, type inference from values, and parsing of text into types.
 
-A table's types are those that dlt keeps of it, so a file that disagrees is refused rather than
-put into a second column. A type is found once, from all rows of the first file that has a value.
+A table's types are those in dlt's schema, so a file that disagrees is refused rather than loaded
+into a second column. A type is inferred once, from all rows of the first file that has a value.
 
-A text is a number only if the number, formatted, gives the text back, zeros at the end of a
-fraction aside. `+4915112345678`, `0x00ff`, `007`, `1E5` and `NaN` stay text.
+A text counts as a number only if formatting the number returns the text, except for trailing zeros
+of a fraction. `+4915112345678`, `0x00ff`, `007`, `1E5` and `NaN` stay text.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TEXT, BIGINT, DOUBLE, BOOL, BINARY = (
 )  # fmt: skip
 DATE, TIME = pa.date32(), pa.time64("us")
 DATETIME, TIMESTAMP = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
-# Whole numbers that are too large for 64 bits.
+# Integers that do not fit into 64 bits.
 LARGE_INTEGER = pa.decimal128(38, 0)
 
-NAMES = {
+TYPE_BY_NAME = {
     "text": TEXT,
     "bigint": BIGINT,
     "double": DOUBLE,
@@ -42,87 +42,89 @@ NAMES = {
 }
 _DECIMAL = re.compile(r"decimal\((\d{1,2}), *(\d{1,2})\)")
 
-# The first that holds every value is a column's type.
-_LADDER = (BIGINT, LARGE_INTEGER, DOUBLE, BOOL, DATE, DATETIME, TIMESTAMP, TEXT)
-# JSON tells numbers from text by itself.
-_TIMES = (DATE, DATETIME, TIMESTAMP, TEXT)
+# The first type that holds every value becomes the column's type.
+_CANDIDATES = (BIGINT, LARGE_INTEGER, DOUBLE, BOOL, DATE, DATETIME, TIMESTAMP, TEXT)
+# For JSON, which distinguishes numbers from text itself.
+_TIME_CANDIDATES = (DATE, DATETIME, TIMESTAMP, TEXT)
 
-# How numbers and truth values are formatted. pyarrow casts more than that: `+1`, `01`, `1E5`.
+# Accepted formats of numbers and booleans. pyarrow casts more than these: `+1`, `01`, `1E5`.
 _FRACTION = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?$"
 _FRACTION_OR_SCIENTIFIC = rf"{_FRACTION}|^-?[1-9](?:\.[0-9]+)?e[+-][0-9]+$"
-_TRUTH = r"(?i)^(?:true|false)$"
-# A double keeps every number of so many digits, and some of two more.
-_DIGITS = 15
+_BOOLEAN = r"(?i)^(?:true|false)$"
+# A double keeps every number of this many digits, and some numbers of two more.
+_EXACT_DIGITS = 15
 
 
 def declared(types: Mapping[str, Mapping[str, str]] | None) -> dict[str, Types]:
-    """The types that a person declared, by table and column.
+    """Parse the types that a user declared, by table and column.
 
     Raises:
-        ConfigurationError: a type has no such name.
+        ConfigurationError: a type name does not exist.
     """
     return {
-        table: {column: _of_name(name, f"{table}.{column}") for column, name in columns.items()}
+        table: {
+            column: _parse_type_name(name, f"{table}.{column}") for column, name in columns.items()
+        }
         for table, columns in (types or {}).items()
     }
 
 
-def _of_name(name: str, where: str) -> pa.DataType:
-    if name in NAMES:
-        return NAMES[name]
+def _parse_type_name(name: str, where: str) -> pa.DataType:
+    if name in TYPE_BY_NAME:
+        return TYPE_BY_NAME[name]
     match = _DECIMAL.fullmatch(name)
     if match and 0 < int(match[1]) <= 38 and int(match[2]) <= int(match[1]):
         return pa.decimal128(int(match[1]), int(match[2]))
     raise ConfigurationError(
         f"There is no type {name!r} for a column.",
         where=f"parameter types, {where}",
-        fix=f"name one of: {', '.join(NAMES)}, decimal(18,2)",
+        fix=f"name one of: {', '.join(TYPE_BY_NAME)}, decimal(18,2)",
     )
 
 
 def name_of(kind: pa.DataType) -> str:
-    """How a type is called, in messages as in the parameter `types`."""
+    """Return the name of a type, as in messages and in the parameter `types`."""
     if pa.types.is_decimal(kind):
         return f"decimal({kind.precision},{kind.scale})"
-    return next((name for name, known in NAMES.items() if known == kind), str(kind))
+    return next((name for name, known in TYPE_BY_NAME.items() if known == kind), str(kind))
 
 
 def of_table(columns: Mapping[str, Mapping[str, Any]]) -> Types:
-    """The types of a table that dlt knows, by column; those that dlt adds itself left out."""
+    """Return the column types of a dlt table schema, without dlt's own columns."""
     return {
-        name: _of_dlt(column)
+        name: _from_dlt(column)
         for name, column in columns.items()
         if "data_type" in column and not name.startswith("_dlt_")
     }
 
 
-def _of_dlt(column: Mapping[str, Any]) -> pa.DataType:
+def _from_dlt(column: Mapping[str, Any]) -> pa.DataType:
     kind = column["data_type"]
     if kind == "decimal":
         return pa.decimal128(column.get("precision") or 38, column.get("scale") or 0)
     if kind == "timestamp":
         return TIMESTAMP if column.get("timezone", True) else DATETIME
-    return NAMES[kind]
+    return TYPE_BY_NAME[kind]
 
 
 class TypeInference:
-    """The type of a new column, narrowed by all its values; text where nothing else holds them.
+    """Infers the type of a new column from all its values; text if no other type holds them.
 
     Args:
-        only_times: the values are text already, which may be that of dates and times.
+        only_times: the values are JSON strings, which may be dates and times but not numbers.
     """
 
     def __init__(self, *, only_times: bool = False) -> None:
-        self._possible = _TIMES if only_times else _LADDER
+        self._possible = _TIME_CANDIDATES if only_times else _CANDIDATES
         self._has_value = False
 
     @property
     def kind(self) -> pa.DataType | None:
-        """The type; none where every value was null."""
+        """The inferred type; None if every value was null."""
         return self._possible[0] if self._has_value else None
 
     def see(self, values: pa.Array) -> None:
-        """Take account of more values, given as text."""
+        """Narrow the type by more values, given as text."""
         if values.null_count == len(values):
             return
         self._has_value = True
@@ -131,14 +133,14 @@ class TypeInference:
         )
 
     def typed(self, values: pa.Array) -> pa.Array | None:
-        """Values, given as text, in the type as it is now; none where they make it another one."""
+        """Convert text values to the inferred type; None if they do not fit it."""
         if values.null_count == len(values):
             return pa.nulls(len(values), self.kind)
         return None if self.kind is None else parse(values, self.kind)
 
 
 def parse(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
-    """Values, given as text, in a type; none where one of them, formatted, is another text."""
+    """Convert text values to a type; None if formatting one of them would return another text."""
     if kind == TEXT:
         return values
     if pa.types.is_null(kind):
@@ -147,11 +149,11 @@ def parse(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
         parsed = values.cast(kind)
     except pa.ArrowInvalid:
         return None
-    return parsed if _are_formatted(values, parsed) else None
+    return parsed if _round_trip(values, parsed) else None
 
 
-def _are_formatted(values: pa.Array, parsed: pa.Array) -> bool:
-    """Whether texts are what their numbers are formatted as; all others are, as they were cast."""
+def _round_trip(values: pa.Array, parsed: pa.Array) -> bool:
+    """Return whether the numbers format back to their texts; other types always do."""
     kind = parsed.type
     if kind == BIGINT or (pa.types.is_decimal(kind) and kind.scale == 0):
         return bool(parsed.cast(TEXT).equals(values))
@@ -159,11 +161,11 @@ def _are_formatted(values: pa.Array, parsed: pa.Array) -> bool:
         return _all_match(values, _decimal_pattern(kind))
     if kind == DOUBLE:
         return _all_match(values, _FRACTION_OR_SCIENTIFIC) and _are_exact(values, parsed)
-    return kind != BOOL or _all_match(values, _TRUTH)
+    return kind != BOOL or _all_match(values, _BOOLEAN)
 
 
 def _decimal_pattern(kind: pa.DataType) -> str:
-    """How decimals are formatted that fit; pyarrow casts longer ones to anything."""
+    """Return a pattern of decimals that fit the type; pyarrow casts longer ones to wrong values."""
     whole = kind.precision - kind.scale
     first = rf"(?:0|[1-9][0-9]{{0,{whole - 1}}})" if whole else "0"
     return rf"^-?{first}(?:\.[0-9]{{1,{38 - whole}}})?$"
@@ -174,22 +176,22 @@ def _all_match(values: pa.Array, pattern: str) -> bool:
 
 
 def _are_exact(values: pa.Array, doubles: pa.Array) -> bool:
-    """Whether numbers are the same as doubles; only the long ones may not be."""
-    is_long = pc.greater(pc.binary_length(values), _DIGITS)
+    """Return whether doubles keep all digits of the numbers; only long ones may not."""
+    is_long = pc.greater(pc.binary_length(values), _EXACT_DIGITS)
     is_scientific = pc.match_substring(values, "e")
     doubtful = pc.or_(is_long, is_scientific)
     if not pc.any(doubtful).as_py():
         return True
     values, doubles = values.filter(doubtful), doubles.filter(doubtful)
-    # As most programs write them, and so does pyarrow.
+    # Skips numbers that are formatted like pyarrow and most programs do.
     others = values.filter(pc.not_equal(values, doubles.cast(TEXT)))
     return all(
-        _is_formatted(text) if "e" in text else is_exact(text) for text in others.to_pylist()
+        _float_round_trips(text) if "e" in text else is_exact(text) for text in others.to_pylist()
     )
 
 
 def is_valid(values: pa.Array | pa.ChunkedArray) -> bool:
-    """Whether decimals fit their precision and text is UTF-8; pyarrow reads others all the same."""
+    """Return whether decimals fit their precision and text is UTF-8; pyarrow reads others too."""
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
@@ -198,15 +200,15 @@ def is_valid(values: pa.Array | pa.ChunkedArray) -> bool:
 
 
 def is_exact(number: str) -> bool:
-    """Whether a double has all digits of a number."""
+    """Return whether a double keeps all digits of a number."""
     digits = re.sub(r"[eE].*|[-.]", "", number).strip("0")
-    if len(digits) > _DIGITS + 2:
+    if len(digits) > _EXACT_DIGITS + 2:
         return False
     return Decimal(f"{float(number):.{len(digits)}g}") == Decimal(number)
 
 
-def _is_formatted(number: str) -> bool:
-    """Whether a number with an exponent is formatted so, with the fewest or with all digits."""
+def _float_round_trips(number: str) -> bool:
+    """Return whether a number with an exponent has the shortest or the full form of its double."""
 
     def bare(text: str) -> str:
         return re.sub(r"(?<=e[+-])0+", "", text)

@@ -1,8 +1,8 @@
-"""CSV: a header, then rows (RFC 4180), read in blocks by pyarrow. A fault is looked for by row.
+"""Reads CSV files (delimiter, header, quoting as in RFC 4180) into Arrow batches, and finds faults.
 
-pyarrow reads values as text, and `column_types.parse` gives them their types: pyarrow takes more
-for a number than what was written as one. An empty value is null, quoted or not: programs that
-quote everything quote what is missing too.
+pyarrow reads values as text in blocks, and `column_types.parse` converts them, since pyarrow itself
+converts more texts to numbers than it should. Only after a fault, the rows are searched one by one.
+An empty value is null, quoted or not: programs that quote everything also quote missing values.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from prefect_flows.sources.files__inbox.file_errors import (
 )
 from prefect_flows.sources.files__inbox.inbox import Content
 
-# A row fits into a block. Some blocks are in memory at a time; the second size is for files with a
-# row that does not fit into the first.
+# A row has to fit into a block. The large size is for files with a row that does not fit into the
+# normal one, since several blocks are in memory at a time.
 BLOCK, LARGE_BLOCK = 1 << 20, 64 << 20
-# Rows that are looked through at once for a value that does not fit.
-_ROWS_AT_ONCE = 10_000
-_CHARACTERS_AT_ONCE = 16 << 20
+# Size of a batch of rows in the search for a bad value.
+_SEARCH_ROWS = 10_000
+_SEARCH_CHARACTERS = 16 << 20
 _TOO_LONG = f"a row is longer than {LARGE_BLOCK >> 20} MB"
 _OTHER_DELIMITERS = ",;|\t"
-# Text in the type of its column; none where it does not fit.
+# Converts text to the column's type; returns None if a value does not fit.
 Parser = Callable[[pa.Array], pa.Array | None]
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file is written, and read.
+    """CSV dialect and parsing options.
 
     Attributes:
-        delimiter: between values.
-        nulls: values that are null.
-        escape: makes the character after it an ordinary one; none where nothing does.
-        declared: columns whose type a person declared: what pyarrow can cast to it is taken.
-        block: bytes that are read at once.
+        delimiter: character between values.
+        nulls: values that mean null.
+        escape: escape character; None if there is none.
+        declared: columns with a declared type, which take everything that pyarrow can cast to it.
+        block: size of a block in bytes.
     """
 
     delimiter: str = ","
@@ -74,76 +74,77 @@ class _DoesNotFit(Exception):
 
 
 class _RowTooLong(Exception):
-    """A row is longer than a large block."""
+    """A row is longer than the large block size."""
 
 
 def read(
     content: Content, names: Names, types: Types, dialect: Dialect
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, typed.
+    """Yield the rows of a file, with typed columns.
 
     Raises:
-        Malformed: the file is no CSV, or a value does not fit its column.
+        Malformed: the file is not valid CSV, or a value does not fit its column.
         UnknownColumns: a column of the file has no type yet.
         LongRow: a row is longer than a block of the dialect.
     """
     try:
         with content.text() as stream:
-            columns = _columns(stream, names, dialect)
+            columns = _read_header(stream, names, dialect)
             if not types.keys() >= set(columns):
                 raise UnknownColumns
             kinds = {column: types[column] for column in columns}
-            quoted = _quoted(stream, dialect)
-            parsers = _parsers(kinds, dialect)
-            for batch in _batches(quoted, columns, kinds, dialect):
-                yield _parsed(batch, parsers)
+            quoted = _check_quotes(stream, dialect)
+            parsers = _build_parsers(kinds, dialect)
+            for batch in _read_batches(quoted, columns, kinds, dialect):
+                yield _convert_batch(batch, parsers)
         if not quoted.is_regular or quoted.is_open:
-            fault = _fault(content, columns, {}, dialect)
+            fault = _find_fault(content, columns, {}, dialect)
             if fault is not None:
                 raise fault
     except (pa.ArrowInvalid, _DoesNotFit) as error:
-        _ask_for_larger_blocks(error, dialect)
-        raise _fault(content, columns, kinds, dialect) or _as_said(error) from error
+        _raise_if_row_is_long(error, dialect)
+        raise _find_fault(content, columns, kinds, dialect) or _arrow_error(error) from error
 
 
 def read_guessing(
     content: Content, names: Names, types: Types, dialect: Dialect
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, its new columns in the types that `infer` finds in the first block.
+    """Yield the rows of a file, with the types of new columns inferred from the first block.
 
-    So the file is parsed once, where all its rows agree with the first ones, as they mostly do.
+    This parses the file only once if its later rows agree with the first ones, as they mostly do.
 
     Raises:
-        Malformed: the file is no CSV.
-        UnknownColumns: later rows need other types, or a row is none: `infer` and `read` say which.
+        Malformed: the file is not valid CSV.
+        UnknownColumns: later rows need other types, or a row is invalid. `infer` and `read` then
+            find the types or the fault.
     """
     try:
         with content.text() as stream:
-            columns = _columns(stream, names, dialect)
+            columns = _read_header(stream, names, dialect)
             guesses = {column: TypeInference() for column in columns if column not in types}
             kinds = {column: types.get(column, TEXT) for column in columns}
-            parsers = _parsers(kinds, dialect)
+            parsers = _build_parsers(kinds, dialect)
             parsers |= {column: guess.typed for column, guess in guesses.items()}
-            quoted = _quoted(stream, dialect)
+            quoted = _check_quotes(stream, dialect)
             first = True
-            for batch in _batches(quoted, columns, kinds, dialect):
+            for batch in _read_batches(quoted, columns, kinds, dialect):
                 if first:
                     for column, guess in guesses.items():
                         guess.see(batch[column])
                     first = False
-                yield _parsed(batch, parsers)
+                yield _convert_batch(batch, parsers)
     except (pa.ArrowInvalid, _DoesNotFit) as error:
         raise UnknownColumns from error
     if not quoted.is_regular or quoted.is_open:
         raise UnknownColumns
 
 
-def _quoted(stream: Text, dialect: Dialect) -> Quoted:
+def _check_quotes(stream: Text, dialect: Dialect) -> Quoted:
     return Quoted(stream, dialect.delimiter, dialect.escape)
 
 
-def _parsers(kinds: Types, dialect: Dialect) -> dict[str, Parser]:
-    """What gives values their types, or looks at them where pyarrow has converted them."""
+def _build_parsers(kinds: Types, dialect: Dialect) -> dict[str, Parser]:
+    """Return a parser by column: converts text, or checks values that pyarrow has converted."""
     parsers: dict[str, Parser] = {}
     for column, kind in kinds.items():
         if column not in dialect.declared:
@@ -153,7 +154,7 @@ def _parsers(kinds: Types, dialect: Dialect) -> dict[str, Parser]:
     return parsers
 
 
-def _parsed(batch: pa.RecordBatch, parsers: Mapping[str, Parser]) -> pa.RecordBatch:
+def _convert_batch(batch: pa.RecordBatch, parsers: Mapping[str, Parser]) -> pa.RecordBatch:
     for index, name in enumerate(batch.schema.names):
         if name in parsers:
             if (values := parsers[name](batch.column(index))) is None:
@@ -163,28 +164,28 @@ def _parsed(batch: pa.RecordBatch, parsers: Mapping[str, Parser]) -> pa.RecordBa
 
 
 def infer(content: Content, names: Names, types: Types, dialect: Dialect) -> Types:
-    """The types of the columns that have none yet, from all rows; the null type without a value.
+    """Infer the types of new columns from all rows; the null type for a column without a value.
 
     Raises:
-        Malformed: the file is no CSV.
+        Malformed: the file is not valid CSV.
         LongRow: a row is longer than a block of the dialect.
     """
     try:
         with content.text() as stream:
-            columns = _columns(stream, names, dialect)
+            columns = _read_header(stream, names, dialect)
             guesses = {column: TypeInference() for column in columns if column not in types}
             as_text = dict.fromkeys(columns, TEXT)
-            for batch in _batches(stream, columns, as_text, dialect, only=list(guesses)):
+            for batch in _read_batches(stream, columns, as_text, dialect, only=list(guesses)):
                 for column, guess in guesses.items():
                     guess.see(batch[column])
     except pa.ArrowInvalid as error:
-        _ask_for_larger_blocks(error, dialect)
-        raise _fault(content, columns, {}, dialect) or _as_said(error) from error
+        _raise_if_row_is_long(error, dialect)
+        raise _find_fault(content, columns, {}, dialect) or _arrow_error(error) from error
     return {column: guess.kind or pa.null() for column, guess in guesses.items()}
 
 
-def _columns(stream: Text, names: Names, dialect: Dialect) -> list[str]:
-    """The columns of the header, which stays to be read."""
+def _read_header(stream: Text, names: Names, dialect: Dialect) -> list[str]:
+    """Return the column names of the header, and leave the stream at its start."""
     csv.field_size_limit(sys.maxsize)
     start = stream.read(CHUNK)
     stream.give_back(start)
@@ -193,7 +194,7 @@ def _columns(stream: Text, names: Names, dialect: Dialect) -> list[str]:
     try:
         keys = next(rows, [])
     except csv.Error as error:
-        raise Malformed(_why(error), 1) from error
+        raise Malformed(_explain_csv_error(error), 1) from error
     if len(start) >= CHUNK - len(codecs.BOM_UTF8) and not lines.read(1):
         raise Malformed(
             f"the header is longer than {CHUNK >> 20} MB, or a quotation mark in it is never "
@@ -216,7 +217,7 @@ def _columns(stream: Text, names: Names, dialect: Dialect) -> list[str]:
     return [names.columns[key] for key in keys]
 
 
-def _batches(
+def _read_batches(
     stream: Text | Quoted,
     columns: Sequence[str],
     types: Types,
@@ -225,7 +226,7 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     yield from arrow_csv.open_csv(
         stream,
-        # The header is skipped as a row, since a quoted name may go over two lines.
+        # The header is skipped as a row, since a quoted name may contain a line break.
         arrow_csv.ReadOptions(
             column_names=columns, skip_rows_after_names=1, block_size=dialect.block
         ),
@@ -234,11 +235,11 @@ def _batches(
             escape_char=dialect.escape or False,
             newlines_in_values=True,
         ),
-        _conversion(types, dialect, only),
+        _convert_options(types, dialect, only),
     )
 
 
-def _conversion(
+def _convert_options(
     types: Types, dialect: Dialect, only: list[str] | None = None
 ) -> arrow_csv.ConvertOptions:
     return arrow_csv.ConvertOptions(
@@ -248,14 +249,14 @@ def _conversion(
         include_columns=only,
         null_values=dialect.nulls,
         strings_can_be_null=True,
-        check_utf8=False,  # the stream has done it
+        check_utf8=False,  # the stream has checked it
     )
 
 
-def _fault(
+def _find_fault(
     content: Content, columns: Sequence[str], types: Types, dialect: Dialect
 ) -> Malformed | None:
-    """The first row that is no row of the table, looked for one by one; none when all are."""
+    """Search row by row for the first invalid row; None if all rows are valid."""
     typed = {columns.index(column): kind for column, kind in types.items() if kind != TEXT}
     with (
         content.text() as stream,
@@ -265,14 +266,14 @@ def _fault(
         rows = csv.reader(
             iter(lines), delimiter=dialect.delimiter, escapechar=dialect.escape, strict=True
         )
-        some: list[tuple[int, list[str]]] = []
-        fault, start, held = None, 1, 0
+        batch: list[tuple[int, list[str]]] = []
+        fault, start, batch_characters = None, 1, 0
         try:
             next(rows)
             start = rows.line_num + 1
             lines.in_row = 0
             for row in rows:
-                held += lines.in_row
+                batch_characters += lines.in_row
                 lines.in_row = 0
                 if row and len(row) != len(columns):
                     fault = Malformed(
@@ -280,24 +281,24 @@ def _fault(
                     )
                     break
                 if row:
-                    some.append((start, row))
+                    batch.append((start, row))
                 start = rows.line_num + 1
-                if len(some) == _ROWS_AT_ONCE or held > _CHARACTERS_AT_ONCE:
-                    if (bad := _bad_value(some, columns, typed, dialect)) is not None:
+                if len(batch) == _SEARCH_ROWS or batch_characters > _SEARCH_CHARACTERS:
+                    if (bad := _bad_value(batch, columns, typed, dialect)) is not None:
                         return bad
-                    some, held = [], 0
+                    batch, batch_characters = [], 0
         except csv.Error as error:
-            fault = Malformed(_why(error), start)
+            fault = Malformed(_explain_csv_error(error), start)
         except _RowTooLong:
             fault = Malformed(f"{_TOO_LONG}, or a quotation mark is never closed", start)
-        return _bad_value(some, columns, typed, dialect) or fault
+        return _bad_value(batch, columns, typed, dialect) or fault
 
 
 class _BoundedLines:
-    """Lines for Python's reader, which keeps a row in memory whatever its length.
+    """Lines for Python's csv reader, which would keep a row of any length in memory.
 
     Attributes:
-        in_row: characters since the reader of the rows set it to nothing.
+        in_row: characters since the caller last reset it to 0.
     """
 
     def __init__(self, lines: io.TextIOWrapper) -> None:
@@ -307,7 +308,7 @@ class _BoundedLines:
     def __iter__(self) -> Iterator[str]:
         while line := self._lines.readline(LARGE_BLOCK):
             self.in_row += len(line)
-            # What is no whole line is as long as a block, and more follows.
+            # An incomplete line has the length of a block, and more follows.
             if self.in_row >= LARGE_BLOCK:
                 raise _RowTooLong
             yield line
@@ -317,16 +318,16 @@ def _bad_value(
     rows: list[tuple[int, list[str]]], columns: Sequence[str], types: dict[int, pa.DataType],
     dialect: Dialect,
 ) -> Malformed | None:  # fmt: skip
-    """The first value that does not fit its column."""
+    """Return the first value that does not fit its column."""
     found: Malformed | None = None
     for index, kind in types.items():
 
         def fit(
-            some: Sequence[tuple[int, list[str]]], at: int = index, to: pa.DataType = kind
+            batch: Sequence[tuple[int, list[str]]], at: int = index, to: pa.DataType = kind
         ) -> bool:
-            values = [row[at] for _, row in some]
+            values = [row[at] for _, row in batch]
             if columns[at] in dialect.declared:
-                return _converts(values, to, dialect)
+                return _arrow_converts(values, to, dialect)
             as_text = [None if value in dialect.nulls else value for value in values]
             return parse(pa.array(as_text, TEXT), to) is not None
 
@@ -335,7 +336,7 @@ def _bad_value(
             if found is None or found.line is None or line < found.line:
                 value = shortened(repr(row[index]))
                 why = f"column {columns[index]!r}: {value} is no {name_of(kind)}"
-                if columns[index] not in dialect.declared and _converts(
+                if columns[index] not in dialect.declared and _arrow_converts(
                     [row[index]], kind, dialect
                 ):
                     why += (
@@ -346,8 +347,8 @@ def _bad_value(
     return found
 
 
-def _why(error: csv.Error) -> str:
-    """What Python's reader says, in words that name what to do."""
+def _explain_csv_error(error: csv.Error) -> str:
+    """Rewrite a message of Python's csv reader to say what to do."""
     if "end of data" in str(error):
         return "a quotation mark is never closed"
     if "expected after" in str(error):
@@ -358,10 +359,10 @@ def _why(error: csv.Error) -> str:
     return str(error)
 
 
-def _converts(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
-    """Whether pyarrow's own conversion takes the values."""
+def _arrow_converts(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
+    """Return whether pyarrow itself converts the values to a type."""
     text = io.StringIO(newline="")
-    # A second column: a row of one empty value would be no row.
+    # With a second column, since pyarrow skips a row that is one empty value.
     csv.writer(text, delimiter=dialect.delimiter, quoting=csv.QUOTE_ALL).writerows(
         (value, "") for value in values
     )
@@ -370,7 +371,7 @@ def _converts(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
             io.BytesIO(text.getvalue().encode()),
             arrow_csv.ReadOptions(column_names=["value", "rest"]),
             arrow_csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
-            _conversion(
+            _convert_options(
                 {"value": kind, "rest": TEXT}, replace(dialect, declared=frozenset(["value"]))
             ),
         )
@@ -379,13 +380,13 @@ def _converts(values: list[str], kind: pa.DataType, dialect: Dialect) -> bool:
     return not pa.types.is_decimal(kind) or is_valid(table["value"])
 
 
-def _ask_for_larger_blocks(error: Exception, dialect: Dialect) -> None:
+def _raise_if_row_is_long(error: Exception, dialect: Dialect) -> None:
     if "straddling" in str(error) and dialect.block < LARGE_BLOCK:
         raise LongRow from error
 
 
-def _as_said(error: Exception) -> Malformed:
-    """What pyarrow says, where no row was found to blame."""
+def _arrow_error(error: Exception) -> Malformed:
+    """Return pyarrow's message as an error, for a fault that no row explains."""
     if "straddling" in str(error):
         return Malformed(_TOO_LONG)
     return Malformed(re.sub(r"^CSV parse error: ", "", str(error)))

@@ -1,4 +1,4 @@
-"""The source as a flow of its own.
+"""Flow and command line of the source files__inbox.
 
 uv run millrace ingest files__inbox --target dev
 """
@@ -51,7 +51,7 @@ def main(
     retry_quarantined: Annotated[bool, typer.Option(help="Look at refused files again.")] = False,
 ) -> None:
     """Load the new files of a folder or bucket; further parameters are set in a deployment."""
-    refuse_secrets({"files__inbox": {"url": url}}, target)  # Prefect would keep it with the run
+    refuse_secrets({"files__inbox": {"url": url}}, target)  # Prefect stores the parameters of a run
     ingest_files_inbox(target, url, full_refresh=full_refresh, retry_quarantined=retry_quarantined)
 
 

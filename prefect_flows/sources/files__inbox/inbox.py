@@ -1,4 +1,4 @@
-"""The inbox: its files, by any file system that fsspec knows, and the content of one of them."""
+"""Lists and opens the files of an inbox on any fsspec file system: local, S3, GCS."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Hashed, Text, text
 from prefect_flows.state.object_store_errors import errors_of_stores
 
-# What an object store says of an object's content; the first that it gives.
-_ETAGS = ("ETag", "etag", "md5Hash", "generation", "content_md5")
-_TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
+# Keys of fsspec's file information; the first that a file system has is used.
+_ETAG_KEYS = ("ETag", "etag", "md5Hash", "generation", "content_md5")
+_MODIFIED_KEYS = ("LastModified", "mtime", "updated", "last_modified", "created")
 FIX = (
     "correct the parameter `url`; for s3:// and gs:// see that this machine's credentials, or the "
     "secret `storage_options`, may list and read there"
@@ -34,12 +34,12 @@ FIX = (
 
 @dataclass(frozen=True)
 class File:
-    """A file of the inbox as it was listed.
+    """A listed file of the inbox.
 
     Attributes:
-        name: path below the inbox, with `/` between its parts.
-        stamp: changes when the content does: the store's own tag, else size and time.
-        refusal: why it is not even opened; none where it is.
+        name: path below the inbox, with `/` as separator.
+        stamp: changes with the content: the store's ETag, else size and time.
+        refusal: why the file is not opened; None if it is.
     """
 
     name: str
@@ -51,18 +51,18 @@ class File:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether its name says so."""
+        """Whether the name ends in `.gz`."""
         return self.name.lower().endswith(".gz")
 
     @property
     def suffix(self) -> str:
-        """The ending that says what the file is, in lower case, without `.gz`."""
+        """File extension in lower case, without `.gz`."""
         name = self.name.lower().removesuffix(".gz")
         return PurePosixPath(name).suffix
 
     @property
     def default_table(self) -> str:
-        """The first folder below the inbox, else the file's name before its first dot."""
+        """Name of the first folder below the inbox, else of the file up to its first dot."""
         first = PurePosixPath(self.name).parts[0]
         return first if first != self.name else first.split(".")[0]
 
@@ -72,16 +72,16 @@ class Inbox:
 
     Args:
         url: a folder, `s3://bucket/folder`, `gs://bucket/folder`, or any other URL of fsspec.
-        storage_options: of the file system, as JSON; secret.
+        storage_options: options of the file system, as JSON; secret.
 
     Raises:
-        ConfigurationError: the URL is of no known kind, or the options are no JSON object.
-        IngestionError: from any method, when the inbox cannot be read.
+        ConfigurationError: fsspec does not know the URL, or the options are not a JSON object.
+        IngestionError: from any method, if the inbox cannot be read.
     """
 
     def __init__(self, url: str, storage_options: str | None = None) -> None:
         self.url = _without_password(url)
-        options = _options(storage_options, self.url)
+        options = _parse_options(storage_options, self.url)
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **options)
         except (ImportError, ValueError) as error:
@@ -93,39 +93,42 @@ class Inbox:
         self._root = str(root).rstrip("/")
 
     def files(self) -> list[File]:
-        """All files, sorted by name; hidden ones and those that begin with `_` left out."""
+        """List all files, sorted by name, without hidden ones and those that begin with `_`."""
         with self.said("listed"):
             self._fs.invalidate_cache()
             if not self._fs.exists(self._root) and isinstance(self._fs, LocalFileSystem):
                 raise FileNotFoundError(self._root)
             found = self._fs.find(self._root, detail=True)
-            files = [self._listed(path, info) for path, info in found.items()]
+            files = [self._to_file(path, info) for path, info in found.items()]
         return sorted(
             (file for file in files if _is_visible(file.name)), key=lambda file: file.name
         )
 
-    def _listed(self, path: str, info: Mapping[str, Any]) -> File:
+    def _to_file(self, path: str, info: Mapping[str, Any]) -> File:
         if not isinstance(self._fs, LocalFileSystem):
-            return _file(self._root, path, info)
-        file = _file(self._root, path, _followed(path, info))
-        return replace(file, refusal=_refusal(Path(path), Path(self._root)))
+            return _build_file(self._root, path, info)
+        file = _build_file(self._root, path, _follow_link(path, info))
+        return replace(file, refusal=_find_refusal(Path(path), Path(self._root)))
 
     def is_as_listed(self, file: File) -> bool:
-        """Whether a file is still the one that was listed; not where it was changed or removed."""
+        """Return whether a file is unchanged since it was listed; False if it was removed."""
         with self.said("read", file.name):
             self._fs.invalidate_cache()
             try:
-                return self._listed(file.path, self._fs.info(file.path)).stamp == file.stamp
+                return self._to_file(file.path, self._fs.info(file.path)).stamp == file.stamp
             except FileNotFoundError:
                 return False
 
     def content(self, file: File, folder: Path) -> Content:
-        """What is in a file; `folder` takes a copy where a reader needs one."""
+        """Return the content of a file; `folder` holds a local copy if a reader needs one."""
         return Content(self._fs, file, folder)
 
     @contextmanager
     def said(self, done: str, name: str = "") -> Iterator[None]:
-        """Say which file cannot be read; a connection may be there again later."""
+        """Turn errors of the store into IngestionErrors that name the file.
+
+        They are retryable unless the file is missing or access is denied.
+        """
         try:
             yield
         except errors_of_stores() as error:
@@ -139,10 +142,10 @@ class Inbox:
 
 
 class Content:
-    """What is in a file. It is opened again where it has to be looked through again.
+    """Content of a file, which can be opened several times.
 
     Attributes:
-        digest: SHA-256 of the file as it is stored, known when it was read to its end.
+        digest: SHA-256 of the stored file, known once it was read to its end.
     """
 
     def __init__(self, fs: Any, file: File, folder: Path) -> None:
@@ -153,10 +156,10 @@ class Content:
 
     @contextmanager
     def text(self) -> Iterator[Text]:
-        """The file's text, unpacked.
+        """Open the file's text, decompressed.
 
         Raises:
-            Malformed: the file is empty; from reading: it is cut off, or no UTF-8.
+            Malformed: the file is empty; from reading: it is truncated, or not UTF-8.
         """
         with self._fs.open(self._file.path, "rb") as stored:
             raw = Hashed(stored)
@@ -166,7 +169,7 @@ class Content:
 
     @contextmanager
     def on_this_machine(self) -> Iterator[Path]:
-        """The file as a file of this machine, for readers that jump to and fro."""
+        """Provide the file as a local file, for readers that need random access."""
         with self._fs.open(self._file.path, "rb") as stored:
             raw = Hashed(stored)
             if isinstance(self._fs, LocalFileSystem):
@@ -183,13 +186,13 @@ class Content:
                 copy.unlink(missing_ok=True)
 
 
-def _options(given: str | None, url: str) -> dict[str, Any]:
+def _parse_options(options_json: str | None, url: str) -> dict[str, Any]:
     try:
-        options = parse_json(given or "{}")
+        options = parse_json(options_json or "{}")
     except ValueError:
         options = None
     if not isinstance(options, dict):
-        # After the `except`, since its error quotes the secret.
+        # Outside the `except`, since that error quotes the secret.
         raise ConfigurationError(
             "The secret `storage_options` is no JSON object.",
             where=f"inbox {url}",
@@ -199,17 +202,17 @@ def _options(given: str | None, url: str) -> dict[str, Any]:
 
 
 def pattern(glob: str) -> re.Pattern[str]:
-    """The names that a glob pattern means: `*` within a folder, `**` over folders."""
+    """Compile a glob pattern: `*` matches within a folder, `**` across folders."""
     return re.compile(glob_translate(glob))
 
 
-def _file(root: str, path: str, info: Mapping[str, Any]) -> File:
-    modified = next((info[key] for key in _TIMES if info.get(key) is not None), None)
-    etag = next((info[key] for key in _ETAGS if info.get(key)), None)
+def _build_file(root: str, path: str, info: Mapping[str, Any]) -> File:
+    modified = next((info[key] for key in _MODIFIED_KEYS if info.get(key) is not None), None)
+    etag = next((info[key] for key in _ETAG_KEYS if info.get(key)), None)
     size = int(info.get("size") or 0)
-    at = _time(modified)
+    at = _to_datetime(modified)
     return File(
-        # A name is bytes, and need not be UTF-8.
+        # A file name is bytes, and need not be UTF-8.
         name=os.fsencode(path).decode(errors="backslashreplace").removeprefix(root).lstrip("/"),
         path=path,
         size=size,
@@ -218,11 +221,11 @@ def _file(root: str, path: str, info: Mapping[str, Any]) -> File:
     )
 
 
-def _refusal(path: Path, root: Path) -> str | None:
-    """Why a file of this machine is not read.
+def _find_refusal(path: Path, root: Path) -> str | None:
+    """Return why a local file must not be read; None if it may be.
 
-    A person who can put a link into the inbox may not have the right to read what it leads to, and
-    this process may have it. Pipes, sockets and devices have no end.
+    A link could give a person who can write to the inbox access to files that only this process may
+    read. Pipes, sockets and devices have no end.
     """
     try:
         mode = path.lstat().st_mode
@@ -238,19 +241,19 @@ def _refusal(path: Path, root: Path) -> str | None:
     return None if stat.S_ISREG(mode) else "it is no file: a pipe, a socket or a device"
 
 
-def _followed(path: str, info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Size and time of what a link leads to; fsspec gives its own, or one of each."""
+def _follow_link(path: str, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return size and time of a link's target; fsspec returns those of the link, or a mixture."""
     if not Path(path).is_symlink() or not Path(path).is_file():
         return info
     found = Path(path).stat()
     return {**info, "size": found.st_size, "mtime": found.st_mtime}
 
 
-def _time(modified: Any) -> datetime:
+def _to_datetime(modified: Any) -> datetime:
     if isinstance(modified, datetime):
         return modified if modified.tzinfo else modified.replace(tzinfo=UTC)
     if isinstance(modified, str):
-        return _time(datetime.fromisoformat(modified))
+        return _to_datetime(datetime.fromisoformat(modified))
     return datetime.fromtimestamp(modified or 0, UTC)
 
 
@@ -259,7 +262,7 @@ def _is_visible(name: str) -> bool:
 
 
 def _without_password(url: str) -> str:
-    """A URL to be shown: whoever wrote a password into it gets it back as nothing."""
+    """Remove user and password from a URL, to show it."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url.rstrip("/")

@@ -1,8 +1,8 @@
-"""The table `_files`: what became of each file, and so which files are new.
+"""Ledger table `_files`: status of each file (loaded, quarantined), which decides what is new.
 
-It is loaded in the same package as the rows, and read only where that package is complete. It says
-in the warehouse, to people too, what dlt's state would say in a text that grows with each file and
-is written anew by each load.
+It is loaded in the same load package as the rows, and only ledger rows of complete packages count.
+Unlike dlt's state, users can query it in the warehouse, and it does not rewrite a text that grows
+with each file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prefect_flows.sources.files__inbox.column_types import BIGINT, TEXT, TIMEST
 from prefect_flows.sources.files__inbox.inbox import File
 
 TABLE = "_files"
-# Of the files whose names are no table's.
+# Table name of files that belong to no table.
 NO_TABLE = ""
 SCHEMA = pa.schema(
     {
@@ -36,20 +36,20 @@ SCHEMA = pa.schema(
     }
 )
 LOADED, UNCHANGED, QUARANTINED, REPLACED = "loaded", "unchanged", "quarantined", "replaced"
-# Names in one statement.
-_AT_ONCE = 500
+# Files per statement.
+_FILES_PER_UPDATE = 500
 
 
 @dataclass
 class FileStatus:
-    """What the ledger says of a file, all loads taken together.
+    """Status of a file over all completed loads.
 
     Attributes:
-        stamp: of the file when it was last looked at.
-        has_rows: it was loaded.
-        digest: of the content that was loaded.
-        is_quarantined: what was last looked at was refused.
-        is_being_replaced: a load began to replace its rows, and did not end.
+        stamp: stamp of the file when it was last read.
+        has_rows: whether it was loaded.
+        digest: SHA-256 of the content that was loaded.
+        is_quarantined: whether its last content was refused.
+        is_being_replaced: whether a load started to replace its rows, and did not finish.
     """
 
     stamp: str = ""
@@ -60,7 +60,7 @@ class FileStatus:
 
 
 def known_files(pipeline: dlt.Pipeline, table: str) -> dict[str, FileStatus]:
-    """The files of a table that completed loads took or refused, by name."""
+    """Return the files of a table that completed loads have loaded or refused, by name."""
     with pipeline.sql_client() as client:
         files, loads = (client.make_qualified_table_name(name) for name in (TABLE, "_dlt_loads"))
         try:
@@ -85,14 +85,14 @@ def known_files(pipeline: dlt.Pipeline, table: str) -> dict[str, FileStatus]:
 
 
 def mark_replaced(pipeline: dlt.Pipeline, table: str, files: list[str]) -> None:
-    """Say that the rows of these files may be gone from now on, before they are.
+    """Mark files as being replaced, before their rows are deleted.
 
-    A load that is killed while it replaces them is then done again, whatever the files look like.
+    If the load is then killed, the next one loads these files again even if they did not change.
     """
     with pipeline.sql_client() as client:
         name = client.make_qualified_table_name(TABLE)
-        for start in range(0, len(files), _AT_ONCE):
-            some = files[start : start + _AT_ONCE]
+        for start in range(0, len(files), _FILES_PER_UPDATE):
+            some = files[start : start + _FILES_PER_UPDATE]
             client.execute_sql(
                 f"update {name} set status = %s where table_name = %s "  # noqa: S608
                 f"and status = %s and file in ({', '.join(['%s'] * len(some))})",
@@ -104,7 +104,7 @@ def entry(
     table: str, file: File, status: str, *, digest: str | None = None, rows: int = 0,
     line: int | None = None, reason: str | None = None,
 ) -> dict[str, object]:  # fmt: skip
-    """A row of the ledger."""
+    """Build a row of the ledger."""
     return {
         "table_name": table,
         "file": file.name,

@@ -1,4 +1,4 @@
-"""What a warehouse does not take, found before the load: it would refuse the whole load for it."""
+"""Checks the limits of warehouses (years, row width) before a load, which would fail as a whole."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pyarrow.compute as pc
 
 from prefect_flows.sources.files__inbox.file_errors import Malformed
 
-# Postgres keeps a row within a page of 8 kB, but for texts of more than this many bytes.
-_ROW_BYTES, _INLINE_BYTES = 8_160, 24
-# Of fewer columns no row is too wide, whatever they hold.
-_FEW_COLUMNS = 300
-# Header of a row, and the columns that are the load's own.
-_OWN_BYTES = 24 + 80
-_FIRST, _LAST = dt.datetime(1, 1, 1), dt.datetime(9999, 12, 31, 23, 59, 59, 999999)  # noqa: DTZ001
+# Postgres keeps a row within a page of 8 kB, except for texts of more than this many bytes.
+_MAX_ROW_BYTES, _INLINE_BYTES = 8_160, 24
+# With fewer columns no row is too wide, whatever its values.
+_MAX_SAFE_COLUMNS = 300
+# Row header and the columns that the load adds.
+_OVERHEAD_BYTES = 24 + 80
+_MIN_TIME, _MAX_TIME = dt.datetime(1, 1, 1), dt.datetime(9999, 12, 31, 23, 59, 59, 999999)  # noqa: DTZ001
 
 
 def refuse_far_times(name: str, values: pa.Array, first_row: int) -> None:
-    """Refuse dates and timestamps that not every warehouse has: years below 1 and above 9999.
+    """Refuse dates and timestamps outside of the years 1 to 9999, the range of all warehouses.
 
     Raises:
         Malformed: there is one.
@@ -29,7 +29,7 @@ def refuse_far_times(name: str, values: pa.Array, first_row: int) -> None:
     if not (pa.types.is_date(values.type) or pa.types.is_timestamp(values.type)):
         return
     whole = pa.int32() if pa.types.is_date(values.type) else pa.int64()
-    first, last = (pa.scalar(each).cast(values.type).cast(whole) for each in (_FIRST, _LAST))
+    first, last = (pa.scalar(each).cast(values.type).cast(whole) for each in (_MIN_TIME, _MAX_TIME))
     numbers = values.cast(whole)
     far = pc.or_(pc.less(numbers, first), pc.greater(numbers, last))
     if pc.any(far).as_py():
@@ -38,14 +38,14 @@ def refuse_far_times(name: str, values: pa.Array, first_row: int) -> None:
 
 
 def refuse_wide_rows(columns: Sequence[pa.Array], first_row: int) -> None:
-    """Refuse rows that do not fit into a page of Postgres.
+    """Refuse rows that do not fit into a Postgres page.
 
     Raises:
         Malformed: there is one.
     """
-    if len(columns) <= _FEW_COLUMNS:
+    if len(columns) <= _MAX_SAFE_COLUMNS:
         return
-    widths = np.full(len(columns[0]), _OWN_BYTES + len(columns) // 8, np.int64)
+    widths = np.full(len(columns[0]), _OVERHEAD_BYTES + len(columns) // 8, np.int64)
     fixed = 0
     for values in columns:
         if pa.types.is_string(values.type) or pa.types.is_binary(values.type):
@@ -55,10 +55,10 @@ def refuse_wide_rows(columns: Sequence[pa.Array], first_row: int) -> None:
             size = _INLINE_BYTES if pa.types.is_decimal(values.type) else 8
             widths += size * pc.is_valid(values).to_numpy(zero_copy_only=False)
             fixed += 1
-    # Numbers begin at whole words: a text before one may be filled up.
+    # Numbers are aligned to 8 bytes: a text before one may need padding.
     widths += 7 * min(fixed, len(columns) - fixed)
-    if (widest := int(widths.argmax())) >= 0 and widths[widest] > _ROW_BYTES:
+    if (widest := int(widths.argmax())) >= 0 and widths[widest] > _MAX_ROW_BYTES:
         raise Malformed(
             f"row {first_row + widest:,} may need {widths[widest]:,} bytes, and Postgres keeps "
-            f"{_ROW_BYTES:,} of a row; split its columns over several files"
+            f"{_MAX_ROW_BYTES:,} of a row; split its columns over several files"
         )

@@ -1,8 +1,8 @@
-"""Parquet: typed already. What a warehouse has no type for becomes the nearest that it has.
+"""Reads Parquet files into Arrow batches of the table's types, without changing values.
 
-A value in a column of another type is the same value there, or its file is refused. Lists and
-objects become JSON text, in which decimals, dates and times are texts, and so are NaN and infinity;
-bytes are base64, and a map is a list of its pairs.
+A new column gets the nearest type that a warehouse has. A value that would change in an existing
+column's type is a fault. Lists and objects become JSON text: decimals, dates, times, NaN and
+infinity become strings in it, bytes become base64, and a map becomes a list of pairs.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from prefect_flows.sources.files__inbox.column_types import (
 from prefect_flows.sources.files__inbox.file_errors import Malformed, first_bad, shortened
 from prefect_flows.sources.files__inbox.inbox import Content
 
-ROWS_AT_ONCE = 65_536
-# Of texts in memory at a time.
-_MOST_BYTES = 64 << 20
+BATCH_ROWS = 65_536
+# Text in memory at a time.
+_MAX_TEXT_BYTES = 64 << 20
 
 
 def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, in the types of the table; a column that is new to it in its own type.
+    """Yield the rows of a file in the table's types; a new column keeps its own type.
 
     Raises:
-        Malformed: the file is no Parquet, is cut off, or a value does not fit its column.
+        Malformed: the file is not valid Parquet, or a value does not fit its column.
     """
     with content.on_this_machine() as path:
         if path.stat().st_size == 0:
@@ -58,16 +58,16 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
         try:
             texts = [field.name for field in pq.read_schema(path) if _has_long_values(field.type)]
             with pq.ParquetFile(path, read_dictionary=texts) as file:
-                yield from _batches(file, names, types)
+                yield from _read_batches(file, names, types)
         except pa.ArrowInvalid as error:
             raise Malformed(f"no whole Parquet file: {error}") from error
         except OSError as error:
-            if error.errno is not None:  # the machine's trouble, and none of the file's
+            if error.errno is not None:  # an I/O error of this machine, not a fault of the file
                 raise
             raise Malformed(f"no whole Parquet file: {error}") from error
 
 
-def _batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
+def _read_batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
     schema = file.schema_arrow
     refuse_many_columns(len(schema.names))
     repeated = [key for key in schema.names if schema.names.count(key) > 1]
@@ -75,10 +75,10 @@ def _batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.Re
         raise Malformed(f"column {shortened(repr(repeated[0]))} is there twice")
     names.add(schema.names)
     kinds = {
-        field.name: types.get(names.columns[field.name]) or _nearest(field) for field in schema
+        field.name: types.get(names.columns[field.name]) or _nearest_type(field) for field in schema
     }
     first_row = 1
-    for batch in chain.from_iterable(map(_parts, file.iter_batches(ROWS_AT_ONCE))):
+    for batch in chain.from_iterable(map(_split_batch, file.iter_batches(BATCH_ROWS))):
         columns = {
             names.columns[key]: _cast(batch.column(key), kind, key, first_row)
             for key, kind in kinds.items()
@@ -92,10 +92,10 @@ def _has_long_values(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
-def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """A batch in parts that fit into memory when their texts are no longer in dictionaries.
+def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Split a batch so that each slice fits into memory once its dictionaries are decoded.
 
-    A long text that many rows share makes a file of a megabyte, and rows of many gigabytes.
+    A long text that many rows share takes a megabyte in the file, and many gigabytes as rows.
     """
     sizes = np.zeros(len(batch), np.int64)
     for values in batch.columns:
@@ -105,13 +105,13 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     ends, start = sizes.cumsum(), 0
     while start < len(batch):
         before = ends[start] - sizes[start]
-        end = max(start + 1, int(np.searchsorted(ends, before + _MOST_BYTES, "right")))
+        end = max(start + 1, int(np.searchsorted(ends, before + _MAX_TEXT_BYTES, "right")))
         yield batch.slice(start, end - start)
         start = end
 
 
-def _nearest(field: pa.Field) -> pa.DataType:
-    """The type of a column that the table does not have yet."""
+def _nearest_type(field: pa.Field) -> pa.DataType:
+    """Return the type for a column that the table does not have yet."""
     kind, is_ = field.type, pa.types
     if is_.is_dictionary(kind):
         kind = kind.value_type
@@ -148,26 +148,26 @@ def _cast(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa.A
         values = values.dictionary_decode()
     if pa.types.is_nested(values.type) and kind == TEXT:
         return _as_json(values, key, first_row)
-    # Warehouses keep microseconds; what is finer is cut off.
-    values = values.cast(_in_microseconds(values.type), safe=False)
+    # Warehouses keep microseconds; nanoseconds are truncated.
+    values = values.cast(_to_microseconds(values.type), safe=False)
     if values.type != kind:
-        values = _safely(values, kind, key, first_row)
+        values = _convert_or_refuse(values, kind, key, first_row)
     if kind == TEXT:
         _refuse_bad_text(values, key, first_row)
     return values
 
 
-def _in_microseconds(kind: pa.DataType) -> pa.DataType:
-    """A type in which times have no more than microseconds, those within lists and objects too."""
+def _to_microseconds(kind: pa.DataType) -> pa.DataType:
+    """Return the type with times in microseconds, also within lists and objects."""
     is_ = pa.types
     if is_.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
     if kind == pa.time64("ns"):
         return TIME
     if is_.is_map(kind):
-        return pa.map_(_in_microseconds(kind.key_type), _in_microseconds(kind.item_type))
+        return pa.map_(_to_microseconds(kind.key_type), _to_microseconds(kind.item_type))
     if is_.is_struct(kind):
-        return pa.struct([field.with_type(_in_microseconds(field.type)) for field in kind])
+        return pa.struct([field.with_type(_to_microseconds(field.type)) for field in kind])
     for is_it, make in (
         (is_.is_list, pa.list_),
         (is_.is_large_list, pa.large_list),
@@ -175,41 +175,41 @@ def _in_microseconds(kind: pa.DataType) -> pa.DataType:
     ):
         if is_it(kind):
             field = kind.value_field
-            return make(field.with_type(_in_microseconds(field.type)))
+            return make(field.with_type(_to_microseconds(field.type)))
     return kind
 
 
 def _as_json(values: pa.Array, key: str, first_row: int) -> pa.Array:
-    """Lists and objects as JSON text that warehouses read."""
-    values = values.cast(_in_microseconds(values.type), safe=False)
+    """Convert lists and objects to JSON text that warehouses accept."""
+    values = values.cast(_to_microseconds(values.type), safe=False)
     texts = []
     for row, value in enumerate(values, first_row):
         try:
-            plain = _plain(value.as_py())
+            plain = _to_json_value(value.as_py())
         except (ValueError, OverflowError) as error:
             raise Malformed(f"column {key!r}: {error}", row) from error
         texts.append(None if plain is None else json.dumps(plain, ensure_ascii=False))
     return pa.array(texts, TEXT)
 
 
-def _plain(value: Any) -> Any:
-    """A value of types that JSON has.
+def _to_json_value(value: Any) -> Any:
+    """Convert a value to types that JSON has.
 
     Raises:
-        ValueError: there is none, or Postgres has none.
+        ValueError: JSON or Postgres has no such value.
     """
     if isinstance(value, str) and "\0" in value:
         raise ValueError("it holds a zero byte")
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_to_json_value(key): _to_json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_json_value(item) for item in value]
     if isinstance(value, (Decimal, dt.date, dt.time)):
         return str(value)
     if isinstance(value, dt.timedelta):
-        raise ValueError("JSON has no value for a duration")  # noqa: TRY004 (said of the file)
+        raise ValueError("JSON has no value for a duration")  # noqa: TRY004 (a fault of the file)
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
@@ -222,9 +222,9 @@ def _refuse_bad_text(values: pa.Array, key: str, first_row: int) -> None:
         raise Malformed(f"column {key!r}: it holds a zero byte", first_row + row)
 
 
-def _safely(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa.Array:
+def _convert_or_refuse(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa.Array:
     try:
-        return _converted(values, kind)
+        return _convert(values, kind)
     except pa.ArrowNotImplementedError as error:
         raise Malformed(
             f"column {key!r} is {name_of(values.type)}, and the table's {name_of(kind)}"
@@ -233,7 +233,7 @@ def _safely(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa
 
         def fit(some: pa.Array) -> bool:
             try:
-                _converted(some, kind)
+                _convert(some, kind)
             except pa.ArrowInvalid:
                 return False
             return True
@@ -245,44 +245,48 @@ def _safely(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa
         ) from error
 
 
-def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The same values in another type.
+def _convert(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Convert values to another type without changing them.
 
     Raises:
-        ArrowNotImplementedError: no value of the one type is one of the other.
-        ArrowInvalid: one of the values is none of the other, or would be rounded.
+        ArrowNotImplementedError: the types are incompatible.
+        ArrowInvalid: a value does not fit, or would be rounded.
     """
-    given = values.type
+    source_type = values.type
     if kind == TEXT:
         return values.cast(TEXT)
-    if _is_text(given):
+    if _is_text(source_type):
         if (parsed := parse(values.cast(TEXT), kind)) is None:
             raise pa.ArrowInvalid("another text when it is formatted")
         return parsed
-    if not _may_become(given, kind):
+    if not _is_convertible(source_type, kind):
         raise pa.ArrowNotImplementedError("of another family")
-    if pa.types.is_decimal(kind) and not pa.types.is_decimal(given):
-        # pyarrow would round doubles, and takes no whole number for a small decimal.
+    if pa.types.is_decimal(kind) and not pa.types.is_decimal(source_type):
+        # pyarrow would round doubles, and does not cast integers to a small decimal.
         texts = values.cast(TEXT).to_pylist()
         return pa.array([None if text is None else Decimal(text) for text in texts], kind)
     converted = values.cast(kind)
-    if pa.types.is_decimal(given) and kind == DOUBLE:
+    if pa.types.is_decimal(source_type) and kind == DOUBLE:
         if not all(value is None or is_exact(str(value)) for value in values.to_pylist()):
             raise pa.ArrowInvalid("more digits than a double keeps")
-    elif _is_local(given) and kind == DATE and not converted.cast(given).equals(values):
+    elif (
+        _is_naive_timestamp(source_type)
+        and kind == DATE
+        and not converted.cast(source_type).equals(values)
+    ):
         raise pa.ArrowInvalid("it has a time of day")
     return converted
 
 
-def _may_become(given: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether values of one type can be the same values in another one, which is no text."""
+def _is_convertible(source_type: pa.DataType, kind: pa.DataType) -> bool:
+    """Return whether a type's values may exist in another type, other than text."""
     is_ = pa.types
-    if is_.is_date(given) or _is_local(given):
+    if is_.is_date(source_type) or _is_naive_timestamp(source_type):
         return kind in (DATE, DATETIME)
-    if is_.is_timestamp(given):
+    if is_.is_timestamp(source_type):
         return bool(kind == TIMESTAMP)
     return any(
-        is_it(given) and (is_it(kind) or is_.is_null(given))
+        is_it(source_type) and (is_it(kind) or is_.is_null(source_type))
         for is_it in (_is_number, _is_bytes, is_.is_boolean, is_.is_time, is_.is_null)
     )
 
@@ -292,8 +296,8 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(is_.is_integer(kind) or is_.is_floating(kind) or is_.is_decimal(kind))
 
 
-def _is_local(kind: pa.DataType) -> bool:
-    """Whether it is of times without a zone."""
+def _is_naive_timestamp(kind: pa.DataType) -> bool:
+    """Return whether the type is a timestamp without a time zone."""
     return bool(pa.types.is_timestamp(kind) and kind.tz is None)
 
 

@@ -1,8 +1,8 @@
-"""Files that others put into a folder or a bucket: CSV, JSON Lines and Parquet, new ones only.
+"""dlt source for files in a folder or bucket: loads new CSV, JSON Lines and Parquet files once.
 
-A file is read once, into Parquet on this machine, and dlt loads that as it is. The ledger `_files`
-is part of the same load package, so rows and ledger become visible together; rows of a load that
-never completed are deleted by the core before the next one. Together: each file exactly once.
+Each file is read once into local Parquet files, which dlt loads unchanged. The ledger `_files` is
+part of the same load package, so rows and ledger become visible together; rows of a load that never
+completed are deleted before the next one. As a result, each file is loaded exactly once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from prefect_flows.sources.files__inbox.inbox import File, Inbox, pattern
 from prefect_flows.sources.files__inbox.staged_files import Part
 from prefect_flows.sources.files__inbox.table_loader import Options, TableLoader
 
-# dlt's own tables.
-_DLTS = "_dlt"
+# Prefix of dlt's own tables.
+_DLT_PREFIX = "_dlt"
 
 
 @dlt.source(
@@ -50,36 +50,37 @@ def files__inbox(
     full_refresh: bool = False,
     storage_options: dlt.TSecretStrValue | None = None,
 ) -> list[DltResource]:
-    """The files of an inbox, as a table for each kind.
+    """The files of an inbox, one table for each kind of file.
 
     Args:
-        url: of the inbox, for fsspec: a folder, `s3://bucket/folder`, `gs://bucket/folder`; a
-            relative path is one of the project.
+        url: fsspec URL of the inbox: a folder, `s3://bucket/folder`, `gs://bucket/folder`; a
+            relative path starts at the project folder.
         tables: glob pattern of each table's files, below the inbox; by default a file belongs to
-            the table named as its first folder, or as itself.
-        types: types of columns by table, for those that the files do not tell: a postal code is
-            text, an amount decimal(18,2). They hold for columns that the table does not have yet.
-            Values of these columns are converted however they are written: `007` as bigint is 7.
-        delimiter: between the values of CSV files; that of `.tsv` is the tab.
-        nulls: what stands for null in CSV files beside nothing, such as NA.
-        escape: the character of CSV files that makes the one after it an ordinary one, such as a
-            backslash before quotation marks within a value.
-        min_age_seconds: files changed later than this long ago are still being written.
-        retry_quarantined: look again at files that were refused and have not changed.
-        full_refresh: load every file again, in place of the rows that it gave before.
-        storage_options: options of fsspec's file system, as a JSON object.
+            the table named after its first folder, or after itself.
+        types: column types by table, for what the files do not tell: a postal code is text, an
+            amount decimal(18,2). They apply to columns that the table does not have yet. Values of
+            these columns are converted from any format: `007` as bigint is 7.
+        delimiter: character between the values of CSV files; `.tsv` files use the tab.
+        nulls: further values that mean null in CSV files, such as NA.
+        escape: escape character of CSV files, such as a backslash before quotation marks in a
+            value.
+        min_age_seconds: files changed more recently than this may still be being written, and wait
+            for the next run.
+        retry_quarantined: read quarantined files again even if they did not change.
+        full_refresh: load every file again, replacing its earlier rows.
+        storage_options: options of the fsspec file system, as a JSON object.
 
     Raises:
-        ConfigurationError: the URL, a pattern, a type or the options are not usable.
+        ConfigurationError: the URL, a pattern, a type or an option is invalid.
         IngestionError: the inbox cannot be read.
     """
     inbox = Inbox(located(url), storage_options)
     declared = column_types.declared(types)
     dialect = _dialect(delimiter, nulls, escape)
-    takings: dict[str, TableLoader | None] = {}
+    loaders: dict[str, TableLoader | None] = {}
     resources = []
-    by_table = _by_table(inbox.files(), tables)
-    nameless = by_table.pop(ledger.NO_TABLE, [])
+    by_table = _group_by_table(inbox.files(), tables)
+    unassigned = by_table.pop(ledger.NO_TABLE, [])
     for table, files in by_table.items():
         options = Options(
             replace(dialect, declared=frozenset(declared.get(table, {}))),
@@ -88,10 +89,10 @@ def files__inbox(
             full_refresh,
             retry_quarantined,
         )
-        takings[table] = None
-        resources.append(_rows(table, inbox, files, options, takings))
+        loaders[table] = None
+        resources.append(_rows_resource(table, inbox, files, options, loaders))
     options = Options(dialect, {}, min_age_seconds, full_refresh, retry_quarantined)
-    return [*resources, _ledger(takings, inbox, nameless, options)]
+    return [*resources, _ledger_resource(loaders, inbox, unassigned, options)]
 
 
 def _dialect(delimiter: str, nulls: list[str] | None, escape: str | None) -> Dialect:
@@ -111,19 +112,19 @@ def _dialect(delimiter: str, nulls: list[str] | None, escape: str | None) -> Dia
     return Dialect(delimiter, ("", *(nulls or ())), escape)
 
 
-def _by_table(files: list[File], tables: Mapping[str, str] | None) -> dict[str, list[File]]:
-    """The files of each table; a table whose pattern finds none has none.
+def _group_by_table(files: list[File], tables: Mapping[str, str] | None) -> dict[str, list[File]]:
+    """Group files by table; a table whose pattern matches nothing has an empty list.
 
-    Files whose names give no table are those of `ledger.NO_TABLE`, each with its refusal.
+    Files that belong to no table are under `ledger.NO_TABLE`, each with its refusal.
     """
     naming = dlt.current.source_schema().naming
     grouped: dict[str, list[File]] = {}
     if tables is None:
         for file in files:
-            written = in_latin_letters(file.default_table)
-            has_name = any(character.isalnum() for character in written)
-            table = naming.normalize_table_identifier(written) if has_name else ""
-            if table and table != ledger.TABLE and not table.startswith(_DLTS):
+            latin_name = in_latin_letters(file.default_table)
+            has_name = any(character.isalnum() for character in latin_name)
+            table = naming.normalize_table_identifier(latin_name) if has_name else ""
+            if table and table != ledger.TABLE and not table.startswith(_DLT_PREFIX):
                 grouped.setdefault(table, []).append(file)
                 continue
             why = f"{table!r}, which the load itself uses" if table else "empty"
@@ -138,29 +139,29 @@ def _by_table(files: list[File], tables: Mapping[str, str] | None) -> dict[str, 
                 where="parameter tables",
                 fix="write it in lower case, with letters, digits and single underscores",
             )
-        means = pattern(glob)
-        grouped[table] = [file for file in files if means.fullmatch(file.name)]
+        regex = pattern(glob)
+        grouped[table] = [file for file in files if regex.fullmatch(file.name)]
     return grouped
 
 
-def _rows(
+def _rows_resource(
     table: str,
     inbox: Inbox,
     files: list[File],
     options: Options,
-    takings: dict[str, TableLoader | None],
+    loaders: dict[str, TableLoader | None],
 ) -> DltResource:
     def rows() -> Iterator[Any]:
-        taking = _taking(table, inbox, files, options)
-        for part in taking.parts():
-            yield _imported(part, replaces=taking.replaces)
+        loader = _build_loader(table, inbox, files, options)
+        for part in loader.parts():
+            yield _import_item(part, replaces=loader.replaces)
             part.path.unlink()  # dlt has a link of its own
-        takings[table] = taking
+        loaders[table] = loader
 
     return dlt.resource(rows, name=table, write_disposition="append", merge_key=FILE)
 
 
-def _taking(table: str, inbox: Inbox, files: list[File], options: Options) -> TableLoader:
+def _build_loader(table: str, inbox: Inbox, files: list[File], options: Options) -> TableLoader:
     schema = dlt.current.source_schema()
     pipeline = dlt.current.pipeline()
     folder = Path(pipeline.working_dir) / "spool" / (table or "none")
@@ -174,17 +175,17 @@ def _taking(table: str, inbox: Inbox, files: list[File], options: Options) -> Ta
     )  # fmt: skip
 
 
-def _imported(part: Part, *, replaces: bool) -> DataItemWithMeta:
-    """A Parquet file that dlt takes as it is; its schema comes with it, and what dlt needs told."""
+def _import_item(part: Part, *, replaces: bool) -> DataItemWithMeta:
+    """Build the item with which dlt imports a Parquet file unchanged, with its schema and hints."""
     columns: TTableSchemaColumns = {
-        # dlt would have every time in UTC.
+        # Without this hint dlt would convert naive timestamps to UTC.
         field.name: {"name": field.name, "data_type": "timestamp", "timezone": False}
         for field in part.schema
         if field.type == column_types.DATETIME
     }
     hints = dlt.mark.make_hints(columns=columns)
     if replaces:
-        # All in one transaction: delete the rows of these files, insert the new ones.
+        # Merge deletes the rows of these files and inserts the new ones in one transaction.
         hints |= dlt.mark.make_hints(write_disposition="merge")
     metrics = DataWriterMetrics(str(part.path), part.rows, 0, 0, 0)
     return DataItemWithMeta(
@@ -193,18 +194,21 @@ def _imported(part: Part, *, replaces: bool) -> DataItemWithMeta:
     )
 
 
-def _ledger(
-    takings: Mapping[str, TableLoader | None], inbox: Inbox, nameless: list[File], options: Options
+def _ledger_resource(
+    loaders: Mapping[str, TableLoader | None],
+    inbox: Inbox,
+    unassigned: list[File],
+    options: Options,
 ) -> DltResource:
     def entries() -> Iterator[pa.Table | None]:
-        # After the rows: dlt takes resources in their order, unless it is told to alternate.
-        while not all(takings.values()):
+        # Waits for the rows. dlt extracts resources in their order, unless configured to alternate.
+        while not all(loaders.values()):
             yield None
-        refusing = _taking(ledger.NO_TABLE, inbox, nameless, options)
-        deque(refusing.parts(), maxlen=0)
-        all_of_them = [taking for taking in (*takings.values(), refusing) if taking]
-        rows = [entry for taking in all_of_them for entry in taking.entries]
-        # Without a row too: an inbox that never had a file has a ledger.
+        unassigned_loader = _build_loader(ledger.NO_TABLE, inbox, unassigned, options)
+        deque(unassigned_loader.parts(), maxlen=0)
+        all_loaders = [loader for loader in (*loaders.values(), unassigned_loader) if loader]
+        rows = [entry for loader in all_loaders for entry in loader.entries]
+        # Also without rows: the ledger exists even if the inbox never had a file.
         yield pa.Table.from_pylist(rows, ledger.SCHEMA)
 
     return dlt.resource(entries, name=ledger.TABLE, write_disposition="append")

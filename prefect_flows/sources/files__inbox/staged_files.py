@@ -1,8 +1,8 @@
-"""Rows on their way: Parquet files on this machine, which dlt moves into its load package as is.
+"""Stages rows in local Parquet files, which dlt moves into its load package unchanged.
 
-A file of the inbox is read once, and what it gave counts only when its end was reached: a file
-whose last line is bad leaves nothing. Small files share a Parquet file, a large one has its own, so
-memory holds no more than a row group of each table.
+A file of the inbox is read once, and its rows count only after its end was reached: a file whose
+last line is bad leaves nothing. Small files share a Parquet file and a large one has its own, so
+memory holds at most one row group per table.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# Bytes of rows in memory, which become one row group.
+# Size of a row group, in memory.
 ROW_GROUP_BYTES = 8 << 20
-# Bytes of rows in one Parquet file. The files of a table are loaded side by side.
+# Size of a Parquet file. The files of a table are loaded in parallel.
 PART_BYTES = 32 << 20
-# Columns that repeat one value.
-_REPEATING = ["_file", "_dlt_load_id"]
+# Columns that repeat one value, which Parquet stores in a dictionary.
+_DICTIONARY_COLUMNS = ["_file", "_dlt_load_id"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A finished Parquet file."""
+    """A complete Parquet file."""
 
     path: Path
     rows: int
@@ -34,7 +34,7 @@ class Part:
 
 
 class _Writer:
-    """Parquet files, one after the other; another one where a column comes in."""
+    """Writes Parquet files one after the other; it starts a new one when a column is added."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ class _Writer:
         self._rows = self._bytes = 0
 
     def write(self, batches: list[pa.RecordBatch]) -> None:
-        """Write a row group; a column that some of the batches do not have is null there."""
+        """Write a row group; a column that a batch does not have is null there."""
         tables = [self._schema.empty_table(), *(pa.Table.from_batches([one]) for one in batches)]
         table = pa.concat_tables(tables, promote_options="default")
         if table.schema != self._schema:
@@ -54,7 +54,7 @@ class _Writer:
         if self._open is None:
             self._path = self._folder / f"{uuid.uuid4().hex}.parquet"
             self._open = pq.ParquetWriter(
-                self._path, self._schema, compression="snappy", use_dictionary=_REPEATING
+                self._path, self._schema, compression="snappy", use_dictionary=_DICTIONARY_COLUMNS
             )
         self._open.write_table(table, row_group_size=len(table))
         self._rows += len(table)
@@ -63,14 +63,14 @@ class _Writer:
             self.close()
 
     def close(self) -> None:
-        """Finish the file that is open."""
+        """Finish the open file."""
         if self._open is not None:
             self._open.close()
             self.parts.append(Part(self._path, self._rows, self._schema))
             self._open, self._rows, self._bytes = None, 0, 0
 
     def discard(self) -> None:
-        """Leave nothing of them."""
+        """Delete all files."""
         self.close()
         for part in self.parts:
             part.path.unlink()
@@ -79,24 +79,24 @@ class _Writer:
 
 @dataclass
 class ParsedFile:
-    """All rows of one file of the inbox: in memory, or in files of their own when they are many."""
+    """All rows of one inbox file: in memory, or in Parquet files of its own if there are many."""
 
     rows: int = 0
     held: list[pa.RecordBatch] = field(default_factory=list)
     own: _Writer | None = None
 
     def discard(self) -> None:
-        """Leave nothing of them."""
+        """Drop the rows and delete the files."""
         self.held = []
         if self.own is not None:
             self.own.discard()
 
 
 class Spool:
-    """The rows of one table.
+    """Collects the rows of one table in Parquet files.
 
     Args:
-        folder: where the Parquet files are made; exists.
+        folder: existing folder for the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,37 +107,37 @@ class Spool:
         self._finished: list[Part] = []
 
     def take(self, batches: Iterable[pa.RecordBatch]) -> ParsedFile:
-        """Read a file of the inbox to its end; an error on the way leaves nothing of it."""
-        taken, size = ParsedFile(), 0
-        with ExitStack() as until_its_end:
-            until_its_end.callback(taken.discard)
+        """Read an inbox file to its end; an error on the way discards its rows."""
+        parsed, size = ParsedFile(), 0
+        with ExitStack() as on_error:
+            on_error.callback(parsed.discard)
             for batch in batches:
-                taken.rows += len(batch)
-                taken.held.append(batch)
+                parsed.rows += len(batch)
+                parsed.held.append(batch)
                 size += batch.nbytes
                 if size >= ROW_GROUP_BYTES:
-                    if taken.own is None:
-                        taken.own = _Writer(self._folder)
-                    taken.own.write(taken.held)
-                    taken.held, size = [], 0
-            until_its_end.pop_all()
-        return taken
+                    if parsed.own is None:
+                        parsed.own = _Writer(self._folder)
+                    parsed.own.write(parsed.held)
+                    parsed.held, size = [], 0
+            on_error.pop_all()
+        return parsed
 
-    def keep(self, taken: ParsedFile) -> None:
-        """Make the rows of a file part of the load."""
-        if taken.own is not None:
-            if taken.held:
-                taken.own.write(taken.held)
-            taken.own.close()
-            self._finished += taken.own.parts
+    def keep(self, parsed: ParsedFile) -> None:
+        """Add the rows of a parsed file to the load."""
+        if parsed.own is not None:
+            if parsed.held:
+                parsed.own.write(parsed.held)
+            parsed.own.close()
+            self._finished += parsed.own.parts
             return
-        self._held += taken.held
-        self._held_bytes += sum(batch.nbytes for batch in taken.held)
+        self._held += parsed.held
+        self._held_bytes += sum(batch.nbytes for batch in parsed.held)
         if self._held_bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def finished(self, *, last: bool = False) -> Iterator[Part]:
-        """The Parquet files that are whole, each once."""
+        """Yield the Parquet files that are complete, each once."""
         if last:
             self._flush()
             self._shared.close()

@@ -1,4 +1,7 @@
-"""The new files of one table, taken one after the other: whole, or not at all."""
+"""Loads the new files of one table; quarantines bad files and replaces changed ones.
+
+Each file is loaded completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,13 @@ CSV, JSON, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".parquet",)
 
 @dataclass(frozen=True)
 class Options:
-    """How files are read, and which.
+    """Which files to read, and how.
 
     Attributes:
-        declared: types of columns that are not to be found in the files.
-        min_age_seconds: a file that was changed later than this long ago is left for the next run.
-        again: files are taken again that were loaded before, in place of their rows.
-        quarantined_again: files are looked at again that were refused as they are.
+        declared: declared column types, which are not inferred.
+        min_age_seconds: files changed more recently than this wait for the next run.
+        again: load files again that were loaded before, replacing their rows.
+        quarantined_again: read quarantined files again even if they did not change.
     """
 
     dialect: csv_files.Dialect
@@ -52,12 +55,12 @@ class Options:
 
 @dataclass
 class TableLoader:
-    """One table's part of a load.
+    """Loads one table's files.
 
     Attributes:
-        types: of the table's columns, as far as they are known.
-        entries: rows of the ledger, one a file.
-        replaces: whether rows of earlier loads are replaced, file by file.
+        types: known types of the table's columns.
+        entries: ledger rows, one per file.
+        replaces: whether this load replaces rows of earlier ones, file by file.
     """
 
     table: str
@@ -73,10 +76,10 @@ class TableLoader:
     replaces: bool = False
 
     def parts(self) -> Iterator[Part]:
-        """Take all new files; their rows, as Parquet files.
+        """Load all new files, and yield their rows as Parquet files.
 
-        Files that replace others come first, so that what is asked of the whole table's load is
-        known before its first rows.
+        Files that replace earlier rows come first, since the write disposition has to be known
+        before the first rows.
 
         Raises:
             IngestionError: the inbox cannot be read.
@@ -86,7 +89,7 @@ class TableLoader:
         new.sort(key=lambda file: not known.get(file.name, ledger.FileStatus()).has_rows)
         spool = Spool(self.folder)
         for file in new:
-            self._take(file, known.get(file.name, ledger.FileStatus()), spool)
+            self._load_file(file, known.get(file.name, ledger.FileStatus()), spool)
             yield from spool.finished()
         yield from spool.finished(last=True)
 
@@ -101,45 +104,45 @@ class TableLoader:
             return self.options.quarantined_again or self.options.again
         return self.options.again
 
-    def _take(self, file: File, known: ledger.FileStatus, spool: Spool) -> None:
+    def _load_file(self, file: File, known: ledger.FileStatus, spool: Spool) -> None:
         if file.refusal is not None:
             self._quarantine(file, Malformed(file.refusal))
             return
         content = self.inbox.content(file, self.folder)
-        fault, taken = None, ParsedFile()
+        fault, parsed = None, ParsedFile()
         with self.inbox.said("read", file.name):
             try:
-                taken = self._read(file, content, spool)
+                parsed = self._read(file, content, spool)
             except FileNotFoundError:
                 log.info("%s: gone since it was listed", file.name)
                 return
             except Malformed as error:
                 fault = error
         if not self.inbox.is_as_listed(file):
-            taken.discard()
+            parsed.discard()
             log.info("%s: changed while it was read; left for the next run", file.name)
         elif fault is not None:
             self._quarantine(file, fault)
-        elif known.has_rows and not self._is_other(content, known):
-            taken.discard()
-            self._enter(file, ledger.UNCHANGED, digest=content.digest)
+        elif known.has_rows and not self._has_changed(content, known):
+            parsed.discard()
+            self._record(file, ledger.UNCHANGED, digest=content.digest)
         else:
             if known.has_rows:
                 ledger.mark_replaced(self.pipeline, self.table, [file.name])
                 self.replaces = True
-            self._enter(file, ledger.LOADED, digest=content.digest, rows=taken.rows)
-            spool.keep(taken)
+            self._record(file, ledger.LOADED, digest=content.digest, rows=parsed.rows)
+            spool.keep(parsed)
 
-    def _is_other(self, content: Content, known: ledger.FileStatus) -> bool:
-        """Whether the content is not that which was loaded, or is to be loaded all the same."""
+    def _has_changed(self, content: Content, known: ledger.FileStatus) -> bool:
+        """Return whether the content has to be loaded, although the file was loaded before."""
         changed = known.digest != content.digest
         return changed or known.is_being_replaced or self.options.again
 
     def _read(self, file: File, content: Content, spool: Spool) -> ParsedFile:
-        """The rows of a file; a column that is new has its type found first.
+        """Read the rows of a file, with larger blocks if a row is too long.
 
         Raises:
-            Malformed: the file is not taken.
+            Malformed: the file is refused.
         """
         try:
             return self._read_with(self.options.dialect, file, content, spool)
@@ -152,19 +155,19 @@ class TableLoader:
     ) -> ParsedFile:
         names = Names(self.normalize)
         for batches in _readers(file, content, names, dialect, self.options.declared):
-            seen: Types = {}
+            batch_types: Types = {}
             try:
-                taken = spool.take(self._with_own_columns(batches(self.types), file, seen))
+                parsed = spool.take(self._with_own_columns(batches(self.types), file, batch_types))
             except UnknownColumns:
                 continue
-            self.types |= seen
-            return taken
+            self.types |= batch_types
+            return parsed
         raise Malformed("it was changed while it was read")
 
     def _with_own_columns(
-        self, batches: Iterator[pa.RecordBatch], file: File, seen: Types
+        self, batches: Iterator[pa.RecordBatch], file: File, batch_types: Types
     ) -> Iterator[pa.RecordBatch]:
-        """The rows with where they are from; `seen` is given the types of their columns."""
+        """Add file name, row number and load id to the rows; collect types in `batch_types`."""
         row = 1
         for batch in batches:
             with_values = {
@@ -172,8 +175,8 @@ class TableLoader:
                 for name, values in zip(batch.schema.names, batch.columns, strict=True)
                 if not pa.types.is_null(values.type)
             }
-            seen |= {name: values.type for name, values in with_values.items()}
-            refuse_many_columns(len((self.types | seen).keys() - {FILE, ROW}))
+            batch_types |= {name: values.type for name, values in with_values.items()}
+            refuse_many_columns(len((self.types | batch_types).keys() - {FILE, ROW}))
             if not (count := len(batch)):
                 continue
             for name, values in with_values.items():
@@ -199,24 +202,23 @@ class TableLoader:
             row += count
 
     def _quarantine(self, file: File, fault: Malformed) -> None:
-        self._enter(file, ledger.QUARANTINED, line=fault.line, reason=fault.why)
+        self._record(file, ledger.QUARANTINED, line=fault.line, reason=fault.why)
         at = f", line {fault.line}" if fault.line is not None else ""
         reject(self.table, where=f"{self.inbox.url}/{file.name}{at}", why=fault.why)
 
-    def _enter(self, file: File, status: str, **facts: object) -> None:
+    def _record(self, file: File, status: str, **facts: object) -> None:
         self.entries.append(ledger.entry(self.table, file, status, **facts))  # type: ignore[arg-type]
 
 
 def _readers(
     file: File, content: Content, names: Names, dialect: csv_files.Dialect, declared: Types
 ) -> list[Callable[[Types], Iterator[pa.RecordBatch]]]:
-    """How a file is read, by its ending: the first way that knows its columns' types is the one.
+    """Return the ways to read a file, by its extension; the first that succeeds is used.
 
-    Each is given the types of the table's columns, and raises `UnknownColumns` where others are
-    needed.
+    Each takes the table's column types, and raises `UnknownColumns` if it needs other ones.
 
     Raises:
-        Malformed: no reader knows the ending.
+        Malformed: no reader supports the extension.
     """
     if file.suffix in CSV:
         if file.suffix == ".tsv":
@@ -230,7 +232,7 @@ def _readers(
 
         def infer_csv(types: Types) -> Iterator[pa.RecordBatch]:
             found = csv_files.infer(content, names, types, dialect)
-            return read_csv(_known(types, found, declared))
+            return read_csv(_merge_types(types, found, declared))
 
         return [read_csv, guess_csv, infer_csv]
     if file.suffix in JSON:
@@ -244,12 +246,12 @@ def _readers(
 
         return [read_json, infer_json]
     if file.suffix in PARQUET and not file.is_compressed:
-        # It says itself what its columns are.
+        # Parquet holds its own schema.
         return [lambda types: parquet_files.read(content, names, types)]
     endings = ", ".join((*CSV, *JSON, *PARQUET))
     raise Malformed(f"its name ends in none of {endings} (the text ones also with .gz)")
 
 
-def _known(types: Types, found: Types, declared: Types) -> Types:
-    """The table's types, and those of the columns that were found: as declared, where they are."""
+def _merge_types(types: Types, found: Types, declared: Types) -> Types:
+    """Merge the table's types with those of new columns; declared types override inferred ones."""
     return types | found | {name: declared[name] for name in declared.keys() & found}

@@ -1,1 +1,1 @@
-"""Repositories that gather stars on GitHub."""
+"""Source github__trending: repositories on GitHub that gain stars."""

@@ -1,4 +1,4 @@
-"""The source as a flow of its own.
+"""Flow and command line of the source github__trending.
 
 uv run millrace ingest github__trending --target dev --language Rust
 """

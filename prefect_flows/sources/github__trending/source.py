@@ -1,12 +1,12 @@
-"""Repositories of the last days that gathered stars: what they are, and their stars of each day.
+"""dlt source for GitHub's search API: recent repositories, and a daily snapshot of their stars.
 
-Source: https://docs.github.com/en/rest/search/search#search-repositories, without a token 10 calls
-a minute, with one 30.
+Source: https://docs.github.com/en/rest/search/search#search-repositories; 10 calls per minute
+without a token, 30 with one.
 
-GitHub gives the first 1,000 results of a search and no more. A search that finds more is split by
-the time at which repositories were made, down to a minute; what lies beyond is said as refused.
-Each load asks for all repositories of the days, since their stars change without any other trace;
-written are those that are new or changed, and one row of stars for each of them and day.
+GitHub returns at most 1,000 results per search. A search with more is split by the creation time of
+repositories, down to a minute; what is beyond that is reported as rejected rows. Each load reads
+all repositories of the period, since a change of stars leaves no other trace. It writes new and
+changed repositories, and one row of stars per repository and day.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from prefect_flows.ingest.rest.tables import (
 )
 from prefect_flows.ingest.source_load import reject
 
-MOST_RESULTS = 1000
+MAX_RESULTS = 1000
 PAGE_SIZE = 100
-SHORTEST_SPAN = timedelta(minutes=1)
-PATH = "/search/repositories"
+MIN_SPAN = timedelta(minutes=1)
+SEARCH_PATH = "/search/repositories"
 ACCESS = (
     "write a token that GitHub accepts, or remove the block to ask without one: "
     "uv run millrace secret github-trending-token-<target>"
@@ -88,7 +88,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched for: repositories made in a span of time, ends included."""
+    """A search for repositories created in a time span, both ends included."""
 
     language: str | None
     stars_min: int
@@ -97,14 +97,14 @@ class Search:
 
     @property
     def query(self) -> str:
-        """In GitHub's language."""
-        span = f"created:{_instant(self.begin)}..{_instant(self.end)}"
+        """The search in GitHub's query syntax."""
+        span = f"created:{_format_time(self.begin)}..{_format_time(self.end)}"
         language = f'language:"{self.language}" ' if self.language else ""
         return f"{language}{span} stars:>={self.stars_min}"
 
     def halves(self) -> list[Search]:
-        """Two searches that find what this one does; none where it is too short for that."""
-        if self.end - self.begin < SHORTEST_SPAN:
+        """Split the search into two; empty if its time span is too short."""
+        if self.end - self.begin < MIN_SPAN:
             return []
         middle = (self.begin + (self.end - self.begin) / 2).replace(microsecond=0)
         second = timedelta(seconds=1)
@@ -124,21 +124,23 @@ def github__trending(
     api_url: str = "https://api.github.com",
     longest_wait: float = 300,
 ) -> list[DltResource]:
-    """Repositories made in the last days that have many stars, as two tables.
+    """Repositories of the last days that have many stars, as two tables.
 
     Args:
-        language: as GitHub names it; none for all of them.
-        days: how many days before today a repository may have been made.
-        stars_min: how many stars it has at least.
-        full_refresh: write every repository, also those that did not change since the last load.
-        token: of a GitHub account, no rights needed; none asks as nobody, ten calls a minute.
-        api_url: of GitHub, or of an Enterprise server: https://HOST/api/v3.
+        language: a language as GitHub names it; None for all of them.
+        days: maximum age of a repository in days before today.
+        stars_min: minimum number of stars.
+        full_refresh: write all repositories, including those that did not change since the last
+            load.
+        token: token of a GitHub account, without permissions; without a token GitHub allows ten
+            calls per minute.
+        api_url: URL of the API; of an Enterprise server: https://HOST/api/v3.
         longest_wait: seconds that one call waits for GitHub's rate limit.
 
     Raises:
-        ConfigurationError: a parameter makes no search.
-        IngestionError: GitHub does not answer, asks to wait for longer, refuses the search or the
-            token, or answers in another shape.
+        ConfigurationError: a parameter is invalid.
+        IngestionError: GitHub does not answer, its rate limit takes longer, it refuses the search
+            or the token, or its response has an unexpected shape.
     """
     if days < 1 or stars_min < 0 or (language is not None and '"' in language):
         raise ConfigurationError(
@@ -166,7 +168,7 @@ def github__trending(
             where = f"repository {answer.get('full_name', '(no name)')}"
             row = REPOSITORIES.row(answer, where=where)
             star = STAR_HISTORY.row(answer | {"observed_date": today()}, where=where)
-            # A repository that comes twice counts as it came last.
+            # Of a repository that is found twice, the last result counts.
             identity = str(row["repo_id"])
             repositories[identity], stars[identity] = row, star
             seen[identity] = [fingerprint(row), fingerprint(star)]
@@ -183,46 +185,46 @@ def github__trending(
     return resources_of(read, (REPOSITORIES, STAR_HISTORY))
 
 
-def search(client: RESTClient, wanted: Search) -> Rows:
-    """Everything that a search finds; a repository may come more than once.
+def search(client: RESTClient, criteria: Search) -> Rows:
+    """Return all results of a search; a repository may be in it more than once.
 
     Raises:
         IngestionError: see `prefect_flows.ingest.rest.client.pages`.
     """
-    found, total, incomplete = _asked(client, wanted)
-    if total > MOST_RESULTS and wanted.halves():
-        return [answer for half in wanted.halves() for answer in search(client, half)]
-    if incomplete or _different(found) < min(total, MOST_RESULTS):
-        # Ranks change while pages are turned: what comes twice has pushed another one out.
-        more, total, incomplete = _asked(client, wanted)
+    found, total, incomplete = _fetch_results(client, criteria)
+    if total > MAX_RESULTS and criteria.halves():
+        return [answer for half in criteria.halves() for answer in search(client, half)]
+    if incomplete or _count_distinct(found) < min(total, MAX_RESULTS):
+        # Ranks change between pages: a repository that came twice pushed another one out.
+        more, total, incomplete = _fetch_results(client, criteria)
         found += more
-    missing = total - _different(found)
+    missing = total - _count_distinct(found)
     if incomplete or missing > 0:
-        said = "; it says that it ran out of time" if incomplete else ""
+        note = "; it says that it ran out of time" if incomplete else ""
         reject(
             REPOSITORIES.name,
-            where=wanted.query,
-            why=f"GitHub finds {total:,} and gives {_different(found):,}{said}",
+            where=criteria.query,
+            why=f"GitHub finds {total:,} and gives {_count_distinct(found):,}{note}",
             rows=max(missing, 0),
         )
     return found
 
 
-def _asked(client: RESTClient, wanted: Search) -> tuple[Rows, int, bool]:
-    """Results, how many there are, and whether GitHub ran out of time; page by page.
+def _fetch_results(client: RESTClient, criteria: Search) -> tuple[Rows, int, bool]:
+    """Fetch results page by page; return them, their total, and whether GitHub ran out of time.
 
-    Of a search that is to be split, the first page only.
+    Fetches only the first page of a search that has to be split.
     """
-    params = {"q": wanted.query, "sort": "stars", "order": "desc", "per_page": PAGE_SIZE}
+    params = {"q": criteria.query, "sort": "stars", "order": "desc", "per_page": PAGE_SIZE}
     found: Rows = []
     total, incomplete = 0, False
-    for page in pages(client, PATH, params, rows="items"):
+    for page in pages(client, SEARCH_PATH, params, rows="items"):
         count = page.body.get("total_count")
         if not isinstance(count, int):
             raise IngestionError(
                 "GitHub does not say any more how many repositories it finds (total_count): "
                 "whether all of them came cannot be known.",
-                where=PATH,
+                where=SEARCH_PATH,
                 fix="compare https://docs.github.com/en/rest/search/search with "
                 "prefect_flows/sources/github__trending/source.py",
             )
@@ -231,14 +233,14 @@ def _asked(client: RESTClient, wanted: Search) -> tuple[Rows, int, bool]:
             incomplete or bool(page.body.get("incomplete_results")),
         )
         found += page
-        if total > MOST_RESULTS and wanted.halves():
+        if total > MAX_RESULTS and criteria.halves():
             break
     return found, total, incomplete
 
 
-def _different(answers: Rows) -> int:
+def _count_distinct(answers: Rows) -> int:
     return len({answer.get("id") for answer in answers})
 
 
-def _instant(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")

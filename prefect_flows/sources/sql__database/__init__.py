@@ -1,1 +1,1 @@
-"""Tables and queries of a database, as they are there."""
+"""Source sql__database: tables and queries of a SQL database."""

@@ -1,8 +1,8 @@
-"""A Postgres table into a Postgres: the rows stay in the form that COPY gave them.
+"""Copies tables from Postgres to Postgres in COPY's binary format, without parsing the rows.
 
-Arrow is asked for the columns only, so that names, types and contracts are the same on both ways.
-Of the rows, the server makes the types of the warehouse's table, and nobody here looks into them.
-Values that only Postgres holds, such as infinity, are kept.
+dlt gets the columns as an empty Arrow table, so names, types and contracts are the same as for
+other readers. The source server casts the rows to the column types of the warehouse. Values that
+only Postgres supports, such as infinity, are kept.
 """
 
 from __future__ import annotations
@@ -20,38 +20,44 @@ from prefect_flows.sources.sql__database.table_config import TableConfig
 
 
 def copied(
-    reader: PostgresReader, name: str, dump: TableConfig, columns: Mapping[str, Column], hints: Any
+    reader: PostgresReader,
+    name: str,
+    config: TableConfig,
+    columns: Mapping[str, Column],
+    hints: Any,
 ) -> Iterator[Any]:
-    """The columns, for dlt's contracts to be asked; then all rows, in a file."""
-    yield dlt.mark.with_hints(reader.no_rows(name, dump, columns), hints)
+    """Yield the columns as an empty table, for dlt's schema contract, then files with all rows."""
+    yield dlt.mark.with_hints(reader.no_rows(name, config, columns), hints)
     load_id = dlt.current.load_package_state()["load_id"]
     with tempfile.TemporaryDirectory(dir=dlt.current.pipeline().working_dir) as folder:
-        for file, rows in reader.copy(name, dump, _selected(name, columns, load_id), Path(folder)):
-            # dlt knows no name for the format; the warehouse's job looks at how the file begins.
+        for file, rows in reader.copy(
+            name, config, _select_expressions(name, columns, load_id), Path(folder)
+        ):
+            # dlt does not know the format; the load job recognizes the file by its first bytes.
             yield dlt.mark.with_file_import(str(file), "csv", rows)
 
 
 def can_copy(reader: Reader) -> TypeGuard[PostgresReader]:
-    """Whether the source is a Postgres."""
+    """Return whether the source is a Postgres."""
     return isinstance(reader, PostgresReader)
 
 
-def _selected(name: str, columns: Mapping[str, Column], load_id: str) -> list[str]:
-    """An expression for each column of the warehouse's table, in its order and of its type."""
+def _select_expressions(name: str, columns: Mapping[str, Column], load_id: str) -> list[str]:
+    """Return an SQL expression for each column of the warehouse's table, in its order and type."""
     schema = dlt.current.source_schema()
     table: Any = schema.get_table(name)
     types = dlt.current.pipeline().destination.capabilities().get_type_mapper()
-    of_name = {
-        schema.naming.normalize_identifier(column): described.expression
-        for column, described in columns.items()
+    expressions = {
+        schema.naming.normalize_identifier(column): column_schema.expression
+        for column, column_schema in columns.items()
     }
-    of_name["_dlt_load_id"] = f"'{load_id}'::text"
+    expressions["_dlt_load_id"] = f"'{load_id}'::text"
 
-    def selected(column: str, described: Any) -> str:
-        expression = of_name.get(column, "null")
-        # Of texts the form is the same, and a cast would take away the blanks of `char(5)`.
-        if described["data_type"] == "text" and expression != "null":
+    def cast_expression(column: str, column_schema: Any) -> str:
+        expression = expressions.get(column, "null")
+        # Texts have the same format, and a cast would remove the padding of `char(5)`.
+        if column_schema["data_type"] == "text" and expression != "null":
             return expression
-        return f"({expression})::{types.to_destination_type(described, table)}"
+        return f"({expression})::{types.to_destination_type(column_schema, table)}"
 
-    return [selected(*column) for column in schema.get_table_columns(name).items()]
+    return [cast_expression(*column) for column in schema.get_table_columns(name).items()]

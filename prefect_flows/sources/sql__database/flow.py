@@ -1,4 +1,4 @@
-"""The source as a flow of its own.
+"""Flow and command line of the source sql__database.
 
 uv run millrace ingest sql__database --target dev --tables '{"orders": null}'
 """

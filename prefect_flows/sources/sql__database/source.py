@@ -1,7 +1,7 @@
-"""Any table or query of a database, whole or from where the last load ended, its types kept.
+"""dlt source for SQL databases: tables and queries, in full or incrementally by a cursor.
 
-A SQLAlchemy URL says where. Postgres is read by COPY into Arrow, other databases row by row through
-SQLAlchemy. Either way a batch is in memory at a time, whatever the size of the table.
+The database is given by a SQLAlchemy URL. Postgres is read by COPY into Arrow, other databases row
+by row through SQLAlchemy. Only one batch is in memory at a time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from prefect_flows.sources.sql__database.readers.base import JSON, Column, Incre
 from prefect_flows.sources.sql__database.readers.choice import get_reader
 from prefect_flows.sources.sql__database.table_config import TableConfig
 
-# Of the table that holds the keys which the source has, when deletes are to be seen.
-PRESENT = "_present_keys"
-# Names that mean something else in a JSONPath, which is how dlt takes a cursor's name.
+# Suffix of the table of current keys, which is loaded to detect deleted rows.
+PRESENT_KEYS_SUFFIX = "_present_keys"
+# Names with a meaning in JSONPath, as which dlt parses a cursor's name.
 JSON_PATH_WORDS = frozenset({"where", "wherenot"})
 
 
@@ -37,87 +37,93 @@ def sql__database(
     """Tables and queries of a database.
 
     Args:
-        url: SQLAlchemy URL of the database, its password included.
-        tables: name of the table here → what is read into it; nothing for the table of that name.
-        schema_name: the source's schema; the database's default one when not given.
-        rows_at_once: rows of a batch, of databases other than Postgres.
+        url: SQLAlchemy URL of the database, with its password.
+        tables: what to read, by name of the table here; None for the source table of that name.
+        schema_name: schema of the source; by default that of the database.
+        rows_at_once: rows per batch, for databases other than Postgres.
 
     Raises:
-        ConfigurationError: a table does not exist, has no such column, or lacks the key it needs.
-        IngestionError: the database does not answer, or holds a value that cannot be kept.
+        ConfigurationError: a table or column does not exist, or a required key is missing.
+        IngestionError: the database does not answer, or holds an unsupported value.
     """
     reader = get_reader(url, schema_name, rows_at_once)
     resources = []
-    for name, dump in tables.items():
-        asked = TableConfig.model_validate(dump or {})
-        columns, key = reader.describe(name, asked)
-        if not _into_postgres():
-            # No other warehouse takes JSON from Parquet: it comes as the text that it is.
+    for name, config in tables.items():
+        validated = TableConfig.model_validate(config or {})
+        columns, key = reader.describe(name, validated)
+        if not _is_postgres_target():
+            # Other warehouses do not load JSON from Parquet, so it stays text.
             columns = {
-                column: replace(wanted, hints={}) if wanted.hints == JSON else wanted
-                for column, wanted in columns.items()
+                column: replace(source_column, hints={})
+                if source_column.hints == JSON
+                else source_column
+                for column, source_column in columns.items()
             }
-        _check(name, asked, columns, key)
-        resources.append(_rows(reader, name, asked, columns, key))
-        if asked.deletes:
-            resources.append(_present_keys(reader, name, asked, columns, key))
+        _validate(name, validated, columns, key)
+        resources.append(_rows_resource(reader, name, validated, columns, key))
+        if validated.deletes:
+            resources.append(_present_keys_resource(reader, name, validated, columns, key))
     return resources
 
 
 def after_load(pipeline: dlt.Pipeline, loaded: Collection[str]) -> dict[str, int]:
-    """Take away the rows whose keys the source does not have any more; rows removed, by table.
+    """Delete rows whose keys no longer exist in the source; return the deleted rows by table.
 
-    Only of tables whose keys were read in this very load: older ones know nothing of newer rows.
+    Covers only tables whose keys were read in this load: older keys lack newer rows.
     """
     schema = pipeline.default_schema
     removed = {}
     with pipeline.sql_client() as client:
-        for keys in [name for name in loaded if name.endswith(PRESENT)]:
-            table = keys.removesuffix(PRESENT)
-            mine, theirs = (client.make_qualified_table_name(name) for name in (table, keys))
+        for keys in [name for name in loaded if name.endswith(PRESENT_KEYS_SUFFIX)]:
+            table = keys.removesuffix(PRESENT_KEYS_SUFFIX)
+            target_table, keys_table = (
+                client.make_qualified_table_name(name) for name in (table, keys)
+            )
             same = " and ".join(
                 f"present.{column} = mine.{column}"
                 for column in map(client.escape_column_name, schema.tables[keys]["columns"])
                 if not column.strip('"`').startswith("_dlt")
             )
-            gone = (
-                f"from {mine} as mine where not exists "  # noqa: S608 (dlt's own names)
-                f"(select 1 from {theirs} as present where {same})"
+            missing_rows = (
+                f"from {target_table} as mine where not exists "  # noqa: S608 (dlt's own names)
+                f"(select 1 from {keys_table} as present where {same})"
             )
-            found: Any = client.execute_sql(f"select count(*) {gone}")
+            found: Any = client.execute_sql(f"select count(*) {missing_rows}")
             ((rows,),) = found
             if rows:
-                client.execute_sql(f"delete {gone}")
+                client.execute_sql(f"delete {missing_rows}")
                 removed[table] = int(rows)
     return removed
 
 
-def _check(name: str, dump: TableConfig, columns: Mapping[str, Column], key: list[str]) -> None:
-    """Refuse what would lose rows or count them twice, before anything is read."""
+def _validate(
+    name: str, config: TableConfig, columns: Mapping[str, Column], key: list[str]
+) -> None:
+    """Refuse a configuration that would lose rows or count them twice, before anything is read."""
     faults = [
         f"there is no column {column!r}; there are {', '.join(columns)}"
-        for column in [*key, *([dump.cursor] if dump.cursor else [])]
+        for column in [*key, *([config.cursor] if config.cursor else [])]
         if column not in columns
     ]
-    if not key and (dump.deletes or dump.lag_seconds is not None):
+    if not key and (config.deletes or config.lag_seconds is not None):
         faults.append("`deletes` and `lag_seconds` need a key, and the table has none")
-    described = columns.get(dump.cursor or "")
+    described = columns.get(config.cursor or "")
     if described is not None and described.ordered is None:
         faults.append(
-            f"the cursor {dump.cursor!r} is of a type whose order may be another one in the source "
-            "than here; a number, date or timestamp can be one, and text, uuid of Postgres"
+            f"the cursor {config.cursor!r} is of a type whose order may be another one in the "
+            "source than here; a number, date or timestamp can be one, and text, uuid of Postgres"
         )
-    if dump.cursor == "*":
+    if config.cursor == "*":
         faults.append("a cursor cannot be called '*'")
     naming = dlt.current.source_schema().naming
     if (here := naming.normalize_identifier(name)) != name:
         faults.append(f"it would be called {here!r} here; write {here}: {{table: …}}")
-    named: dict[str, list[str]] = {}
+    columns_by_name: dict[str, list[str]] = {}
     for column in columns:
-        named.setdefault(naming.normalize_identifier(column), []).append(column)
+        columns_by_name.setdefault(naming.normalize_identifier(column), []).append(column)
     faults += [
         f"columns {', '.join(map(repr, same))} would all be called {here!r} here"
-        for here, same in named.items()
+        for here, same in columns_by_name.items()
         if len(same) > 1
     ]
     if faults:
@@ -128,66 +134,68 @@ def _check(name: str, dump: TableConfig, columns: Mapping[str, Column], key: lis
         )
 
 
-def _rows(
-    reader: Reader, name: str, dump: TableConfig, columns: Mapping[str, Column], key: list[str]
+def _rows_resource(
+    reader: Reader, name: str, config: TableConfig, columns: Mapping[str, Column], key: list[str]
 ) -> DltResource:
     incremental: dlt.sources.incremental[Any] | None = None
-    if dump.cursor is not None:
+    if config.cursor is not None:
         incremental = dlt.sources.incremental(
-            _json_path(dump.cursor),
-            lag=dump.lag_seconds,
-            # With a key, a row that comes twice is one row. Without, none is read again.
+            _json_path(config.cursor),
+            lag=config.lag_seconds,
+            # With a key, rows that are read twice are merged. Without one, none is read twice.
             range_start="closed" if key else "open",
             on_cursor_value_missing="include" if key else "raise",
-            # Rows with the last value are read again and merged: no need to know which they were.
+            # Rows with the last value are merged, so dlt need not remember which were loaded.
             primary_key=(),
         )
-    later: Any = "replace" if dump.cursor is None else "merge" if key else "append"
+    disposition_after_first: Any = (
+        "replace" if config.cursor is None else "merge" if key else "append"
+    )
 
     def rows() -> Iterator[Any]:
-        # The first load has nothing to replace and nobody to hide from: rows are simply added, and
-        # taken away again should it not complete.
-        disposition: Any = later if has_loaded(name) else "append"
+        # The first load has nothing to replace: its rows are appended, and deleted if the load does
+        # not complete.
+        disposition: Any = disposition_after_first if has_loaded(name) else "append"
         since = None
         if incremental is not None and incremental.last_value is not None:
-            since = IncrementalCursor(str(dump.cursor), incremental.last_value, again=bool(key))
+            since = IncrementalCursor(str(config.cursor), incremental.last_value, again=bool(key))
             _check_last_value(name, since, columns)
-        as_text = _goes_as_text(name, columns)
+        as_text = _loads_as_text(name, columns)
         hints = dlt.mark.make_hints(
             write_disposition=disposition,
             file_format="insert_values" if as_text else "parquet",
         )
-        if dump.cursor is None and _into_postgres() and not as_text and can_copy(reader):
-            yield from copied(reader, name, dump, columns, hints)
+        if config.cursor is None and _is_postgres_target() and not as_text and can_copy(reader):
+            yield from copied(reader, name, config, columns, hints)
             return
-        for batch in reader.read(name, dump, columns, since, as_text=as_text):
+        for batch in reader.read(name, config, columns, since, as_text=as_text):
             yield dlt.mark.with_hints(batch, hints)
 
-    contract: Any = {"tables": "evolve", "columns": dump.columns, "data_type": "freeze"}
+    contract: Any = {"tables": "evolve", "columns": config.columns, "data_type": "freeze"}
     resource: DltResource = dlt.resource(
         rows,
         name=name,
         primary_key=tuple(key),
-        columns=_hints(columns),
+        columns=_column_hints(columns),
         incremental=incremental,
-        write_disposition=later,
+        write_disposition=disposition_after_first,
         schema_contract=contract,
     )
     return resource
 
 
 def _json_path(column: str) -> str:
-    """The path by which dlt finds a column: its name, quoted where that is no path or another."""
+    """Return the JSONPath by which dlt finds a column: its name, quoted if needed."""
     if re.fullmatch("[A-Za-z_][A-Za-z0-9_-]*", column) and column not in JSON_PATH_WORDS:
         return column
     return '"' + re.sub(r'(["\\])', r"\\\1", column) + '"'
 
 
 def _check_last_value(name: str, since: IncrementalCursor, columns: Mapping[str, Column]) -> None:
-    """Refuse to go on from a number that was kept as text: the highest text is another value.
+    """Refuse to continue from a number that was stored as text, whose order differs.
 
     Raises:
-        ConfigurationError: the load before was one of a version that compared such numbers as text.
+        ConfigurationError: an earlier version compared the cursor's numbers as text.
     """
     if isinstance(since.value, str) and columns[since.cursor].arrow is not None:
         raise ConfigurationError(
@@ -198,25 +206,25 @@ def _check_last_value(name: str, since: IncrementalCursor, columns: Mapping[str,
         )
 
 
-def _hints(columns: Mapping[str, Column]) -> Any:
-    """What dlt is told of columns, where Arrow does not say it."""
+def _column_hints(columns: Mapping[str, Column]) -> Any:
+    """Return dlt hints for columns whose Arrow type does not say everything."""
     return {
         name: {"name": name, **column.hints} for name, column in columns.items() if column.hints
     }
 
 
-def _into_postgres() -> bool:
-    """Whether the warehouse that is loaded into is a Postgres."""
+def _is_postgres_target() -> bool:
+    """Return whether the warehouse is a Postgres."""
     return bool(dlt.current.pipeline().destination.destination_name == "postgres")
 
 
-def _goes_as_text(name: str, columns: Mapping[str, Column]) -> bool:
-    """Whether Postgres is to be given text: of a number with more than 38 digits.
+def _loads_as_text(name: str, columns: Mapping[str, Column]) -> bool:
+    """Return whether to load a table into Postgres as text, for numbers with more than 38 digits.
 
-    ADBC takes 0.7 ms for each such value, 500 times as long as for others. A table that had such
-    a column keeps to text, since dlt makes another type of JSON columns for it.
+    ADBC takes 0.7 ms for each such value, 500 times as long as for others. A table that once had
+    such a column stays with text, since dlt would use another type for its JSON columns otherwise.
     """
-    if not _into_postgres():
+    if not _is_postgres_target():
         return False
     before = dlt.current.source_schema().tables.get(name, {}).get("columns", {})
     known: list[Mapping[str, Any]] = [c.hints for c in columns.values()]
@@ -226,18 +234,18 @@ def _goes_as_text(name: str, columns: Mapping[str, Column]) -> bool:
     )
 
 
-def _present_keys(
-    reader: Reader, name: str, dump: TableConfig, columns: Mapping[str, Column], key: list[str]
+def _present_keys_resource(
+    reader: Reader, name: str, config: TableConfig, columns: Mapping[str, Column], key: list[str]
 ) -> DltResource:
-    """The keys that the source has. Read after the rows: a row that comes meanwhile is not lost."""
-    of_key = {column: columns[column] for column in key}
+    """Build a resource of the source's current keys, read after the rows to keep new rows."""
+    key_columns = {column: columns[column] for column in key}
 
     def keys() -> Iterator[Any]:
-        yield from reader.read(name, dump, of_key, None)
+        yield from reader.read(name, config, key_columns, None)
 
     return dlt.resource(
         keys,
-        name=f"{name}{PRESENT}",
-        columns=_hints(of_key),
+        name=f"{name}{PRESENT_KEYS_SUFFIX}",
+        columns=_column_hints(key_columns),
         write_disposition="replace",
     )

@@ -1,4 +1,4 @@
-"""What is read into one table of the warehouse, and how."""
+"""Configuration of a table: source table or query, key, cursor (incremental load), deletes."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ Evolution = Literal["evolve", "freeze", "discard_value"]
 
 
 class TableConfig(BaseModel):
-    """What is read into one table, and how.
+    """What to read into one table, and how.
 
     Attributes:
-        table: its name in the source, where it is not the name it gets here.
-        schema_name: the source's schema; that of the whole dump by default.
-        query: a query in the source's SQL, in place of a table.
+        table: its name in the source, if it differs from the name here.
+        schema_name: the source's schema; that of the whole source by default.
+        query: a query in the source's SQL, instead of a table.
         key: primary key; the table's own by default. A query has none of its own.
-        cursor: column that only grows, such as `updated_at` or `id`: what is not above the last
-            load's highest value is not read again. A number, date, timestamp, uuid or text; texts
-            are compared by their bytes (`9` is above `12`). Without it the table is read whole.
-        lag_seconds: reads so many seconds below that value again, for rows that were committed
-            late. Needs a key and a cursor that is a timestamp.
-        deletes: take away rows whose key the source does not have any more. A table that is read
-            whole needs no such request.
-        columns: what happens to new columns: evolve adds them, discard_value leaves them out,
-            freeze stops the load.
+        cursor: column for incremental loads whose values only grow, such as `updated_at` or `id`:
+            rows below the highest value of the last load are not read again. A number, date,
+            timestamp, uuid or text; texts are compared by their bytes (`9` is above `12`). Without
+            a cursor the table is read in full.
+        lag_seconds: read this many seconds below that value again, for rows that were committed
+            late. Needs a key and a timestamp cursor.
+        deletes: delete rows whose key no longer exists in the source. Not needed for a table that
+            is read in full.
+        columns: what to do with new columns: evolve adds them, discard_value ignores them, freeze
+            stops the load.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,10 +63,10 @@ class TableConfig(BaseModel):
 
 
 def parse_tables(text: str) -> dict[str, dict[str, Any] | None]:
-    """Tables and their options, as JSON.
+    """Parse tables and their options from JSON.
 
     Raises:
-        Unreadable: it is no JSON, or something else.
+        Unreadable: the text is not JSON, or has another structure.
     """
     try:
         return TypeAdapter(dict[str, dict[str, Any] | None]).validate_python(parse_json(text))

@@ -1,1 +1,1 @@
-"""Channels of YouTube, their videos, and the statistics of each day."""
+"""Source youtube__channels: YouTube channels, their videos and daily statistics."""

@@ -1,4 +1,4 @@
-"""The source as a flow of its own.
+"""Flow and command line of the source youtube__channels.
 
 uv run millrace ingest youtube__channels --target dev @GoogleDevelopers
 """
@@ -35,8 +35,12 @@ def ingest_youtube_channels(
     Returns:
         A plain record: new rows per table, seconds, load ids.
     """
-    asked = {"channels": channels, "statistics_days": statistics_days, "full_refresh": full_refresh}
-    return ingest_target("youtube__channels", target, quota_budget=quota_budget, **asked)
+    arguments = {
+        "channels": channels,
+        "statistics_days": statistics_days,
+        "full_refresh": full_refresh,
+    }
+    return ingest_target("youtube__channels", target, quota_budget=quota_budget, **arguments)
 
 
 @exits_with_expected_errors

@@ -1,23 +1,23 @@
-"""Units of YouTube's quota: each call that this source makes costs one, and so does each retry.
+"""Counts quota units of the YouTube Data API; each call of this source costs one, retries included.
 
 Source: https://developers.google.com/youtube/v3/determine_quota_cost. A project has 10,000 units a
-day unless Google gave it more; they come back at midnight Pacific time.
+day unless Google granted more; the quota resets at midnight Pacific time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNITS_A_CALL = 1
+UNITS_PER_CALL = 1
 
 
 class QuotaReached(Exception):
-    """No call is made any more; what was read is kept. Its text says which quota it was."""
+    """The quota is used up: the load ends with what it has read. The message names the quota."""
 
 
 @dataclass
 class Quota:
-    """The budget of one load, in units, and what was spent of it."""
+    """Unit budget of one load, and the units spent."""
 
     budget: int
     spent: int = 0
@@ -26,8 +26,8 @@ class Quota:
         """Count a call before it is made.
 
         Raises:
-            QuotaReached: the budget does not allow it.
+            QuotaReached: the budget is used up.
         """
-        if self.spent + UNITS_A_CALL > self.budget:
+        if self.spent + UNITS_PER_CALL > self.budget:
             raise QuotaReached(f"the budget of {self.budget:,} units is spent")
-        self.spent += UNITS_A_CALL
+        self.spent += UNITS_PER_CALL

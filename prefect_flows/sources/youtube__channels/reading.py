@@ -1,8 +1,8 @@
-"""How much of the channels is read, in which order, and where the next load goes on.
+"""Reads channels, videos and uploads within the quota, with state to resume in the next load.
 
-First the channels, then the videos that are known (a statistic that is not taken today is lost),
-then uploads that are new, page by page, each page's videos before the next page. When the quota
-ends, everything up to there is loaded, together with the state that says so:
+It reads the channels first, then known videos (a statistic that is missed today is lost), then new
+uploads page by page, with the videos of each page before the next page. When the quota ends, what
+was read so far is loaded, together with the state:
 
     channels  {channel: [fingerprint, fingerprint of its statistics]}
     uploads   {channel: {until, walk}}: all uploads up to a time are known; an unfinished walk down
@@ -33,22 +33,22 @@ from prefect_flows.sources.youtube__channels.tables import (
     duration_seconds,
 )
 
-# The most that a call gives, or takes as ids.
-MOST = 50
-# A playlist is sorted by time of publication but for premieres and videos made public late.
+# Maximum number of results, or of ids in a request.
+MAX_PER_CALL = 50
+# A playlist is sorted by publication, except for premieres and videos that became public later.
 LOOKBACK = timedelta(days=7)
 
 Batch = tuple[Table, list[dict[str, Any]]]
 
 
 class Reading:
-    """One load: the calls it makes, and the state of the source that it moves on.
+    """One load: makes the calls, and updates the state of the source.
 
     Args:
-        client: of the API; it counts its calls on the quota.
-        quota: what the load may spend.
-        state: of the source, as dlt keeps it; changed in place.
-        statistics_days: age up to which a video's statistics are asked for; none for all.
+        client: API client, which counts its calls in the quota.
+        quota: units that the load may spend.
+        state: dlt state of the source; changed in place.
+        statistics_days: maximum age of videos whose statistics are read; None for all.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Reading:
     ) -> None:
         self._client = client
         self._quota = quota
-        self._seen: dict[str, list[str]] = state.setdefault("channels", {})
+        self._channel_fingerprints: dict[str, list[str]] = state.setdefault("channels", {})
         self._uploads: dict[str, dict[str, Any]] = state.setdefault("uploads", {})
         self._videos: dict[str, list[str]] = state.setdefault("videos", {})
         self._today = today()
@@ -65,55 +65,57 @@ class Reading:
             (self._today - timedelta(days=statistics_days)).isoformat() if statistics_days else ""
         )
 
-    def all_of(self, wanted: Sequence[str]) -> Iterator[Batch]:
-        """Rows of all tables, in batches, until everything is read or the quota ends.
+    def all_of(self, channel_names: Sequence[str]) -> Iterator[Batch]:
+        """Yield rows of all tables in batches, until everything is read or the quota is used up.
 
         Raises:
             IngestionError: see the source.
         """
         playlists: dict[str, str] = {}
         try:
-            yield from self._channels(wanted, playlists)
-            yield from self._of_videos(self._due(playlists))
+            yield from self._channels(channel_names, playlists)
+            yield from self._read_videos(self._due_videos(playlists))
             for channel, playlist in playlists.items():
                 for new in self._new_uploads(channel, playlist):
-                    yield from self._of_videos(new)
-        except QuotaReached as reached:
-            self._say(str(reached), playlists)
+                    yield from self._read_videos(new)
+        except QuotaReached as error:
+            self._report_quota_end(str(error), playlists)
         except ApiError as refusal:
             if refusal.reason not in DAY_REASONS:
                 raise
-            self._say(refusal.what, playlists)
+            self._report_quota_end(refusal.what, playlists)
         run_logger().info(
             "YouTube: %s of %s units of quota spent.", self._quota.spent, self._quota.budget
         )
 
-    def _say(self, why: str, playlists: Mapping[str, str]) -> None:
-        """That the quota ended, and what is left for the next load."""
-        due = len(self._due(playlists))
+    def _report_quota_end(self, why: str, playlists: Mapping[str, str]) -> None:
+        """Report that the quota ended, and what is left for the next load."""
+        due = len(self._due_videos(playlists))
         unread = [
             channel
             for channel in playlists
             if channel not in self._uploads or self._uploads[channel]["walk"] is not None
         ]
-        left = [f"{due} known videos are not asked for today"] if due else []
-        left += [f"uploads are not read to the end of {', '.join(unread)}"] if unread else []
+        leftovers = [f"{due} known videos are not asked for today"] if due else []
+        leftovers += [f"uploads are not read to the end of {', '.join(unread)}"] if unread else []
         reject(
             VIDEOS.name,
             where=f"after {self._quota.spent} of {self._quota.budget} units of quota",
-            why=f"{why}; left for the next load: {'; '.join(left) or 'channels'}",
+            why=f"{why}; left for the next load: {'; '.join(leftovers) or 'channels'}",
             rows=due,
         )
 
-    def _channels(self, wanted: Sequence[str], playlists: dict[str, str]) -> Iterator[Batch]:
-        """The channels themselves; `playlists` gets the uploads playlist of each."""
-        names = list(dict.fromkeys(name.strip() for name in wanted))
+    def _channels(self, channel_names: Sequence[str], playlists: dict[str, str]) -> Iterator[Batch]:
+        """Yield rows of the channels, and add the uploads playlist of each to `playlists`."""
+        names = list(dict.fromkeys(name.strip() for name in channel_names))
         ids = [name for name in names if _is_id(name)]
-        asked = [("id", batch) for batch in _batches(ids)]
-        asked += [("forHandle", [name]) for name in names if not _is_id(name)]
+        requests = [("id", batch) for batch in _batches(ids)]
+        requests += [("forHandle", [name]) for name in names if not _is_id(name)]
         unknown = []
-        for parameter, batch in asked:
-            found = self._listed("channels", "snippet,contentDetails,statistics", parameter, batch)
+        for parameter, batch in requests:
+            found = self._fetch_items(
+                "channels", "snippet,contentDetails,statistics", parameter, batch
+            )
             missing = set(batch) - {channel.get("id") for channel in found}
             unknown += sorted(missing) if parameter == "id" else batch if not found else []
             for channel in found:
@@ -132,27 +134,30 @@ class Reading:
         row = CHANNELS.row(answer, where=where)
         numbers = CHANNEL_STATISTICS.row(answer | {"observed_date": self._today}, where=where)
         playlists[row["channel_id"]] = row["uploads_playlist_id"]
-        before = self._seen.get(row["channel_id"], ["", ""])
-        after = self._seen[row["channel_id"]] = [fingerprint(row), fingerprint(numbers)]
+        before = self._channel_fingerprints.get(row["channel_id"], ["", ""])
+        after = self._channel_fingerprints[row["channel_id"]] = [
+            fingerprint(row),
+            fingerprint(numbers),
+        ]
         yield CHANNELS, [row] if after[0] != before[0] else []
         yield CHANNEL_STATISTICS, [numbers] if after[1] != before[1] else []
 
-    def _due(self, playlists: Iterable[str]) -> list[str]:
-        """Known videos that are to be asked for today, the longest waiting first."""
+    def _due_videos(self, playlists: Iterable[str]) -> list[str]:
+        """Return known videos to read today, those with the oldest statistics first."""
         due = [
             video
-            for video, (channel, published, observed, print_) in self._videos.items()
+            for video, (channel, published, observed, row_fingerprint) in self._videos.items()
             if channel in playlists
             and observed != self._day
-            # One that was never loaded is, whatever its age.
-            and (not print_ or not published or published >= self._first_day)
+            # A video that was never loaded is due at any age.
+            and (not row_fingerprint or not published or published >= self._first_day)
         ]
         return sorted(due, key=lambda video: self._videos[video][2])
 
-    def _of_videos(self, ids: Sequence[str]) -> Iterator[Batch]:
-        """The videos and their statistics. One that is not shown (private, deleted) has none."""
+    def _read_videos(self, ids: Sequence[str]) -> Iterator[Batch]:
+        """Yield rows of videos and their statistics; private and deleted videos have none."""
         for batch in _batches(ids):
-            found = self._listed("videos", "snippet,contentDetails,statistics", "id", batch)
+            found = self._fetch_items("videos", "snippet,contentDetails,statistics", "id", batch)
             rows, numbers = [], []
             for answer in found:
                 where = f"video {answer.get('id')}"
@@ -162,10 +167,10 @@ class Reading:
                 }
                 row = VIDEOS.row(dated, where=where)
                 known = self._videos.setdefault(row["video_id"], [row["channel_id"], "", "", ""])
-                print_ = fingerprint(row)
-                rows += [row] if print_ != known[3] else []
+                row_fingerprint = fingerprint(row)
+                rows += [row] if row_fingerprint != known[3] else []
                 numbers.append(VIDEO_STATISTICS.row(dated, where=where))
-                known[1], known[3] = row["published_at"].date().isoformat(), print_
+                known[1], known[3] = row["published_at"].date().isoformat(), row_fingerprint
             for video in batch:
                 self._videos[video][2] = self._day
             if len(found) < len(batch):
@@ -178,7 +183,7 @@ class Reading:
             yield VIDEO_STATISTICS, numbers
 
     def _new_uploads(self, channel: str, playlist: str) -> Iterator[list[str]]:
-        """Ids of the videos of each page that are not known yet, newest page first."""
+        """Yield the ids of unknown videos page by page, newest first."""
         place = self._uploads.setdefault(channel, {"until": "", "walk": None})
         if place["walk"] is not None:
             yield from self._walk(channel, playlist, place)
@@ -186,14 +191,14 @@ class Reading:
         yield from self._walk(channel, playlist, place)
 
     def _walk(self, channel: str, playlist: str, place: dict[str, Any]) -> Iterator[list[str]]:
-        """Go down the playlist from where the walk is to what was known before it."""
+        """Walk down the playlist from the saved position to the videos known before."""
         walk = place["walk"]
         token, resumed = walk["token"], bool(walk["oldest"])
         for page in self._playlist(playlist, token, resumed=resumed):
             uploads = [UPLOADS.row(item, where=f"playlist {playlist}") for item in page]
             times = [upload["published_at"] for upload in uploads if upload["published_at"]]
             if resumed and (not times or max(times).isoformat() < walk["oldest"]):
-                # Videos were deleted meanwhile: what moved up would be passed over.
+                # Videos were deleted meanwhile, so videos that moved up would be missed.
                 place["walk"] = {"token": "", "newest": "", "oldest": ""}
                 yield from self._walk(channel, playlist, place)
                 return
@@ -201,7 +206,7 @@ class Reading:
             new = [u["video_id"] for u in uploads if u["video_id"] not in self._videos]
             for upload in uploads:
                 self._videos.setdefault(
-                    upload["video_id"], [channel, _day_of(upload["published_at"]), "", ""]
+                    upload["video_id"], [channel, _format_day(upload["published_at"]), "", ""]
                 )
             walk["token"], token = token, page.body.get("nextPageToken", "")
             if times:
@@ -210,14 +215,14 @@ class Reading:
             yield list(dict.fromkeys(new))
             if times and place["until"]:
                 known = datetime.fromisoformat(place["until"]) - LOOKBACK
-                # Half of the page: a single video may stand where its time does not belong.
+                # The median of the page, since single videos may be out of order.
                 if sorted(times)[len(times) // 2] < known:
                     break
         place["until"], place["walk"] = max(place["until"], walk["newest"]), None
 
     def _playlist(self, playlist: str, token: str, *, resumed: bool) -> Iterator[Page]:
-        """The pages of a playlist from one on; none where a channel has no uploads."""
-        params = {"part": "contentDetails", "playlistId": playlist, "maxResults": MOST}
+        """Yield the pages of a playlist from a token on; nothing if a channel has no uploads."""
+        params = {"part": "contentDetails", "playlistId": playlist, "maxResults": MAX_PER_CALL}
         try:
             yield from pages(
                 self._client,
@@ -227,15 +232,15 @@ class Reading:
             )
         except ApiError as refusal:
             if refusal.status == 400 and resumed and token:
-                # A token of days ago may have expired. A page without uploads: begin again.
+                # An old token may have expired. An empty page makes the walk start again.
                 yield Page([], {})
             elif refusal.reason != "playlistNotFound":
                 raise
 
-    def _listed(
+    def _fetch_items(
         self, path: str, part: str, parameter: str, names: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """What YouTube has of some names. It leaves the list out where there is nothing in it."""
+        """Fetch items by id or handle; YouTube leaves out the field `items` if there are none."""
         response = self._client.get(path, params={"part": part, parameter: ",".join(names)})
         body = response.json()
         info = body.get("pageInfo") if isinstance(body, dict) else None
@@ -249,9 +254,9 @@ def _is_id(name: str) -> bool:
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[str]]:
-    for first in range(0, len(names), MOST):
-        yield list(names[first : first + MOST])
+    for first in range(0, len(names), MAX_PER_CALL):
+        yield list(names[first : first + MAX_PER_CALL])
 
 
-def _day_of(at: datetime | None) -> str:
+def _format_day(at: datetime | None) -> str:
     return at.date().isoformat() if at is not None else ""

@@ -1,8 +1,8 @@
-"""Channels of YouTube, their videos, and the statistics of each day, by the Data API v3.
+"""dlt source for the YouTube Data API v3: channels, videos and daily statistics of both.
 
-Source: https://developers.google.com/youtube/v3/docs. Videos are found through the uploads
-playlist of a channel, newest first, back to what was loaded before; a search would cost a hundred
-times as much. Statistics are asked for once a day, 50 videos a call.
+Source: https://developers.google.com/youtube/v3/docs. It finds videos through the uploads playlist
+of a channel, newest first, back to the last load; a search would cost a hundred times as much.
+Statistics are read once a day, 50 videos per call.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ def youtube__channels(
     api_url: str = "https://www.googleapis.com/youtube/v3",
     longest_wait: float = 300,
 ) -> list[DltResource]:
-    """Channels, videos, and the statistics of both a day, as four tables.
+    """Channels, videos, and daily statistics of both, as four tables.
 
     Args:
         channels: ids (`UC…`) or handles (`@…`).
-        api_key: of a Google Cloud project that may use the YouTube Data API v3.
-        quota_budget: units that one load may spend; a call costs one. When they are spent, what
-            was read is loaded, and the next load goes on from there.
-        statistics_days: age in days up to which a video's statistics are asked for; all by default.
-        full_refresh: read all videos again, whatever was loaded before.
-        api_url: of the API.
+        api_key: API key of a Google Cloud project with access to the YouTube Data API v3.
+        quota_budget: units that one load may spend; a call costs one. When they are spent, what was
+            read is loaded, and the next load continues from there.
+        statistics_days: maximum age in days of videos whose statistics are read; all by default.
+        full_refresh: read all videos again.
+        api_url: URL of the API.
         longest_wait: seconds that one call waits for a rate limit.
 
     Raises:
-        ConfigurationError: a parameter makes no sense.
-        IngestionError: YouTube does not answer, refuses the key, knows none of the channels, or
-            answers in another shape.
+        ConfigurationError: a parameter is invalid.
+        IngestionError: YouTube does not answer, refuses the key, knows none of the channels, or its
+            response has an unexpected shape.
     """
     if (
         not channels
@@ -81,8 +81,8 @@ def youtube__channels(
 
     def read() -> Iterator[tuple[Table, list[dict[str, Any]]]]:
         state = dlt.current.source_state()
-        for kept in ("channels", "uploads", "videos") if full_refresh else ():
-            state.pop(kept, None)
+        for state_key in ("channels", "uploads", "videos") if full_refresh else ():
+            state.pop(state_key, None)
         yield from Reading(client, quota, state, statistics_days).all_of(channels)
 
     return resources_of(read, TABLES)

@@ -1,7 +1,7 @@
-"""The tables of the source, and what of YouTube's answers they hold.
+"""Tables of the source, and the fields of YouTube's responses in their columns.
 
 Source: https://developers.google.com/youtube/v3/docs/channels, …/docs/videos, …/docs/playlistItems.
-Counts may be hidden by a channel, and are null then.
+A channel may hide counts, which are null then.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ VIDEO_STATISTICS = Table(
         "comment_count": Column("statistics.commentCount", INTEGER),
     },
 )
-# Of an uploads playlist: not loaded, but read in the same way. A private video has no time.
+# Items of an uploads playlist: parsed like a table, but not loaded. A private video has no time.
 UPLOADS = Table(
     "uploads",
     ("video_id",),
@@ -76,15 +76,17 @@ UPLOADS = Table(
 )
 TABLES = (CHANNELS, CHANNEL_STATISTICS, VIDEOS, VIDEO_STATISTICS)
 
-DURATION = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
-SECONDS = (604_800, 86_400, 3_600, 60, 1)
+ISO_DURATION = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
+SECONDS_PER_UNIT = (604_800, 86_400, 3_600, 60, 1)
 
 
 def duration_seconds(video: Mapping[str, Any]) -> Any:
-    """Seconds of `contentDetails.duration`, as `PT1H2M3S`; what is none is given back as it is."""
+    """Return the seconds of `contentDetails.duration` (`PT1H2M3S`), or the value if it has none."""
     details = video.get("contentDetails")
     text = details.get("duration") if isinstance(details, Mapping) else None
-    found = DURATION.fullmatch(text) if isinstance(text, str) else None
+    found = ISO_DURATION.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return text
-    return sum(int(part or 0) * unit for part, unit in zip(found.groups(), SECONDS, strict=True))
+    return sum(
+        int(part or 0) * unit for part, unit in zip(found.groups(), SECONDS_PER_UNIT, strict=True)
+    )

@@ -1,1 +1,1 @@
-"""Readers of databases, one for each way to read."""
+"""Readers of SQL databases: Postgres by COPY, all others through SQLAlchemy."""

@@ -1,4 +1,4 @@
-"""Reading a database in batches: what its columns are, and their rows as Arrow tables."""
+"""Common parts of the database readers: columns, keys, incremental cursor, SQL, errors."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.core.failure_class import FailureClass, classify
 from prefect_flows.sources.sql__database.table_config import TableConfig
 
-# Hints of a column whose text is JSON.
+# dlt hints of a text column that holds JSON.
 JSON = {"data_type": "json"}
-# Makes an identifier of a name.
+# Quotes a name as an SQL identifier.
 Quote = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column as it is read.
+    """A column to read.
 
     Attributes:
-        expression: its place in the select list, in the source's SQL.
-        hints: dlt's, where Arrow does not say it.
-        arrow: type that its values are turned into; none where they come as they should.
-        required: whether it is of the key, and never null.
-        ordered: what a cursor is compared by, in the source's SQL, in the order that its values
-            have here too; none where the two orders differ.
+        expression: its expression in the select list, in the source's SQL.
+        hints: dlt hints, where the Arrow type does not say everything.
+        arrow: type to cast its values to; None to keep them.
+        required: whether it belongs to the key, and is never null.
+        ordered: expression that a cursor is compared by, in the source's SQL, with the same order
+            as in Arrow and Python; None if there is none.
     """
 
     expression: str
@@ -44,12 +44,12 @@ class Column:
 
 @dataclass(frozen=True)
 class IncrementalCursor:
-    """Where the load before ended.
+    """Position where the last load ended.
 
     Attributes:
-        cursor: column that only grows.
+        cursor: column whose values only grow.
         value: its highest value so far.
-        again: whether rows that have just this value are read again.
+        again: whether to read rows with exactly this value again.
     """
 
     cursor: str
@@ -58,86 +58,86 @@ class IncrementalCursor:
 
 
 class Reader(Protocol):
-    """Reads one database."""
+    """Interface of a database reader."""
 
-    def describe(self, name: str, dump: TableConfig) -> tuple[dict[str, Column], list[str]]:
-        """The columns of a table or query, and its key."""
+    def describe(self, name: str, config: TableConfig) -> tuple[dict[str, Column], list[str]]:
+        """Return the columns of a table or query, and its key."""
 
     def read(
         self,
         name: str,
-        dump: TableConfig,
+        config: TableConfig,
         columns: Mapping[str, Column],
         since: IncrementalCursor | None,
         *,
         as_text: bool = False,
     ) -> Iterator[pa.Table]:
-        """Its rows in batches; an empty one when there are none.
+        """Yield the rows in batches; an empty batch if there are none.
 
         Args:
-            name: of the table here.
-            dump: what is read.
-            columns: those to read.
-            since: where the load before ended; everything when none.
-            as_text: whether numbers that are checked may stay the text they came as.
+            name: name of the table here.
+            config: what to read.
+            columns: columns to read.
+            since: where the last load ended; None to read everything.
+            as_text: whether numbers may stay text after they were checked.
         """
 
 
 def place_of(engine: sqlalchemy.Engine) -> str:
-    """The database as an error names it."""
+    """Return the database's URL without its password, for error messages."""
     return engine.url.render_as_string(hide_password=True)
 
 
-def relation(quote: Quote, name: str, dump: TableConfig, schema_name: str | None) -> str:
-    """What stands behind `from`: the table, or the query in brackets."""
-    if dump.query is not None:
-        # On a line of its own: the last one of the query may end with a comment.
-        return f"({dump.query.rstrip().rstrip(';')}\n) as dump"
-    schema = dump.schema_name or schema_name
-    table = quote(dump.table or name)
+def relation(quote: Quote, name: str, config: TableConfig, schema_name: str | None) -> str:
+    """Return the SQL after `from`: the table, or the query in brackets."""
+    if config.query is not None:
+        # The bracket is on its own line, since the query may end with a comment.
+        return f"({config.query.rstrip().rstrip(';')}\n) as dump"
+    schema = config.schema_name or schema_name
+    table = quote(config.table or name)
     return table if schema is None else f"{quote(schema)}.{table}"
 
 
 def with_key(
     engine: sqlalchemy.Engine,
     name: str,
-    dump: TableConfig,
+    config: TableConfig,
     schema_name: str | None,
     columns: Mapping[str, Column],
 ) -> tuple[dict[str, Column], list[str]]:
-    """The columns and the key: the one that was given, or the table's own."""
-    key = _key_of(engine, name, dump, schema_name)
+    """Return columns and key: the configured key, or the table's own."""
+    key = _find_key(engine, name, config, schema_name)
     return {
         column: replace(described, required=column in key) for column, described in columns.items()
     }, key
 
 
-def _key_of(
-    engine: sqlalchemy.Engine, name: str, dump: TableConfig, schema_name: str | None
+def _find_key(
+    engine: sqlalchemy.Engine, name: str, config: TableConfig, schema_name: str | None
 ) -> list[str]:
-    if dump.key is not None:
-        return list(dump.key)
-    if dump.query is not None:
+    if config.key is not None:
+        return list(config.key)
+    if config.query is not None:
         return []
     found = sqlalchemy.inspect(engine).get_pk_constraint(
-        dump.table or name, schema=dump.schema_name or schema_name
+        config.table or name, schema=config.schema_name or schema_name
     )
     return list(found["constrained_columns"])
 
 
 def as_written(sql: str) -> sqlalchemy.TextClause:
-    """SQL that SQLAlchemy sends as it is: `text` takes `:word` for a parameter, in literals too."""
+    """Return SQL that SQLAlchemy sends unchanged; `text` would treat `:word` as a parameter."""
     return sqlalchemy.text(sql.replace(":", r"\:"))
 
 
 def statement(
     source: str, columns: Mapping[str, Column], since: IncrementalCursor | None
 ) -> sqlalchemy.Select[Any]:
-    """The select: the columns, and where a load ended before, only what is not below it."""
-    asked: list[Any] = [
+    """Build the select of the columns, limited to rows from the cursor on if there is one."""
+    select_list: list[Any] = [
         sqlalchemy.literal_column(column.expression).label(name) for name, column in columns.items()
     ]
-    select = sqlalchemy.select(*asked).select_from(as_written(source))
+    select = sqlalchemy.select(*select_list).select_from(as_written(source))
     if since is None:
         return select
     place: sqlalchemy.ColumnClause[Any] = sqlalchemy.literal_column(
@@ -149,11 +149,11 @@ def statement(
 
 @contextmanager
 def said_of(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
-    """Say of the source's errors where they come from.
+    """Turn errors of the source into errors that name the table and the database.
 
     Raises:
-        IngestionError: retryable when the database went away, or is too busy.
-        ConfigurationError: there is no such table.
+        IngestionError: retryable if the database is unreachable or too busy.
+        ConfigurationError: the table does not exist.
     """
     from adbc_driver_manager import Error as AdbcError
 

@@ -1,4 +1,4 @@
-"""The reader of a database: COPY for Postgres, SQLAlchemy for every other one."""
+"""Chooses the reader for a database URL: COPY for Postgres, SQLAlchemy for all others."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from prefect_flows.sources.sql__database.readers.sqlalchemy_rows import SqlAlche
 
 
 def get_reader(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
-    """The reader of a database.
+    """Build the reader for a database.
 
     Raises:
-        ConfigurationError: the URL is none, or its driver is not installed.
+        ConfigurationError: the URL is invalid, or its driver is not installed.
     """
     try:
         address = sqlalchemy.make_url(url)
         if address.get_backend_name() == "postgresql":
-            # The driver that the project has, whatever SQLAlchemy's default is.
+            # The driver that the project installs, which need not be SQLAlchemy's default.
             address = address.set(drivername="postgresql+psycopg2")
         engine = sqlalchemy.create_engine(
             address, poolclass=sqlalchemy.NullPool, hide_parameters=True
@@ -35,7 +35,7 @@ def get_reader(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
             fix="write it again, such as postgresql://user:password@host:5432/database: "
             "uv run millrace secret sql-database-url-<target>; a driver: "
             "uv add --package millrace-sql-database NAME",
-        ) from None  # the URL holds a password
+        ) from None  # the original error may contain the password
     if engine.dialect.name == "postgresql":
         return PostgresReader(engine, schema_name)
     return SqlAlchemyReader(engine, schema_name, rows_at_once)

@@ -1,4 +1,4 @@
-"""Any other database, read row by row through SQLAlchemy, a batch in memory at a time."""
+"""Reader for all databases but Postgres: reads row by row through SQLAlchemy, in batches."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from prefect_flows.sources.sql__database.readers.base import (
 )
 from prefect_flows.sources.sql__database.table_config import TableConfig
 
-# dlt's names of the types that every database orders as Arrow and Python do.
-ORDERED = frozenset({"bigint", "decimal", "date", "timestamp"})
+# dlt names of the types that every database orders like Arrow and Python.
+ORDERED_TYPES = frozenset({"bigint", "decimal", "date", "timestamp"})
 
 
 class SqlAlchemyReader:
-    """Reads a database that SQLAlchemy has a dialect for."""
+    """Reader for any database with a SQLAlchemy dialect."""
 
     def __init__(
         self, engine: sqlalchemy.Engine, schema_name: str | None, rows_at_once: int
@@ -37,81 +37,82 @@ class SqlAlchemyReader:
         self._rows_at_once = rows_at_once
         self._quote = engine.dialect.identifier_preparer.quote
 
-    def describe(self, name: str, dump: TableConfig) -> tuple[dict[str, Column], list[str]]:
-        """The columns as SQLAlchemy reflects them, those of a query by name alone; and the key."""
+    def describe(self, name: str, config: TableConfig) -> tuple[dict[str, Column], list[str]]:
+        """Return the columns that SQLAlchemy reflects (only names for a query), and the key."""
         quote = self._quote
         with said_of(self._engine, name), self._engine.connect() as connection:
-            if dump.query is not None:
-                source = relation(quote, name, dump, self._schema_name)
-                nothing = connection.execute(as_written(f"select * from {source} where 1 = 0"))  # noqa: S608
+            if config.query is not None:
+                source = relation(quote, name, config, self._schema_name)
+                empty_result = connection.execute(as_written(f"select * from {source} where 1 = 0"))  # noqa: S608
                 columns = {
-                    column: Column(quote(column), ordered=self._ordered(column, None))
-                    for column in nothing.keys()  # noqa: SIM118
+                    column: Column(quote(column), ordered=self._order_expression(column, None))
+                    for column in empty_result.keys()  # noqa: SIM118
                 }
             else:
                 table = sqlalchemy.Table(
-                    dump.table or name,
+                    config.table or name,
                     sqlalchemy.MetaData(),
-                    schema=dump.schema_name or self._schema_name,
+                    schema=config.schema_name or self._schema_name,
                     autoload_with=connection,
                 )
                 columns = {
                     column: Column(
                         quote(column),
                         {k: v for k, v in hints.items() if k != "name"},
-                        ordered=self._ordered(column, hints.get("data_type")),
+                        ordered=self._order_expression(column, hints.get("data_type")),
                     )
                     for column, hints in table_to_columns(table, "full_with_precision").items()
                 }
-            return with_key(self._engine, name, dump, self._schema_name, columns)
+            return with_key(self._engine, name, config, self._schema_name, columns)
 
     def read(
         self,
         name: str,
-        dump: TableConfig,
+        config: TableConfig,
         columns: Mapping[str, Column],
         since: IncrementalCursor | None,
         *,
-        as_text: bool = False,  # noqa: ARG002 # a row's numbers are Python's
+        as_text: bool = False,  # noqa: ARG002 # numbers are Python objects here
     ) -> Iterator[pa.Table]:
-        """The rows in batches; an empty batch when there are none."""
-        source = relation(self._quote, name, dump, self._schema_name)
+        """Yield the rows in batches; an empty batch if there are none."""
+        source = relation(self._quote, name, config, self._schema_name)
         hints: dict[str, Any] = {
-            column: dict(wanted.hints) | {"name": column} for column, wanted in columns.items()
+            column: dict(described_column.hints) | {"name": column}
+            for column, described_column in columns.items()
         }
-        asked = statement(source, columns, since)
+        select = statement(source, columns, since)
         schema: pa.Schema | None = None
         with said_of(self._engine, name), self._engine.connect() as connection:
             options = {"yield_per": self._rows_at_once}
-            for rows in connection.execution_options(**options).execute(asked).partitions():
+            for rows in connection.execution_options(**options).execute(select).partitions():
                 data = row_tuples_to_arrow([tuple(row) for row in rows], columns=hints, tz="UTC")
-                # The first batch says what the columns are that nobody declared.
-                if schema is None and dump.cursor is not None:
-                    self._check_cursor(name, dump.cursor, data.schema.field(dump.cursor).type)
+                # The first batch determines the types of columns without a declared type.
+                if schema is None and config.cursor is not None:
+                    self._check_cursor(name, config.cursor, data.schema.field(config.cursor).type)
                 schema = schema or data.schema
                 yield data.cast(schema)
             if schema is None:
                 yield row_tuples_to_arrow([], columns=hints, tz="UTC")
 
-    def _ordered(self, column: str, data_type: str | None) -> str | None:
-        """What a cursor is compared by; see `Column`. Of a query, the types are not known yet."""
+    def _order_expression(self, column: str, data_type: str | None) -> str | None:
+        """Return the expression that a cursor is compared by; a query's types are not known yet."""
         if self._is_sqlite:
-            # Of texts, it is the order of their bytes; of all else, it changes nothing.
+            # Orders texts by their bytes, and does not affect other values.
             return f"{self._quote(column)} collate binary"
-        return self._quote(column) if data_type in {None, *ORDERED} else None
+        return self._quote(column) if data_type in {None, *ORDERED_TYPES} else None
 
     @property
     def _is_sqlite(self) -> bool:
         return self._engine.dialect.name == "sqlite"
 
     def _check_cursor(self, name: str, cursor: str, arrow: pa.DataType) -> None:
-        """Refuse a query's cursor that the database orders in another way than this process.
+        """Refuse a query's cursor whose order in the database may differ from Python's.
 
         Raises:
-            ConfigurationError: it is a text, whose collation is not known, or the like.
+            ConfigurationError: it is a text, whose collation is not known, or a similar type.
         """
         is_ordered = pa.types.is_integer(arrow) or pa.types.is_decimal(arrow)
-        # Nulls alone say nothing; whatever follows them would be another type, and is refused.
+        # Nulls do not determine a type; a later batch of another type is refused by the cast.
         is_ordered |= pa.types.is_null(arrow)
         is_ordered |= pa.types.is_date(arrow) or pa.types.is_timestamp(arrow)
         if self._is_sqlite:
