@@ -1,8 +1,8 @@
-"""Settings of a run: where the project lies, and how each stage retries.
+"""Settings from `MILLRACE_…` variables and `.env`: folders, state store, retries, timeouts.
 
-Built once at the entry of a command or flow, never at import. Every value can be set by a
-variable `MILLRACE_…` (in the environment or in the project's `.env`), nested ones with `__`:
-`MILLRACE_STAGES__DBT_RUN__RETRIES=4`. A deployment overrides its own with `job_variables.env`.
+Commands and flows load the settings once when they start, never at import. Nested settings use
+`__`: `MILLRACE_STAGES__DBT_RUN__RETRIES=4`. A deployment overrides settings with
+`job_variables.env`.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ PREFIX = "MILLRACE_"
 Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test", "docs"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
-
-MOST_DELAY_SECONDS = 600.0
+MAX_RETRY_DELAY_SECONDS = 600.0
 WEEK_SECONDS = 7 * 86_400
-# A date so long ago is still one that Python can count to.
+# Python's dates can still hold a date this long ago.
 CENTURY_DAYS = 36_500
 
 
 class StagePolicy(BaseModel):
-    """How often, how late and how long a stage is tried.
+    """Retries, retry delay (exponential backoff) and timeout of a stage.
 
-    Only causes that may pass are retried; see `prefect_flows.core.failure_class`.
+    Only transient failures are retried; see `prefect_flows.core.failure_class`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    # As many delays as Prefect takes.
+    # Prefect accepts at most 50 delays.
     retries: int = Field(ge=0, le=50)
     """Attempts after the first."""
-    retry_delay_seconds: float = Field(ge=0, le=MOST_DELAY_SECONDS, allow_inf_nan=False)
+    retry_delay_seconds: float = Field(ge=0, le=MAX_RETRY_DELAY_SECONDS, allow_inf_nan=False)
     """Delay of the first retry; each further one comes twice as late, at most ten minutes."""
     timeout_seconds: float = Field(gt=0, le=WEEK_SECONDS, allow_inf_nan=False)
     """Of one attempt; a week at most."""
 
     def delays(self) -> list[float]:
-        """Seconds before each retry, but for the jitter: doubling, up to ten minutes."""
+        """Return the seconds before each retry, without jitter: they double, up to 10 minutes."""
         return [
-            min(self.retry_delay_seconds * 2**n, MOST_DELAY_SECONDS) for n in range(self.retries)
+            min(self.retry_delay_seconds * 2**n, MAX_RETRY_DELAY_SECONDS)
+            for n in range(self.retries)
         ]
 
 
 class StagePolicies(BaseModel):
-    """One policy a task of the pipeline."""
+    """The policy of each task of the pipeline."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -87,7 +87,7 @@ class StagePolicies(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Settings shared by the pipeline and by the commands that prepare its ground."""
+    """Settings of the pipeline and of the commands that set it up."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -145,38 +145,38 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: object) -> object:
-        """Refuse what a variable gives that was set from one that is not set."""
+        """Refuse an empty value, which comes from a variable such as `MILLRACE_X=$UNSET`."""
         if value == "":
             raise ValueError("must not be empty; without the variable, the default holds")
         return value
 
     @property
     def dbt_dir(self) -> Path:
-        """The dbt project."""
+        """The folder of the dbt project."""
         return self.project_dir / "dbt"
 
     @property
     def dbt_project_file(self) -> Path:
-        """What dbt is told of the project, and the sources that are off."""
+        """The `dbt_project.yml`, whose `disabled_sources` lists the sources that are off."""
         return self.dbt_dir / "dbt_project.yml"
 
     @property
     def profiles_file(self) -> Path:
-        """The `profiles.yml` that setup writes for whoever calls dbt by hand."""
+        """The `profiles.yml` that setup writes, for people who run dbt themselves."""
         return self.dbt_dir / "profiles.yml"
 
     @property
     def default_state_url(self) -> str:
-        """The state store where nothing else is configured."""
+        """The URL of the state store if none is configured."""
         return str(self.local_dir / "state")
 
     def target_path(self, target: str) -> Path:
-        """The folder where the pipeline's dbt keeps its artifacts and partial parse."""
+        """Return dbt's target path for a target: its artifacts and its partial parse."""
         return self.local_dir / "dbt" / target
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment and the project's `.env`.
+    """Load the settings from the environment and the project's `.env`.
 
     Raises:
         ConfigurationError: a value is invalid, or a `MILLRACE_…` variable is not a setting.

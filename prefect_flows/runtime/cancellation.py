@@ -16,7 +16,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from prefect_flows.core.errors import RunCancelled
-from prefect_flows.core.interrupts import REPEAT_SECONDS, Interrupts, is_interrupt_under_way
+from prefect_flows.core.interrupts import (
+    INTERRUPT_INTERVAL_SECONDS,
+    Interrupts,
+    is_interrupt_under_way,
+)
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -89,7 +93,7 @@ class CancellationHandler:
                 raise KeyboardInterrupt
 
         def repeat() -> None:
-            while not interrupts.over.wait(REPEAT_SECONDS):
+            while not interrupts.over.wait(INTERRUPT_INTERVAL_SECONDS):
                 if self.reason is not None:
                     interrupts.send()
 

@@ -96,7 +96,7 @@ class PrefectRuntime:
             return as_task(name, policy, work, self.stop)
         finally:
             # Only what is waited for after the last stage counts: dbt needs no API.
-            self._patience.begin_anew()
+            self._patience.reset()
 
     def publish(self, key: str, markdown: str) -> None:
         """Make an artifact of the flow run."""
