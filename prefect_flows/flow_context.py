@@ -41,7 +41,7 @@ def get_flow_context(parameters: Parameters) -> FlowContext:
     with prefect_client() as client:
         store = configured_store(settings, client)
         wishes = load_preferences(client, parameters.target)
-        runtime = PrefectRuntime.of_this_flow(parameters.target, wishes, patience)
+        runtime = PrefectRuntime.from_flow_run_context(parameters.target, wishes, patience)
         with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
             profile = load_profile(client, parameters.target)
     return FlowContext(settings, profile, store, runtime)

@@ -30,10 +30,10 @@ from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
     BUILT,
-    REFRESHED,
+    DBT_STAGES,
+    FULL_REFRESH_STAGES,
     RUN_WITH_SNAPSHOTS,
-    STAGES_OF,
-    TYPES_OF_STAGE,
+    STAGE_RESOURCE_TYPES,
     Parameters,
 )
 from prefect_flows.runtime.target_lock import target_lock
@@ -282,7 +282,7 @@ class _PipelineRun:
         self._begin()
         self.record["ingest"] = {}
         self._ingest(arguments)
-        for stage, (command, types) in STAGES_OF[parameters.strategy].items():
+        for stage, (command, types) in DBT_STAGES[parameters.strategy].items():
             self._run_dbt(stage, command, types, selection, selected)
         self._count_marts(selected)
         self._document()
@@ -408,7 +408,7 @@ class _PipelineRun:
         selected: Mapping[str, list[str]],
     ) -> None:
         parameters = self.parameters
-        left_out = {t for skip in parameters.skip for t in TYPES_OF_STAGE.get(skip, ())}
+        left_out = {t for skip in parameters.skip for t in STAGE_RESOURCE_TYPES.get(skip, ())}
         selected = {kind: nodes for kind, nodes in selected.items() if kind not in left_out}
         nodes = [node for kind in types for node in selected.get(kind, [])]
         after_models = self._snapshots_after_models(selected)
@@ -423,7 +423,9 @@ class _PipelineRun:
             self.record[stage] = {"skipped": "as asked" if asked else "nothing selected"}
             return
         name = f"dbt-{stage}"
-        flags = ["--full-refresh"] if parameters.full_refresh and stage in REFRESHED else []
+        flags = (
+            ["--full-refresh"] if parameters.full_refresh and stage in FULL_REFRESH_STAGES else []
+        )
         if stage == "build":
             flags += [f for t in sorted(left_out) for f in ("--exclude-resource-type", t)]
         if selection.deferred_to is not None and stage != "freshness":
@@ -439,7 +441,7 @@ class _PipelineRun:
             flags,
             self.done.nodes,
             self._safe,
-            [*self.runtime.watchers, self.display],
+            [*self.runtime.listeners, self.display],
             narrowed=self.last_good is not None or bool(after_models) or stage == "freshness",
         )
         self.stages.append(dbt)

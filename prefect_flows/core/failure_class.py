@@ -168,7 +168,7 @@ def _classify_one(error: BaseException) -> FailureClass | None:
     """Classify one error without its chain; None if it is not an error of a warehouse."""
     if isinstance(error, psycopg2.Error):
         return postgres_cause(error)
-    if is_of_google_api(error):
+    if is_google_api_error(error):
         return bigquery_cause(error)
     for (module, name), cause in CLIENT_CAUSES.items():
         if _is_instance(error, module, name):
@@ -177,12 +177,12 @@ def _classify_one(error: BaseException) -> FailureClass | None:
     return None
 
 
-def is_of_google_api(error: BaseException) -> TypeGuard[GoogleAPICallError]:
+def is_google_api_error(error: BaseException) -> TypeGuard[GoogleAPICallError]:
     """Return whether the error is an error response of a Google API."""
     return _is_instance(error, "google.api_core.exceptions", "GoogleAPICallError")
 
 
-def is_of_google_auth(error: BaseException) -> bool:
+def is_google_auth_error(error: BaseException) -> bool:
     """Return whether the error comes from google-auth, which got no access token."""
     return _is_instance(error, "google.auth.exceptions", "GoogleAuthError")
 

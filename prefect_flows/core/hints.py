@@ -12,8 +12,8 @@ from prefect_flows.core.failure_class import (
     FailureClass,
     classify,
     exception_chain,
-    is_of_google_api,
-    is_of_google_auth,
+    is_google_api_error,
+    is_google_auth_error,
     postgres_code,
 )
 from prefect_flows.core.names import SETUP_COMMAND
@@ -46,9 +46,9 @@ def get_google_hint(error: BaseException, profile: Profile) -> str | None:
     if classify(error) is not FailureClass.CONFIGURATION:
         return None
     for link in exception_chain(error):
-        if is_of_google_auth(link):
+        if is_google_auth_error(link):
             return _google_auth_hint(profile)
-        if is_of_google_api(link):
+        if is_google_api_error(link):
             reasons = {detail.get("reason") for detail in link.errors if isinstance(detail, dict)}
             return _google_api_hint(profile, reasons, link.code)
     return None
