@@ -338,7 +338,7 @@ class _PipelineRun:
         off = source_registry.disabled_sources(self.settings.dbt_project_file, self.parameters.vars)
         brought = [] if "ingest" in self.parameters.skip else self.sources
         others = set(source_registry.source_names()) - {*off, *brought}
-        missing = self.session.never_loaded(others)
+        missing = self.session.find_unloaded_sources(others)
         leaves_out = self.parameters.sources is not None and bool(brought)
         for name in missing:
             self.log.warning(
@@ -440,7 +440,7 @@ class _PipelineRun:
             self._retries(stage),
             flags,
             self.done.nodes,
-            self._safe,
+            self._save_results,
             [*self.runtime.listeners, self.display],
             narrowed=self.last_good is not None or bool(after_models) or stage == "freshness",
         )
@@ -474,7 +474,7 @@ class _PipelineRun:
     def _without_missing(self, nodes: list[str], selected: Mapping[str, list[str]]) -> list[str]:
         """The sources but those whose tables are missing, and are made by nodes of this run."""
         made = [i for kind in ("seed", "snapshot", "model") for i in selected.get(kind, [])]
-        missing = self.session.sources_to_be_made(nodes, made)
+        missing = self.session.find_missing_source_tables(nodes, made)
         for source, node in missing.items():
             self.log.info(
                 "The freshness of %s is not checked: its table is missing, and %s makes it in "
@@ -498,7 +498,7 @@ class _PipelineRun:
             "unit_test": policies.dbt_test.retries,
         } | dict.fromkeys(("model", "function", "operation"), policies.dbt_run.retries)
 
-    def _safe(self, results: Sequence[NodeResult]) -> None:
+    def _save_results(self, results: Sequence[NodeResult]) -> None:
         self.stored.journal.add([node_entry(result, self.code) for result in results])
 
     def _count_marts(self, selected: Mapping[str, list[str]]) -> None:
