@@ -87,7 +87,7 @@ def run_pipeline(
             run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
             return run.run()
     except MillraceError as error:
-        if run is not None and run.begun:
+        if run is not None and run.is_stored:
             error.after_changes()
         raise
     finally:
@@ -182,7 +182,7 @@ class _PipelineRun:
         record: what each stage did so far; `run` returns it.
         done: results of the run that this one resumes.
         last_good: node id → hash in the last good run, for `changed`; None if not needed.
-        begun: whether the run is stored, so that something may have been changed.
+        is_stored: whether the state store has the run, so that something has been changed.
         left_out: sources that are excluded because they were never loaded.
         whole: whether the run covers the whole project.
     """
@@ -206,7 +206,7 @@ class _PipelineRun:
         self.stages: list[DbtStage] = []
         self.done = ResumeState()
         self.last_good: Mapping[str, str] | None = None
-        self.begun = False
+        self.is_stored = False
         self.left_out: list[str] = []
         self.whole = parameters.whole and not parameters.changed
         self._started = time.monotonic()
@@ -249,7 +249,7 @@ class _PipelineRun:
                 ended, failure = "cancelled", "The run was told to stop."
                 raise
             except MillraceError as error:
-                if self.begun:
+                if self.is_stored:
                     without = () if self.runtime.url else ("--no-prefect",)
                     error.rerun = pipeline_command(self.parameters.target, "--failed", *without)
                 ended = "timed out" if isinstance(error, StageTimedOut) else "failed"
@@ -396,7 +396,7 @@ class _PipelineRun:
                 "A run without --failed" if parameters.failed else "--no-resume",
             )
         self.stored.begin(resumes, self.done.entries)
-        self.begun = True
+        self.is_stored = True
 
     def _ingest(self, arguments: Mapping[str, Mapping[str, Any]]) -> None:
         """Ingest the sources that a resumed run has not ingested."""
@@ -598,7 +598,7 @@ class _PipelineRun:
             report = reporter.report(self.record, self.stages, ended, failure)
         finally:
             # Record the end of the run even if the report fails; otherwise it counts as killed.
-            if self.begun:
+            if self.is_stored:
                 self.stored.end(ended)
         prune(
             self.stored.store,

@@ -89,7 +89,7 @@ def postgres_cause(error: psycopg2.Error) -> FailureClass:
 
 
 def is_refusal_that_may_pass(error: BaseException) -> bool:
-    """Return whether Postgres answered with a transient error: it starts, or it is full."""
+    """Return whether Postgres answered with a transient error, such as too many connections."""
     return any(
         isinstance(link, psycopg2.Error)
         and postgres_code(link) is not None

@@ -41,7 +41,7 @@ class Profile:
 
     @property
     def warehouse(self) -> str:
-        """Dbt's adapter type: `postgres` or `bigquery`."""
+        """The adapter type: `postgres` or `bigquery`."""
         return str(self.output["type"])
 
     @property

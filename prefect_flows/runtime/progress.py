@@ -84,7 +84,7 @@ class ProgressReporter:
         self._artifact: UUID | None = None
         self._failed_intervals = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="millrace-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="millrace-progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -1,4 +1,4 @@
-"""A target's files in the state store: manifest and hashes for `--changed`, timings, pages."""
+"""Files of a target: manifest and hashes for `--changed`, partial parse, timings, pages."""
 
 from __future__ import annotations
 

@@ -57,4 +57,4 @@ class NodeLog:
         self._log.warning("dbt: %s", text)
 
     def stage_finished(self, name: str) -> None:
-        """Do nothing."""
+        """Do nothing: the stage's record is logged elsewhere."""

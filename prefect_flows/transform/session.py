@@ -215,7 +215,7 @@ class DbtSession:
 
     @property
     def config(self) -> RuntimeConfig:
-        """Dbt's runtime configuration, from dbt_project.yml, packages, variables and profile."""
+        """The runtime configuration from dbt_project.yml, packages, variables and profile."""
         assert self.manifest is not None  # noqa: S101 # what reads it parses
         adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
         config: RuntimeConfig = adapter.config
