@@ -46,11 +46,11 @@ class StagePolicy(BaseModel):
 
     # Prefect accepts at most 50 delays.
     retries: int = Field(ge=0, le=50)
-    """Attempts after the first."""
+    """Number of retries after the first attempt."""
     retry_delay_seconds: float = Field(ge=0, le=MAX_RETRY_DELAY_SECONDS, allow_inf_nan=False)
-    """Delay of the first retry; each further one comes twice as late, at most ten minutes."""
+    """Delay before the first retry. It doubles with each retry, up to 10 minutes."""
     timeout_seconds: float = Field(gt=0, le=WEEK_SECONDS, allow_inf_nan=False)
-    """Of one attempt; a week at most."""
+    """Timeout of one attempt, at most a week."""
 
     def delays(self) -> list[float]:
         """Return the seconds before each retry, without jitter: they double, up to 10 minutes."""
@@ -66,23 +66,22 @@ class StagePolicies(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     dbt_deps: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=10, timeout_seconds=600)
-    """Only if the project has a packages.yml or a dependencies.yml."""
+    """Runs only if the project has a packages.yml or a dependencies.yml."""
     connect: StagePolicy = StagePolicy(retries=4, retry_delay_seconds=5, timeout_seconds=120)
-    """Only if the warehouse answered that it takes no connections now: it is starting, or has too
-    many."""
+    """Runs only if the warehouse accepts no connections: it is starting, or has too many."""
     extract: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=30, timeout_seconds=3600)
-    """Of each source."""
+    """For each source."""
     load: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=45, timeout_seconds=1800)
-    """Of each source."""
+    """For each source."""
     dbt_freshness: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
     dbt_seed: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=1800)
     dbt_snapshot: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=3600)
     dbt_run: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=7200)
     dbt_test: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
     dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=9000)
-    """Of `strategy="build"`: how often a node is tried again is what its own stage allows."""
+    """For `strategy="build"`. The retries of a node are those of its own stage."""
     count_marts: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
-    """Of the rows of all marts, for the report. A run whose marts cannot be counted passes."""
+    """Counts the rows of all marts for the report. A failure does not fail the run."""
     dbt_docs: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
 
 
@@ -99,48 +98,48 @@ class Settings(BaseSettings):
     )
 
     project_dir: Path = Path(__file__).resolve().parents[2]
-    """Where the project lies, for an image in which the code is installed elsewhere."""
+    """Folder of the project, for images in which the code is installed elsewhere."""
     local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
-    """Everything this machine makes: database files, server home, state. `.local` of the project
-    when not set; in an image, its volume."""
+    """Folder for everything that this machine creates: database files, server home, state. The
+    default is `.local` in the project; in an image, its volume."""
     project: str | None = Field(default=None, pattern=r"^[\w.-]+$")
-    """Id of the project that this clone belongs to, where the file `projects` in `local_dir` does
-    not last: CI, containers. Setup refuses targets that another project made."""
+    """Id of the project of this clone, for CI and containers, where the file `projects` in
+    `local_dir` is not kept. Setup refuses targets of another project."""
     version: str | None = None
-    """Of the code, as `deploy` and images name it: a git commit. None: whatever lies here."""
+    """Git commit of the code, as `deploy` and images name it. None: the code in this folder."""
     image: str | None = None
-    """The image that work pools and deployments name; a run itself has no use for it."""
+    """The image of work pools and deployments. Runs do not use it."""
     parsed_dir: Path | None = None
-    """The dbt project as an image's build parsed it, a folder a target. A machine has none."""
+    """Folder with the partial parse of an image's build, one folder per target. Images set it."""
     stages: StagePolicies = StagePolicies()
-    """Retries, delays and timeouts, one policy a task of the pipeline."""
+    """Retries, retry delays and timeouts of each task of the pipeline."""
     max_parallel_sources: int = Field(default=4, ge=1, le=64)
-    """Sources that are brought in side by side; each takes a connection of the warehouse, and
-    more."""
+    """Maximum number of sources that are ingested concurrently. Each needs at least one connection
+    to the warehouse."""
     state_url: str | None = None
-    """A folder, `gs://bucket/folder` or `s3://bucket/folder`, without a login: the block
-    `state-store-login` has that. When not set: what setup wrote for the Prefect API, or
-    `.local/state`."""
+    """URL of the state store: a folder, `gs://bucket/folder` or `s3://bucket/folder`. The login is
+    in the block `state-store-login`, not in the URL. The default is the URL that setup stored in
+    Prefect, or else `.local/state`."""
     resume_within_hours: float = Field(default=6, ge=0, le=CENTURY_DAYS * 24, allow_inf_nan=False)
-    """An interrupted run that began longer ago is not resumed: what it built is out of date."""
+    """An interrupted run that started longer ago is not resumed: its results are out of date."""
     keep_runs: int = Field(default=100, ge=1, le=1_000_000)
-    """A run's folder is removed when it is not among so many last ones of its target."""
+    """Number of runs to keep per target; folders of older runs are removed."""
     keep_days: float = Field(default=30, ge=0, le=CENTURY_DAYS, allow_inf_nan=False)
-    """A run's folder is removed when it is older than this."""
+    """Number of days to keep runs; folders of older runs are removed."""
     price_per_tib: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the
+    """Price of 2**40 bytes billed by BigQuery, in your currency. If it is set, reports show the
     cost."""
     unreachable_seconds: float = Field(default=120, gt=0, le=3600, allow_inf_nan=False)
-    """How long a run waits for a server that does not answer: at its beginning for the warehouse,
-    at its end for the Prefect API, which then does not learn how it ended. The log says what is
-    waited for, every 30 s."""
+    """How long a run waits for a server that does not answer: at its start for the warehouse, at
+    its end for the Prefect API, which then does not get its result. The log names the server every
+    30 s."""
     notify_seconds: float = Field(default=5, gt=0, le=3600, allow_inf_nan=False)
-    """How long a run waits for those it tells how it ended, all of them together. Who was not told
-    is told at the end of the next run."""
+    """How long a run waits until all its notifications are sent. The next run sends those that
+    were not."""
     metrics_dir: Path | None = None
-    """Where node_exporter's textfile collector reads metrics. Not written by default."""
+    """Folder for metrics that node_exporter's textfile collector reads. None by default."""
     metrics_push_url: HttpUrl | None = None
-    """A Pushgateway that metrics are pushed to. None by default."""
+    """URL of a Pushgateway that gets the metrics. None by default."""
 
     @field_validator("*", mode="before")
     @classmethod
