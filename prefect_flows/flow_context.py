@@ -40,8 +40,8 @@ def get_flow_context(parameters: Parameters) -> FlowContext:
     patience = bound_api_waits(settings.unreachable_seconds)
     with prefect_client() as client:
         store = configured_store(settings, client)
-        wishes = load_preferences(client, parameters.target)
-        runtime = PrefectRuntime.from_flow_run_context(parameters.target, wishes, patience)
+        preferences = load_preferences(client, parameters.target)
+        runtime = PrefectRuntime.from_flow_run_context(parameters.target, preferences, patience)
         with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
             profile = load_profile(client, parameters.target)
     return FlowContext(settings, profile, store, runtime)

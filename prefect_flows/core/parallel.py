@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def run_parallel(
-    works: Mapping[str, Callable[[], Result]], at_once: int
+    functions: Mapping[str, Callable[[], Result]], limit: int
 ) -> Iterator[tuple[str, Future[Result]]]:
     """Run functions in threads, and yield each name and future as it completes.
 
@@ -23,12 +23,13 @@ def run_parallel(
     next batch or file.
 
     Args:
-        works: name → function.
-        at_once: the largest number of functions that run concurrently.
+        functions: name → function.
+        limit: the largest number of functions that run concurrently.
     """
-    with ThreadPoolExecutor(at_once, thread_name_prefix="source") as pool:
+    with ThreadPoolExecutor(limit, thread_name_prefix="source") as pool:
         running = {
-            pool.submit(contextvars.copy_context().run, work): name for name, work in works.items()
+            pool.submit(contextvars.copy_context().run, function): name
+            for name, function in functions.items()
         }
         try:
             while running:

@@ -52,7 +52,7 @@ class CancellationHandler:
             raise KeyboardInterrupt
 
     @contextmanager
-    def checked(self) -> Iterator[None]:
+    def check_before_and_after(self) -> Iterator[None]:
         """Check for a cancellation before and after the block, which may swallow the interrupt.
 
         Raises:

@@ -55,7 +55,7 @@ class PrefectRuntime:
         self,
         flow_run: FlowRun,
         target: str,
-        wishes: NotificationPreferences,
+        preferences: NotificationPreferences,
         log: Logger,
         patience: ApiPatience,
     ) -> None:
@@ -63,7 +63,7 @@ class PrefectRuntime:
         self.url = url_for("flow-run", obj_id=flow_run.id)
         self.log = log
         self.unreported: list[str] = []
-        self.wishes: NotificationPreferences | None = wishes
+        self.wishes: NotificationPreferences | None = preferences
         self._flow_run_id: UUID = flow_run.id
         self._target = target
         self._patience = patience
@@ -73,13 +73,13 @@ class PrefectRuntime:
 
     @classmethod
     def from_flow_run_context(
-        cls, target: str, wishes: NotificationPreferences, patience: ApiPatience
+        cls, target: str, preferences: NotificationPreferences, patience: ApiPatience
     ) -> PrefectRuntime:
         """Create the runtime of the flow run in whose body this is called."""
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101
         assert context.flow_run is not None  # noqa: S101
-        return cls(context.flow_run, target, wishes, get_run_logger(), patience)
+        return cls(context.flow_run, target, preferences, get_run_logger(), patience)
 
     @property
     def listeners(self) -> Sequence[EventListener]:

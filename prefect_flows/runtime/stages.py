@@ -51,14 +51,14 @@ def as_task(
 
     def run_once(log: Logger) -> dict[str, Any] | State[Any]:
         try:
-            with stop.checked(), _stage_timeout(name, policy):
+            with stop.check_before_and_after(), _stage_timeout(name, policy):
                 return work(log)
         except KeyboardInterrupt:
             return Cancelled(message="The run was told to stop.")
 
     # The task gets no tags: for each tag, Prefect requests a concurrency slot from the API, and the
     # task fails while the API is down.
-    with stop.checked(), TagsContext(current_tags=set()):
+    with stop.check_before_and_after(), TagsContext(current_tags=set()):
         state = _stage.with_options(
             name=name,
             task_run_name=name,
@@ -96,7 +96,7 @@ def as_function(
     )
 
     def attempt() -> dict[str, Any]:
-        with stop.checked(), _stage_timeout(name, policy):
+        with stop.check_before_and_after(), _stage_timeout(name, policy):
             return work(log)
 
     return retrying(attempt)

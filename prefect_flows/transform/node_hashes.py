@@ -99,7 +99,7 @@ class CodeHashes:
             "overloads": getattr(node, "overloads", None),
         }
         macros, read_by_macros = self._hash_macros(
-            frozenset(_macros_of(node) + self._materialization_macros(node))
+            frozenset(_macro_ids(node) + self._materialization_macros(node))
         )
         return _digest(
             code
@@ -110,7 +110,7 @@ class CodeHashes:
                 "columns": _columns(node),
                 "constraints": getattr(node, "constraints", None),
                 "macros": macros,
-                "values": self._values(node, _reads(code) | read_by_macros),
+                "values": self._read_values(node, _find_reads(code) | read_by_macros),
                 "parents": [self._nodes[i] for i in sorted(self._parents(unique_id))],
             }
         )
@@ -134,7 +134,7 @@ class CodeHashes:
         with file.open("rb") as rows:
             return hashlib.file_digest(rows, "sha256").hexdigest()
 
-    def _values(self, node: Any, reads: Iterable[Read]) -> list[tuple[Read, Any]]:
+    def _read_values(self, node: Any, reads: Iterable[Read]) -> list[tuple[Read, Any]]:
         """Return the values of what a node reads, also of what the text of a variable reads."""
         waiting = set(reads)
         known: dict[Read, Any] = {}
@@ -152,7 +152,7 @@ class CodeHashes:
                 if variables is None:
                     variables = self._variables(node)
                 known[read] = {k: v for k, v in variables.items() if name in (_ANY, k)}
-                waiting |= _reads(known[read]) - known.keys()
+                waiting |= _find_reads(known[read]) - known.keys()
         return sorted(known.items())
 
     def _variables(self, node: Any) -> Mapping[str, Any]:
@@ -194,8 +194,8 @@ class CodeHashes:
                     found[unique_id] = macro.macro_sql
                     # A macro of the project may override one of dbt.
                     own = f"macro.{self._config.project_name}.{macro.name}"
-                    waiting += [*_macros_of(macro), own]
-            self._macros[macros] = _digest(found), _reads(found)
+                    waiting += [*_macro_ids(macro), own]
+            self._macros[macros] = _digest(found), _find_reads(found)
         return self._macros[macros]
 
 
@@ -218,7 +218,7 @@ def changed_since(
     return {kind: unique_ids for kind, unique_ids in changed.items() if unique_ids}
 
 
-def _macros_of(node: Any) -> list[str]:
+def _macro_ids(node: Any) -> list[str]:
     return list(getattr(getattr(node, "depends_on", None), "macros", None) or [])
 
 
@@ -236,24 +236,24 @@ def _columns(node: Any) -> list[dict[str, Any]]:
     return described + [column for column in columns if column.keys() != {"name"}]
 
 
-def _reads(content: Any) -> frozenset[Read]:
+def _find_reads(content: Any) -> frozenset[Read]:
     """Return what the code in a text reads, or in all texts of a nested list or mapping."""
     return frozenset(
         (function, _ANY if function == "target" else name or _ANY)
-        for text in _texts(content)
+        for text in _iter_texts(content)
         for function, _, name in _READ_PATTERN.findall(text)
     )
 
 
-def _texts(content: Any) -> Iterator[str]:
+def _iter_texts(content: Any) -> Iterator[str]:
     if isinstance(content, str):
         yield content
     elif isinstance(content, Mapping):
         for each in content.values():
-            yield from _texts(each)
+            yield from _iter_texts(each)
     elif isinstance(content, list | tuple):
         for each in content:
-            yield from _texts(each)
+            yield from _iter_texts(each)
 
 
 def _digest(content: object) -> str:
