@@ -1,4 +1,4 @@
-"""What each flow begins with: the settings, the target's profile, and where its state is kept."""
+"""The context of a flow: settings, the target's dbt profile, state store and Prefect runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefect_flows.state.store import StateStore
 
 @dataclass(frozen=True)
 class FlowContext:
-    """What a flow has before it does anything."""
+    """What a flow needs before it starts."""
 
     settings: Settings
     profile: Profile
@@ -27,10 +27,10 @@ class FlowContext:
 
 
 def get_flow_context(parameters: Parameters) -> FlowContext:
-    """Read what the flow that calls it needs.
+    """Load settings, profile, state store and runtime for the current flow run.
 
-    Whoever is told of the target is told when its profile cannot be read; not of what this needs to
-    know before, which are the settings, the API and what is to be told.
+    If the profile cannot be loaded, the owners of the target are notified. Errors before that
+    (settings, Prefect API, notification preferences) cannot be notified.
 
     Raises:
         ConfigurationError: a setting, or a variable or a block that setup writes, is wrong.
@@ -40,8 +40,8 @@ def get_flow_context(parameters: Parameters) -> FlowContext:
     patience = bound_api_waits(settings.unreachable_seconds)
     with prefect_client() as client:
         store = configured_store(settings, client)
-        wishes = load_preferences(client, parameters.target)
-        runtime = PrefectRuntime.of_this_flow(parameters.target, wishes, patience)
+        preferences = load_preferences(client, parameters.target)
+        runtime = PrefectRuntime.from_flow_run_context(parameters.target, preferences, patience)
         with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
             profile = load_profile(client, parameters.target)
     return FlowContext(settings, profile, store, runtime)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 
 if __name__ == "__main__":
-    # What is imported stays: to search it for garbage meanwhile takes a quarter of the start.
+    # Imported objects are never garbage: collections meanwhile take a quarter of the start time.
     gc.disable()
 
 import atexit
@@ -48,7 +48,7 @@ def dbt_full_pipeline(
     target: TargetName = "dev",
     sources: list[str] | None = None,
     source_arguments: dict[str, dict[str, Any]] = {},  # noqa: B006
-    # Empty rather than none, so that the form in the UI asks for a list; never changed here.
+    # Empty rather than None, so that the form in Prefect's UI shows a list. Never mutated.
     select: list[str] = [],  # noqa: B006
     exclude: list[str] = [],  # noqa: B006
     full_refresh: bool = False,
@@ -103,9 +103,11 @@ def dbt_full_pipeline(
         failed=failed,
         wait=wait,
     )
-    start = get_flow_context(parameters)
+    context = get_flow_context(parameters)
     try:
-        return run_pipeline(parameters, start.profile, start.settings, start.store, start.runtime)
+        return run_pipeline(
+            parameters, context.profile, context.settings, context.store, context.runtime
+        )
     except RunCancelled as error:
         return Cancelled(message=str(error))
 
@@ -161,8 +163,8 @@ def main(
     """Ingest the sources, then run and test the dbt models of a target."""
     gc.freeze()
     gc.enable()
-    # What is left at the end of the process is not searched for garbage: with the parsed project of
-    # a thousand models that takes two seconds.
+    # A last collection when the process exits would take two seconds for a project of a thousand
+    # models.
     atexit.register(gc.freeze)
     console = Console()
     parameters = _parse(
@@ -183,7 +185,7 @@ def main(
     )
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
         source_registry.require_source(name)
-    # Prefect would keep them with the flow run.
+    # Before Prefect stores the parameters with the flow run.
     refuse_open_secrets(parameters)
     if no_prefect:
         record = _run_without_prefect(parameters)
@@ -213,12 +215,12 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
 
 
 def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any]:
-    # An API that is down is said at once, and not after Prefect's own retries.
+    # If the API is down, fail immediately and not after Prefect's retries.
     with prefect_client() as client:
         require_target(client, parameters.target)
     try:
-        # Prefect's own thread for heartbeats is waited for up to a second at the end; the pulse of
-        # the run sends them too.
+        # A run would wait up to a second for Prefect's heartbeat thread at its end. The progress
+        # reporter sends heartbeats as well.
         with (
             temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
             tags(run_tag(parameters.target)),

@@ -1,4 +1,4 @@
-"""One run of the pipeline: its stages in their order, its place in the state store, its report."""
+"""One run of the pipeline: checks, stages in order, resume, report, notifications, state."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
     BUILT,
-    REFRESHED,
+    DBT_STAGES,
+    FULL_REFRESH_STAGES,
     RUN_WITH_SNAPSHOTS,
-    STAGES_OF,
-    TYPES_OF_STAGE,
+    STAGE_RESOURCE_TYPES,
     Parameters,
 )
 from prefect_flows.runtime.target_lock import target_lock
@@ -65,29 +65,29 @@ def run_pipeline(
     store: StateStore,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Run the stages in their order, and return the record of what they did.
+    """Run the stages in order, and return the record of what they did.
 
-    Everything that can be wrong before a row is written (the warehouse, the project, the
-    selection, the names of the sources) is looked at before the first stage.
+    Before the first stage, the run checks everything that can be wrong before it changes anything:
+    warehouse, project, selection, names of sources.
 
     Raises:
         MillraceError: a setting is wrong, a server does not answer, or a stage failed.
     """
     run: _PipelineRun | None = None
     try:
-        with runtime.stopping(), ExitStack() as held:
+        with runtime.stopping(), ExitStack() as contexts:
             with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
                 refuse_open_secrets(parameters)
-                chosen = _sources(parameters, settings)
-                held.enter_context(target_lock(parameters, store, runtime))
+                chosen = _choose_sources(parameters, settings)
+                contexts.enter_context(target_lock(parameters, store, runtime))
                 if parameters.failed:
-                    parameters = _of_last_run(parameters, store, runtime.log)
+                    parameters = _load_failed_parameters(parameters, store, runtime.log)
                     refuse_open_secrets(parameters)
-                    chosen = _sources(parameters, settings)
+                    chosen = _choose_sources(parameters, settings)
             run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
             return run.run()
     except MillraceError as error:
-        if run is not None and run.begun:
+        if run is not None and run.is_stored:
             error.after_changes()
         raise
     finally:
@@ -98,30 +98,34 @@ def run_pipeline(
                 f"{store.url}/targets/{parameters.target}",
             )
         if run is not None:
-            # Last of all, so that the page knows what the run was told to be.
+            # After the end of the run is stored, so that the overview page shows it.
             from prefect_flows.reporting.overview.pages import publish
 
             publish(store, parameters.target, settings, runtime.log)
 
 
 def refuse_open_secrets(parameters: Parameters) -> None:
-    """Refuse secrets among the parameters of a run, before anything keeps them.
+    """Refuse secrets in the parameters of a run, before anything stores them.
 
     Raises:
-        ConfigurationError: there is one, or a source that is named does not exist.
+        ConfigurationError: there is a secret, or a named source does not exist.
     """
     if not parameters.source_arguments and not any(places_of_passwords(parameters.vars, "vars")):
         return
     for name in parameters.source_arguments:
         source_registry.require_source(name)
-    # It imports dlt and Arrow: half a second and 75 MB that most runs spare.
+    # This imports dlt and Arrow, which takes half a second and 75 MB; most runs do not need it.
     from prefect_flows.ingest.arguments import refuse_secrets
 
     refuse_secrets(parameters.source_arguments, parameters.target, parameters.vars)
 
 
-def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Parameters:
-    """What the target's last run was asked for, to run what failed in it."""
+def _load_failed_parameters(parameters: Parameters, store: StateStore, log: Logger) -> Parameters:
+    """Return the parameters of the target's last run, which failed, for `--failed`.
+
+    Raises:
+        ConfigurationError: the last run passed, or other parameters than its own were given.
+    """
     target = parameters.target
     failed = failed_run(store, target, log.warning)
     if failed is None:
@@ -131,16 +135,16 @@ def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Para
             fix=f"run all of it: {pipeline_command(target)}",
         )
     try:
-        asked = Parameters.model_validate(failed.header.parameters)
+        previous = Parameters.model_validate(failed.header.parameters)
     except ValidationError as error:
         raise ConfigurationError(
             f"The last run of target {target!r} had parameters that this version does not know.",
             where=f"{store.url}/{failed.folder}/run.json",
             fix=f"run all of it: {pipeline_command(target)}",
         ) from error
-    given, before = parameters.identity(), asked.identity()
-    others = Parameters(target=target).identity()
-    differing = [name for name in given if given[name] not in (others[name], before[name])]
+    given, before = parameters.identity(), previous.identity()
+    defaults = Parameters(target=target).identity()
+    differing = [name for name in given if given[name] not in (defaults[name], before[name])]
     if differing:
         raise ConfigurationError(
             "`failed` runs what the last run was asked for, which had another "
@@ -148,29 +152,38 @@ def _of_last_run(parameters: Parameters, store: StateStore, log: Logger) -> Para
             where=f"{store.url}/{failed.folder}/run.json",
             fix=f"leave that out: {pipeline_command(target, '--failed')}",
         )
-    return asked.model_copy(update={"failed": True, "wait": parameters.wait})
+    return previous.model_copy(update={"failed": True, "wait": parameters.wait})
 
 
 def pipeline_command(target: str, *options: str) -> str:
-    """The command line that runs the pipeline of a target."""
+    """Return the command that runs the pipeline of a target."""
     return shlex.join(["uv", "run", "millrace", "run", "--target", target, *options])
 
 
-def _sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
-    """The sources to bring in, and dbt's variables, which turn on what was asked for."""
+def _choose_sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
+    """Return the sources to ingest, and dbt's variables, which enable named disabled sources."""
     off = source_registry.disabled_sources(settings.dbt_project_file, parameters.vars)
     if parameters.sources is None:
         return [name for name in source_registry.source_names() if name not in off], dict(
             parameters.vars
         )
-    asked = list(dict.fromkeys(parameters.sources))
-    turned_on = set(off) & set(asked)
-    still_off = {source_registry.DISABLED_VARIABLE: [name for name in off if name not in turned_on]}
-    return asked, parameters.vars | (still_off if turned_on else {})
+    chosen = list(dict.fromkeys(parameters.sources))
+    enabled = set(off) & set(chosen)
+    still_off = {source_registry.DISABLED_VARIABLE: [name for name in off if name not in enabled]}
+    return chosen, parameters.vars | (still_off if enabled else {})
 
 
 class _PipelineRun:
-    """The state of a run while it goes."""
+    """A run of the pipeline while it is executed.
+
+    Attributes:
+        record: what each stage did so far; `run` returns it.
+        done: results of the run that this one resumes.
+        last_good: node id → hash in the last good run, for `changed`; None if not needed.
+        is_stored: whether the state store has the run, so that something has been changed.
+        left_out: sources that are excluded because they were never loaded.
+        whole: whether the run covers the whole project.
+    """
 
     def __init__(
         self,
@@ -190,9 +203,8 @@ class _PipelineRun:
         self.record: dict[str, Any] = {"target": parameters.target}
         self.stages: list[DbtStage] = []
         self.done = ResumeState()
-        # What `--changed` compares with: node's id → its hash in the last good run.
         self.last_good: Mapping[str, str] | None = None
-        self.begun = False
+        self.is_stored = False
         self.left_out: list[str] = []
         self.whole = parameters.whole and not parameters.changed
         self._started = time.monotonic()
@@ -221,11 +233,11 @@ class _PipelineRun:
         self.display = LiveDisplay()
 
     def run(self) -> dict[str, Any]:
-        """Run it, and leave its report behind however it ends."""
+        """Run the pipeline, write its report whatever the result, and return the record."""
         ended: RunStatus = "failed"
         failure: str | None = "The run ended before its last stage did; its log says why."
-        why: MillraceError | None = None
-        # dbt adds to its log; the state store keeps this run's.
+        cause: MillraceError | None = None
+        # dbt appends to its log; the state store gets only the log of this run.
         (self.session.log_dir / "dbt.log").unlink(missing_ok=True)
         with self.session, self.display:
             try:
@@ -235,25 +247,25 @@ class _PipelineRun:
                 ended, failure = "cancelled", "The run was told to stop."
                 raise
             except MillraceError as error:
-                if self.begun:
+                if self.is_stored:
                     without = () if self.runtime.url else ("--no-prefect",)
                     error.rerun = pipeline_command(self.parameters.target, "--failed", *without)
                 ended = "timed out" if isinstance(error, StageTimedOut) else "failed"
-                failure, why = str(error), error
+                failure, cause = str(error), error
                 raise
             finally:
                 self.record["seconds"] = round(time.monotonic() - self._started, 2)
-                self._finish(ended, failure, why)
+                self._finish(ended, failure, cause)
         self.log.info(
             "Target %s is done in %.1f s.", self.parameters.target, self.record["seconds"]
         )
         return self.record
 
     def _run_stages(self) -> None:
-        """Look at what can be wrong, then run each stage; the record grows as they end."""
+        """Check what can be wrong, then run each stage and add it to the record."""
         parameters, session = self.parameters, self.session
-        arguments = self._look_at_sources()
-        # An image's build has installed them, into a folder that no run can write.
+        arguments = self._resolve_source_arguments()
+        # In an image, the build has installed the packages into a read-only folder.
         if session.has_packages() and self.settings.parsed_dir is None:
             deps = self.runtime.run_stage(
                 "dbt-deps", self.settings.stages.dbt_deps, lambda _: session.install_packages()
@@ -263,7 +275,7 @@ class _PipelineRun:
         if self.state.bring_partial_parse():
             self.log.info("The parsed project was brought from the image.")
         self._connect(session)
-        # Before the selection: what dbt compiles is not hashed as it was parsed.
+        # Before the selection, because compiling changes nodes.
         self.code = CodeHashes(session.manifest, session.config)
         selection = self._selection()
         selected = session.selected(selection)
@@ -280,13 +292,13 @@ class _PipelineRun:
         self._begin()
         self.record["ingest"] = {}
         self._ingest(arguments)
-        for stage, (command, types) in STAGES_OF[parameters.strategy].items():
+        for stage, (command, types) in DBT_STAGES[parameters.strategy].items():
             self._run_dbt(stage, command, types, selection, selected)
         self._count_marts(selected)
-        self._document()
+        self._generate_docs()
 
     def _connect(self, session: DbtSession) -> None:
-        """Connect to the warehouse; wait for one that says that it takes no connections now."""
+        """Connect to the warehouse; retry if it answers that it accepts no connections now."""
         seconds = self.settings.unreachable_seconds
         try:
             session.check_connection(seconds, self.log)
@@ -301,14 +313,18 @@ class _PipelineRun:
 
             self.runtime.run_stage("connect", self.settings.stages.connect, connect)
 
-    def _look_at_sources(self) -> dict[str, dict[str, Any]]:
-        """What each source is called with, or why it cannot be."""
+    def _resolve_source_arguments(self) -> dict[str, dict[str, Any]]:
+        """Return the arguments of each source to ingest, with secrets and defaults.
+
+        Raises:
+            ConfigurationError: a source does not exist, or an argument is missing or wrong.
+        """
         given = self.parameters.source_arguments
         for name in (*self.sources, *given):
             source_registry.require_source(name)
         if not self.sources or "ingest" in self.parameters.skip:
             return {}
-        # It imports dlt and Arrow: half a second and 75 MB that a run without ingestion spares.
+        # This imports dlt and Arrow, which takes half a second and 75 MB.
         from prefect_flows.ingest.arguments import source_arguments
 
         return {
@@ -327,17 +343,17 @@ class _PipelineRun:
             if folder is None or self.last_good is None:
                 folder = self.last_good = None
                 self.log.info("No run of the target was good yet: everything counts as changed.")
-        self.left_out = self._left_out()
+        self.left_out = self._find_left_out_sources()
         exclude = [*parameters.exclude, *(f"source:{name}+" for name in self.left_out)]
         return Selection(parameters.select, exclude, deferred_to=folder)
 
-    def _left_out(self) -> list[str]:
-        """Sources that were never loaded, in a run of others, which leaves them out."""
+    def _find_left_out_sources(self) -> list[str]:
+        """Warn of sources that were never loaded; return them if the run ingests only some."""
         off = source_registry.disabled_sources(self.settings.dbt_project_file, self.parameters.vars)
-        brought = [] if "ingest" in self.parameters.skip else self.sources
-        others = set(source_registry.source_names()) - {*off, *brought}
-        missing = self.session.never_loaded(others)
-        leaves_out = self.parameters.sources is not None and bool(brought)
+        ingested = [] if "ingest" in self.parameters.skip else self.sources
+        others = set(source_registry.source_names()) - {*off, *ingested}
+        missing = self.session.find_unloaded_sources(others)
+        leaves_out = self.parameters.sources is not None and bool(ingested)
         for name in missing:
             self.log.warning(
                 "Source %s was never loaded into target %s%s. To load it: %s",
@@ -349,7 +365,7 @@ class _PipelineRun:
         return missing if leaves_out else []
 
     def _begin(self) -> None:
-        """Make the run known in the state store, with what an interrupted one had done."""
+        """Store the header of the run, with the results of an interrupted run that it resumes."""
         parameters = self.parameters
         resumes = None
         within = timedelta(hours=self.settings.resume_within_hours)
@@ -367,7 +383,7 @@ class _PipelineRun:
             self.done = done_before(resumes.entries, self.code, self.log.warning)
             self.record["resumes"] = resumes.header.id
             if resumes.header.begun_at < datetime.now(UTC) - within:
-                self.whole = False  # what that run built is out of date
+                self.whole = False  # results of that run are out of date
             self.log.info(
                 "Going on with run %s, which %s: %d nodes are done, %d changed since "
                 "and run again. %s starts over.",
@@ -378,24 +394,26 @@ class _PipelineRun:
                 "A run without --failed" if parameters.failed else "--no-resume",
             )
         self.stored.begin(resumes, self.done.entries)
-        self.begun = True
+        self.is_stored = True
 
     def _ingest(self, arguments: Mapping[str, Mapping[str, Any]]) -> None:
-        """Bring in the sources that a run before this one has not."""
+        """Ingest the sources that a resumed run has not ingested."""
         records = self.record["ingest"]
         for name in arguments:
             if (before := self.done.records.get(f"ingest-{name}")) is not None:
                 records[name] = dict(before)
-        todo = {name: given for name, given in arguments.items() if name not in records}
-        if not todo:
+        remaining = {name: given for name, given in arguments.items() if name not in records}
+        if not remaining:
             return
         from prefect_flows.ingest.run_sources import ingest_sources
 
-        def keep(name: str, record: dict[str, Any]) -> None:
+        def save_record(name: str, record: dict[str, Any]) -> None:
             records[name] = record
             self.stored.journal.add([stage_entry(f"ingest-{name}", record)])
 
-        ingest_sources(self.profile, todo, self.runtime.run_stage, self.settings, keep, self.log)
+        ingest_sources(
+            self.profile, remaining, self.runtime.run_stage, self.settings, save_record, self.log
+        )
 
     def _run_dbt(
         self,
@@ -406,22 +424,24 @@ class _PipelineRun:
         selected: Mapping[str, list[str]],
     ) -> None:
         parameters = self.parameters
-        left_out = {t for skip in parameters.skip for t in TYPES_OF_STAGE.get(skip, ())}
+        left_out = {t for skip in parameters.skip for t in STAGE_RESOURCE_TYPES.get(skip, ())}
         selected = {kind: nodes for kind, nodes in selected.items() if kind not in left_out}
         nodes = [node for kind in types for node in selected.get(kind, [])]
         after_models = self._snapshots_after_models(selected)
         if stage == "freshness" and stage not in parameters.skip:
-            nodes = self._without_missing(nodes, selected)
+            nodes = self._exclude_missing_tables(nodes, selected)
         elif stage == "snapshot":
             nodes = [node for node in nodes if node not in after_models]
         elif stage == "run" and after_models:
             command, nodes = RUN_WITH_SNAPSHOTS, [*nodes, *after_models]
         if stage in parameters.skip or not nodes:
-            asked = stage in parameters.skip or left_out.issuperset(types)
-            self.record[stage] = {"skipped": "as asked" if asked else "nothing selected"}
+            requested = stage in parameters.skip or left_out.issuperset(types)
+            self.record[stage] = {"skipped": "as asked" if requested else "nothing selected"}
             return
         name = f"dbt-{stage}"
-        flags = ["--full-refresh"] if parameters.full_refresh and stage in REFRESHED else []
+        flags = (
+            ["--full-refresh"] if parameters.full_refresh and stage in FULL_REFRESH_STAGES else []
+        )
         if stage == "build":
             flags += [f for t in sorted(left_out) for f in ("--exclude-resource-type", t)]
         if selection.deferred_to is not None and stage != "freshness":
@@ -436,8 +456,8 @@ class _PipelineRun:
             self._retries(stage),
             flags,
             self.done.nodes,
-            self._safe,
-            [*self.runtime.watchers, self.display],
+            self._save_results,
+            [*self.runtime.listeners, self.display],
             narrowed=self.last_good is not None or bool(after_models) or stage == "freshness",
         )
         self.stages.append(dbt)
@@ -457,20 +477,22 @@ class _PipelineRun:
         self.stored.journal.add([stage_entry(name, self.record[stage])])
 
     def _snapshots_after_models(self, selected: Mapping[str, list[str]]) -> list[str]:
-        """Ids of the snapshots that read what `dbt-run` builds: they are taken in it, by the graph.
+        """Return the ids of snapshots downstream of models: `dbt-run` builds these in graph order.
 
-        Before it, a snapshot of a model would not find its table in the first run, and would keep
-        what the model was one run ago in each later one.
+        If they ran in `dbt-snapshot` before the models, the first run would fail because the table
+        is missing, and later runs would snapshot the model's rows of the previous run.
         """
         if self.parameters.strategy == "build":
             return []
-        behind = descendants(selected.get("model", []), self.session.manifest.child_map)
-        return [node for node in selected.get("snapshot", []) if node in behind]
+        downstream = descendants(selected.get("model", []), self.session.manifest.child_map)
+        return [node for node in selected.get("snapshot", []) if node in downstream]
 
-    def _without_missing(self, nodes: list[str], selected: Mapping[str, list[str]]) -> list[str]:
-        """The sources but those whose tables are missing, and are made by nodes of this run."""
-        made = [i for kind in ("seed", "snapshot", "model") for i in selected.get(kind, [])]
-        missing = self.session.sources_to_be_made(nodes, made)
+    def _exclude_missing_tables(
+        self, nodes: list[str], selected: Mapping[str, list[str]]
+    ) -> list[str]:
+        """Return the sources without those whose missing tables this run builds."""
+        built = [i for kind in ("seed", "snapshot", "model") for i in selected.get(kind, [])]
+        missing = self.session.find_missing_source_tables(nodes, built)
         for source, node in missing.items():
             self.log.info(
                 "The freshness of %s is not checked: its table is missing, and %s makes it in "
@@ -481,12 +503,12 @@ class _PipelineRun:
         return [node for node in nodes if node not in missing]
 
     def _retries(self, stage: str) -> dict[str, int]:
-        """How often a node of each type is tried again: tests as tests, in a build too."""
+        """Return resource type → retries; in `build`, each type has those of its own stage."""
         policies = self.settings.stages
         if stage != "build":
             retries = getattr(policies, f"dbt_{stage}").retries
-            of_snapshots = {"snapshot": policies.dbt_snapshot.retries} if stage == "run" else {}
-            return dict.fromkeys(("source", *BUILT, "operation"), retries) | of_snapshots
+            snapshots = {"snapshot": policies.dbt_snapshot.retries} if stage == "run" else {}
+            return dict.fromkeys(("source", *BUILT, "operation"), retries) | snapshots
         return {
             "seed": policies.dbt_seed.retries,
             "snapshot": policies.dbt_snapshot.retries,
@@ -494,7 +516,7 @@ class _PipelineRun:
             "unit_test": policies.dbt_test.retries,
         } | dict.fromkeys(("model", "function", "operation"), policies.dbt_run.retries)
 
-    def _safe(self, results: Sequence[NodeResult]) -> None:
+    def _save_results(self, results: Sequence[NodeResult]) -> None:
         self.stored.journal.add([node_entry(result, self.code) for result in results])
 
     def _count_marts(self, selected: Mapping[str, list[str]]) -> None:
@@ -517,11 +539,11 @@ class _PipelineRun:
                 "count-marts", self.settings.stages.count_marts, count
             )
         except (WarehouseUnreachable, StageTimedOut) as error:
-            # The run is as good as its nodes are.
+            # The counts are only for the report: do not fail the run.
             self.log.warning("The rows of the marts are not counted. %s", error)
 
-    def _document(self) -> None:
-        """Write dbt's documentation, when something was built."""
+    def _generate_docs(self) -> None:
+        """Generate dbt's documentation if something was built."""
         built = any(
             "nodes" in self.record.get(stage, {}) for stage in ("seed", "snapshot", "run", "build")
         )
@@ -538,43 +560,43 @@ class _PipelineRun:
         self.state.keep("static_index.html", DOCS)
         self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
 
-    def _finish(self, ended: RunStatus, failure: str | None, why: MillraceError | None) -> None:
-        """Leave behind what the run was, and tell; its own error goes before the state store's."""
+    def _finish(self, ended: RunStatus, failure: str | None, cause: MillraceError | None) -> None:
+        """Store the result and notify; an error of the state store never hides the run's own."""
         from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
 
         header, report = self.stored.header, None
         try:
-            report = self._leave_behind(ended, failure)
+            report = self._store_result(ended, failure)
         except StateStoreError as error:
             if ended == "passed":
-                why = error
+                cause = error
                 raise
-            self.log.error("%s", error)  # noqa: TRY400 # an expected error, without its stack
+            self.log.error("%s", error)  # noqa: TRY400 # an expected error, without traceback
         finally:
             outcome: RunStatus = "failed" if ended == "passed" and report is None else ended
             notify_run_result(
-                RunOutcome(header.target, header.started_at, outcome, why, self.record, report),
+                RunOutcome(header.target, header.started_at, outcome, cause, self.record, report),
                 self.stored.store,
                 self.runtime,
                 self.settings.notify_seconds,
             )
 
-    def _leave_behind(self, ended: RunStatus, failure: str | None) -> RunReport | None:
-        """What the run was, and what the next one starts from."""
+    def _store_result(self, ended: RunStatus, failure: str | None) -> RunReport | None:
+        """Write the report, the summary and the state for the next run; return the report."""
         try:
             if self.session.is_parsed:
                 if "docs" not in self.record:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.whole and not self.left_out:
                     self.state.keep_last_good(self.code.all())
-            # What draws it is imported when there is something to draw: not before the first model.
+            # Imported here, so that the import does not delay the first model.
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 
             reporter = RunReporter(self.session, self.stored, self.state, self.runtime)
             report = reporter.report(self.record, self.stages, ended, failure)
         finally:
-            # Whatever befalls its report, a run that ended is not one that was killed.
-            if self.begun:
+            # Record the end of the run even if the report fails; otherwise it counts as killed.
+            if self.is_stored:
                 self.stored.end(ended)
         prune(
             self.stored.store,

@@ -1,4 +1,4 @@
-"""The flow that every source shares: it loads one source into a target, as a run of the target."""
+"""The body of every source's flow: ingests one source into a target, as a run of the target."""
 
 from __future__ import annotations
 
@@ -20,40 +20,45 @@ from prefect_flows.runtime.target_lock import target_lock
 
 
 def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
-    """Bring a source into a target, as two Prefect tasks with the retries of the settings.
+    """Ingest a source into a target, as two Prefect tasks with the retries of the settings.
 
-    The body of a source's own flow. It is a run of the target like the pipeline's, and waits for
-    one that is under way: two loads of a source at once would take each other's rows for a killed
-    load's.
+    This is a run of the target like the pipeline's, and waits for another run of the target: each
+    of two concurrent loads of a source would take the other's rows for those of a killed load.
 
     Args:
         source: name of the source's folder.
         target: name of the target.
-        arguments: of the source function; None leaves one to what is configured for the target.
+        arguments: arguments of the source function; None stands for what is configured for the
+            target.
+
+    Returns:
+        The record of the source.
 
     Raises:
         MillraceError: the target has no block, an argument is wrong, the source could not be read
-            or loaded, or the run was told to stop.
+            or loaded, or the run was cancelled.
     """
     say_expected_errors_without_stack()
     parameters = Parameters(target=target)
-    start = get_flow_context(parameters)
-    settings, store, runtime = start.settings, start.store, start.runtime
-    tell = partial(notify_run_result, store=store, runtime=runtime, seconds=settings.notify_seconds)
+    context = get_flow_context(parameters)
+    settings, store, runtime = context.settings, context.store, context.runtime
+    notify = partial(
+        notify_run_result, store=store, runtime=runtime, seconds=settings.notify_seconds
+    )
     started = datetime.now(UTC)
-    with runtime.stopping(), ExitStack() as held:
+    with runtime.stopping(), ExitStack() as contexts:
         with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
-            held.enter_context(target_lock(parameters, store, runtime))
+            contexts.enter_context(target_lock(parameters, store, runtime))
         try:
             given = {name: value for name, value in arguments.items() if value is not None}
-            complete = source_arguments(source, target, given, runtime.secret)
-            with loading_into(start.profile):
-                done = ingest_source(
-                    source, start.profile, complete, runtime.run_stage, settings.stages
+            resolved = source_arguments(source, target, given, runtime.secret)
+            with loading_into(context.profile):
+                record = ingest_source(
+                    source, context.profile, resolved, runtime.run_stage, settings.stages
                 )
         except MillraceError as error:
             error.of_sources = {source: error}
-            tell(RunOutcome(target, started, "failed", error, {}))
+            notify(RunOutcome(target, started, "failed", error, {}))
             raise
-        tell(RunOutcome(target, started, "passed", None, {"ingest": {source: done}}))
-        return done
+        notify(RunOutcome(target, started, "passed", None, {"ingest": {source: record}}))
+        return record

@@ -389,7 +389,7 @@ FAULTS = (
         "hash-ignores-nested-macros",
         "A resumed run skips nodes when a macro that their macro calls has changed.",
         "prefect_flows/transform/node_hashes.py",
-        "waiting += [*_macros_of(macro), own]",
+        "waiting += [*_macro_ids(macro), own]",
         "waiting += [own]",
         (
             "prefect_flows/transform/test_node_hashes.py"
@@ -400,7 +400,7 @@ FAULTS = (
         "hash-ignores-variables",
         "A changed variable of the project or the environment counts as unchanged.",
         "prefect_flows/transform/node_hashes.py",
-        '"values": self._values(node, _reads(code) | read_by_macros),',
+        '"values": self._read_values(node, _find_reads(code) | read_by_macros),',
         '"values": None,',
         (
             "prefect_flows/transform/test_node_hashes.py"

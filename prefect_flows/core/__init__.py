@@ -1,1 +1,1 @@
-"""What every other package uses: errors, settings, names, profiles and small helpers."""
+"""Errors, settings, names, dbt profiles and small helpers that every other package uses."""

@@ -1,9 +1,9 @@
-"""Says what a run waits for, and bounds how long Prefect's client waits for its API.
+"""Limits how long Prefect's client retries while its API is down, and logs what a run waits for.
 
-Prefect's client tries each request for a minute, and each event for eight seconds, one after the
-other. At the end of a run whose API has gone away, that adds up to a quarter of an hour. Here all
-of them together wait as long as the settings say; then each request is tried once, and events are
-kept until the API answers.
+Prefect's client retries each request for a minute and each event for eight seconds, one after the
+other. If the API goes down, that adds up to a quarter of an hour at the end of a run. Here, all
+requests and events of a process share one time limit, `unreachable_seconds` of the settings. After
+that, each request is tried once, and events are kept until the API answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prefect.utilities.math import clamped_poisson_interval
 from prefect_flows.core.logger import Logger
 
 SAY_SECONDS = 30.0
-# A request that follows another one that failed so shortly before fails too.
+# Once the limit is reached, requests fail without being sent for this long after a failed one.
 AGAIN_SECONDS = 1.0
 
 log: Logger = logging.getLogger("millrace")
@@ -33,16 +33,16 @@ log: Logger = logging.getLogger("millrace")
 
 @contextmanager
 def said_while_waiting(what: str, seconds: float, log: Logger = log) -> Iterator[None]:
-    """Say every 30 s what is waited for, and how long that may take."""
+    """Log every 30 s what the block in this context waits for, and for how long at most."""
     over = threading.Event()
-    begun = time.monotonic()
+    started = time.monotonic()
 
-    def say() -> None:
+    def log_progress() -> None:
         while not over.wait(SAY_SECONDS):
-            waited = time.monotonic() - begun
+            waited = time.monotonic() - started
             log.warning("Waiting for %s: %.0f s of at most %.0f s.", what, waited, seconds)
 
-    thread = threading.Thread(target=say, name="millrace-waiting", daemon=True)
+    thread = threading.Thread(target=log_progress, name="millrace-waiting", daemon=True)
     thread.start()
     try:
         yield
@@ -52,112 +52,118 @@ def said_while_waiting(what: str, seconds: float, log: Logger = log) -> Iterator
 
 
 class ApiSilent(httpx.NetworkError):
-    """The API has not answered for as long as it is waited for; Prefect does not try again."""
+    """The Prefect API did not answer within the time limit; Prefect's client does not retry."""
 
 
 class ApiPatience:
-    """How long the requests of this process wait together for a Prefect API that does not answer.
+    """The time limit that all requests of this process share while the Prefect API is down.
 
     Attributes:
-        seconds: from the first request that failed to the last one that is tried again.
+        seconds: time from the first failed request after which nothing is retried.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._lock = threading.Lock()
-        self._since: float | None = None
-        self._said = 0.0
-        self._failed = 0.0
+        self._down_since: float | None = None
+        self._logged_at = 0.0
+        self._failed_at = 0.0
 
-    def begin_anew(self) -> None:
-        """Wait as long as at first, however long the API has been away."""
+    def reset(self) -> None:
+        """Restart the time limit, as after a request that succeeded."""
         with self._lock:
-            self._since = None
+            self._down_since = None
 
-    def left(self) -> float:
-        """Seconds until nothing is tried again any more; all of them while the API answers."""
+    def seconds_left(self) -> float:
+        """Return the seconds until nothing is retried; the whole limit while the API answers."""
         with self._lock:
-            waited = 0.0 if self._since is None else time.monotonic() - self._since
+            waited = 0.0 if self._down_since is None else time.monotonic() - self._down_since
         return max(self.seconds - waited, 0.0)
 
     def is_over(self) -> bool:
-        """Whether nothing is tried again any more."""
-        return self.left() == 0
+        """Return whether the time limit is reached, so that nothing is retried."""
+        return self.seconds_left() == 0
 
-    def failed(self) -> bool:
-        """Take note of a request that would be tried again; whether none is any more."""
+    def record_failure(self) -> bool:
+        """Record the failure of a retryable request; return whether the limit is reached."""
         now = time.monotonic()
         with self._lock:
-            self._failed = now
-            if self._since is None:
-                self._since = self._said = now
-            waited = now - self._since
-            says = now - self._said >= SAY_SECONDS or waited >= self.seconds
-            if says:
-                self._said = now
-        if says and waited < self.seconds:
+            self._failed_at = now
+            if self._down_since is None:
+                self._down_since = self._logged_at = now
+            waited = now - self._down_since
+            log_now = now - self._logged_at >= SAY_SECONDS or waited >= self.seconds
+            if log_now:
+                self._logged_at = now
+        if log_now and waited < self.seconds:
             log.warning(
                 "Waiting for the Prefect API: %.0f s of at most %.0f s.", waited, self.seconds
             )
         return waited >= self.seconds
 
-    def noting(
+    def wrap_send(
         self,
         send: Callable[..., httpx.Response],
         codes: set[int],
         errors: tuple[type[Exception], ...],
     ) -> Callable[..., httpx.Response]:
-        """Send, and take note of what came of it; `codes` are those that are tried again."""
+        """Return a `send` that records each result and stops retries when the limit is reached.
 
-        def noted(*arguments: Any, **options: Any) -> httpx.Response:
-            self.refuse_in_vain()
+        Args:
+            send: sends one request.
+            codes: statuses that Prefect's client retries; emptied when the limit is reached.
+            errors: exceptions that Prefect's client retries.
+        """
+
+        def limited_send(*arguments: Any, **options: Any) -> httpx.Response:
+            self._raise_if_just_failed()
             try:
                 response = send(*arguments, **options)
             except errors as error:
-                self._give_up_in_time(error)
+                self._raise_if_limit_reached(error)
                 raise
-            self._take(response, codes)
+            self._record_response(response, codes)
             return response
 
-        return noted
+        return limited_send
 
-    def noting_async(
+    def wrap_send_async(
         self,
         send: Callable[..., Awaitable[httpx.Response]],
         codes: set[int],
         errors: tuple[type[Exception], ...],
     ) -> Callable[..., Awaitable[httpx.Response]]:
-        """The same for the client that is awaited."""
+        """Do the same as `wrap_send` for the asynchronous client."""
 
-        async def noted(*arguments: Any, **options: Any) -> httpx.Response:
-            self.refuse_in_vain()
+        async def limited_send(*arguments: Any, **options: Any) -> httpx.Response:
+            self._raise_if_just_failed()
             try:
                 response = await send(*arguments, **options)
             except errors as error:
-                self._give_up_in_time(error)
+                self._raise_if_limit_reached(error)
                 raise
-            self._take(response, codes)
+            self._record_response(response, codes)
             return response
 
-        return noted
+        return limited_send
 
-    def refuse_in_vain(self) -> None:
-        """Refuse a request that would fail as another did just now, maybe after a minute of trying.
+    def _raise_if_just_failed(self) -> None:
+        """Refuse a request if another one failed just now: it could hang for its whole timeout.
 
         Raises:
-            ApiSilent: nothing is tried again any more, and a request has failed just now.
+            ApiSilent: the limit is reached, and a request failed less than `AGAIN_SECONDS` ago.
         """
-        if self.is_over() and time.monotonic() - self._failed < AGAIN_SECONDS:
+        if self.is_over() and time.monotonic() - self._failed_at < AGAIN_SECONDS:
             raise ApiSilent("The API did not answer another request just now.")
 
-    def _give_up_in_time(self, error: BaseException) -> None:
-        if self.failed():
+    def _raise_if_limit_reached(self, error: BaseException) -> None:
+        if self.record_failure():
             raise ApiSilent(f"{type(error).__name__}: {error}") from error
 
-    def _take(self, response: httpx.Response, codes: set[int]) -> None:
+    def _record_response(self, response: httpx.Response, codes: set[int]) -> None:
         if response.status_code not in codes:
-            self.begin_anew()
-        elif self.failed():
+            self.reset()
+        elif self.record_failure():
             codes.clear()
 
 
@@ -165,8 +171,8 @@ _patience: ApiPatience | None = None
 
 
 def bound_api_waits(seconds: float) -> ApiPatience:
-    """Let all requests of Prefect's clients in this process wait so long for an API, together."""
-    global _patience  # noqa: PLW0603 # Prefect's clients are the process's, too
+    """Patch Prefect's clients so that all their retries in this process share one time limit."""
+    global _patience  # noqa: PLW0603 # the patched classes are global as well
     if _patience is not None:
         _patience.seconds = seconds
         return _patience
@@ -174,7 +180,7 @@ def bound_api_waits(seconds: float) -> ApiPatience:
     send_sync = PrefectHttpxSyncClient._send_with_retry  # noqa: SLF001 # Prefect has no setting
     send_async = PrefectHttpxAsyncClient._send_with_retry  # noqa: SLF001
 
-    def patient(
+    def send_with_limit(
         self: PrefectHttpxSyncClient,
         request: Any,
         send: Any,
@@ -184,10 +190,10 @@ def bound_api_waits(seconds: float) -> ApiPatience:
         retry_exceptions: tuple[type[Exception], ...],
     ) -> Any:
         codes = set(retry_codes)
-        noted = patience.noting(send, codes, retry_exceptions)
-        return send_sync(self, request, noted, send_args, send_kwargs, codes, retry_exceptions)
+        limited = patience.wrap_send(send, codes, retry_exceptions)
+        return send_sync(self, request, limited, send_args, send_kwargs, codes, retry_exceptions)
 
-    async def patient_async(
+    async def send_with_limit_async(
         self: PrefectHttpxAsyncClient,
         request: Any,
         send: Any,
@@ -197,41 +203,43 @@ def bound_api_waits(seconds: float) -> ApiPatience:
         retry_exceptions: tuple[type[Exception], ...],
     ) -> Any:
         codes = set(retry_codes)
-        noted = patience.noting_async(send, codes, retry_exceptions)
+        limited = patience.wrap_send_async(send, codes, retry_exceptions)
         return await send_async(
-            self, request, noted, send_args, send_kwargs, codes, retry_exceptions
+            self, request, limited, send_args, send_kwargs, codes, retry_exceptions
         )
 
-    def short_pause(average_interval: float, clamping_factor: float = 0.3) -> float:
-        return min(clamped_poisson_interval(average_interval, clamping_factor), patience.left())
+    def limited_backoff(average_interval: float, clamping_factor: float = 0.3) -> float:
+        return min(
+            clamped_poisson_interval(average_interval, clamping_factor), patience.seconds_left()
+        )
 
-    # Between two attempts at a request.
-    base.clamped_poisson_interval = short_pause  # type: ignore[attr-defined]
-    _bound_events(patience)
-    PrefectHttpxSyncClient._send_with_retry = patient  # type: ignore[assignment,method-assign] # noqa: SLF001
-    PrefectHttpxAsyncClient._send_with_retry = patient_async  # type: ignore[assignment,method-assign] # noqa: SLF001
+    # The client calls it for the pause between two attempts at a request.
+    base.clamped_poisson_interval = limited_backoff  # type: ignore[attr-defined]
+    _limit_event_retries(patience)
+    PrefectHttpxSyncClient._send_with_retry = send_with_limit  # type: ignore[assignment,method-assign] # noqa: SLF001
+    PrefectHttpxAsyncClient._send_with_retry = send_with_limit_async  # type: ignore[assignment,method-assign] # noqa: SLF001
     return patience
 
 
-def _bound_events(patience: ApiPatience) -> None:
+def _limit_event_retries(patience: ApiPatience) -> None:
     emit, reconnect = PrefectEventsClient.emit, PrefectEventsClient._reconnect  # noqa: SLF001
 
-    async def patient_emit(self: PrefectEventsClient, event: Event) -> None:
+    async def emit_with_limit(self: PrefectEventsClient, event: Event) -> None:
         if patience.is_over():
-            # Sent with the next connection, if there is one.
+            # The client sends these when it connects again.
             self._unconfirmed_events.append(event)
             return
-        with suppress(ApiSilent):  # kept in the same way
+        with suppress(ApiSilent):  # the client has kept the event
             await emit(self, event)
 
-    async def patient_reconnect(self: PrefectEventsClient) -> None:
+    async def reconnect_with_limit(self: PrefectEventsClient) -> None:
         if patience.is_over():
             raise ApiSilent("The API does not answer.")
         try:
             await reconnect(self)
         except RETRYABLE_EXCEPTIONS:
-            patience.failed()
+            patience.record_failure()
             raise
 
-    PrefectEventsClient.emit = patient_emit  # type: ignore[assignment,method-assign]
-    PrefectEventsClient._reconnect = patient_reconnect  # type: ignore[method-assign] # noqa: SLF001
+    PrefectEventsClient.emit = emit_with_limit  # type: ignore[assignment,method-assign]
+    PrefectEventsClient._reconnect = reconnect_with_limit  # type: ignore[method-assign] # noqa: SLF001

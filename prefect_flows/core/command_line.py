@@ -1,4 +1,4 @@
-"""How every command of the project ends when something is wrong."""
+"""A decorator that prints expected errors of a command line and sets its exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ P = ParamSpec("P")
 
 
 def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Print an expected error to stderr, without its stack, and exit with its code."""
+    """Wrap a command: print a `MillraceError` to stderr, no traceback, and exit with its code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,6 +1,6 @@
-"""JSON and YAML that people write: read strictly, and each fault is a sentence.
+"""Strict parsers for JSON and YAML that people write, with one-sentence error messages.
 
-What such a document holds may be a secret, so no sentence shows a value. Keys are shown.
+A document may hold secrets, so messages show its keys but never its values.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 
 import yaml
 
-# More than anybody writes; aliases of YAML make them of a few lines.
-MOST_NESTED, MOST_VALUES, MOST_DIGITS = 100, 200_000, 1_000
-_SHOWN = 60
+# A few lines of YAML aliases can stand for millions of values.
+MAX_DEPTH, MAX_VALUES, MAX_DIGITS = 100, 200_000, 1_000
+_MAX_KEY = 60
 _UTF_8 = "save it as UTF-8"
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class Unreadable(ValueError):
-    """What is wrong with a document, in a sentence without its values."""
+    """A document cannot be read; the message says why, without showing values."""
 
 
 def decoded(data: bytes) -> str:
-    """The text of a file.
+    """Decode UTF-8 bytes.
 
     Raises:
-        Unreadable: it is no UTF-8, or has a byte order mark.
+        Unreadable: the data is not UTF-8, or begins with a byte order mark.
     """
-    # Its every other byte is zero where the text is Latin, without a mark too.
-    if data.startswith(_WIDE) or (len(data) % 2 == 0 and b"\0" in data[:2]):
+    # UTF-16 without a byte order mark: every other byte of Latin text is zero.
+    if data.startswith(_WIDE_BOMS) or (len(data) % 2 == 0 and b"\0" in data[:2]):
         raise Unreadable(
             f"it is UTF-16, as PowerShell's `>` writes it; {_UTF_8}: "
             "… | Out-File -Encoding utf8NoBOM FILE"
@@ -46,24 +46,24 @@ def decoded(data: bytes) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise Unreadable(
             f"byte 0x{data[error.start]:02x} in line {line} is no UTF-8; {_UTF_8}"
-        ) from None  # its object is the document
+        ) from None  # the original error holds the document
 
 
 def read_text(file: Path) -> str:
-    """The text of a file that a person wrote.
+    """Read a text file that a person wrote.
 
     Raises:
-        OSError: it cannot be read.
-        Unreadable: it is no UTF-8, or has a byte order mark.
+        OSError: the file cannot be read.
+        Unreadable: the file is not UTF-8, or begins with a byte order mark.
     """
     return decoded(file.read_bytes())
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON document.
+    """Parse a JSON document.
 
     Raises:
-        Unreadable: it is none, has a key twice, or holds what cannot be kept.
+        Unreadable: the text is not JSON, has a duplicate key, or `refuse_unkeepable` refuses it.
     """
     text = decoded(text) if isinstance(text, bytes) else text
     if text.startswith("\ufeff"):
@@ -71,29 +71,29 @@ def parse_json(text: str | bytes) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_without_duplicates,
-            parse_int=_whole_number,
+            object_pairs_hook=_dict_of_unique_keys,
+            parse_int=_parse_int,
             parse_constant=_refuse_constant,
         )
     except json.JSONDecodeError as error:
-        raise Unreadable(f"not JSON: {error}") from None  # its document may hold a secret
+        raise Unreadable(f"not JSON: {error}") from None  # the original error holds the document
     except RecursionError:
-        raise Unreadable(_too_deep()) from None
+        raise Unreadable(_too_deep_message()) from None
     refuse_unkeepable(value)
     return value
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML document; none of an empty one.
+    """Parse a YAML document; None if it is empty.
 
     Raises:
-        Unreadable: it is none, has a key twice, or holds what cannot be kept.
+        Unreadable: the text is not YAML, has a duplicate key, or `refuse_unkeepable` refuses it.
     """
     return parse_yaml_with_nodes(text)[1]
 
 
 def parse_yaml_with_nodes(text: str) -> tuple[yaml.Node | None, Any]:
-    """As `parse_yaml`, with the nodes, which know their lines."""
+    """Do the same as `parse_yaml`, and also return the root node, which has line numbers."""
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -101,31 +101,31 @@ def parse_yaml_with_nodes(text: str) -> tuple[yaml.Node | None, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        raise Unreadable(f"it is not YAML: {at}{error.problem}") from None  # it shows the line
+        raise Unreadable(f"it is not YAML: {at}{error.problem}") from None  # it quotes the line
     except yaml.reader.ReaderError as error:
         raise Unreadable(
-            f"it is not YAML: character U+{_number_of(error):04X} is not allowed"
+            f"it is not YAML: character U+{_code_point(error):04X} is not allowed"
         ) from None
     except RecursionError:
-        raise Unreadable(_too_deep()) from None
+        raise Unreadable(_too_deep_message()) from None
     except Unreadable:
         raise
     except (ValueError, OverflowError, KeyError, AttributeError, TypeError):
-        # What PyYAML's constructors make of `2026-13-45`, `0x_` or `!!int x`.
+        # PyYAML's constructors raise these for `2026-13-45`, `0x_` or `!!int x`.
         raise Unreadable("it is not YAML: a date or a number in it is none") from None
     refuse_unkeepable(value)
     return root, value
 
 
-def _number_of(error: yaml.reader.ReaderError) -> int:
-    """The number of the character that PyYAML's reader refuses."""
+def _code_point(error: yaml.reader.ReaderError) -> int:
+    """Return the code point of the character that PyYAML's reader refuses."""
     return error.character if isinstance(error.character, int) else ord(error.character[:1])
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without keys that are there twice: the last of them would hide the others."""
+    """A YAML loader that refuses duplicate keys, of which PyYAML would keep the last."""
 
-    # The stubs give it another argument than PyYAML does.
+    # The type stubs name another argument than PyYAML has.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
@@ -135,22 +135,22 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if (before := lines.setdefault((key.tag, key.value), line)) != line:
                 raise Unreadable(
-                    f"the key {_shown(key.value)} is there twice, in lines {before} and {line}"
+                    f"the key {_format_key(key.value)} is there twice, in lines {before} and {line}"
                 )
         return node
 
 
-def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _dict_of_unique_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise Unreadable(f"the key {_shown(key)} is there twice")
+            raise Unreadable(f"the key {_format_key(key)} is there twice")
         found[key] = value
     return found
 
 
-def _whole_number(text: str) -> int:
-    if len(text) > MOST_DIGITS:
+def _parse_int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
         raise Unreadable(f"a number has {len(text):,} digits")
     return int(text)
 
@@ -160,44 +160,45 @@ def _refuse_constant(name: str) -> None:
 
 
 def refuse_unkeepable(document: Any) -> None:
-    """Refuse what a later reader, an environment variable or a database cannot keep.
+    """Refuse values that an environment variable, a database or another parser cannot hold.
 
     Raises:
-        Unreadable: there is such a value.
+        Unreadable: a number is not finite or too long, a text has a zero character or a lone
+            surrogate, or the document is too deep or too large.
     """
     sizes: dict[int, int] = {}
 
     def size(value: Any, depth: int, path: str) -> int:
         if isinstance(value, str):
-            _refuse_text(value, path)
+            _refuse_invalid_text(value, path)
         if isinstance(value, float) and not math.isfinite(value):
             raise Unreadable(f"{path}: no finite number")
-        if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
-            raise Unreadable(f"{path}: a number of more than {MOST_DIGITS:,} digits")
+        if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+            raise Unreadable(f"{path}: a number of more than {MAX_DIGITS:,} digits")
         if not isinstance(value, (Mapping, list, tuple, set)):
             return 1
-        if depth > MOST_NESTED:
-            raise Unreadable(_too_deep())
+        if depth > MAX_DEPTH:
+            raise Unreadable(_too_deep_message())
         if id(value) not in sizes:
-            # Until it is known: an alias of what it is in has no end.
-            sizes[id(value)] = MOST_VALUES + 1
+            # Until its size is known: a YAML alias inside itself would recurse without end.
+            sizes[id(value)] = MAX_VALUES + 1
             items: Iterable[tuple[Any, Any]] = (
                 value.items() if isinstance(value, Mapping) else enumerate(value)
             )
             total = 1
             for key, inner in items:
-                shown = _shown(key)[1:-1] if isinstance(key, str) else str(key)[:_SHOWN]
+                shown = _format_key(key)[1:-1] if isinstance(key, str) else str(key)[:_MAX_KEY]
                 at = f"{path}.{shown}" if path else shown
                 total += size(key, depth + 1, at) + size(inner, depth + 1, at)
             sizes[id(value)] = total
-        if sizes[id(value)] > MOST_VALUES:
-            raise Unreadable(f"it stands for more than {MOST_VALUES:,} values")
+        if sizes[id(value)] > MAX_VALUES:
+            raise Unreadable(f"it stands for more than {MAX_VALUES:,} values")
         return sizes[id(value)]
 
     size(document, 1, "")
 
 
-def _refuse_text(value: str, path: str) -> None:
+def _refuse_invalid_text(value: str, path: str) -> None:
     at = f"{path}: " if path else ""
     if "\0" in value:
         raise Unreadable(f"{at}a text has a zero character")
@@ -209,11 +210,11 @@ def _refuse_text(value: str, path: str) -> None:
         ) from None
 
 
-def _too_deep() -> str:
-    return f"it is nested more than {MOST_NESTED} deep"
+def _too_deep_message() -> str:
+    return f"it is nested more than {MAX_DEPTH} deep"
 
 
-def _shown(key: str) -> str:
-    """A key on one line, cut; what is no character is shown as its number."""
+def _format_key(key: str) -> str:
+    """Format a key for a message: quoted, on one line, at most `_MAX_KEY` long."""
     text = re.sub(r"\s+", " ", key).encode(errors="backslashreplace").decode()
-    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}…'"
+    return f"'{text}'" if len(text) <= _MAX_KEY else f"'{text[:_MAX_KEY]}…'"

@@ -1,4 +1,4 @@
-"""Environment variables for a while: what libraries take from nowhere else."""
+"""Temporary environment variables, for libraries that read their options nowhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while; those that were set before come back."""
+    """Set environment variables while the context is open, then restore their previous values."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

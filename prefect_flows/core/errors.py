@@ -1,8 +1,8 @@
-"""Every error a person meets, in one small tree.
+"""Every error that a user sees, with its exit code: what is wrong, where, and what fixes it.
 
-    MillraceError             exit code 2: nothing was changed; 1 when something was
+    MillraceError             exit code 2: nothing was changed; 1 if something was
     ├── ConfigurationError    a setting, a block, a file or a parameter is wrong
-    │   ├── ContractError     Terraform's outputs do not keep the contract; lists every fault
+    │   ├── ContractError     Terraform's outputs break the contract; lists every violation
     │   ├── BlockMissing      setup has not been run for this target
     │   ├── ProjectError      the dbt project does not parse
     │   └── SelectionError    the selection matches nothing
@@ -10,17 +10,16 @@
     ├── PrefectUnreachable    the Prefect API does not answer, or refuses
     ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
     ├── StateStoreError       the state store cannot be read or written
-    │   └── DamagedFile       a file does not hold what was written to it
-    ├── TargetBusy            another run of the target is under way
-    ├── BackupError           a backup cannot be made, is damaged, or does not fit
+    │   └── DamagedFile       a file is corrupt
+    ├── TargetBusy            another run holds the target
+    ├── BackupError           a backup cannot be made, is corrupt, or does not fit
     ├── IngestionError        exit code 1: a source could not be read or loaded
     ├── StageTimedOut         exit code 1: a stage did not end within its timeout
-    ├── RunCancelled          exit code 130: the run was told to stop
+    ├── RunCancelled          exit code 130: the run was cancelled
     └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
 
-Each error says what is wrong, where, and the exact command or edit that fixes it. Some are faults
-of a system: a server that does not answer, a cause that may pass and did not, a stage without end.
-Others are faults of data, code or configuration, and wait for whoever wrote them.
+Some errors are infrastructure errors (`of_a_system`): a server does not answer, or a stage times
+out. The others are errors of data, code or configuration, which somebody has to fix.
 """
 
 from __future__ import annotations
@@ -32,14 +31,15 @@ from typing import ClassVar
 
 
 class MillraceError(Exception):
-    """What is wrong, where it is, and what fixes it.
+    """The base of all expected errors; its message says what is wrong, where, and what fixes it.
 
     Attributes:
-        exit_code: what a command line returns when it ends with this error.
-        of_a_system: whether it is a fault of a server, and not of data, code or configuration.
-        retryable: whether the same work may pass when it is tried again.
-        of_sources: the sources that it kept from being brought in, each with its own error.
-        rerun: the command that runs what a run of the pipeline left; none where no run had begun.
+        exit_code: exit code of a command that ends with this error.
+        of_a_system: whether this is an infrastructure error, not one of data, code or
+            configuration.
+        retryable: whether a retry may succeed.
+        of_sources: name → error of each source that was not ingested because of this error.
+        rerun: the command that runs the rest of a failed run; None if no run had started.
     """
 
     exit_code: int = 2
@@ -55,7 +55,7 @@ class MillraceError(Exception):
         self.rerun: str | None = None
 
     def after_changes(self) -> None:
-        """Exit with 1: the error came when something had been changed already."""
+        """Change exit code 2 to 1, because something had already been changed."""
         if self.exit_code == MillraceError.exit_code:
             self.exit_code = 1
 
@@ -66,7 +66,7 @@ class MillraceError(Exception):
 
 @contextmanager
 def after_changes() -> Iterator[None]:
-    """Let an error of what comes after changes exit with 1."""
+    """Give an error that is raised in this context exit code 1: something was already changed."""
     try:
         yield
     except MillraceError as error:
@@ -75,7 +75,7 @@ def after_changes() -> Iterator[None]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question after a blank, with the most similar name; empty where none is similar."""
+    """Return " Did you mean …?" with the most similar name; empty if none is similar."""
     similar = get_close_matches(name, list(known), n=1)
     return f" Did you mean {similar[0]!r}?" if similar else ""
 
@@ -85,10 +85,10 @@ class ConfigurationError(MillraceError):
 
 
 class ContractError(ConfigurationError):
-    """Terraform's outputs do not keep the contract.
+    """Terraform's outputs break the contract.
 
     Attributes:
-        faults: one line a fault, each beginning with its path in the document.
+        faults: one line for each violation, which begins with its path in the document.
     """
 
     def __init__(self, faults: list[str], *, where: str, fix: str) -> None:
@@ -132,32 +132,32 @@ class StateStoreError(MillraceError):
 
 
 class DamagedFile(StateStoreError):
-    """A file of the state store, or of this machine, does not hold what was written to it."""
+    """A file of the state store or of this machine is corrupt."""
 
 
 class TargetBusy(MillraceError):
-    """Another run of the target is under way."""
+    """Another run holds the target."""
 
 
 class BackupError(MillraceError):
-    """A backup cannot be made, or is not fit to be restored; nothing was changed."""
+    """A backup cannot be made or restored; nothing was changed."""
 
 
 class IngestionError(MillraceError):
-    """A source could not be read or loaded; what was loaded before stays as it was."""
+    """A source could not be read or loaded; rows of earlier loads are unchanged."""
 
     exit_code = 1
 
 
 class StageTimedOut(MillraceError, TimeoutError):
-    """A stage did not end within its timeout. Prefect shows a `TimeoutError` as TimedOut."""
+    """A stage did not end within its timeout; as a `TimeoutError`, Prefect shows it as TimedOut."""
 
     exit_code = 1
     of_a_system = True
 
 
 class RunCancelled(MillraceError):
-    """The run was told to stop, by Ctrl-C, SIGTERM or Prefect. Its next run goes on from there."""
+    """The run was cancelled by Ctrl-C, SIGTERM or Prefect. The next run resumes it."""
 
     exit_code = 130
 
@@ -166,7 +166,7 @@ class StageFailed(MillraceError):
     """A dbt stage ran, and some of its nodes failed.
 
     Attributes:
-        record: what the stage did, as the pipeline returns it.
+        record: what the stage did; the pipeline returns it.
     """
 
     exit_code = 1

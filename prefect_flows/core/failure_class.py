@@ -1,9 +1,9 @@
-"""Why something failed: a class, taken from the database's own error code and never from prose.
+"""Classifies errors as transient, data, code, … by SQLSTATE (Postgres) or reason (BigQuery).
 
-Only `transient` causes are tried again. Codes of Postgres are SQLSTATEs, listed in
-https://www.postgresql.org/docs/current/errcodes-appendix.html, and those of BigQuery reasons,
-listed in https://cloud.google.com/bigquery/docs/error-messages. An error of another adapter
-counts as `code` until its codes are known here: it is reported, and not retried.
+Only `transient` failures are retried. The class comes from the error code of the database, not from
+its message. Postgres: SQLSTATE, see https://www.postgresql.org/docs/current/errcodes-appendix.html.
+BigQuery: reason, see https://cloud.google.com/bigquery/docs/error-messages. Errors of other
+adapters, and codes that are not listed here, count as `code` and are not retried.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ITERATORS_END = (StopIteration, StopAsyncIteration, GeneratorExit)
 
 
 class FailureClass(StrEnum):
-    """Class of a failure."""
+    """What kind of problem caused a failure; decides whether it is retried, and who fixes it."""
 
     TRANSIENT = "transient"
     DATA = "data"
@@ -33,7 +33,7 @@ class FailureClass(StrEnum):
     CANCELLED = "cancelled"
 
 
-# Two characters are a whole class of codes.
+# SQLSTATE → class. A key of two characters stands for a whole class of codes.
 POSTGRES_CAUSES = {
     "08": FailureClass.TRANSIENT,  # connection exception
     "40001": FailureClass.TRANSIENT,  # serialization failure
@@ -54,9 +54,8 @@ POSTGRES_CAUSES = {
 }
 
 
-# What a server says when it refuses a connection, and the code that it says it with. libpq drops
-# this code, and psycopg2 has no other. A server that speaks another language than English is not
-# understood, and its refusal counts as one that may pass.
+# Message of a refused connection → its SQLSTATE, which libpq drops. Messages in another language
+# than English match nothing, and their refusals count as transient.
 POSTGRES_REFUSALS = {
     r"too many (?:clients|connections)|connection slots are reserved": "53300",
     r"the database system is ": "57P03",
@@ -67,18 +66,20 @@ POSTGRES_REFUSALS = {
 
 
 def postgres_code(error: psycopg2.Error) -> str | None:
-    """SQLSTATE of an error of Postgres; none where the server did not say one."""
+    """Return the SQLSTATE of a Postgres error; None if the server sent none."""
     if error.pgcode is not None:
         return error.pgcode
-    _, _, said = str(error).partition("FATAL:")
-    return next((code for words, code in POSTGRES_REFUSALS.items() if re.search(words, said)), None)
+    _, _, message = str(error).partition("FATAL:")
+    return next(
+        (code for pattern, code in POSTGRES_REFUSALS.items() if re.search(pattern, message)), None
+    )
 
 
 def postgres_cause(error: psycopg2.Error) -> FailureClass:
-    """Class of an error of Postgres.
+    """Classify a Postgres error by its SQLSTATE.
 
-    An error without a code came from the client's side of a connection: it was refused or lost.
-    The pipeline has connected with the same credentials just before, so the server went away.
+    A connection error without a SQLSTATE comes from the client: the connection was refused or lost.
+    It counts as transient, because the pipeline has connected with the same credentials before.
     """
     code = postgres_code(error)
     if code is None:
@@ -88,7 +89,7 @@ def postgres_cause(error: psycopg2.Error) -> FailureClass:
 
 
 def is_refusal_that_may_pass(error: BaseException) -> bool:
-    """Whether a server said that it takes no connections now, so that its address is right."""
+    """Return whether Postgres answered with a transient error, such as too many connections."""
     return any(
         isinstance(link, psycopg2.Error)
         and postgres_code(link) is not None
@@ -97,7 +98,7 @@ def is_refusal_that_may_pass(error: BaseException) -> bool:
     )
 
 
-# A reason that is not named here counts as `code`: invalid, invalidQuery, resourcesExceeded, …
+# Other reasons count as `code`: invalid, invalidQuery, resourcesExceeded, …
 BIGQUERY_CAUSES = {
     "backendError": FailureClass.TRANSIENT,
     "internalError": FailureClass.TRANSIENT,
@@ -106,7 +107,7 @@ BIGQUERY_CAUSES = {
     "jobRateLimitExceeded": FailureClass.TRANSIENT,
     "quotaExceeded": FailureClass.TRANSIENT,
     "rateLimitExceeded": FailureClass.TRANSIENT,
-    "tableUnavailable": FailureClass.TRANSIENT,  # data that another product of Google manages
+    "tableUnavailable": FailureClass.TRANSIENT,  # a table that another Google product manages
     "stopped": FailureClass.CANCELLED,
     "accessDenied": FailureClass.CONFIGURATION,
     "authError": FailureClass.CONFIGURATION,
@@ -117,7 +118,7 @@ BIGQUERY_CAUSES = {
     "proxyAuthenticationRequired": FailureClass.CONFIGURATION,
     "required": FailureClass.CONFIGURATION,  # 401: the request carries no credentials
 }
-# Errors of Google's client before it has an answer: module and class, the narrower class first.
+# (module, class) of errors of Google's client that come without an answer; subclasses first.
 CLIENT_CAUSES = {
     ("google.auth.exceptions", "TransportError"): FailureClass.TRANSIENT,
     ("google.auth.exceptions", "GoogleAuthError"): FailureClass.CONFIGURATION,
@@ -125,7 +126,7 @@ CLIENT_CAUSES = {
     ("requests.exceptions", "ConnectionError"): FailureClass.TRANSIENT,
     ("requests.exceptions", "Timeout"): FailureClass.TRANSIENT,
 }
-# For an answer that names no reason known here, such as that of a proxy on the way.
+# HTTP status → class, for answers without a known reason, for example those of a proxy.
 HTTP_CAUSES = {
     401: FailureClass.CONFIGURATION,
     403: FailureClass.CONFIGURATION,
@@ -137,10 +138,10 @@ HTTP_CAUSES = {
 
 
 def bigquery_cause(error: GoogleAPICallError) -> FailureClass:
-    """Class of an error of BigQuery: of an HTTP call, or of a job that it has ended.
+    """Classify a BigQuery error by its reason, or else by its HTTP status.
 
-    The status of an HTTP answer decides where its reason is not known. That of a job does not: the
-    client makes one up for it, and 500 for each reason that it does not know.
+    The status of a failed job (an error without a response) is ignored: the client makes it up, and
+    uses 500 for every reason that it does not know.
     """
     for detail in error.errors:
         reason = detail.get("reason") if isinstance(detail, dict) else None
@@ -155,51 +156,51 @@ def bigquery_cause(error: GoogleAPICallError) -> FailureClass:
 
 
 def classify(error: BaseException) -> FailureClass:
-    """Class of an error, from the database error behind it."""
+    """Classify an error by the first warehouse error in its exception chain; `code` if none."""
     for link in exception_chain(error):
-        cause = _cause_of_link(link)
+        cause = _classify_one(link)
         if cause is not None:
             return cause
     return FailureClass.CODE
 
 
-def _cause_of_link(error: BaseException) -> FailureClass | None:
-    """Class of one error alone; none where it is no error of a warehouse."""
+def _classify_one(error: BaseException) -> FailureClass | None:
+    """Classify one error without its chain; None if it is not an error of a warehouse."""
     if isinstance(error, psycopg2.Error):
         return postgres_cause(error)
-    if is_of_google_api(error):
+    if is_google_api_error(error):
         return bigquery_cause(error)
     for (module, name), cause in CLIENT_CAUSES.items():
-        if _is(error, module, name):
-            # A refused token says so itself when its server failed, and did not refuse.
+        if _is_instance(error, module, name):
+            # google-auth marks an error `retryable` if its server failed rather than refused.
             return FailureClass.TRANSIENT if getattr(error, "retryable", False) else cause
     return None
 
 
-def is_of_google_api(error: BaseException) -> TypeGuard[GoogleAPICallError]:
-    """Whether Google's API answered with an error."""
-    return _is(error, "google.api_core.exceptions", "GoogleAPICallError")
+def is_google_api_error(error: BaseException) -> TypeGuard[GoogleAPICallError]:
+    """Return whether the error is an error response of a Google API."""
+    return _is_instance(error, "google.api_core.exceptions", "GoogleAPICallError")
 
 
-def is_of_google_auth(error: BaseException) -> bool:
-    """Whether Google gave no token."""
-    return _is(error, "google.auth.exceptions", "GoogleAuthError")
+def is_google_auth_error(error: BaseException) -> bool:
+    """Return whether the error comes from google-auth, which got no access token."""
+    return _is_instance(error, "google.auth.exceptions", "GoogleAuthError")
 
 
-def _is(error: BaseException, module: str, name: str) -> bool:
-    """Whether the error is of a module's class.
+def _is_instance(error: BaseException, module: str, name: str) -> bool:
+    """Return whether the error is an instance of a class, without importing the class's module.
 
-    The module is never imported for it (`google.api_core.exceptions` costs 80 ms): an error of its
-    class can only exist where it has been.
+    Importing `google.api_core.exceptions` takes 80 ms. If the module is not loaded, no instance of
+    its class can exist.
     """
     loaded: Any = sys.modules.get(module)
     return loaded is not None and isinstance(error, getattr(loaded, name))
 
 
 def exception_chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what caused it, down to the first one, as Python itself shows them.
+    """Yield the error and its causes, outermost first, as a traceback shows them.
 
-    An iterator's end is no cause: whoever handles one may call anything.
+    The chain ends at an exception that ends an iterator: code that handles one is unrelated to it.
     """
     link: BaseException | None = error
     while link is not None and not isinstance(link, _ITERATORS_END):
@@ -208,10 +209,9 @@ def exception_chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error that the others were made of.
+    """Return the innermost error that explains the others.
 
-    That is the last of those that were raised `from` each other; or the error of a system, or of
-    Postgres, that it was raised for without saying so.
+    This is the last `__cause__`, or else the last `OSError` or psycopg2 error in its chain.
     """
     root = error
     while root.__cause__ is not None:

@@ -1,4 +1,4 @@
-"""Files of this machine that outlive a process: written whole, read with a check."""
+"""Atomic writes (temporary file, fsync, rename) and validated reads of local files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from prefect_flows.core.errors import DamagedFile
 T = TypeVar("T")
 Warn = Callable[[str], None]
 
-# A group may read reports and logs, which hold rows; everybody else may not.
+# Reports and logs hold rows: the group may read them, others may not.
 FOLDER_MODE, FILE_MODE = 0o750, 0o640
 
 
 def write_file(file: Path, data: bytes, mode: int = FILE_MODE) -> None:
-    """Replace a file in one step, so that it outlives a kill and a power failure.
+    """Replace a file atomically: it has the old or the new content, even after a power failure.
 
-    A write that fails, on a full disk for example, leaves the old file and nothing else.
+    A write that fails, for example on a full disk, leaves the old file and no temporary file.
 
     Args:
-        mode: permissions of the new file, less what the umask takes away.
+        mode: permissions of the new file, less the umask.
 
     Raises:
-        OSError: the disk, or the folder's permissions, do not allow it.
+        OSError: the file cannot be written.
     """
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
@@ -45,7 +45,7 @@ def write_file(file: Path, data: bytes, mode: int = FILE_MODE) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a power failure. Windows does so by itself."""
+    """Fsync a folder, so that new names in it survive a power failure; a no-op on Windows."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -56,10 +56,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing; other users may not enter them.
+    """Create a folder and its missing parents, without access for other users.
 
     Raises:
-        OSError: the disk, or the permissions of a folder above, do not allow it.
+        OSError: a folder cannot be created.
     """
     missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
     for each in reversed(missing):
@@ -68,10 +68,14 @@ def make_folder(folder: Path) -> None:
 
 
 def validated(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) -> T:
-    """The content of a JSON file of ours.
+    """Parse and validate a JSON file that Millrace wrote.
+
+    Args:
+        where: the file, for the error message.
+        fix: what fixes it, for the error message.
 
     Raises:
-        DamagedFile: it does not hold what it should.
+        DamagedFile: the content does not match the schema.
     """
     try:
         return kind.validate_json(data)
@@ -87,9 +91,9 @@ def validated(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) -> T:
 
 
 def read_or_set_aside(file: Path, kind: TypeAdapter[T], warn: Warn) -> T | None:
-    """The content of a JSON file of ours; none where there is no such file.
+    """Read a JSON file that Millrace wrote; None if it does not exist or is corrupt.
 
-    A damaged file is renamed, and counts as none: only for files that can be made again.
+    A corrupt file is renamed, with a warning. Use this only for files that can be recreated.
 
     Raises:
         OSError: the file cannot be read or renamed.
@@ -108,5 +112,5 @@ def read_or_set_aside(file: Path, kind: TypeAdapter[T], warn: Warn) -> T | None:
 
 
 def aside_name(name: str) -> str:
-    """What a damaged file is called from now on."""
+    """Return the new name of a corrupt file."""
     return f"{name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"

@@ -1,4 +1,4 @@
-"""Who a target is at Google: a key, a login, a machine's account, or one that is impersonated."""
+"""Google Cloud credentials of a target: key, ADC, metadata server or impersonated account."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def google_credentials(profile: Profile) -> Credentials:
-    """Google's credentials of a target, made by dbt's adapter, for dbt and dlt alike.
+    """Build the Google credentials of a target with dbt's adapter, for both dbt and dlt.
 
     Raises:
-        WarehouseUnreachable: there are none, or the key is none.
+        WarehouseUnreachable: there are no credentials, or the key is not valid.
     """
     from dbt.adapters.bigquery.credentials import BigQueryCredentials, create_google_credentials
     from dbt_common.exceptions import DbtBaseException

@@ -1,7 +1,7 @@
-"""What fixes an error of a warehouse, told by its code, in the words of who has to do it.
+"""Hints (`fix:` lines) for warehouse errors: refused connections, credentials, missing IAM roles.
 
-Where Google refuses, the right that is missing is one that `infrastructure/terraform/gcp` gives;
-roles are those of https://cloud.google.com/bigquery/docs/access-control.
+`infrastructure/terraform/gcp` grants the roles that the hints name; see
+https://cloud.google.com/bigquery/docs/access-control.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from prefect_flows.core.failure_class import (
     FailureClass,
     classify,
     exception_chain,
-    is_of_google_api,
-    is_of_google_auth,
+    is_google_api_error,
+    is_google_auth_error,
     postgres_code,
 )
 from prefect_flows.core.names import SETUP_COMMAND
@@ -21,12 +21,12 @@ from prefect_flows.core.profiles import Profile
 
 
 def get_hint(error: BaseException, profile: Profile) -> str:
-    """The command or the line of Terraform that fixes that a target's warehouse cannot be used."""
-    return get_google_hint(error, profile) or _refusal_hint(error) or profile.address_hint
+    """Return what fixes a failed connection to a target's warehouse: a command or an edit."""
+    return get_google_hint(error, profile) or _postgres_hint(error) or profile.address_hint
 
 
-def _refusal_hint(error: BaseException) -> str | None:
-    """What fixes that a Postgres which is there takes no connection; none for another error."""
+def _postgres_hint(error: BaseException) -> str | None:
+    """Return what fixes a refusal by a Postgres that is full or starting; None for other errors."""
     codes = {
         postgres_code(link) for link in exception_chain(error) if isinstance(link, psycopg2.Error)
     }
@@ -42,20 +42,20 @@ def _refusal_hint(error: BaseException) -> str | None:
 
 
 def get_google_hint(error: BaseException, profile: Profile) -> str | None:
-    """What fixes a refusal of Google; none where another is at fault, or the refusal may pass."""
+    """Return what fixes a refusal by Google; None for other errors and for transient ones."""
     if classify(error) is not FailureClass.CONFIGURATION:
         return None
     for link in exception_chain(error):
-        if is_of_google_auth(link):
-            return _credentials(profile)
-        if is_of_google_api(link):
+        if is_google_auth_error(link):
+            return _google_auth_hint(profile)
+        if is_google_api_error(link):
             reasons = {detail.get("reason") for detail in link.errors if isinstance(detail, dict)}
-            return _refusal(profile, reasons, link.code)
+            return _google_api_hint(profile, reasons, link.code)
     return None
 
 
-def _credentials(profile: Profile) -> str:
-    """Google gives no token: who asks is unknown, or may not be who the target says."""
+def _google_auth_hint(profile: Profile) -> str:
+    """Return what fixes missing or invalid credentials, or a refused impersonation."""
     target, setup = profile.target, f"{SETUP_COMMAND} --target {profile.target}"
     account = profile.output.get("impersonate_service_account")
     if "keyfile_json" in profile.output:
@@ -75,8 +75,8 @@ def _credentials(profile: Profile) -> str:
     )
 
 
-def _refusal(profile: Profile, reasons: set[str | None], status: int | None) -> str:
-    """Google knows who asks, and refuses or does not find."""
+def _google_api_hint(profile: Profile, reasons: set[str | None], status: int | None) -> str:
+    """Return what fixes an error of the BigQuery API: a missing role, project or dataset."""
     target, output = profile.target, profile.output
     project, dataset = output.get("project"), output.get("schema", output.get("dataset"))
     apply = f"terraform apply in infrastructure/terraform/gcp, then {SETUP_COMMAND}"

@@ -1,4 +1,4 @@
-"""Interrupts the main thread until that has an effect, and bounds how long work may take."""
+"""Timeouts and interrupts of the main thread: signals that repeat until they have an effect."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from prefect.utilities.timeout import timeout
 
 from prefect_flows.core.errors import MillraceError
 
-# How long after an interrupt without effect the next one comes.
-REPEAT_SECONDS = 0.5
+INTERRUPT_INTERVAL_SECONDS = 0.5
 
 
 class Interrupts:
-    """Interrupts the main thread again and again, from another thread, until it is over.
+    """Sends a signal to the main thread from another thread, as often as needed.
 
-    Another handler than the own one, such as dlt's while it loads, gets the signal once: dlt takes
-    the first for a request and the second for an order.
+    If a library has replaced our handler, its handler gets the signal only once: dlt, for example,
+    stops gracefully at the first signal and exits at the second.
 
     Args:
         number: the signal to send.
-        handler: the own handler of it, which is to raise the interrupt.
+        handler: our handler for it, which raises the interrupt.
 
     Attributes:
-        ending: set before `end`, which the handler is not to interrupt.
+        over: set when no more signals are sent.
+        ending: set before `end` is called; the handler must not raise any more.
     """
 
     def __init__(self, number: signal.Signals, handler: object) -> None:
@@ -36,28 +36,28 @@ class Interrupts:
         self.ending = False
         self._number = number
         self._handler = handler
-        self._told: object = None
+        self._last_handler: object = None
         self._lock = threading.Lock()
 
     def send(self) -> None:
-        """Send the signal; again with each call, unless another's handler has heard it."""
+        """Send the signal, unless the handler of a library has already received it."""
         with self._lock:
             handler = signal.getsignal(self._number)
-            if self.over.is_set() or (handler is self._told and handler != self._handler):
+            if self.over.is_set() or (handler is self._last_handler and handler != self._handler):
                 return
-            self._told = handler
+            self._last_handler = handler
             signal.pthread_kill(threading.main_thread().ident or 0, self._number)
 
     def end(self) -> None:
-        """Send no more; what was sent has arrived afterwards."""
+        """Stop sending; signals that were sent are handled when this returns."""
         with self._lock:
             self.over.set()
-        # A signal that is on its way arrives with the next system call, at the present handler.
+        # A system call makes a pending signal arrive now, at the current handler.
         signal.sigpending()
 
 
 def is_interrupt_under_way() -> bool:
-    """Whether the main thread handles an interrupt just now: a further one would end that work."""
+    """Return whether the caller runs while a KeyboardInterrupt is handled."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
@@ -66,9 +66,9 @@ def is_interrupt_under_way() -> bool:
 
 @contextmanager
 def bounded(seconds: float, error: MillraceError) -> Iterator[None]:
-    """Interrupt what does not end in time, and raise the error."""
+    """Run the block in this context with a timeout, and raise the error when it expires."""
     if threading.current_thread() is threading.main_thread():
-        with _interrupted_after(seconds, error):
+        with _timeout_by_signal(seconds, error):
             yield
         return
     try:
@@ -79,38 +79,37 @@ def bounded(seconds: float, error: MillraceError) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupted_after(seconds: float, error: MillraceError) -> Iterator[None]:
-    """Interrupt the main thread, again and again until that has effect, when the time is up."""
-    interrupted = threading.Event()
+def _timeout_by_signal(seconds: float, error: MillraceError) -> Iterator[None]:
+    """Interrupt the main thread when the time is up, and repeat this until it has an effect."""
+    expired = threading.Event()
     before = signal.getsignal(signal.SIGINT)
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        # The timer sends this signal until it has effect; a person's Ctrl-C may be among them, and
-        # ends the stage as well.
-        if not interrupted.is_set():
+    def handle(number: int, frame: FrameType | None) -> None:
+        # After the timeout, the timer and a Ctrl-C look the same: both end the block.
+        if not expired.is_set():
             if callable(before):
                 before(number, frame)
         elif not (interrupts.ending or is_interrupt_under_way()):
             raise KeyboardInterrupt
 
-    def watch() -> None:
+    def run_timer() -> None:
         if interrupts.over.wait(seconds):
             return
-        interrupted.set()
+        expired.set()
         while not interrupts.over.is_set():
             interrupts.send()
-            interrupts.over.wait(REPEAT_SECONDS)
+            interrupts.over.wait(INTERRUPT_INTERVAL_SECONDS)
 
-    interrupts = Interrupts(signal.SIGINT, hear)
-    signal.signal(signal.SIGINT, hear)
-    watcher = threading.Thread(target=watch, name="millrace-timeout", daemon=True)
-    watcher.start()
+    interrupts = Interrupts(signal.SIGINT, handle)
+    signal.signal(signal.SIGINT, handle)
+    timer = threading.Thread(target=run_timer, name="millrace-timeout", daemon=True)
+    timer.start()
     try:
         yield
     finally:
         interrupts.ending = True
         interrupts.end()
-        watcher.join()
+        timer.join()
         signal.signal(signal.SIGINT, before)
-        if interrupted.is_set():
+        if expired.is_set():
             raise error

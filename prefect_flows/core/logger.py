@@ -1,4 +1,4 @@
-"""The type of a logger that stages write to: Prefect's or Python's."""
+"""The type of the logger that stages write to: a Prefect run logger or a standard logger."""
 
 from __future__ import annotations
 

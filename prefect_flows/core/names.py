@@ -1,4 +1,4 @@
-"""The names that setup and the pipeline agree on: blocks, variables, tags, limits, commands."""
+"""Names that setup and the pipeline share: Prefect blocks, variables, tags, limits, commands."""
 
 from __future__ import annotations
 
@@ -13,75 +13,77 @@ TARGET_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 TargetName = Annotated[str, StringConstraints(pattern=TARGET_PATTERN, max_length=40)]
 
 PROFILE_TYPE = "dbt-cli-profile"
-# Name of the flow that refreshes a target; importing it takes seconds.
+# Name of the pipeline's flow; importing the flow itself takes seconds.
 PIPELINE = "dbt-full-pipeline"
 SETUP_COMMAND = "uv run millrace setup"
 LOCAL_UP_COMMAND = "uv run millrace up"
 
 
 def profile_block(target: str) -> str:
-    """Name of the `DbtCliProfile` block of a target."""
+    """Return the name of the `DbtCliProfile` block of a target."""
     return f"dbt-cli-profile-{target}"
 
 
 def target_configs_block(warehouse: Warehouse, target: str) -> str:
-    """Name of the `…TargetConfigs` block of a target."""
+    """Return the name of the `…TargetConfigs` block of a target."""
     return f"{warehouse}-target-configs-{target}"
 
 
 def postgres_credentials_block(target: str) -> str:
-    """Name of the `SqlAlchemyConnector` block of a Postgres target."""
+    """Return the name of the `SqlAlchemyConnector` block of a Postgres target."""
     return f"postgres-credentials-{target}"
 
 
 def gcp_credentials_block(target: str | None = None) -> str:
-    """Name of the `GcpCredentials` block: the shared one, or a target's own."""
+    """Return the name of the `GcpCredentials` block of a target, or of the shared one."""
     return "gcp-credentials" if target is None else f"gcp-credentials-{target}"
 
 
 def secret_block(source: str, parameter: str, target: str) -> str:
-    """Name of the `Secret` block that fills a secret parameter of a source for a target."""
+    """Return the name of the `Secret` block for a secret parameter of a source in a target."""
     return re.sub("_+", "-", f"{source}-{parameter}-{target}")
 
 
 def notify_block(target: str, name: str | None = None) -> str:
-    """Name of a notification block, of any of Prefect's types, that tells who answers for a target.
+    """Return the name of a notification block of a target; it may have any of Prefect's types.
 
     Args:
-        name: of one of several; a target's name has no two dashes.
+        name: tells several blocks of a target apart. It follows two dashes, which no target's name
+            contains.
     """
     return f"notify-{target}" if name is None else f"notify-{target}--{name}"
 
 
 def notices_variable(target: str) -> str:
-    """Name of the Prefect variable that holds what is told of a target; it can have no dashes."""
+    """Return the name of the Prefect variable with a target's notification preferences."""
+    # Prefect allows no dashes in the names of variables.
     return f"millrace_notices_{target.replace('-', '_')}"
 
 
 def run_tag(target: str) -> str:
-    """Tag of a target's deployments and runs, by which automations know them."""
+    """Return the tag of a target's deployments and flow runs, which automations match."""
     return f"millrace:{target}"
 
 
 def automation(target: str | None, finding: str) -> str:
-    """Name of the Prefect automation that finds something; without a target, of the server's."""
+    """Return the name of a Prefect automation for a target, or for the server if there is none."""
     return f"millrace: {finding}" if target is None else f"millrace: {target}: {finding}"
 
 
 def lease_limit(target: str) -> str:
-    """Name of the global concurrency limit of which a run of the target holds the only slot."""
+    """Return the name of the global concurrency limit (one slot) that allows one run per target."""
     return f"millrace-target-{target}"
 
 
-# Name of the Prefect variable that holds the state store's URL, where Terraform gives one.
+# Name of the Prefect variable with the state store's URL, if Terraform's outputs have one.
 STATE_URL_VARIABLE = "millrace_state_url"
 
 
 def secret_block_variable(block: str) -> str:
-    """Environment variable that stands for a `Secret` block where there is no Prefect API."""
+    """Return the environment variable that replaces a `Secret` block with `--no-prefect`."""
     return "DBT_ENV_SECRET_" + block.replace("-", "_").upper()
 
 
 def secret_variable(target: str, key: str) -> str:
-    """Environment variable that carries a secret to dbt, which scrubs `DBT_ENV_SECRET_*`."""
+    """Return the variable that passes a secret to dbt, which hides `DBT_ENV_SECRET_*` in logs."""
     return "DBT_ENV_SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{target}_{key}".upper())

@@ -1,4 +1,4 @@
-"""What a target's people want to be told, as setup takes it from Terraform's outputs."""
+"""Notification preferences of a target: which events to report, and how to mention owners."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 Event = Literal["failure", "recovery", "warning", "stale", "success", "retry"]
-# What is told where nothing else is asked for.
+# The default.
 USUAL: tuple[Event, ...] = ("failure", "recovery", "warning", "stale")
 
 
 class NotificationPreferences(BaseModel):
-    """What is told of a target.
+    """The notification preferences of a target, which setup reads from Terraform's outputs.
 
     Attributes:
-        events: a test that warns is a `warning`, a source that is too old is `stale`; `retry` tells
-            at the end of a run what was tried again in it.
+        events: events to notify about. A test that warns is a `warning`, a source that fails its
+            freshness check is `stale`, and `retry` lists at the end of a run what was retried.
         owners: `meta.owner` → how a chat mentions them, for example `<@U024BE7LH>` in Slack.
     """
 
@@ -35,10 +35,10 @@ class NotificationPreferences(BaseModel):
 
 
 def load_preferences(client: SyncPrefectClient, target: str) -> NotificationPreferences:
-    """What setup took from Terraform's outputs; the usual where they say nothing.
+    """Load the preferences of a target from its Prefect variable; the default if there is none.
 
     Raises:
-        ConfigurationError: the variable is not as setup writes it.
+        ConfigurationError: the variable is not valid.
     """
     variable = client.read_variable_by_name(notices_variable(target))
     if variable is None:

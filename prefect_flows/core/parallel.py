@@ -1,4 +1,4 @@
-"""Works that have nothing to do with one another, some at a time."""
+"""Runs independent functions in a thread pool, with a limit and with cancellation of dlt."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ Result = TypeVar("Result")
 
 
 def run_parallel(
-    works: Mapping[str, Callable[[], Result]], at_once: int
+    functions: Mapping[str, Callable[[], Result]], limit: int
 ) -> Iterator[tuple[str, Future[Result]]]:
-    """Do the works in threads, and give each one's future as it ends.
+    """Run functions in threads, and yield each name and future as it completes.
 
-    Each thread sees the context of the caller: the flow run that it belongs to. When the caller is
-    interrupted, what has not begun never does, and dlt is told to stop what has: it does so at its
+    Each thread runs in a copy of the caller's context, so that it knows its flow run. If the caller
+    is interrupted, functions that have not started are cancelled, and dlt stops the others at their
     next batch or file.
 
     Args:
-        works: name → what to do.
-        at_once: how many are done at the same time.
+        functions: name → function.
+        limit: the largest number of functions that run concurrently.
     """
-    with ThreadPoolExecutor(at_once, thread_name_prefix="source") as pool:
+    with ThreadPoolExecutor(limit, thread_name_prefix="source") as pool:
         running = {
-            pool.submit(contextvars.copy_context().run, work): name for name, work in works.items()
+            pool.submit(contextvars.copy_context().run, function): name
+            for name, function in functions.items()
         }
         try:
             while running:
@@ -36,7 +37,7 @@ def run_parallel(
                 for future in ended:
                     yield running.pop(future), future
         finally:
-            if running:  # the caller was interrupted, or has had enough
+            if running:  # the caller was interrupted, or stopped iterating
                 for future in running:
                     future.cancel()
                 signals.set_received_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Passwords within texts that others can read: found in what a run is given, and left out of it."""
+"""Finds and redacts passwords and tokens in URLs, in texts and in the parameters of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 HIDDEN = "***"
-# `://user:PASSWORD@`. Digits and a slash behind the colon are a port, whatever stands in the path.
+# `://user:PASSWORD@`. Digits and a slash after the colon are a port, even if the path has an `@`.
 _IN_ADDRESS = re.compile(r"(://[^\s:/@]*:)(?!\d+/)\S+(?=@)")
 _IN_QUERY = re.compile(
     r"([?&;](?:password|passwd|pwd|secret|token|api_?key|access_?key|signature|sig)=)[^&;\s]+",
@@ -16,17 +16,17 @@ _IN_QUERY = re.compile(
 
 
 def without_passwords(text: str) -> str:
-    """The text with `***` in place of each password of a URL."""
+    """Replace the password of each URL in a text with `***`."""
     return _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_ADDRESS.sub(rf"\1{HIDDEN}", text))
 
 
 def has_password(text: str) -> bool:
-    """Whether a URL in the text has a password."""
+    """Return whether a URL in the text has a password."""
     return without_passwords(text) != text
 
 
 def places_of_passwords(value: Any, place: str) -> Iterator[str]:
-    """Where URLs with a password are, as dotted paths."""
+    """Yield the dotted path of each URL with a password in a nested value."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from places_of_passwords(inner, f"{place}.{key}")
@@ -38,7 +38,7 @@ def places_of_passwords(value: Any, place: str) -> Iterator[str]:
 
 
 def redacted(value: Any) -> Any:
-    """The value, nested ones included, without the passwords of its URLs."""
+    """Return a copy of a nested value with the passwords of its URLs replaced by `***`."""
     if isinstance(value, Mapping):
         return {key: redacted(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The Prefect API as runs and setup use it: a client, a target's profile, secrets, names."""
+"""Reads from the Prefect API: the client, a target's profile, secrets, targets, notify blocks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from prefect_flows.core.profiles import Profile, profile_from_block
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-# What a type of block needs to be one that tells.
-CAPABILITY = "notify"
+# The capability of Prefect's notification block types.
+NOTIFY_CAPABILITY = "notify"
 
 
 @contextmanager
 def prefect_client() -> Iterator[SyncPrefectClient]:
-    """A client of the configured Prefect API, known to answer.
+    """Open a client of the configured Prefect API, after a health check.
 
     Raises:
-        ConfigurationError: no API is configured; Prefect would start a private one of its own,
-            which knows no block.
-        PrefectUnreachable: the configured API does not answer, or refuses.
+        ConfigurationError: no API is configured. Prefect would start a temporary server, which has
+            no blocks.
+        PrefectUnreachable: the API does not answer, or refuses a request.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
@@ -74,11 +74,11 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
 
 
 def load_profile(client: SyncPrefectClient, target: str) -> Profile:
-    """Load the profile of a target from its blocks, secrets included.
+    """Load the profile of a target from its blocks, including secrets.
 
     Raises:
-        BlockMissing: setup has not been run for this target; names those that exist.
-        ConfigurationError: the block exists, but is not as setup writes it.
+        BlockMissing: setup has not been run for this target; the message lists existing targets.
+        ConfigurationError: the block is not valid.
     """
     from prefect.exceptions import ObjectNotFound
 
@@ -99,12 +99,12 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
 
 
 def require_target(client: SyncPrefectClient, target: str) -> None:
-    """Refuse a name for which setup made nothing, before there is a run of it.
+    """Check that setup has been run for a target, before a flow run is created.
 
-    A target that only lost its block is left to the run, which tells whoever answers for it.
+    A target with a concurrency limit but no block passes: the run fails and notifies the owners.
 
     Raises:
-        BlockMissing: setup has not been run for this target; names those that exist.
+        BlockMissing: setup has not been run for this target; the message lists existing targets.
     """
     from prefect.exceptions import ObjectNotFound
 
@@ -129,7 +129,7 @@ def _block_missing(client: SyncPrefectClient, target: str) -> BlockMissing:
 
 
 def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
-    """The value of a `Secret` block; none where there is no such block."""
+    """Return the value of a `Secret` block; None if there is no such block."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -140,19 +140,19 @@ def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
 
 
 def stored_state_url(client: SyncPrefectClient) -> str | None:
-    """The state store's URL that setup took from Terraform; none when Terraform gives none."""
+    """Return the state store's URL from Terraform's outputs; None if they have none."""
     variable = client.read_variable_by_name(STATE_URL_VARIABLE)
     return None if variable is None else str(variable.value)
 
 
 def existing_targets(client: SyncPrefectClient) -> list[str]:
-    """The targets for which a `DbtCliProfile` block exists, sorted."""
+    """Return the names of the targets that have a `DbtCliProfile` block, sorted."""
     from prefect.exceptions import ObjectNotFound
 
     prefix = profile_block("")
     try:
         documents = client.read_block_documents_by_type(PROFILE_TYPE)
-    except ObjectNotFound:  # setup has never been run: the type itself is not registered yet
+    except ObjectNotFound:  # setup has never been run: the block type is not registered
         return []
     return sorted(
         document.name.removeprefix(prefix)
@@ -162,7 +162,7 @@ def existing_targets(client: SyncPrefectClient) -> list[str]:
 
 
 def notification_blocks(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
-    """The documents of the blocks that are told for a target, of any of Prefect's types."""
+    """Return the documents of a target's notification blocks, of all block types, sorted."""
     alone = notify_block(target)
     found = client.request(
         "POST",
@@ -174,12 +174,12 @@ def notification_blocks(client: SyncPrefectClient, target: str) -> list[dict[str
             document
             for document in found.json()
             if (document["name"] == alone or document["name"].startswith(notify_block(target, "")))
-            and CAPABILITY in document["block_schema"]["capabilities"]
+            and NOTIFY_CAPABILITY in document["block_schema"]["capabilities"]
         ),
         key=lambda document: (document["name"], document["block_type"]["slug"]),
     )
 
 
 def block_address(document: Mapping[str, Any]) -> str:
-    """What Prefect loads a block by: its type and its name."""
+    """Return the slug by which Prefect loads a block: `<type>/<name>`."""
     return f"{document['block_type']['slug']}/{document['name']}"

@@ -1,8 +1,8 @@
-"""A target's dbt profile, built from its Prefect blocks or from `profiles.yml`.
+"""dbt profiles of a target, from Prefect blocks (`DbtCliProfile`) or from `profiles.yml`.
 
-The data of a block becomes a profile here without the block classes of prefect-dbt: loading a
-referenced `TargetConfigs` through `DbtCliProfile` loses its host and credentials, and importing the
-classes takes four seconds. Setup, which creates the blocks, uses the real classes
+This module reads the data of the blocks without the block classes of prefect-dbt: `DbtCliProfile`
+loses host and credentials of a referenced `TargetConfigs`, and importing the classes takes four
+seconds. Setup uses the classes to create the blocks
 (`infrastructure.setup_profiles.block_resources`).
 """
 
@@ -19,13 +19,13 @@ from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND, secret_variable
 
-# libpq's own; for targets without a password of their own.
+# libpq's variable; used for targets without a password.
 PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 (a name)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A dbt profile with one target, its secrets kept apart.
+    """A dbt profile with one target, and its secrets apart from the rest.
 
     Attributes:
         name: the profile's name, as in `dbt_project.yml`.
@@ -41,12 +41,12 @@ class Profile:
 
     @property
     def warehouse(self) -> str:
-        """Dbt's adapter type: `postgres` or `bigquery`."""
+        """The adapter type: `postgres` or `bigquery`."""
         return str(self.output["type"])
 
     @property
     def address(self) -> str:
-        """Where the warehouse is, as an error names it."""
+        """The address of the warehouse, for error messages."""
         if self.warehouse == "postgres":
             o = self.output
             return f"postgres {o['user']}@{o['host']}:{o['port']}/{o['dbname']}"
@@ -54,7 +54,7 @@ class Profile:
 
     @property
     def address_hint(self) -> str:
-        """What to do when nobody answers there, or refuses."""
+        """What fixes a warehouse that does not answer or refuses the connection."""
         if str(self.output.get("host", "")).startswith("/"):
             return f"start it ({LOCAL_UP_COMMAND}), or correct the target and: {SETUP_COMMAND}"
         return (
@@ -64,7 +64,7 @@ class Profile:
 
     @classmethod
     def from_output(cls, name: str, target: str, output: Mapping[str, Any]) -> Profile:
-        """Build a profile from dbt's own output, its secrets moved aside."""
+        """Build a profile from an output of `profiles.yml`; separate its secrets."""
         rest = dict(output)
         secrets: dict[tuple[str, ...], str] = {}
         if rest.get("password"):
@@ -77,30 +77,30 @@ class Profile:
         return cls(name, target, rest, secrets)
 
     def dbt_output(self) -> dict[str, Any]:
-        """The output as it stands in profiles.yml: every secret is an `env_var` call."""
+        """Return the output for profiles.yml; every secret is an `env_var` call."""
         calls = {
             path: f"{{{{ env_var('{secret_variable(self.target, path[-1])}') }}}}"
             for path in self.secrets
         }
         return self._filled(
-            self._of_machine(f"{{{{ env_var('{PASSWORD_VARIABLE}', '') }}}}") | calls
+            self._default_password(f"{{{{ env_var('{PASSWORD_VARIABLE}', '') }}}}") | calls
         )
 
     def credentials(self) -> dict[str, Any]:
-        """The output with its secrets, for a client that is given them in memory."""
+        """Return the output with its secrets, for clients in this process."""
         password = os.environ.get(PASSWORD_VARIABLE, "")
-        return self._filled(self._of_machine(password) | dict(self.secrets))
+        return self._filled(self._default_password(password) | dict(self.secrets))
 
-    def _of_machine(self, password: str) -> dict[tuple[str, ...], str]:
-        """A Postgres target without a password of its own takes what its machine offers.
+    def _default_password(self, password: str) -> dict[tuple[str, ...], str]:
+        """Return the `password` of a Postgres target that has none, which may be empty.
 
-        dbt asks for the key. libpq reads `.pgpass` and trusts where it is empty, but not the
-        variable: an empty password was given.
+        dbt requires the key. If it is empty, libpq uses `.pgpass` or trust authentication, but not
+        `PGPASSWORD`, because a password was passed.
         """
         return {("password",): password} if self.warehouse == "postgres" else {}
 
     def environment(self) -> dict[str, str]:
-        """The variables that `dbt_output` refers to."""
+        """Return the environment variables that `dbt_output` refers to, with their secrets."""
         return {
             secret_variable(self.target, path[-1]): value for path, value in self.secrets.items()
         }
@@ -117,11 +117,11 @@ class Profile:
 
 
 def profile_from_block(data: Mapping[str, Any]) -> Profile:
-    """Build a profile from the data of a `DbtCliProfile` block, its references resolved.
+    """Build a profile from the data of a `DbtCliProfile` block with resolved references.
 
     Raises:
         KeyError: the data lacks a field that setup always writes.
-        ValueError: the target configs are of a warehouse this project does not run on.
+        ValueError: the warehouse type is not supported.
     """
     configs = data["target_configs"]
     output = {"type": configs["type"], "schema": configs["schema"], "threads": configs["threads"]}
@@ -146,7 +146,7 @@ def profile_from_block(data: Mapping[str, Any]) -> Profile:
 
 
 def profile_name(dbt_dir: Path) -> str:
-    """The profile's name, as `dbt_project.yml` gives it.
+    """Read the profile's name from `dbt_project.yml`.
 
     Raises:
         ConfigurationError: the file, or the name in it, is missing.
@@ -164,13 +164,12 @@ def profile_name(dbt_dir: Path) -> str:
 
 
 def profile_from_file(file: Path, target: str) -> Profile:
-    """Load the profile of a target from the `profiles.yml` that setup writes.
+    """Load the profile of a target from the `profiles.yml` that setup writes, for `--no-prefect`.
 
-    For runs without a Prefect API. Secrets are read, as dbt reads them, from the environment and
-    from the project's `.env`.
+    Secrets come from the environment and from the project's `.env`.
 
     Raises:
-        ConfigurationError: the file, the target, or a variable it asks for is missing.
+        ConfigurationError: the file, the target, or a variable that it reads is missing.
     """
     from dbt.config.profile import Profile as DbtProfile
     from dbt.config.profile import read_profile
@@ -203,9 +202,9 @@ def profile_from_file(file: Path, target: str) -> Profile:
                 where=str(file),
                 fix=f"{SETUP_COMMAND} --profiles-only --target {target}",
             )
-        # dbt renders a password whose variable is not set as none, and says nothing.
-        asked = re.findall(r"env_var\('(\w+)'\)", str(outputs[target]).replace('"', "'"))
-        missing = sorted(variable for variable in asked if variable not in os.environ)
+        # dbt renders a password whose variable is not set as None, without an error.
+        variables = re.findall(r"env_var\('(\w+)'\)", str(outputs[target]).replace('"', "'"))
+        missing = sorted(variable for variable in variables if variable not in os.environ)
         if missing:
             raise ConfigurationError(
                 f"Target {target!r} asks for variables that are not set: {', '.join(missing)}.",

@@ -1,8 +1,8 @@
-"""Settings of a run: where the project lies, and how each stage retries.
+"""Settings from `MILLRACE_…` variables and `.env`: folders, state store, retries, timeouts.
 
-Built once at the entry of a command or flow, never at import. Every value can be set by a
-variable `MILLRACE_…` (in the environment or in the project's `.env`), nested ones with `__`:
-`MILLRACE_STAGES__DBT_RUN__RETRIES=4`. A deployment overrides its own with `job_variables.env`.
+Commands and flows load the settings once when they start, never at import. Nested settings use
+`__`: `MILLRACE_STAGES__DBT_RUN__RETRIES=4`. A deployment overrides settings with
+`job_variables.env`.
 """
 
 from __future__ import annotations
@@ -30,64 +30,63 @@ PREFIX = "MILLRACE_"
 Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test", "docs"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
-
-MOST_DELAY_SECONDS = 600.0
+MAX_RETRY_DELAY_SECONDS = 600.0
 WEEK_SECONDS = 7 * 86_400
-# A date so long ago is still one that Python can count to.
+# Python's dates can still hold a date this long ago.
 CENTURY_DAYS = 36_500
 
 
 class StagePolicy(BaseModel):
-    """How often, how late and how long a stage is tried.
+    """Retries, retry delay (exponential backoff) and timeout of a stage.
 
-    Only causes that may pass are retried; see `prefect_flows.core.failure_class`.
+    Only transient failures are retried; see `prefect_flows.core.failure_class`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    # As many delays as Prefect takes.
+    # Prefect accepts at most 50 delays.
     retries: int = Field(ge=0, le=50)
-    """Attempts after the first."""
-    retry_delay_seconds: float = Field(ge=0, le=MOST_DELAY_SECONDS, allow_inf_nan=False)
-    """Delay of the first retry; each further one comes twice as late, at most ten minutes."""
+    """Number of retries after the first attempt."""
+    retry_delay_seconds: float = Field(ge=0, le=MAX_RETRY_DELAY_SECONDS, allow_inf_nan=False)
+    """Delay before the first retry. It doubles with each retry, up to 10 minutes."""
     timeout_seconds: float = Field(gt=0, le=WEEK_SECONDS, allow_inf_nan=False)
-    """Of one attempt; a week at most."""
+    """Timeout of one attempt, at most a week."""
 
     def delays(self) -> list[float]:
-        """Seconds before each retry, but for the jitter: doubling, up to ten minutes."""
+        """Return the seconds before each retry, without jitter: they double, up to 10 minutes."""
         return [
-            min(self.retry_delay_seconds * 2**n, MOST_DELAY_SECONDS) for n in range(self.retries)
+            min(self.retry_delay_seconds * 2**n, MAX_RETRY_DELAY_SECONDS)
+            for n in range(self.retries)
         ]
 
 
 class StagePolicies(BaseModel):
-    """One policy a task of the pipeline."""
+    """The policy of each task of the pipeline."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     dbt_deps: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=10, timeout_seconds=600)
-    """Only if the project has a packages.yml or a dependencies.yml."""
+    """Runs only if the project has a packages.yml or a dependencies.yml."""
     connect: StagePolicy = StagePolicy(retries=4, retry_delay_seconds=5, timeout_seconds=120)
-    """Only if the warehouse answered that it takes no connections now: it is starting, or has too
-    many."""
+    """Runs only if the warehouse accepts no connections: it is starting, or has too many."""
     extract: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=30, timeout_seconds=3600)
-    """Of each source."""
+    """For each source."""
     load: StagePolicy = StagePolicy(retries=3, retry_delay_seconds=45, timeout_seconds=1800)
-    """Of each source."""
+    """For each source."""
     dbt_freshness: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
     dbt_seed: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=1800)
     dbt_snapshot: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=3600)
     dbt_run: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=7200)
     dbt_test: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
     dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=9000)
-    """Of `strategy="build"`: how often a node is tried again is what its own stage allows."""
+    """For `strategy="build"`. The retries of a node are those of its own stage."""
     count_marts: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
-    """Of the rows of all marts, for the report. A run whose marts cannot be counted passes."""
+    """Counts the rows of all marts for the report. A failure does not fail the run."""
     dbt_docs: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)
 
 
 class Settings(BaseSettings):
-    """Settings shared by the pipeline and by the commands that prepare its ground."""
+    """Settings of the pipeline and of the commands that set it up."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -99,84 +98,84 @@ class Settings(BaseSettings):
     )
 
     project_dir: Path = Path(__file__).resolve().parents[2]
-    """Where the project lies, for an image in which the code is installed elsewhere."""
+    """Folder of the project, for images in which the code is installed elsewhere."""
     local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
-    """Everything this machine makes: database files, server home, state. `.local` of the project
-    when not set; in an image, its volume."""
+    """Folder for everything that this machine creates: database files, server home, state. The
+    default is `.local` in the project; in an image, its volume."""
     project: str | None = Field(default=None, pattern=r"^[\w.-]+$")
-    """Id of the project that this clone belongs to, where the file `projects` in `local_dir` does
-    not last: CI, containers. Setup refuses targets that another project made."""
+    """Id of the project of this clone, for CI and containers, where the file `projects` in
+    `local_dir` is not kept. Setup refuses targets of another project."""
     version: str | None = None
-    """Of the code, as `deploy` and images name it: a git commit. None: whatever lies here."""
+    """Git commit of the code, as `deploy` and images name it. None: the code in this folder."""
     image: str | None = None
-    """The image that work pools and deployments name; a run itself has no use for it."""
+    """The image of work pools and deployments. Runs do not use it."""
     parsed_dir: Path | None = None
-    """The dbt project as an image's build parsed it, a folder a target. A machine has none."""
+    """Folder with the partial parse of an image's build, one folder per target. Images set it."""
     stages: StagePolicies = StagePolicies()
-    """Retries, delays and timeouts, one policy a task of the pipeline."""
+    """Retries, retry delays and timeouts of each task of the pipeline."""
     max_parallel_sources: int = Field(default=4, ge=1, le=64)
-    """Sources that are brought in side by side; each takes a connection of the warehouse, and
-    more."""
+    """Maximum number of sources that are ingested concurrently. Each needs at least one connection
+    to the warehouse."""
     state_url: str | None = None
-    """A folder, `gs://bucket/folder` or `s3://bucket/folder`, without a login: the block
-    `state-store-login` has that. When not set: what setup wrote for the Prefect API, or
-    `.local/state`."""
+    """URL of the state store: a folder, `gs://bucket/folder` or `s3://bucket/folder`. The login is
+    in the block `state-store-login`, not in the URL. The default is the URL that setup stored in
+    Prefect, or else `.local/state`."""
     resume_within_hours: float = Field(default=6, ge=0, le=CENTURY_DAYS * 24, allow_inf_nan=False)
-    """An interrupted run that began longer ago is not resumed: what it built is out of date."""
+    """An interrupted run that started longer ago is not resumed: its results are out of date."""
     keep_runs: int = Field(default=100, ge=1, le=1_000_000)
-    """A run's folder is removed when it is not among so many last ones of its target."""
+    """Number of runs to keep per target; folders of older runs are removed."""
     keep_days: float = Field(default=30, ge=0, le=CENTURY_DAYS, allow_inf_nan=False)
-    """A run's folder is removed when it is older than this."""
+    """Number of days to keep runs; folders of older runs are removed."""
     price_per_tib: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Of 2**40 bytes that BigQuery bills, in a currency of one's own: the pages then show the
+    """Price of 2**40 bytes billed by BigQuery, in your currency. If it is set, reports show the
     cost."""
     unreachable_seconds: float = Field(default=120, gt=0, le=3600, allow_inf_nan=False)
-    """How long a run waits for a server that does not answer: at its beginning for the warehouse,
-    at its end for the Prefect API, which then does not learn how it ended. The log says what is
-    waited for, every 30 s."""
+    """How long a run waits for a server that does not answer: at its start for the warehouse, at
+    its end for the Prefect API, which then does not get its result. The log names the server every
+    30 s."""
     notify_seconds: float = Field(default=5, gt=0, le=3600, allow_inf_nan=False)
-    """How long a run waits for those it tells how it ended, all of them together. Who was not told
-    is told at the end of the next run."""
+    """How long a run waits until all its notifications are sent. The next run sends those that
+    were not."""
     metrics_dir: Path | None = None
-    """Where node_exporter's textfile collector reads metrics. Not written by default."""
+    """Folder for metrics that node_exporter's textfile collector reads. None by default."""
     metrics_push_url: HttpUrl | None = None
-    """A Pushgateway that metrics are pushed to. None by default."""
+    """URL of a Pushgateway that gets the metrics. None by default."""
 
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: object) -> object:
-        """Refuse what a variable gives that was set from one that is not set."""
+        """Refuse an empty value, which comes from a variable such as `MILLRACE_X=$UNSET`."""
         if value == "":
             raise ValueError("must not be empty; without the variable, the default holds")
         return value
 
     @property
     def dbt_dir(self) -> Path:
-        """The dbt project."""
+        """The folder of the dbt project."""
         return self.project_dir / "dbt"
 
     @property
     def dbt_project_file(self) -> Path:
-        """What dbt is told of the project, and the sources that are off."""
+        """The `dbt_project.yml`, whose `disabled_sources` lists the sources that are off."""
         return self.dbt_dir / "dbt_project.yml"
 
     @property
     def profiles_file(self) -> Path:
-        """The `profiles.yml` that setup writes for whoever calls dbt by hand."""
+        """The `profiles.yml` that setup writes, for people who run dbt themselves."""
         return self.dbt_dir / "profiles.yml"
 
     @property
     def default_state_url(self) -> str:
-        """The state store where nothing else is configured."""
+        """The URL of the state store if none is configured."""
         return str(self.local_dir / "state")
 
     def target_path(self, target: str) -> Path:
-        """The folder where the pipeline's dbt keeps its artifacts and partial parse."""
+        """Return dbt's target path for a target: its artifacts and its partial parse."""
         return self.local_dir / "dbt" / target
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment and the project's `.env`.
+    """Load the settings from the environment and the project's `.env`.
 
     Raises:
         ConfigurationError: a value is invalid, or a `MILLRACE_…` variable is not a setting.

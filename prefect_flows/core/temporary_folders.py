@@ -1,4 +1,4 @@
-"""Temporary folders for secrets and rows: private, and gone soon after a kill."""
+"""Private temporary folders for secrets and rows, with cleanup after a killed process."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ if sys.platform != "win32":
     import fcntl
 
 PREFIX = "millrace-"
-# Locked for as long as the process lives that uses the folder: the system lets go at its death.
+# A file that the owning process locks; the lock ends with the process, even if it is killed.
 HELD = ".held"
 
 
 @contextmanager
 def private_folder(what: str, within: Path | None = None, prefix: str = PREFIX) -> Iterator[Path]:
-    """A temporary folder that only this user enters, for as long as the context lasts.
+    """Create a temporary folder that only this user can read, and remove it afterwards.
 
-    A process that is killed with SIGKILL leaves its folder behind. The next call removes it, from
-    whatever process it comes. On Windows it stays.
+    A process that is killed with SIGKILL leaves its folder behind. The next call removes it, in any
+    process; on Windows it stays.
 
     Args:
         what: part of the folder's name.
-        within: where the folder is made; the system's folder for temporary files by default.
+        within: the parent folder; the system's folder for temporary files by default.
+        prefix: beginning of the folder's name; only folders with it are cleaned up.
     """
     base = Path(tempfile.gettempdir()) if within is None else within
     remove_abandoned(base, prefix)
@@ -36,7 +37,7 @@ def private_folder(what: str, within: Path | None = None, prefix: str = PREFIX) 
         lock = os.open(folder / HELD, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         if _is_locked_by_us(folder / HELD, lock):
             break
-        os.close(lock)  # another process took it for abandoned before it was locked
+        os.close(lock)  # another process removed the folder before it was locked
     try:
         yield folder
     finally:
@@ -47,7 +48,7 @@ def private_folder(what: str, within: Path | None = None, prefix: str = PREFIX) 
 
 
 def remove_abandoned(base: Path, prefix: str = PREFIX) -> list[Path]:
-    """Remove the folders of processes that do not live any more; those that were removed."""
+    """Remove the folders of processes that have ended, and return their paths."""
     if sys.platform == "win32":
         return []
     removed = []
@@ -56,7 +57,7 @@ def remove_abandoned(base: Path, prefix: str = PREFIX) -> list[Path]:
             if folder.lstat().st_uid != os.geteuid():
                 continue
             lock = os.open(folder / HELD, os.O_RDWR | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):  # of somebody else, or gone by now
+        except (FileNotFoundError, NotADirectoryError):  # not ours, or removed meanwhile
             continue
         try:
             if _is_locked_by_us(folder / HELD, lock):
@@ -68,7 +69,7 @@ def remove_abandoned(base: Path, prefix: str = PREFIX) -> list[Path]:
 
 
 def _is_locked_by_us(file: Path, descriptor: int) -> bool:
-    """Lock the file, if nobody has it and it still is what the descriptor was opened for."""
+    """Try to lock the file; return whether it is locked and still at this path."""
     if sys.platform == "win32":
         return True
     try:

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a value, in the words of whoever writes YAML, JSON or options."""
+"""Readable messages for pydantic validation errors, without the invalid values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MESSAGES = {
 
 
 def validation_message(fault: Mapping[str, Any]) -> str:
-    """What is wrong, from an entry of `ValidationError.errors()`; never the value itself."""
+    """Format an entry of `ValidationError.errors()` without its value, which may be a secret."""
     kind, context = fault["type"], fault.get("ctx", {})
     if kind in _MESSAGES and context.get("min_length", 1) == 1:
         return _MESSAGES[kind]
@@ -51,7 +51,7 @@ def validation_message(fault: Mapping[str, Any]) -> str:
 
 
 def validation_faults(error: ValidationError) -> list[str]:
-    """Every fault as `path: message`; never a value, which may be a secret."""
+    """Format every entry of a `ValidationError` as `path: message`, without values."""
     return [
         f"{'.'.join(str(part) for part in fault['loc'] if part != '[key]') or 'value'}: "
         f"{validation_message(fault)}"

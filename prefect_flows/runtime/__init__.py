@@ -1,1 +1,1 @@
-"""How a run is executed: stages, retries, progress, cancellation, one run per target."""
+"""Executes a run: stages with retries and timeouts, progress, cancellation, the target lock."""

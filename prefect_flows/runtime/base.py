@@ -1,4 +1,4 @@
-"""What a run asks of the place that it runs in: Prefect's flow run, or a bare process."""
+"""The interface of a runtime (`Runtime`), and the runtime without Prefect (`LocalRuntime`)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from prefect_flows.runtime.cancellation import CancellationHandler
 from prefect_flows.runtime.stages import Work, as_function
 from prefect_flows.transform.event_listener import EventListener
 
-# Says which run holds the target.
+# Describes the run that holds the target.
 Holder = Callable[[], str]
 
-# How often a waiting run says for whom it waits.
-SAY_SECONDS = 300
+# How often a run that waits for its target logs which run holds it.
+WAIT_LOG_SECONDS = 300
 
 
-def busy(target: str, holder: str, where: str) -> TargetBusy:
-    """The error of a run that is not to wait for another."""
+def target_busy_error(target: str, holder: str, where: str) -> TargetBusy:
+    """Build the error for a run with `--no-wait` whose target another run holds."""
     return TargetBusy(
         f"Target {target!r} is taken by {holder}.",
         where=where,
@@ -35,15 +35,15 @@ def busy(target: str, holder: str, where: str) -> TargetBusy:
 
 
 class Runtime(Protocol):
-    """Where a run runs.
+    """What a run needs from its surroundings: a Prefect flow run, or a process without Prefect.
 
     Attributes:
-        run_id: the run's name in the state store.
-        url: where a person looks at the run; none without Prefect.
-        unreported: what could not be told to Prefect, a line each.
-        wishes: what is told of the target; none where nobody is told from here.
-        watchers: see the dbt stages go by.
-        stop: tells the run to stop.
+        run_id: id of the run in the state store.
+        url: URL of the flow run; None without Prefect.
+        log: the log of the run.
+        unreported: one line for each thing that could not be reported to Prefect.
+        wishes: notification preferences of the target; None if this runtime sends no notifications.
+        stop: handles the cancellation of the run.
     """
 
     run_id: str
@@ -54,45 +54,47 @@ class Runtime(Protocol):
     stop: CancellationHandler
 
     @property
-    def watchers(self) -> Sequence[EventListener]:
-        """See the dbt stages go by."""
+    def listeners(self) -> Sequence[EventListener]:
+        """Listeners for the events of the dbt stages."""
 
     def lease(self, target: str, holder: Holder, *, wait: bool) -> AbstractContextManager[None]:
-        """Hold the target, so that no other run of it begins.
+        """Hold the target, so that no other run of it starts on any machine.
 
         Args:
-            holder: says which run holds it now.
+            target: name of the target.
+            holder: describes the run that holds the target now.
+            wait: whether to wait for another run.
 
         Raises:
-            TargetBusy: another run holds it, and this one is not to wait.
+            TargetBusy: another run holds the target, and `wait` is false.
         """
 
     def stopping(self) -> AbstractContextManager[None]:
-        """Hear whatever tells the run to stop.
+        """Handle cancellation while the context is open.
 
         Raises:
-            RunCancelled: the run was told to stop.
+            RunCancelled: the run was cancelled.
         """
 
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
-        """Run a stage with its retries and its timeout."""
+        """Run a stage with its retries and timeout, and return its record."""
 
     def publish(self, key: str, markdown: str) -> None:
-        """Show a text with the run."""
+        """Publish a Markdown text with the run."""
 
     def secret(self, block: str) -> Any | None:
-        """The value of a Secret block; none where there is no such block."""
+        """Return the value of a `Secret` block; None if there is no such block."""
 
     def receivers(self) -> list[str]:
-        """The blocks that are told of the target.
+        """Return the notification blocks of the target.
 
         Raises:
-            PrefectUnreachable: the Prefect API cannot be asked.
+            PrefectUnreachable: the Prefect API does not answer.
         """
 
 
 class LocalRuntime:
-    """A run in a bare process: nothing is shown but the log and the state store."""
+    """The runtime of `--no-prefect`: a run in this process, with only its log and state store."""
 
     def __init__(self) -> None:
         self.run_id = str(uuid.uuid4())
@@ -100,7 +102,7 @@ class LocalRuntime:
         self.log: Logger = logging.getLogger("millrace")
         self.unreported: list[str] = []
         self.wishes: NotificationPreferences | None = None
-        self.watchers: Sequence[EventListener] = ()
+        self.listeners: Sequence[EventListener] = ()
         self.stop = CancellationHandler()
 
     def lease(
@@ -110,24 +112,24 @@ class LocalRuntime:
         *,
         wait: bool,  # noqa: ARG002
     ) -> AbstractContextManager[None]:
-        """The lock of the state store's folder has to serve: other machines are not seen."""
+        """Hold nothing; the lock file of the state store separates runs on this machine only."""
         return nullcontext()
 
     def stopping(self) -> AbstractContextManager[None]:
-        """Hear Ctrl-C and SIGTERM."""
-        return self.stop.heard()
+        """Handle Ctrl-C and SIGTERM."""
+        return self.stop.handle_signals()
 
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
-        """Run a stage as a function."""
+        """Run a stage as a plain function."""
         return as_function(name, policy, work, self.stop)
 
     def publish(self, key: str, markdown: str) -> None:
-        """Nobody would see it."""
+        """Do nothing: there is no Prefect UI."""
 
     def secret(self, block: str) -> str | None:
-        """The value of the variable that stands for the block; none where it is not set."""
+        """Return the variable that replaces the block; None if it is not set or empty."""
         return os.environ.get(secret_block_variable(block)) or None
 
     def receivers(self) -> list[str]:
-        """Whoever called the process sees how it ended."""
+        """Return no blocks: the caller of the process sees how the run ended."""
         return []

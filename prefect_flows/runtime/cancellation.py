@@ -1,10 +1,10 @@
-"""Stops a run when it is told to: by Ctrl-C, by SIGTERM, or because Prefect cancelled it.
+"""Cancellation of a run by Ctrl-C, SIGTERM, or a cancelled flow run in Prefect.
 
-Whatever tells it, the main thread gets a `KeyboardInterrupt`: dbt answers that, and nothing else,
-by cancelling its statements in the warehouse. Code of a library may swallow the interrupt: a bare
-`except:`, as the functions that dbt generates to read its parsed project have it, or a callback
-whose errors Python ignores. So a request is remembered, the interrupt is repeated until one is on
-its way up, and a run looks between its stages and nodes whether it was told to stop.
+Every cancellation raises a `KeyboardInterrupt` in the main thread, because it is the only exception
+after which dbt cancels its statements in the warehouse. A library may swallow the interrupt: with a
+bare `except:`, as in the code that dbt generates to read its parsed project, or in a callback whose
+errors Python ignores. Therefore the handler remembers the request, repeats the interrupt until it
+has an effect, and a run also checks for a request between its stages and nodes.
 """
 
 from __future__ import annotations
@@ -16,43 +16,47 @@ from contextlib import contextmanager
 from types import FrameType
 
 from prefect_flows.core.errors import RunCancelled
-from prefect_flows.core.interrupts import REPEAT_SECONDS, Interrupts, is_interrupt_under_way
+from prefect_flows.core.interrupts import (
+    INTERRUPT_INTERVAL_SECONDS,
+    Interrupts,
+    is_interrupt_under_way,
+)
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class CancellationHandler:
-    """Tells the main thread to stop, until it does.
+    """Cancels a run: remembers the request, and interrupts the main thread until it stops.
 
     Attributes:
-        reason: who told it; none while nobody has.
+        reason: what requested the cancellation; None if nothing did.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        # Whether the project's own code has the interrupt, where nothing swallows it any more.
+        # Whether our own code has raised the interrupt, where no library can swallow it.
         self._has_effect = False
 
     def request(self, reason: str) -> None:
-        """Stop the run, from any thread."""
+        """Request the cancellation of the run; callable from any thread."""
         self.reason = self.reason or reason
 
     def check(self) -> None:
-        """Interrupt the caller if the run was told to stop.
+        """Raise an interrupt if the run was cancelled.
 
         Raises:
-            KeyboardInterrupt: it was.
+            KeyboardInterrupt: the run was cancelled.
         """
         if self.reason is not None:
             self._has_effect = True
             raise KeyboardInterrupt
 
     @contextmanager
-    def checked(self) -> Iterator[None]:
-        """Look before and after a piece of work, whatever that made of an interrupt.
+    def check_before_and_after(self) -> Iterator[None]:
+        """Check for a cancellation before and after the block, which may swallow the interrupt.
 
         Raises:
-            KeyboardInterrupt: the run was told to stop.
+            KeyboardInterrupt: the run was cancelled.
         """
         self.check()
         try:
@@ -61,17 +65,17 @@ class CancellationHandler:
             self.check()
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Hear Ctrl-C and SIGTERM, and say of an interrupt that the run was told to stop.
+    def handle_signals(self) -> Iterator[None]:
+        """Handle Ctrl-C and SIGTERM, and turn an interrupt into `RunCancelled`.
 
-        A signal reaches the main thread only; in another one a request is heard by `check`.
+        Signals reach only the main thread. In another thread, `check` raises the interrupt.
 
         Raises:
-            RunCancelled: the run was told to stop.
+            RunCancelled: the run was cancelled.
         """
         try:
             if threading.current_thread() is threading.main_thread():
-                with self._signals_heard():
+                with self._signal_handlers():
                     yield
             else:
                 yield
@@ -79,26 +83,26 @@ class CancellationHandler:
             raise self.cancelled() from error
 
     @contextmanager
-    def _signals_heard(self) -> Iterator[None]:
-        def hear(number: int, _frame: FrameType | None) -> None:
-            self.request(NAMES[signal.Signals(number)])
-            # A second Ctrl-C ends what the first one began: the person does not want to wait.
+    def _signal_handlers(self) -> Iterator[None]:
+        def handle(number: int, _frame: FrameType | None) -> None:
+            self.request(SIGNAL_NAMES[signal.Signals(number)])
+            # A second Ctrl-C also interrupts the cleanup after the first: the user does not wait.
             if not interrupts.ending and (
                 number == signal.SIGINT or not (self._has_effect or is_interrupt_under_way())
             ):
                 raise KeyboardInterrupt
 
         def repeat() -> None:
-            while not interrupts.over.wait(REPEAT_SECONDS):
+            while not interrupts.over.wait(INTERRUPT_INTERVAL_SECONDS):
                 if self.reason is not None:
                     interrupts.send()
 
-        interrupts = Interrupts(signal.SIGTERM, hear)
-        before = {number: signal.getsignal(number) for number in NAMES}
-        for number in NAMES:
-            # A shell's background job ignores Ctrl-C, which is for what runs in the foreground.
+        interrupts = Interrupts(signal.SIGTERM, handle)
+        before = {number: signal.getsignal(number) for number in SIGNAL_NAMES}
+        for number in SIGNAL_NAMES:
+            # A shell starts a background job with SIGINT ignored; leave it so.
             if before[number] is not signal.SIG_IGN:
-                signal.signal(number, hear)
+                signal.signal(number, handle)
         thread = threading.Thread(target=repeat, name="millrace-stop", daemon=True)
         thread.start()
         try:
@@ -111,7 +115,7 @@ class CancellationHandler:
                 signal.signal(number, handler)
 
     def cancelled(self) -> RunCancelled:
-        """The error that says so."""
+        """Build the error of a cancelled run."""
         return RunCancelled(
             f"The run was told to stop by {self.reason or 'Ctrl-C'}; its statements were "
             "cancelled in the warehouse.",

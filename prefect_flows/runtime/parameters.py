@@ -1,4 +1,4 @@
-"""What a run of the pipeline is asked for, and the stages that this comes to."""
+"""Parameters of a pipeline run, and the dbt commands and resource types of its stages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect_flows.core.settings import Stage
 
 Strategy = Literal["run_then_test", "build"]
 
-# Stage → dbt's command, and the resource types it runs.
+# Stage → dbt command, and the resource types that it runs.
 FRESHNESS = (["source", "freshness"], ("source",))
 RUN_THEN_TEST = {
     "freshness": FRESHNESS,
@@ -20,27 +20,27 @@ RUN_THEN_TEST = {
     "run": (["run"], ("model",)),
     "test": (["test"], ("test", "unit_test")),
 }
-# Where a snapshot reads a model, both in the order of the graph.
+# Runs models and snapshots in the order of the graph, for snapshots that read models.
 RUN_WITH_SNAPSHOTS = ["build", "--resource-type", "model", "--resource-type", "snapshot"]
 BUILT = ("seed", "snapshot", "model", "test", "unit_test", "function", "saved_query", "exposure")
-STAGES_OF = {
+DBT_STAGES = {
     "run_then_test": RUN_THEN_TEST,
     "build": {"freshness": FRESHNESS, "build": (["build"], BUILT)},
 }
-# What `skip` leaves out of a build.
-TYPES_OF_STAGE: dict[Stage, tuple[str, ...]] = {
+# Stage → the resource types that `skip` excludes.
+STAGE_RESOURCE_TYPES: dict[Stage, tuple[str, ...]] = {
     "seed": ("seed",),
     "snapshot": ("snapshot",),
     "run": ("model",),
     "test": ("test", "unit_test"),
 }
 
-# Stages that `full_refresh` is for.
-REFRESHED = frozenset({"seed", "run", "build"})
+# Stages that accept `--full-refresh`.
+FULL_REFRESH_STAGES = frozenset({"seed", "run", "build"})
 
 
 class Parameters(BaseModel):
-    """The pipeline's parameters, validated. The flow's docstring says what each is."""
+    """The validated parameters of the flow `dbt_full_pipeline`; see its docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,11 +59,11 @@ class Parameters(BaseModel):
     wait: bool = True
 
     def identity(self) -> dict[str, Any]:
-        """What two runs have to share for one to go on from the other."""
+        """Return the parameters that must be equal for one run to resume another."""
         return self.model_dump(mode="json", exclude={"resume", "failed", "wait"})
 
     @property
     def whole(self) -> bool:
-        """Whether the run leaves out nothing that may have changed."""
+        """Whether the run builds and tests the whole dbt project."""
         built = {"seed", "snapshot", "run", "test"}
         return not (self.select or self.exclude or built & set(self.skip))

@@ -1,4 +1,4 @@
-"""A run as a Prefect flow run: its tasks, artifacts, events, its lease, and its cancellation."""
+"""The runtime of a Prefect flow run: tasks, artifacts, progress, concurrency lease, blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from prefect_flows.core.prefect_api import (
     read_secret,
 )
 from prefect_flows.core.settings import StagePolicy
-from prefect_flows.runtime.base import SAY_SECONDS, Holder, busy
+from prefect_flows.runtime.base import WAIT_LOG_SECONDS, Holder, target_busy_error
 from prefect_flows.runtime.cancellation import CancellationHandler
 from prefect_flows.runtime.progress import API_ERRORS, ProgressReporter, is_api_healthy
 from prefect_flows.runtime.stages import Work, as_task
@@ -40,20 +40,22 @@ from prefect_flows.transform.event_listener import EventListener
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-# A killed run's lease ends by itself after so many seconds, the shortest that Prefect knows.
+# The lease of a killed run expires after this time; Prefect allows no shorter one.
 LEASE_SECONDS = 60
-# How long one asking for the lease waits, and how long it counts that the API answered.
-ASK_SECONDS = 5
+# Timeout of one attempt to acquire the lease.
+LEASE_ATTEMPT_SECONDS = 5
+# How long the result of an API health check is reused.
+HEALTH_CHECK_VALID_SECONDS = 5
 
 
 class PrefectRuntime:
-    """A run in the flow run that calls it."""
+    """The runtime of the flow run that creates it."""
 
     def __init__(
         self,
         flow_run: FlowRun,
         target: str,
-        wishes: NotificationPreferences,
+        preferences: NotificationPreferences,
         log: Logger,
         patience: ApiPatience,
     ) -> None:
@@ -61,49 +63,49 @@ class PrefectRuntime:
         self.url = url_for("flow-run", obj_id=flow_run.id)
         self.log = log
         self.unreported: list[str] = []
-        self.wishes: NotificationPreferences | None = wishes
+        self.wishes: NotificationPreferences | None = preferences
         self._flow_run_id: UUID = flow_run.id
         self._target = target
         self._patience = patience
-        self._asked, self._answers = -float(ASK_SECONDS), False
+        self._checked_at, self._is_healthy = -float(HEALTH_CHECK_VALID_SECONDS), False
         self.stop = CancellationHandler()
-        self._pulse = ProgressReporter(flow_run.id, target, self.stop, self.unreported.append)
+        self._progress = ProgressReporter(flow_run.id, target, self.stop, self.unreported.append)
 
     @classmethod
-    def of_this_flow(
-        cls, target: str, wishes: NotificationPreferences, patience: ApiPatience
+    def from_flow_run_context(
+        cls, target: str, preferences: NotificationPreferences, patience: ApiPatience
     ) -> PrefectRuntime:
-        """The run whose flow's body this is called from."""
+        """Create the runtime of the flow run in whose body this is called."""
         context = FlowRunContext.get()
         assert context is not None  # noqa: S101
         assert context.flow_run is not None  # noqa: S101
-        return cls(context.flow_run, target, wishes, get_run_logger(), patience)
+        return cls(context.flow_run, target, preferences, get_run_logger(), patience)
 
     @property
-    def watchers(self) -> Sequence[EventListener]:
-        """The pulse tells Prefect of the nodes, a batch every few seconds."""
-        return (self._pulse,)
+    def listeners(self) -> Sequence[EventListener]:
+        """The progress reporter, which sends node results to Prefect every few seconds."""
+        return (self._progress,)
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """Hear Ctrl-C, SIGTERM, and a cancellation in Prefect."""
-        with self.stop.heard(), self._pulse:
+        """Handle Ctrl-C, SIGTERM, and a cancellation in Prefect."""
+        with self.stop.handle_signals(), self._progress:
             yield
 
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
-        """Run a stage as a task."""
+        """Run a stage as a Prefect task."""
         try:
             return as_task(name, policy, work, self.stop)
         finally:
-            # Only what is waited for after the last stage counts: dbt needs no API.
-            self._patience.begin_anew()
+            # Only waits after the last stage count towards the limit: dbt needs no API.
+            self._patience.reset()
 
     def publish(self, key: str, markdown: str) -> None:
-        """Make an artifact of the flow run."""
+        """Create a Markdown artifact of the flow run, if the API answers."""
         now = time.monotonic()
-        if now - self._asked > ASK_SECONDS:
-            self._asked, self._answers = now, is_api_healthy()
-        if not self._answers:
+        if now - self._checked_at > HEALTH_CHECK_VALID_SECONDS:
+            self._checked_at, self._is_healthy = now, is_api_healthy()
+        if not self._is_healthy:
             self.unreported.append(f"artifact {key}: the API does not answer")
             return
         try:
@@ -112,12 +114,16 @@ class PrefectRuntime:
             self.unreported.append(f"artifact {key}: {type(error).__name__}: {error}")
 
     def secret(self, block: str) -> Any | None:
-        """The value of a Secret block; none where there is no such block."""
+        """Return the value of a `Secret` block; None if there is no such block."""
         with prefect_client() as client:
             return read_secret(client, block)
 
     def receivers(self) -> list[str]:
-        """The notification blocks of the target."""
+        """Return the notification blocks of the target.
+
+        Raises:
+            PrefectUnreachable: the Prefect API does not answer.
+        """
         where = f"blocks {notify_block(self._target)} of the Prefect API"
         fix = "start it again; what was to be told waits for the next run"
         if not is_api_healthy():
@@ -135,7 +141,13 @@ class PrefectRuntime:
 
     @contextmanager
     def lease(self, target: str, holder: Holder, *, wait: bool) -> Iterator[None]:
-        """Hold the only slot of the target's global concurrency limit, which setup made."""
+        """Hold the only slot of the target's global concurrency limit, which setup creates.
+
+        Raises:
+            ConfigurationError: the concurrency limit does not exist.
+            PrefectUnreachable: the Prefect API does not answer.
+            TargetBusy: another run holds the target, and `wait` is false.
+        """
         name = lease_limit(target)
         with get_client(sync_client=True) as client:
             try:
@@ -147,7 +159,7 @@ class PrefectRuntime:
                     fix=f"{SETUP_COMMAND} --target {target}",
                 ) from error
         with ExitStack() as stack:
-            said = -float(SAY_SECONDS)
+            logged_at = -float(WAIT_LOG_SECONDS)
             while True:
                 try:
                     stack.enter_context(self._slot(name))
@@ -161,16 +173,18 @@ class PrefectRuntime:
                     ) from error
                 except TimeoutError as error:
                     if not wait:
-                        raise busy(target, holder(), f"concurrency limit {name}") from error
-                    if time.monotonic() - said > SAY_SECONDS:
+                        raise target_busy_error(
+                            target, holder(), f"concurrency limit {name}"
+                        ) from error
+                    if time.monotonic() - logged_at > WAIT_LOG_SECONDS:
                         self.log.info("Target %r is taken. Waiting for %s.", target, holder())
-                        said = time.monotonic()
+                        logged_at = time.monotonic()
             try:
                 yield
             finally:
-                self._give_back(target, stack)
+                self._release_lease(target, stack)
 
-    def _give_back(self, target: str, lease: ExitStack) -> None:
+    def _release_lease(self, target: str, lease: ExitStack) -> None:
         try:
             lease.close()
         except API_ERRORS as error:
@@ -184,10 +198,10 @@ class PrefectRuntime:
     def _slot(self, name: str) -> Any:
         return concurrency(
             name,
-            timeout_seconds=ASK_SECONDS,
+            timeout_seconds=LEASE_ATTEMPT_SECONDS,
             lease_duration=LEASE_SECONDS,
             strict=True,
-            # dbt goes on when the API does not answer; the pulse says so.
+            # dbt continues while the API is down; the progress reporter reports that.
             raise_on_lease_renewal_failure=False,
             holder=ConcurrencyLeaseHolder(type="flow_run", id=self._flow_run_id),
         )

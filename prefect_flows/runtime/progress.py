@@ -1,13 +1,13 @@
-"""What goes to Prefect while a run goes, and what comes back: every few seconds, by a thread.
+"""Progress of a run in Prefect: artifact, node events, heartbeats; polls for cancellation.
 
-Never a call for a node: a progress artifact that moves, and events that carry many nodes each.
+A thread does this every few seconds, for many nodes in one call:
 
     millrace.node.finished, millrace.node.failed
         resource  millrace.target.<target>
-        related   millrace.node.<target>.<node's id>, role `node`; at most 50 nodes an event
+        related   millrace.node.<target>.<node's id>, role `node`; at most 50 nodes per event
         payload   the same nodes: id, status, cause, seconds, attempts
 
-An automation acts on one model by `match_related`.
+With `match_related`, an automation reacts to one model.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from prefect_flows.runtime.cancellation import CancellationHandler
     from prefect_flows.transform.results import NodeResult
 
-SECONDS = 3
-NODES_IN_AN_EVENT = 50
-# By its heartbeats Prefect tells a run that lives from one that was killed.
+PROGRESS_INTERVAL_SECONDS = 3
+MAX_NODES_PER_EVENT = 50
+# A flow run without heartbeats counts as killed (Prefect's zombie detection).
 HEARTBEAT_SECONDS = 60
 
-# What Prefect's client raises when the API does not answer, or not as it should.
+# What Prefect's client raises when the API does not answer, or answers with an error.
 API_ERRORS = (httpx.HTTPError, PrefectHTTPStatusError)
 
 
 def is_api_healthy() -> bool:
-    """Whether the API answers now.
+    """Return whether the Prefect API answers now, after one attempt.
 
-    Asked once, by a client of its own: one that has reached the API before tries for a minute.
+    This uses a new client, because a client that has reached the API before retries for a minute.
     """
     with get_client(sync_client=True) as client:
         failure = client.api_healthcheck()
@@ -55,11 +55,13 @@ def is_api_healthy() -> bool:
 
 
 class ProgressReporter:
-    """Beats while its context lasts, and once more when it ends.
+    """Reports progress every few seconds while its context is open, and once when it closes.
 
     Args:
-        stop: is requested when the flow run is being cancelled.
-        unreported: takes a line for what Prefect could not be told.
+        flow_run_id: id of the flow run.
+        target: name of the target.
+        stop: gets a request when the flow run is cancelled in Prefect.
+        unreported: is called with a line about what could not be reported.
     """
 
     def __init__(
@@ -78,11 +80,11 @@ class ProgressReporter:
         self._stage = ""
         self._total = 0
         self._done = 0
-        self._shown: tuple[str, int] = ("", 0)
+        self._reported: tuple[str, int] = ("", 0)
         self._artifact: UUID | None = None
-        self._lost = 0
+        self._failed_intervals = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="millrace-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="millrace-progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -96,54 +98,55 @@ class ProgressReporter:
     ) -> None:
         self._over.set()
         self._thread.join()
-        if self._lost:
+        if self._failed_intervals:
             self._unreported(
-                f"progress and events of nodes, since the last {self._lost * SECONDS} s of the run"
+                "progress and events of nodes, since the last "
+                f"{self._failed_intervals * PROGRESS_INTERVAL_SECONDS} s of the run"
             )
 
     def stage_started(self, name: str, total: int) -> None:
-        """Progress is the stage's: it begins again at nothing."""
+        """Start the progress of a stage at zero."""
         with self._lock:
             self._stage, self._total, self._done = name, total, 0
 
     def node_started(self, *_: Any) -> None:
-        """Nothing is told of a node that begins."""
+        """Do nothing: only finished nodes are reported."""
 
     def nodes_finished(self, name: str, results: Sequence[NodeResult]) -> None:  # noqa: ARG002
-        """Keep them until the next beat."""
+        """Keep the results until the next report."""
         with self._lock:
             self._results += results
             self._done += len(results)
 
     def warned(self, text: str) -> None:
-        """The log says it."""
+        """Do nothing: warnings are in the log."""
 
     def stage_finished(self, name: str) -> None:
-        """The next beat shows it."""
+        """Do nothing: the next report shows it."""
 
-    def _beat(self) -> None:
-        beats = 0
+    def _run(self) -> None:
+        intervals = 0
         with get_client(sync_client=True) as client:
-            while not self._over.wait(SECONDS):
-                # Not sooner, though nobody misses a run that is killed before its first heartbeat:
-                # where that comes after the end of a short run, Prefect waits for another one.
-                if beats * SECONDS % HEARTBEAT_SECONDS == 0:
-                    self._live()
-                beats += 1
-                if self._reaches():
-                    self._tell(client)
-                    self._ask(client)
-            if self._reaches():
-                self._tell(client)
+            while not self._over.wait(PROGRESS_INTERVAL_SECONDS):
+                # The first heartbeat comes after one interval. If it came after the end of a short
+                # run, Prefect would wait for the next one.
+                if intervals * PROGRESS_INTERVAL_SECONDS % HEARTBEAT_SECONDS == 0:
+                    self._emit_heartbeat()
+                intervals += 1
+                if self._check_api():
+                    self._report(client)
+                    self._check_cancellation(client)
+            if self._check_api():
+                self._report(client)
 
-    def _live(self) -> None:
+    def _emit_heartbeat(self) -> None:
         emit_event(
             "prefect.flow-run.heartbeat",
             resource={
                 "prefect.resource.id": f"prefect.flow-run.{self._flow_run_id}",
                 "prefect.resource.name": self._target,
             },
-            # As Prefect's own heartbeats have it, which a deployment's runs send beside these.
+            # Like Prefect's own heartbeats, which runs of deployments send as well.
             related=[
                 {
                     "prefect.resource.id": f"prefect.tag.{run_tag(self._target)}",
@@ -152,18 +155,18 @@ class ProgressReporter:
             ],
         )
 
-    def _reaches(self) -> bool:
-        reached = is_api_healthy()
-        self._lost = 0 if reached else self._lost + 1
-        return reached
+    def _check_api(self) -> bool:
+        is_healthy = is_api_healthy()
+        self._failed_intervals = 0 if is_healthy else self._failed_intervals + 1
+        return is_healthy
 
-    def _tell(self, client: SyncPrefectClient) -> None:
+    def _report(self, client: SyncPrefectClient) -> None:
         with self._lock:
             results, self._results = self._results, []
             stage, total, done = self._stage, self._total, self._done
         for failed, name in ((False, "millrace.node.finished"), (True, "millrace.node.failed")):
             self._emit(name, [result for result in results if result.failed is failed])
-        if (stage, done) == self._shown or not total:
+        if (stage, done) == self._reported or not total:
             return
         percent = min(100.0, 100 * done / total)
         text = f"{stage}: {done} of {total} nodes"
@@ -182,12 +185,12 @@ class ProgressReporter:
                     self._artifact, ArtifactUpdate(data=percent, description=text)
                 )
         except API_ERRORS:
-            return  # the next beat tells it
-        self._shown = (stage, done)
+            return  # the next report includes it
+        self._reported = (stage, done)
 
     def _emit(self, name: str, results: Sequence[NodeResult]) -> None:
-        for first in range(0, len(results), NODES_IN_AN_EVENT):
-            nodes = results[first : first + NODES_IN_AN_EVENT]
+        for first in range(0, len(results), MAX_NODES_PER_EVENT):
+            nodes = results[first : first + MAX_NODES_PER_EVENT]
             emit_event(
                 name,
                 resource={
@@ -222,11 +225,11 @@ class ProgressReporter:
                 },
             )
 
-    def _ask(self, client: SyncPrefectClient) -> None:
-        """Stop when the flow run is being cancelled: not every run has a worker that would."""
+    def _check_cancellation(self, client: SyncPrefectClient) -> None:
+        """Stop the run if it is cancelled in Prefect: runs without a worker get no signal."""
         try:
             state = client.read_flow_run(self._flow_run_id).state
         except API_ERRORS:
-            return  # the next beat asks again
+            return  # checked again at the next interval
         if state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED):
             self._stop.request("a cancellation in Prefect")

@@ -1,6 +1,6 @@
-"""How a stage is run, with its retries and its timeout: as a Prefect task, or as a function.
+"""Runs a stage with timeout and retries (exponential backoff, jitter): as Prefect task or function.
 
-Either way only an error that says it is `retryable` is tried again.
+Only a `MillraceError` that is `retryable` is retried.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from prefect.tasks import Task
 
 Work = Callable[[Logger], dict[str, Any]]
-# Part of a retry's delay by which it comes sooner or later, so that runs that a warehouse turned
-# away together do not come back together.
+# Retry delays vary by ±20 %, so that runs that failed together do not retry at the same moment.
 JITTER = 0.2
 RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
@@ -44,30 +43,30 @@ RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 def as_task(
     name: str, policy: StagePolicy, work: Work, stop: CancellationHandler
 ) -> dict[str, Any]:
-    """Run a stage as a task of the flow that calls it; Prefect retries it.
+    """Run a stage as a task of the current flow; Prefect retries it.
 
     Raises:
-        KeyboardInterrupt: the run was told to stop; the task is shown as cancelled.
+        KeyboardInterrupt: the run was cancelled; Prefect shows the task as cancelled.
     """
 
-    def timed(log: Logger) -> dict[str, Any] | State[Any]:
+    def run_once(log: Logger) -> dict[str, Any] | State[Any]:
         try:
-            with stop.checked(), _stopping_timeout(name, policy):
+            with stop.check_before_and_after(), _stage_timeout(name, policy):
                 return work(log)
         except KeyboardInterrupt:
             return Cancelled(message="The run was told to stop.")
 
-    # A task has no tags: for each, Prefect asks the API for a slot, and fails the task while the
-    # API is away.
-    with stop.checked(), TagsContext(current_tags=set()):
+    # The task gets no tags: for each tag, Prefect requests a concurrency slot from the API, and the
+    # task fails while the API is down.
+    with stop.check_before_and_after(), TagsContext(current_tags=set()):
         state = _stage.with_options(
             name=name,
             task_run_name=name,
             retries=policy.retries,
             retry_delay_seconds=policy.delays(),
             retry_jitter_factor=JITTER,
-            retry_condition_fn=_may_pass_on_retry,
-        )(timed, return_state=True)
+            retry_condition_fn=_should_retry,
+        )(run_once, return_state=True)
     if state.is_cancelled():
         raise KeyboardInterrupt
     return dict(state.result())
@@ -79,11 +78,11 @@ def as_function(
     """Run a stage without a Prefect API, with the same retries and timeout.
 
     Raises:
-        KeyboardInterrupt: the run was told to stop.
+        KeyboardInterrupt: the run was cancelled.
     """
     log = logging.getLogger(f"millrace.{name}")
 
-    def say(attempt: RetryCallState) -> None:
+    def log_retry(attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None
         log.warning("%s\nTrying again in %.1f s.", error, attempt.upcoming_sleep)
 
@@ -92,26 +91,27 @@ def as_function(
         stop=stop_after_attempt(policy.retries + 1),
         wait=wait_chain(*waits) if waits else wait_none(),
         retry=retry_if_exception(_is_retryable),
-        before_sleep=say,
+        before_sleep=log_retry,
         reraise=True,
     )
 
     def attempt() -> dict[str, Any]:
-        with stop.checked(), _stopping_timeout(name, policy):
+        with stop.check_before_and_after(), _stage_timeout(name, policy):
             return work(log)
 
     return retrying(attempt)
 
 
 def say_expected_errors_without_stack() -> None:
-    """Keep the stack of an error that names its cause, place and remedy out of Prefect's logs.
+    """Remove the traceback of a `MillraceError` from Prefect's flow and task logs.
 
-    Where Prefect's own line names no error, as its last one under a worker, the error follows.
+    If Prefect's log line does not name the error, such as the last one under a worker, the error is
+    appended.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
-        if _without_stack not in logger.filters:
-            logger.addFilter(_without_stack)
+        if _remove_traceback not in logger.filters:
+            logger.addFilter(_remove_traceback)
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False)
@@ -120,20 +120,19 @@ def _stage(work: Callable[[Logger], Any]) -> Any:
 
 
 @contextmanager
-def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
-    """Stop the stage when its time is up, as Ctrl-C does.
+def _stage_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
+    """Interrupt the stage like Ctrl-C when its timeout expires.
 
-    dbt answers an interrupt by cancelling its statements in the warehouse. What Prefect's own
-    timeout raises it does not know, and would wait for the statements to end. A signal reaches the
-    main thread only; in another one Prefect's timeout has to serve. An interrupt that something
-    swallows is repeated.
+    After an interrupt, dbt cancels its statements in the warehouse. After Prefect's own timeout
+    exception, it would wait for them to end. In another thread than the main thread, which gets no
+    signals, Prefect's timeout is used.
 
     Raises:
         StageTimedOut: the stage did not end within its timeout.
     """
-    # The tasks of a source are `extract-<source>` and `load-<source>`; all share two policies.
-    of_source = name.startswith(("extract-", "load-"))
-    setting = (name.partition("-")[0] if of_source else name.replace("-", "_")).upper()
+    # All tasks `extract-<source>` share one policy, and all `load-<source>` another.
+    is_source_task = name.startswith(("extract-", "load-"))
+    setting = (name.partition("-")[0] if is_source_task else name.replace("-", "_")).upper()
     timed_out = StageTimedOut(
         f"{name} did not end within {policy.timeout_seconds:g} s.",
         where=f"task {name}",
@@ -144,7 +143,7 @@ def _stopping_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
         yield
 
 
-def _may_pass_on_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+def _should_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return _is_retryable(state.data)
 
 
@@ -152,11 +151,11 @@ def _is_retryable(error: object) -> bool:
     return isinstance(error, MillraceError) and error.retryable
 
 
-def _without_stack(record: logging.LogRecord) -> bool:
+def _remove_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, MillraceError):
         record.exc_info = None
-        said, name = record.getMessage(), type(error).__name__
-        if name not in said:
-            record.msg, record.args = f"{said}: {name}: {error}", ()
+        message, name = record.getMessage(), type(error).__name__
+        if name not in message:
+            record.msg, record.args = f"{message}: {name}: {error}", ()
     return True

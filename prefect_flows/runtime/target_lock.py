@@ -1,4 +1,4 @@
-"""One run of a target at a time, from whatever door."""
+"""The lock of a target: one run at a time, by a lock file and a Prefect concurrency limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import filelock
 
 from prefect_flows.core.errors import DamagedFile
-from prefect_flows.runtime.base import SAY_SECONDS, Holder, Runtime, busy
+from prefect_flows.runtime.base import WAIT_LOG_SECONDS, Holder, Runtime, target_busy_error
 from prefect_flows.runtime.parameters import Parameters
 from prefect_flows.state.runs import last_run
 from prefect_flows.state.store import StateStore
@@ -16,10 +16,13 @@ from prefect_flows.state.store import StateStore
 
 @contextmanager
 def target_lock(parameters: Parameters, store: StateStore, runtime: Runtime) -> Iterator[None]:
-    """Hold the target: by a lock in the folder of the state store, and by the runtime's lease.
+    """Hold the target with a lock file in the state store and with the runtime's lease.
 
-    The lock keeps runs with and without Prefect apart that share a state folder; it ends with the
-    process that holds it.
+    The lock file separates runs with and without Prefect that share a state folder. The system
+    releases it when its process ends.
+
+    Raises:
+        TargetBusy: another run holds the target, and the run has `--no-wait`.
     """
     target = parameters.target
 
@@ -36,13 +39,13 @@ def target_lock(parameters: Parameters, store: StateStore, runtime: Runtime) -> 
             f"since {header.started_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
 
-    with _locked(parameters, store, runtime, holder):  # noqa: SIM117 # in this order
+    with _file_lock(parameters, store, runtime, holder):  # noqa: SIM117 # in this order
         with runtime.lease(target, holder, wait=parameters.wait):
             yield
 
 
 @contextmanager
-def _locked(
+def _file_lock(
     parameters: Parameters, store: StateStore, runtime: Runtime, holder: Holder
 ) -> Iterator[None]:
     file = store.lock_file(parameters.target)
@@ -54,11 +57,11 @@ def _locked(
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
         if not parameters.wait:
-            raise busy(parameters.target, holder(), str(file)) from error
+            raise target_busy_error(parameters.target, holder(), str(file)) from error
     while not lock.is_locked:
         runtime.log.info("Target %r is taken. Waiting for %s.", parameters.target, holder())
         with suppress(filelock.Timeout):
-            lock.acquire(timeout=SAY_SECONDS, poll_interval=0.5)
+            lock.acquire(timeout=WAIT_LOG_SECONDS, poll_interval=0.5)
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""What outlives a run: results, journals, logs and parsed projects, under one URL."""
+"""The state store: run results, journals, logs and incidents of every target, under one URL."""

@@ -1,4 +1,4 @@
-"""The state store that the settings and setup name, with the login that a block holds."""
+"""Opens the configured state store, with the login from a `Secret` block."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Login(BaseModel):
 
 
 class S3Login(_Login):
-    """The login of an `s3://` bucket, as s3fs takes it."""
+    """Login of an `s3://` bucket: arguments of s3fs."""
 
     key: str = Field(min_length=1)
     secret: str = Field(min_length=1)
@@ -31,7 +31,7 @@ class S3Login(_Login):
 
 
 class GoogleLogin(_Login):
-    """The login of a `gs://` bucket, as gcsfs takes it: the key of a service account."""
+    """Login of a `gs://` bucket: arguments of gcsfs, with a service account key."""
 
     token: dict[str, Any] = Field(min_length=1)
 
@@ -42,13 +42,15 @@ _LOGINS: dict[str, type[_Login]] = {"s3": S3Login, "gs": GoogleLogin, "gcs": Goo
 def configured_store(
     settings: Settings, client: SyncPrefectClient, url: str | None = None
 ) -> StateStore:
-    """The state store of this machine's runs.
+    """Open the state store that is configured for this machine.
 
     Args:
-        url: goes before what is configured.
+        settings: the settings of this machine.
+        client: reads the URL and the login from Prefect.
+        url: overrides the configured URL.
 
     Raises:
-        ConfigurationError: its URL is wrong, or its login in the block `state-store-login`.
+        ConfigurationError: the URL, or the login in the block `state-store-login`, is not valid.
     """
     url = url or settings.state_url or stored_state_url(client) or settings.default_state_url
     model = _LOGINS.get(url.partition("://")[0])
@@ -63,5 +65,5 @@ def configured_store(
             where=f"block secret/{LOGIN_BLOCK} at {client.api_url}",
             fix=f"give a JSON object with {', '.join(model.model_fields)} to: "
             f"uv run millrace secret {LOGIN_BLOCK}",
-        ) from None  # its input is a secret
+        ) from None  # the original error holds the secret
     return StateStore(url, login.model_dump(exclude_none=True))

@@ -1,10 +1,10 @@
-"""Incidents of a target: what is broken, since when, and what became of it.
+"""Incidents of a target: what is broken, since when, and whether it is resolved.
 
-An incident is a node that fails, a source that cannot be brought in, a test that warns, a source
-that is too old, or an error that ended a run before its nodes. It is open until a run sees it
-good. A run that fails for what is open already adds to its count.
+An incident is a node that fails, a source that cannot be ingested, a test that warns, a source
+whose freshness check fails, or an error that ended a run before its first node. It stays open until
+a run passes the same check. A run that sees an open incident again adds to its count.
 
-    <state_url>/targets/<target>/incidents.json     those that are open
+    <state_url>/targets/<target>/incidents.json     the open incidents
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ INCIDENTS = "incidents.json"
 
 
 class Incident(BaseModel):
-    """One thing that is not as it should be.
+    """One problem of a target, over all runs that saw it.
 
     Attributes:
-        id: the same for the same thing and class of cause.
-        kind: `stale` is a source that is too old, whether that fails the run or not.
-        name: what a person calls it, for example `model fct_flights`.
-        cause_class: data, code, configuration, transient, cancelled, or system, which is a server
-            that does not answer or a stage without end; none for what only warns.
-        cause: one line: what was said of it, without values where personal data is near.
-        node: dbt's id; none where no node is at fault.
-        owner: `meta.owner` of the node, or of what the test looks at.
-        blocked: number of nodes and exposures behind it.
-        first_at, last_at: when the runs that first and last saw it began, UTC.
-        runs: how many runs have seen it.
-        url: the last run that saw it; none without Prefect.
-        command: shows it again; none where no command does.
+        id: equal for the same problem with the same failure class.
+        kind: `stale` is a failed freshness check, whether it fails the run or not.
+        name: display name, for example `model fct_flights`.
+        cause: the error in one line, without values if personal data may be in them.
+        cause_class: a `FailureClass`, or `system` for an infrastructure error such as a timeout;
+            None for a warning.
+        node: dbt's unique id; None if the problem has no node.
+        owner: `meta.owner` of the node, or of the node that a test checks.
+        blocked: number of nodes and exposures downstream.
+        first_at: when the first run that saw it started, UTC.
+        last_at: when the last run that saw it started, UTC.
+        runs: number of runs that saw it.
+        url: URL of the last flow run that saw it; None without Prefect.
+        command: the command that reproduces it; None if there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -65,13 +66,13 @@ _LIST = TypeAdapter(list[Incident])
 
 @dataclass(frozen=True)
 class IncidentChanges:
-    """What a run means for the incidents of its target.
+    """How a run changes the incidents of its target.
 
     Attributes:
-        new: not seen before.
-        again: seen before, and by this run.
-        over: seen before, and good in this run, or gone from the project.
-        unknown: seen before, and not looked at by this run.
+        new: incidents that were not open before.
+        again: open incidents that this run saw again.
+        over: incidents that this run resolved, or whose node is gone from the project.
+        unknown: open incidents that this run did not check.
     """
 
     new: Sequence[Incident] = ()
@@ -81,19 +82,19 @@ class IncidentChanges:
 
     @property
     def open(self) -> list[Incident]:
-        """All that is open after the run."""
+        """All incidents that are open after the run."""
         return [*self.unknown, *self.again, *self.new]
 
 
 def compare_incidents(
     before: Iterable[Incident], seen: Sequence[Incident], good: Collection[str]
 ) -> IncidentChanges:
-    """Tell what is new from what is known.
+    """Compare the incidents of a run with the open ones.
 
     Args:
-        before: what was open.
-        seen: what this run saw.
-        good: ids of incidents that a run like this one would have seen, and did not.
+        before: incidents that were open.
+        seen: incidents of this run.
+        good: ids of incidents that this run checked and did not see.
     """
     known = {incident.id: incident for incident in before}
     seen_ids = {incident.id for incident in seen}
@@ -115,19 +116,21 @@ def compare_incidents(
 
 
 def open_incidents(store: StateStore, target: str, warn: Warn | None = None) -> list[Incident]:
-    """What is open, oldest first.
+    """Load the open incidents of a target, oldest first.
 
     Args:
-        warn: as `StateStore.load` has it.
+        store: the state store.
+        target: name of the target.
+        warn: see `StateStore.load`.
 
     Raises:
-        StateStoreError: the store cannot be read, or the file is damaged.
+        StateStoreError: the store cannot be read, or the file is corrupt.
     """
     return store.load(f"targets/{target}/{INCIDENTS}", _LIST, warn) or []
 
 
 def save_incidents(store: StateStore, target: str, incidents: Sequence[Incident]) -> None:
-    """Keep what is open.
+    """Save the open incidents of a target.
 
     Raises:
         StateStoreError: the store cannot be written.

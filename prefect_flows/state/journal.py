@@ -1,8 +1,8 @@
-"""The journal of a run: each result, written as it comes, so that a killed run can be resumed.
+"""The journal of a run (JSON Lines): each result as it comes, so that a killed run can resume.
 
-One JSON object a line: a node with its result, or a stage with its record. An entry is complete
-when its line ends; what a kill cut off is left out. So is a damaged line, with a warning: what it
-says was done is done again.
+Each line is a JSON object: a node with its result, or a stage with its record. An entry is complete
+if its line ends; a line that a kill cut off is ignored. A corrupt line is skipped with a warning,
+and its node or stage runs again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Entry = Mapping[str, Any]
 
 
 class NodeEntry(BaseModel):
-    """A node: its id, the hash of its code, and its result."""
+    """A node with the hash of its code and its result."""
 
     node: str
     code: str
@@ -29,7 +29,7 @@ class NodeEntry(BaseModel):
 
 
 class StageEntry(BaseModel):
-    """A stage that ended well, and what it did."""
+    """A stage that passed, with its record."""
 
     stage: str
     record: dict[str, Any]
@@ -46,8 +46,8 @@ class Journal:
         folder: the run's folder in it.
 
     Attributes:
-        failure: why an entry could not be written, if so. The run goes on without a journal, and
-            says so when it ends.
+        failure: the error if an entry could not be written. The run continues without a journal,
+            and reports this at its end.
     """
 
     def __init__(self, store: StateStore, folder: str) -> None:
@@ -57,7 +57,7 @@ class Journal:
         self._part = 0
 
     def begin(self, entries: Iterable[Entry]) -> None:
-        """Write the entries that are carried over from a run that this one resumes.
+        """Write the entries of the run that this one resumes, which may be none.
 
         Raises:
             StateStoreError: the store cannot be written.
@@ -65,7 +65,7 @@ class Journal:
         self._store.append(self._path, _lines(entries), self._part)
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Add entries; they are safe when this returns."""
+        """Append entries; they are on disk when this returns, unless `failure` is set."""
         if self.failure is not None:
             return
         self._part += 1
@@ -76,14 +76,14 @@ class Journal:
 
     @staticmethod
     def read(store: StateStore, folder: str, warn: Warn) -> list[Entry]:
-        """Every complete entry of a run's journal, oldest first."""
+        """Read all complete entries of a run's journal, oldest first."""
         entries: list[Entry] = []
         for name in store.names(folder):
             if not (name.startswith("journal") and name.endswith(".jsonl")):
                 continue
             lines = (store.read(f"{folder}/{name}") or b"").splitlines(keepends=True)
             for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):  # a kill cut it off
+                if not line.endswith(b"\n"):  # the run was killed while it wrote the line
                     continue
                 where = f"{store.url}/{folder}/{name}, line {number}"
                 try:

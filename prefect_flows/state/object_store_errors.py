@@ -1,4 +1,4 @@
-"""What the libraries of object stores raise, behind fsspec."""
+"""The exceptions of object store libraries (gcsfs, s3fs) that fsspec does not wrap."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def errors_of_stores() -> tuple[type[Exception], ...]:
-    """What the libraries of object stores raise, for those that are loaded; each has its own."""
+    """Return the exception classes of the object store libraries that are loaded, and `OSError`."""
     errors: list[type[Exception]] = [OSError]
     for module, names in {
         "aiohttp": ["ClientError"],

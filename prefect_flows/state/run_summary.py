@@ -1,10 +1,10 @@
-"""What is left of each run for those who look at many: a summary a run, a history a target.
+"""Summaries of runs, and the run history of a target.
 
     runs/<target>/<start>-<id>/summary.json     one run
-    targets/<target>/history.json               the last 100 in short, and the last one whole
+    targets/<target>/history.json               the last 100 runs in brief, and the last one in full
 
-Who shows all targets reads one file a target. A history that is gone is made again from the
-summaries of the runs that are still kept.
+The overview page reads one history per target. A missing history is rebuilt from the summaries of
+the runs that are still stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefect_flows.state.store import StateStore
 
 SUMMARY = "summary.json"
 HISTORY = "history.json"
-# What keeps a history small: of 100 runs, about 50 kB.
+# 100 runs take about 50 kB.
 RUNS_OF_HISTORY = 100
 
 
@@ -31,10 +31,10 @@ class StageSummary(_Stored):
     """What one stage did.
 
     Attributes:
-        seconds: wall time, all attempts together.
-        rows: rows written or loaded, where that is known.
-        bytes: bytes read or processed, where that is known.
-        skipped: why the stage was left out.
+        seconds: wall time of all attempts.
+        rows: rows written or loaded, if known.
+        bytes: bytes read or processed, if known.
+        skipped: why the stage was skipped.
     """
 
     stage: str
@@ -45,9 +45,9 @@ class StageSummary(_Stored):
 
 
 class TestCounts(_Stored):
-    """Data tests and unit tests of a run, by how they ended."""
+    """Numbers of data tests and unit tests of a run by result."""
 
-    __test__ = False  # no class of tests, whatever pytest makes of the name
+    __test__ = False  # pytest would collect it because of its name
 
     passed: int = 0
     warned: int = 0
@@ -56,18 +56,18 @@ class TestCounts(_Stored):
 
     @property
     def total(self) -> int:
-        """How many there were."""
+        """Number of all tests."""
         return self.passed + self.warned + self.failed + self.skipped
 
 
 class SourceFreshness(_Stored):
-    """How fresh a table of a source was when it was last looked at.
+    """Freshness of a source table at its last check.
 
     Attributes:
-        status: dbt's: pass, warn, error, runtime error; none where it was never looked at.
+        status: dbt's status: pass, warn, error, runtime error; None if it was never checked.
         max_loaded_at: when its newest row was loaded, UTC.
-        age_seconds: how long before the look that was.
-        checked_at: when it was looked at, UTC.
+        age_seconds: age of the newest row at the check.
+        checked_at: when it was checked, UTC.
     """
 
     status: str | None = None
@@ -77,12 +77,12 @@ class SourceFreshness(_Stored):
 
 
 class MartState(_Stored):
-    """What is known of a mart.
+    """The last known state of a mart.
 
     Attributes:
         built_at: when a run last built it, UTC.
-        rows: rows that it held at the end of the last run that counted them.
-        counted_at: when that was, UTC.
+        rows: its number of rows at the last count.
+        counted_at: when its rows were last counted, UTC.
     """
 
     built_at: datetime | None = None
@@ -91,21 +91,21 @@ class MartState(_Stored):
 
 
 class RunLine(_Stored):
-    """A run in short: what a list of runs shows.
+    """A run in brief, as a list of runs shows it.
 
     Attributes:
-        folder: name of the run's folder, below `runs/<target>`.
-        url: where a person looks at the run; none without Prefect.
+        folder: name of the run's folder below `runs/<target>`.
+        url: URL of the flow run; None without Prefect.
         seconds: wall time.
-        first_cause: the failure to look at first, without personal data; none where it passed.
-        whole: whether nothing of the project was left out.
-        has_report: whether its folder got a `report.html`.
+        first_cause: the failure to look at first, without personal data; None if the run passed.
+        whole: whether the run covered the whole project.
+        has_report: whether its folder has a `report.html`.
         statuses: number of nodes by status.
         rows: rows written by dbt and loaded from sources.
-        bytes: bytes that dbt's statements processed, where the warehouse says so.
-        bytes_billed: likewise, that they are billed for.
-        slot_seconds: seconds of BigQuery's slots.
-        cost: of what is billed, at the price that is set; none where either is not known.
+        bytes: bytes that dbt's statements processed, if the warehouse reports them.
+        bytes_billed: bytes billed for them, if the warehouse reports them.
+        slot_seconds: BigQuery slot time in seconds.
+        cost: cost of the billed bytes at `price_per_tib`; None if either is unknown.
     """
 
     run_id: str
@@ -128,11 +128,11 @@ class RunLine(_Stored):
 
 
 class RunSummary(RunLine):
-    """A run, `summary.json` of its folder.
+    """The content of a run's `summary.json`.
 
     Attributes:
-        sources: each table of a source, `<source>.<table>`, as it was last looked at.
-        marts: each mart of the project, as it was known when the run ended.
+        sources: `<source>.<table>` → freshness at its last check.
+        marts: name of each mart → its last known state when the run ended.
     """
 
     target: str
@@ -142,7 +142,7 @@ class RunSummary(RunLine):
     marts: dict[str, MartState] = Field(default_factory=dict)
 
     def line(self) -> RunLine:
-        """The run in short."""
+        """Return the run in brief."""
         return RunLine.model_validate(self.model_dump(include=set(RunLine.model_fields)))
 
 
@@ -150,9 +150,9 @@ class TargetHistory(_Stored):
     """The last runs of a target.
 
     Attributes:
-        runs: at most `RUNS_OF_HISTORY`, oldest first.
-        last: the last of them, whole.
-        last_good: the last run that passed and left out nothing of the project, however long ago.
+        runs: at most `RUNS_OF_HISTORY` runs, oldest first.
+        last: the last run in full.
+        last_good: the last run that passed and covered the whole project, however long ago.
     """
 
     target: str
@@ -165,20 +165,22 @@ _HISTORY, _SUMMARY = TypeAdapter(TargetHistory), TypeAdapter(RunSummary)
 
 
 def history(store: StateStore, target: str, warn: Warn | None = None) -> TargetHistory | None:
-    """The last runs of a target; none before its first one.
+    """Load the history of a target; None before its first run.
 
     Args:
-        warn: as `StateStore.load` has it; a history that is set aside is made again.
+        store: the state store.
+        target: name of the target.
+        warn: see `StateStore.load`; a corrupt history is then rebuilt.
 
     Raises:
-        StateStoreError: the store cannot be read, or a file in it is damaged.
+        StateStoreError: the store cannot be read, or a file in it is corrupt.
     """
     found = store.load(f"targets/{target}/{HISTORY}", _HISTORY, warn)
-    return _made_again(store, target, warn) if found is None else found
+    return _rebuild_history(store, target, warn) if found is None else found
 
 
 def keep_summary(store: StateStore, summary: RunSummary) -> None:
-    """Keep the summary of a run that ended, in its folder.
+    """Save the summary of a finished run in its folder.
 
     Raises:
         StateStoreError: the store cannot be written.
@@ -188,37 +190,39 @@ def keep_summary(store: StateStore, summary: RunSummary) -> None:
 
 
 def keep_history(store: StateStore, summary: RunSummary, before: TargetHistory | None) -> None:
-    """Add a run to its target's history.
+    """Add a run to the history of its target, and save it.
 
     Args:
-        before: the history until now.
+        store: the state store.
+        summary: the run.
+        before: the previous history.
 
     Raises:
         StateStoreError: the store cannot be written.
     """
-    after = _with(before, summary)
+    after = _append_run(before, summary)
     store.write(f"targets/{summary.target}/{HISTORY}", after.model_dump_json().encode())
 
 
-def _with(before: TargetHistory | None, summary: RunSummary) -> TargetHistory:
+def _append_run(before: TargetHistory | None, summary: RunSummary) -> TargetHistory:
     runs = [run for run in before.runs if run.folder != summary.folder] if before else []
     line = summary.line()
-    good = before.last_good if before else None
+    last_good = before.last_good if before else None
     if summary.outcome == "passed" and summary.whole:
-        good = line
+        last_good = line
     return TargetHistory(
         target=summary.target,
         runs=[*runs, line][-RUNS_OF_HISTORY:],
         last=summary,
-        last_good=good,
+        last_good=last_good,
     )
 
 
-def _made_again(store: StateStore, target: str, warn: Warn | None) -> TargetHistory | None:
+def _rebuild_history(store: StateStore, target: str, warn: Warn | None) -> TargetHistory | None:
     found: TargetHistory | None = None
     folder = runs_folder(target)
     for name in store.names(folder)[-RUNS_OF_HISTORY:]:
         summary = store.load(f"{folder}/{name}/{SUMMARY}", _SUMMARY, warn)
         if summary is not None:
-            found = _with(found, summary)
+            found = _append_run(found, summary)
     return found

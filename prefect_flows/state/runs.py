@@ -1,4 +1,4 @@
-"""The runs of a target in the state store: how each began and ended, and which to go on from."""
+"""Run headers (`run.json`) in the state store: parameters, status, which run to resume, pruning."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from prefect_flows.state.store import StateStore
 
 RunStatus = Literal["passed", "failed", "cancelled", "timed out"]
 
-# A run that ended so, or that never said how it ended, can be resumed.
-INTERRUPTED: frozenset[str | None] = frozenset({None, "cancelled", "timed out"})
+# Statuses of a run that can be resumed; None: it was killed, or still runs.
+RESUMABLE: frozenset[str | None] = frozenset({None, "cancelled", "timed out"})
 
 
 class RunHeader(BaseModel):
-    """`run.json` of a run.
+    """The content of a run's `run.json`.
 
     Attributes:
-        id: the flow run's id, or one of its own without Prefect.
-        parameters: what was asked for, URLs without their passwords; only a run of the same
-            parameters resumes it.
-        ended: how it ended; none while it runs, and for ever when it was killed; `resumed` when
-            another run went on from it.
-        resumes: id of the run that this one went on from.
-        oldest_at: when the first of the runs began that this one went on from, one after the other;
-            none where it went on from none.
+        id: the flow run's id; without Prefect, a random one.
+        parameters: the parameters, without passwords in URLs. Only a run with equal parameters
+            resumes this one.
+        url: URL of the flow run; None without Prefect.
+        host: name of the machine.
+        process: id of the process.
+        ended: how the run ended; None while it runs and after it was killed; `resumed` if another
+            run has resumed it.
+        resumes: id of the run that this one resumed.
+        oldest_at: when the first run in the chain of resumed runs started, UTC; None if this run
+            resumed no other.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,20 +56,20 @@ class RunHeader(BaseModel):
 
     @property
     def begun_at(self) -> datetime:
-        """When the oldest result of the run may have been made, UTC."""
+        """When the run, or the first of those that it resumed, started, UTC."""
         return self.oldest_at or self.started_at
 
 
 HEADER = "run.json"
 _HEADER = TypeAdapter(RunHeader)
 
-# How the name of a run's folder begins, so that names sort by time.
-STARTED = "%Y%m%dT%H%M%S.%f"
+# Names of run folders begin with this, so that they sort by time.
+FOLDER_TIME_FORMAT = "%Y%m%dT%H%M%S.%f"
 
 
 @dataclass(frozen=True)
-class Interrupted:
-    """A run that did not pass, and what it had done."""
+class ResumableRun:
+    """A run that did not pass, with its journal."""
 
     header: RunHeader
     folder: str
@@ -74,20 +77,24 @@ class Interrupted:
 
 
 class Run:
-    """A run's folder in the state store."""
+    """A run in the state store: its folder, header and journal."""
 
     def __init__(self, store: StateStore, header: RunHeader) -> None:
         self.store = store
         self.header = header
-        started = header.started_at.strftime(STARTED)
+        started = header.started_at.strftime(FOLDER_TIME_FORMAT)
         self.folder = f"{runs_folder(header.target)}/{started}-{header.id}"
         self.journal = Journal(store, self.folder)
 
-    def begin(self, resumes: Interrupted | None, entries: Sequence[Entry]) -> None:
-        """Make the run known, with the entries that it carries over.
+    def begin(self, resumes: ResumableRun | None, entries: Sequence[Entry]) -> None:
+        """Write the journal and the header of a run that starts.
 
-        The journal comes first: a run that is known has all that it carries, and until then the
-        one that it resumes is still the one to resume.
+        The journal is written first. If the process is killed before the header is written, the
+        next run still resumes the previous run.
+
+        Args:
+            resumes: the run that this one resumes.
+            entries: journal entries of that run that are still valid.
 
         Raises:
             StateStoreError: the store cannot be written.
@@ -103,7 +110,7 @@ class Run:
             self.store.write(f"{resumes.folder}/{HEADER}", ended.model_dump_json().encode())
 
     def end(self, ended: RunStatus) -> None:
-        """Say how the run ended.
+        """Write how the run ended into its header.
 
         Raises:
             StateStoreError: the store cannot be written.
@@ -115,20 +122,23 @@ class Run:
 
 
 def runs_folder(target: str) -> str:
-    """Folder of a target's runs in the state store."""
+    """Return the folder of a target's runs in the state store."""
     return f"runs/{target}"
 
 
 def interrupted_run(
     store: StateStore, target: str, parameters: Mapping[str, Any], within: timedelta, warn: Warn
-) -> Interrupted | None:
-    """The last run of a target, if it was killed or stopped and asked for the same.
+) -> ResumableRun | None:
+    """Return the last run of a target if it was interrupted and had the same parameters.
 
-    One whose header is damaged is not resumed, and neither is a run before it: what that one built
-    may be out of date.
+    If its header is corrupt, no run is resumed: results of an earlier run may be out of date.
 
     Args:
-        within: how long ago it may have begun: what an older one built is out of date.
+        store: the state store.
+        target: name of the target.
+        parameters: parameters of the new run.
+        within: how long ago the run may have started; results of an older one are out of date.
+        warn: is called with a message about a corrupt header or journal.
     """
     try:
         last = last_run(store, target)
@@ -139,33 +149,33 @@ def interrupted_run(
         return None
     folder, header = last
     if (
-        header.ended not in INTERRUPTED
+        header.ended not in RESUMABLE
         or header.parameters != parameters
         or header.started_at < datetime.now(UTC) - within
     ):
         return None
-    return Interrupted(header, folder, Journal.read(store, folder, warn))
+    return ResumableRun(header, folder, Journal.read(store, folder, warn))
 
 
-def failed_run(store: StateStore, target: str, warn: Warn) -> Interrupted | None:
-    """The last run of a target, unless it passed: it failed, was stopped, or was killed.
+def failed_run(store: StateStore, target: str, warn: Warn) -> ResumableRun | None:
+    """Return the last run of a target if it did not pass: it failed, or was cancelled or killed.
 
     Raises:
-        DamagedFile: its header does not say what it was.
+        DamagedFile: its header is corrupt.
     """
     last = last_run(store, target)
     if last is None or last[1].ended == "passed":
         return None
     folder, header = last
-    return Interrupted(header, folder, Journal.read(store, folder, warn))
+    return ResumableRun(header, folder, Journal.read(store, folder, warn))
 
 
 def last_run(store: StateStore, target: str) -> tuple[str, RunHeader] | None:
-    """Folder and header of the run that began last.
+    """Return the folder and header of the run that started last.
 
     Raises:
-        DamagedFile: its header does not hold what it should. It is not set aside: that the run
-            was there, and that nothing is known of it, is what the next one has to know.
+        DamagedFile: its header is corrupt. It is not renamed: the next run has to know that there
+            was a run of which nothing is known.
     """
     for name in reversed(store.names(runs_folder(target))):
         folder = f"{runs_folder(target)}/{name}"
@@ -176,15 +186,15 @@ def last_run(store: StateStore, target: str) -> tuple[str, RunHeader] | None:
 
 
 def prune(store: StateStore, target: str, *, keep: int, keep_days: float) -> list[str]:
-    """Remove the runs that are not among the last `keep`, or began more than `keep_days` ago.
+    """Remove all runs but the last `keep`, and all that started more than `keep_days` days ago.
 
-    The last one always stays.
+    The last run always stays.
 
     Returns:
         The names of the removed folders.
     """
     names = store.names(runs_folder(target))
-    limit = (datetime.now(UTC) - timedelta(days=keep_days)).strftime(STARTED)
+    limit = (datetime.now(UTC) - timedelta(days=keep_days)).strftime(FOLDER_TIME_FORMAT)
     removed = [name for name in names[:-1] if name not in names[-keep:] or name < limit]
     for name in removed:
         store.remove(f"{runs_folder(target)}/{name}")

@@ -1,15 +1,15 @@
-"""The URL of a state store: what it may be, and how it is shown."""
+"""Validation of the state store URL, and its display without a login."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-# What else fsspec knows cannot be written to, replaces no file in one step, or raises errors that
-# the store does not recognize.
+# fsspec's other file systems are read-only, cannot replace a file atomically, or raise exceptions
+# that the store does not recognize.
 SCHEMES = frozenset({"file", "gs", "gcs", "s3"})
 KINDS = "a folder, gs://bucket/folder or s3://bucket/folder"
-# A `Secret` block of Prefect with the login of a bucket.
+# The `Secret` block with the login of a bucket.
 LOGIN_BLOCK = "state-store-login"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -18,16 +18,16 @@ _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?|%[A-Za-z_]\w*%")
 
 
 def url_fault(url: str) -> str | None:
-    """What is wrong with the URL of a state store; none where nothing is.
+    """Return what is wrong with the URL of a state store; None if nothing is.
 
-    The text holds no more of the URL than a scheme, or the name of a variable: what looks like a
-    bucket may be a part of a login.
+    The text shows only the scheme or the name of a variable, because the rest of the URL may be a
+    login.
     """
     return next(_faults(url), None)
 
 
 def _faults(url: str) -> Iterator[str]:
-    """What is wrong; each is only asked for where those before it are in order."""
+    """Yield faults; each check expects that the checks before it found nothing."""
     if not url.isprintable() or url != url.strip() or not url:
         yield "its URL is empty, has a blank at an end, or a character that cannot be printed"
     scheme, separator, rest = url.partition("://")
@@ -50,7 +50,7 @@ def _faults(url: str) -> Iterator[str]:
 
 
 def fix_of_url(url: str) -> str:
-    """What fixes a URL that has a fault."""
+    """Return what fixes a URL with a fault."""
     if "://" in url and "@" in url:
         return (
             f"take the login out of the URL ({KINDS}), and give it to the block "
@@ -61,5 +61,5 @@ def fix_of_url(url: str) -> str:
 
 
 def without_login(url: str) -> str:
-    """The URL as it may be shown: without a login, and without what follows a `?`."""
+    """Return the URL without its login and its query, for display."""
     return re.sub(r"(?<=://).*@", "***@", url).partition("?")[0]

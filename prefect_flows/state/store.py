@@ -1,25 +1,25 @@
-"""The state store: files under one URL of any file system that fsspec knows.
+"""The state store: files in a local folder, S3 or Google Cloud Storage (fsspec), and the lock file.
 
-    <state_url>/index.html           the page over all targets
-    <state_url>/targets/<target>/    what the next run starts from, and what people look at
-        manifest.json                the project at the last good run
+    <state_url>/index.html           overview page of all targets
+    <state_url>/targets/<target>/    state for the next run, and pages
+        manifest.json                dbt's manifest of the last good run
         run_results.json             results of the last run, all stages and attempts merged
-        sources.json                 freshness of the sources
+        sources.json                 source freshness
         timings.json                 seconds of each node in the last runs
         catalog.json, docs.html      dbt's documentation of the last good run
-        report.html                  the report of the last run
-        history.json                 the last runs in short
+        report.html                  report of the last run
+        history.json                 the last runs in brief
     <state_url>/runs/<target>/<start>-<id>/
-        run.json                     parameters, times, and how it ended
+        run.json                     parameters, times, status
         journal*.jsonl               each node's result, as it came
         run_results.json, dbt.log, report.html, summary.json
 
-A reader sees a file as it was or as it is, never in between: a folder gets each file under another
-name first and renames it, an object store shows an object when it is whole.
+Writes are atomic: in a folder, a temporary file is renamed; an object store shows only complete
+objects.
 
-Who may write the folders of a target decides what its next run does: which nodes run, what is
-compared, with which parameters `--failed` runs. Nothing that is read from the store is run as code;
-SECURITY.md has what each file can do.
+An account that can write a target's folders controls its next run: which nodes run, what
+`--changed` compares with, which parameters `--failed` uses. Nothing from the store is executed as
+code. SECURITY.md describes what each file can affect.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ class StateStore:
 
     Args:
         url: a folder, `gs://bucket/folder` or `s3://bucket/folder`.
-        login: of a bucket, as its library of fsspec takes it; none for the machine's own.
+        login: arguments of the bucket's fsspec library; None for the default credentials of this
+            machine.
 
     Raises:
-        ConfigurationError: the URL is of no known kind, or the library for it is not installed.
-        StateStoreError: from any method, when the store cannot be read or written.
+        ConfigurationError: the URL is not valid, or its fsspec library is not installed.
+        StateStoreError: from any method, if the store cannot be read or written.
     """
 
     def __init__(self, url: str, login: Mapping[str, Any] | None = None) -> None:
@@ -87,38 +88,38 @@ class StateStore:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of this machine that holds the store; none for an object store."""
+        """The local folder of the store; None for an object store."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
     def lock_file(self, name: str) -> Path | None:
-        """A file of this machine to hold while a run has the store; none for an object store."""
+        """Create a local lock file and return its path; None for an object store."""
         if self.folder is None:
             return None
-        with self._said("locked", path := f"locks/{name}.lock"):
+        with self._convert_errors("locked", path := f"locks/{name}.lock"):
             file = self.folder / path
             make_folder(file.parent)
             file.touch()
         return file
 
     def read(self, path: str) -> bytes | None:
-        """The content of a file; none when there is no such file."""
-        with self._said("read", path):
+        """Read a file; None if it does not exist."""
+        with self._convert_errors("read", path):
             try:
                 return bytes(self._fs.cat_file(self._at(path)))
             except FileNotFoundError:
                 return None
 
     def load(self, path: str, kind: TypeAdapter[T], warn: Warn | None = None) -> T | None:
-        """The content of a JSON file of ours; none when there is no such file.
-
-        Every file that a run or a page reads comes through here.
+        """Read and validate a JSON file that Millrace wrote; None if it does not exist.
 
         Args:
-            warn: a damaged file is set aside with this warning, and counts as none: for a run of
-                the target that the file belongs to, where nothing is lost without it.
+            path: path in the store.
+            kind: the schema of the file.
+            warn: if given, a corrupt file is renamed with this warning and treated as missing. Only
+                a run of the target that the file belongs to may do this.
 
         Raises:
-            DamagedFile: it does not hold what it should, and `warn` is none.
+            DamagedFile: the file is corrupt, and `warn` is None.
         """
         data = self.read(path)
         if data is None:
@@ -138,15 +139,15 @@ class StateStore:
             return None
 
     def set_aside(self, path: str) -> str:
-        """Rename a damaged file; its new path."""
+        """Rename a corrupt file, and return its new path."""
         aside = aside_name(path)
-        with self._said("written", aside):
+        with self._convert_errors("written", aside):
             self._fs.mv(self._at(path), self._at(aside))
         return aside
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file whole."""
-        with self._said("written", path):
+        """Write a file atomically."""
+        with self._convert_errors("written", path):
             if self.folder is None:
                 self._fs.pipe_file(self._at(path), data)
                 return
@@ -155,12 +156,12 @@ class StateStore:
             write_file(file, data)
 
     def append(self, path: str, data: bytes, part: int) -> None:
-        """Add to a file that grows, and see that it outlives this machine's power.
+        """Append to a file, with fsync.
 
-        An object store has no appending: there each addition is an object of its own, `part` in
-        its name before the suffix.
+        Object stores cannot append. There, each call writes a new object with `part` in its name,
+        before the suffix.
         """
-        with self._said("written", path):
+        with self._convert_errors("written", path):
             if self.folder is None:
                 stem, _, suffix = path.rpartition(".")
                 self._fs.pipe_file(self._at(f"{stem}-{part:06d}.{suffix}"), data)
@@ -177,8 +178,8 @@ class StateStore:
                 sync_folder(file.parent)
 
     def names(self, path: str) -> list[str]:
-        """Names of the files and folders in a folder, sorted; none when there is no such folder."""
-        with self._said("listed", path):
+        """List the names in a folder, sorted, without hidden ones; empty if there is no folder."""
+        with self._convert_errors("listed", path):
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._at(path), detail=False)
@@ -188,15 +189,15 @@ class StateStore:
         return sorted(name for name in names if name and not name.startswith("."))
 
     def remove(self, path: str) -> None:
-        """Remove a folder and all in it."""
-        with self._said("removed", path):
+        """Remove a folder with all its files, if it exists."""
+        with self._convert_errors("removed", path):
             try:
                 self._fs.rm(self._at(path), recursive=True)
             except FileNotFoundError:
                 return
 
     def fetch(self, path: str, file: Path) -> bool:
-        """Copy a file of the store to this machine; whether there is one."""
+        """Download a file of the store; return whether it exists."""
         data = self.read(path)
         if data is None:
             return False
@@ -205,7 +206,7 @@ class StateStore:
         return True
 
     def put(self, file: Path, path: str) -> None:
-        """Copy a file of this machine into the store, where it exists."""
+        """Upload a local file to the store, if the file exists."""
         if file.exists():
             self.write(path, file.read_bytes())
 
@@ -213,7 +214,7 @@ class StateStore:
         return f"{self._root}/{path}"
 
     @contextmanager
-    def _said(self, done: str, path: str) -> Iterator[None]:
+    def _convert_errors(self, done: str, path: str) -> Iterator[None]:
         try:
             yield
         except errors_of_stores() as error:

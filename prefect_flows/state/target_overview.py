@@ -1,4 +1,4 @@
-"""What the state store knows of every target: gathered from a few small files of each."""
+"""Overview of all targets in the state store: history, incidents, reports, unfinished runs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from prefect_flows.state.runs import RunHeader, last_run, runs_folder
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import DOCS, REPORT
 
-# Targets that are read side by side: an object store answers each question late.
-AT_ONCE = 8
+# Targets are read concurrently, because each request to an object store takes long.
+MAX_PARALLEL_TARGETS = 8
 
 
 @dataclass(frozen=True)
 class TargetOverview:
-    """What is known of a target.
+    """The state of a target.
 
     Attributes:
-        history: none before the first run that kept one.
-        unfinished: the last run, if it has not said how it ended: it runs, or was killed.
-        incidents: what is open, oldest first.
-        folders: names of the runs' folders that are still kept.
-        faults: why something of the above is not known.
+        history: the last runs; None before the first run.
+        unfinished: header of the last run if it has no result: it still runs, or was killed.
+        incidents: the open incidents, oldest first.
+        folders: names of the run folders in the store.
+        has_report: whether the target has a report.
+        has_docs: whether the target has dbt documentation.
+        faults: errors because of which some of this is missing.
     """
 
     target: str
@@ -41,25 +43,25 @@ class TargetOverview:
     faults: list[str] = field(default_factory=list)
 
     def report_of(self, run: RunLine) -> str | None:
-        """Path of a run's report in the store; none where it has none, or it was removed."""
+        """Return the path of a run's report in the store; None if it has none or was pruned."""
         if not run.has_report or run.folder not in self.folders:
             return None
         return f"{runs_folder(self.target)}/{run.folder}/{REPORT}"
 
 
 def overview(store: StateStore) -> list[TargetOverview]:
-    """Every target of the store, by name. One that cannot be read is there with its fault.
+    """Load the overview of every target, by name; one that cannot be read is listed with its error.
 
     Raises:
         StateStoreError: the store cannot be listed.
     """
     names = [name for name in store.names("targets") if re.fullmatch(TARGET_PATTERN, name)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_PARALLEL_TARGETS) as pool:
         return list(pool.map(lambda name: overview_of(store, name), names))
 
 
 def overview_of(store: StateStore, target: str) -> TargetOverview:
-    """What is known of one target."""
+    """Load the overview of one target."""
     faults: list[str] = []
     past, unfinished, incidents = None, None, list[Incident]()
     folders, files = list[str](), list[str]()

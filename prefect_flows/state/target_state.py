@@ -1,4 +1,4 @@
-"""A target's files in the state store: what the next run starts from, and what people look at."""
+"""Files of a target: manifest and hashes for `--changed`, partial parse, timings, pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from prefect_flows.core.files import Warn
 from prefect_flows.state.store import StateStore
 
-# How many runs a node's usual time is taken from.
+# Timings of this many runs are stored.
 RUNS_OF_TIMINGS = 10
 
 PARTIAL_PARSE = "partial_parse.msgpack"
@@ -30,7 +30,7 @@ _TIMINGS = TypeAdapter(list[dict[str, float]])
 
 
 class ManifestShape(BaseModel):
-    """What every manifest of dbt has; the rest of it is dbt's to check."""
+    """The fields that every dbt manifest has; dbt validates the rest."""
 
     metadata: dict[str, Any]
     nodes: dict[str, dict[str, Any]]
@@ -44,7 +44,7 @@ MANIFEST_KIND = TypeAdapter(ManifestShape)
 
 
 class ResultEntry(BaseModel):
-    """What is read of an entry of dbt's `run_results.json`."""
+    """The fields that are read from an entry of dbt's `run_results.json`."""
 
     unique_id: str
     status: str
@@ -53,7 +53,7 @@ class ResultEntry(BaseModel):
 
 
 class RunResultsShape(BaseModel):
-    """What is read of dbt's `run_results.json`."""
+    """The fields that are read from dbt's `run_results.json`."""
 
     results: list[ResultEntry]
 
@@ -62,13 +62,15 @@ RUN_RESULTS_KIND = TypeAdapter(RunResultsShape)
 
 
 class TargetState:
-    """The folder of a target.
+    """The folder of a target in the state store.
 
-    Every method raises `StateStoreError` when the store cannot be read or written.
+    Every method raises `StateStoreError` if the store cannot be read or written.
 
     Args:
-        target_path: dbt's folder of artifacts on this machine.
-        parsed_dir: where the image holds the project as its build parsed it; none on a machine.
+        store: the state store.
+        target: name of the target.
+        target_path: dbt's target path on this machine.
+        parsed_dir: folder of the image with the partial parse of its build; None outside images.
     """
 
     def __init__(
@@ -77,23 +79,23 @@ class TargetState:
         self.store = store
         self.folder = f"targets/{target}"
         self._target_path = target_path
-        self._of_image = None if parsed_dir is None else parsed_dir / target / PARTIAL_PARSE
+        self._parsed_by_image = None if parsed_dir is None else parsed_dir / target / PARTIAL_PARSE
 
     def bring_partial_parse(self) -> bool:
-        """Bring the parsed project of the image to a volume that has none; whether it was brought.
+        """Copy the image's partial parse to a target path without one; return whether it did.
 
-        Never from the state store: dbt takes the code of models and macros from a parsed project,
-        and every account that can write the store could put its own code there (decision 14).
+        The partial parse never comes from the state store: it contains the code of models and
+        macros, so an account that can write the store could inject code (decision 14).
         """
         file = self._target_path / PARTIAL_PARSE
-        if file.exists() or self._of_image is None or not self._of_image.exists():
+        if file.exists() or self._parsed_by_image is None or not self._parsed_by_image.exists():
             return False
         file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self._of_image, file)
+        shutil.copyfile(self._parsed_by_image, file)
         return True
 
     def last_good(self, warn: Warn) -> Path | None:
-        """A folder of this machine with the manifest of the last good run; none before it."""
+        """Return a local folder with the manifest of the last good run; None before the first."""
         path = f"{self.folder}/{MANIFEST}"
         if self.store.load(path, MANIFEST_KIND, warn) is None:
             return None
@@ -104,31 +106,31 @@ class TargetState:
         return folder
 
     def last_good_hashes(self, warn: Warn) -> dict[str, str] | None:
-        """The hash of each node as the last good run had it; none before it."""
+        """Load node id → hash at the last good run; None before the first one."""
         return self.store.load(f"{self.folder}/{HASHES}", _HASHES, warn)
 
     def keep_last_good(self, hashes: Mapping[str, str]) -> None:
-        """Keep what the next run is compared with.
+        """Save the manifest and hashes that `--changed` compares with.
 
-        The hashes come last: those of an older run tell too much to be changed, and never too
-        little.
+        The hashes are written last. If the process is killed before that, the hashes of an older
+        run mark too many nodes as changed, but never too few.
         """
         self.keep(MANIFEST)
         self.write(HASHES, json.dumps(dict(hashes)).encode())
 
     def keep(self, name: str, as_name: str | None = None) -> None:
-        """Keep one of dbt's files, where it was written."""
+        """Save one of dbt's artifacts, if dbt has written it."""
         self.store.put(self._target_path / name, f"{self.folder}/{as_name or name}")
 
     def write(self, name: str, data: bytes) -> None:
-        """Keep a file that is made here."""
+        """Save a file with the given content."""
         self.store.write(f"{self.folder}/{name}", data)
 
     def timings(self, warn: Warn | None = None) -> list[dict[str, float]]:
-        """Seconds of each node in each of the last runs, oldest first: node's id → seconds."""
+        """Load node id → seconds for each of the last runs, oldest first."""
         return self.store.load(f"{self.folder}/{TIMINGS}", _TIMINGS, warn) or []
 
     def add_timings(self, before: list[dict[str, float]], seconds: Mapping[str, float]) -> None:
-        """Keep the times of this run with those of the last ones."""
+        """Save the timings of this run with those of the last ones."""
         kept = [*before, dict(seconds)][-RUNS_OF_TIMINGS:]
         self.write(TIMINGS, json.dumps(kept).encode())

@@ -1,1 +1,1 @@
-"""One dbt invocation: how it is called, what came back, why it failed, what is left to do."""
+"""Runs dbt in this process: sessions, stages, node results, retries, resume, state hashes."""

@@ -1,4 +1,4 @@
-"""dbt's results made again: `run_results.json` over a whole run, and a node's for a hook."""
+"""Builds the merged `run_results.json` of a run, and dbt result objects for `on-run-end` hooks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ def run_results(
     invocation_id: str,
     arguments: Mapping[str, Any],
 ) -> bytes:
-    """The merged artifact, in dbt's own schema.
+    """Build the `run_results.json` of all stages and attempts, in dbt's schema.
 
-    Each entry has one key more, `millrace`: the stage, the number of attempts, the class of the
-    cause, and whether the node was done by the run that this one resumed. The compiled SQL of such
-    a node is not in the journal, and so is null here.
+    Each entry has an additional key `millrace`: stage, number of attempts, failure class, and
+    whether the result comes from the run that this one resumed. The compiled SQL of such a node is
+    not in the journal, and therefore null.
 
     Args:
-        documents: node's id → the entry that dbt made of its last attempt.
+        results: the results of all nodes.
+        documents: node id → dbt's entry of its last attempt.
+        seconds: wall time of the run.
+        invocation_id: id of the run.
+        arguments: arguments of the run.
     """
     return json.dumps(
         {
@@ -61,13 +65,13 @@ def run_results(
 
 
 def dbt_result(result: NodeResult, node: Any) -> RunResult | PartialSourceFreshnessResult:
-    """Give dbt's result of a node that an earlier process ran, as `on-run-end` hooks read it.
+    """Build dbt's result object of a node that an earlier process ran, for `on-run-end` hooks.
 
-    Its node is not compiled, and how old a source was is not in the journal.
+    The node is not compiled, and the result has no age of a source: the journal has neither.
     """
     timing = []
     if result.started_at is not None and result.completed_at is not None:
-        # dbt's times are UTC and do not say so.
+        # dbt's timestamps are UTC without a time zone.
         moments = [each.replace(tzinfo=None) for each in (result.started_at, result.completed_at)]
         timing = [TimingInfo("execute", *moments)]
     values: dict[str, Any] = {
@@ -87,7 +91,7 @@ def dbt_result(result: NodeResult, node: Any) -> RunResult | PartialSourceFreshn
 
 
 def _entry(result: NodeResult) -> dict[str, Any]:
-    """What dbt would have written of a node that an earlier process ran."""
+    """Build an entry like dbt's for a node that an earlier process ran."""
     timing = []
     if result.started_at is not None and result.completed_at is not None:
         timing = [

@@ -1,9 +1,9 @@
-"""What dbt computes again and again at every node, spared while the pipeline calls it.
+"""Performance patches for dbt: work that it repeats at every node, skipped during an invocation.
 
-Each saving gives dbt the same answer in a shorter way, for the time of an invocation, and leaves
-the installed package as it is. That statuses, hooks and the warehouse stay the same is shown by
-`tests/prefect_flows/transform/test_conformance.py`; what each is worth, by
-`benchmarks/savings.py`. They are written for dbt-core 1.12, which pyproject.toml pins.
+Each patch computes the same result faster. It is active only during an invocation and does not
+change the installed package. `tests/prefect_flows/transform/test_conformance.py` checks that
+statuses, hooks and the warehouse stay the same, and `benchmarks/savings.py` measures each patch.
+The patches are for dbt-core 1.12, which pyproject.toml pins.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from jinja2 import runtime as jinja_runtime
 
 from prefect_flows.transform.monkeypatch import replaced
 
-# dbt strips quotes when it compares names approximately.
+# dbt strips these from names before it compares them.
 QUOTES = frozenset("\"`'")
 
 
 @contextmanager
-def spared() -> Iterator[None]:
-    """All savings, for the time of an invocation."""
+def patched_dbt() -> Iterator[None]:
+    """Apply all patches while the context is open."""
     with (
         unheard_events_not_built(),
         relations_found_by_name(),
@@ -41,10 +41,10 @@ def spared() -> Iterator[None]:
 
 @contextmanager
 def unheard_events_not_built() -> Iterator[None]:
-    """Build an event's message only when somebody hears it.
+    """Skip debug events, which neither the log file nor our callback uses.
 
-    dbt fires over twenty debug events a node. Each becomes two protobuf messages, built field by
-    field, which the log file at level `info` and our callback then drop.
+    dbt fires over twenty debug events per node and builds two protobuf messages for each, field by
+    field. With this patch, it builds the message of a debug event only if something reads it.
     """
     build = BaseEvent.__init__
     fire = EventManager.fire_event
@@ -55,43 +55,44 @@ def unheard_events_not_built() -> Iterator[None]:
         else:
             build(self, *args, **kwargs)
 
-    def built(self: BaseEvent, name: str) -> Any:
-        # Called for what the instance does not have: its message, at first, and its fields.
+    def build_on_access(self: BaseEvent, name: str) -> Any:
+        # Python calls this for attributes that are missing: the message until it is built, and its
+        # fields.
         if name == "pb_msg":
             args, kwargs = object.__getattribute__(self, "_arguments")
             build(self, *args, **kwargs)
             return self.__dict__["pb_msg"]
         return getattr(self.pb_msg, name)
 
-    def fire_heard(
+    def fire_unless_debug(
         self: EventManager,
         e: BaseEvent,
         level: EventLevel | None = None,
         node: Any = None,
         force_warn_or_error_handling: bool = False,
     ) -> None:
-        unheard = (level or e.level_tag()) is EventLevel.DEBUG
-        if not unheard or force_warn_or_error_handling:
+        is_debug = (level or e.level_tag()) is EventLevel.DEBUG
+        if not is_debug or force_warn_or_error_handling:
             fire(self, e, level, node, force_warn_or_error_handling)
 
     with (
         replaced(BaseEvent, "__init__", keep_arguments),
-        replaced(BaseEvent, "__getattr__", built),
-        replaced(EventManager, "fire_event", fire_heard),
+        replaced(BaseEvent, "__getattr__", build_on_access),
+        replaced(EventManager, "fire_event", fire_unless_debug),
     ):
         yield
 
 
 @contextmanager
 def relations_found_by_name() -> Iterator[None]:
-    """Look a relation up in the cache by its name.
+    """Look up a relation in dbt's cache by its key instead of comparing all relations.
 
-    dbt compares it with every relation of its schema, at every model: a thousand models make a
-    million comparisons. What the name finds is still compared by dbt's own rules.
+    At every model, dbt compares the relation with every relation of its schema: a million
+    comparisons for a thousand models. dbt's own rules still decide whether the found one matches.
     """
     get_relation = BaseAdapter.get_relation
 
-    def by_name(
+    def get_by_key(
         self: BaseAdapter, database: str | None, schema: str | None, identifier: str | None
     ) -> Any:
         if (
@@ -110,20 +111,20 @@ def relations_found_by_name() -> Iterator[None]:
         found = self._make_match([cached.inner], database, schema, identifier)
         return found[0] if found else None
 
-    with replaced(BaseAdapter, "get_relation", by_name):
+    with replaced(BaseAdapter, "get_relation", get_by_key):
         yield
 
 
 @contextmanager
 def contexts_not_copied() -> Iterator[None]:
-    """Let templates read dbt's context where it lies.
+    """Let Jinja use dbt's context without copying it.
 
-    dbt's context is a chain over some seven hundred macros, each wrapped when it is looked up.
-    Jinja copies it into a dict for every template and for every call of a macro.
+    dbt's context is a `ChainMap` of about seven hundred macros, each wrapped at its lookup. Jinja
+    copies it into a dict for every template and every macro call.
     """
     new_context = jinja_runtime.new_context
 
-    def layered(
+    def new_context_without_copy(
         environment: Any,
         template_name: str | None,
         blocks: dict[str, Callable[..., Any]],
@@ -139,15 +140,15 @@ def contexts_not_copied() -> Iterator[None]:
             environment, parent, template_name, blocks, globals=globals
         )
 
-    with replaced(jinja_environment, "new_context", layered):
+    with replaced(jinja_environment, "new_context", new_context_without_copy):
         yield
 
 
 @contextmanager
 def parsed_project_not_collected() -> Iterator[None]:
-    """Keep the garbage collector away from the parsed project, which stays until the end.
+    """Exclude the parsed project, which is never freed, from garbage collection.
 
-    Every full collection walks all of it: half a million objects at a thousand models.
+    Every full collection would traverse half a million objects for a thousand models.
     """
     thresholds = gc.get_threshold()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""A stage of the pipeline that runs dbt: its attempts, and the record of what they did."""
+"""A dbt stage of the pipeline: retries of failed nodes over several attempts, and its record."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from prefect_flows.core.hints import get_google_hint
 from prefect_flows.core.logger import Logger
 from prefect_flows.transform.artifacts import dbt_result
 from prefect_flows.transform.event_listener import EventListener, Recorder
-from prefect_flows.transform.microbatch import only_failed_batches
-from prefect_flows.transform.node_filter import Narrowing
+from prefect_flows.transform.microbatch import run_failed_batches_only
+from prefect_flows.transform.node_filter import NodeFilter
 from prefect_flows.transform.node_log import NodeLog
 from prefect_flows.transform.repro_command import command_for
 from prefect_flows.transform.results import (
@@ -24,29 +24,37 @@ from prefect_flows.transform.results import (
     FailedBatch,
     NodeResult,
     counts,
-    in_order,
     nodes_to_retry,
+    order_by_priority,
 )
 from prefect_flows.transform.session import DbtSession, InvocationResult
 
-Safe = Callable[[Sequence[NodeResult]], None]
+SaveResults = Callable[[Sequence[NodeResult]], None]
 
 
 class DbtStage:
-    """One dbt command over the selected nodes, tried until nothing is left that may pass.
+    """One dbt command over the selected nodes; each further attempt runs the nodes to retry.
 
     Args:
         session: the dbt project and its target.
-        name: the stage's name, which is also its task's: `dbt-run`.
-        command: dbt's command, for example `["source", "freshness"]`.
-        arguments: selection of the first attempt.
-        selected: ids of the nodes that the selection holds for this command.
-        retries: resource type → how often a node of it is tried again.
-        flags: further flags of every attempt.
-        done: results of the run that this one resumes; these nodes are not run again.
-        safe: makes results safe in the journal.
-        watchers: see the stage go by.
-        narrowed: whether the arguments hold more nodes than are selected.
+        name: name of the stage and of its task, for example `dbt-run`.
+        command: the dbt command, for example `["source", "freshness"]`.
+        arguments: the selection.
+        selected: ids of the nodes that the command runs.
+        retries: resource type → number of retries of a node.
+        flags: further flags of the command.
+        done: results of the run that this one resumes; these nodes do not run again.
+        save: writes results to the journal.
+        listeners: get the events of the stage.
+        narrowed: whether `arguments` select more nodes than `selected`.
+
+    Attributes:
+        attempts: number of attempts so far.
+        seconds: wall time of all attempts.
+        results: node id → its last result.
+        documents: node id → entry of dbt's `run_results.json`.
+        fixes: node id → what fixes its failure, if the error tells it.
+        returned: what dbt's command returned at the last attempt.
     """
 
     def __init__(
@@ -59,8 +67,8 @@ class DbtStage:
         retries: Mapping[str, int],
         flags: Sequence[str],
         done: Mapping[str, NodeResult],
-        safe: Safe,
-        watchers: Sequence[EventListener],
+        save: SaveResults,
+        listeners: Sequence[EventListener],
         *,
         narrowed: bool = False,
     ) -> None:
@@ -74,27 +82,24 @@ class DbtStage:
         self.attempts = 0
         self.seconds = 0.0
         self.results: dict[str, NodeResult] = {i: done[i] for i in self.selected if i in done}
-        # Entries of dbt's run_results.json.
         self.documents: dict[str, dict[str, Any]] = {}
-        # What fixes a node's failure, where its error tells more than that the code is wrong.
         self.fixes: dict[str, str] = {}
-        # What dbt's command itself returned at the last attempt.
         self.returned: Any = None
-        # Batches of microbatch models of which some succeeded at the last attempt, and some failed.
+        # Batches of microbatch models of which only some succeeded at the last attempt.
         self._batches: dict[str, BatchResults] = {}
-        self._safe = safe
-        self._watchers = watchers
+        self._save = save
+        self._listeners = listeners
         self._narrowed = narrowed
-        # dbt's own results, of the attempts so far.
-        self._of_dbt: dict[str, Any] = {}
+        # Node id → dbt's own result object.
+        self._dbt_results: dict[str, Any] = {}
 
     def attempt(self, log: Logger) -> dict[str, Any]:
-        """Run what is left, and return the record of all attempts so far.
+        """Run the nodes that are left, and return the record of all attempts so far.
 
         Raises:
-            StageFailed: a node failed; `retryable` when a further attempt has something to do.
+            StageFailed: a node failed; `retryable` if a further attempt has nodes to run.
         """
-        only = self._left()
+        only = self._remaining()
         if only is not None and (self.attempts or self.results):
             log.info(
                 "%s %d of %d nodes, which are left.",
@@ -103,84 +108,84 @@ class DbtStage:
                 len(self.selected),
             )
         self.attempts += 1
-        outcome, inlined = self._run(only, [*self._watchers, NodeLog(log, self._compiled)])
+        outcome, ephemeral = self._run(only, [*self._listeners, NodeLog(log, self._compiled_path)])
         if outcome.exception is not None:
-            raise self._ended_by(outcome.exception) from outcome.exception
+            raise self._aborted(outcome.exception) from outcome.exception
         failed = [node for node in self.results.values() if node.failed]
         if not failed and not outcome.success:
-            failed = inlined
+            failed = ephemeral
         if failed:
             raise self._failed(failed)
         if not outcome.success:
-            raise self._ended_by(RuntimeError("it reports a failure that no node explains"))
+            raise self._aborted(RuntimeError("it reports a failure that no node explains"))
         return self.record()
 
     def _run(
-        self, only: set[str] | None, watchers: Sequence[EventListener]
+        self, only: set[str] | None, listeners: Sequence[EventListener]
     ) -> tuple[InvocationResult, list[NodeResult]]:
-        """Run dbt once, and take up its results; also those of ephemeral models that failed."""
+        """Run dbt once and store its results; also return failed ephemeral models."""
         started = time.monotonic()
         causes: dict[str, FailureClass] = {}
-        failed: dict[str, list[FailedBatch]] = {}
+        failed_batches: dict[str, list[FailedBatch]] = {}
         before = dict(self.results)
 
-        def read(result: Any) -> NodeResult:
+        def read_result(result: Any) -> NodeResult:
             node = result.node
             attempts = _attempts(before, node.unique_id) + (str(result.status) != SKIPPED)
-            batches = in_order(failed.get(node.unique_id, ()))
+            batches = order_by_priority(failed_batches.get(node.unique_id, ()))
             if batches:
-                # dbt compiles a copy of the node for each batch.
+                # dbt compiles a copy of the node for each batch, not the node.
                 node.compiled_path = batches[0].compiled_path
                 node.compiled_code = batches[0].compiled_code
             path = self.session.path_of(node)
             return NodeResult.from_dbt(result, path, causes, attempts, self.name, batches)
 
-        def ended(unique_id: str, error: Exception, batch: FailedBatch | None) -> None:
+        def record_error(unique_id: str, error: Exception, batch: FailedBatch | None) -> None:
             if batch is not None:
-                failed.setdefault(unique_id, []).append(batch)
+                failed_batches.setdefault(unique_id, []).append(batch)
             causes[unique_id] = classify(error)
             fix = get_google_hint(error, self.session.profile)
             if fix is not None:
                 self.fixes[unique_id] = fix
 
-        for watcher in watchers:
-            watcher.stage_started(self.name, len(self.selected if only is None else only))
-        self.session.compile_again(self.selected if only is None else only)
-        recorder = Recorder(self.name, read, self._safe, watchers)
+        for listener in listeners:
+            listener.stage_started(self.name, len(self.selected if only is None else only))
+        self.session.reset_compilation(self.selected if only is None else only)
+        recorder = Recorder(self.name, read_result, self._save, listeners)
         try:
-            with only_failed_batches(self.session.manifest, self._batches):
+            with run_failed_batches_only(self.session.manifest, self._batches):
                 outcome = self.session.invoke(
                     self.command,
                     [*self.arguments, *self.flags],
                     recorder,
-                    narrowing=self._narrowing(only),
-                    on_error=ended,
+                    node_filter=self._node_filter(only),
+                    on_error=record_error,
                 )
         finally:
             recorder.close()
             self.seconds += time.monotonic() - started
             self.results |= recorder.results
-            for watcher in watchers:
-                watcher.stage_finished(self.name)
+            for listener in listeners:
+                listener.stage_finished(self.name)
         self.returned = outcome.returned
         for result in outcome.results:
             unique_id = result.node.unique_id
-            # Hooks, and what `fail-fast` left, have a result that nobody saw come.
-            self.results[unique_id] = recorder.results.get(unique_id) or read(result)
+            # dbt reports no event for hooks and for nodes that `--fail-fast` skips.
+            self.results[unique_id] = recorder.results.get(unique_id) or read_result(result)
             self._keep_batches(unique_id, getattr(result, "batch_results", None))
-            self._of_dbt[unique_id] = result
+            self._dbt_results[unique_id] = result
             if self.command != ["source", "freshness"]:
                 self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)
-        return outcome, list(recorder.inlined.values())
+        return outcome, list(recorder.failed_ephemeral.values())
 
     def _keep_batches(self, unique_id: str, batches: BatchResults | None) -> None:
-        """Know for the next attempt which batches failed; without a success all have to run."""
+        """Remember which batches failed for the next attempt; if none succeeded, all run again."""
         self._batches.pop(unique_id, None)
         if batches is not None and batches.successful and batches.failed:
             self._batches[unique_id] = batches
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON-able data: counts by status, seconds, attempts, and what failed or warned."""
+        """Return the stage's record, JSON-compatible: counts, seconds, attempts, failures."""
         nodes = self._counted()
         return {
             "nodes": len(nodes),
@@ -195,37 +200,37 @@ class DbtStage:
         }
 
     def _counted(self) -> list[NodeResult]:
-        """The nodes, and of the hooks those that failed: dbt does not count the others either."""
+        """Return the results of all nodes, and of failed hooks; like dbt, leave out other hooks."""
         return [r for r in self.results.values() if r.resource_type != "operation" or r.failed]
 
-    def _left(self) -> set[str] | None:
-        """Ids of the nodes to run; none for all that the selection holds."""
+    def _remaining(self) -> set[str] | None:
+        """Return the ids of the nodes to run; None for all nodes of `arguments`."""
         if self.attempts:
-            left = nodes_to_retry(self.results, self.session.manifest.child_map, self.retries)
-            # Hooks are no part of a selection; they run with every attempt.
-            return {i for i in left if self.results[i].resource_type != "operation"}
+            retried = nodes_to_retry(self.results, self.session.manifest.child_map, self.retries)
+            # Hooks run with every attempt, whatever is selected.
+            return {i for i in retried if self.results[i].resource_type != "operation"}
         if self.results:
             return set(self.selected) - set(self.results)
         return set(self.selected) if self._narrowed else None
 
-    def _narrowing(self, only: set[str] | None) -> Narrowing | None:
+    def _node_filter(self, only: set[str] | None) -> NodeFilter | None:
         if only is None:
             return None
         earlier = [i for i in self.selected if i in self.results and i not in only]
         nodes = self.session.manifest.nodes
-        # dbt compiles those of its selection first, and skips what one that fails is part of.
+        # dbt compiles selected ephemeral models first, and skips the models that use a failed one.
         compiled = self._narrowed and self.attempts == 1
         ephemeral = {i for i in nodes if compiled and nodes[i].is_ephemeral_model}
-        return Narrowing(
+        return NodeFilter(
             only | ephemeral,
             self.selected,
             [
-                self._of_dbt.get(i) or dbt_result(self.results[i], self.session.node(i))
+                self._dbt_results.get(i) or dbt_result(self.results[i], self.session.node(i))
                 for i in earlier
             ],
         )
 
-    def _compiled(self, unique_id: str) -> str | None:
+    def _compiled_path(self, unique_id: str) -> str | None:
         compiled = self.session.compiled(unique_id)
         return None if compiled is None else str(compiled[0])
 
@@ -246,7 +251,7 @@ class DbtStage:
             ),
         )
 
-    def _ended_by(self, error: BaseException) -> StageFailed:
+    def _aborted(self, error: BaseException) -> StageFailed:
         profile = self.session.profile
         command = f"cd dbt && uv run dbt {' '.join(self.command)} --target {profile.target}"
         return StageFailed(
@@ -259,7 +264,7 @@ class DbtStage:
 
 
 def first_cause(failed: Sequence[NodeResult]) -> NodeResult:
-    """The failure to look at: the first that no retry fixes, else the first."""
+    """Return the failure to look at first: the first that no retry fixes, or else the first."""
     return min(failed, key=lambda node: node.cause is FailureClass.TRANSIENT)
 
 

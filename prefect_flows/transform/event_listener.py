@@ -1,4 +1,4 @@
-"""Takes what dbt says of its nodes, without holding dbt up, and hands it on in order."""
+"""Listeners for dbt node events (start, result, warning), and the thread that calls them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from prefect_flows.transform.results import NodeResult, shown_name
 
 
 class EventListener(Protocol):
-    """Sees a stage go by. Called from one thread at a time."""
+    """Gets the events of a stage; called from one thread at a time."""
 
     def stage_started(self, name: str, total: int) -> None:
-        """A stage begins, with so many nodes to do."""
+        """Handle the start of a stage that runs `total` nodes."""
 
     def node_started(self, name: str, unique_id: str, resource_type: str, node: str) -> None:
-        """A node of the stage `name` begins."""
+        """Handle the start of a node in the stage `name`."""
 
     def nodes_finished(self, name: str, results: Sequence[NodeResult]) -> None:
-        """Nodes of the stage `name` ended, in this order; each is in the journal already."""
+        """Handle results of the stage `name`, in this order; they are in the journal already."""
 
     def warned(self, text: str) -> None:
-        """Dbt warned of something that is no node's result."""
+        """Handle a warning of dbt that is not the result of a node."""
 
     def stage_finished(self, name: str) -> None:
-        """A stage ended, however it ended."""
+        """Handle the end of a stage, whether it passed or failed."""
 
 
-def warning_of(event: Any) -> str | None:
-    """What an event of dbt warns of, in one line; none where it warns of nothing.
+def get_warning(event: Any) -> str | None:
+    """Return the warning of a dbt event in one line; None if it is not a warning.
 
-    What dbt says of a node's result is no warning here: it comes with the result.
+    Warnings about a node's result do not count: the result has them.
     """
     if event.info.level != "warn" or event.info.name.startswith("Log"):
         return None
@@ -40,22 +40,22 @@ def warning_of(event: Any) -> str | None:
 
 
 class Recorder:
-    """Hands on what happens to the nodes of a stage, by a thread of its own.
+    """Passes node events of a stage to the journal and to listeners, in its own thread.
 
-    dbt's threads only put it into a queue. What came in while the thread was busy is handed on
-    together: first to the journal, then to the watchers, so that whatever a person sees done will
-    not be done again.
+    dbt's threads only put events into a queue, so that they do not wait. The recorder takes all
+    events from the queue together. It writes results to the journal before it calls the listeners:
+    a node that a person sees as done does not run again.
 
     Args:
-        name: the stage's name.
-        read: makes a result of dbt's.
-        journal: makes results safe.
-        watchers: are told of them afterwards.
+        name: name of the stage.
+        read: converts dbt's result.
+        journal: writes results to the journal.
+        listeners: are called afterwards.
 
     Attributes:
-        results: node's id → its result, of all that ended.
-        inlined: the same of ephemeral models that failed. dbt lists no result of these: it skips
-            what they are part of.
+        results: node id → result, of all finished nodes.
+        failed_ephemeral: node id → result, of failed ephemeral models. dbt returns no results for
+            these; it skips the models that use them.
     """
 
     def __init__(
@@ -63,34 +63,34 @@ class Recorder:
         name: str,
         read: Callable[[Any], NodeResult],
         journal: Callable[[Sequence[NodeResult]], None],
-        watchers: Sequence[EventListener],
+        listeners: Sequence[EventListener],
     ) -> None:
         self.results: dict[str, NodeResult] = {}
-        self.inlined: dict[str, NodeResult] = {}
+        self.failed_ephemeral: dict[str, NodeResult] = {}
         self._name = name
         self._read = read
         self._journal = journal
-        self._watchers = watchers
+        self._listeners = listeners
         self._queue: queue.SimpleQueue[Callable[[], NodeResult | None] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="millrace-recorder", daemon=True)
         self._thread.start()
 
     def started(self, node: Any) -> None:
-        """Take a node that begins."""
-        self._queue.put(lambda: self._say_started(node))
+        """Queue the start of a node."""
+        self._queue.put(lambda: self._notify_started(node))
 
     def finished(self, result: Any) -> None:
-        """Take dbt's result of a node."""
-        self._queue.put(lambda: self._take(result))
+        """Queue dbt's result of a node."""
+        self._queue.put(lambda: self._read_result(result))
 
     def listen(self, event: Any) -> None:
-        """Take a warning of dbt; what it says of a node's result comes with the result."""
-        if text := warning_of(event):
-            self._queue.put(lambda: self._say_warned(text))
+        """Queue an event of dbt if it is a warning and not the result of a node."""
+        if text := get_warning(event):
+            self._queue.put(lambda: self._notify_warned(text))
 
     def close(self) -> None:
-        """Wait until everything taken so far is handed on."""
+        """Wait until all queued events are processed, and raise the first error of the thread."""
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None:
@@ -98,38 +98,38 @@ class Recorder:
 
     def _work(self) -> None:
         try:
-            while self._hand_on():
+            while self._process_queue():
                 pass
-        except BaseException as error:  # noqa: BLE001 # raised again by `close`, in the main thread
+        except BaseException as error:  # noqa: BLE001 # `close` raises it in the main thread
             self._failure = error
 
-    def _hand_on(self) -> bool:
-        """Hand on what has come in, at least one thing; whether there may be more."""
-        things = [self._queue.get()]
+    def _process_queue(self) -> bool:
+        """Wait for an event, process all queued ones, and return whether more may come."""
+        events = [self._queue.get()]
         while not self._queue.empty():
-            things.append(self._queue.get())
-        finished = [result for take in things if take is not None and (result := take())]
+            events.append(self._queue.get())
+        finished = [result for process in events if process is not None and (result := process())]
         if finished:
             self._journal(finished)
             self.results |= {result.unique_id: result for result in finished}
-            for watcher in self._watchers:
-                watcher.nodes_finished(self._name, finished)
-        return None not in things
+            for listener in self._listeners:
+                listener.nodes_finished(self._name, finished)
+        return None not in events
 
-    def _take(self, result: Any) -> NodeResult | None:
-        taken = self._read(result)
+    def _read_result(self, result: Any) -> NodeResult | None:
+        node = self._read(result)
         if not result.node.is_ephemeral_model:
-            return taken
-        if taken.failed:
-            self.inlined[taken.unique_id] = taken
-            self._say_warned(f"ephemeral model {taken.name} failed: {taken.message}")
+            return node
+        if node.failed:
+            self.failed_ephemeral[node.unique_id] = node
+            self._notify_warned(f"ephemeral model {node.name} failed: {node.message}")
         return None
 
-    def _say_started(self, node: Any) -> None:
-        for watcher in self._watchers:
+    def _notify_started(self, node: Any) -> None:
+        for listener in self._listeners:
             kind, name = str(node.resource_type), shown_name(node)
-            watcher.node_started(self._name, node.unique_id, kind, name)
+            listener.node_started(self._name, node.unique_id, kind, name)
 
-    def _say_warned(self, text: str) -> None:
-        for watcher in self._watchers:
-            watcher.warned(text)
+    def _notify_warned(self, text: str) -> None:
+        for listener in self._listeners:
+            listener.warned(text)

@@ -1,4 +1,4 @@
-"""The errors with which dbt ends a node, or a batch of a microbatch model."""
+"""Captures the exceptions of failed dbt nodes and of failed microbatch batches."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from prefect_flows.core.failure_class import classify
 from prefect_flows.transform.monkeypatch import replaced
 from prefect_flows.transform.results import FailedBatch
 
-# Is told a node's id, the error that ended it, and the batch, where only that ended.
+# Called with the id of a node, its exception, and the batch if only a batch failed.
 OnError = Callable[[str, Exception, FailedBatch | None], None]
 
 
 @contextmanager
-def errors_seen(on_error: OnError) -> Iterator[None]:
-    """Tell the error of each node, and of each batch, that dbt ends with one.
+def capture_errors(on_error: OnError) -> Iterator[None]:
+    """Call `on_error` with the exception of each failed node or batch while the context is open.
 
-    dbt's results keep only the error's text, and of a batch not even that. Its runners hand every
-    error of a node to one method, `handle_exception`. The runner of a batch catches what its
-    statements raise by itself, and builds the result of a failed batch while it handles the error.
-    Both methods are wrapped here for the time of an invocation.
+    dbt's results have only the text of an exception, and those of a batch not even that. dbt's node
+    runners pass every exception to `handle_exception`. The runner of a batch catches exceptions of
+    statements itself, and builds the result of the failed batch while it handles them. This
+    context wraps both methods.
     """
     handle = BaseRunner.handle_exception
-    build = MicrobatchBatchRunner._build_failed_run_batch_result  # noqa: SLF001 # as it is named
+    build = MicrobatchBatchRunner._build_failed_run_batch_result  # noqa: SLF001 # dbt has no public hook
 
-    def telling(self: BaseRunner[Any, Any], e: Exception, ctx: Any) -> str:
+    def handle_and_report(self: BaseRunner[Any, Any], e: Exception, ctx: Any) -> str:
         batch = _failed_batch(self, e) if isinstance(self, MicrobatchBatchRunner) else None
         on_error(self.node.unique_id, e, batch)
         return str(handle(self, e, ctx))
 
-    def telling_of_batch(self: MicrobatchBatchRunner, *args: Any, **kwargs: Any) -> Any:
-        # No error is handled where dbt only gives up what is left of a run that stops.
+    def build_and_report(self: MicrobatchBatchRunner, *args: Any, **kwargs: Any) -> Any:
+        # There is no exception if dbt skips the remaining batches of a cancelled run.
         error = sys.exception()
         if isinstance(error, Exception):
             on_error(self.node.unique_id, error, _failed_batch(self, error))
         return build(self, *args, **kwargs)
 
     with (
-        replaced(BaseRunner, handle.__name__, telling),
-        replaced(MicrobatchBatchRunner, build.__name__, telling_of_batch),
+        replaced(BaseRunner, handle.__name__, handle_and_report),
+        replaced(MicrobatchBatchRunner, build.__name__, build_and_report),
     ):
         yield
 

@@ -1,4 +1,4 @@
-"""The nodes of a dbt project and what each is made from, with owner, group and personal data."""
+"""Lineage of a dbt project: parents, children, owners, groups and personal data (`meta.pii`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dbt.contracts.graph.manifest import Manifest
 from prefect_flows.transform.results import shown_name
 
 TESTS = frozenset({"test", "unit_test"})
-# A column list that holds this name stands for a relation whose every column is personal data.
+# In a set of column names: all columns of the relation are personal data.
 EVERY_COLUMN = "*"
 
 
@@ -21,11 +21,11 @@ class LineageNode:
 
     Attributes:
         path: its file, relative to the dbt project.
-        parents: ids of what it is made from.
-        owner: who answers for it: `meta.owner`, else the owner of its group.
-        pii_columns: lower-case names of the columns that are marked `meta.pii`.
-        relation: its relation in the warehouse, quoted by dbt.
-        attached_to: for a test, the node whose file declares it.
+        parents: ids of the nodes that it depends on.
+        owner: `meta.owner`, or else the owner of its group.
+        pii_columns: lower-case names of the columns with `meta.pii`.
+        relation: its relation in the warehouse, as dbt quotes it.
+        attached_to: for a test, the node that declares it.
     """
 
     unique_id: str
@@ -41,7 +41,7 @@ class LineageNode:
 
 
 def lineage_of(manifest: Manifest) -> dict[str, LineageNode]:
-    """Every node of a parsed project by its id: nodes, unit tests, sources and exposures."""
+    """Build node id → lineage node for all nodes, unit tests, sources and exposures."""
     groups = {group.name: group for group in manifest.groups.values()}
     found: list[Any] = [
         *manifest.nodes.values(),
@@ -53,7 +53,7 @@ def lineage_of(manifest: Manifest) -> dict[str, LineageNode]:
 
 
 def children_of(lineage: Mapping[str, LineageNode]) -> dict[str, list[str]]:
-    """Node's id → ids of those made from it."""
+    """Build node id → ids of its children."""
     children: dict[str, list[str]] = {unique_id: [] for unique_id in lineage}
     for unique_id, node in lineage.items():
         for parent in node.parents:
@@ -62,12 +62,12 @@ def children_of(lineage: Mapping[str, LineageNode]) -> dict[str, list[str]]:
 
 
 def ancestors(lineage: Mapping[str, LineageNode], unique_id: str) -> set[str]:
-    """Ids of all that a node is made from, directly or not."""
+    """Return the ids of all nodes upstream of a node."""
     return set(reach(parents_of(lineage), [unique_id]))
 
 
 def reach(edges: Mapping[str, Collection[str]], starts: Collection[str]) -> Iterator[str]:
-    """What can be reached from some nodes, nearest first, each once, without these nodes."""
+    """Yield the nodes that can be reached from `starts` without these, nearest first."""
     seen = set(starts)
     level = list(starts)
     while level:
@@ -84,7 +84,7 @@ def reach(edges: Mapping[str, Collection[str]], starts: Collection[str]) -> Iter
 def nearest(
     edges: Mapping[str, Collection[str]], unique_id: str, wanted: Collection[str]
 ) -> set[str]:
-    """The wanted nodes that are reached from a node through unwanted ones only."""
+    """Return the wanted nodes that can be reached through unwanted nodes only."""
     found, seen, queue = set(), {unique_id}, [unique_id]
     while queue:
         for other in edges.get(queue.pop(), ()):
@@ -99,12 +99,12 @@ def nearest(
 
 
 def parents_of(lineage: Mapping[str, LineageNode]) -> dict[str, tuple[str, ...]]:
-    """Node's id → ids of what it is made from."""
+    """Build node id → ids of its parents."""
     return {unique_id: node.parents for unique_id, node in lineage.items()}
 
 
 def personal_columns(lineage: Mapping[str, LineageNode], unique_id: str) -> frozenset[str]:
-    """Names of the personal columns of a node and of all that it is made from, lower case."""
+    """Return the lower-case names of the personal columns of a node and all its ancestors."""
     ids = {unique_id, *ancestors(lineage, unique_id)}
     return frozenset().union(*(lineage[i].pii_columns for i in ids if i in lineage))
 
@@ -118,11 +118,11 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
     if owner is None and group is not None and group in groups:
         owner = _contact(groups[group].owner)
     columns = getattr(node, "columns", {}).values()
-    # A seed depends on macros only.
+    # Seeds have no `depends_on.nodes`.
     parents = tuple(dict.fromkeys(getattr(getattr(node, "depends_on", None), "nodes", ())))
-    about = getattr(node, "attached_node", None)
+    tested_node = getattr(node, "attached_node", None)
     if str(node.resource_type) == "unit_test" and parents:
-        about = parents[0]  # the model; its made-up inputs are not parents
+        tested_node = parents[0]  # the tested model; its mock inputs are not parents
     return LineageNode(
         unique_id=node.unique_id,
         name=shown_name(node),
@@ -133,18 +133,18 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         group=group,
         pii_columns=frozenset(c.name.lower() for c in columns if _meta(c).get("pii")),
         relation=getattr(node, "relation_name", None),
-        attached_to=about,
+        attached_to=tested_node,
     )
 
 
 def _meta(resource: Any) -> dict[str, Any]:
-    """The `meta` of a node or a column; what stands in its config comes first."""
+    """Return the `meta` of a node or column; `config.meta` overrides `meta`."""
     config = getattr(resource, "config", None)
     return {**(getattr(resource, "meta", None) or {}), **(getattr(config, "meta", None) or {})}
 
 
 def _contact(owner: Any) -> str | None:
-    """An owner's name and address, as far as they are given; dbt allows a list of addresses."""
+    """Format the name and the e-mail addresses of an owner; dbt allows one address or a list."""
     email = owner.email
     addresses = ", ".join(email) if isinstance(email, list) else email
     if owner.name and addresses:

@@ -1,4 +1,4 @@
-"""Runs only those batches of a microbatch model that failed."""
+"""Retries of microbatch models: runs only the batches that failed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from dbt.contracts.graph.nodes import ModelNode
 
 
 @contextmanager
-def only_failed_batches(manifest: Manifest, batches: Mapping[str, BatchResults]) -> Iterator[None]:
-    """Let models run the batches that failed, for the time of an invocation, as dbt's retry does.
+def run_failed_batches_only(
+    manifest: Manifest, batches: Mapping[str, BatchResults]
+) -> Iterator[None]:
+    """Let models run only their failed batches while the context is open, like `dbt retry`.
 
-    The first batch of an invocation would replace the table where `full_refresh` is asked for, and
-    with it the batches that succeeded; so it is off for these models.
+    `full_refresh` is off for these models: the first batch of an invocation would replace the table
+    and lose the batches that succeeded.
 
     Args:
-        batches: node's id → the batches that its last attempt ran, of which some succeeded.
+        manifest: the parsed project.
+        batches: node id → batches of its last attempt, of which only some succeeded.
     """
     models = [node for i in batches if isinstance(node := manifest.nodes[i], ModelNode)]
     before = {node.unique_id: node.config.full_refresh for node in models}

@@ -1,4 +1,4 @@
-"""Replaces a part of a library for a while."""
+"""Temporary monkeypatches of libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give an attribute of a class or module another value; what it was before comes back."""
+    """Replace an attribute of a class or module while the context is open, then restore it."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:

@@ -1,4 +1,4 @@
-"""Sees each node of a dbt command begin and end, as dbt's own bookkeeping does."""
+"""Callbacks for the start and the result of each dbt node."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from prefect_flows.transform.monkeypatch import replaced
 
 
 @contextmanager
-def nodes_seen(
+def node_callbacks(
     started: Callable[[Any], None],
     finished: Callable[[Any], None],
     check_stop: Callable[[], None],
 ) -> Iterator[None]:
-    """Call back with each node that begins, and with dbt's result of each that ended.
+    """Call functions at the start and the end of each node while the context is open.
 
-    dbt fires events for both, at the price of four protobuf messages a node, and `NodeFinished` for
-    every batch of a microbatch model too. Its tasks take up each result once, in one method,
-    `_handle_result`; it and `call_runner` are wrapped here for the time of an invocation. Both are
-    called in dbt's threads, and what is called back must not hold them up.
+    dbt's events for this cost four protobuf messages per node, and `NodeFinished` also comes for
+    each batch of a microbatch model. This context wraps two methods of dbt's tasks instead:
+    `call_runner`, and `_handle_result`, which is called once per result. Both run in dbt's threads,
+    so the callbacks must return quickly.
 
     Args:
-        started: is called with each node that begins.
-        finished: is called with dbt's result of each node that ended.
-        check_stop: interrupts the main thread before it starts a node, where dbt looks whether a
-            node has ended the run, if the run was told to stop.
+        started: called with each node that starts.
+        finished: called with dbt's result of each node.
+        check_stop: called in the main thread before a node starts; raises an interrupt if the run
+            was cancelled.
     """
     call_runner = GraphRunnableTask.call_runner
-    handle_result = GraphRunnableTask._handle_result  # noqa: SLF001 # dbt offers no other place
-
+    handle_result = GraphRunnableTask._handle_result  # noqa: SLF001 # dbt has no public hook
     raise_set_error = GraphRunnableTask._raise_set_error  # noqa: SLF001
 
-    def seen_call(self: GraphRunnableTask, runner: BaseRunner[Any, Any], *args: Any) -> Any:
+    def call_with_callback(
+        self: GraphRunnableTask, runner: BaseRunner[Any, Any], *args: Any
+    ) -> Any:
         started(runner.node)
         return call_runner(self, runner, *args)
 
-    def seen_result(self: GraphRunnableTask, result: Any) -> None:
+    def handle_with_callback(self: GraphRunnableTask, result: Any) -> None:
         finished(result)
         handle_result(self, result)
 
-    def checked(self: GraphRunnableTask) -> None:
+    def check_before_start(self: GraphRunnableTask) -> None:
         check_stop()
         raise_set_error(self)  # type: ignore[no-untyped-call]
 
     with (
-        replaced(GraphRunnableTask, raise_set_error.__name__, checked),
-        replaced(GraphRunnableTask, call_runner.__name__, seen_call),
-        replaced(GraphRunnableTask, handle_result.__name__, seen_result),
+        replaced(GraphRunnableTask, raise_set_error.__name__, check_before_start),
+        replaced(GraphRunnableTask, call_runner.__name__, call_with_callback),
+        replaced(GraphRunnableTask, handle_result.__name__, handle_with_callback),
     ):
         yield

@@ -1,4 +1,4 @@
-"""Runs only given nodes of what a dbt command selects; its hooks see the others as well."""
+"""Filters the nodes that a dbt command selects by id; hooks still see the whole selection."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prefect_flows.transform.monkeypatch import replaced
 
 
 @dataclass(frozen=True)
-class Narrowing:
-    """A part of a command.
+class NodeFilter:
+    """The nodes to run, and what hooks see of the others.
 
     Attributes:
         only: ids of the nodes to run.
-        selected: ids of all nodes of the command, which hooks see as `selected_resources`.
-        earlier: dbt's results of those that are not run again, which `on-run-end` hooks see in
+        selected: ids of all nodes of the stage; hooks see them as `selected_resources`.
+        earlier: dbt's results of nodes that do not run again; `on-run-end` hooks see them in
             `results` and `schemas` before the new ones.
     """
 
@@ -32,26 +32,26 @@ class Narrowing:
 
 
 @contextmanager
-def narrowed_to(narrowing: Narrowing | None) -> Iterator[None]:
-    """Narrow every selection to the given nodes, for the time of an invocation; none: as it is.
+def filter_nodes(node_filter: NodeFilter | None) -> Iterator[None]:
+    """Run only the nodes of the filter while the context is open; None changes nothing.
 
-    dbt's own syntax cannot name nodes by their ids, and matches each argument with every node:
-    thousands of names would take longer than the run. Its selector hands the selected ids to the
-    queue through one method, `get_selected`, which is wrapped here.
+    dbt's selection syntax has no ids, and dbt matches each argument with every node: thousands of
+    names would take longer than the run. This context wraps `get_selected`, through which dbt's
+    selector passes the selected ids to the queue.
     """
-    if narrowing is None:
+    if node_filter is None:
         yield
         return
     get_selected = NodeSelector.get_selected
     set_selected = selected_resources.set_selected_resources
     after_run = RunTask.after_run
 
-    wanted, selected = set(narrowing.only), set(narrowing.selected)
+    wanted, selected = set(node_filter.only), set(node_filter.selected)
 
-    def narrowed(self: NodeSelector, *args: Any, **kwargs: Any) -> set[Any]:
+    def get_filtered(self: NodeSelector, *args: Any, **kwargs: Any) -> set[Any]:
         return get_selected(self, *args, **kwargs) & wanted
 
-    initialize = GraphRunnableTask._runtime_initialize  # noqa: SLF001 # dbt offers no other place
+    initialize = GraphRunnableTask._runtime_initialize  # noqa: SLF001 # dbt has no public hook
 
     def initialize_for_hooks(self: GraphRunnableTask) -> None:
         initialize(self)  # type: ignore[no-untyped-call]
@@ -61,23 +61,23 @@ def narrowed_to(narrowing: Narrowing | None) -> Iterator[None]:
     def set_all_selected(found: set[Any]) -> None:
         set_selected(found | selected)
 
-    def after_whole_run(self: RunTask, adapter: Any, results: Sequence[Any]) -> None:
-        after_run(self, adapter, [*narrowing.earlier, *results])
+    def after_run_with_earlier(self: RunTask, adapter: Any, results: Sequence[Any]) -> None:
+        after_run(self, adapter, [*node_filter.earlier, *results])
 
     with (
         replaced(selected_resources, set_selected.__name__, set_all_selected),
-        replaced(RunTask, "after_run", after_whole_run),
-        replaced(NodeSelector, get_selected.__name__, narrowed),
+        replaced(RunTask, "after_run", after_run_with_earlier),
+        replaced(NodeSelector, get_selected.__name__, get_filtered),
         replaced(GraphRunnableTask, initialize.__name__, initialize_for_hooks),
     ):
         yield
 
 
 class _NoNodes(list[Any]):
-    """No node, and yet something to do.
+    """An empty list of nodes with length 1.
 
-    A run that was killed after its last node and before its `on-run-end` hooks has only these left,
-    and dbt runs hooks only when it counts a node.
+    dbt runs hooks only if it counts at least one node. A run that was killed between its last node
+    and its `on-run-end` hooks has only the hooks left.
     """
 
     def __len__(self) -> int:

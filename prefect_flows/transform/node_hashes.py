@@ -1,4 +1,4 @@
-"""Whether a node is still the same: a hash of its code and of all that it is built from."""
+"""Hashes of dbt nodes for `--changed` and resume: a stricter replacement for `state:modified`."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from dbt.config.runtime import RuntimeConfig
 from dbt.context.providers import RuntimeVar
 from dbt.contracts.graph.manifest import Manifest
 
-# `var('name')`, `env_var('name')`, or one of the two with a name that is only known at run time.
-_READS = re.compile(r"\b(env_var|var|target)\b(?:\s*\(\s*(['\"])([^'\"]*)\2\s*[,)])?")
-# What a column says of itself reaches the warehouse only with `persist_docs`.
-_PROSE = frozenset({"description", "doc_blocks"})
-# Anything that is read by a name that is only known at run time.
+# `target`, and `var` and `env_var`, whose names may only be known at run time.
+_READ_PATTERN = re.compile(r"\b(env_var|var|target)\b(?:\s*\(\s*(['\"])([^'\"]*)\2\s*[,)])?")
+# Keys of a column that reach the warehouse only with `persist_docs`.
+_DESCRIPTION_KEYS = frozenset({"description", "doc_blocks"})
+# Stands for every name, if the name is only known at run time.
 _ANY = ""
 
-# What code reads: a function and a name, for example `("var", "threshold")`.
+# What code reads: function and name, for example `("var", "threshold")`.
 Read = tuple[str, str]
 
 
 class CodeHashes:
-    """Hashes of a manifest's nodes: node's id → hash.
+    """Node id → hash, for all nodes of a manifest.
 
-    They are made at once, before anything is compiled: compiling adds to a node's macros.
+    The constructor computes all hashes, before anything is compiled: compiling adds to the macros
+    of a node.
 
-    A hash covers all that a node's result depends on: its code, its configuration, the contents of
-    a seed, its relation and the server that holds it, its columns and constraints, the arguments of
-    a generic test, the macros that it calls and those that materialize it, the values of the
-    variables and environment variables that these read, and the hashes of its parents. Two runs
-    give a node the same hash when it would be built in the same way from the same inputs. The rows
-    of sources are not covered, nor what is never the same (`run_started_at`, `invocation_id`).
+    A hash covers everything that the result of a node depends on: its code, its configuration, the
+    contents of a seed, its relation and the server that holds it, its columns and constraints, the
+    arguments of a generic test, the macros that it calls and those that materialize it, the values
+    of the variables and environment variables that these read, and the hashes of its parents. It
+    does not cover the rows of sources, nor values that differ in each run (`run_started_at`,
+    `invocation_id`).
 
     Args:
         manifest: the parsed project.
-        config: what dbt made of dbt_project.yml, the packages, `--vars` and the profile.
+        config: dbt's runtime configuration, from dbt_project.yml, packages, `--vars` and profile.
     """
 
     def __init__(self, manifest: Manifest, config: RuntimeConfig) -> None:
@@ -48,16 +49,16 @@ class CodeHashes:
         self._config = config
         self._nodes: dict[str, str] = {}
         self._macros: dict[frozenset[str], tuple[str, frozenset[Read]]] = {}
-        self._materializers: dict[str, list[str]] = {}
+        self._materialization_ids: dict[str, list[str]] = {}
         credentials: Any = config.credentials
-        # A target that was moved to another server holds nothing of what was built on the first.
+        # If a target moves to another server, everything has to be built again.
         server = [credentials.type, credentials.unique_field, getattr(credentials, "port", None)]
         self._server = [*server, credentials.database]
-        for unique_id in chain.from_iterable(self._kinds()):
+        for unique_id in chain.from_iterable(self._resources()):
             self.of(unique_id)
 
     def of(self, unique_id: str) -> str:
-        """Hash of a node; of an id that the manifest does not hold, the hash of nothing."""
+        """Return the hash of a node; a constant for an id that is not in the manifest."""
         waiting = [unique_id]
         while waiting:
             node = waiting[-1]
@@ -71,14 +72,14 @@ class CodeHashes:
         return self._nodes[unique_id]
 
     def all(self) -> Mapping[str, str]:
-        """The hash of every node."""
+        """Return node id → hash."""
         return self._nodes
 
     def _parents(self, unique_id: str) -> list[str]:
         return list(self._manifest.parent_map.get(unique_id, []))
 
     def _hash(self, unique_id: str) -> str:
-        node = self._found(unique_id)
+        node = self._find(unique_id)
         if node is None:
             return _digest(None)
         metadata = getattr(node, "test_metadata", None)
@@ -86,19 +87,19 @@ class CodeHashes:
         code = {
             "code": getattr(node, "raw_code", None),
             "arguments": metadata.kwargs if metadata is not None else None,
-            # As it was rendered; dbt renders hooks when it runs them.
+            # Rendered, but for hooks, which dbt renders when it runs them.
             "config": config.to_dict(omit_none=True) if config is not None else None,
-            # Of a source.
+            # Sources only.
             "loaded_at": [getattr(node, f"loaded_at_{of}", None) for of in ("field", "query")],
             "freshness": getattr(node, "freshness", None),
             "external": getattr(node, "external", None),
-            # Of a function.
+            # Functions only.
             "takes": getattr(node, "arguments", None),
             "returns": getattr(node, "returns", None),
             "overloads": getattr(node, "overloads", None),
         }
-        macros, read_by_macros = self._called(
-            frozenset(_macros_of(node) + self._materializing(node))
+        macros, read_by_macros = self._hash_macros(
+            frozenset(_macro_ids(node) + self._materialization_macros(node))
         )
         return _digest(
             code
@@ -109,32 +110,32 @@ class CodeHashes:
                 "columns": _columns(node),
                 "constraints": getattr(node, "constraints", None),
                 "macros": macros,
-                "values": self._values(node, _reads(code) | read_by_macros),
+                "values": self._read_values(node, _find_reads(code) | read_by_macros),
                 "parents": [self._nodes[i] for i in sorted(self._parents(unique_id))],
             }
         )
 
-    def _kinds(self) -> list[Mapping[str, Any]]:
+    def _resources(self) -> list[Mapping[str, Any]]:
         m = self._manifest
         return [m.nodes, m.sources, m.unit_tests, m.functions, m.exposures, m.semantic_models,
                 m.metrics, m.saved_queries]  # fmt: skip
 
-    def _found(self, unique_id: str) -> Any:
-        return next((found[unique_id] for found in self._kinds() if unique_id in found), None)
+    def _find(self, unique_id: str) -> Any:
+        return next((nodes[unique_id] for nodes in self._resources() if unique_id in nodes), None)
 
     def _checksum(self, node: Any) -> Any:
-        """A hash of a seed's rows, of a unit test; of a generic test it says nothing."""
+        """Return dbt's checksum of a node; for a large seed, a hash of its file."""
         checksum = getattr(node, "checksum", None)
         if getattr(checksum, "name", None) != "path":
             return getattr(checksum, "checksum", checksum)
-        # Of a seed of more than 1 MiB, dbt's checksum is the path of its file.
+        # For a seed of more than 1 MiB, dbt's checksum is only the path of its file.
         project = self._config.load_dependencies()[node.package_name]
         file = Path(project.project_root, node.original_file_path)
         with file.open("rb") as rows:
             return hashlib.file_digest(rows, "sha256").hexdigest()
 
-    def _values(self, node: Any, reads: Iterable[Read]) -> list[tuple[Read, Any]]:
-        """The values of what a node reads; what a variable holds may read others in turn."""
+    def _read_values(self, node: Any, reads: Iterable[Read]) -> list[tuple[Read, Any]]:
+        """Return the values of what a node reads, also of what the text of a variable reads."""
         waiting = set(reads)
         known: dict[Read, Any] = {}
         variables: Mapping[str, Any] | None = None
@@ -151,16 +152,16 @@ class CodeHashes:
                 if variables is None:
                     variables = self._variables(node)
                 known[read] = {k: v for k, v in variables.items() if name in (_ANY, k)}
-                waiting |= _reads(known[read]) - known.keys()
+                waiting |= _find_reads(known[read]) - known.keys()
         return sorted(known.items())
 
     def _variables(self, node: Any) -> Mapping[str, Any]:
-        """The variables as dbt looks them up for a node: its package's, the project's, `--vars`."""
-        # Its context would only render them.
-        return RuntimeVar(None, self._config, node)._merged  # type: ignore[arg-type] # noqa: SLF001 # dbt offers no other place
+        """Return dbt's variables for a node, merged from its package, the project and `--vars`."""
+        # `RuntimeVar` uses its context only to render values, so None does.
+        return RuntimeVar(None, self._config, node)._merged  # type: ignore[arg-type] # noqa: SLF001 # dbt has no public method
 
-    def _materializing(self, node: Any) -> list[str]:
-        """Ids of the macros that make a relation of a node; no node's `depends_on` has them."""
+    def _materialization_macros(self, node: Any) -> list[str]:
+        """Return the ids of the macros that materialize a node; they are not in `depends_on`."""
         config = getattr(node, "config", None)
         materialized = getattr(config, "materialized", None)
         if str(getattr(node, "resource_type", "")) == "unit_test":
@@ -169,18 +170,20 @@ class CodeHashes:
             return []
         strategy = getattr(config, "incremental_strategy", None) or "default"
         key = f"{materialized} {strategy}"
-        if key not in self._materializers:
+        if key not in self._materialization_ids:
             project, manifest = self._config.project_name, self._manifest
             kind = self._config.credentials.type
             macros = [manifest.find_materialization_macro_by_name(project, materialized, kind)]
             if materialized == "incremental":
                 name = f"get_incremental_{strategy.replace('+', '_')}_sql"
                 macros.append(manifest.find_macro_by_name(name, project, None))
-            self._materializers[key] = [macro.unique_id for macro in macros if macro is not None]
-        return self._materializers[key]
+            self._materialization_ids[key] = [
+                macro.unique_id for macro in macros if macro is not None
+            ]
+        return self._materialization_ids[key]
 
-    def _called(self, macros: frozenset[str]) -> tuple[str, frozenset[Read]]:
-        """A hash of the code of macros and of all that they call, and what all of these read."""
+    def _hash_macros(self, macros: frozenset[str]) -> tuple[str, frozenset[Read]]:
+        """Return a hash of macros with all macros that they call, and what these read."""
         if macros not in self._macros:
             found: dict[str, str] = {}
             waiting = list(macros)
@@ -189,22 +192,24 @@ class CodeHashes:
                 macro = self._manifest.macros.get(unique_id)
                 if macro is not None and unique_id not in found:
                     found[unique_id] = macro.macro_sql
-                    # One of the project's may replace one of dbt's.
+                    # A macro of the project may override one of dbt.
                     own = f"macro.{self._config.project_name}.{macro.name}"
-                    waiting += [*_macros_of(macro), own]
-            self._macros[macros] = _digest(found), _reads(found)
+                    waiting += [*_macro_ids(macro), own]
+            self._macros[macros] = _digest(found), _find_reads(found)
         return self._macros[macros]
 
 
 def changed_since(
     before: Mapping[str, str], selected: Mapping[str, list[str]], code: CodeHashes
 ) -> dict[str, list[str]]:
-    """Of the selected nodes by resource type, those whose hash is not what it was.
+    """Return the selected nodes whose hash has changed, by resource type.
 
-    A hash covers those of its parents: what depends on a changed node has changed too.
+    A hash covers the hashes of parents, so nodes downstream of a changed node have changed as well.
 
     Args:
-        before: node's id → its hash then.
+        before: node id → its previous hash.
+        selected: resource type → ids of the selected nodes.
+        code: the current hashes.
     """
     changed = {
         kind: [i for i in unique_ids if code.of(i) != before.get(i)]
@@ -213,42 +218,42 @@ def changed_since(
     return {kind: unique_ids for kind, unique_ids in changed.items() if unique_ids}
 
 
-def _macros_of(node: Any) -> list[str]:
+def _macro_ids(node: Any) -> list[str]:
     return list(getattr(getattr(node, "depends_on", None), "macros", None) or [])
 
 
 def _columns(node: Any) -> list[dict[str, Any]]:
-    """What the columns of a relation are given; those of a source are only described."""
+    """Return what affects the columns of a relation; nothing for a source."""
     if str(getattr(node, "resource_type", "")) == "source":
         return []
     persist = getattr(getattr(node, "config", None), "persist_docs", None) or {}
-    left_out = frozenset() if persist.get("columns") else _PROSE
+    ignored_keys = frozenset() if persist.get("columns") else _DESCRIPTION_KEYS
     described = [{"name": None, "description": node.description}] if persist.get("relation") else []
     columns = [
-        {key: value for key, value in column.to_dict().items() if value and key not in left_out}
+        {key: value for key, value in column.to_dict().items() if value and key not in ignored_keys}
         for column in (getattr(node, "columns", None) or {}).values()
     ]
     return described + [column for column in columns if column.keys() != {"name"}]
 
 
-def _reads(content: Any) -> frozenset[Read]:
-    """What the code in some text reads, or in any text of a list or mapping."""
+def _find_reads(content: Any) -> frozenset[Read]:
+    """Return what the code in a text reads, or in all texts of a nested list or mapping."""
     return frozenset(
         (function, _ANY if function == "target" else name or _ANY)
-        for text in _texts(content)
-        for function, _, name in _READS.findall(text)
+        for text in _iter_texts(content)
+        for function, _, name in _READ_PATTERN.findall(text)
     )
 
 
-def _texts(content: Any) -> Iterator[str]:
+def _iter_texts(content: Any) -> Iterator[str]:
     if isinstance(content, str):
         yield content
     elif isinstance(content, Mapping):
         for each in content.values():
-            yield from _texts(each)
+            yield from _iter_texts(each)
     elif isinstance(content, list | tuple):
         for each in content:
-            yield from _texts(each)
+            yield from _iter_texts(each)
 
 
 def _digest(content: object) -> str:

@@ -1,4 +1,4 @@
-"""One log line a finished node, as dbt's own command line says it."""
+"""Logs one line for each finished node, similar to dbt's command line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from prefect_flows.transform.results import SKIPPED, NodeResult
 
 
 class NodeLog:
-    """A watcher that logs: passed ones as info, warnings as warning, failures as error.
+    """A listener that logs results: passed as info, warned and skipped as warning, failed as error.
 
     Args:
-        compiled: node's id → path of its compiled SQL, where there is one.
+        log: the log of the stage.
+        compiled: returns the path of a node's compiled SQL, or None.
     """
 
     def __init__(self, log: Logger, compiled: Callable[[str], str | None]) -> None:
@@ -23,23 +24,23 @@ class NodeLog:
         self._done = 0
 
     def stage_started(self, name: str, total: int) -> None:  # noqa: ARG002
-        """Count from one again."""
+        """Start counting from one."""
         self._total, self._done = total, 0
 
     def node_started(self, *_: Any) -> None:
-        """Nothing is said of a node that begins."""
+        """Do nothing: only finished nodes are logged."""
 
     def nodes_finished(self, name: str, results: Sequence[NodeResult]) -> None:  # noqa: ARG002
-        """One line a node, failures with the path of the SQL that ran."""
+        """Log one line per node; failures with the path of their compiled SQL."""
         for result in results:
             self._done += 1
-            say = self._log.info
+            log = self._log.info
             if result.failed:
-                say = self._log.error
+                log = self._log.error
             elif result.status in ("warn", SKIPPED):
-                say = self._log.warning
+                log = self._log.warning
             path = self._compiled(result.unique_id) if result.failed else None
-            say(
+            log(
                 "%d of %d  %-8s %s %s  %s  %.2f s%s",
                 self._done,
                 self._total,
@@ -52,8 +53,8 @@ class NodeLog:
             )
 
     def warned(self, text: str) -> None:
-        """A warning of dbt about something else than a node."""
+        """Log a warning of dbt that is not the result of a node."""
         self._log.warning("dbt: %s", text)
 
     def stage_finished(self, name: str) -> None:
-        """The stage's own line is logged with its record."""
+        """Do nothing: the stage's record is logged elsewhere."""

@@ -1,4 +1,4 @@
-"""dbt's packages: whether they are installed as the lock says, and why they cannot be."""
+"""dbt packages (`dbt deps`): whether they match package-lock.yml, and which errors to retry."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ from dbt_common.exceptions import CommandError
 from prefect_flows.core.failure_class import exception_chain
 from prefect_flows.transform.monkeypatch import replaced
 
-# Where a project asks for packages.
+# The files that list a project's packages.
 FILES = (PACKAGES_FILE_NAME, DEPENDENCIES_FILE_NAME)
-# Answers of a registry that may be others later: request timeout, too many requests.
+# Request timeout, too many requests.
 TEMPORARY_STATUS = frozenset({408, 429})
-# What a download ends with that was cut off, or never began.
+# What a download raises that fails or breaks off.
 DOWNLOAD_ERRORS = (requests.exceptions.RequestException, ReadError, EOFError, BadGzipFile)
 
 
 @contextmanager
-def installed_packages_kept(on_kept: Callable[[], None]) -> Iterator[None]:
-    """Let `dbt deps` install nothing where the installed packages match the lock.
+def skip_installed_packages(on_kept: Callable[[], None]) -> Iterator[None]:
+    """Let `dbt deps` do nothing if the installed packages match package-lock.yml.
 
-    dbt removes the installed packages first, and then downloads them again, which needs the
-    registry.
+    dbt would remove all packages and download them again, which fails without the registry.
+
+    Args:
+        on_kept: called if the packages match.
     """
     run = DepsTask.run
 
@@ -54,10 +56,10 @@ def installed_packages_kept(on_kept: Callable[[], None]) -> Iterator[None]:
 
 
 def are_installed(project: Project) -> bool:
-    """Whether the lock is that of the project's packages, and all of them are installed, no others.
+    """Return whether exactly the packages of an up-to-date package-lock.yml are installed.
 
-    A package whose version cannot be read from its folder (a tarball, a folder of a git repository)
-    counts as not installed.
+    A package whose version cannot be read from its folder (a tarball, a subfolder of a git
+    repository) counts as not installed.
     """
     root = Path(project.project_root)
     lock = load_yml_dict(str(root / PACKAGE_LOCK_FILE_NAME))  # type: ignore[no-untyped-call]
@@ -88,11 +90,11 @@ def _is_installed(folder: Path, entry: Mapping[str, Any], root: Path) -> bool:
     return False
 
 
-def may_be_installed_later(error: BaseException) -> bool:
-    """Whether `dbt deps` failed for a cause that may pass: a registry or a repository is away.
+def is_retryable_deps_error(error: BaseException) -> bool:
+    """Return whether `dbt deps` failed because the registry or a git server is unavailable.
 
-    git has one exit code for a server that is away and for a repository that does not exist: both
-    are tried again.
+    git has the same exit code for an unavailable server and a repository that does not exist, so
+    both are retried.
     """
     for link in exception_chain(error):
         if isinstance(link, requests.exceptions.HTTPError) and link.response is not None:

@@ -1,4 +1,4 @@
-"""The one command that does again what failed."""
+"""The dbt command that reproduces the failure of a node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from prefect_flows.transform.results import NodeResult
 
-# dbt's command for a type of node, where the stage that ran it has none of its own.
+# Resource type → dbt command.
 COMMANDS = {
     "model": "run",
     "seed": "seed",
@@ -21,10 +21,12 @@ COMMANDS = {
 
 
 def command_for(node: NodeResult, target: str, flags: str = "") -> str:
-    """The one command that runs a node alone; a hook runs with every selection.
+    """Return the command that runs only this node; for a hook, the command of its stage.
 
     Args:
-        flags: what else the command needs to show the same, for example `--vars …`.
+        node: the result of the node.
+        target: name of the target.
+        flags: further flags that the failure depends on, for example `--vars …`.
     """
     command = COMMANDS.get(node.resource_type) or node.stage.removeprefix("dbt-")
     if node.resource_type == "operation":
@@ -33,18 +35,18 @@ def command_for(node: NodeResult, target: str, flags: str = "") -> str:
     else:
         selection = f" --select {shlex.quote(selector_of(node))}"
     if node.failed_batch is not None:
-        begin, end = (_moment(moment) for moment in node.failed_batch)
+        begin, end = (_format_time(time) for time in node.failed_batch)
         selection += f" --event-time-start {begin} --event-time-end {end}"
     extra = f" {flags}" if flags else ""
     return f"cd dbt && uv run dbt {command} --target {shlex.quote(target)}{selection}{extra}"
 
 
 def selector_of(node: NodeResult) -> str:
-    """What selects a node in dbt, and nothing else.
+    """Return a dbt selector that matches this node and nothing else.
 
-    Its name alone selects a folder of that name as well, a model's other versions, and nodes of
-    other packages. The whole name with package, folders and version still selects a folder beside
-    the file that is called as the file, which the name of the file leaves out.
+    The name alone also matches a folder of that name, other versions of a model, and nodes of other
+    packages. The fqn (package, folders, name, version) also matches a folder that is named like the
+    file, so `file:` is added.
     """
     package = node.fqn[0]
     if node.resource_type == "source":
@@ -52,10 +54,10 @@ def selector_of(node: NodeResult) -> str:
     if node.resource_type == "unit_test":
         return f"unit_test:{package}.{node.name}"
     file = PurePath(node.path)
-    of_file = "" if file.suffix in (".yml", ".yaml") else f",file:{file.name}"
-    return ".".join(node.fqn) + of_file
+    file_selector = "" if file.suffix in (".yml", ".yaml") else f",file:{file.name}"
+    return ".".join(node.fqn) + file_selector
 
 
-def _moment(moment: datetime) -> str:
-    """A moment as dbt's command line takes it; most batches begin at midnight."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S").removesuffix("T00:00:00")
+def _format_time(time: datetime) -> str:
+    """Format a time for dbt's command line; midnight without its time."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S").removesuffix("T00:00:00")

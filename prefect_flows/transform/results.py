@@ -1,4 +1,4 @@
-"""What dbt did, node by node, in dbt's own words for a status."""
+"""Node results of dbt: status, failure class, attempts, and which nodes to retry."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Self
 
 from prefect_flows.core.failure_class import FailureClass
 
-# What dbt's own retry calls for a second try, and what ends its command line with exit code 1.
+# Statuses that `dbt retry` runs again, and after which dbt exits with code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 SKIPPED = "skipped"
-# Batches of a microbatch model that a message lists.
-MOST_BATCHES = 3
-# Resource types whose statements write rows; of others dbt counts the rows of a select.
+# A message lists at most this many failed batches of a microbatch model.
+MAX_LISTED_BATCHES = 3
+# Resource types whose statements write rows; for others, dbt reports the rows of a select.
 WRITTEN = frozenset({"model", "seed", "snapshot"})
 
 
@@ -26,8 +26,9 @@ class FailedBatch:
     Attributes:
         unique_id: dbt's id of the model.
         name: dbt's name of the batch, for example `2026-01-31`.
-        begin: begin of its time, UTC.
-        end: the first moment after it, UTC.
+        begin: start of its interval, UTC.
+        end: end of its interval (exclusive), UTC.
+        cause: failure class.
         message: the error.
     """
 
@@ -41,29 +42,29 @@ class FailedBatch:
     compiled_code: str | None = None
 
 
-def in_order(batches: Iterable[FailedBatch]) -> list[FailedBatch]:
-    """The batches to look at first come first: those that no retry fixes, then the earliest."""
+def order_by_priority(batches: Iterable[FailedBatch]) -> list[FailedBatch]:
+    """Sort failed batches: those that no retry fixes first, then by time."""
     return sorted(batches, key=lambda batch: (batch.cause is FailureClass.TRANSIENT, batch.begin))
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What became of one node.
+    """The result of one node.
 
     Attributes:
         unique_id: dbt's id, for example `model.millrace.fct_flights`.
         status: dbt's status: success, error, skipped; pass, fail, warn; runtime error, no-op.
         seconds: execution time.
         failures: rows that a test returned.
-        cause: class of the failure; none where the node did not fail.
-        attempts: how often the node was tried.
+        cause: failure class; None if the node did not fail.
+        attempts: number of attempts.
         stage: the stage that ran it, for example `dbt-run`.
-        started_at: when the last attempt began, UTC; none where nothing was executed.
-        completed_at: when the last attempt ended, UTC; none where nothing was executed.
-        thread: dbt's thread that ran it.
-        response: what the adapter said of the statement.
-        resumed: whether an earlier run did it, which this one went on from.
-        failed_batch: begin and end of the batch of a microbatch model to look at first, UTC.
+        started_at: when the last attempt started, UTC; None if nothing was executed.
+        completed_at: when the last attempt ended, UTC; None if nothing was executed.
+        thread: name of dbt's thread.
+        response: dbt's `adapter_response`.
+        resumed: whether the result comes from the run that this one resumed.
+        failed_batch: interval of the failed batch to look at first, UTC; microbatch models only.
     """
 
     unique_id: str
@@ -87,29 +88,29 @@ class NodeResult:
 
     @property
     def failed(self) -> bool:
-        """Whether the node itself failed; a skipped one did not."""
+        """Whether the node failed; a skipped node did not."""
         return self.status in FAILED
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do for the node."""
+        """Whether the node passed, so that a resumed run does not run it again."""
         return not self.failed and self.status != SKIPPED
 
     @property
     def rows(self) -> int | None:
-        """Rows that the statement wrote, where the warehouse says so."""
+        """Rows that the statement wrote, if the warehouse reports them."""
         rows = self.response.get("rows_affected") if self.resource_type in WRITTEN else None
         return int(rows) if isinstance(rows, (int, float)) and rows >= 0 else None
 
     @property
     def bytes(self) -> int | None:
-        """Bytes that the statement processed, where the warehouse says so."""
+        """Bytes that the statement processed, if the warehouse reports them."""
         processed = self.response.get("bytes_processed")
         return int(processed) if isinstance(processed, (int, float)) else None
 
     @property
     def slot_seconds(self) -> float | None:
-        """Seconds of BigQuery's slots, one after the other, that the statement took."""
+        """BigQuery slot time of the statement in seconds."""
         milliseconds = self.response.get("slot_ms")
         return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else None
 
@@ -123,15 +124,19 @@ class NodeResult:
         stage: str,
         batches: Sequence[FailedBatch] = (),
     ) -> Self:
-        """Read one entry of dbt's results.
+        """Convert dbt's result of a node.
 
-        A test that returned rows and a source that is too old are faults of the data. An error that
-        never reached an adapter (a contract, a macro, a failed hook) is one of the code. That of a
-        microbatch model is the cause of the batch to look at first.
+        The failure class is `data` for a test that returned rows and a failed freshness check,
+        `code` for an error without a database error (a contract, a macro, a hook), and that of the
+        first failed batch for a microbatch model.
 
         Args:
-            path: of the node's file, from the dbt project.
-            batches: batches of the node that failed, those to look at first first.
+            result: dbt's result.
+            path: path of the node's file in the dbt project.
+            causes: node id → failure class of its exception.
+            attempts: number of attempts so far.
+            stage: name of the stage.
+            batches: failed batches of the node, in the order of `order_by_priority`.
         """
         node = result.node
         status = str(result.status)
@@ -139,11 +144,11 @@ class NodeResult:
         timing = [(t.started_at, t.completed_at) for t in result.timing if t.completed_at]
         cause = None
         if status in FAILED:
-            of_data = status == "fail" or stale
-            cause = causes.get(node.unique_id, FailureClass.DATA if of_data else FailureClass.CODE)
-        message = result.message or (_staleness(result) if stale else None)
+            is_data = status == "fail" or stale
+            cause = causes.get(node.unique_id, FailureClass.DATA if is_data else FailureClass.CODE)
+        message = result.message or (_format_staleness(result) if stale else None)
         if cause is not None and batches:
-            cause, message = batches[0].cause, f"{message}: {_errors_of_batches(batches)}"
+            cause, message = batches[0].cause, f"{message}: {_format_batch_errors(batches)}"
         return cls(
             unique_id=node.unique_id,
             name=shown_name(node),
@@ -167,15 +172,17 @@ class NodeResult:
         )
 
 
-def _errors_of_batches(batches: Sequence[FailedBatch]) -> str:
-    """The error of each of the first batches, and how many more failed."""
-    said = [f"batch {b.name}: {' '.join(b.message.split())}" for b in batches[:MOST_BATCHES]]
-    more = len(batches) - len(said)
-    return "; ".join([*said, *([f"{more} more batches failed"] if more else [])])
+def _format_batch_errors(batches: Sequence[FailedBatch]) -> str:
+    """Format the errors of the first batches, and how many more failed."""
+    errors = [
+        f"batch {b.name}: {' '.join(b.message.split())}" for b in batches[:MAX_LISTED_BATCHES]
+    ]
+    more = len(batches) - len(errors)
+    return "; ".join([*errors, *([f"{more} more batches failed"] if more else [])])
 
 
-def _staleness(result: Any) -> str:
-    """How old a source is, and how old it may be; dbt's result has no message for it."""
+def _format_staleness(result: Any) -> str:
+    """Format the age of a source and its limit; dbt's result has no message for this."""
     age = timedelta(seconds=round(result.age))
     limit = result.node.freshness
     allowed = limit.error_after if str(result.status) == "error" else limit.warn_after
@@ -185,19 +192,19 @@ def _staleness(result: Any) -> str:
     )
 
 
-def _utc(moment: datetime) -> datetime:
-    """Dbt's times are UTC and do not say so."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+def _utc(time: datetime) -> datetime:
+    """Add the time zone to a timestamp of dbt, which is UTC without one."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 def shown_name(node: Any) -> str:
-    """The name of dbt's node; two versions of a model share theirs, so it has the version."""
+    """Return the name of a node, with the version of a versioned model."""
     version = node.version if str(node.resource_type) == "model" else None
     return str(node.name) if version is None else f"{node.name}.v{version}"
 
 
 def counts(results: Iterable[NodeResult]) -> dict[str, int]:
-    """Number of nodes by status, most frequent first."""
+    """Count results by status, most frequent first."""
     return dict(Counter(result.status for result in results).most_common())
 
 
@@ -206,15 +213,15 @@ def nodes_to_retry(
     children: Mapping[str, list[str]],
     retries: Mapping[str, int],
 ) -> set[str]:
-    """Ids of the nodes that a further attempt runs.
+    """Return the ids of the nodes that the next attempt runs; empty if none can be retried.
 
-    Those that failed for a cause that may pass, and those that were skipped because of them. What
-    lies behind a failure that cannot pass stays skipped: its inputs would be those of yesterday.
+    These are nodes that failed with a transient error, and nodes that were skipped because of them.
+    Nodes downstream of another failure stay skipped: they would read out-of-date inputs.
 
     Args:
-        results: node's id → its last result.
-        children: dbt's `child_map`: node's id → ids of those that depend on it.
-        retries: resource type → how often a node of it is tried again.
+        results: node id → its last result.
+        children: dbt's `child_map`: node id → ids of its children.
+        retries: resource type → number of retries of a node.
     """
     transient = {
         i
@@ -225,14 +232,14 @@ def nodes_to_retry(
     }
     if not transient:
         return set()
-    lasting = [i for i, r in results.items() if r.failed and i not in transient]
-    blocked = descendants(lasting, children)
+    permanent = [i for i, r in results.items() if r.failed and i not in transient]
+    blocked = descendants(permanent, children)
     skipped = {i for i, r in results.items() if r.status == SKIPPED}
     return (transient | skipped) - blocked
 
 
 def descendants(unique_ids: Iterable[str], children: Mapping[str, list[str]]) -> set[str]:
-    """Ids of all nodes that depend on the given ones, directly or through others."""
+    """Return the ids of all nodes downstream of the given ones."""
     found: set[str] = set()
     queue = list(unique_ids)
     while queue:

@@ -1,4 +1,4 @@
-"""What an interrupted run had done that need not be done again."""
+"""Resumes an interrupted run: which nodes and stages of its journal are still valid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESULT = TypeAdapter(NodeResult)
 
 
 class IngestRecord(BaseModel):
-    """What the report reads of the record of a source."""
+    """The fields that the report reads from the record of a source."""
 
     rows: dict[str, int]
     bytes: int
@@ -28,7 +28,7 @@ class IngestRecord(BaseModel):
 
 
 class DbtRecord(BaseModel):
-    """What the report reads of the record of a dbt stage."""
+    """The fields that the report reads from the record of a dbt stage."""
 
     nodes: int
     statuses: dict[str, int]
@@ -49,13 +49,13 @@ _RECORDS: Mapping[str, type[BaseModel]] = {
 
 @dataclass(frozen=True)
 class ResumeState:
-    """What is carried over.
+    """Results of an interrupted run that the resumed run keeps.
 
     Attributes:
-        nodes: node's id → its result.
-        records: stage's name → what it did, of stages that ended.
-        entries: the journal entries that say so, for the journal of the run that goes on.
-        changed: ids of nodes that were done, and have other code or inputs now.
+        nodes: node id → its result.
+        records: name of a stage that passed → its record.
+        entries: the journal entries of these, for the journal of the resumed run.
+        changed: ids of nodes that passed, but have other code or inputs now.
     """
 
     nodes: Mapping[str, NodeResult] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class ResumeState:
 
 
 def node_entry(result: NodeResult, code: CodeHashes) -> Entry:
-    """The journal entry of a node."""
+    """Build the journal entry of a node."""
     return {
         "node": result.unique_id,
         "code": code.of(result.unique_id),
@@ -74,16 +74,15 @@ def node_entry(result: NodeResult, code: CodeHashes) -> Entry:
 
 
 def stage_entry(name: str, record: Mapping[str, Any]) -> Entry:
-    """The journal entry of a stage that ended well."""
+    """Build the journal entry of a stage that passed."""
     return {"stage": name, "record": dict(record)}
 
 
 def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> ResumeState:
-    """What the entries of a journal say was done, as far as its code is still the same.
+    """Return the journal's results whose code and inputs have not changed.
 
-    A node whose code or inputs changed is not carried over, and so is nothing behind it: its hash
-    covers theirs. An entry that does not hold what it should is left out with a warning: what it
-    says was done is done again.
+    If a node has changed, nodes downstream of it are dropped as well: their hashes cover its hash.
+    A corrupt entry is skipped with a warning, and its node or stage runs again.
     """
     nodes: dict[str, NodeResult] = {}
     records: dict[str, Mapping[str, Any]] = {}
@@ -94,7 +93,7 @@ def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> Resum
         for before in (nodes, records, kept):
             before.pop(name, None)
         try:
-            result = _checked(entry)
+            result = _validate_entry(entry)
         except ValidationError as error:
             fault = error.errors(include_input=False)[0]
             at = ".".join(str(part) for part in fault["loc"])
@@ -115,11 +114,11 @@ def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> Resum
     return ResumeState(nodes, records, list(kept.values()), list(changed))
 
 
-def _checked(entry: Entry) -> NodeResult | None:
-    """The result of a node's entry; none for a stage's.
+def _validate_entry(entry: Entry) -> NodeResult | None:
+    """Validate an entry, and return the result of a node; None for a stage.
 
     Raises:
-        ValidationError: it does not hold what it should.
+        ValidationError: the entry is corrupt.
     """
     if "stage" not in entry:
         return replace(_RESULT.validate_python(entry["result"], strict=False), resumed=True)

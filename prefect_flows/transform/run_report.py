@@ -1,4 +1,4 @@
-"""What a report of a run shows: plain data, ready to be drawn in any form."""
+"""The data of a run report, independent of its format (HTML, Markdown)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class FailingRows:
 
     Attributes:
         columns: names of the columns that are shown.
-        rows: one tuple a row, in the order of `columns`; none is SQL's null.
-        hidden_columns: names of the columns that are left out.
-        note: what a reader has to know of these rows, for example that there are more.
+        rows: one tuple per row, in the order of `columns`; None is SQL's null.
+        hidden_columns: names of the columns that are not shown.
+        note: a remark for the reader, for example that there are more rows.
     """
 
     columns: tuple[str, ...]
@@ -32,11 +32,11 @@ class FailingRows:
 
 @dataclass(frozen=True)
 class FailureCard:
-    """One failed node, and all that a person needs to fix it.
+    """A failed node, with what a person needs to fix it.
 
     Attributes:
-        blocked: type and name of what was skipped because of it, and of the exposures behind it.
-        command: the one command that shows the failure again.
+        blocked: type and name of nodes that were skipped because of it, and of its exposures.
+        command: the command that reproduces the failure.
     """
 
     unique_id: str
@@ -58,11 +58,11 @@ class FailureCard:
 
 @dataclass(frozen=True)
 class NodeTiming:
-    """A node's time against that of earlier runs.
+    """The execution time of a node, compared with earlier runs.
 
     Attributes:
         runs: number of earlier runs that executed it.
-        regression: whether it is slower than the rule in `history.py` lets pass.
+        regression: whether it is slower than the rule in `history.py` allows.
     """
 
     unique_id: str
@@ -79,10 +79,10 @@ class StageLine:
 
     Attributes:
         statuses: number of nodes by status.
-        seconds: wall time, all attempts together.
-        rows: rows written or loaded, where that is known.
-        bytes: bytes processed, where the warehouse says so.
-        skipped: why the stage was left out.
+        seconds: wall time of all attempts.
+        rows: rows written or loaded, if known.
+        bytes: bytes processed, if the warehouse reports them.
+        skipped: why the stage was skipped.
     """
 
     stage: str
@@ -102,7 +102,7 @@ class TestLine:
         failures: rows that it returned.
     """
 
-    __test__ = False  # no class of tests, whatever pytest makes of the name
+    __test__ = False  # pytest would collect it because of its name
 
     name: str
     status: str
@@ -111,17 +111,17 @@ class TestLine:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run, as a person reads it.
+    """The report of a run.
 
     Attributes:
-        first_cause: the failure to look at first; none where the run passed.
-        started_at: UTC.
+        first_cause: the failure to look at first; None if the run passed.
+        started_at: when the run started, UTC.
         seconds: wall time of the whole run.
         slowest: the ten slowest nodes, slowest first.
-        costliest: the ten nodes that read most, most first; none where the warehouse does not say.
-        regressions: every node that is slower than it used to be, worst first.
-        marts: rows of each mart.
-        unreported: what could not be told to the Prefect API.
+        costliest: the ten nodes that read most bytes, most first; empty if they are not known.
+        regressions: every node that is slower than in earlier runs, worst first.
+        marts: name of each mart → its number of rows.
+        unreported: one line for each thing that could not be reported to the Prefect API.
     """
 
     target: str

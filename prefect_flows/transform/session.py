@@ -1,4 +1,4 @@
-"""One dbt process for a whole run: one parse, one private profile, every command in-process."""
+"""Runs dbt commands in this process with dbtRunner: one parse, one private profile, `dbt deps`."""
 
 from __future__ import annotations
 
@@ -37,41 +37,43 @@ from prefect_flows.core.hints import get_hint
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.temporary_folders import private_folder
-from prefect_flows.transform.dbt_patches import spared
-from prefect_flows.transform.event_listener import Recorder, warning_of
-from prefect_flows.transform.exception_capture import OnError, errors_seen
-from prefect_flows.transform.node_callbacks import nodes_seen
-from prefect_flows.transform.node_filter import Narrowing, narrowed_to
+from prefect_flows.transform.dbt_patches import patched_dbt
+from prefect_flows.transform.event_listener import Recorder, get_warning
+from prefect_flows.transform.exception_capture import OnError, capture_errors
+from prefect_flows.transform.node_callbacks import node_callbacks
+from prefect_flows.transform.node_filter import NodeFilter, filter_nodes
 from prefect_flows.transform.packages import (
     FILES,
-    installed_packages_kept,
-    may_be_installed_later,
+    is_retryable_deps_error,
+    skip_installed_packages,
 )
 from prefect_flows.transform.results import shown_name
 from prefect_flows.transform.statement_cancellation import (
-    hooks_cancelled_on_signal,
-    statements_cancelled_on_signal,
+    cancel_hooks_on_signal,
+    cancel_statements_on_signal,
 )
-from prefect_flows.transform.warehouse_wait import warehouse_awaited
+from prefect_flows.transform.warehouse_wait import limit_warehouse_wait
 
-# dbt's generated event messages carry no types.
+# dbt's generated event classes have no types.
 Listener = Callable[[Any], None]
 
-# dbt copies it into its artifacts, and `query-comment` in dbt_project.yml into each statement.
+# dbt copies it into its artifacts; `query-comment` in dbt_project.yml, into each statement.
 RUN_ID_VARIABLE = "DBT_ENV_CUSTOM_ENV_MILLRACE_RUN_ID"
 
-# dbt's callbacks and adapters are global to a process: two invocations at once corrupt each other.
-_ONE_INVOCATION = threading.Lock()
+# dbt's callbacks and adapters are global: concurrent invocations in a process would corrupt them.
+_INVOCATION_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to run, in dbt's own selection syntax.
+    """What to run, in dbt's selection syntax.
 
     Attributes:
-        since: folder with the manifest of another target: of what is selected, only what differs
-            from it and all that depends on it; the rest is deferred to.
-        deferred_to: folder with the manifest of an earlier run, which has what is not run.
+        select: values of `--select`.
+        exclude: values of `--exclude`.
+        since: folder with the manifest of another target (`--state`). Only nodes that differ from
+            it, and their descendants, are selected (`state:modified+`).
+        deferred_to: folder with the manifest of an earlier run, to defer to (`--state`).
     """
 
     select: Sequence[str] = ()
@@ -80,10 +82,10 @@ class Selection:
     deferred_to: Path | None = None
 
     def arguments(self) -> list[str]:
-        """The selection as arguments of dbt's command line.
+        """Return the selection as arguments of dbt's command line.
 
-        Each value stands in one argument with its option, so that dbt never reads a word of it as
-        an option of its own. A value without a word selects nothing, as on dbt's command line.
+        Each value is in one argument with its option (`--select=…`), so that dbt never reads a part
+        of it as another option. An empty value selects nothing, as on dbt's command line.
         """
         select = [" ".join(value.split()) for value in self.select]
         if self.since is not None:
@@ -103,13 +105,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class InvocationResult:
-    """What one command gave.
+    """The result of one dbt command.
 
     Attributes:
-        success: dbt's own word, which is the exit code of its command line.
-        results: dbt's results.
-        exception: what ended the command before it was through.
-        returned: what dbt's command returned, of which the results are a part.
+        success: whether dbt's command line would exit with 0.
+        results: dbt's results of nodes.
+        exception: the exception that aborted the command.
+        returned: the return value of dbt's command, which contains the results.
     """
 
     success: bool
@@ -119,21 +121,24 @@ class InvocationResult:
 
 
 class DbtSession:
-    """A dbt project bound to a target.
+    """A dbt project and a target; a context manager.
 
-    Used as a context: the profile lies in a private temporary folder in which every secret is an
-    `env_var`, and folder and variables are gone when the context, or the invocation, ends.
+    While the context is open, a private temporary folder holds a profiles.yml in which every secret
+    is an `env_var` call. The variables are only set during an invocation.
 
     Args:
         project_dir: the dbt project.
         profile: the target's profile.
-        target_path: folder of dbt's artifacts; keeping it saves most of the next parse.
+        target_path: dbt's target path; a partial parse in it makes the next parse faster.
         vars: dbt's `--vars`.
-        run_id: goes into dbt's artifacts, and into the comment of each statement.
-        on_warning: is told what dbt warns of while it parses the project and selects nodes; a
-            `Recorder` is told what it warns of while it runs them.
-        check_stop: raises a `KeyboardInterrupt` if the run was told to stop. It is called before
-            each node and after each command: dbt may have swallowed the interrupt itself.
+        run_id: is added to dbt's artifacts and to the comment of each statement.
+        on_warning: called with dbt's warnings while it parses the project and selects nodes. A
+            `Recorder` gets the warnings while nodes run.
+        check_stop: raises a `KeyboardInterrupt` if the run was cancelled. It is called before each
+            node and after each command, because dbt may swallow an interrupt.
+
+    Attributes:
+        unmatched: parts of the last selection that match no node.
     """
 
     def __init__(
@@ -153,9 +158,8 @@ class DbtSession:
         self.vars = dict(vars)
         self._variables = profile.environment() | {RUN_ID_VARIABLE: run_id}
         self._manifest: Manifest | None = None
-        # What the last selection names that no node of the project has.
         self.unmatched: list[str] = []
-        # Name of a package → its folder, from the dbt project.
+        # Name of a package → its folder, relative to the dbt project.
         self._folders: Mapping[str, str] = {}
         self._on_warning = on_warning
         self._check_stop = check_stop
@@ -183,13 +187,13 @@ class DbtSession:
 
     @property
     def manifest(self) -> Manifest:
-        """The parsed project; parsed at the first call.
+        """The manifest of the project, which is parsed at the first access.
 
         Raises:
             ProjectError: the project does not parse.
         """
         if self._manifest is None:
-            # The manifest is written once, by `write_manifest`, and not before the first model.
+            # `write_manifest` writes the manifest at the end, with compiled SQL.
             outcome = self._invoke(["parse", "--no-write-json"])
             if outcome.exception is not None:
                 raise ProjectError(
@@ -205,37 +209,38 @@ class DbtSession:
         return self._manifest
 
     def path_of(self, node: Any) -> str:
-        """Path of a node's file, from the dbt project; a package's lies where it is installed."""
+        """Return the path of a node's file relative to the dbt project, also for packages."""
         folder = self._folders.get(node.package_name, "")
         return str(PurePosixPath(folder, node.original_file_path))
 
     @property
     def config(self) -> RuntimeConfig:
-        """What dbt made of dbt_project.yml, the packages, the variables and the profile."""
+        """The runtime configuration from dbt_project.yml, packages, variables and profile."""
         assert self.manifest is not None  # noqa: S101 # what reads it parses
         adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
         config: RuntimeConfig = adapter.config
         return config
 
     def write_manifest(self) -> None:
-        """Write `manifest.json`, with the SQL that was compiled so far."""
+        """Write `manifest.json` with the SQL that has been compiled so far."""
         write_manifest(self.manifest, str(self.target_path))
 
     @property
     def is_parsed(self) -> bool:
-        """Whether the project was parsed already."""
+        """Whether the project has been parsed."""
         return self._manifest is not None
 
     def compiled(self, unique_id: str) -> tuple[Path, str] | None:
-        """File and text of a node's compiled SQL; none where nothing was compiled."""
+        """Return the path and text of a node's compiled SQL; None if it was not compiled."""
         node = self.node(unique_id)
         code, path = getattr(node, "compiled_code", None), getattr(node, "compiled_path", None)
         return (Path(path), code) if code and path else None
 
-    def compile_again(self, unique_ids: Iterable[str]) -> None:
-        """Let dbt compile nodes anew, which may have been compiled at an earlier attempt.
+    def reset_compilation(self, unique_ids: Iterable[str]) -> None:
+        """Reset nodes that an earlier attempt may have compiled, so that dbt compiles them again.
 
-        It puts ephemeral models into a node once; what it compiles then is without them.
+        dbt inserts the CTEs of ephemeral models only once. Without the reset, the next compiled SQL
+        would lack them.
         """
         for unique_id in unique_ids:
             node = self.node(unique_id)
@@ -243,40 +248,40 @@ class DbtSession:
                 node.extra_ctes, node.extra_ctes_injected = [], False
 
     def node(self, unique_id: str) -> Any:
-        """Any node of the project that a command has a result for."""
-        for found in self._nodes_by_kind():
-            if unique_id in found:
-                return found[unique_id]
+        """Return a node by its id, of any resource type that dbt returns results for."""
+        for nodes in self._nodes_by_type():
+            if unique_id in nodes:
+                return nodes[unique_id]
         raise KeyError(unique_id)
 
     def _nodes(self) -> Iterator[Any]:
-        return chain.from_iterable(found.values() for found in self._nodes_by_kind())
+        return chain.from_iterable(nodes.values() for nodes in self._nodes_by_type())
 
-    def _nodes_by_kind(self) -> list[Mapping[str, Any]]:
+    def _nodes_by_type(self) -> list[Mapping[str, Any]]:
         m = self.manifest
         return [m.nodes, m.sources, m.unit_tests, m.exposures, m.saved_queries, m.functions]
 
     def has_packages(self) -> bool:
-        """Whether the project asks for dbt packages."""
+        """Return whether the project has a packages.yml or a dependencies.yml."""
         return bool(self._package_files())
 
     def _package_files(self) -> list[Path]:
         return [file for name in FILES if (file := self.project_dir / name).exists()]
 
     def install_packages(self) -> dict[str, Any]:
-        """Run `dbt deps`, which has to come before the parse; nothing where all are installed.
+        """Run `dbt deps` if the installed packages do not match package-lock.yml.
 
         Returns:
-            A record: whether packages were installed.
+            A record that says whether packages were installed.
 
         Raises:
-            ProjectError: a package cannot be installed; `retryable` where a download failed.
+            ProjectError: a package cannot be installed; `retryable` if a download failed.
         """
         kept: list[bool] = []
-        with installed_packages_kept(lambda: kept.append(True)):
+        with skip_installed_packages(lambda: kept.append(True)):
             outcome = self._invoke(["deps"], artifacts=False)
         if (error := outcome.exception) is not None:
-            retryable = may_be_installed_later(error)
+            retryable = is_retryable_deps_error(error)
             what = "see that this machine reaches the registry" if retryable else "correct it"
             raise ProjectError(
                 f"dbt's packages cannot be installed: {' '.join(str(error).split())}",
@@ -289,27 +294,30 @@ class DbtSession:
     def check_connection(self, seconds: float, log: Logger) -> None:
         """Connect to the warehouse once, before anything is changed.
 
-        With the adapter that the parse made: a `dbt debug` would read profile and project again.
+        This uses the adapter of the parse; `dbt debug` would read profile and project again.
 
         Args:
-            seconds: how long a warehouse that does not answer is waited for.
-            log: says that it is.
+            seconds: how long to wait for an answer.
+            log: the log for messages while this waits.
 
         Raises:
             ProjectError: the project does not parse.
-            WarehouseUnreachable: it does not answer, or refuses the credentials; retryable when it
-                answers that it takes no connections now.
+            WarehouseUnreachable: the warehouse does not answer, or refuses the credentials;
+                `retryable` if it answers with a transient error.
         """
-        assert self.manifest is not None  # noqa: S101 # the parse needs no warehouse
-        with warehouse_awaited(self.profile, seconds, log), self._warehouse() as adapter:
+        assert self.manifest is not None  # noqa: S101 # parses the project without the warehouse
+        with limit_warehouse_wait(self.profile, seconds, log), self._warehouse() as adapter:
             adapter.debug_query()
 
-    def never_loaded(self, names: Collection[str]) -> list[str]:
-        """Of these sources, those that dbt reads and of which the warehouse has no load.
+    def find_unloaded_sources(self, names: Collection[str]) -> list[str]:
+        """Return the sources that dbt reads but that were never loaded into the warehouse.
+
+        Args:
+            names: names of the sources to check.
 
         Raises:
             ProjectError: the project does not parse.
-            WarehouseUnreachable: it does not answer.
+            WarehouseUnreachable: the warehouse does not answer.
         """
         places = {
             source.source_name: (source.database, source.schema)
@@ -335,15 +343,15 @@ class DbtSession:
 
     @contextmanager
     def _warehouse(
-        self, may_pass: Callable[[BaseException], bool] = is_refusal_that_may_pass
+        self, is_retryable: Callable[[BaseException], bool] = is_refusal_that_may_pass
     ) -> Iterator[Any]:
         assert self.manifest is not None  # noqa: S101 # what reads it parses
         if self.profile.warehouse == "bigquery":
-            # dbt's adapter breaks on the connection that it could not open for want of them.
+            # Without credentials, dbt's adapter fails on the connection that it could not open.
             google_credentials(self.profile)
         adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
         try:
-            with _ONE_INVOCATION, adapter.connection_named("check"):
+            with _INVOCATION_LOCK, adapter.connection_named("check"):
                 yield adapter
         except DbtBaseException as error:
             raise WarehouseUnreachable(
@@ -351,16 +359,16 @@ class DbtSession:
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
                 fix=get_hint(error, self.profile),
-                retryable=may_pass(error),
+                retryable=is_retryable(error),
             ) from error
         finally:
             adapter.cleanup_connections()
 
     def selected(self, selection: Selection) -> dict[str, list[str]]:
-        """Ids of the selected nodes by resource type; none when nothing has changed since.
+        """Return the ids of the selected nodes by resource type; empty if `since` has no changes.
 
         Raises:
-            SelectionError: nothing is selected, or the selection is not valid.
+            SelectionError: the selection matches no node, or is not valid.
         """
         fix = (
             f"{self._in_project(['ls', *selection.arguments()])} shows what is selected; "
@@ -370,7 +378,7 @@ class DbtSession:
         if selection.arguments() or (self.project_dir / "selectors.yml").exists():
             nodes, self.unmatched = self._list(selection, fix)
             if selection.since is not None:
-                # Nodes that did not change match nothing either: without `since`, it is a fault.
+                # With `since`, unchanged nodes are unmatched as well. Select again without it.
                 whole = replace(selection, since=None)
                 self.unmatched = self._list(whole, fix)[1] if whole.arguments() else []
             found = [(node["resource_type"], node["unique_id"]) for node in nodes]
@@ -389,17 +397,17 @@ class DbtSession:
         return selected
 
     def _list(self, selection: Selection, fix: str) -> tuple[list[dict[str, str]], list[str]]:
-        """The nodes that `dbt ls` lists, and the parts of the selection that match none."""
+        """Return the nodes that `dbt ls` lists, and the parts of the selection that match none."""
         unmatched: list[str] = []
 
-        def listen(event: Any) -> None:
+        def on_event(event: Any) -> None:
             if event.info.name == "NoNodesForSelectionCriteria":
                 unmatched.append(event.data.spec_raw)
             else:
-                self._listen(event)
+                self._forward_warning(event)
 
         keys = ["--output", "json", "--output-keys", "unique_id", "resource_type"]
-        outcome = self.invoke(["ls", "--quiet", *keys], selection.arguments(), on_event=listen)
+        outcome = self.invoke(["ls", "--quiet", *keys], selection.arguments(), on_event=on_event)
         if outcome.exception is not None:
             raise SelectionError(
                 f"The selection is not valid: {outcome.exception}",
@@ -409,45 +417,47 @@ class DbtSession:
         return [json.loads(line) for line in outcome.results], list(dict.fromkeys(unmatched))
 
     def _is_executed(self, unique_id: str) -> bool:
-        """Whether a command has a result for the node; a model may live only inside others."""
+        """Return whether dbt executes a node: no ephemeral model, no source without freshness."""
         if unique_id in self.manifest.sources:
             return bool(self.manifest.sources[unique_id].has_freshness)
         return not (
             unique_id in self.manifest.nodes and self.manifest.nodes[unique_id].is_ephemeral_model
         )
 
-    def sources_to_be_made(self, sources: Sequence[str], made: Sequence[str]) -> dict[str, str]:
-        """Id of each source whose table is missing → id of the node that makes this table.
+    def find_missing_source_tables(
+        self, sources: Sequence[str], built: Sequence[str]
+    ) -> dict[str, str]:
+        """Return source id → id of the node that builds its table, for missing tables.
 
         Args:
-            sources: ids of sources.
-            made: ids of the seeds, snapshots and models to choose from.
+            sources: ids of the sources to check.
+            built: ids of the seeds, snapshots and models of the run.
 
         Raises:
-            WarehouseUnreachable: it does not answer.
+            WarehouseUnreachable: the warehouse does not answer.
         """
-        makers = {self.manifest.nodes[i].relation_name: i for i in made}
-        found = {i: makers.get(self.manifest.sources[i].relation_name) for i in sources}
+        builders = {self.manifest.nodes[i].relation_name: i for i in built}
+        found = {i: builders.get(self.manifest.sources[i].relation_name) for i in sources}
         if not any(found.values()):
             return {}
         missing = {}
         with self._warehouse() as adapter:
-            for unique_id, maker in found.items():
+            for unique_id, builder in found.items():
                 source = self.manifest.sources[unique_id]
                 names = source.database, source.schema, source.identifier
-                if maker is not None and adapter.get_relation(*names) is None:
-                    missing[unique_id] = maker
+                if builder is not None and adapter.get_relation(*names) is None:
+                    missing[unique_id] = builder
         return missing
 
     def row_counts(self, unique_ids: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
-        """Rows of the given relations, and the errors of those that cannot be read: by name.
+        """Count the rows of relations; return counts and errors of unreadable ones, by name.
 
         Raises:
-            WarehouseUnreachable: the warehouse does not answer; `retryable` when that may pass.
+            WarehouseUnreachable: the warehouse does not answer; `retryable` if that is transient.
         """
         nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=shown_name)
         try:
-            return self._counted(nodes), {}
+            return self._count_rows(nodes), {}
         except WarehouseUnreachable as error:
             if error.retryable:
                 raise
@@ -455,24 +465,24 @@ class DbtSession:
         unreadable: dict[str, str] = {}
         for node in nodes:
             try:
-                counts |= self._counted([node])
+                counts |= self._count_rows([node])
             except WarehouseUnreachable as error:
                 if error.retryable:
                     raise
                 unreadable[shown_name(node)] = " ".join(str(error.__cause__).split())
         return counts, unreadable
 
-    def _counted(self, nodes: Sequence[Any]) -> dict[str, int]:
+    def _count_rows(self, nodes: Sequence[Any]) -> dict[str, int]:
         query = " union all ".join(
-            # Relations are dbt's own, quoted for the warehouse; names would need its quotes too.
+            # dbt has quoted the relations. Numbers need no quotes, unlike names.
             f"select {number} as mart, count(*) as row_count from {node.relation_name}"  # noqa: S608
             for number, node in enumerate(nodes)
         )
         with (
             self._warehouse(
-                may_pass=lambda error: classify(error) is FailureClass.TRANSIENT
+                is_retryable=lambda error: classify(error) is FailureClass.TRANSIENT
             ) as adapter,
-            statements_cancelled_on_signal(adapter),
+            cancel_statements_on_signal(adapter),
         ):
             _, table = adapter.execute(query, fetch=True)
         return {
@@ -481,12 +491,16 @@ class DbtSession:
         }
 
     def first_rows(self, sql: str, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Names of the columns and first rows of a query in the warehouse's own SQL.
+        """Return the column names and the first rows of a query with `dbt show`.
+
+        Args:
+            sql: compiled SQL.
+            limit: the largest number of rows.
 
         Raises:
-            DbtBaseException: the warehouse refuses it.
+            DbtBaseException: the warehouse refuses the query.
         """
-        # Compiled SQL is no template any more.
+        # Compiled SQL may contain braces that are no Jinja.
         inline = f"{{% raw %}}{sql}{{% endraw %}}"
         outcome = self.invoke(["show", "--quiet", "--inline", inline, "--limit", str(limit)])
         if outcome.exception is not None:
@@ -496,10 +510,10 @@ class DbtSession:
         return list(table.column_names), [tuple(row.values()) for row in table.rows]
 
     def generate_docs(self) -> None:
-        """Write `manifest.json`, `catalog.json`, and the page of both, `static_index.html`.
+        """Run `dbt docs generate`: write `manifest.json`, `catalog.json` and `static_index.html`.
 
         Raises:
-            DbtBaseException: dbt did not run through.
+            DbtBaseException: dbt aborted.
             StageFailed: the catalog, or a part of it, cannot be read from the warehouse.
         """
         self.write_manifest()
@@ -525,32 +539,34 @@ class DbtSession:
         arguments: Sequence[str] = (),
         recorder: Recorder | None = None,
         *,
-        narrowing: Narrowing | None = None,
+        node_filter: NodeFilter | None = None,
         on_error: OnError | None = None,
         on_event: Listener | None = None,
     ) -> InvocationResult:
         """Run one dbt command on the parsed project.
 
-        dbt's own artifacts are not written: results are merged over commands and attempts, and the
-        manifest was written by the parse.
+        dbt does not write its artifacts: Millrace merges results over commands and attempts, and
+        `write_manifest` writes the manifest.
 
         Args:
-            recorder: is told of each node that begins and ends, and of dbt's warnings.
-            narrowing: the nodes to which the selection is narrowed; all of it when none.
-            on_error: is told the error of each node that failed, before its event `NodeFinished`,
-                and that of each batch of a microbatch model.
-            on_event: is told each event of dbt; a recorder listens by itself.
+            command: the dbt command.
+            arguments: its arguments.
+            recorder: gets the start and the result of each node, and dbt's warnings.
+            node_filter: the nodes of the selection to run; None for all.
+            on_error: called with the exception of each failed node, before its result, and of each
+                failed batch of a microbatch model.
+            on_event: called with each dbt event; ignored if there is a recorder.
         """
         manifest = self.manifest
         with ExitStack() as contexts:
-            contexts.enter_context(spared())
-            contexts.enter_context(narrowed_to(narrowing))
-            contexts.enter_context(hooks_cancelled_on_signal())
+            contexts.enter_context(patched_dbt())
+            contexts.enter_context(filter_nodes(node_filter))
+            contexts.enter_context(cancel_hooks_on_signal())
             if on_error is not None:
-                contexts.enter_context(errors_seen(on_error))
+                contexts.enter_context(capture_errors(on_error))
             if recorder is not None:
                 contexts.enter_context(
-                    nodes_seen(recorder.started, recorder.finished, self._check_stop)
+                    node_callbacks(recorder.started, recorder.finished, self._check_stop)
                 )
             return self._invoke(
                 [*command, *arguments, "--no-write-json"],
@@ -559,12 +575,12 @@ class DbtSession:
             )
 
     def _in_project(self, arguments: Sequence[str]) -> str:
-        """The line that a person runs in a shell for a command of dbt."""
+        """Return the shell command with which a person runs a dbt command in the project."""
         folder = shlex.quote(self.project_dir.name)
         return f"cd {folder} && {shlex.join(['uv', 'run', 'dbt', *arguments])}"
 
-    def _listen(self, event: Any) -> None:
-        if self._on_warning is not None and (text := warning_of(event)):
+    def _forward_warning(self, event: Any) -> None:
+        if self._on_warning is not None and (text := get_warning(event)):
             self._on_warning(text)
 
     def _invoke(
@@ -586,17 +602,17 @@ class DbtSession:
         ]  # fmt: skip
         if artifacts:
             common += ["--target-path", str(self.target_path)]
-        runner = dbtRunner(manifest=manifest, callbacks=[on_event or self._listen])
+        runner = dbtRunner(manifest=manifest, callbacks=[on_event or self._forward_warning])
         if os.name != "nt":
-            # Python starts it for dbt's locks. It outlives the command, and its environment would
-            # hold the secrets for as long.
+            # Python starts this child process for dbt's locks, and it outlives the command. Start
+            # it now, before the secrets are in the environment.
             resource_tracker.ensure_running()
-        with _ONE_INVOCATION, variables_set(self._variables):
+        with _INVOCATION_LOCK, variables_set(self._variables):
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):
-            # An interrupt, or the timeout of a task: dbt's runner swallows what should end us.
+            # dbtRunner also catches interrupts and the timeouts of tasks; raise them again.
             raise returned.exception
-        # What ended the command may be what dbt made of an interrupt.
+        # The exception may be dbt's conversion of an interrupt.
         self._check_stop()
         result: Any = returned.result
         if result is None:

@@ -1,4 +1,4 @@
-"""Cancels the statements of hooks and of schemas as soon as the run is told to stop."""
+"""Cancellation of statements that dbt runs in the main thread: hooks, and creation of schemas."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from dbt_common.exceptions import DbtBaseException
 from prefect_flows.transform.monkeypatch import replaced
 
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
-# A statement may be on its way when it is cancelled, and begin afterwards.
-CANCEL_AGAIN_SECONDS = 0.5
+# Cancel requests are repeated: a statement may start after the first one.
+CANCEL_INTERVAL_SECONDS = 0.5
 
 
 @contextmanager
-def hooks_cancelled_on_signal() -> Iterator[None]:
-    """Cancel what dbt runs before its first and after its last node, when a signal arrives.
+def cancel_hooks_on_signal() -> Iterator[None]:
+    """Cancel statements that run before the first or after the last node when a signal arrives.
 
-    dbt runs hooks in the main thread. Python calls the handler of a signal in the same thread, once
-    libpq returns: the statement would end, and commit, after the run was cancelled. dbt's own
-    cancellation covers its pool of threads, which it uses for nodes only.
+    dbt runs hooks in the main thread. Python calls a signal handler in the same thread, after libpq
+    returns: the statement would end and commit although the run is cancelled. dbt itself only
+    cancels statements of nodes, which run in its thread pool.
     """
     before_run, after_run = RunTask.before_run, RunTask.after_run
 
     def before_cancellable(self: RunTask, adapter: Any, selected_uids: Any) -> Any:
-        with statements_cancelled_on_signal(adapter):
+        with cancel_statements_on_signal(adapter):
             return before_run(self, adapter, selected_uids)
 
     def after_cancellable(self: RunTask, adapter: Any, results: Any) -> None:
-        with statements_cancelled_on_signal(adapter):
+        with cancel_statements_on_signal(adapter):
             after_run(self, adapter, results)
 
     with (
@@ -47,11 +47,11 @@ def hooks_cancelled_on_signal() -> Iterator[None]:
 
 
 @contextmanager
-def statements_cancelled_on_signal(adapter: Any) -> Iterator[None]:
-    """Cancel the adapter's statements from another thread, as long as the main thread is busy.
+def cancel_statements_on_signal(adapter: Any) -> Iterator[None]:
+    """Cancel the adapter's statements from another thread when a signal arrives.
 
-    Python writes a signal's number to the wakeup socket when the signal arrives; only the handler
-    has to wait for the main thread.
+    Python writes the number of a signal to the wakeup socket immediately. Only the handler has to
+    wait for the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # no signal reaches this thread
@@ -65,7 +65,7 @@ def statements_cancelled_on_signal(adapter: Any) -> Iterator[None]:
         while number := receiver.recv(1):
             if number[0] in SIGNALS:
                 cancel(adapter.connections)
-                while not over.wait(CANCEL_AGAIN_SECONDS):
+                while not over.wait(CANCEL_INTERVAL_SECONDS):
                     cancel(adapter.connections)
 
     thread = threading.Thread(target=cancel_on_signal, name="millrace-cancel", daemon=True)
@@ -85,7 +85,7 @@ def _cancel_statements(connections: Any) -> None:
     """Send Postgres a cancel request for each open connection."""
     for connection in list(connections.thread_connections.values()):
         if connection.state == ConnectionState.OPEN:
-            # It was closed meanwhile, or the server is away and ends the statement by itself.
+            # The connection is closed by now, or the server is down and ends the statement itself.
             with suppress(psycopg2.Error):
                 connection.handle.cancel()
 
@@ -95,6 +95,6 @@ def _cancel_jobs(connections: Any) -> None:
     for thread, connection in list(connections.thread_connections.items()):
         jobs = connections.jobs_by_thread.get(thread)
         if jobs and connection.state == ConnectionState.OPEN:
-            # The job has not begun yet, or BigQuery is away.
+            # The job has not started yet, or BigQuery does not answer.
             with suppress(DbtBaseException), connections.exception_handler("cancel a job"):
                 connection.handle.cancel_job(jobs[-1])

@@ -1,4 +1,4 @@
-"""Bounds how long a warehouse that does not answer is waited for, before anything is changed."""
+"""Limits how long a run waits for the first answer of its warehouse."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from prefect_flows.core.profiles import Profile
 
 
 @contextmanager
-def warehouse_awaited(profile: Profile, seconds: float, log: Logger) -> Iterator[None]:
-    """Wait so long for the first answer of a warehouse, and say every 30 s that the run waits.
+def limit_warehouse_wait(profile: Profile, seconds: float, log: Logger) -> Iterator[None]:
+    """Limit the connection attempt in this context to `seconds`, and log every 30 s that it waits.
 
-    Google's client tries again for ten minutes, and dbt lets it do so twice.
+    Google's client would retry for ten minutes, and dbt would let it do this twice.
 
     Raises:
-        WarehouseUnreachable: it does not answer in time.
+        WarehouseUnreachable: the warehouse does not answer in time.
     """
     silent = WarehouseUnreachable(
         f"The warehouse of target {profile.target!r} did not answer within {seconds:g} s.",
@@ -34,7 +34,7 @@ def warehouse_awaited(profile: Profile, seconds: float, log: Logger) -> Iterator
     except WarehouseUnreachable as error:
         root = root_cause(error)
         if error is silent and root is not error:
-            # What the last attempt met, before the wait for the next one was interrupted.
+            # The error of the last attempt; the timeout interrupted the wait for the next one.
             silent.what += f" Last: {type(root).__name__}: {' '.join(str(root).split())}"
             silent.fix = get_hint(root, profile)
         raise
