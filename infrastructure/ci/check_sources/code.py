@@ -1,4 +1,4 @@
-"""The code: the source function, the flow, and what both import."""
+"""Check a source's Python code: the dlt source function, the flow and the imports."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
 FLOW_LINES = 60
 PACKAGE_OF_SOURCES = SOURCES.replace("/", ".")
-# What the core does for every source.
+# A source must not read these itself: parameters and Secret blocks provide the values.
 OWN_READING = ("os.environ", "os.getenv", "Secret.load")
 SECRET = re.compile(r"\bTSecret(Str)?Value\b")
 
 
 def malformed(requirement: str) -> bool:
-    """Whether a line of `dependencies` is none."""
+    """Return whether a line of `dependencies` is not a valid requirement."""
     try:
         Requirement(requirement)
     except InvalidRequirement:
@@ -42,7 +42,7 @@ def _functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, list[ast.exp
 
 
 def source_function(source: Source) -> ast.FunctionDef | None:
-    """The dlt source of the folder's name, as it is written."""
+    """Return the syntax tree of the dlt source that has the folder's name, or None."""
     for function, decorators in _functions(source.python(source.place("source.py"))):
         if function.name == source.name and "dlt.source" in map(_called, decorators):
             return function
@@ -50,7 +50,7 @@ def source_function(source: Source) -> ast.FunctionDef | None:
 
 
 def secret_parameters(source: Source) -> set[str]:
-    """Parameters of the source function that come from Secret blocks."""
+    """Return the parameters of the source function that are filled from Secret blocks."""
     function = source_function(source)
     if function is None:
         return set()
@@ -63,7 +63,7 @@ def secret_parameters(source: Source) -> set[str]:
 
 
 def flows(source: Source) -> list[str]:
-    """The names of the flows in `flow.py`."""
+    """Return the names of the flows in `flow.py`."""
     return [
         function.name
         for function, decorators in _functions(source.python(source.place("flow.py")))
@@ -72,7 +72,7 @@ def flows(source: Source) -> list[str]:
 
 
 def dlt_source(source: Source) -> Iterator[Fault]:
-    """A dlt source of the folder's name, with a contract."""
+    """Check that there is a dlt source with the folder's name and a schema contract."""
     file = source.place("source.py")
     function = source_function(source)
     if function is None:
@@ -106,7 +106,7 @@ def dlt_source(source: Source) -> Iterator[Fault]:
 
 
 def flow(source: Source) -> Iterator[Fault]:
-    """One flow, in a short file."""
+    """Check that `flow.py` has one flow and is short."""
     file = source.place("flow.py")
     lines = len(source.text(file).splitlines())
     if lines >= FLOW_LINES:
@@ -121,7 +121,10 @@ def flow(source: Source) -> Iterator[Fault]:
 
 
 def imports(source: Source) -> Iterator[Fault]:
-    """Third-party packages are declared; other sources and `infrastructure` are not imported."""
+    """Check that third-party packages are declared, and that no other source is imported.
+
+    `infrastructure` is not installed where flow runs execute, so it must not be imported either.
+    """
     declared = _declared(source, PACKAGE) | _declared(source, source.place(PACKAGE))
     told = set()
     for file in source.modules:
@@ -153,7 +156,7 @@ def imports(source: Source) -> Iterator[Fault]:
 
 
 def environment(source: Source) -> Iterator[Fault]:
-    """What differs between targets comes as a parameter, and secrets from blocks: by the core."""
+    """Check that the code reads no environment variables and loads no Secret blocks itself."""
     for file in source.modules:
         for node in ast.walk(source.python(file)):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in OWN_READING:

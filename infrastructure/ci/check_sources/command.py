@@ -1,4 +1,4 @@
-"""`millrace check sources`: whether every source keeps the conventions."""
+"""`millrace check sources`: check that every source follows the conventions."""
 
 from __future__ import annotations
 

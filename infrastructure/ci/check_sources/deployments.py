@@ -1,4 +1,4 @@
-"""`prefect.yaml`: one deployment a target, its pool, its secrets, its schedule."""
+"""Check a source's `prefect.yaml`: one deployment per target, work pool, secrets, schedule."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from prefect_flows.ingest import source_registry
 
 POOLS = "infrastructure/config/pools.yaml"
 DEV, PROD, DEV_POOL = "dev", "prod", "default-pool"
-# Runs get a machine of their own there, in the version of an image.
+# In these work pools, each run gets its own container, started from a versioned image.
 CONTAINERS = ("docker", "kubernetes")
-# The job variable of the Kubernetes pool: a Secret of the cluster.
+# Job variable of the Kubernetes work pool that names a Secret of the cluster.
 CLUSTER_SECRET = "secretName"  # noqa: S105 (a name)
 _NAMES_A_SECRET = re.compile(r"secret|_block$", re.IGNORECASE)
 _NO_SCHEDULE = re.compile(r"^[ ]*schedules: *\[\](?P<behind> *#.*)?$")
 
 
 def read(source: Source) -> list[Deployment] | None:
-    """The deployments of the source; none where the file is not right."""
+    """Return the deployments of the source, or None if the file is invalid."""
     try:
         return prefect_yaml.read(source.project / source.place(FILE))
     except ConfigurationError:
@@ -37,7 +37,10 @@ def read(source: Source) -> list[Deployment] | None:
 
 
 def understood(source: Source) -> Iterator[Fault]:
-    """What `millrace deploy` takes; the code is what is installed, and nothing is pulled."""
+    """Check that `millrace deploy` accepts the file, and that `pull` is empty.
+
+    Runs use the code that is installed in their environment, so there is nothing to pull.
+    """
     file = source.place(FILE)
     document = source.yaml(file)
     if document.get("pull") != []:
@@ -51,7 +54,7 @@ def understood(source: Source) -> Iterator[Fault]:
 
 
 def names(source: Source) -> Iterator[Fault]:
-    """`<owner>--<name>--<target>`, one a target."""
+    """Check that names are `<owner>--<name>--<target>`, with one deployment per target."""
     file = source.place(FILE)
     found = read(source)
     if found is None:
@@ -66,9 +69,9 @@ def names(source: Source) -> Iterator[Fault]:
 
 
 def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
-    """A target that some sources have a deployment for and others lack: once for all of these.
+    """Yield one fault for each target that only some of the sources have a deployment for.
 
-    One that no source has is no fault: the pipeline loads every source.
+    A target for which no source has a deployment is fine: the pipeline loads every source.
     """
     found = {source.name: each for source in known if (each := read(source)) is not None}
     for target in _targets(project):
@@ -84,7 +87,7 @@ def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
 
 
 def entrypoints(source: Source) -> Iterator[Fault]:
-    """The module of the source's flow."""
+    """Check that the entrypoint of each deployment is the flow of this source."""
     right = [f"{PACKAGE_OF_SOURCES}.{source.name}.flow.{name}" for name in flows(source)]
     for each in read(source) or []:
         if right and each.entrypoint not in right:
@@ -96,7 +99,7 @@ def entrypoints(source: Source) -> Iterator[Fault]:
 
 
 def pools(source: Source) -> Iterator[Fault]:
-    """Dev beside its worker, the others in containers."""
+    """Check that dev uses the process work pool, and every other target a container pool."""
     there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
     container = [name for name, pool in there.items() if pool["kind"] in CONTAINERS]
     for each in read(source) or []:
@@ -112,7 +115,7 @@ def pools(source: Source) -> Iterator[Fault]:
 
 
 def secrets(source: Source) -> Iterator[Fault]:
-    """Each target has secrets of its own, and none stands in the open."""
+    """Check that each target has its own secrets, and that none is in plain text."""
     file = source.place(FILE)
     hidden = secret_parameters(source)
     targets = _targets(source.project)
@@ -129,12 +132,12 @@ def secrets(source: Source) -> Iterator[Fault]:
             )
         given = each.work_pool.job_variables.model_dump(exclude_unset=True)
         for path, value in _named_secrets({"parameters": each.parameters, "job_variables": given}):
-            if path.rpartition(".")[2] in hidden or _is_of(value, path, each.target):
+            if path.rpartition(".")[2] in hidden or _belongs_to_target(value, path, each.target):
                 continue
             yield Fault(
                 file,
                 f"{each.name} names the secret {value} in {path}",
-                f"name one of its own target: {_without(value, targets)}-{each.target}",
+                f"name one of its own target: {_strip_target(value, targets)}-{each.target}",
             )
         pool = there.get(each.work_pool.name, {})
         if CLUSTER_SECRET in pool.get("variables", {}) and each.target != PROD:
@@ -147,15 +150,15 @@ def secrets(source: Source) -> Iterator[Fault]:
                 )
 
 
-def _without(value: str, targets: list[str]) -> str:
-    """A name without the target at its end."""
+def _strip_target(value: str, targets: list[str]) -> str:
+    """Return a name without the target suffix."""
     for target in targets:
         value = value.removesuffix(f"-{target}")
     return value
 
 
-def _is_of(value: str, path: str, target: str) -> bool:
-    # The cluster's Secret for prod is the pool's own, without a target behind it.
+def _belongs_to_target(value: str, path: str, target: str) -> bool:
+    # For prod, the pool's default Secret is used, which has no target suffix.
     prods = target == PROD and path.endswith(f".{CLUSTER_SECRET}")
     return prods or value.endswith(f"-{target}")
 
@@ -176,7 +179,7 @@ def _named_secrets(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def schedule(source: Source) -> Iterator[Fault]:
-    """Prod's deployment says when it runs, or why it does not run by itself."""
+    """Check that prod's deployment has a schedule, or a comment that says why not."""
     file = source.place(FILE)
     if read(source) is None:
         return
@@ -191,7 +194,7 @@ def schedule(source: Source) -> Iterator[Fault]:
                 "write schedules: [{cron: 0 4 * * *, timezone: UTC}]; or, with a comment that says "
                 "why, schedules: []",
             )
-        elif not each["schedules"] and not _explained(source.text(file)):
+        elif not each["schedules"] and not _has_explanation(source.text(file)):
             yield Fault(
                 file,
                 f"{each['name']} has no schedule, and nothing says why",
@@ -199,7 +202,7 @@ def schedule(source: Source) -> Iterator[Fault]:
             )
 
 
-def _explained(text: str) -> bool:
+def _has_explanation(text: str) -> bool:
     above = ""
     for line in text.splitlines():
         found = _NO_SCHEDULE.match(line)
@@ -210,9 +213,9 @@ def _explained(text: str) -> bool:
 
 
 def _targets(project: Path) -> list[str]:
-    """The targets that the pipeline is deployed for."""
+    """Return the targets that the pipeline has deployments for."""
     try:
         found = prefect_yaml.read(project / FILE)
-    except ConfigurationError:  # its own fault, and `millrace deploy` says so
+    except ConfigurationError:  # `millrace deploy` reports this
         return []
     return list(dict.fromkeys(each.target for each in found))

@@ -1,4 +1,4 @@
-"""The folder: its name, its files, its package, its image."""
+"""Check a source's folder: its name, required files, package, Dockerfile and README."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from infrastructure.ci.check_sources.folder import COPY, PACKAGE, REQUIRED, Faul
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
-# Postgres cuts names over 63, and `stg_<name>__<table>` is one.
+# Postgres truncates names to 63 bytes, and `stg_<name>__<table>` must fit.
 LONGEST = 40
 USER = "10001:10001"
 
 
 def name(source: Source) -> Iterator[Fault]:
-    """`<owner>__<name>`."""
+    """Check that the folder is named `<owner>__<name>`."""
     folder = f"{SOURCES}/{source.name}"
     if not NAME.fullmatch(source.name):
         yield Fault(
@@ -35,7 +35,7 @@ def name(source: Source) -> Iterator[Fault]:
 
 
 def files(source: Source) -> Iterator[Fault]:
-    """What every source has, here and elsewhere in the project."""
+    """Check that the source has its required files, including tests and dbt models."""
     wanted = [source.place(file) for file in REQUIRED]
     wanted += [source.sources_yml]
     wanted += [] if models.any_table(source) else [source.models_yml]
@@ -46,7 +46,7 @@ def files(source: Source) -> Iterator[Fault]:
 
 
 def package(source: Source) -> Iterator[Fault]:
-    """A member of uv's workspace, which depends on the project and adds only dependencies."""
+    """Check that the package is a member of the uv workspace and only adds dependencies."""
     file = source.place(PACKAGE)
     document = source.toml(file)
     project, uv = document.get("project", {}), document.get("tool", {}).get("uv", {})
@@ -76,7 +76,7 @@ def package(source: Source) -> Iterator[Fault]:
 
 
 def image(source: Source) -> Iterator[Fault]:
-    """A Dockerfile on top of the project's image, with the same user."""
+    """Check that the Dockerfile extends the project's image and keeps its user."""
     file = source.place("Dockerfile")
     lines = [line.split("#")[0].split() for line in source.text(file).splitlines()]
     said = {line[0].upper(): line[1:] for line in lines if line}
@@ -95,7 +95,7 @@ def image(source: Source) -> Iterator[Fault]:
 
 
 def readme(source: Source) -> Iterator[Fault]:
-    """A page for people, with the source's name on top."""
+    """Check that the README begins with the source's name."""
     file = source.place("README.md")
     if source.text(file).partition("\n")[0] != f"# {source.name}":
         yield Fault(file, "it does not begin with the source's name", f"write # {source.name}")

@@ -1,4 +1,4 @@
-"""What dbt knows of a source: its tables, its freshness, its owner, its staging models."""
+"""Check what dbt knows about a source: tables, freshness, owner and staging models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def _declared(source: Source) -> Mapping[str, Any] | None:
 
 
 def tables(source: Source) -> list[str]:
-    """The tables that are declared to dbt."""
+    """Return the tables that the source declares to dbt."""
     declared = _declared(source) or {}
     return [str(each.get("name")) for each in _mappings(declared.get("tables"))]
 
 
 def any_table(source: Source) -> bool:
-    """Whether its tables are those that somebody asks for: `tables: []`, and no staging models."""
+    """Return whether the source loads tables on request: `tables: []`, so no staging models."""
     try:
         return (_declared(source) or {}).get("tables") == []
     except Unreadable:
@@ -32,12 +32,12 @@ def any_table(source: Source) -> bool:
 
 
 def staging(source: Source) -> list[str]:
-    """The models in the source's folder."""
+    """Return the names of the models in the source's staging folder."""
     return [file.stem for file in sorted((source.project / source.models).glob("**/*.sql"))]
 
 
 def declaration(source: Source) -> Iterator[Fault]:
-    """One source of the folder's name, in its raw schema, with an owner and a freshness."""
+    """Check that one dbt source is declared, with its raw schema, an owner and freshness."""
     file = source.sources_yml
     declared = _declared(source)
     if declared is None:
@@ -73,7 +73,7 @@ def declaration(source: Source) -> Iterator[Fault]:
 
 
 def described(source: Source) -> Iterator[Fault]:
-    """Staging models by the source's name, and each described."""
+    """Check that staging models have the source's prefix, and that each has a description."""
     found = staging(source)
     if not found and any_table(source):
         return
@@ -104,7 +104,7 @@ def described(source: Source) -> Iterator[Fault]:
 
 
 def switch(source: Source) -> Iterator[Fault]:
-    """A source that is off takes its models out of dbt's graph."""
+    """Check that a disabled source also disables its dbt source and models."""
     if not source.is_off:
         return
     expression = f"{{{{ '{source.name}' not in var('disabled_sources') }}}}"
@@ -122,12 +122,12 @@ def _models(source: Source) -> list[Mapping[str, Any]]:
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    """The entries of a list; dbt itself says what is wrong with others."""
+    """Return the mappings in a list; dbt itself reports entries of other types."""
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def unknown_switches(off: list[str], names: list[str]) -> Iterator[Fault]:
-    """Every name in `disabled_sources` is a source's."""
+    """Yield a fault for each name in `disabled_sources` that is not a source."""
     for name in off:
         if name not in names:
             yield Fault(

@@ -1,4 +1,4 @@
-"""The comment: what a pull request does to the data, as Markdown that GitHub takes."""
+"""Format the pull request comment as GitHub Markdown."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from prefect_flows.core.markup import fenced
 from prefect_flows.core.markup import on_github as escaped
 from prefect_flows.reporting.charts.svg import seconds, size
 
-# Begins every comment of ours, and is seen by nobody who reads it.
+# First line of the comment, by which it is found again; GitHub does not render it.
 MARKER = "<!-- millrace pull request -->"
-# GitHub takes 65,536 characters; a character is a byte at least.
+# GitHub's limit is 65,536 characters; counting bytes is stricter.
 MOST_BYTES = 60_000
-# How many models are listed, and failures shown, until it fits.
+# Maximum models, failures and failing rows; the next level is tried if the comment is too long.
 LEVELS = ((200, 20, 20), (100, 20, 10), (50, 10, 10), (25, 5, 5), (10, 3, 3))
 DOCUMENTATION = "documentation/pull_requests.md"
 
@@ -37,7 +37,7 @@ _ORDER = ("failed", "differs", "unknown", "new", "removed", "same")
 def comment(
     build: Build, comparison: Comparison, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> str:
-    """The comment, at most 60,000 bytes long."""
+    """Format the comment, at most 60,000 bytes."""
     picture = mermaid(build, comparison, before, after)
     text = ""
     for models, failures, rows in LEVELS:
@@ -49,7 +49,7 @@ def comment(
 
 
 class _Parts:
-    """The parts of the comment, each so long at most."""
+    """The sections of the comment, limited to a number of models, failures and rows."""
 
     def __init__(
         self, build: Build, comparison: Comparison, models: int, failures: int, rows: int
@@ -68,7 +68,7 @@ class _Parts:
         )
 
     def all(self) -> Iterable[str]:
-        """All but the picture and the end."""
+        """Yield all sections except the diagram and the footer."""
         build = self._build
         yield f"{MARKER}\n## {self._title()}"
         yield self._how()
@@ -82,7 +82,7 @@ class _Parts:
         yield from self._costs()
 
     def end(self) -> str:
-        """Where to read what it all means."""
+        """Format the footer, which links the documentation."""
         return f"<sub>What each figure means: `{DOCUMENTATION}`</sub>"
 
     def _title(self) -> str:

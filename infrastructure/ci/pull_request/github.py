@@ -1,6 +1,6 @@
-"""GitHub's REST API, as far as it is needed: one comment, and which pull requests are open.
+"""GitHub REST API client: write the pull request comment, list open pull requests.
 
-The token is read from the environment, sent in a header, and told to nobody.
+The token comes from the environment, is sent only in a header, and is never logged.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ PUBLIC = "https://api.github.com"
 VERSION = "2022-11-28"
 ATTEMPTS = 5
 FIRST_DELAY = 1.0
-# No rate limit is waited for longer than this: the workflow is started again later.
+# Seconds to wait for a rate limit at most; after that, rerun the workflow later.
 LONGEST_WAIT = 300.0
 PER_PAGE = 100
 MOST_PAGES = 100
 
 
 class GitHubRefuses(MillraceError):
-    """GitHub does not answer, or refuses."""
+    """GitHub does not respond, or rejects the request."""
 
     of_a_system = True
 
 
 class GitHub:
-    """One repository of GitHub.
+    """API of one GitHub repository.
 
     Args:
         repository: owner/name.
 
     Raises:
-        ConfigurationError: no token is in the environment, or the repository's name is none.
-        GitHubRefuses: from any method, when GitHub does not answer, or refuses.
+        ConfigurationError: there is no token in the environment, or the name is invalid.
+        GitHubRefuses: from any method, if GitHub does not respond or rejects the request.
     """
 
     def __init__(self, repository: str) -> None:
@@ -76,14 +76,14 @@ class GitHub:
         )
 
     def close(self) -> None:
-        """Give back the connection."""
+        """Close the connection."""
         self._client.close()
 
     def comment(self, number: int, body: str, author: str) -> str:
-        """Write the one comment on a pull request, or what is in it anew; its address.
+        """Create the comment on a pull request, or update it, and return its URL.
 
-        Comments of other authors are left alone, whatever they begin with. Where two of ours were
-        written at once, the first stays.
+        Comments of other authors are never changed. If two workflows created ours concurrently, the
+        older one stays.
         """
         ours = self._ours(number, author)
         if not ours:
@@ -109,11 +109,11 @@ class GitHub:
         return str(first["html_url"])
 
     def open_pull_requests(self) -> set[int]:
-        """Numbers of the pull requests that are open."""
+        """Return the numbers of the open pull requests."""
         return {int(pull["number"]) for pull in self._pages(f"{self._path}/pulls?state=open")}
 
     def _ours(self, number: int, author: str) -> list[dict[str, Any]]:
-        """Our comments, the oldest first."""
+        """Return our comments, oldest first."""
         found = [
             comment
             for comment in self._pages(f"{self._path}/issues/{number}/comments")
@@ -123,7 +123,7 @@ class GitHub:
         return sorted(found, key=lambda comment: int(comment["id"]))
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
-        """Every item of a list, which GitHub gives in pages."""
+        """Yield the items of a paginated list."""
         joint = "&" if "?" in path else "?"
         url: str | None = f"{self._base}{path}{joint}per_page={PER_PAGE}"
         for _ in range(MOST_PAGES):
@@ -133,17 +133,17 @@ class GitHub:
             yield from _json(answer)
             url = answer.links.get("next", {}).get("url")
             if url is not None and not url.startswith(self._base + "/"):
-                # The token goes to nobody else.
+                # Never send the token to another server.
                 raise self._refused("GET", url, "the next page lies on another server", "")
         raise self._refused("GET", path, f"more than {MOST_PAGES} pages", "look at what is listed")
 
     def _call(
         self, method: str, path: str, number: int = 0, author: str = "", **body: str
     ) -> dict[str, Any] | None:
-        """Change something once; none where it was done, though GitHub did not say so.
+        """Send a change exactly once; return None if a lost response turns out to have succeeded.
 
-        A `POST` whose answer was lost may have been heard: what is there is looked at before it
-        is sent again.
+        GitHub may have processed a `POST` whose response was lost, so the comments are listed again
+        before it is repeated.
         """
         url = self._base + path
         for attempt in range(ATTEMPTS):
@@ -162,10 +162,10 @@ class GitHub:
     def _answer(
         self, method: str, url: str, body: Mapping[str, str] | None = None, *, once: bool = False
     ) -> httpx.Response:
-        """The answer to a call, tried again where it may pass.
+        """Send a request, and retry transient errors.
 
         Raises:
-            _MayHaveBeenHeard: with `once`, a fault after which nobody knows whether it was done.
+            _MayHaveBeenHeard: with `once`, GitHub may or may not have processed the request.
         """
         waited = 0.0
         for attempt in range(ATTEMPTS):
@@ -226,7 +226,7 @@ class GitHub:
 
 
 class _MayHaveBeenHeard(Exception):
-    """Nobody knows whether a call was done."""
+    """GitHub may or may not have processed the request."""
 
     def __init__(self, refusal: GitHubRefuses) -> None:
         super().__init__(refusal.what)
@@ -234,9 +234,9 @@ class _MayHaveBeenHeard(Exception):
 
 
 def _limited_for(answer: httpx.Response) -> float | None:
-    """Seconds that a rate limit asks to wait; none where the answer is about something else.
+    """Return the seconds that a rate limit asks to wait, or None if it is no rate limit.
 
-    As in https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
+    See https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
     """
     if answer.status_code not in (403, 429):
         return None
@@ -252,7 +252,7 @@ def _limited_for(answer: httpx.Response) -> float | None:
 
 
 def _message(answer: httpx.Response) -> str:
-    """What GitHub says, in one line."""
+    """Return GitHub's error message, in one line."""
     try:
         said = answer.json().get("message", "")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):

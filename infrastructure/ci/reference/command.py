@@ -1,4 +1,4 @@
-"""`millrace reference`: `documentation/reference`, out of the code."""
+"""`millrace reference`: generate `documentation/reference` from the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = "<!-- Made by `uv run millrace reference`; do not edit. -->"
 
 
 def pages() -> dict[Path, str]:
-    """Every page, by its path in the project."""
+    """Generate every page: path in the project → text."""
     texts = {
         "commands.md": commands.page(ROOT),
         "flows.md": schemas.flows_page(),
