@@ -1,16 +1,16 @@
-"""A delivery to Kubernetes: forward, and back when a step fails.
+"""Deliver a release to Kubernetes, and roll back if a step fails.
 
-    lease     one delivery to the namespace at a time
-    backup    of Prefect's database, on its own volume
-    apply     what the kustomization builds, with the image by digest
-    rollout   of server and worker; flow runs are Jobs of their own, which neither touches
-    version   is it the commit that lies here?
-    blocks    as Terraform's outputs say, where they are given
+    lease     one delivery per namespace at a time
+    backup    dump Prefect's database to its own volume
+    apply     apply the kustomization, with the image by digest
+    rollout   of server and worker; flow runs are separate Jobs and keep running
+    version   check that the image was built from this commit
+    blocks    check that they match Terraform's outputs, if given
     pool, deployments, automations, check
 
-Whatever talks to Prefect runs here, over a forwarded port. When a step from `apply` on fails, the
-rollouts are undone to the revisions that worked, and pool and deployments are put back. Automations
-only watch, and stay.
+Commands that talk to Prefect run on this machine, through a forwarded port. If `apply` or a later
+step fails, the rollouts are undone to the last good revisions, and work pool and deployments are
+restored. Automations only observe, so they stay.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ DUMP = (
     "cd /var/lib/postgresql/data/backups; pg_dump --username=prefect --format=custom "
     '--file="$1.new" prefect; mv "$1.new" "$1"; ls -t | tail -n +6 | xargs -r rm -f; du -h "$1"'
 )
-# On the server, which knows whose each field is: what a person has set beside it stays.
+# Server-side apply keeps fields that other managers own.
 APPLY = ["apply", "--server-side", "--force-conflicts", "--field-manager=millrace-delivery"]
 
 
 class ClusterDelivery:
-    """A release on its way to a namespace."""
+    """A delivery to a namespace."""
 
     def __init__(self, cluster: Kubectl, built: Built, wish: Wish, name: str) -> None:
         self._cluster, self._built, self._wish = cluster, built, wish
-        # A step that waits as long as it may is not taken for a dead delivery's.
+        # Longer than the longest step, so that nobody takes over while it waits.
         self._lease = Lease(cluster, name, wish.health_seconds + 300)
         self._name = name
         self._began = time.monotonic()
@@ -57,7 +57,7 @@ class ClusterDelivery:
         }  # fmt: skip
 
     def run(self) -> str:
-        """Deliver, or go back; how it ended."""
+        """Deliver, or roll back; return the result."""
         self._lease.take()
         before = self._lease.good or self._revisions()
         was = self._version_of(SERVER)
@@ -67,12 +67,12 @@ class ClusterDelivery:
         self._say(f"{self._wish.target}: {was or 'nothing'} → {self._wish.version}")
         try:
             try:
-                self._forward(first=not before)
+                self._deliver(first=not before)
                 good = self._revisions()
             except (StepFailed, ClusterRefuses) as error:
-                result = self._failed(before, str(error).partition("\n")[0])
+                result = self._handle_failure(before, str(error).partition("\n")[0])
                 if result == ROLLED_BACK:
-                    # An undone rollout has a new revision, and its old one is gone.
+                    # `rollout undo` creates a new revision, and removes the old one.
                     good = self._revisions()
                 return result
             self._notify(f"is at {self._wish.version}", f"It was at {was}." if was else "")
@@ -80,7 +80,7 @@ class ClusterDelivery:
         finally:
             self._lease.free(good)
 
-    def _forward(self, *, first: bool) -> None:
+    def _deliver(self, *, first: bool) -> None:
         if not first:
             with self._prefect() as ask:
                 self._known = ask.faults(0, ())
@@ -103,7 +103,7 @@ class ClusterDelivery:
             self._version()
         with self._prefect() as ask:
             self._setup(ask)
-        # It waits for its pool, which a first delivery has only just made.
+        # The worker waits for its work pool, which the first delivery has just created.
         self._rollout(WORKER)
         with self._step("check", "the health check"), self._prefect() as ask:
             faults = ask.faults(self._wish.health_seconds, self._known)
@@ -148,7 +148,7 @@ class ClusterDelivery:
             timeout = f"--timeout={self._wish.health_seconds}s"
             self._quote(self._cluster.run("rollout", "status", f"deployment/{name}", timeout))
 
-    def _failed(self, before: dict[str, int], why: str) -> str:
+    def _handle_failure(self, before: dict[str, int], why: str) -> str:
         self.record["why"] = why
         self._say(f"FAILED: {why}")
         begun = [each["name"] for each in self.record["steps"]]
@@ -158,7 +158,7 @@ class ClusterDelivery:
         if not before:
             self._say("There is nothing before it: all of it stays, to be looked at.")
             return STUCK
-        faults = self._back(before, begun)
+        faults = self._roll_back(before, begun)
         was = self._version_of(SERVER)
         if faults:
             self.record["why"] += "; and the way back fails: " + "; ".join(faults)
@@ -167,7 +167,7 @@ class ClusterDelivery:
         self._notify(f"was rolled back to {was}", f"{self._wish.version} failed: {why}")
         return ROLLED_BACK
 
-    def _back(self, before: dict[str, int], begun: Sequence[str]) -> list[str]:
+    def _roll_back(self, before: dict[str, int], begun: Sequence[str]) -> list[str]:
         faults: list[str] = []
 
         @contextmanager
@@ -205,7 +205,7 @@ class ClusterDelivery:
         }
 
     def _version_of(self, name: str) -> str:
-        """The version that a Deployment says it is of; empty where there is none."""
+        """Return the version annotation of a Deployment, or an empty string if there is none."""
         found = self._cluster.get("deployment", name)
         return found["metadata"].get("annotations", {}).get(CAUSE, "") if found else ""
 

@@ -1,6 +1,7 @@
-"""`python -m infrastructure.delivery.container_cli`: what a delivery asks in a container.
+"""`python -m infrastructure.delivery.container_cli`: commands that a delivery runs in a container.
 
-The host has an engine, and no Python package of ours; whatever talks to Prefect runs here.
+The host has only a container engine. Commands that talk to Prefect run in a container of the
+release, which has this package.
 """
 
 from __future__ import annotations
@@ -133,7 +134,9 @@ def back(
         steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)
         current = known[0]
         came = {each.name for each in current.deployments}
-        steps = [each for each in steps if each.action is not Action.ORPHANED or _in(each, came)]
+        steps = [
+            each for each in steps if each.action is not Action.ORPHANED or _is_named(each, came)
+        ]
         console.print(plan_table.table(steps, prune=True))
         apply(client, steps, prune=True)
         if current.version != version:
@@ -141,7 +144,7 @@ def back(
             record(client, Release(target, version, chosen.image, why, wanted))
 
 
-def _in(step: Step, names: set[str]) -> bool:
+def _is_named(step: Step, names: set[str]) -> bool:
     return step.name in names
 
 

@@ -1,4 +1,4 @@
-"""`kubectl` with one context and one namespace, said with every call: no default is trusted."""
+"""Run `kubectl` with an explicit context and namespace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
 class ClusterRefuses(MillraceError):
-    """A call of kubectl failed."""
+    """A kubectl command failed."""
 
     exit_code = 2
     of_a_system = True
@@ -25,16 +25,16 @@ class ClusterRefuses(MillraceError):
 
 @dataclass(frozen=True)
 class Kubectl:
-    """Calls of one cluster's namespace."""
+    """kubectl for one context and namespace."""
 
     context: str
     namespace: str
 
     def run(self, *arguments: str, text: str | None = None) -> str:
-        """What kubectl prints.
+        """Run kubectl and return its output.
 
         Raises:
-            ClusterRefuses: it fails.
+            ClusterRefuses: the command fails.
         """
         line = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
         done = subprocess.run(line, input=text, capture_output=True, text=True, check=False)
@@ -47,7 +47,7 @@ class Kubectl:
         return done.stdout
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        """An object; none where there is none of this name."""
+        """Return an object, or None if it does not exist."""
         said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
         return dict(json.loads(said)) if said.strip() else None
 
@@ -56,10 +56,10 @@ class Kubectl:
         self.run(verb, "--filename", "-", text=json.dumps(manifest))
 
     def secret(self, name: str, key: str) -> str:
-        """A value of a secret, for the environment of a process and nothing else.
+        """Read a value of a Secret; pass it on only in a process's environment.
 
         Raises:
-            ConfigurationError: there is none.
+            ConfigurationError: there is no such Secret or key.
         """
         found = self.get("secret", name)
         value = (found or {}).get("data", {}).get(key)
@@ -73,10 +73,10 @@ class Kubectl:
 
     @contextmanager
     def forwarded(self, service: str, port: int) -> Iterator[int]:
-        """A port of this machine's loopback that leads to a service.
+        """Forward a loopback port of this machine to a service.
 
         Raises:
-            ClusterRefuses: it does not come up.
+            ClusterRefuses: port forwarding fails.
         """
         where = ["--context", self.context, "--namespace", self.namespace]
         to = ["--address", "127.0.0.1", f"service/{service}", f":{port}"]
@@ -100,10 +100,10 @@ class Kubectl:
 
 
 def kubectl(context: str, namespace: str) -> Kubectl:
-    """Calls of a context that exists.
+    """Return kubectl for a context that exists.
 
     Raises:
-        ConfigurationError: there is no kubectl, or no such context.
+        ConfigurationError: kubectl is not installed, or there is no such context.
     """
     try:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""One delivery to a namespace at a time, and which revisions work: a Lease of Kubernetes.
+"""Kubernetes Lease: one delivery per namespace at a time, and the last good revisions.
 
-A Lease is made and replaced atomically. One that was not renewed for longer than it says was left
-by a delivery that was killed; the next takes it over, and finds in it what worked before.
+A Lease is created and replaced atomically. If it was not renewed for its duration, the delivery
+that held it was killed: the next delivery takes it over and reads the last good revisions from it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FREE = ""
 
 
 class Lease:
-    """The lease of a namespace, taken for one delivery.
+    """The Lease of a namespace, held by one delivery.
 
     Attributes:
-        good: revision of each Deployment, as the last delivery that passed left it.
-        killed: the delivery from which it was taken over.
+        good: revision of each Deployment after the last successful delivery.
+        killed: holder that it was taken over from; empty if none.
     """
 
     def __init__(self, cluster: Kubectl, holder: str, seconds: int) -> None:
@@ -36,10 +36,10 @@ class Lease:
         self.killed = ""
 
     def take(self) -> None:
-        """Take it.
+        """Acquire the Lease.
 
         Raises:
-            TargetBusy: another delivery has it.
+            TargetBusy: another delivery holds it.
         """
         found = self._cluster.get("lease", NAME)
         if found is None:
@@ -61,10 +61,10 @@ class Lease:
         self._replace(found, self._holder)
 
     def renew(self) -> None:
-        """Say that the delivery goes on; before every step.
+        """Renew the Lease; called before every step.
 
         Raises:
-            TargetBusy: it was taken over, since it was not renewed for too long.
+            TargetBusy: another delivery took it over, because it was not renewed in time.
         """
         found = self._cluster.get("lease", NAME)
         if found is None or found["spec"].get("holderIdentity") != self._holder:
@@ -72,14 +72,14 @@ class Lease:
         self._replace(found, self._holder)
 
     def free(self, good: Mapping[str, int] | None) -> None:
-        """Give it back, with what works now where that is another."""
+        """Release the Lease, and store the good revisions if they are given."""
         self.good = dict(good) if good is not None else self.good
         found = self._cluster.get("lease", NAME)
         if found is not None and found["spec"].get("holderIdentity") == self._holder:
             self._replace(found, FREE)
 
     def _replace(self, found: dict[str, Any], holder: str) -> None:
-        # With the version that was read: somebody who was quicker makes it fail.
+        # With the `resourceVersion` that was read, the replacement fails if somebody was faster.
         manifest = self._manifest({"resourceVersion": found["metadata"]["resourceVersion"]})
         manifest["spec"]["holderIdentity"] = holder
         self._cluster.put(manifest, "replace")

@@ -1,4 +1,4 @@
-"""What a kustomization builds, with the release's image in the place of its own."""
+"""Build a kustomization, and replace its image with the one of the release."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import yaml
 from prefect_flows.core.errors import ConfigurationError
 
 SERVER, WORKER = "prefect-server", "prefect-worker"
-# `kubectl rollout history` shows it.
+# Shown by `kubectl rollout history`.
 CAUSE = "kubernetes.io/change-cause"
 
 
 @dataclass(frozen=True)
 class Built:
-    """Objects to apply, and the namespace that they are in."""
+    """Objects to apply, and their namespace."""
 
     namespace: str
     objects: list[dict[str, Any]]
 
 
 def build(kustomization: Path, image: str, cause: str) -> Built:
-    """Build a kustomization around an image.
+    """Build a kustomization with an image.
 
     Raises:
-        ConfigurationError: it cannot be built, or has no server.
+        ConfigurationError: it cannot be built, or has no Deployment of the server.
     """
     done = subprocess.run(
         ["kubectl", "kustomize", "--", str(kustomization)],
@@ -59,7 +59,7 @@ def build(kustomization: Path, image: str, cause: str) -> Built:
 
 
 def _name(image: str) -> str:
-    """An image without its tag and digest."""
+    """Return an image's name without tag and digest."""
     name = image.partition("@")[0]
     head, colon, tag = name.rpartition(":")
     return head if colon and "/" not in tag else name

@@ -1,7 +1,7 @@
-"""A delivery to a host over SSH: what is sent there, and what is read from there.
+"""Deliver a release to a host over SSH: send the program, start the delivery, follow its log.
 
-The delivery itself runs on the host (`on_host`), so that it comes to its end when the connection or
-this machine does not. Here it is followed.
+The delivery itself runs on the host (`on_host`), so it finishes if the connection or this machine
+fails.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ IMAGE = re.compile(
 )
 FOLDER = re.compile(r"(?![/.-])[A-Za-z0-9._/-]+")
 USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
-# A connection that is lost is made again, for as long as a host takes to boot.
-AGAIN, AGAIN_SECONDS = 30, 10.0
-# What the worker needs after its patience, to say farewell.
+# Reconnect for as long as a host takes to boot.
+RECONNECT_ATTEMPTS, RECONNECT_SECONDS = 30, 10.0
+# Seconds that the worker needs to shut down after its drain timeout.
 SHUTDOWN_GRACE_SECONDS = 90
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be delivered, and how.
+    """A delivery to a host.
 
     Attributes:
-        image: by digest; none for the release before the current one.
-        drain_seconds: how long runs may go on in a worker that was told to stop.
-        health_seconds: how long server, worker and health check may take to be well.
+        image: reference with digest; None for the release before the current one.
+        drain_seconds: how long runs may continue in a worker that was asked to stop.
+        health_seconds: how long to wait for server, worker and health check.
     """
 
     target: str
@@ -56,15 +56,15 @@ class Wish:
 
 
 def new_name() -> str:
-    """Of a delivery: when it began, and what tells it from another of that second."""
+    """Generate the name of a delivery: its start time and a random suffix."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def by_digest(image: str) -> str:
-    """The image's name and digest, without its tag: that may be moved.
+    """Return the image's name and digest without its tag, since tags can move.
 
     Raises:
-        ConfigurationError: it has no digest.
+        ConfigurationError: the image has no digest.
     """
     found = IMAGE.fullmatch(image)
     if found is None:
@@ -77,10 +77,10 @@ def by_digest(image: str) -> str:
 
 
 def registry_credentials() -> dict[str, str]:
-    """Of whoever may pull, from the environment; they go through standard input alone.
+    """Read the registry's credentials from the environment; they are sent only over stdin.
 
     Raises:
-        ConfigurationError: one of the two is missing.
+        ConfigurationError: only one of the two is set.
     """
     given = {name: os.environ.get(name, "") for name in (USERNAME, PASSWORD)}
     missing = [name for name, value in given.items() if not value]
@@ -108,10 +108,11 @@ class Host:
         self._program = ""
 
     def send(self) -> None:
-        """The program, unless it is there; under its own name, since another may be running.
+        """Send the program unless it is there; an older one, which may be running, stays.
 
         Raises:
-            HostUnreachable, HostRefuses: it cannot be written.
+            HostUnreachable: the host cannot be reached.
+            HostRefuses: the file cannot be written.
         """
         packed = program()
         self._program = f"{self._folder}/programs/{packed.name}"
@@ -122,19 +123,19 @@ class Host:
         self._connection.run("sh", "-c", script, "sh", self._program, text=packed.content)
 
     def ask(self, *command: str, document: object = None) -> Any:
-        """What the program answers, read as JSON."""
+        """Run a command of the program, and return its JSON output."""
         text = b"" if document is None else json.dumps(document).encode()
         said = self._connection.run("python3", self._program, self._folder, *command, text=text)
         return json.loads(said) if said.strip() else None
 
     def follow(self, name: str, sink: IO[bytes]) -> None:
-        """Hand on the log of a delivery until it has ended, over as many connections as it takes.
+        """Print the log of a delivery until it has ended; reconnect if the connection is lost.
 
         Raises:
-            HostUnreachable: the host does not come back.
-            HostRefuses: the delivery was killed there.
+            HostUnreachable: the host cannot be reached again.
+            HostRefuses: the delivery was killed on the host.
         """
-        offset, left = 0, AGAIN
+        offset, left = 0, RECONNECT_ATTEMPTS
         while True:
             remote = ["python3", self._program, self._folder, "follow", name, str(offset)]
             code, count, said = self._connection.stream(*remote, sink=sink)
@@ -145,18 +146,18 @@ class Host:
                 what, _, rest = said.partition("\n  where: ")
                 where, _, fix = rest.partition("\n  fix:   ")
                 raise HostRefuses(what, where=where, fix=fix)
-            left = AGAIN if count else left - 1
+            left = RECONNECT_ATTEMPTS if count else left - 1
             if not left:
                 raise self._connection.unreachable(said)
-            time.sleep(AGAIN_SECONDS)
+            time.sleep(RECONNECT_SECONDS)
 
 
 def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str, Any]:
-    """Deliver a release; the record of how it ended.
+    """Deliver a release and return the record of the delivery.
 
     Raises:
         ConfigurationError: nothing was changed.
-        HostUnreachable: the host does not answer, or does not any more.
+        HostUnreachable: the host does not respond, or no longer responds.
     """
     credentials = registry_credentials()
     image = None if wish.image is None else by_digest(wish.image)
@@ -164,7 +165,7 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
     host = Host(connection, wish.folder)
     host.send()
     if image is None:
-        release, compose = _before(host, connection, wish)
+        release, compose = _get_previous_release(host, connection, wish)
         image = release["image"]
     else:
         compose = (settings.project_dir / "compose.yaml").read_text()
@@ -202,7 +203,9 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
     return dict(host.ask("show", name))
 
 
-def _before(host: Host, connection: Connection, wish: Wish) -> tuple[dict[str, str], str]:
+def _get_previous_release(
+    host: Host, connection: Connection, wish: Wish
+) -> tuple[dict[str, str], str]:
     good = host.ask("good")
     if len(good) < 2:
         raise ConfigurationError(
