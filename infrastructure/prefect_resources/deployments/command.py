@@ -1,4 +1,4 @@
-"""`millrace deploy`: every `prefect.yaml` becomes deployments of one version."""
+"""`millrace deploy`: create the deployments of every `prefect.yaml` in one version."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ app = typer.Typer(add_completion=False)
 
 @dataclass
 class Work:
-    """What is to be deployed, and what has gone wrong so far.
+    """Deployments to write, and failures so far.
 
     Attributes:
-        wanted: name of a deployment, without its flow → how it should be stored.
-        failures: name of a deployment, or of a file → what is wrong with it, a line each.
-        unread: targets of deployments that are wrong in their file; none where it is not known.
+        declared: valid deployments of the files.
+        wanted: name of a deployment, without its flow → its desired state.
+        failures: name of a deployment or file → its faults, one line each.
+        unread: targets of invalid deployments; contains None if a target is unknown.
     """
 
     declared: list[Deployment] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Work:
 
     @property
     def targets(self) -> list[str]:
-        """The targets of what is declared, each once."""
+        """Targets of the declared deployments, without duplicates."""
         return list(dict.fromkeys(each.target for each in self.declared))
 
 
@@ -105,7 +106,7 @@ def deploy(
 
 
 def _read(settings: Settings, targets: Sequence[str]) -> Work:
-    """Every file; what is wrong in one does not keep the rest from being deployed.
+    """Read every file; faults in one file do not keep the others from being deployed.
 
     Raises:
         ConfigurationError: no file has a deployment for a given target.
@@ -146,7 +147,7 @@ def _check(
     pool: str | None,
     image: str | None,
 ) -> None:
-    """What each deployment should be, or what is wrong with it."""
+    """Add the desired state of each deployment, or its faults, to `work`."""
     projects = projects_of(settings)
     schemas = schemas_of({each.entrypoint for each in work.declared}, settings)
     for each in work.declared:
@@ -168,10 +169,13 @@ def _check(
 def _plan(
     client: SyncPrefectClient, work: Work, targets: Sequence[str], others: Collection[str]
 ) -> list[Step]:
-    """Orphans are what no file names; while a file cannot be read, nothing counts as one.
+    """Plan the deployments; nothing is orphaned while a file cannot be read.
 
     Args:
-        others: targets of other projects; their deployments are none of ours.
+        client: client of the Prefect API.
+        work: the deployments.
+        targets: targets to deploy; all if empty.
+        others: targets of other projects, whose deployments are never orphaned.
     """
     readable = all(name in {each.name for each in work.declared} for name in work.failures)
     steps = plan(
@@ -183,29 +187,31 @@ def _plan(
     return [
         step
         for step in steps
-        if step.action is not Action.ORPHANED or _short(step) not in work.failures
+        if step.action is not Action.ORPHANED or _name_without_flow(step) not in work.failures
     ]
 
 
 def _write(client: SyncPrefectClient, work: Work, steps: Sequence[Step], *, prune: bool) -> None:
-    """One after the other; what the API refuses does not keep the others from being written."""
+    """Apply each step by itself, so that an error of the API does not stop the others."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     for step in steps:
         try:
             apply(client, [step], prune=prune)
         except PrefectHTTPStatusError as error:
-            work.failures[_short(step)] = [
+            work.failures[_name_without_flow(step)] = [
                 f"the Prefect API refuses it: {error.response.status_code} "
                 f"{error.response.text}; correct {prefect_yaml.FILE}, or the pool's template"
             ]
 
 
 def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: Release) -> None:
-    """A release for each target that changed, and of which nothing failed."""
+    """Record a release for each target that changed and has no failure."""
     for target in work.targets:
         names = [each.name for each in work.declared if each.target == target]
-        changed = {_short(s) for s in steps if s.action is not Action.UNCHANGED} & set(names)
+        changed = {_name_without_flow(s) for s in steps if s.action is not Action.UNCHANGED} & set(
+            names
+        )
         complete = not {None, target} & work.unread and not set(names) & set(work.failures)
         if changed and complete:
             deployments = [work.wanted[name] for name in names]
@@ -227,15 +233,15 @@ def _results(
     result.title_justify = "left"
     for step in steps:
         pool = str(step.wanted.data["work_pool_name"]) if step.wanted is not None else ""
-        failed = _short(step) in work.failures
+        failed = _name_without_flow(step) in work.failures
         done = "failed" if failed else "would be " * dry_run + said[step.action]
         result.add_row(step.name, pool, done)
-    shown = {_short(step) for step in steps}
+    shown = {_name_without_flow(step) for step in steps}
     for name in work.failures:
         if name not in shown:
             result.add_row(name, "", "failed")
     return result
 
 
-def _short(step: Step) -> str:
+def _name_without_flow(step: Step) -> str:
     return step.name.split(SLASH, maxsplit=1)[1]

@@ -1,4 +1,4 @@
-"""What must be there before a deployment is written: block, pool, queue, image, references."""
+"""Check that what a deployment needs exists: block, work pool, queue, image, references."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool of the API: the names of its job variables and of its queues."""
+    """A work pool in the API: names of its job variables and queues."""
 
     variables: frozenset[str]
     queues: frozenset[str]
@@ -31,10 +31,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Ground:
-    """What the Prefect API has that deployments need.
+    """Targets and work pools that exist in the API.
 
     Attributes:
-        targets: target → the project that made it; none where its block does not say.
+        targets: target → project that owns it; None if its block does not say.
     """
 
     targets: Mapping[str, str | None]
@@ -42,7 +42,7 @@ class Ground:
 
 
 def ground(client: SyncPrefectClient) -> Ground:
-    """Ask the API for it."""
+    """Read targets and work pools from the API."""
     return Ground(
         marks(client),
         {
@@ -64,7 +64,7 @@ def faults(
     pool: str | None,
     image: str | None,
 ) -> Iterable[str]:
-    """One line each, with the command that fixes it."""
+    """Yield one line for each problem of a deployment, with the command that fixes it."""
     target, work_pool = deployment.target, deployment.work_pool
     if projects.is_other(there.targets.get(target)):
         yield (
@@ -94,11 +94,11 @@ def faults(
             )
         given = {key: value for key, value in given.items() if key in found.variables}
     if found is not None and found.has_image:
-        yield from _of_the_image(deployment, name, image)
+        yield from _image_faults(deployment, name, image)
     yield from missing(client, references(given))
 
 
-def _of_the_image(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:
+def _image_faults(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:
     try:
         found = deployment.image(image)
     except ConfigurationError as error:
