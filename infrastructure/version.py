@@ -10,12 +10,12 @@ from prefect_flows.core.settings import Settings
 from prefect_flows.ingest import source_registry
 
 DIRTY = "-dirty"
-LETTERS = 12
+SHORT_COMMIT_LENGTH = 12
 
 
 def named(commit: str, *, dirty: bool) -> str:
     """Return the short commit, with `-dirty` if files differ from it."""
-    return commit[:LETTERS] + DIRTY * dirty
+    return commit[:SHORT_COMMIT_LENGTH] + DIRTY * dirty
 
 
 def version_of(settings: Settings) -> str:

@@ -30,7 +30,7 @@ from infrastructure.delivery.on_host.errors import StepFailed
 from infrastructure.delivery.prefect_calls import CLI, INSIDE, Prefect, Wish
 
 REVISION = "deployment.kubernetes.io/revision"
-DUMP = (
+DUMP_SCRIPT = (
     "set -eu; umask 077; mkdir -p /var/lib/postgresql/data/backups; "
     "cd /var/lib/postgresql/data/backups; pg_dump --username=prefect --format=custom "
     '--file="$1.new" prefect; mv "$1.new" "$1"; ls -t | tail -n +6 | xargs -r rm -f; du -h "$1"'
@@ -92,7 +92,7 @@ class ClusterDelivery:
                 self._quote(
                     self._cluster.run(
                         "exec", "statefulset/prefect-database", "--container", "postgres", "--",
-                        "sh", "-c", DUMP, "sh", file,
+                        "sh", "-c", DUMP_SCRIPT, "sh", file,
                     )
                 )  # fmt: skip
         with self._step("apply", self._wish.image):

@@ -16,7 +16,7 @@ HOST = re.compile(r"(?P<user>[a-z_][a-z0-9_.-]*)@(?P<name>[A-Za-z0-9][A-Za-z0-9.
 LOST = 255
 CONNECT_SECONDS = 15
 # The connection counts as lost after three unanswered probes.
-ALIVE = {"ServerAliveInterval": "10", "ServerAliveCountMax": "3"}
+KEEPALIVE_OPTIONS = {"ServerAliveInterval": "10", "ServerAliveCountMax": "3"}
 
 
 class HostUnreachable(MillraceError):
@@ -57,7 +57,7 @@ class Connection:
             "BatchMode": "yes", "StrictHostKeyChecking": "yes", "UpdateHostKeys": "no",
             "UserKnownHostsFile": str(self.known_hosts), "GlobalKnownHostsFile": "/dev/null",
             "PasswordAuthentication": "no", "ForwardAgent": "no", "ClearAllForwardings": "yes",
-            "ConnectTimeout": str(CONNECT_SECONDS), "LogLevel": "ERROR", **ALIVE,
+            "ConnectTimeout": str(CONNECT_SECONDS), "LogLevel": "ERROR", **KEEPALIVE_OPTIONS,
         }  # fmt: skip
         if self.identity is not None:
             options |= {"IdentityFile": str(self.identity), "IdentitiesOnly": "yes"}

@@ -16,8 +16,8 @@ from prefect_flows.core.errors import TargetBusy
 
 NAME = "millrace-delivery"
 GOOD = "millrace.io/good"
-FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-FREE = ""
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+NO_HOLDER = ""
 
 
 class Lease:
@@ -52,9 +52,9 @@ class Lease:
             return
         spec = found["spec"]
         self.good = json.loads(found["metadata"].get("annotations", {}).get(GOOD, "{}"))
-        holder = spec.get("holderIdentity") or FREE
+        holder = spec.get("holderIdentity") or NO_HOLDER
         if holder:
-            renewed = datetime.strptime(spec["renewTime"], FORMAT).replace(tzinfo=UTC)
+            renewed = datetime.strptime(spec["renewTime"], TIME_FORMAT).replace(tzinfo=UTC)
             if datetime.now(UTC) - renewed < timedelta(seconds=spec["leaseDurationSeconds"]):
                 raise self._busy(holder)
             self.killed = holder
@@ -76,7 +76,7 @@ class Lease:
         self.good = dict(good) if good is not None else self.good
         found = self._cluster.get("lease", NAME)
         if found is not None and found["spec"].get("holderIdentity") == self._holder:
-            self._replace(found, FREE)
+            self._replace(found, NO_HOLDER)
 
     def _replace(self, found: dict[str, Any], holder: str) -> None:
         # With the `resourceVersion` that was read, the replacement fails if somebody was faster.
@@ -85,7 +85,7 @@ class Lease:
         self._cluster.put(manifest, "replace")
 
     def _manifest(self, metadata: dict[str, str]) -> dict[str, Any]:
-        now = datetime.now(UTC).strftime(FORMAT)
+        now = datetime.now(UTC).strftime(TIME_FORMAT)
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",

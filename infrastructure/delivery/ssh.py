@@ -33,7 +33,7 @@ USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
 # Reconnect for as long as a host takes to boot.
 RECONNECT_ATTEMPTS, RECONNECT_SECONDS = 30, 10.0
 # Seconds that the worker needs to shut down after its drain timeout.
-SHUTDOWN_GRACE_SECONDS = 90
+WORKER_SHUTDOWN_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
         "environment": {
             "MILLRACE_IMAGE": image,
             "WORKER_PATIENCE": wish.drain_seconds,
-            "WORKER_GRACE": f"{wish.drain_seconds + SHUTDOWN_GRACE_SECONDS}s",
+            "WORKER_GRACE": f"{wish.drain_seconds + WORKER_SHUTDOWN_SECONDS}s",
         },
         "target": wish.target,
         "back": wish.image is None,

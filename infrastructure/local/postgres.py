@@ -32,7 +32,7 @@ DATABASE = "millrace"
 USER = "postgres"
 MIB = 1024**2
 # A new database takes 40 MiB, and each WAL segment 16 MiB.
-LITTLE_BYTES = 64 * MIB
+MINIMUM_FREE_BYTES = 64 * MIB
 STATUS_COMMAND = "uv run millrace status"
 
 
@@ -126,7 +126,7 @@ def _start_error(error: Exception, folder: Path) -> ServerError:
             fix='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
             "(apt-get install passwd), or start as another user than root",
         )
-    if (free := shutil.disk_usage(folder.parent).free) < LITTLE_BYTES:
+    if (free := shutil.disk_usage(folder.parent).free) < MINIMUM_FREE_BYTES:
         return ServerError(
             f"The embedded Postgres does not start: its disk has {free // MIB} MiB left.",
             where=str(folder.parent),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Worker = BaseWorker[Any, Any, Any]
 
-LIMIT = 4
+DEFAULT_RUN_LIMIT = 4
 PATIENCE_SECONDS = 3600.0
 # How long a run may take after SIGTERM to report to the API.
 SHUTDOWN_GRACE_SECONDS = 60.0
@@ -169,7 +169,7 @@ def main(
     pool: Annotated[str, typer.Option(help="The work pool whose runs it takes.")],
     name: Annotated[str | None, typer.Option(help="Its name; one that stays is one row.")] = None,
     queue: Annotated[list[str] | None, typer.Option(help="Only these queues.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = LIMIT,
+    limit: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = DEFAULT_RUN_LIMIT,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds that runs may take after a signal.")
     ] = PATIENCE_SECONDS,

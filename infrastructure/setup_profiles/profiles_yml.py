@@ -20,7 +20,7 @@ from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.profiles import Profile
 
 HEADER = f"# Written by `{SETUP_COMMAND}` from Terraform's outputs.\n"
-USUAL_TARGET = "dev"
+DEFAULT_TARGET = "dev"
 _TARGETS = "# Targets that setup replaces (others stay as they are, comments do not): "
 
 
@@ -49,7 +49,7 @@ def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
         outputs = {target: output for target, output in outputs.items() if target not in kept}
         kept = set()
     outputs |= new
-    usual = USUAL_TARGET if USUAL_TARGET in outputs else next(iter(outputs))
+    usual = DEFAULT_TARGET if DEFAULT_TARGET in outputs else next(iter(outputs))
     document[name] = {"target": usual, "outputs": outputs}
     ours = ", ".join(target for target in outputs if target in new or target in kept)
     return f"{HEADER}{_TARGETS}{ours}\n{yaml.safe_dump(document, sort_keys=False)}"

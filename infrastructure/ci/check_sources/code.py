@@ -18,7 +18,7 @@ from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 FLOW_LINES = 60
 PACKAGE_OF_SOURCES = SOURCES.replace("/", ".")
 # A source must not read these itself: parameters and Secret blocks provide the values.
-OWN_READING = ("os.environ", "os.getenv", "Secret.load")
+FORBIDDEN_READS = ("os.environ", "os.getenv", "Secret.load")
 SECRET = re.compile(r"\bTSecret(Str)?Value\b")
 
 
@@ -159,7 +159,7 @@ def environment(source: Source) -> Iterator[Fault]:
     """Check that the code reads no environment variables and loads no Secret blocks itself."""
     for file in source.modules:
         for node in ast.walk(source.python(file)):
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in OWN_READING:
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in FORBIDDEN_READS:
                 yield Fault(
                     file,
                     f"line {node.lineno} reads {ast.unparse(node)}",

@@ -12,7 +12,7 @@ from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
 # Postgres truncates names to 63 bytes, and `stg_<name>__<table>` must fit.
-LONGEST = 40
+MAX_NAME_LENGTH = 40
 USER = "10001:10001"
 
 
@@ -26,11 +26,11 @@ def name(source: Source) -> Iterator[Fault]:
             "underscores",
             f"git mv {folder} {SOURCES}/<owner>__<name>",
         )
-    elif len(source.name) > LONGEST:
+    elif len(source.name) > MAX_NAME_LENGTH:
         yield Fault(
             folder,
             f"the name has {len(source.name)} characters; names of models would be cut",
-            f"use {LONGEST} at most",
+            f"use {MAX_NAME_LENGTH} at most",
         )
 
 

@@ -28,7 +28,7 @@ from prefect_flows.core.google_credentials import google_credentials
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.profiles import Profile
 
-AT_ONCE = 8
+MAX_PARALLEL_QUERIES = 8
 POLL_SECONDS = 2.0
 # Labels of each query job; dbt sets its own labels on its jobs.
 LABELS = {"app": "millrace", "task": "pull-request-comparison"}
@@ -78,7 +78,7 @@ class BigQueryWarehouse:
 
     def __init__(self, profile: Profile, limits: Limits) -> None:
         self.dialect = BigQueryDialect()
-        self.at_once = AT_ONCE
+        self.at_once = MAX_PARALLEL_QUERIES
         self._profile = profile
         self._limits = limits
         output = profile.output
@@ -132,7 +132,7 @@ class BigQueryWarehouse:
             self._client.update_dataset(dataset, ["description"])
             tables = list(self._client.list_tables(reference))
             routines = list(self._client.list_routines(reference))
-            with ThreadPoolExecutor(AT_ONCE) as threads:
+            with ThreadPoolExecutor(MAX_PARALLEL_QUERIES) as threads:
                 gone = partial(self._client.delete_table, not_found_ok=True)
                 list(threads.map(gone, tables))
                 list(threads.map(partial(self._client.delete_routine, not_found_ok=True), routines))
@@ -166,7 +166,7 @@ class BigQueryWarehouse:
                 return None
             return {field.name.lower(): _type(field) for field in table.schema}
 
-        with self._translate_errors(), ThreadPoolExecutor(AT_ONCE) as threads:
+        with self._translate_errors(), ThreadPoolExecutor(MAX_PARALLEL_QUERIES) as threads:
             found = zip(relations, threads.map(of, relations), strict=True)
             return {relation: columns for relation, columns in found if columns is not None}
 

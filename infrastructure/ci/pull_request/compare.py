@@ -38,7 +38,7 @@ log = logging.getLogger("millrace")
 
 DONE = frozenset({"success"})
 # What `on_schema_change` means for the next run in production if columns changed.
-COLUMNS_WAIT = {
+SCHEMA_CHANGE_NOTES = {
     "fail": "production's next run of it fails without a full refresh",
     "ignore": "production's next run of it adds no column and drops none without a full refresh",
 }
@@ -182,8 +182,10 @@ class _ComparisonInProgress:
             return []
         notes = ["incremental: rows that production has stay as they are until a full refresh"]
         policy = config.get("on_schema_change") or "ignore"
-        if (difference.columns_added or difference.columns_removed) and policy in COLUMNS_WAIT:
-            notes.append(f"on_schema_change is {policy}: {COLUMNS_WAIT[policy]}")
+        if (
+            difference.columns_added or difference.columns_removed
+        ) and policy in SCHEMA_CHANGE_NOTES:
+            notes.append(f"on_schema_change is {policy}: {SCHEMA_CHANGE_NOTES[policy]}")
         return notes
 
     def _count_new_relation(

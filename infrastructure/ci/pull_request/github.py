@@ -28,7 +28,7 @@ FIRST_DELAY = 1.0
 # Seconds to wait for a rate limit at most; after that, rerun the workflow later.
 LONGEST_WAIT = 300.0
 PER_PAGE = 100
-MOST_PAGES = 100
+MAX_PAGES = 100
 
 
 class GitHubRefuses(MillraceError):
@@ -126,7 +126,7 @@ class GitHub:
         """Yield the items of a paginated list."""
         joint = "&" if "?" in path else "?"
         url: str | None = f"{self._base}{path}{joint}per_page={PER_PAGE}"
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             if url is None:
                 return
             answer = self._answer("GET", url)
@@ -135,7 +135,7 @@ class GitHub:
             if url is not None and not url.startswith(self._base + "/"):
                 # Never send the token to another server.
                 raise self._refused("GET", url, "the next page lies on another server", "")
-        raise self._refused("GET", path, f"more than {MOST_PAGES} pages", "look at what is listed")
+        raise self._refused("GET", path, f"more than {MAX_PAGES} pages", "look at what is listed")
 
     def _call(
         self, method: str, path: str, number: int = 0, author: str = "", **body: str

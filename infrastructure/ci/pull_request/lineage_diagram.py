@@ -13,7 +13,7 @@ from prefect_flows.transform.lineage import nearest, reach
 
 # GitHub refuses more than 500 edges; a readable diagram has far fewer.
 MOST_NODES, MOST_EDGES = 60, 150
-LETTERS = 48
+MAX_LABEL_LENGTH = 48
 MINUS = "\N{MINUS SIGN}"
 
 # Okabe and Ito's palette, which is safe for colour-blind readers. Text and fill are set too, so
@@ -124,4 +124,6 @@ def _name(unique_id: str) -> str:
 
 def _escape_label(value: str) -> str:
     """Escape a label's text: Mermaid interprets quotes, angle brackets and ampersands."""
-    return re.sub(r"[^\w .,:/()+~-]", lambda found: f"#{ord(found[0])};", fitted(value, LETTERS))
+    return re.sub(
+        r"[^\w .,:/()+~-]", lambda found: f"#{ord(found[0])};", fitted(value, MAX_LABEL_LENGTH)
+    )

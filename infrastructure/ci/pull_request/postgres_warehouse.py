@@ -24,7 +24,7 @@ from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable
 from prefect_flows.core.profiles import Profile
 
 # First half of the advisory lock's key; the second is the pull request's number.
-LOCKS = 7_646_723
+LOCK_NAMESPACE = 7_646_723
 POLL_SECONDS = 0.5
 
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
@@ -120,7 +120,9 @@ class PostgresWarehouse:
         """Lock a schema with an advisory lock, which Postgres releases when the session ends."""
         number = number_of(schema)
         deadline = time.monotonic() + wait
-        while not self._one("select pg_try_advisory_lock(%s, %s) as got", LOCKS, number)["got"]:
+        while not self._one("select pg_try_advisory_lock(%s, %s) as got", LOCK_NAMESPACE, number)[
+            "got"
+        ]:
             if time.monotonic() >= deadline:
                 raise busy(schema, self._profile.address)
             time.sleep(POLL_SECONDS)
@@ -128,7 +130,7 @@ class PostgresWarehouse:
             yield
         finally:
             # Fails if the session, and with it the lock, was lost meanwhile.
-            self._one("select pg_advisory_unlock(%s, %s)", LOCKS, number)
+            self._one("select pg_advisory_unlock(%s, %s)", LOCK_NAMESPACE, number)
 
     def mark(self, schema: str) -> SchemaOwner | None:
         """Return the owner of a schema, or None if there is no such schema."""

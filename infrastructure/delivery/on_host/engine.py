@@ -18,7 +18,7 @@ from infrastructure.delivery.on_host.folder import Folder, Release
 NOT_OURS = ("MILLRACE_IMAGE", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES")
 POLL_SECONDS = 1.0
 # A container that restarts repeatedly has failed; more time does not help.
-RESTARTS = 2
+MAX_RESTARTS = 2
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Engine:
 def _get_fault(container: Container) -> str | None:
     if container.health == "unhealthy":
         return "is unhealthy"
-    if container.restarts >= RESTARTS:
+    if container.restarts >= MAX_RESTARTS:
         return f"ended {container.restarts} times"
     if container.status in ("exited", "dead"):
         return "ended"

@@ -31,7 +31,7 @@ Kind = Literal["sqlite", "postgres"]
 MANIFEST, DATABASE, SUMS = "manifest.json", "database", "SHA256SUMS"
 NAME = re.compile(r"prefect-backup-\d{8}T\d{6}Z-(sqlite|postgres)\.tar\.gz")
 PRIVATE = 0o600
-PIECE = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _unpack(file: Path, folder: Path) -> tuple[Manifest, Path]:
                 raise ValueError(f"{name} is no file")
             digest = hashlib.sha256()
             with (folder / name).open("xb") as out:
-                while piece := member.read(PIECE):
+                while piece := member.read(CHUNK_BYTES):
                     digest.update(piece)
                     out.write(piece)
             digests[name] = digest.hexdigest()

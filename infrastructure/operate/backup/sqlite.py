@@ -15,7 +15,7 @@ from infrastructure.operate.backup.database import TABLES, Sqlite
 from infrastructure.operate.backup.encryption_keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
 from prefect_flows.core.errors import BackupError
 
-WAIT_SECONDS = 60.0
+LOCK_TIMEOUT_SECONDS = 60.0
 VERSION = sqlite3.sqlite_version
 
 
@@ -144,7 +144,7 @@ def _refuse_if_open(file: Path) -> None:
 def _open_readonly(file: Path) -> Iterator[sqlite3.Connection]:
     try:
         uri = f"{file.resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, WAIT_SECONDS, uri=True)) as connection:
+        with closing(sqlite3.connect(uri, LOCK_TIMEOUT_SECONDS, uri=True)) as connection:
             yield connection
     except sqlite3.Error as error:
         raise _unreadable_error(error, file) from error

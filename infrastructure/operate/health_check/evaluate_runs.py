@@ -20,7 +20,7 @@ STUCK_SECONDS = 300
 # A run takes the target's lease when it starts; the lease of a killed run expires after a minute.
 LEASE_SECONDS = 120
 # A run is unusually long if it exceeds both this multiple of the longest recent run, and this time.
-UNUSUAL_TIMES = 3
+UNUSUAL_FACTOR = 3
 UNUSUAL_SECONDS = 1800
 FAILED_STATES = ("FAILED", "CRASHED")
 
@@ -132,7 +132,7 @@ def judge_running(target: Target, facts: Facts) -> Check:
         )  # fmt: skip
     usual = max((run.total_run_time.total_seconds() for run in target.succeeded), default=None)
     longest = max((age for age, _ in running), default=0.0)
-    if usual is not None and longest > max(UNUSUAL_TIMES * usual, UNUSUAL_SECONDS):
+    if usual is not None and longest > max(UNUSUAL_FACTOR * usual, UNUSUAL_SECONDS):
         _, first = max(running, key=lambda found: found[0])
         return Check(
             "running", target.name, Status.WARNING,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 # A year of flights with its tables, logs and artifacts takes less than 1 GiB.
-LITTLE_BYTES = 2 * GIB
-NOT_ENOUGH_BYTES = GIB // 4
+LOW_DISK_BYTES = 2 * GIB
+CRITICAL_DISK_BYTES = GIB // 4
 
 
 def warehouse(profile: Profile, seconds: float) -> Check:
@@ -133,8 +133,8 @@ def disk(local_dir: Path) -> Check:
     there = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     seen = f"{free / GIB:.1f} GiB free at {there}"
-    if free >= LITTLE_BYTES:
+    if free >= LOW_DISK_BYTES:
         return Check("disk", "", Status.OK, seen)
-    status = Status.FAILED if free < NOT_ENOUGH_BYTES else Status.WARNING
+    status = Status.FAILED if free < CRITICAL_DISK_BYTES else Status.WARNING
     fix = f"make room there (du -xh -d 2 {there} | sort -h), or move it: MILLRACE_LOCAL_DIR"
     return Check("disk", "", status, seen, fix)

@@ -15,7 +15,7 @@ from prefect_flows.core.names import TargetName
 
 AUTOMATIONS_FILE = Path(__file__).parents[2] / "config" / "automations.yaml"
 # Prefect's minimum for proactive triggers.
-SHORTEST = timedelta(seconds=10)
+MINIMUM_TIME = timedelta(seconds=10)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -26,8 +26,8 @@ def _parse_time(value: Any) -> timedelta | None:
     if match is None:
         raise ValueError(f"{value!r} is no time: write 90s, 15m, 6h or 1d, or false")
     time = timedelta(**{UNITS[match[2]]: int(match[1])})
-    if time < SHORTEST:
-        raise ValueError(f"{value} is too short: at least {SHORTEST.seconds}s, or false")
+    if time < MINIMUM_TIME:
+        raise ValueError(f"{value} is too short: at least {MINIMUM_TIME.seconds}s, or false")
     return time
 
 

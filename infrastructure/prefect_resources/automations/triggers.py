@@ -19,17 +19,17 @@ from prefect_flows.core.names import PIPELINE, run_tag
 
 EVENT = "prefect.flow-run."
 HEARTBEAT = f"{EVENT}heartbeat"
-OVER = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
+FINISHED_STATES = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 # States after Late. A run that waits for its turn is not late.
-TAKEN = ("Pending", "Running", "AwaitingConcurrencySlot", "Cancelling", *OVER)
-BEGUN = ("Running", "AwaitingConcurrencySlot", "Cancelling", *OVER)
+TAKEN_STATES = ("Pending", "Running", "AwaitingConcurrencySlot", "Cancelling", *FINISHED_STATES)
+STARTED_STATES = ("Running", "AwaitingConcurrencySlot", "Cancelling", *FINISHED_STATES)
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 EACH_RUN = ("prefect.resource.id",)
 
 # `ui_url` is "None" on a server that does not know its own URL.
 LINK = '{{ (flow_run|ui_url) or "flow run " ~ flow_run.id }}'
 AUTOMATION_LINK = '{{ (automation|ui_url) or "automation " ~ automation.name }}'
-WHICH = "The run {{ flow_run.name }}{% if deployment %} of {{ deployment.name }}{% endif %}"
+LABEL = "The run {{ flow_run.name }}{% if deployment %} of {{ deployment.name }}{% endif %}"
 HEALTH = "uv run millrace health {target}"
 LOGS = "uv run prefect flow-run logs {{ flow_run.id }}"
 CANCEL = "uv run prefect flow-run cancel {{ flow_run.id }}"
@@ -68,9 +68,9 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
         yield Finding(
             "late",
             f"No worker has taken a run of {target}, {_format(times.late)} after it was late.",
-            _absence(times.late, after=("Late",), expect=TAKEN, match_related=[runs]),
+            _absence(times.late, after=("Late",), expect=TAKEN_STATES, match_related=[runs]),
             f"Millrace: target {target}: a run is late",
-            f"{WHICH} is due since {{{{ flow_run.expected_start_time }}}}, and no worker has taken "
+            f"{LABEL} is due since {{{{ flow_run.expected_start_time }}}}, and no worker has taken "
             f"it.\n{LINK}\nWhat does not work: {health}",
         )
     if times.pending is not None:
@@ -78,9 +78,11 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
             "pending",
             f"A worker has taken a run of {target}, which has not begun after "
             f"{_format(times.pending)}.",
-            _absence(times.pending, after=("Pending",), expect=BEGUN, match_related=[runs]),
+            _absence(
+                times.pending, after=("Pending",), expect=STARTED_STATES, match_related=[runs]
+            ),
             f"Millrace: target {target}: a run does not begin",
-            f"{WHICH} was taken by a worker {_format(times.pending)} ago, and has not begun: an "
+            f"{LABEL} was taken by a worker {_format(times.pending)} ago, and has not begun: an "
             "image that cannot be pulled, no room for its container, a worker that is gone.\n"
             f"{LINK}\n"
             f"What it says: {LOGS}",
@@ -89,9 +91,9 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
         yield Finding(
             "stuck",
             f"A run of {target} goes on for more than {_format(times.stuck)}.",
-            _absence(times.stuck, after=("Running",), expect=OVER, match_related=[runs]),
+            _absence(times.stuck, after=("Running",), expect=FINISHED_STATES, match_related=[runs]),
             f"Millrace: target {target}: a run takes too long",
-            f"{WHICH} goes on for more than {_format(times.stuck)}. The next one waits for it.\n"
+            f"{LABEL} goes on for more than {_format(times.stuck)}. The next one waits for it.\n"
             f"{LINK}\nWhat it does: {LOGS}\nTo stop it, so that the next goes on from there: "
             f"{CANCEL}",
         )
@@ -117,7 +119,7 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
                 "posture": "Reactive", "expect": [f"{EVENT}Crashed"], "match_related": [runs],
             }),
             f"Millrace: target {target}: a run crashed",
-            f"{WHICH} ended without a word: it was killed, ran out of memory, or its machine is "
+            f"{LABEL} ended without a word: it was killed, ran out of memory, or its machine is "
             f"gone. The next run goes on where it stopped.\n{LINK}\nWhat it said last: {LOGS}\n"
             "To go on now: "
             "{% if deployment %}uv run prefect deployment run {{ flow.name }}/{{ deployment.name }}"
@@ -133,7 +135,7 @@ def zombies(after: timedelta) -> Finding:
         _event({
             "posture": "Proactive",
             "after": [HEARTBEAT],
-            "expect": [HEARTBEAT, *(f"{EVENT}{state}" for state in OVER)],
+            "expect": [HEARTBEAT, *(f"{EVENT}{state}" for state in FINISHED_STATES)],
             "for_each": list(EACH_RUN),
             "match_related": [_related_tag(run_tag("*"))],
             "within": after.total_seconds(),

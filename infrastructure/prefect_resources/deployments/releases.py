@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 # Number of releases that a rollback can choose from.
-KEPT = 50
+MAX_RELEASES = 50
 # Value of `Release.why` for a deployment; any other value is a rollback.
 DEPLOYED = "deployed"
 # Delimiters of the JSON, which is one line.
@@ -101,7 +101,7 @@ def releases(client: SyncPrefectClient, target: str) -> list[Release]:
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(target)])),
         sort=ArtifactSort.CREATED_DESC,
-        limit=KEPT,
+        limit=MAX_RELEASES,
     )
     return [
         Release(

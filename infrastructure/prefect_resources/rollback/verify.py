@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Ignored checks: a run that failed before, or lost its lease while the server was away, does not
 # affect later runs.
-NOT_ASKED = ("last run", "running")
+IGNORED_CHECKS = ("last run", "running")
 HEALTHY, UNHEALTHY = 0, 1
 CHECK_SECONDS = 30.0
 POLL_SECONDS = 3.0
@@ -74,7 +74,7 @@ def health(target: str) -> dict[str, str]:
         return {"health check": done.stderr.strip()}
     found = {}
     for check in json.loads(done.stdout)["checks"]:
-        if check["status"] == "failed" and check["name"] not in NOT_ASKED:
+        if check["status"] == "failed" and check["name"] not in IGNORED_CHECKS:
             what = f"{check['name']} {check['subject']}".strip()
             fix = f"; {check['fix']}" if check.get("fix") else ""
             found[what] = f"{what}: {check['seen']}{fix}"
