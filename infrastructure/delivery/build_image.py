@@ -88,13 +88,13 @@ def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
             where=f"git status, at {code.commit[:12]}",
             fix="commit them, or put them away with: git stash --include-untracked",
         )
-    loose = {name: image for name, image in bases.items() if not _DIGEST.search(image)}
-    if loose:
-        name, image = next(iter(loose.items()))
+    without_digest = {name: image for name, image in bases.items() if not _DIGEST.search(image)}
+    if without_digest:
+        name, image = next(iter(without_digest.items()))
         option = f"--{name.lower().replace('_', '-')}"
         raise ConfigurationError(
             "A release names its base images by digest: "
-            f"{', '.join(f'{name}={image}' for name, image in loose.items())}.",
+            f"{', '.join(f'{name}={image}' for name, image in without_digest.items())}.",
             where="--release",
             fix=f"docker buildx imagetools inspect {image.partition('@')[0]} "
             f"prints the digest; then {option} {image.partition('@')[0]}@sha256:…",
@@ -115,10 +115,10 @@ def command(
         "BASE_NAME": bases["PYTHON_IMAGE"],
         **more,
     }
-    given = [
+    build_args = [
         part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")
     ]
-    return ["docker", "build", "--tag", tag, *given, str(context)]
+    return ["docker", "build", "--tag", tag, *build_args, str(context)]
 
 
 def command_of_source(context: Path, base: str, source: str) -> list[str]:
@@ -130,8 +130,8 @@ def command_of_source(context: Path, base: str, source: str) -> list[str]:
         "org.opencontainers.image.description": f"What the source {source} runs in",
         "org.opencontainers.image.base.name": base,
     }
-    given = [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
-    return ["docker", "build", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", *given,
+    label_args = [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
+    return ["docker", "build", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", *label_args,
             str(folder)]  # fmt: skip
 
 
@@ -143,9 +143,9 @@ def require_dockerfile(folder: Path, source: str) -> None:
     """
     file = folder / SOURCES / source / DOCKERFILE
     if not file.is_file():
-        there = sorted(each.parent.name for each in file.parents[1].glob(f"*/{DOCKERFILE}"))
+        available = sorted(each.parent.name for each in file.parents[1].glob(f"*/{DOCKERFILE}"))
         raise ConfigurationError(
-            f"Source {source!r} has no {DOCKERFILE}; there are those of: {', '.join(there)}.",
+            f"Source {source!r} has no {DOCKERFILE}; there are those of: {', '.join(available)}.",
             where=str(file.parents[1]),
             fix="name one of them; documentation/sources.md says what stands in one",
         )
@@ -249,9 +249,9 @@ def main(
             refuse_unrepeatable(code, {})
         _build_sources(folder, code, name, source, arguments, quiet=quiet)
         return
-    given = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
+    base_options = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
     bases = default_bases((folder / "Dockerfile").read_text()) | {
-        name: image for name, image in given.items() if image is not None
+        name: image for name, image in base_options.items() if image is not None
     }
     if release:
         refuse_unrepeatable(code, bases)

@@ -137,9 +137,9 @@ class ClusterDelivery:
 
     def _version(self) -> None:
         pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]
-        said = self._cluster.run(*pod, "printenv", "MILLRACE_VERSION").strip()
-        if said != self._wish.version:
-            raise StepFailed(f"the image is of {said}, and this folder of {self._wish.version}")
+        version = self._cluster.run(*pod, "printenv", "MILLRACE_VERSION").strip()
+        if version != self._wish.version:
+            raise StepFailed(f"the image is of {version}, and this folder of {self._wish.version}")
 
     def _rollout(self, name: str, *undo: str) -> None:
         with self._step("rollout", name):
@@ -151,14 +151,14 @@ class ClusterDelivery:
     def _handle_failure(self, before: dict[str, int], why: str) -> str:
         self.record["why"] = why
         self._say(f"FAILED: {why}")
-        begun = [each["name"] for each in self.record["steps"]]
-        if "apply" not in begun:
+        started_steps = [each["name"] for each in self.record["steps"]]
+        if "apply" not in started_steps:
             self._say("Nothing was changed.")
             return REFUSED
         if not before:
             self._say("There is nothing before it: all of it stays, to be looked at.")
             return STUCK
-        faults = self._roll_back(before, begun)
+        faults = self._roll_back(before, started_steps)
         was = self._version_of(SERVER)
         if faults:
             self.record["why"] += "; and the way back fails: " + "; ".join(faults)
@@ -167,7 +167,7 @@ class ClusterDelivery:
         self._notify(f"was rolled back to {was}", f"{self._wish.version} failed: {why}")
         return ROLLED_BACK
 
-    def _roll_back(self, before: dict[str, int], begun: Sequence[str]) -> list[str]:
+    def _roll_back(self, before: dict[str, int], started_steps: Sequence[str]) -> list[str]:
         faults: list[str] = []
 
         @contextmanager
@@ -183,10 +183,10 @@ class ClusterDelivery:
                 with each():
                     self._rollout(name, f"--to-revision={revision}")
         with each(), self._prefect() as ask:
-            if "pool" in begun and self._pool_before is not None:
+            if "pool" in started_steps and self._pool_before is not None:
                 with self._step("back: pool", "as it was"):
                     ask.pool_back(self._pool_before)
-            if "deploy" in begun and self._deployed:
+            if "deploy" in started_steps and self._deployed:
                 with self._step("back: deploy", f"the deployments at {self._deployed}"):
                     self._quote(ask.run(INSIDE, "back", self._wish.target, self._deployed))
             with self._step("back: check", "the health check"):
@@ -219,10 +219,10 @@ class ClusterDelivery:
         try:
             with self._prefect() as ask:
                 subject = f"Millrace: {self._wish.target} {what}"
-                said = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
+                output = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
         except (StepFailed, ClusterRefuses) as error:
-            said = str(error)
-        self._say(f"notice: {said.strip()}")
+            output = str(error)
+        self._say(f"notice: {output.strip()}")
 
     @contextmanager
     def _step(self, name: str, says: str) -> Iterator[None]:

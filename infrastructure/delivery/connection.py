@@ -61,8 +61,8 @@ class Connection:
         }  # fmt: skip
         if self.identity is not None:
             options |= {"IdentityFile": str(self.identity), "IdentitiesOnly": "yes"}
-        given = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-        return ["ssh", "-F", "none", "-T", "-p", str(self.port), *given,
+        arguments = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+        return ["ssh", "-F", "none", "-T", "-p", str(self.port), *arguments,
                 f"{self.user}@{self.name}", "--", shlex.join(remote)]  # fmt: skip
 
     def run(self, *remote: str, text: bytes = b"") -> str:
@@ -78,12 +78,12 @@ class Connection:
             )
         except OSError as error:
             raise self.unreachable(str(error)) from error
-        said = done.stderr.decode(errors="replace").strip()
+        stderr = done.stderr.decode(errors="replace").strip()
         if done.returncode == LOST:
-            raise self.unreachable(said)
+            raise self.unreachable(stderr)
         if done.returncode != 0:
             # The program on the host formats its errors like this project.
-            what, _, rest = said.partition("\n  where: ")
+            what, _, rest = stderr.partition("\n  where: ")
             where, _, fix = rest.partition("\n  fix:   ")
             raise HostRefuses(
                 what or f"exit code {done.returncode}",
@@ -105,24 +105,26 @@ class Connection:
                 count += len(piece)
                 sink.write(piece)
                 sink.flush()
-            said = running.stderr.read().decode(errors="replace").strip()
-        return running.returncode, count, said
+            stderr = running.stderr.read().decode(errors="replace").strip()
+        return running.returncode, count, stderr
 
-    def unreachable(self, said: str) -> HostUnreachable:
+    def unreachable(self, message: str) -> HostUnreachable:
         """Build the error for a message of ssh."""
         fix = f"see that it runs, and: ssh -p {self.port} {self.user}@{self.name}"
-        if "verification failed" in said or "HOST IDENTIFICATION HAS CHANGED" in said:
+        if "verification failed" in message or "HOST IDENTIFICATION HAS CHANGED" in message:
             fix = (
                 "compare the host's key at its console (ssh-keygen -lf /etc/ssh/"
                 f"ssh_host_ed25519_key.pub), and correct {self.known_hosts}; do not take it from "
                 "the network"
             )
-        elif "Permission denied" in said:
+        elif "Permission denied" in message:
             fix = (
                 "append the public key to ~/.ssh/authorized_keys of that user, and name the "
                 "private one with --identity"
             )
-        return HostUnreachable(f"No command can be run there: {said}.", where=self.address, fix=fix)
+        return HostUnreachable(
+            f"No command can be run there: {message}.", where=self.address, fix=fix
+        )
 
 
 def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -> Connection:
@@ -147,10 +149,10 @@ def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -
             )
     name = found["name"]
     listed = name if port == 22 else f"[{name}]:{port}"
-    asked = subprocess.run(
+    lookup = subprocess.run(
         ["ssh-keygen", "-F", listed, "-f", str(known_hosts)], capture_output=True, check=False
     )
-    if asked.returncode:
+    if lookup.returncode:
         raise ConfigurationError(
             f"The key of {listed} is not known.",
             where=str(known_hosts),

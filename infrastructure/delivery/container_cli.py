@@ -76,15 +76,17 @@ def notify(
     body = sys.stdin.read().strip()
     try:
         with prefect_client() as client:
-            there = [block_address(document) for document in notification_blocks(client, target)]
+            recipients = [
+                block_address(document) for document in notification_blocks(client, target)
+            ]
     except PrefectUnreachable as error:
         typer.echo(f"nobody could be told: {error.what}")
         return
-    if not there:
+    if not recipients:
         typer.echo(f"nobody was told: there is no block {notify_block(target)}")
-    send = sender(there)
+    send = sender(recipients)
     notice = Notice(subject=subject, body=body, at=datetime.now(UTC))
-    for receiver in there:
+    for receiver in recipients:
         unsent = send(receiver, notice)
         block = receiver.rpartition("/")[2]
         typer.echo(
@@ -130,18 +132,20 @@ def back(
                 where=f"the artifacts releases-{target} of the Prefect API",
                 fix=f"in a checkout of it: uv run millrace deploy {target}",
             )
-        wanted = chosen.deployments
-        steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)
+        deployments = chosen.deployments
+        steps = plan(client, [DeploymentKind([target])], deployments, keep=deployments)
         current = known[0]
-        came = {each.name for each in current.deployments}
+        current_names = {each.name for each in current.deployments}
         steps = [
-            each for each in steps if each.action is not Action.ORPHANED or _is_named(each, came)
+            each
+            for each in steps
+            if each.action is not Action.ORPHANED or _is_named(each, current_names)
         ]
         console.print(plan_table.table(steps, prune=True))
         apply(client, steps, prune=True)
         if current.version != version:
             why = f"rolled back from {current.version}"
-            record(client, Release(target, version, chosen.image, why, wanted))
+            record(client, Release(target, version, chosen.image, why, deployments))
 
 
 def _is_named(step: Step, names: set[str]) -> bool:

@@ -36,20 +36,20 @@ class Kubectl:
         Raises:
             ClusterRefuses: the command fails.
         """
-        line = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
-        done = subprocess.run(line, input=text, capture_output=True, text=True, check=False)
+        command = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterRefuses(
                 done.stderr.strip() or f"exit code {done.returncode}",
-                where=" ".join(line),
+                where=" ".join(command),
                 fix="see what it says; roles of whoever delivers: documentation/delivery.md",
             )
         return done.stdout
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         """Return an object, or None if it does not exist."""
-        said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
-        return dict(json.loads(said)) if said.strip() else None
+        output = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
+        return dict(json.loads(output)) if output.strip() else None
 
     def put(self, manifest: dict[str, Any], verb: str = "apply") -> None:
         """Apply, create or replace an object."""
@@ -86,11 +86,11 @@ class Kubectl:
         ) as running:
             try:
                 assert running.stdout is not None  # noqa: S101 # as asked for
-                said = running.stdout.readline()
-                found = FORWARDING.search(said)
+                output = running.stdout.readline()
+                found = FORWARDING.search(output)
                 if found is None:
                     raise ClusterRefuses(
-                        f"The API cannot be reached: {said.strip()}",
+                        f"The API cannot be reached: {output.strip()}",
                         where=" ".join(line),
                         fix="see that the server's pod is ready, and that you may forward ports",
                     )
@@ -110,12 +110,12 @@ def kubectl(context: str, namespace: str) -> Kubectl:
             ["kubectl", "config", "get-contexts", "--output", "name", "--", context],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        said = done.stderr.strip() if done.returncode else ""
+        error_text = done.stderr.strip() if done.returncode else ""
     except OSError as error:
-        said = str(error)
-    if said:
+        error_text = str(error)
+    if error_text:
         raise ConfigurationError(
-            f"The context cannot be used: {said}.",
+            f"The context cannot be used: {error_text}.",
             where=f"--context {context}",
             fix="kubectl config get-contexts lists those that there are",
         )

@@ -47,13 +47,13 @@ def build(kustomization: Path, image: str, cause: str) -> Built:
             fix="name infrastructure/platforms/kubernetes/base, or an overlay of it, with "
             "--kustomization",
         )
-    ours = _name(servers[0]["spec"]["template"]["spec"]["containers"][0]["image"])
+    image_name = _name(servers[0]["spec"]["template"]["spec"]["containers"][0]["image"])
     for each in objects:
         if each["kind"] not in ("Deployment", "StatefulSet"):
             continue
         each["metadata"].setdefault("annotations", {})[CAUSE] = cause
         for container in each["spec"]["template"]["spec"]["containers"]:
-            if _name(container["image"]) == ours:
+            if _name(container["image"]) == image_name:
                 container["image"] = image
     return Built(servers[0]["metadata"]["namespace"], objects)
 

@@ -72,11 +72,11 @@ class Prefect:
 
     def faults(self, seconds: float, known: Iterable[str]) -> dict[str, str]:
         """Return the faults that the health check of the target finds, by check and subject."""
-        said = self.run(
+        output = self.run(
             INSIDE, "faults", self._wish.target, "--seconds", f"{seconds:.0f}",
             "--known", json.dumps(list(known)),
         )  # fmt: skip
-        return dict(json.loads(said.strip().splitlines()[-1]))
+        return dict(json.loads(output.strip().splitlines()[-1]))
 
     def pool(self) -> dict[str, Any] | None:
         """Return the work pool, or None if it does not exist."""

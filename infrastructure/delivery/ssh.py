@@ -82,15 +82,15 @@ def registry_credentials() -> dict[str, str]:
     Raises:
         ConfigurationError: only one of the two is set.
     """
-    given = {name: os.environ.get(name, "") for name in (USERNAME, PASSWORD)}
-    missing = [name for name, value in given.items() if not value]
+    values = {name: os.environ.get(name, "") for name in (USERNAME, PASSWORD)}
+    missing = [name for name, value in values.items() if not value]
     if len(missing) == 1:
         raise ConfigurationError(
             f"{missing[0]} is not set.",
             where="the environment",
             fix=f"set both of {USERNAME} and {PASSWORD}, or none where anybody may pull",
         )
-    return {} if missing else {"username": given[USERNAME], "password": given[PASSWORD]}
+    return {} if missing else {"username": values[USERNAME], "password": values[PASSWORD]}
 
 
 class Host:
@@ -125,8 +125,8 @@ class Host:
     def ask(self, *command: str, document: object = None) -> Any:
         """Run a command of the program, and return its JSON output."""
         text = b"" if document is None else json.dumps(document).encode()
-        said = self._connection.run("python3", self._program, self._folder, *command, text=text)
-        return json.loads(said) if said.strip() else None
+        output = self._connection.run("python3", self._program, self._folder, *command, text=text)
+        return json.loads(output) if output.strip() else None
 
     def follow(self, name: str, sink: IO[bytes]) -> None:
         """Print the log of a delivery until it has ended; reconnect if the connection is lost.
@@ -135,20 +135,20 @@ class Host:
             HostUnreachable: the host cannot be reached again.
             HostRefuses: the delivery was killed on the host.
         """
-        offset, left = 0, RECONNECT_ATTEMPTS
+        offset, attempts_left = 0, RECONNECT_ATTEMPTS
         while True:
             remote = ["python3", self._program, self._folder, "follow", name, str(offset)]
-            code, count, said = self._connection.stream(*remote, sink=sink)
+            code, count, stderr = self._connection.stream(*remote, sink=sink)
             offset += count
             if code == 0:
                 return
             if code != LOST:
-                what, _, rest = said.partition("\n  where: ")
+                what, _, rest = stderr.partition("\n  where: ")
                 where, _, fix = rest.partition("\n  fix:   ")
                 raise HostRefuses(what, where=where, fix=fix)
-            left = RECONNECT_ATTEMPTS if count else left - 1
-            if not left:
-                raise self._connection.unreachable(said)
+            attempts_left = RECONNECT_ATTEMPTS if count else attempts_left - 1
+            if not attempts_left:
+                raise self._connection.unreachable(stderr)
             time.sleep(RECONNECT_SECONDS)
 
 
@@ -170,18 +170,18 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
     else:
         compose = (settings.project_dir / "compose.yaml").read_text()
         _say(f"{connection.address}: pulls {image}")
-        said = host.ask("pull", image, document=credentials)
-        if said["version"] != version:
+        info = host.ask("pull", image, document=credentials)
+        if info["version"] != version:
             raise ConfigurationError(
-                f"The image is of {said['version']}, and this folder, whose compose.yaml goes with "
+                f"The image is of {info['version']}, and this folder, whose compose.yaml goes with "
                 f"it, is of {version}.",
                 where=image,
-                fix=f"git checkout {said['version'].removesuffix('-dirty')}",
+                fix=f"git checkout {info['version'].removesuffix('-dirty')}",
             )
         name = f"{version}-{image[-12:]}-{hashlib.sha256(compose.encode()).hexdigest()[:6]}"
-        release = {"id": name, "image": image, **said}
+        release = {"id": name, "image": image, **info}
     name = new_name()
-    asked = {
+    request = {
         "release": release,
         "compose": compose,
         "environment": {
@@ -197,7 +197,7 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
         "apply_blocks": wish.apply_blocks,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
     }
-    host.ask("begin", name, document=asked)
+    host.ask("begin", name, document=request)
     _say(f"Delivery {name}: {connection.address}:{wish.folder}/deliveries/{name}")
     host.follow(name, sys.stdout.buffer)
     return dict(host.ask("show", name))

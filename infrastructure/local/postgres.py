@@ -118,10 +118,10 @@ def outputs_file(local_dir: Path) -> Path:
 def _start_error(error: Exception, folder: Path) -> ServerError:
     """Build the error for a failed start, with a fix for its cause."""
     if _is_useradd_error(error):
-        said = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
+        message = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
         return ServerError(
             "Postgres does not run as root, and the system user to run it as cannot be made: "
-            f"useradd: {' '.join(said.split())}.",
+            f"useradd: {' '.join(message.split())}.",
             where=f"PATH={os.environ.get('PATH', '')}",
             fix='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
             "(apt-get install passwd), or start as another user than root",

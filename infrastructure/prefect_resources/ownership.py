@@ -55,11 +55,11 @@ class Projects:
         """Add ids to the clone's file."""
         if self.named:
             return
-        there = _ids_in(self.file)
-        new = [each for each in ids if each not in there]
+        existing = _ids_in(self.file)
+        new = [each for each in ids if each not in existing]
         if new:
             writable_folder(self.file.parent)
-            write_local(self.file, "\n".join([*there, *new]) + "\n")
+            write_local(self.file, "\n".join([*existing, *new]) + "\n")
 
 
 def _ids_in(file: Path) -> list[str]:
@@ -191,12 +191,12 @@ def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
             names.STATE_URL_VARIABLE,
         )
     }
-    told = tuple(names.notify_block(target, "") for target in others)
+    notify_prefixes = tuple(names.notify_block(target, "") for target in others)
     return [
         step
         for step in steps
         if step.action is not Action.ORPHANED
-        or not (step.name in needed or step.name.startswith(told))
+        or not (step.name in needed or step.name.startswith(notify_prefixes))
     ]
 
 
@@ -218,9 +218,9 @@ def _place_of_block(client: SyncPrefectClient, target: str) -> dict[str, Any] | 
 def _owned_by_other_error(
     profile: Profile, mark: str, place: Mapping[str, Any] | None, client: SyncPrefectClient
 ) -> ConfigurationError:
-    there = ", ".join(f"{key} {value}" for key, value in (place or {}).items()) or "not readable"
+    location = ", ".join(f"{key} {value}" for key, value in (place or {}).items()) or "not readable"
     return ConfigurationError(
-        f"Another project ({mark}) made the target {profile.target!r} ({there}). Its runs would "
+        f"Another project ({mark}) made the target {profile.target!r} ({location}). Its runs would "
         f"write to this project's warehouse ({profile.address}).",
         where=f"block {names.profile_block(profile.target)} at {client.api_url}",
         fix="give the target another name in Terraform, or use a Prefect server of your own; if "

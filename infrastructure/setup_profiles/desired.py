@@ -55,8 +55,8 @@ def of_targets(blocks: Iterable[Desired], targets: Iterable[str]) -> list[Desire
     """Return the blocks that the given targets need, including referenced and shared ones."""
     by_name = {block.name: block for block in blocks}
     targets = list(targets)
-    told = tuple(names.notify_block(name, "") for name in targets)
-    wanted = {name for name in by_name if name.startswith(told)}
+    notify_prefixes = tuple(names.notify_block(name, "") for name in targets)
+    wanted = {name for name in by_name if name.startswith(notify_prefixes)}
     wanted |= {names.STATE_URL_VARIABLE, *map(names.notices_variable, targets)} & by_name.keys()
     queue = [
         block for name in targets for block in (names.profile_block(name), names.lease_limit(name))

@@ -42,8 +42,8 @@ def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
     outputs = dict(document.get(name, {}).get("outputs", {}))
     new = {profile.target: profile.dbt_output() for profile in profiles}
     if before is not None:
-        there = {target for target in new if outputs.get(target, new[target]) != new[target]}
-        _refuse_added(file, there - before)
+        changed = {target for target in new if outputs.get(target, new[target]) != new[target]}
+        _refuse_added(file, changed - before)
     kept = (before or set()) - set(new)
     if whole:
         outputs = {target: output for target, output in outputs.items() if target not in kept}
@@ -51,8 +51,8 @@ def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
     outputs |= new
     usual = DEFAULT_TARGET if DEFAULT_TARGET in outputs else next(iter(outputs))
     document[name] = {"target": usual, "outputs": outputs}
-    ours = ", ".join(target for target in outputs if target in new or target in kept)
-    return f"{HEADER}{_TARGETS}{ours}\n{yaml.safe_dump(document, sort_keys=False)}"
+    written_targets = ", ".join(target for target in outputs if target in new or target in kept)
+    return f"{HEADER}{_TARGETS}{written_targets}\n{yaml.safe_dump(document, sort_keys=False)}"
 
 
 def _read_existing(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:

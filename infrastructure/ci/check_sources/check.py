@@ -56,13 +56,13 @@ def check(source: Source) -> Result:
         found.update(dict.fromkeys(_faults(each, source)))
     if found:
         return Result(source.name, list(found))
-    counted = {
+    counts = {
         "deployment": len(deployments.read(source) or []),
         "table": len(models.tables(source)),
         "staging model": len(models.staging(source)),
     }
-    said = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counted.items())
-    return Result(source.name, [], said + (", off" if source.is_off else ""))
+    summary = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items())
+    return Result(source.name, [], summary + (", off" if source.is_off else ""))
 
 
 def _faults(check: Check, source: Source) -> Iterator[Fault]:

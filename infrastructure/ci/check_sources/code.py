@@ -126,7 +126,7 @@ def imports(source: Source) -> Iterator[Fault]:
     `infrastructure` is not installed where flow runs execute, so it must not be imported either.
     """
     declared = _declared(source, PACKAGE) | _declared(source, source.place(PACKAGE))
-    told = set()
+    reported = set()
     for file in source.modules:
         for module in sorted(set(_imported(source.python(file)))):
             top = module.partition(".")[0]
@@ -143,10 +143,10 @@ def imports(source: Source) -> Iterator[Fault]:
                     f"it imports the source {other}",
                     "move what both need to a module of prefect_flows",
                 )
-            elif top not in sys.stdlib_module_names | {"prefect_flows"} and top not in told:
+            elif top not in sys.stdlib_module_names | {"prefect_flows"} and top not in reported:
                 providers = {canonicalize_name(each) for each in _providers().get(top, [top])}
                 if not providers & declared:
-                    told.add(top)
+                    reported.add(top)
                     yield Fault(
                         file,
                         f"it imports {top}, and no dependency of the source or the project "
@@ -181,11 +181,13 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 def _declared(source: Source, file: str) -> set[str]:
     project = source.toml(file).get("project", {})
-    given = [
+    requirements = [
         *project.get("dependencies", []),
         *(each for some in project.get("optional-dependencies", {}).values() for each in some),
     ]
-    return {canonicalize_name(Requirement(each).name) for each in given if not malformed(each)}
+    return {
+        canonicalize_name(Requirement(each).name) for each in requirements if not malformed(each)
+    }
 
 
 @cache

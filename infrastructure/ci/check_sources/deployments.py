@@ -60,9 +60,9 @@ def names(source: Source) -> Iterator[Fault]:
     if found is None:
         return
     for each in found:
-        wanted = source_registry.deployment_name(source.name, each.target)
-        if each.name != wanted:
-            yield Fault(file, f"a deployment is called {each.name}", f"write name: {wanted}")
+        expected = source_registry.deployment_name(source.name, each.target)
+        if each.name != expected:
+            yield Fault(file, f"a deployment is called {each.name}", f"write name: {expected}")
     targets = [each.target for each in found]
     for target in sorted({each for each in targets if targets.count(each) > 1}):
         yield Fault(file, f"there are several for the target {target}", "leave one of them")
@@ -75,42 +75,46 @@ def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
     """
     found = {source.name: each for source in known if (each := read(source)) is not None}
     for target in _targets(project):
-        lacking = [n for n, some in found.items() if target not in {each.target for each in some}]
-        if 0 < len(lacking) < len(found):
-            missing = ", ".join(source_registry.deployment_name(name, target) for name in lacking)
+        names_without = [
+            n for n, some in found.items() if target not in {each.target for each in some}
+        ]
+        if 0 < len(names_without) < len(found):
+            missing = ", ".join(
+                source_registry.deployment_name(name, target) for name in names_without
+            )
             yield Fault(
                 FILE,
                 f"some sources have a deployment for the target {target}, and these have none: "
-                f"{', '.join(lacking)}",
+                f"{', '.join(names_without)}",
                 f"add each to the {FILE} of its source: {missing}",
             )
 
 
 def entrypoints(source: Source) -> Iterator[Fault]:
     """Check that the entrypoint of each deployment is the flow of this source."""
-    right = [f"{PACKAGE_OF_SOURCES}.{source.name}.flow.{name}" for name in flows(source)]
+    expected = [f"{PACKAGE_OF_SOURCES}.{source.name}.flow.{name}" for name in flows(source)]
     for each in read(source) or []:
-        if right and each.entrypoint not in right:
+        if expected and each.entrypoint not in expected:
             yield Fault(
                 source.place(FILE),
                 f"{each.name} would run {each.entrypoint}",
-                f"write entrypoint: {right[0]}",
+                f"write entrypoint: {expected[0]}",
             )
 
 
 def pools(source: Source) -> Iterator[Fault]:
     """Check that dev uses the process work pool, and every other target a container pool."""
-    there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
-    container = [name for name, pool in there.items() if pool["kind"] in CONTAINERS]
+    pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    container = [name for name, pool in pools_by_name.items() if pool["kind"] in CONTAINERS]
     for each in read(source) or []:
         pool = each.work_pool.name
-        right = [DEV_POOL] if each.target == DEV else container
-        if pool not in right:
-            known = "" if pool in there else f", which {POOLS} does not have"
+        allowed = [DEV_POOL] if each.target == DEV else container
+        if pool not in allowed:
+            known = "" if pool in pools_by_name else f", which {POOLS} does not have"
             yield Fault(
                 source.place(FILE),
                 f"{each.name} goes to {pool}{known}",
-                f"write {' or '.join(right)}",
+                f"write {' or '.join(allowed)}",
             )
 
 
@@ -119,7 +123,7 @@ def secrets(source: Source) -> Iterator[Fault]:
     file = source.place(FILE)
     hidden = secret_parameters(source)
     targets = _targets(source.project)
-    there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
     for each in read(source) or []:
         for name in sorted(hidden & set(each.parameters)):
             block = (
@@ -130,8 +134,10 @@ def secrets(source: Source) -> Iterator[Fault]:
                 f"{each.name} has the secret {name} among its parameters, for all to read",
                 f"take it out; uv run millrace secret {block}",
             )
-        given = each.work_pool.job_variables.model_dump(exclude_unset=True)
-        for path, value in _named_secrets({"parameters": each.parameters, "job_variables": given}):
+        job_variables = each.work_pool.job_variables.model_dump(exclude_unset=True)
+        for path, value in _named_secrets(
+            {"parameters": each.parameters, "job_variables": job_variables}
+        ):
             if path.rpartition(".")[2] in hidden or _belongs_to_target(value, path, each.target):
                 continue
             yield Fault(
@@ -139,14 +145,14 @@ def secrets(source: Source) -> Iterator[Fault]:
                 f"{each.name} names the secret {value} in {path}",
                 f"name one of its own target: {_strip_target(value, targets)}-{each.target}",
             )
-        pool = there.get(each.work_pool.name, {})
+        pool = pools_by_name.get(each.work_pool.name, {})
         if CLUSTER_SECRET in pool.get("variables", {}) and each.target != PROD:
-            prods = pool["variables"][CLUSTER_SECRET]["default"]
-            if CLUSTER_SECRET not in given:
+            prod_secret = pool["variables"][CLUSTER_SECRET]["default"]
+            if CLUSTER_SECRET not in job_variables:
                 yield Fault(
                     file,
-                    f"{each.name} would get {prods}, which is prod's",
-                    f"write {CLUSTER_SECRET}: {prods}-{each.target} under job_variables",
+                    f"{each.name} would get {prod_secret}, which is prod's",
+                    f"write {CLUSTER_SECRET}: {prod_secret}-{each.target} under job_variables",
                 )
 
 

@@ -98,8 +98,8 @@ class Source:
         try:
             return read_text(self.project / file)
         except (OSError, documents.Unreadable) as error:
-            said = error.strerror if isinstance(error, OSError) else str(error)
-            raise Unreadable(Fault(file, f"it cannot be read: {said}", "add it")) from error
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise Unreadable(Fault(file, f"it cannot be read: {reason}", "add it")) from error
 
     def yaml(self, file: str) -> Mapping[str, Any]:
         """Parse a YAML file that contains a mapping.

@@ -36,11 +36,11 @@ def name(source: Source) -> Iterator[Fault]:
 
 def files(source: Source) -> Iterator[Fault]:
     """Check that the source has its required files, including tests and dbt models."""
-    wanted = [source.place(file) for file in REQUIRED]
-    wanted += [source.sources_yml]
-    wanted += [] if models.any_table(source) else [source.models_yml]
-    wanted += [source.tests]
-    for file in wanted:
+    required = [source.place(file) for file in REQUIRED]
+    required += [source.sources_yml]
+    required += [] if models.any_table(source) else [source.models_yml]
+    required += [source.tests]
+    for file in required:
         if not (source.project / file).is_file():
             yield Fault(file, "it is missing", f"copy that of another source, or: {COPY}")
 
@@ -79,17 +79,17 @@ def image(source: Source) -> Iterator[Fault]:
     """Check that the Dockerfile extends the project's image and keeps its user."""
     file = source.place("Dockerfile")
     lines = [line.split("#")[0].split() for line in source.text(file).splitlines()]
-    said = {line[0].upper(): line[1:] for line in lines if line}
-    if said.get("FROM", [])[:1] not in (["${BASE_IMAGE}"], ["$BASE_IMAGE"]):
+    instructions = {line[0].upper(): line[1:] for line in lines if line}
+    if instructions.get("FROM", [])[:1] not in (["${BASE_IMAGE}"], ["$BASE_IMAGE"]):
         yield Fault(
             file,
             "it does not stand on the project's image",
             "write ARG BASE_IMAGE, then FROM ${BASE_IMAGE}",
         )
-    if said.get("USER", [USER]) != [USER]:
+    if instructions.get("USER", [USER]) != [USER]:
         yield Fault(
             file,
-            f"runs would be those of user {' '.join(said['USER'])}",
+            f"runs would be those of user {' '.join(instructions['USER'])}",
             f"end it with USER {USER}",
         )
 

@@ -62,14 +62,14 @@ def declaration(source: Source) -> Iterator[Fault]:
             file, "nobody answers for it", "write meta: {owner: …} under config, a team's name"
         )
     each_table = [each.get("config") or {} for each in _mappings(declared.get("tables"))]
-    for wanted, fix in (
+    for keys, fix in (
         (LOADED_AT, "write loaded_at_query under config, as that of nyc__flights"),
         (("freshness",), "write freshness: {warn_after: {count: 36, period: hour}} under config"),
     ):
-        if not any(config.get(key) for key in wanted) and not (
-            each_table and all(any(table.get(key) for key in wanted) for table in each_table)
+        if not any(config.get(key) for key in keys) and not (
+            each_table and all(any(table.get(key) for key in keys) for table in each_table)
         ):
-            yield Fault(file, f"{' or '.join(wanted)} is not declared", fix)
+            yield Fault(file, f"{' or '.join(keys)} is not declared", fix)
 
 
 def described(source: Source) -> Iterator[Fault]:
@@ -112,8 +112,8 @@ def switch(source: Source) -> Iterator[Fault]:
     off = [(source.sources_yml, f"the source {source.name}", _declared(source) or {})]
     off += [(source.models_yml, str(each.get("name")), each) for each in _models(source)]
     for file, what, document in off:
-        said = str((document.get("config") or {}).get("enabled", ""))
-        if "".join(said.split()).replace('"', "'") != "".join(expression.split()):
+        enabled = str((document.get("config") or {}).get("enabled", ""))
+        if "".join(enabled.split()).replace('"', "'") != "".join(expression.split()):
             yield Fault(file, f"disabled_sources has it, and {what} is enabled all the same", fix)
 
 

@@ -91,13 +91,13 @@ class BigQueryWarehouse:
         )
 
     @contextmanager
-    def held(self, schema: str, mark: SchemaOwner | None, wait: float) -> Iterator[None]:
+    def held(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:
         """Lock a dataset with a lease in its labels, and renew the lease in the background."""
         deadline = time.monotonic() + wait
         lease = Lease(self._client, self._reference(schema))
         with self._translate_errors():
-            if mark is not None and self.mark(schema) is None:
-                self._create(schema, mark)
+            if owner is not None and self.mark(schema) is None:
+                self._create(schema, owner)
             exists = self.mark(schema) is not None
             while exists and not lease.take():
                 if time.monotonic() >= deadline:
@@ -116,25 +116,25 @@ class BigQueryWarehouse:
                 dataset = self._client.get_dataset(self._reference(schema))
             except NotFound:
                 return None
-        mark = SchemaOwner.read(dataset.description, schema)
-        if mark is None:
+        owner = SchemaOwner.read(dataset.description, schema)
+        if owner is None:
             raise not_ours(schema, self._profile.address)
-        return mark
+        return owner
 
-    def renew(self, schema: str, mark: SchemaOwner) -> None:
+    def renew(self, schema: str, owner: SchemaOwner) -> None:
         """Empty a dataset and set its owner. The dataset itself stays, and so do its grants."""
         if self.mark(schema) is None:
             raise not_ours(schema, self._profile.address)
         reference = self._reference(schema)
         with self._translate_errors():
             dataset = bigquery.Dataset(reference)
-            dataset.description = mark.model_dump_json()
+            dataset.description = owner.model_dump_json()
             self._client.update_dataset(dataset, ["description"])
             tables = list(self._client.list_tables(reference))
             routines = list(self._client.list_routines(reference))
             with ThreadPoolExecutor(MAX_PARALLEL_QUERIES) as threads:
-                gone = partial(self._client.delete_table, not_found_ok=True)
-                list(threads.map(gone, tables))
+                delete_table = partial(self._client.delete_table, not_found_ok=True)
+                list(threads.map(delete_table, tables))
                 list(threads.map(partial(self._client.delete_routine, not_found_ok=True), routines))
 
     def drop(self, schema: str) -> None:
@@ -158,7 +158,7 @@ class BigQueryWarehouse:
     def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
         """Return names (lowercase) and types of the columns of the relations that exist."""
 
-        def of(relation: Relation) -> dict[str, str] | None:
+        def get_columns(relation: Relation) -> dict[str, str] | None:
             name = f"{relation.database}.{relation.schema}.{relation.name}"
             try:
                 table = self._client.get_table(name)
@@ -167,7 +167,7 @@ class BigQueryWarehouse:
             return {field.name.lower(): _type(field) for field in table.schema}
 
         with self._translate_errors(), ThreadPoolExecutor(MAX_PARALLEL_QUERIES) as threads:
-            found = zip(relations, threads.map(of, relations), strict=True)
+            found = zip(relations, threads.map(get_columns, relations), strict=True)
             return {relation: columns for relation, columns in found if columns is not None}
 
     def price(self, sql: str) -> int:
@@ -195,11 +195,11 @@ class BigQueryWarehouse:
     def _reference(self, schema: str) -> bigquery.DatasetReference:
         return bigquery.DatasetReference(str(self._profile.output["project"]), schema)
 
-    def _create(self, schema: str, mark: SchemaOwner) -> None:
+    def _create(self, schema: str, owner: SchemaOwner) -> None:
         dataset = bigquery.Dataset(self._reference(schema))
         dataset.location = self._profile.output.get("location")
-        dataset.description = mark.model_dump_json()
-        dataset.labels = {"app": "millrace", "pull-request": str(mark.number)}
+        dataset.description = owner.model_dump_json()
+        dataset.labels = {"app": "millrace", "pull-request": str(owner.number)}
         try:
             self._client.create_dataset(dataset)
         except Conflict:  # another build of the same pull request created it first

@@ -88,12 +88,12 @@ def build(request: Request, ground: Ground) -> Build:
     Raises:
         MillraceError: nothing was built. Nodes that fail are in the record instead.
     """
-    started, begun = time.monotonic(), datetime.now(UTC)
+    started, started_at = time.monotonic(), datetime.now(UTC)
     build_id = uuid.uuid4().hex
     profile = ground.profile_of(request.number)
     folder = folder_of(ground.settings, request.number)
-    mark = SchemaOwner(
-        number=request.number, repository=request.repository, build=build_id, built_at=begun
+    owner = SchemaOwner(
+        number=request.number, repository=request.repository, build=build_id, built_at=started_at
     )
     version = version_of(ground.settings)
     manifest = ground.manifest_of(request.production)
@@ -101,7 +101,7 @@ def build(request: Request, ground: Ground) -> Build:
     with (
         _cancelled_by_signals(request.number, runtime),
         closing(get_warehouse(profile, NO_LIMITS)) as warehouse,
-        warehouse.held(schema_of(request.number), mark, request.wait),
+        warehouse.held(schema_of(request.number), owner, request.wait),
     ):
         before = warehouse.mark(schema_of(request.number))
         if before is not None and before.is_of_another(request.repository):
@@ -113,7 +113,7 @@ def build(request: Request, ground: Ground) -> Build:
         with building.session:
             changes = building.changes()
             if building.has_relations(changes):
-                warehouse.renew(schema_of(request.number), mark)
+                warehouse.renew(schema_of(request.number), owner)
             else:
                 warehouse.drop(schema_of(request.number))
             record = Build(
@@ -125,7 +125,7 @@ def build(request: Request, ground: Ground) -> Build:
                 schema_name=schema_of(request.number),
                 version=version,
                 repository=request.repository,
-                started_at=begun,
+                started_at=started_at,
                 seconds=0,
                 outcome="refused" if changes.refused else "nothing",
                 breaks=dict(changes.breaks),
@@ -240,14 +240,14 @@ class _BuildInProgress:
     ) -> dict[str, NodeResult]:
         """Run all models, then all tests, so that a failed test does not skip downstream models."""
         policies = self._ground.settings.stages
-        made = [i for kind in BUILDABLE if kind not in TESTS for i in selected.get(kind, [])]
+        models = [i for kind in BUILDABLE if kind not in TESTS for i in selected.get(kind, [])]
         without_tests = [f for kind in sorted(TESTS) for f in ("--exclude-resource-type", kind)]
         flags = [*DEFERRING, *without_tests]
-        results = self._stage("build", policies.dbt_build, selection, made, flags, {})
+        results = self._stage("build", policies.dbt_build, selection, models, flags, {})
         tests = [i for kind in sorted(TESTS) for i in selected.get(kind, [])]
-        without = {i for i, result in results.items() if not result.done}
+        unbuilt = {i for i, result in results.items() if not result.done}
         skipped = {
-            i: self._skipped_result(i) for i in tests if without.intersection(self._parents(i))
+            i: self._skipped_result(i) for i in tests if unbuilt.intersection(self._parents(i))
         }
         return results | self._stage(
             "test", policies.dbt_test, selection, tests, DEFERRING_TESTS, skipped

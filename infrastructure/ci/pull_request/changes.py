@@ -68,9 +68,9 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
             modified = _list_nodes(session, "state:modified", state)
             new = _list_nodes(session, "state:new", state)
             parts: dict[str, list[str]] = {}
-            for part, said in PARTS.items():
+            for part, label in PARTS.items():
                 for unique_id in _list_nodes(session, f"state:modified.{part}", state) - new:
-                    parts.setdefault(unique_id, []).append(said)
+                    parts.setdefault(unique_id, []).append(label)
     except ContractBreakingChangeError as error:
         return Changes(breaks=broken, refused=_collapse_whitespace(str(error)))
     kinds: dict[str, Change] = {}
@@ -98,7 +98,7 @@ def contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
     # dbt's `nodes` module fires the event through this function.
     fire = dbt_nodes.fire_or_defer_event  # type: ignore[attr-defined]
 
-    def told(event: Any, *arguments: Any, **options: Any) -> None:
+    def collect(event: Any, *arguments: Any, **options: Any) -> None:
         if isinstance(event, UnversionedBreakingChange):
             broken[event.model_name] = [
                 _collapse_whitespace(each) for each in event.breaking_changes
@@ -106,7 +106,7 @@ def contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
         else:
             fire(event, *arguments, **options)
 
-    with replaced(dbt_nodes, fire.__name__, told):
+    with replaced(dbt_nodes, fire.__name__, collect):
         yield
 
 

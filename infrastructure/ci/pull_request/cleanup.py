@@ -46,14 +46,14 @@ def sweep(
     """
     found: dict[str, str] = {}
     with closing(get_warehouse(ground.profile, NO_LIMITS)) as warehouse:
-        marks = warehouse.marked()
-        still_open = open_pull_requests() if marks else set()
-        for schema, mark in marks.items():
+        owners = warehouse.marked()
+        still_open = open_pull_requests() if owners else set()
+        for schema, owner in owners.items():
             number = number_of(schema)
-            if mark is None or number is None:
+            if owner is None or number is None:
                 found[schema] = "left: it carries no mark of ours"
-            elif mark.repository is None or mark.repository.lower() != repository.lower():
-                found[schema] = f"left: it is of {mark.repository or 'no repository'}"
+            elif owner.repository is None or owner.repository.lower() != repository.lower():
+                found[schema] = f"left: it is of {owner.repository or 'no repository'}"
             elif number in still_open:
                 found[schema] = "left: its pull request is open"
             elif dry_run:

@@ -61,11 +61,11 @@ def compare(
     """
     folder = folder_of(ground.settings, number)
     build = Build.read(folder, number, ground.profile.target)
-    asked = (ground.profile.target, production)
-    if (build.target, build.production) != asked:
+    requested = (ground.profile.target, production)
+    if (build.target, build.production) != requested:
         raise ConfigurationError(
             f"The last build of pull request {number} is of target {build.target!r} against "
-            f"{build.production!r}, and not of {asked[0]!r} against {asked[1]!r}.",
+            f"{build.production!r}, and not of {requested[0]!r} against {requested[1]!r}.",
             where=str(folder),
             fix="name these, or build it again",
         )
@@ -76,12 +76,14 @@ def compare(
         closing(get_warehouse(profile, limits)) as warehouse,
         warehouse.held(build.schema_name, None, wait),
     ):
-        mark = warehouse.mark(build.schema_name)
-        if mark is None or mark.build != build.id:
+        owner = warehouse.mark(build.schema_name)
+        if owner is None or owner.build != build.id:
             raise ConfigurationError(
                 f"The schema {build.schema_name} "
                 + (
-                    "is gone." if mark is None else f"was built again at {mark.built_at:%H:%M} UTC."
+                    "is gone."
+                    if owner is None
+                    else f"was built again at {owner.built_at:%H:%M} UTC."
                 ),
                 where=profile.address,
                 fix="compare where it was built last, or build it again",
@@ -181,11 +183,13 @@ class _ComparisonInProgress:
         if config.get("materialized") != "incremental":
             return []
         notes = ["incremental: rows that production has stay as they are until a full refresh"]
-        policy = config.get("on_schema_change") or "ignore"
+        on_schema_change = config.get("on_schema_change") or "ignore"
         if (
             difference.columns_added or difference.columns_removed
-        ) and policy in SCHEMA_CHANGE_NOTES:
-            notes.append(f"on_schema_change is {policy}: {SCHEMA_CHANGE_NOTES[policy]}")
+        ) and on_schema_change in SCHEMA_CHANGE_NOTES:
+            notes.append(
+                f"on_schema_change is {on_schema_change}: {SCHEMA_CHANGE_NOTES[on_schema_change]}"
+            )
         return notes
 
     def _count_new_relation(
@@ -206,10 +210,10 @@ class _ComparisonInProgress:
         volatile = volatile_of(node)
         left_out = [name for name in sides.common if name.lower() in volatile]
         names = {name.lower(): name for name in sides.common}
-        wanted = key_of(self._after, unique_id)
-        key = [names[each.lower()] for each in wanted if each.lower() in names]
-        if len(key) < len(wanted):
-            key, why = [], f"production has no {' and '.join(wanted)}, which is the key here"
+        key_columns = key_of(self._after, unique_id)
+        key = [names[each.lower()] for each in key_columns if each.lower() in names]
+        if len(key) < len(key_columns):
+            key, why = [], f"production has no {' and '.join(key_columns)}, which is the key here"
         elif not key:
             why = "no key: neither a primary key nor a unique test says what a row is known by"
         else:
@@ -228,7 +232,8 @@ class _ComparisonInProgress:
             ]  # fmt: skip
             if repeated:
                 key = []
-                why = f"{', '.join(wanted)} is no key of all rows (not of {' and '.join(repeated)})"
+                listed = ", ".join(key_columns)
+                why = f"{listed} is no key of all rows (not of {' and '.join(repeated)})"
             if key:
                 columns = [n for n in sides.common if n not in key and n not in left_out]
                 sql = comparison_query.rows_compared(self._warehouse.dialect, sides, key, columns)

@@ -101,12 +101,12 @@ def _require_one_warehouse(target: Profile, production: Profile) -> None:
     if target.warehouse != production.warehouse:
         differing = ["type"]
     if differing:
-        said = ", ".join(
+        details = ", ".join(
             f"{key}: {target.output.get(key)} and {production.output.get(key)}" for key in differing
         )
         raise ConfigurationError(
             f"Targets {target.target!r} and {production.target!r} are not in one warehouse, so "
-            f"that what is not built could not be read, and nothing compared ({said}).",
+            f"that what is not built could not be read, and nothing compared ({details}).",
             where="Terraform's outputs, from which setup made the targets",
             fix="give pull requests a target in the warehouse of production, with a user of its "
             "own that may only read there: documentation/pull_requests.md",

@@ -85,14 +85,14 @@ class GitHub:
         Comments of other authors are never changed. If two workflows created ours concurrently, the
         older one stays.
         """
-        ours = self._ours(number, author)
-        if not ours:
+        our_comments = self._ours(number, author)
+        if not our_comments:
             issue = f"{self._path}/issues/{number}/comments"
             written = self._call("POST", issue, number=number, author=author, body=body)
             if written is not None:
                 log.info("Written: %s", written["html_url"])
-            ours = self._ours(number, author)
-            if not ours:
+            our_comments = self._ours(number, author)
+            if not our_comments:
                 by = written["user"]["login"] if written else "somebody else"
                 raise GitHubRefuses(
                     f"The comment was written by {by}, and not by {author}: the next one would "
@@ -100,7 +100,7 @@ class GitHub:
                     where=f"{self._base}{issue}",
                     fix="name who the token belongs to with --author, and remove this comment",
                 )
-        first, *others = ours
+        first, *others = our_comments
         if first["body"] != body:
             path = f"{self._path}/issues/comments/{first['id']}"
             first = self._call("PATCH", path, body=body) or first
@@ -201,7 +201,7 @@ class GitHub:
         raise AssertionError("the last attempt returns or raises")
 
     def _refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
-        said = _message(answer)
+        message = _message(answer)
         fixes = {
             301: "the repository has another name now: name that with --repository",
             307: "the repository has another name now: name that with --repository",
@@ -215,7 +215,7 @@ class GitHub:
         fix = fixes.get(answer.status_code, "see https://www.githubstatus.com, and do this again")
         if _limited_for(answer) is not None:
             fix = "GitHub's rate limit is reached: do this again later"
-        return self._refused(method, url, f"{answer.status_code} {said}", fix)
+        return self._refused(method, url, f"{answer.status_code} {message}", fix)
 
     def _refused(self, method: str, url: str, what: str, fix: str) -> GitHubRefuses:
         return GitHubRefuses(
@@ -254,10 +254,10 @@ def _limited_for(answer: httpx.Response) -> float | None:
 def _message(answer: httpx.Response) -> str:
     """Return GitHub's error message, in one line."""
     try:
-        said = answer.json().get("message", "")
+        message = answer.json().get("message", "")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        said = answer.reason_phrase
-    return " ".join(str(said).split())[:300]
+        message = answer.reason_phrase
+    return " ".join(str(message).split())[:300]
 
 
 def _json(answer: httpx.Response) -> Any:

@@ -116,7 +116,7 @@ class PostgresWarehouse:
         self._connection = self._connect()
 
     @contextmanager
-    def held(self, schema: str, mark: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
+    def held(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
         """Lock a schema with an advisory lock, which Postgres releases when the session ends."""
         number = number_of(schema)
         deadline = time.monotonic() + wait
@@ -141,18 +141,20 @@ class PostgresWarehouse:
         )
         if not found:
             return None
-        mark = SchemaOwner.read(found[0]["mark"], schema)
-        if mark is None:
+        owner = SchemaOwner.read(found[0]["mark"], schema)
+        if owner is None:
             raise not_ours(schema, self._profile.address)
-        return mark
+        return owner
 
-    def renew(self, schema: str, mark: SchemaOwner) -> None:
+    def renew(self, schema: str, owner: SchemaOwner) -> None:
         """Recreate a schema with its owner, in one transaction."""
         name = sql.Identifier(schema)
         self._require_no_dependents(schema)
         statements = [
             sql.SQL("create schema {}").format(name),
-            sql.SQL("comment on schema {} is {}").format(name, sql.Literal(mark.model_dump_json())),
+            sql.SQL("comment on schema {} is {}").format(
+                name, sql.Literal(owner.model_dump_json())
+            ),
         ]
         if self.mark(schema) is not None:
             statements.insert(0, sql.SQL("drop schema {} cascade").format(name))

@@ -68,7 +68,7 @@ class Warehouse(Protocol):
         """Maximum number of concurrent queries."""
 
     def held(
-        self, schema: str, mark: SchemaOwner | None, wait: float
+        self, schema: str, owner: SchemaOwner | None, wait: float
     ) -> AbstractContextManager[None]:
         """Lock a schema, so that nobody else builds, compares or drops it.
 
@@ -90,7 +90,7 @@ class Warehouse(Protocol):
             ConfigurationError: Millrace did not create the schema.
         """
 
-    def renew(self, schema: str, mark: SchemaOwner) -> None:
+    def renew(self, schema: str, owner: SchemaOwner) -> None:
         """Empty a locked schema and set its owner."""
 
     def drop(self, schema: str) -> None:

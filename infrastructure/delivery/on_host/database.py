@@ -56,11 +56,11 @@ def put_back(engine: Engine, release: Release, file: Path) -> None:
     Raises:
         StepFailed: the restore fails. The current database then has another name.
     """
-    aside = f"prefect_before_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
+    old_name = f"prefect_before_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
     psql = [*TOOL, "psql", "--username=prefect", "--dbname=postgres", "--set=ON_ERROR_STOP=1"]
     end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'prefect'"
     engine.compose(release, *psql, "--command", end, quiet=True)
-    rename = f'alter database prefect rename to "{aside}"'
+    rename = f'alter database prefect rename to "{old_name}"'
     engine.compose(release, *psql, "--command", rename, quiet=True)
     engine.compose(release, *TOOL, "createdb", "--username=prefect", "prefect", quiet=True)
     with file.open("rb") as source:
@@ -68,7 +68,7 @@ def put_back(engine: Engine, release: Release, file: Path) -> None:
             release, *TOOL, "pg_restore", "--username=prefect", "--exit-on-error",
             "--dbname=prefect", source=source, seconds=DUMP_TIMEOUT_SECONDS,
         )  # fmt: skip
-    engine.compose(release, *TOOL, "dropdb", "--username=prefect", aside, quiet=True)
+    engine.compose(release, *TOOL, "dropdb", "--username=prefect", old_name, quiet=True)
 
 
 def revision(engine: Engine, release: Release) -> str:
@@ -77,10 +77,10 @@ def revision(engine: Engine, release: Release) -> str:
     Raises:
         StepFailed: the database does not respond.
     """
-    said = engine.compose(
+    output = engine.compose(
         release, *TOOL, "psql", "--username=prefect", "--dbname=prefect", "--tuples-only",
         "--no-align", "--command", "select version_num from alembic_version", quiet=True,
     ).stdout.strip()  # fmt: skip
-    if not said:
+    if not output:
         raise StepFailed("Prefect's database says no revision of itself")
-    return said
+    return output

@@ -185,11 +185,11 @@ class Delivery:
         self, release: Release, seconds: float, known: Iterable[str] = ()
     ) -> dict[str, str]:
         """Return the faults that the health check of the target finds, by check and subject."""
-        said = self._engine.inside(
+        output = self._engine.inside(
             release, *INSIDE, "faults", self._target, "--seconds", f"{seconds:.0f}",
             "--known", json.dumps(list(known)), quiet=True, seconds=seconds + 300,
         ).stdout  # fmt: skip
-        return dict(json.loads(said.strip().splitlines()[-1]))
+        return dict(json.loads(output.strip().splitlines()[-1]))
 
     def _check(self, release: Release, known: dict[str, str]) -> None:
         with self._step("check", "the health check"):
@@ -265,11 +265,11 @@ class Delivery:
         return faults
 
     def _handle_success(self, release: Release, before: Release | None) -> str:
-        for gone in self._folder.passed(release):
+        for removed in self._folder.passed(release):
             # An image that a container still uses cannot be removed; a later delivery removes it.
-            self._engine.run("docker", "image", "rm", gone.image, passes=(0, 1), quiet=True)
-        came = f"It was at {before.version}." if before else "It is the first."
-        self._notify(release, f"is at {release.version}", came)
+            self._engine.run("docker", "image", "rm", removed.image, passes=(0, 1), quiet=True)
+        text = f"It was at {before.version}." if before else "It is the first."
+        self._notify(release, f"is at {release.version}", text)
         self._log.say(f"{self._target} is at {release.version}, and the health check passes.")
         return DELIVERED
 
@@ -277,13 +277,13 @@ class Delivery:
         """Notify the owners of the target; a notification that fails does not fail the delivery."""
         took = f"\nDelivery {self._name}, by {self.record['by']}."
         try:
-            said = self._engine.inside(
+            output = self._engine.inside(
                 release, *INSIDE, "notify", self._target, f"Millrace: {self._target} {what}",
                 text=text + took, quiet=True,
             ).stdout.strip()  # fmt: skip
         except StepFailed as error:
-            said = str(error)
-        self.record["notice"] = said.splitlines()[-1] if said else ""
+            output = str(error)
+        self.record["notice"] = output.splitlines()[-1] if output else ""
         self._log.say(f"notice: {self.record['notice']}")
 
 

@@ -105,16 +105,16 @@ class Engine:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise StepFailed(f"no end within {seconds:.0f} s: {name}") from None
-        said = (done.stdout or b"").decode(errors="replace")
-        complaint = done.stderr.decode(errors="replace")
+        stdout = (done.stdout or b"").decode(errors="replace")
+        stderr = done.stderr.decode(errors="replace")
         failed = done.returncode not in passes
         if failed or not quiet:
-            self._log.quote(complaint)
-            self._log.quote(said)
+            self._log.quote(stderr)
+            self._log.quote(stdout)
         if failed:
-            last = [line for line in (complaint + said).splitlines() if line.strip()][-1:]
+            last = [line for line in (stderr + stdout).splitlines() if line.strip()][-1:]
             raise StepFailed(f"exit code {done.returncode}: {name}: {' '.join(last).strip()}")
-        return subprocess.CompletedProcess(command, done.returncode, said, complaint)
+        return subprocess.CompletedProcess(command, done.returncode, stdout, stderr)
 
     def compose(
         self, release: Release, *arguments: str, **options: Any
@@ -138,8 +138,8 @@ class Engine:
     def project(self, release: Release) -> str:
         """Return the name of the Compose project."""
         if release.id not in self._projects:
-            said = self.compose(release, "config", "--format", "json", quiet=True).stdout
-            self._projects[release.id] = str(json.loads(said)["name"])
+            config = self.compose(release, "config", "--format", "json", quiet=True).stdout
+            self._projects[release.id] = str(json.loads(config)["name"])
         return self._projects[release.id]
 
     def containers(self, release: Release, service: str) -> list[Container]:
@@ -150,13 +150,13 @@ class Engine:
         if not names.stdout.split():
             return []
         # `docker inspect` fails for a container that was removed meanwhile.
-        told = self.run("docker", "inspect", *names.stdout.split(), quiet=True, passes=(0, 1))
+        inspected = self.run("docker", "inspect", *names.stdout.split(), quiet=True, passes=(0, 1))
         return [
             Container(
                 each["Id"], each["Config"]["Image"], each["State"]["Status"],
                 each["State"].get("Health", {}).get("Status", "none"), each["RestartCount"],
             )
-            for each in json.loads(told.stdout)
+            for each in json.loads(inspected.stdout)
         ]  # fmt: skip
 
     def until_healthy(

@@ -44,12 +44,12 @@ def look(folder: Folder) -> None:
     for program in (["docker", "version"], ["docker", "compose", "version"]):
         try:
             done = subprocess.run(program, capture_output=True, text=True, check=False)
-            said = "" if done.returncode == 0 else done.stderr.strip() or "it fails"
+            fault = "" if done.returncode == 0 else done.stderr.strip() or "it fails"
         except OSError as error:
-            said = str(error)
-        if said:
+            fault = str(error)
+        if fault:
             raise Refused(
-                f"{' '.join(program)}: {said}", where=f"{os.uname().nodename}, in a login of SSH",
+                f"{' '.join(program)}: {fault}", where=f"{os.uname().nodename}, in a login of SSH",
                 fix="install engine and Compose, and let this user use them: sudo usermod "
                 "--append --groups docker USER, or a rootless engine (documentation/delivery.md)",
             )  # fmt: skip
@@ -87,11 +87,11 @@ def pull(image: str, given: dict[str, str]) -> None:
         Refused: the registry does not respond, denies access, or has no such image.
     """
     context = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
-    asked = subprocess.run(context, capture_output=True, text=True, check=True).stdout.strip()
+    endpoint = subprocess.run(context, capture_output=True, text=True, check=True).stdout.strip()
     # In memory, if the host has a runtime directory.
     private = os.environ.get("XDG_RUNTIME_DIR")
     with tempfile.TemporaryDirectory(prefix="millrace-pull-", dir=private) as config:
-        environment = os.environ | {"DOCKER_CONFIG": config, "DOCKER_HOST": asked}
+        environment = os.environ | {"DOCKER_CONFIG": config, "DOCKER_HOST": endpoint}
         registry = image.partition("/")[0]
         if given:
             _docker(
@@ -121,11 +121,11 @@ def facts(image: str) -> dict[str, str]:
     Raises:
         Refused: it is not an image of this project.
     """
-    told = subprocess.run(
+    inspected = subprocess.run(
         ["docker", "image", "inspect", "--format", "{{json .Config.Labels}}", image],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    labels = json.loads(told.stdout) or {}
+    labels = json.loads(inspected.stdout) or {}
     head = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp",  # noqa: S108
          "--cap-drop", "ALL", image,
@@ -140,19 +140,19 @@ def facts(image: str) -> dict[str, str]:
     return {"version": labels[LABEL], "head": head.stdout.strip().splitlines()[-1]}
 
 
-def begin(folder: Folder, name: str, asked: dict[str, Any]) -> None:
+def begin(folder: Folder, name: str, request: dict[str, Any]) -> None:
     """Take the lock, and continue the delivery in a background process.
 
     Raises:
         Busy: another delivery is in progress.
     """
     lock = folder.lock(name)
-    release = Release(**asked.pop("release"))
-    folder.add(release, asked.pop("compose"), asked.pop("environment"))
+    release = Release(**request.pop("release"))
+    folder.add(release, request.pop("compose"), request.pop("environment"))
     killed = folder.unfinished()
     record = {
         "id": name, "release": release.id, "image": release.image, "version": release.version,
-        **asked, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **request, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "result": UNDER_WAY, "why": None, "begun": [], "steps": [], "backup": None, "deployed": "",
         "notice": None,
     }  # fmt: skip
@@ -228,30 +228,30 @@ def main() -> int:
             sub.add_argument("name")
         if command == "follow":
             sub.add_argument("offset", type=int)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.umask(0o077)
-    path: Path = given.folder.expanduser()
+    path: Path = arguments.folder.expanduser()
     path.mkdir(parents=True, exist_ok=True)
     folder = Folder(path.resolve())
     try:
-        return _run_command(folder, given)
+        return _run_command(folder, arguments)
     except Refused as error:
         sys.stderr.write(f"{error}\n")
         return error.code
 
 
-def _run_command(folder: Folder, given: argparse.Namespace) -> int:
-    if given.command == "pull":
+def _run_command(folder: Folder, arguments: argparse.Namespace) -> int:
+    if arguments.command == "pull":
         look(folder)
-        pull(given.image, json.loads(sys.stdin.read() or "{}"))
-        look_at_secrets(folder, given.image)
-        print(json.dumps(facts(given.image)))  # noqa: T201 # the client reads it
-    elif given.command == "good":
+        pull(arguments.image, json.loads(sys.stdin.read() or "{}"))
+        look_at_secrets(folder, arguments.image)
+        print(json.dumps(facts(arguments.image)))  # noqa: T201 # the client reads it
+    elif arguments.command == "good":
         print(json.dumps([vars(folder.release(name)) for name in folder.good()]))  # noqa: T201
-    elif given.command == "begin":
-        begin(folder, given.name, json.loads(sys.stdin.read()))
-    elif given.command == "follow":
-        follow(folder, given.name, given.offset)
-    elif given.command == "show":
-        print(json.dumps(folder.record(given.name)))  # noqa: T201
+    elif arguments.command == "begin":
+        begin(folder, arguments.name, json.loads(sys.stdin.read()))
+    elif arguments.command == "follow":
+        follow(folder, arguments.name, arguments.offset)
+    elif arguments.command == "show":
+        print(json.dumps(folder.record(arguments.name)))  # noqa: T201
     return 0

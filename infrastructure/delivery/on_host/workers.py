@@ -26,21 +26,21 @@ class Workers:
 
     def services(self, release: Release) -> list[str]:
         """Return the worker services that the Compose profiles of this host enable."""
-        said = self._engine.compose(release, "config", "--services", quiet=True).stdout.split()
-        return [name for name in SERVICES if name in said]
+        enabled = self._engine.compose(release, "config", "--services", quiet=True).stdout.split()
+        return [name for name in SERVICES if name in enabled]
 
     def clear(self, release: Release) -> None:
         """Remove containers that have exited, since Compose would start them again."""
-        there = set()
+        running = set()
         for service in SERVICES:
             for each in self._engine.containers(release, service):
                 if each.running:
-                    there.add(each.id)
+                    running.add(each.id)
                 else:
                     self._engine.run(
                         "docker", "rm", "--volumes", each.id, passes=(0, 1), quiet=True
                     )
-        self._leaving &= there
+        self._leaving &= running
         self._folder.leave(self._leaving)
 
     def others(self, release: Release, service: str, kept: Release | None) -> list[Container]:
@@ -65,20 +65,20 @@ class Workers:
             StepFailed: it does not become healthy. The other workers still accept runs.
         """
         self.clear(release)
-        there = self._engine.containers(release, service)
-        strange = {each.id for each in self.others(release, service, kept)} | self._leaving
-        if any(each.id not in strange for each in there):
+        existing = self._engine.containers(release, service)
+        others = {each.id for each in self.others(release, service, kept)} | self._leaving
+        if any(each.id not in others for each in existing):
             self._log.say(f"{service}: one of {release.version} is there")
         else:
             self._engine.compose(
                 release, "up", "--detach", "--no-deps", "--no-recreate",
-                "--scale", f"{service}={len(there) + 1}", service,
+                "--scale", f"{service}={len(existing) + 1}", service,
             )  # fmt: skip
-        self._engine.until_healthy(release, service, list(strange), seconds)
+        self._engine.until_healthy(release, service, list(others), seconds)
 
     def dismiss(self, release: Release, kept: Release | None, drain_seconds: int) -> int:
         """Ask the workers of other releases to stop; return their number."""
-        told = 0
+        count = 0
         for service in SERVICES:
             for each in self.others(release, service, kept):
                 # The container may have exited meanwhile.
@@ -91,14 +91,14 @@ class Workers:
                 )
                 self._leaving.add(each.id)
                 self._folder.leave(self._leaving)
-                told += 1
+                count += 1
                 # A separate process without the lock, so that it does not block the next delivery.
                 subprocess.Popen(
                     ["sh", "-c", 'docker wait "$1" && docker rm --volumes "$1"', "sh", each.id],
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL, start_new_session=True,
                 )  # fmt: skip
-        return told
+        return count
 
     def stop(self, release: Release, drain_seconds: int) -> None:
         """Stop all workers after their runs have finished; needed before a database migration."""

@@ -60,10 +60,10 @@ def section_of(changelog: str, name: str) -> Section:
     Raises:
         ConfigurationError: there is no such section, or it is empty.
     """
-    there = sections(changelog)
-    found = [section for section in there if section.name == name]
+    all_sections = sections(changelog)
+    found = [section for section in all_sections if section.name == name]
     if len(found) != 1:
-        names = ", ".join(section.name for section in there) or "none"
+        names = ", ".join(section.name for section in all_sections) or "none"
         raise ConfigurationError(
             f"There are {len(found)} sections [{name}]; the sections are: {names}.",
             where=FILE,

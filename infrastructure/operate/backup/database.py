@@ -56,10 +56,10 @@ class Postgres:
         names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGOPTIONS": "options",
                  "PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert", "PGSSLCERT": "sslcert",
                  "PGSSLKEY": "sslkey"}  # fmt: skip
-        given = {names[key]: value for key, value in self.variables.items() if key in names}
+        parameters = {names[key]: value for key, value in self.variables.items() if key in names}
         if self.password is not None:
-            given["password"] = self.password
-        return given | {"dbname": database or self.name}
+            parameters["password"] = self.password
+        return parameters | {"dbname": database or self.name}
 
 
 def configured(local_dir: Path) -> Sqlite | Postgres:
@@ -76,8 +76,10 @@ def configured(local_dir: Path) -> Sqlite | Postgres:
     everything = get_current_settings()
     settings = everything.server.database
     assert settings.connection_url is not None  # noqa: S101 # Prefect fills it
-    told = "home" in everything.model_fields_set or "connection_url" in settings.model_fields_set
-    if not told:
+    is_configured = (
+        "home" in everything.model_fields_set or "connection_url" in settings.model_fields_set
+    )
+    if not is_configured:
         return Sqlite(log_file(local_dir).with_name("prefect.db"))
     url = make_url(settings.connection_url.get_secret_value())
     kind = url.get_backend_name()

@@ -48,7 +48,7 @@ def dump(database: Postgres, to: Path) -> Seen:
     with _connect(database) as connection:
         connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
         (snapshot,) = _fetch_row(connection, "select pg_export_snapshot()")
-        seen = _collect_metadata(connection)
+        metadata = _collect_metadata(connection)
         to.touch(PRIVATE)
         call(
             program("pg_dump", _major(connection)),
@@ -56,7 +56,7 @@ def dump(database: Postgres, to: Path) -> Seen:
              f"--snapshot={snapshot}", f"--file={to}"],
             database, {},
         )  # fmt: skip
-    return seen
+    return metadata
 
 
 def is_empty(database: Postgres) -> bool:
@@ -74,38 +74,40 @@ def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: b
         BackupError: the database is in use, or the restored data is incomplete.
     """
     stamp = f"{datetime.now(UTC):%Y%m%dt%H%M%Sz}"
-    fresh, kept = (_suffixed(database.name, f"{what}_{stamp}") for what in ("restored", "before"))
+    new_name, old_name = (
+        _suffixed(database.name, f"{what}_{stamp}") for what in ("restored", "before")
+    )
     with _connect(database, MAINTENANCE) as server:
         server.autocommit = True
         major = _major(server)
         _refuse_older_server(major, manifest, database)
         _refuse_if_in_use(server, database)
         tool = program("pg_restore", major)
-        _execute(server, "create database {} template template0 encoding 'UTF8'", fresh)
+        _execute(server, "create database {} template template0 encoding 'UTF8'", new_name)
         try:
             call(
                 tool,
                 ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
-                 f"--dbname={make_dsn(dbname=fresh)}", "--", str(dumped)],
-                database, {"PGDATABASE": fresh},
+                 f"--dbname={make_dsn(dbname=new_name)}", "--", str(dumped)],
+                database, {"PGDATABASE": new_name},
             )  # fmt: skip
-            with _connect(database, fresh) as connection:
+            with _connect(database, new_name) as connection:
                 _verify(
                     _collect_metadata(connection), manifest, database, allow_closed=allow_closed
                 )
             _refuse_if_in_use(server, database)
-            there = _exists(database)
+            exists = _exists(database)
             # Statements sent together are one transaction, so both renames succeed or none.
             statement = "alter database {} rename to {}"
-            if there:
-                names = (database.name, kept, fresh, database.name)
+            if exists:
+                names = (database.name, old_name, new_name, database.name)
                 _execute(server, f"{statement}; {statement}", *names)
             else:
-                _execute(server, statement, fresh, database.name)
+                _execute(server, statement, new_name, database.name)
         except (BackupError, psycopg2.Error):
-            _execute(server, "drop database if exists {}", fresh)
+            _execute(server, "drop database if exists {}", new_name)
             raise
-    return kept if there else None
+    return old_name if exists else None
 
 
 def _verify(seen: Seen, manifest: Manifest, database: Postgres, *, allow_closed: bool) -> None:

@@ -23,13 +23,13 @@ def program(name: str, server_major: int) -> Path:
     Raises:
         BackupError: there is none of that version; lists the versions found.
     """
-    seen: dict[str, int] = {}
+    versions: dict[str, int] = {}
     for file in _candidates(name, server_major):
         major = _major(file)
         if major == server_major:
             return file
-        seen[str(file)] = major
-    others = "; ".join(f"{file} is of version {major}" for file, major in seen.items())
+        versions[str(file)] = major
+    others = "; ".join(f"{file} is of version {major}" for file, major in versions.items())
     raise BackupError(
         f"There is no {name} of version {server_major}, which the server has"
         f"{f' ({others})' if others else ''}.",
@@ -52,9 +52,9 @@ def call(file: Path, arguments: list[str], database: Postgres, variables: dict[s
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise BackupError(
-            f"{file.name} failed: {said}",
+            f"{file.name} failed: {message}",
             where=database.address,
             fix="see that the server answers and that its user may read and write all of it",
         )
@@ -79,6 +79,6 @@ def _candidates(name: str, server_major: int) -> Iterator[Path]:
 
 
 def _major(file: Path) -> int:
-    said = subprocess.run([str(file), "--version"], capture_output=True, text=True, check=False)
-    found = re.search(r"\) (\d+)", said.stdout)
+    output = subprocess.run([str(file), "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"\) (\d+)", output.stdout)
     return int(found.group(1)) if found else 0

@@ -106,21 +106,23 @@ def _target(
 ) -> Target:
     deployed = []
     for deployment in deployments:
-        of_it = {"deployment_id": {"any_": [str(deployment.id)]}}
-        ahead = _read_runs(client, of_it, ["SCHEDULED"], "EXPECTED_START_TIME_ASC", 1, after=now)
-        last = _read_runs(client, of_it, ENDED, "END_TIME_DESC", 1)
+        by_deployment = {"deployment_id": {"any_": [str(deployment.id)]}}
+        upcoming = _read_runs(
+            client, by_deployment, ["SCHEDULED"], "EXPECTED_START_TIME_ASC", 1, after=now
+        )
+        last = _read_runs(client, by_deployment, ENDED, "END_TIME_DESC", 1)
         deployed.append(
             Deployed(
                 deployment,
                 flow_names[str(deployment.flow_id)],
-                ahead[0].expected_start_time if ahead else None,
+                upcoming[0].expected_start_time if upcoming else None,
                 last[0] if last else None,
             )
         )
     # A flow run gets the target's name when it starts, however it was started. A run that has not
     # started yet is found by its deployment.
-    named = {"name": {"any_": [name]}}
-    ended = _read_runs(client, named, ENDED, "END_TIME_DESC", 1, PIPELINE)
+    by_name = {"name": {"any_": [name]}}
+    ended = _read_runs(client, by_name, ENDED, "END_TIME_DESC", 1, PIPELINE)
     ended += [d.last for d in deployed if d.is_pipeline and d.last is not None]
     holders = _count_lease_holders(client, name)
     unfinished = _unfinished(client, name, deployments, now)
@@ -132,7 +134,7 @@ def _target(
         name,
         deployed,
         max(ended, key=_get_end_time, default=None),
-        _read_runs(client, named, ["COMPLETED"], "END_TIME_DESC", USUAL_RUNS, PIPELINE),
+        _read_runs(client, by_name, ["COMPLETED"], "END_TIME_DESC", USUAL_RUNS, PIPELINE),
         unfinished,
         holders,
     )

@@ -77,16 +77,16 @@ def _run_checks(questions: Questions, timeout: float) -> list[Check]:
 
     def run(jobs: dict[str, Callable[[float], list[Check]]]) -> list[Check]:
         seconds = max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic()))
-        given = at_once({name: partial(call, seconds) for name, call in jobs.items()}, seconds)
+        results = at_once({name: partial(call, seconds) for name, call in jobs.items()}, seconds)
         checks = []
-        for name, found in given.items():
+        for name, found in results.items():
             if found is None:
                 what, _, subject = name.partition(":")
                 seen = f"no answer within {seconds:.0f} s"
                 checks.append(Check(what, subject, Status.FAILED, seen, seconds=seconds))
                 continue
-            told, took = found
-            checks += [replace(check, seconds=check.seconds or took) for check in told]
+            job_checks, took = found
+            checks += [replace(check, seconds=check.seconds or took) for check in job_checks]
         return checks
 
     first = run({"api": questions.api, "disk": questions.disk})

@@ -172,15 +172,15 @@ def _describe_schedule(deployed: Deployed, facts: Facts) -> tuple[str, str | Non
 
 
 def _judge_secrets(deployed: Deployed, target: Target) -> Check:
-    held = [
+    paths = [
         *plain_secrets(deployed.deployment.job_variables, "job_variables"),
         *plain_secrets(deployed.deployment.pull_steps, "pull_steps"),
         *plain_secrets(deployed.deployment.parameters, "parameters"),
     ]
-    if not held:
+    if not paths:
         return Check("secrets", deployed.name, Status.OK, "none in clear in the deployment")
     return Check(
-        "secrets", deployed.name, Status.FAILED, f"in clear, for every reader: {', '.join(held)}",
+        "secrets", deployed.name, Status.FAILED, f"in clear, for every reader: {', '.join(paths)}",
         # `prefect deploy` replaces the reference with the block's content.
         f"change that secret, and deploy what keeps the reference: {DEPLOY_COMMAND} {target.name}",
     )  # fmt: skip

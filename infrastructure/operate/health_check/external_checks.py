@@ -102,8 +102,10 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
 
 def state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
     """Check the state store, and count unsent notifications and open incidents; read only."""
-    there = store.names("targets")
-    yield Check("state store", "", Status.OK, f"{store.url} answers, {len(there)} target(s) in it")
+    target_names = store.names("targets")
+    yield Check(
+        "state store", "", Status.OK, f"{store.url} answers, {len(target_names)} target(s) in it"
+    )
     for target in targets:
         yield _notices(store, target)
 
@@ -130,11 +132,11 @@ def _notices(store: StateStore, target: str) -> Check:
 
 def disk(local_dir: Path) -> Check:
     """Check the free disk space of this machine."""
-    there = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    seen = f"{free / GIB:.1f} GiB free at {there}"
+    existing = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    seen = f"{free / GIB:.1f} GiB free at {existing}"
     if free >= LOW_DISK_BYTES:
         return Check("disk", "", Status.OK, seen)
     status = Status.FAILED if free < CRITICAL_DISK_BYTES else Status.WARNING
-    fix = f"make room there (du -xh -d 2 {there} | sort -h), or move it: MILLRACE_LOCAL_DIR"
+    fix = f"make room there (du -xh -d 2 {existing} | sort -h), or move it: MILLRACE_LOCAL_DIR"
     return Check("disk", "", status, seen, fix)

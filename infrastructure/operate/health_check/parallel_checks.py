@@ -41,13 +41,13 @@ def at_once(
     jobs = {name: _CheckThread(call) for name, call in work.items()}
     for job in jobs.values():
         job.start()
-    given: dict[str, tuple[T, float] | None] = {}
+    results: dict[str, tuple[T, float] | None] = {}
     for name, job in jobs.items():
         job.join(max(0.0, deadline - time.monotonic()))
         if job.is_alive():
-            given[name] = None
+            results[name] = None
             continue
         if job.error is not None:
             raise job.error
-        given[name] = (job.result, job.seconds)  # type: ignore[assignment] # it ended well
-    return given
+        results[name] = (job.result, job.seconds)  # type: ignore[assignment] # it ended well
+    return results

@@ -41,10 +41,10 @@ def warehouse(password: str) -> dict[str, Any]:
 
 def outputs(password: str) -> dict[str, Any]:
     """Return the targets in Compose's warehouse, as Terraform would output them."""
-    place = warehouse(password)
-    place.pop("password")
+    connection = warehouse(password)
+    connection.pop("password")
     targets = {
-        name: {"type": "postgres", **place, "schema": f"dbt_{name}", "threads": 4}
+        name: {"type": "postgres", **connection, "schema": f"dbt_{name}", "threads": 4}
         for name in TARGETS
     }
     return {

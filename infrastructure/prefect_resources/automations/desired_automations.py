@@ -37,15 +37,15 @@ def asked_of(client: SyncPrefectClient, file: AutomationsFile, targets: Sequence
     """Return the desired automations of these targets and of the server."""
     asked = Asked()
     for name in targets:
-        told = {
+        blocks = {
             block_address(block): UUID(block["id"]) for block in notification_blocks(client, name)
         }
-        if not told:
+        if not blocks:
             asked.left_out.append(name)
             continue
         scheduled = file.asks_for_missing(name) or _is_scheduled(client, name)
         found = of_target(name, file.times(name), scheduled=scheduled)
-        asked.wanted += [desired(name, finding, told) for finding in found]
+        asked.wanted += [desired(name, finding, blocks) for finding in found]
     if file.server.zombies is not None:
         asked.wanted.append(desired(None, zombies(file.server.zombies), told={}))
     return asked

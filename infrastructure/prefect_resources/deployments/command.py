@@ -81,16 +81,16 @@ def deploy(
     image = image or settings.image
     work = _read(settings, target or [])
     with prefect_client() as client:
-        there = preflight.ground(client)
+        available = preflight.ground(client)
         projects = projects_of(settings)
-        others = {name for name, mark in there.targets.items() if projects.is_other(mark)}
-        without = sorted(set(there.targets) - set(work.targets) - others)
+        others = {name for name, mark in available.targets.items() if projects.is_other(mark)}
+        without = sorted(set(available.targets) - set(work.targets) - others)
         for name in without if not target else []:
             console.print(
                 f"Target {name}: setup has made it, and no deployment is for it "
                 f"({prefect_yaml.FILE})", highlight=False, soft_wrap=True,
             )  # fmt: skip
-        _check(client, settings, work, there, version=version, pool=pool, image=image)
+        _check(client, settings, work, available, version=version, pool=pool, image=image)
         steps = _plan(client, work, target or [], others)
         console.print(plan_table.table(steps, prune=prune))
         if not dry_run:
@@ -98,8 +98,8 @@ def deploy(
             _record(client, work, steps, Release("", version, image, releases.DEPLOYED, []))
     console.print(_results(work, steps, version, dry_run=dry_run, prune=prune))
     if work.failures:
-        for name, said in work.failures.items():
-            for each in said:
+        for name, faults in work.failures.items():
+            for each in faults:
                 console.print(f"{name}: {each}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"Failed: {', '.join(work.failures)}.", highlight=False, soft_wrap=True)
         raise typer.Exit(FAILED)
@@ -115,14 +115,14 @@ def _read(settings: Settings, targets: Sequence[str]) -> Work:
     known: set[str] = set()
     for file in prefect_yaml.files_of(settings):
         try:
-            right, faulty = prefect_yaml.read_each(file)
+            valid, invalid = prefect_yaml.read_each(file)
         except ConfigurationError as error:
             work.failures[str(file.relative_to(settings.project_dir))] = [str(error)]
             work.unread.add(None)
             continue
-        known |= {each.target for each in right}
-        work.declared += prefect_yaml.of_targets(right, targets)
-        for each in faulty:
+        known |= {each.target for each in valid}
+        work.declared += prefect_yaml.of_targets(valid, targets)
+        for each in invalid:
             if not targets or each.target is None or each.target in targets:
                 work.failures[each.name] = [f"{fault}; correct {file}" for fault in each.faults]
                 work.unread.add(each.target)
@@ -141,7 +141,7 @@ def _check(
     client: SyncPrefectClient,
     settings: Settings,
     work: Work,
-    there: preflight.Ground,
+    available: preflight.Ground,
     *,
     version: str,
     pool: str | None,
@@ -152,7 +152,7 @@ def _check(
     schemas = schemas_of({each.entrypoint for each in work.declared}, settings)
     for each in work.declared:
         found = list(
-            preflight.faults(client, there, each, projects=projects, pool=pool, image=image)
+            preflight.faults(client, available, each, projects=projects, pool=pool, image=image)
         )
         schema = schemas[each.entrypoint]
         if isinstance(schema, ConfigurationError):
@@ -160,7 +160,7 @@ def _check(
         if found or isinstance(schema, ConfigurationError):
             work.failures[each.name] = found
             continue
-        known = there.pools[pool or each.work_pool.name]
+        known = available.pools[pool or each.work_pool.name]
         work.wanted[each.name] = desired(
             each, schema, version=version, pool=pool, image=image, variables=known.variables
         )
@@ -223,7 +223,7 @@ def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: 
 def _results(
     work: Work, steps: Sequence[Step], version: str, *, dry_run: bool, prune: bool
 ) -> Table:
-    said = {
+    labels = {
         Action.CREATE: "created",
         Action.UPDATE: "updated",
         Action.UNCHANGED: "unchanged",
@@ -234,11 +234,11 @@ def _results(
     for step in steps:
         pool = str(step.wanted.data["work_pool_name"]) if step.wanted is not None else ""
         failed = _name_without_flow(step) in work.failures
-        done = "failed" if failed else "would be " * dry_run + said[step.action]
+        done = "failed" if failed else "would be " * dry_run + labels[step.action]
         result.add_row(step.name, pool, done)
-    shown = {_name_without_flow(step) for step in steps}
+    planned = {_name_without_flow(step) for step in steps}
     for name in work.failures:
-        if name not in shown:
+        if name not in planned:
             result.add_row(name, "", "failed")
     return result
 

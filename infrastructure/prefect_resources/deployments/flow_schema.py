@@ -43,16 +43,16 @@ def schemas_of(
     Returns:
         Entrypoint → schema, or the error if the module cannot be imported or has no such flow.
     """
-    left = sorted(set(entrypoints))
+    remaining = sorted(set(entrypoints))
     found: dict[str, FlowSchema | ConfigurationError] = {}
-    while left:
-        told, said = _load_in_subprocess(left, settings)
-        found |= dict(zip(left, told, strict=False))
-        left = left[len(told) :]
-        if left:
-            broken = left.pop(0)
+    while remaining:
+        schemas, error_text = _load_in_subprocess(remaining, settings)
+        found |= dict(zip(remaining, schemas, strict=False))
+        remaining = remaining[len(schemas) :]
+        if remaining:
+            broken = remaining.pop(0)
             found[broken] = ConfigurationError(
-                f"The flow cannot be loaded: {said}.",
+                f"The flow cannot be loaded: {error_text}.",
                 where=broken,
                 fix="correct the module; "
                 f"{shlex.join(['uv', 'run', 'python', '-m', __name__, '--', broken])} shows more",
@@ -69,17 +69,17 @@ def _load_in_subprocess(entrypoints: list[str], settings: Settings) -> tuple[lis
             text=True, check=False, timeout=LOAD_TIMEOUT_SECONDS * len(entrypoints),
         )  # fmt: skip
         output = done.stdout
-        said = (done.stderr.strip().splitlines()[-1:] or ["it says nothing"])[0]
+        error_text = (done.stderr.strip().splitlines()[-1:] or ["it says nothing"])[0]
     except subprocess.TimeoutExpired as error:
         # The exception contains bytes even with `text=True`.
         output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        said = f"it takes more than {LOAD_TIMEOUT_SECONDS * len(entrypoints)} s"
+        error_text = f"it takes more than {LOAD_TIMEOUT_SECONDS * len(entrypoints)} s"
     lines = [
         line.removeprefix(SCHEMA_PREFIX)
         for line in output.splitlines()
         if line.startswith(SCHEMA_PREFIX)
     ]
-    return [FlowSchema(**json.loads(line)) for line in lines], said
+    return [FlowSchema(**json.loads(line)) for line in lines], error_text
 
 
 def main(

@@ -256,12 +256,12 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
         raise _invalid_file_error(
             file, [*whole, *(each for some in of_deployment.values() for each in some)]
         )
-    right = [
+    valid = [
         Deployment.model_validate(each)
         for index, each in enumerate(document["deployments"])
         if index not in of_deployment
     ]
-    return right, [
+    return valid, [
         Faulty(_name(document, index), _target(document, index), faults)
         for index, faults in of_deployment.items()
     ]

@@ -57,7 +57,7 @@ def ground(client: SyncPrefectClient) -> Ground:
 
 def faults(
     client: SyncPrefectClient,
-    there: Ground,
+    available: Ground,
     deployment: Deployment,
     *,
     projects: Projects,
@@ -66,36 +66,38 @@ def faults(
 ) -> Iterable[str]:
     """Yield one line for each problem of a deployment, with the command that fixes it."""
     target, work_pool = deployment.target, deployment.work_pool
-    if projects.is_other(there.targets.get(target)):
+    if projects.is_other(available.targets.get(target)):
         yield (
-            f"another project ({there.targets[target]}) made the target {target!r}; give yours "
+            f"another project ({available.targets[target]}) made the target {target!r}; give yours "
             f"another name, or take it over: {names.SETUP_COMMAND} --target {target} --take-over"
         )
-    if target not in there.targets:
+    if target not in available.targets:
         yield (
             f"the target {target!r} has no block {names.profile_block(target)}; "
             f"{names.SETUP_COMMAND} --target {target}"
         )
     name = pool or work_pool.name
     queue = work_pool.work_queue_name or target
-    found = there.pools.get(name)
+    found = available.pools.get(name)
     command = f"uv run millrace pools --pool {name}"
     if found is None:
         yield f"there is no work pool {name!r}; {command}"
     elif queue not in found.queues:
         yield f"the work pool {name!r} has no queue {queue!r}; add it to pools.yaml, then {command}"
-    given = work_pool.job_variables.model_dump(exclude_unset=True)
+    job_variables = work_pool.job_variables.model_dump(exclude_unset=True)
     if found is not None:
-        unknown = sorted(set(given) - found.variables)
+        unknown = sorted(set(job_variables) - found.variables)
         if unknown and pool is None:
             yield (
                 f"runs in {name!r} have no job variable {', '.join(unknown)}; take it out of the "
                 f"file, or name a pool that has it"
             )
-        given = {key: value for key, value in given.items() if key in found.variables}
+        job_variables = {
+            key: value for key, value in job_variables.items() if key in found.variables
+        }
     if found is not None and found.has_image:
         yield from _image_faults(deployment, name, image)
-    yield from missing(client, references(given))
+    yield from missing(client, references(job_variables))
 
 
 def _image_faults(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:

@@ -165,12 +165,12 @@ def _restart(command: str | None, release: Release, console: Console) -> None:
         environment["MILLRACE_IMAGE"] = release.image
     try:
         code = subprocess.run(shlex.split(command), env=environment, check=False).returncode
-        said = f"it exits with {code}"
+        reason = f"it exits with {code}"
     except OSError as error:
-        code, said = 1, str(error)
+        code, reason = 1, str(error)
     if code != 0:
         raise ServerError(
-            f"The worker was not restarted: {said}.",
+            f"The worker was not restarted: {reason}.",
             where=f"--restart {shlex.quote(command)}; the deployments are at {release.version}, "
             "the work pool takes runs again",
             fix=f"see why, and run the command with MILLRACE_VERSION={release.version}",

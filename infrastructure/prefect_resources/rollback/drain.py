@@ -24,13 +24,13 @@ def held(client: SyncPrefectClient, pools: Sequence[str]) -> Iterator[None]:
     """Pause the work pools while the context is open; pools that were paused before stay paused."""
     from prefect.client.schemas.actions import WorkPoolUpdate
 
-    ours = [name for name in pools if not client.read_work_pool(name).is_paused]
+    unpaused = [name for name in pools if not client.read_work_pool(name).is_paused]
     try:
-        for name in ours:
+        for name in unpaused:
             client.update_work_pool(name, WorkPoolUpdate(is_paused=True))
         yield
     finally:
-        for name in ours:
+        for name in unpaused:
             client.update_work_pool(name, WorkPoolUpdate(is_paused=False))
 
 
@@ -43,14 +43,14 @@ def wait_until_idle(
         TargetBusy: runs are still active after the timeout.
     """
     deadline = time.monotonic() + seconds
-    quiet, said = 0, ""
+    quiet, printed = 0, ""
     while pools and quiet < QUIET_POLLS:
         running = _find_active_runs(client, pools)
         quiet = 0 if running else quiet + 1
         text = f"Waiting for {len(running)} run(s): {', '.join(running)}"
-        if running and text != said:
+        if running and text != printed:
             console.print(text, highlight=False, soft_wrap=True)
-            said = text
+            printed = text
         if running and time.monotonic() > deadline:
             raise TargetBusy(
                 f"Runs are still under way after {seconds:.0f} s: {', '.join(running)}.",
