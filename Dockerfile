@@ -23,7 +23,7 @@ ARG SSL_CERT_FILE
 
 WORKDIR /opt/millrace
 COPY requirements.lock infrastructure/platforms/docker/trim-packages /tmp/
-# The lock file is complete, so pip resolves nothing and verifies every hash. Packages are trimmed
+# The lock file is complete, so uv resolves nothing and verifies every hash. Packages are trimmed
 # in the layer that installs them, and compiled after that; compileall fails on templates in
 # packages that are not valid Python. The .pth file makes the project importable from its folder.
 RUN uv venv --quiet --python "$(command -v python3)" /opt/venv \

@@ -60,7 +60,7 @@ class ClusterDelivery:
         """Deliver, or roll back; return the result."""
         self._lease.take()
         before = self._lease.good or self._revisions()
-        was = self._version_of(SERVER)
+        was = self._get_version(SERVER)
         if self._lease.killed:
             self._say(f"{self._lease.killed} was killed; what worked before it: {before}")
         good: dict[str, int] | None = None
@@ -100,7 +100,7 @@ class ClusterDelivery:
             self._quote(self._cluster.run(*APPLY, "--filename", "-", text=json.dumps(listed)))
         self._rollout(SERVER)
         with self._step("version", "is the image of this commit?"):
-            self._version()
+            self._check_version()
         with self._prefect() as ask:
             self._setup(ask)
         # The worker waits for its work pool, which the first delivery has just created.
@@ -135,7 +135,7 @@ class ClusterDelivery:
         with self._step("automations", "what finds late, stuck and killed runs"):
             self._quote(ask.run(CLI, "automations", "--target", self._wish.target))
 
-    def _version(self) -> None:
+    def _check_version(self) -> None:
         pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]
         version = self._cluster.run(*pod, "printenv", "MILLRACE_VERSION").strip()
         if version != self._wish.version:
@@ -159,7 +159,7 @@ class ClusterDelivery:
             self._say("There is nothing before it: all of it stays, to be looked at.")
             return STUCK
         faults = self._roll_back(before, started_steps)
-        was = self._version_of(SERVER)
+        was = self._get_version(SERVER)
         if faults:
             self.record["why"] += "; and the way back fails: " + "; ".join(faults)
             self._notify("needs a hand", str(self.record["why"]))
@@ -204,7 +204,7 @@ class ClusterDelivery:
             if each is not None
         }
 
-    def _version_of(self, name: str) -> str:
+    def _get_version(self, name: str) -> str:
         """Return the version annotation of a Deployment, or an empty string if there is none."""
         found = self._cluster.get("deployment", name)
         return found["metadata"].get("annotations", {}).get(CAUSE, "") if found else ""

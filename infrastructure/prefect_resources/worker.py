@@ -53,9 +53,9 @@ class PollGate:
         self._poll = worker.get_and_submit_flow_runs
         self._open = True
         self._polling = False
-        setattr(worker, "get_and_submit_flow_runs", self._guarded)  # noqa: B010
+        setattr(worker, "get_and_submit_flow_runs", self._poll_if_open)  # noqa: B010
 
-    async def _guarded(self) -> list[Any]:
+    async def _poll_if_open(self) -> list[Any]:
         if not self._open:
             return []
         self._polling = True

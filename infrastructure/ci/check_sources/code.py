@@ -31,7 +31,7 @@ def malformed(requirement: str) -> bool:
     return False
 
 
-def _called(decorator: ast.expr) -> str:
+def _get_name(decorator: ast.expr) -> str:
     return ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
 
 
@@ -44,7 +44,7 @@ def _functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, list[ast.exp
 def source_function(source: Source) -> ast.FunctionDef | None:
     """Return the syntax tree of the dlt source that has the folder's name, or None."""
     for function, decorators in _functions(source.python(source.place("source.py"))):
-        if function.name == source.name and "dlt.source" in map(_called, decorators):
+        if function.name == source.name and "dlt.source" in map(_get_name, decorators):
             return function
     return None
 
@@ -67,7 +67,7 @@ def flows(source: Source) -> list[str]:
     return [
         function.name
         for function, decorators in _functions(source.python(source.place("flow.py")))
-        if "flow" in map(_called, decorators)
+        if "flow" in map(_get_name, decorators)
     ]
 
 
@@ -85,7 +85,7 @@ def dlt_source(source: Source) -> Iterator[Fault]:
     keywords = {
         each.arg: each.value
         for call in function.decorator_list
-        if isinstance(call, ast.Call) and _called(call) == "dlt.source"
+        if isinstance(call, ast.Call) and _get_name(call) == "dlt.source"
         for each in call.keywords
     }
     named = keywords.get("name")
@@ -125,10 +125,12 @@ def imports(source: Source) -> Iterator[Fault]:
 
     `infrastructure` is not installed where flow runs execute, so it must not be imported either.
     """
-    declared = _declared(source, PACKAGE) | _declared(source, source.place(PACKAGE))
+    declared = _list_dependencies(source, PACKAGE) | _list_dependencies(
+        source, source.place(PACKAGE)
+    )
     reported = set()
     for file in source.modules:
-        for module in sorted(set(_imported(source.python(file)))):
+        for module in sorted(set(_list_imports(source.python(file)))):
             top = module.partition(".")[0]
             other = module.removeprefix(f"{PACKAGE_OF_SOURCES}.").partition(".")[0]
             if top == "infrastructure":
@@ -168,7 +170,7 @@ def environment(source: Source) -> Iterator[Fault]:
                 )
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
+def _list_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
@@ -179,7 +181,7 @@ def _imported(tree: ast.Module) -> Iterator[str]:
                 yield node.module
 
 
-def _declared(source: Source, file: str) -> set[str]:
+def _list_dependencies(source: Source, file: str) -> set[str]:
     project = source.toml(file).get("project", {})
     requirements = [
         *project.get("dependencies", []),

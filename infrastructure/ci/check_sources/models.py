@@ -11,7 +11,7 @@ from infrastructure.ci.check_sources.folder import PROJECT, Fault, Source, Unrea
 LOADED_AT = ("loaded_at_field", "loaded_at_query")
 
 
-def _declared(source: Source) -> Mapping[str, Any] | None:
+def _find_declaration(source: Source) -> Mapping[str, Any] | None:
     found = _mappings(source.yaml(source.sources_yml).get("sources"))
     named = [each for each in found if each.get("name") == source.name]
     return named[0] if len(found) == len(named) == 1 else None
@@ -19,14 +19,14 @@ def _declared(source: Source) -> Mapping[str, Any] | None:
 
 def tables(source: Source) -> list[str]:
     """Return the tables that the source declares to dbt."""
-    declared = _declared(source) or {}
+    declared = _find_declaration(source) or {}
     return [str(each.get("name")) for each in _mappings(declared.get("tables"))]
 
 
 def any_table(source: Source) -> bool:
     """Return whether the source loads tables on request: `tables: []`, so no staging models."""
     try:
-        return (_declared(source) or {}).get("tables") == []
+        return (_find_declaration(source) or {}).get("tables") == []
     except Unreadable:
         return False
 
@@ -39,7 +39,7 @@ def staging(source: Source) -> list[str]:
 def declaration(source: Source) -> Iterator[Fault]:
     """Check that one dbt source is declared, with its raw schema, an owner and freshness."""
     file = source.sources_yml
-    declared = _declared(source)
+    declared = _find_declaration(source)
     if declared is None:
         yield Fault(
             file, f"it does not declare the source {source.name} alone",
@@ -109,7 +109,7 @@ def switch(source: Source) -> Iterator[Fault]:
         return
     expression = f"{{{{ '{source.name}' not in var('disabled_sources') }}}}"
     fix = f'write enabled: "{expression}" under its config'
-    off = [(source.sources_yml, f"the source {source.name}", _declared(source) or {})]
+    off = [(source.sources_yml, f"the source {source.name}", _find_declaration(source) or {})]
     off += [(source.models_yml, str(each.get("name")), each) for each in _models(source)]
     for file, what, document in off:
         enabled = str((document.get("config") or {}).get("enabled", ""))

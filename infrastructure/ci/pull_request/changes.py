@@ -113,8 +113,8 @@ def contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
 def see_that_all_goes_into(session: DbtSession, changes: Changes) -> None:
     """Check that dbt would write only to the CI schema.
 
-    A snapshot's `target_schema`, a model's `database` or a custom macro can place a relation
-    elsewhere, whatever the target's schema is.
+    A snapshot's `target_schema`, a model's `database` or a custom macro can place a relation in
+    another schema than the target's.
 
     Raises:
         ConfigurationError: a node would be written elsewhere; nothing is built.

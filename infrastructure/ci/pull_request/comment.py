@@ -41,14 +41,14 @@ def comment(
     picture = mermaid(build, comparison, before, after)
     text = ""
     for models, failures, rows in LEVELS:
-        parts = _Parts(build, comparison, models, failures, rows)
+        parts = _Sections(build, comparison, models, failures, rows)
         text = "\n\n".join([*parts.all(), *_lineage(picture), parts.end()]) + "\n"
         if len(text.encode()) <= MOST_BYTES:
             return text
     raise AssertionError("the shortest comment does not fit")
 
 
-class _Parts:
+class _Sections:
     """The sections of the comment, limited to a number of models, failures and rows."""
 
     def __init__(

@@ -85,13 +85,13 @@ class GitHub:
         Comments of other authors are never changed. If two workflows created ours concurrently, the
         older one stays.
         """
-        our_comments = self._ours(number, author)
+        our_comments = self._list_our_comments(number, author)
         if not our_comments:
             issue = f"{self._path}/issues/{number}/comments"
             written = self._call("POST", issue, number=number, author=author, body=body)
             if written is not None:
                 log.info("Written: %s", written["html_url"])
-            our_comments = self._ours(number, author)
+            our_comments = self._list_our_comments(number, author)
             if not our_comments:
                 by = written["user"]["login"] if written else "somebody else"
                 raise GitHubRefuses(
@@ -112,7 +112,7 @@ class GitHub:
         """Return the numbers of the open pull requests."""
         return {int(pull["number"]) for pull in self._pages(f"{self._path}/pulls?state=open")}
 
-    def _ours(self, number: int, author: str) -> list[dict[str, Any]]:
+    def _list_our_comments(self, number: int, author: str) -> list[dict[str, Any]]:
         """Return our comments, oldest first."""
         found = [
             comment
@@ -129,13 +129,15 @@ class GitHub:
         for _ in range(MAX_PAGES):
             if url is None:
                 return
-            answer = self._answer("GET", url)
+            answer = self._request("GET", url)
             yield from _json(answer)
             url = answer.links.get("next", {}).get("url")
             if url is not None and not url.startswith(self._base + "/"):
                 # Never send the token to another server.
-                raise self._refused("GET", url, "the next page lies on another server", "")
-        raise self._refused("GET", path, f"more than {MAX_PAGES} pages", "look at what is listed")
+                raise self._build_error("GET", url, "the next page lies on another server", "")
+        raise self._build_error(
+            "GET", path, f"more than {MAX_PAGES} pages", "look at what is listed"
+        )
 
     def _call(
         self, method: str, path: str, number: int = 0, author: str = "", **body: str
@@ -148,9 +150,9 @@ class GitHub:
         url = self._base + path
         for attempt in range(ATTEMPTS):
             try:
-                answer = self._answer(method, url, body, once=method == "POST")
-            except _MayHaveBeenHeard as error:
-                if self._ours(number, author):
+                answer = self._request(method, url, body, once=method == "POST")
+            except _UnknownOutcome as error:
+                if self._list_our_comments(number, author):
                     return None
                 if attempt == ATTEMPTS - 1:
                     raise error.refusal from error
@@ -159,13 +161,13 @@ class GitHub:
                 return _json(answer) if answer.content else {}
         raise AssertionError("the last attempt returns or raises")
 
-    def _answer(
+    def _request(
         self, method: str, url: str, body: Mapping[str, str] | None = None, *, once: bool = False
     ) -> httpx.Response:
         """Send a request, and retry transient errors.
 
         Raises:
-            _MayHaveBeenHeard: with `once`, GitHub may or may not have processed the request.
+            _UnknownOutcome: with `once`, GitHub may or may not have processed the request.
         """
         waited = 0.0
         for attempt in range(ATTEMPTS):
@@ -173,26 +175,26 @@ class GitHub:
             try:
                 answer = self._client.request(method, url, json=body or None)
             except httpx.TransportError as error:
-                refusal = self._refused(
+                refusal = self._build_error(
                     method, url, f"no answer: {type(error).__name__}",
                     f"see that {self._base} can be reached from here, and do this again",
                 )  # fmt: skip
                 if once and not isinstance(error, httpx.ConnectError):
-                    raise _MayHaveBeenHeard(refusal) from error
+                    raise _UnknownOutcome(refusal) from error
                 if last:
                     raise refusal from error
                 _wait(FIRST_DELAY * 2**attempt, refusal.what)
                 continue
             if answer.is_success or (method == "DELETE" and answer.status_code == 404):
                 return answer
-            refusal = self._refusal(method, url, answer)
-            limited = _limited_for(answer)
+            refusal = self._explain_refusal(method, url, answer)
+            limited = _get_rate_limit_wait(answer)
             if limited is not None and not last and waited + limited <= LONGEST_WAIT:
                 waited += limited
                 _wait(limited, refusal.what)
             elif answer.status_code in (408, 500, 502, 503, 504):
                 if once:
-                    raise _MayHaveBeenHeard(refusal)
+                    raise _UnknownOutcome(refusal)
                 if last:
                     raise refusal
                 _wait(FIRST_DELAY * 2**attempt, refusal.what)
@@ -200,7 +202,7 @@ class GitHub:
                 raise refusal
         raise AssertionError("the last attempt returns or raises")
 
-    def _refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
+    def _explain_refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
         message = _message(answer)
         fixes = {
             301: "the repository has another name now: name that with --repository",
@@ -213,11 +215,11 @@ class GitHub:
             422: "see what GitHub says; a comment may have 65,536 characters",
         }
         fix = fixes.get(answer.status_code, "see https://www.githubstatus.com, and do this again")
-        if _limited_for(answer) is not None:
+        if _get_rate_limit_wait(answer) is not None:
             fix = "GitHub's rate limit is reached: do this again later"
-        return self._refused(method, url, f"{answer.status_code} {message}", fix)
+        return self._build_error(method, url, f"{answer.status_code} {message}", fix)
 
-    def _refused(self, method: str, url: str, what: str, fix: str) -> GitHubRefuses:
+    def _build_error(self, method: str, url: str, what: str, fix: str) -> GitHubRefuses:
         return GitHubRefuses(
             f"GitHub refuses: {what}.",
             where=f"{method} {url}",
@@ -225,7 +227,7 @@ class GitHub:
         )
 
 
-class _MayHaveBeenHeard(Exception):
+class _UnknownOutcome(Exception):
     """GitHub may or may not have processed the request."""
 
     def __init__(self, refusal: GitHubRefuses) -> None:
@@ -233,7 +235,7 @@ class _MayHaveBeenHeard(Exception):
         self.refusal = refusal
 
 
-def _limited_for(answer: httpx.Response) -> float | None:
+def _get_rate_limit_wait(answer: httpx.Response) -> float | None:
     """Return the seconds that a rate limit asks to wait, or None if it is no rate limit.
 
     See https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.

@@ -289,6 +289,6 @@ class Delivery:
 
 def ended(folder: Folder, name: str, record: dict[str, Any], result: str) -> None:
     """Record the end of a delivery."""
-    assert result != UNDER_WAY  # noqa: S101 # else the next delivery takes it for killed
+    assert result != UNDER_WAY  # noqa: S101 # otherwise the next delivery would treat it as killed
     record |= {"result": result, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     folder.note(name, record)

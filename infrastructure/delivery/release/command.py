@@ -84,7 +84,7 @@ def tag() -> None:
         )
     version = of_project(folder / PYPROJECT)
     _refuse_tagged(folder, version)
-    section = _section(folder, version)
+    section = _get_dated_section(folder, version)
     # Git would drop lines that begin with #, such as headings, as comments.
     fault = _run_git(
         folder, "tag", "--annotate", "--cleanup=verbatim",
@@ -127,7 +127,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
             where=PYPROJECT,
             fix="uv run millrace release bump major|minor|patch, then … tag",
         )
-    _section(folder, version)
+    _get_dated_section(folder, version)
     tagged = git(folder, "rev-parse", f"refs/tags/{name}^{{commit}}")
     if tagged != git(folder, "rev-parse", "HEAD"):
         raise ConfigurationError(
@@ -138,7 +138,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
     Console(highlight=False).print(f"{name}: number, changelog and commit agree")
 
 
-def _section(folder: Path, version: Version) -> changelog.Section:
+def _get_dated_section(folder: Path, version: Version) -> changelog.Section:
     """Return the section of a version; it must have a date."""
     section = changelog.section_of((folder / changelog.FILE).read_text(), str(version))
     if section.day is None:

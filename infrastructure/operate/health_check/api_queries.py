@@ -125,11 +125,11 @@ def _target(
     ended = _read_runs(client, by_name, ENDED, "END_TIME_DESC", 1, PIPELINE)
     ended += [d.last for d in deployed if d.is_pipeline and d.last is not None]
     holders = _count_lease_holders(client, name)
-    unfinished = _unfinished(client, name, deployments, now)
+    unfinished = _read_unfinished(client, name, deployments, now)
     if holders == 0 and any(run.state_type == "RUNNING" for run in unfinished):
         time.sleep(SECOND_LOOK_SECONDS)
         holders = _count_lease_holders(client, name)
-        unfinished = _unfinished(client, name, deployments, now)
+        unfinished = _read_unfinished(client, name, deployments, now)
     return Target(
         name,
         deployed,
@@ -140,7 +140,7 @@ def _target(
     )
 
 
-def _unfinished(
+def _read_unfinished(
     client: SyncPrefectClient,
     name: str,
     deployments: Sequence[DeploymentResponse],

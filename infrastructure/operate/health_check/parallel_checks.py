@@ -24,7 +24,7 @@ class _CheckThread(threading.Thread, Generic[T]):
         started = time.monotonic()
         try:
             self.result = self._work()
-        except BaseException as error:  # noqa: BLE001 # raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 # raised again in the caller's thread
             self.error = error
         self.seconds = time.monotonic() - started
 

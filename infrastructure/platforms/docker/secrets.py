@@ -92,7 +92,7 @@ def _write(file: Path, text: str) -> bool:
     if file.exists():
         return False
     write_file(file, text.encode(), FILE_MODE)
-    file.chmod(FILE_MODE)  # whatever the umask
+    file.chmod(FILE_MODE)  # independent of the umask
     return True
 
 
