@@ -28,7 +28,7 @@ from prefect_flows.core.settings import load_settings
 CODES = {DELIVERED: 0, ROLLED_BACK: 1, REFUSED: 2}
 STUCK = 3
 KUSTOMIZATION = Path("infrastructure/platforms/kubernetes/base")
-POOL = "k3s-pool"
+DEFAULT_POOL = "k3s-pool"
 
 app = typer.Typer(
     help="Deliver a release, check it, and go back when it does not work.",
@@ -115,7 +115,9 @@ def kubernetes(
     kustomization: Annotated[
         Path, typer.Option(help="What is applied: the base, or an overlay of it.")
     ] = KUSTOMIZATION,
-    pool: Annotated[str, typer.Option(help="The work pool of the target's deployments.")] = POOL,
+    pool: Annotated[
+        str, typer.Option(help="The work pool of the target's deployments.")
+    ] = DEFAULT_POOL,
     outputs: Annotated[
         str | None, typer.Option(help="File of `terraform output -json`; - is standard input.")
     ] = None,

@@ -14,7 +14,7 @@ from typing import Any
 from infrastructure.delivery.kubectl import ClusterRefuses, Kubectl
 from prefect_flows.core.errors import TargetBusy
 
-NAME = "millrace-delivery"
+LEASE_NAME = "millrace-delivery"
 GOOD = "millrace.io/good"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 NO_HOLDER = ""
@@ -41,7 +41,7 @@ class Lease:
         Raises:
             TargetBusy: another delivery holds it.
         """
-        found = self._cluster.get("lease", NAME)
+        found = self._cluster.get("lease", LEASE_NAME)
         if found is None:
             try:
                 self._cluster.put(self._manifest({}), "create")
@@ -66,7 +66,7 @@ class Lease:
         Raises:
             TargetBusy: another delivery took it over, because it was not renewed in time.
         """
-        found = self._cluster.get("lease", NAME)
+        found = self._cluster.get("lease", LEASE_NAME)
         if found is None or found["spec"].get("holderIdentity") != self._holder:
             raise self._busy("one that took this one for dead")
         self._replace(found, self._holder)
@@ -74,7 +74,7 @@ class Lease:
     def free(self, good: Mapping[str, int] | None) -> None:
         """Release the Lease, and store the good revisions if they are given."""
         self.good = dict(good) if good is not None else self.good
-        found = self._cluster.get("lease", NAME)
+        found = self._cluster.get("lease", LEASE_NAME)
         if found is not None and found["spec"].get("holderIdentity") == self._holder:
             self._replace(found, NO_HOLDER)
 
@@ -90,7 +90,7 @@ class Lease:
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {
-                "name": NAME,
+                "name": LEASE_NAME,
                 "namespace": self._cluster.namespace,
                 "annotations": {GOOD: json.dumps(self.good)},
                 **metadata,
@@ -105,7 +105,7 @@ class Lease:
     def _busy(self, holder: str) -> TargetBusy:
         return TargetBusy(
             f"Another delivery is under way: {holder}.",
-            where=f"lease {NAME}, context {self._cluster.context}, namespace "
+            where=f"lease {LEASE_NAME}, context {self._cluster.context}, namespace "
             f"{self._cluster.namespace}",
             fix=f"wait for it; one that was killed is taken over after {self._seconds} s",
         )

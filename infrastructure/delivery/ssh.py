@@ -25,10 +25,10 @@ from infrastructure.version import version_of
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
-IMAGE = re.compile(
+IMAGE_PATTERN = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.:_/-]*?)(?::[A-Za-z0-9_.-]+)?@(?P<digest>sha256:[0-9a-f]{64})"
 )
-FOLDER = re.compile(r"(?![/.-])[A-Za-z0-9._/-]+")
+FOLDER_PATTERN = re.compile(r"(?![/.-])[A-Za-z0-9._/-]+")
 USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
 # Reconnect for as long as a host takes to boot.
 RECONNECT_ATTEMPTS, RECONNECT_SECONDS = 30, 10.0
@@ -66,7 +66,7 @@ def by_digest(image: str) -> str:
     Raises:
         ConfigurationError: the image has no digest.
     """
-    found = IMAGE.fullmatch(image)
+    found = IMAGE_PATTERN.fullmatch(image)
     if found is None:
         raise ConfigurationError(
             f"What is delivered is named by its digest, and {image!r} is not.",
@@ -97,7 +97,7 @@ class Host:
     """The folder of a target on a host."""
 
     def __init__(self, connection: Connection, folder: str) -> None:
-        if not FOLDER.fullmatch(folder) or ".." in folder.split("/"):
+        if not FOLDER_PATTERN.fullmatch(folder) or ".." in folder.split("/"):
             raise ConfigurationError(
                 f"Not a folder in the user's home: {folder!r}.",
                 where="--folder",

@@ -36,7 +36,7 @@ USUAL_PORT = 4200
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 # Mode of files with the password.
-PRIVATE = 0o600
+PRIVATE_MODE = 0o600
 # First line of a `prefect.toml` that this module wrote.
 SETTINGS_MARK = "# Written by `millrace up`"
 HEADER = f"""\
@@ -324,7 +324,7 @@ def _load_or_create_auth_string(local_dir: Path) -> str:
     """Return the server's `user:password`, created once, since browsers and workers keep it."""
     file = auth_file(local_dir)
     if not file.exists():
-        write_local(file, f"millrace:{secrets.token_hex(24)}\n", PRIVATE)
+        write_local(file, f"millrace:{secrets.token_hex(24)}\n", PRIVATE_MODE)
     auth_string = file.read_text().strip()
     if not re.fullmatch(r"[^:\s]+:\S+", auth_string):
         raise ServerError(
@@ -369,7 +369,7 @@ def _write_client_settings(project_dir: Path, local_dir: Path, server: PrefectSe
     text = tomlkit.dumps(document)
     # Rewrite the file only if it changes, since a client may be reading it.
     if not file.exists() or file.read_text() != text or file.stat().st_mode & 0o077:
-        write_local(file, text, PRIVATE)
+        write_local(file, text, PRIVATE_MODE)
 
 
 def _remove_client_settings(project_dir: Path) -> None:
@@ -385,7 +385,7 @@ def _remove_client_settings(project_dir: Path) -> None:
         if table and not found:
             document.pop(table)
     if document:
-        write_local(file, tomlkit.dumps(document), PRIVATE)
+        write_local(file, tomlkit.dumps(document), PRIVATE_MODE)
     else:
         file.unlink()
 

@@ -19,7 +19,7 @@ FLOW_LINES = 60
 PACKAGE_OF_SOURCES = SOURCES.replace("/", ".")
 # A source must not read these itself: parameters and Secret blocks provide the values.
 FORBIDDEN_READS = ("os.environ", "os.getenv", "Secret.load")
-SECRET = re.compile(r"\bTSecret(Str)?Value\b")
+SECRET_ANNOTATION = re.compile(r"\bTSecret(Str)?Value\b")
 
 
 def malformed(requirement: str) -> bool:
@@ -58,7 +58,7 @@ def secret_parameters(source: Source) -> set[str]:
     return {
         each.arg
         for each in arguments
-        if each.annotation is not None and SECRET.search(ast.unparse(each.annotation))
+        if each.annotation is not None and SECRET_ANNOTATION.search(ast.unparse(each.annotation))
     }
 
 

@@ -18,7 +18,7 @@ from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest import source_registry
 
-POOLS = "infrastructure/config/pools.yaml"
+POOLS_PATH = "infrastructure/config/pools.yaml"
 DEV, PROD, DEV_POOL = "dev", "prod", "default-pool"
 # In these work pools, each run gets its own container, started from a versioned image.
 CONTAINERS = ("docker", "kubernetes")
@@ -110,7 +110,7 @@ def pools(source: Source) -> Iterator[Fault]:
         pool = each.work_pool.name
         allowed = [DEV_POOL] if each.target == DEV else container
         if pool not in allowed:
-            known = "" if pool in pools_by_name else f", which {POOLS} does not have"
+            known = "" if pool in pools_by_name else f", which {POOLS_PATH} does not have"
             yield Fault(
                 source.place(FILE),
                 f"{each.name} goes to {pool}{known}",

@@ -10,7 +10,7 @@ from infrastructure.ci.check_sources.code import malformed
 from infrastructure.ci.check_sources.folder import COPY, PACKAGE, REQUIRED, Fault, Source
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
-NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
 # Postgres truncates names to 63 bytes, and `stg_<name>__<table>` must fit.
 MAX_NAME_LENGTH = 40
 USER = "10001:10001"
@@ -19,7 +19,7 @@ USER = "10001:10001"
 def name(source: Source) -> Iterator[Fault]:
     """Check that the folder is named `<owner>__<name>`."""
     folder = f"{SOURCES}/{source.name}"
-    if not NAME.fullmatch(source.name):
+    if not NAME_PATTERN.fullmatch(source.name):
         yield Fault(
             folder,
             "the folder is not named <owner>__<name> in lowercase letters, digits and single "

@@ -22,7 +22,7 @@ log = logging.getLogger("millrace")
 
 TOKEN, API_URL = "GITHUB_TOKEN", "GITHUB_API_URL"
 PUBLIC = "https://api.github.com"
-VERSION = "2022-11-28"
+API_VERSION = "2022-11-28"
 ATTEMPTS = 5
 FIRST_DELAY = 1.0
 # Seconds to wait for a rate limit at most; after that, rerun the workflow later.
@@ -70,7 +70,7 @@ class GitHub:
                 "Accept": "application/vnd.github+json",
                 "Authorization": f"Bearer {token}",
                 "User-Agent": "millrace",
-                "X-GitHub-Api-Version": VERSION,
+                "X-GitHub-Api-Version": API_VERSION,
             },
             timeout=30.0,
         )

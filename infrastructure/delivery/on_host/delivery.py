@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 DELIVERED, ROLLED_BACK, REFUSED, STUCK = "delivered", "rolled back", "refused", "stuck"
-POOLS = ["--pool", "default-pool", "--pool", "docker-pool"]
-INSIDE = ["python", "-m", "infrastructure.delivery.container_cli"]
+POOL_OPTIONS = ["--pool", "default-pool", "--pool", "docker-pool"]
+CONTAINER_CLI = ["python", "-m", "infrastructure.delivery.container_cli"]
 CHECK_BLOCKS = [
     "millrace", "setup", "--blocks-only", "--outputs", "/run/secrets/terraform-outputs",
 ]  # fmt: skip
@@ -131,11 +131,13 @@ class Delivery:
             with self._step("blocks", "as Terraform's outputs say"):
                 self._engine.inside(release, *CHECK_BLOCKS)
         with self._step("pools", "work pools and their templates"):
-            self._engine.inside(release, "millrace", "pools", *POOLS)
+            self._engine.inside(release, "millrace", "pools", *POOL_OPTIONS)
         for service in self._workers.services(release):
             with self._step(service, "one of the release, beside those that are there"):
                 self._workers.bring(release, service, before, self._wait)
-        was = self._engine.inside(release, *INSIDE, "deployed", self._target, quiet=True).stdout
+        was = self._engine.inside(
+            release, *CONTAINER_CLI, "deployed", self._target, quiet=True
+        ).stdout
         # Another target on this host may run another version than the workers.
         self.record["deployed"] = self.record["deployed"] or was.strip()
         with self._step("deploy", "the old workers stop, the deployments change"):
@@ -176,7 +178,7 @@ class Delivery:
 
     def _deploy(self, release: Release) -> None:
         if self.record["back"]:
-            self._engine.inside(release, *INSIDE, "back", self._target, release.version)
+            self._engine.inside(release, *CONTAINER_CLI, "back", self._target, release.version)
             return
         image = ["--image", release.image]
         self._engine.inside(release, "millrace", "deploy", self._target, *image)
@@ -186,7 +188,7 @@ class Delivery:
     ) -> dict[str, str]:
         """Return the faults that the health check of the target finds, by check and subject."""
         output = self._engine.inside(
-            release, *INSIDE, "faults", self._target, "--seconds", f"{seconds:.0f}",
+            release, *CONTAINER_CLI, "faults", self._target, "--seconds", f"{seconds:.0f}",
             "--known", json.dumps(list(known)), quiet=True, seconds=seconds + 300,
         ).stdout  # fmt: skip
         return dict(json.loads(output.strip().splitlines()[-1]))
@@ -253,10 +255,10 @@ class Delivery:
             self._workers.dismiss(before, None, self._drain)
         if begun & {"pools", "deploy"}:
             with each("pools", "as they were"):
-                self._engine.inside(before, "millrace", "pools", *POOLS)
+                self._engine.inside(before, "millrace", "pools", *POOL_OPTIONS)
         if "deploy" in begun and self.record["deployed"]:
             with each("deploy", f"the deployments at {self.record['deployed']}"):
-                back = [*INSIDE, "back", self._target, self.record["deployed"]]
+                back = [*CONTAINER_CLI, "back", self._target, self.record["deployed"]]
                 self._engine.inside(before, *back)
         with each("check", "the health check"):
             found = self._faults(before, self._wait)
@@ -278,7 +280,7 @@ class Delivery:
         took = f"\nDelivery {self._name}, by {self.record['by']}."
         try:
             output = self._engine.inside(
-                release, *INSIDE, "notify", self._target, f"Millrace: {self._target} {what}",
+                release, *CONTAINER_CLI, "notify", self._target, f"Millrace: {self._target} {what}",
                 text=text + took, quiet=True,
             ).stdout.strip()  # fmt: skip
         except StepFailed as error:

@@ -19,7 +19,7 @@ from infrastructure.delivery.on_host.engine import Log
 from infrastructure.delivery.on_host.errors import Refused
 from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release
 
-LABEL = "org.opencontainers.image.version"
+VERSION_KEY = "org.opencontainers.image.version"
 # Named as in compose.yaml; `python -m infrastructure.platforms.docker.secrets` creates them.
 SECRETS = (
     "api-auth-string", "database-password", "registry.json", "terraform-outputs.json",
@@ -132,12 +132,12 @@ def facts(image: str) -> dict[str, str]:
          "python", "-m", "infrastructure.delivery.container_cli", "head"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if head.returncode or LABEL not in labels:
+    if head.returncode or VERSION_KEY not in labels:
         raise Refused(
-            f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {LABEL}'}",
+            f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {VERSION_KEY}'}",
             where=image, fix="build it with millrace image",
         )  # fmt: skip
-    return {"version": labels[LABEL], "head": head.stdout.strip().splitlines()[-1]}
+    return {"version": labels[VERSION_KEY], "head": head.stdout.strip().splitlines()[-1]}
 
 
 def begin(folder: Folder, name: str, request: dict[str, Any]) -> None:

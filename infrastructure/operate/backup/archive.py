@@ -29,7 +29,7 @@ from prefect_flows.core.errors import BackupError
 Kind = Literal["sqlite", "postgres"]
 
 MANIFEST, DATABASE, SUMS = "manifest.json", "database", "SHA256SUMS"
-NAME = re.compile(r"prefect-backup-\d{8}T\d{6}Z-(sqlite|postgres)\.tar\.gz")
+NAME_PATTERN = re.compile(r"prefect-backup-\d{8}T\d{6}Z-(sqlite|postgres)\.tar\.gz")
 PRIVATE = 0o600
 CHUNK_BYTES = 1024 * 1024
 
@@ -141,7 +141,7 @@ def _unpack(file: Path, folder: Path) -> tuple[Manifest, Path]:
 def remove_beyond(folder: Path, keep: int) -> list[Path]:
     """Delete the oldest backups of a folder, and keep the newest `keep`."""
     ours = sorted(
-        (file for file in folder.iterdir() if NAME.fullmatch(file.name) and file.is_file()),
+        (file for file in folder.iterdir() if NAME_PATTERN.fullmatch(file.name) and file.is_file()),
         key=lambda file: file.name,
     )
     old = ours[:-keep]

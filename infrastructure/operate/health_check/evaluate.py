@@ -28,7 +28,7 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 # A reference that is resolved when a run starts: block, Prefect variable, environment variable.
-REFERENCE = re.compile(r".*\{\{.*\}\}.*|\$\w+|\$\{\w+\}|\*+")
+REFERENCE_PATTERN = re.compile(r".*\{\{.*\}\}.*|\$\w+|\$\{\w+\}|\*+")
 
 
 def judge_server(server: Server) -> Check:
@@ -194,7 +194,7 @@ def plain_secrets(value: Any, path: str) -> Iterator[str]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from plain_secrets(inner, f"{path}[{index}]")
-    elif isinstance(value, str) and value and not REFERENCE.fullmatch(value.strip()):
+    elif isinstance(value, str) and value and not REFERENCE_PATTERN.fullmatch(value.strip()):
         found = USERINFO.search(value)
         in_url = found is not None and ":" in found.group() and "{{" not in found.group()
         if SECRET_NAME.search(path) or in_url:
