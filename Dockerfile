@@ -2,8 +2,8 @@
 #
 #   uv run millrace image
 #
-# builds it with the version, labels and base images that it should have. Any engine since 20.10,
-# with or without BuildKit. Release builds name both bases by digest.
+# builds it with the right version, labels and base images, on any Docker engine since 20.10, with
+# or without BuildKit. Release builds name both base images by digest.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG UV_IMAGE=astral/uv:0.13.8
 
@@ -17,15 +17,15 @@ ENV UV_PYTHON_DOWNLOADS=never \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
     DO_NOT_TRACK=1
-# An index and certificates of one's own; uv reads them by these names. They stay in this stage.
+# Custom package index and certificates, in the variables that uv reads. They stay in this stage.
 ARG UV_DEFAULT_INDEX
 ARG SSL_CERT_FILE
 
 WORKDIR /opt/millrace
 COPY requirements.lock infrastructure/platforms/docker/trim-packages /tmp/
-# The lock is whole, so nothing is resolved: every file is the one whose hash it names. Trimmed in
-# the layer that installs, compiled after that, but for the few templates of packages that are no
-# Python as they lie. The project is imported from where it lies.
+# The lock file is complete, so uv resolves nothing and verifies every hash. Packages are trimmed
+# in the layer that installs them, and compiled after that; compileall fails on templates in
+# packages that are not valid Python. The .pth file makes the project importable from its folder.
 RUN uv venv --quiet --python "$(command -v python3)" /opt/venv \
     && uv pip install --quiet --python /opt/venv/bin/python --no-deps --require-hashes \
         --requirement /tmp/requirements.lock \
@@ -40,7 +40,7 @@ COPY prefect.yaml pyproject.toml LICENSE ./
 COPY infrastructure infrastructure
 COPY prefect_flows prefect_flows
 COPY dbt dbt
-# Terraform's `dbt_targets` as JSON, without secrets: what the project is parsed for.
+# Terraform's `dbt_targets` as JSON, without secrets: the targets to parse the project for.
 ARG DBT_TARGETS
 RUN /opt/venv/bin/python -m compileall -q prefect_flows infrastructure \
     && MILLRACE_PROJECT_DIR=/opt/millrace \
@@ -49,7 +49,7 @@ RUN /opt/venv/bin/python -m compileall -q prefect_flows infrastructure \
 
 # hadolint ignore=DL3006 # the argument carries the tag or digest
 FROM ${PYTHON_IMAGE}
-# The volume belongs to the user: a new one takes owner and mode from here.
+# A new volume takes owner and mode from this folder.
 RUN groupadd --gid 10001 millrace \
     && useradd --uid 10001 --gid 10001 --home-dir /var/lib/millrace --no-create-home \
         --shell /usr/sbin/nologin millrace \
@@ -77,7 +77,7 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
 ENTRYPOINT ["/opt/millrace/infrastructure/platforms/docker/entrypoint"]
 CMD ["prefect", "version"]
 
-# Last, so that a new commit changes nothing above.
+# Last, so that a new commit does not invalidate the layers above.
 ARG MILLRACE_VERSION=unversioned
 ARG REVISION
 ARG CREATED

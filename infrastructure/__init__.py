@@ -1,1 +1,1 @@
-"""What prepares the ground: servers of this machine, Terraform's outputs, Prefect blocks."""
+"""Set up, deploy and operate a project: servers, Prefect resources, delivery, CI, health checks."""

@@ -27,10 +27,10 @@ class Subcommand(NamedTuple):
     """A subcommand of `millrace`.
 
     Attributes:
-        module: where it is.
+        module: module that defines it.
         help: one line for `millrace --help`.
-        function: name of its function, or of the Typer app that it is.
-        of_app: which command of the app it is; none for the app as a whole.
+        function: name of its function or Typer app in the module.
+        of_app: its command in the Typer app; None for the whole app.
     """
 
     module: str
@@ -40,7 +40,7 @@ class Subcommand(NamedTuple):
 
     @property
     def is_part(self) -> bool:
-        """Whether its module holds other subcommands too."""
+        """Whether its module also defines other subcommands."""
         return self.of_app is not None or self.module == __name__
 
 
@@ -118,23 +118,23 @@ SUBCOMMANDS = {name: each for group in GROUPS.values() for name, each in group.i
 
 
 class LazyGroup(TyperGroup):
-    """A group of commands that imports the module of a command when it is asked for."""
+    """A command group that imports a command's module only when the command is used."""
 
     def subcommands(self) -> Mapping[str, Subcommand]:
-        """All subcommands by name."""
+        """Return all subcommands by name."""
         return SUBCOMMANDS
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        """The names of all subcommands, in the order of the help."""
+        """Return the names of all subcommands, in the order of the help."""
         return list(self.subcommands())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """Import a subcommand; none where there is no such name."""
+        """Import a subcommand; return None if there is none of that name."""
         found = self.subcommands().get(cmd_name)
         return None if found is None else load(cmd_name, found)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the subcommand that the arguments begin with."""
+        """Find the subcommand; suggest a similar name if there is none."""
         names = self.subcommands()
         if args[0] not in names:
             ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], names)}")
@@ -143,7 +143,7 @@ class LazyGroup(TyperGroup):
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Complete the name of a subcommand without importing any."""
         completed = super().shell_complete(ctx, incomplete) if incomplete.startswith("-") else []
-        # Typer has a copy of Click of its own from 0.26 on.
+        # Since 0.26, Typer bundles its own copy of Click.
         package = TyperGroup.__mro__[1].__module__.rpartition(".")[0]
         item = import_module(f"{package}.shell_completion").CompletionItem
         return completed + [
@@ -154,10 +154,10 @@ class LazyGroup(TyperGroup):
 
 
 class FrontDoor(LazyGroup):
-    """All subcommands of `millrace`."""
+    """The `millrace` command."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Print the subcommands by groups, without importing any."""
+        """Print the subcommands in groups, without importing any."""
         console = Console(highlight=False)
         console.print("\nUsage: [bold]millrace[/bold] COMMAND [ARGUMENTS]\n", markup=True)
         for title, group in GROUPS.items():
@@ -172,10 +172,10 @@ class FrontDoor(LazyGroup):
 
 
 class Sources(LazyGroup):
-    """The sources of the project, each with the options of its own flow."""
+    """The sources of the project, each with the options of its flow."""
 
     def subcommands(self) -> Mapping[str, Subcommand]:
-        """All sources by name."""
+        """Return all sources by name."""
         from prefect_flows.ingest import source_registry
 
         return {
@@ -185,10 +185,10 @@ class Sources(LazyGroup):
 
 
 class Checks(LazyGroup):
-    """The checks that need no server."""
+    """Checks of the project's files, which need no server."""
 
     def subcommands(self) -> Mapping[str, Subcommand]:
-        """All checks by name."""
+        """Return all checks by name."""
         return CHECKS
 
 
@@ -213,13 +213,13 @@ def _check() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run `millrace`: entry point of the console script."""
     app(prog_name="millrace")
 
 
 def load(name: str, subcommand: Subcommand) -> Any:
-    """Import a subcommand."""
-    # What is imported stays: to search it for garbage meanwhile takes a quarter of the start.
+    """Import a subcommand and build its Click command."""
+    # Garbage collection during the imports takes a quarter of the start time and frees nothing.
     gc.disable()
     found = getattr(import_module(subcommand.module), subcommand.function)
     gc.enable()

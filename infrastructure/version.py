@@ -1,4 +1,4 @@
-"""What the code is called in deployments and images: its git commit, and a source beside it."""
+"""Version of the code (its git commit), and names of source images."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from prefect_flows.core.settings import Settings
 from prefect_flows.ingest import source_registry
 
 DIRTY = "-dirty"
-LETTERS = 12
+SHORT_COMMIT_LENGTH = 12
 
 
 def named(commit: str, *, dirty: bool) -> str:
-    """A commit's short name, `-dirty` behind it where files differ from it."""
-    return commit[:LETTERS] + DIRTY * dirty
+    """Return the short commit, with `-dirty` if files differ from it."""
+    return commit[:SHORT_COMMIT_LENGTH] + DIRTY * dirty
 
 
 def version_of(settings: Settings) -> str:
-    """What lies in the project's folder.
+    """Return the version of the project's folder.
 
-    An image has no git, and carries its version in `MILLRACE_VERSION`.
+    An image has no git clone; it has its version in `MILLRACE_VERSION`.
 
     Raises:
-        ConfigurationError: neither is there.
+        ConfigurationError: neither is available.
     """
     if settings.version is not None:
         return settings.version
@@ -33,16 +33,16 @@ def version_of(settings: Settings) -> str:
 
 
 def image_of_source(image: str, source: str) -> str:
-    """The name of a source's own image, beside the project's image that it stands on.
+    """Return the name of a source's own image, which is based on the project's image.
 
-    `r.example.com/millrace:1a2b` gives `r.example.com/millrace-nyc-flights:1a2b`: the same version.
+    `r.example.com/millrace:1a2b` gives `r.example.com/millrace-nyc-flights:1a2b`, the same version.
 
     Args:
         image: the project's image.
         source: name of the source's folder.
 
     Raises:
-        ConfigurationError: the project's image has no tag, so no version to share.
+        ConfigurationError: the project's image has no tag, so there is no version to share.
     """
     name, colon, tag = image.rpartition(":")
     if not colon or "/" in tag or "@" in image:
@@ -56,10 +56,10 @@ def image_of_source(image: str, source: str) -> str:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """What git answers in a folder.
+    """Run git in a folder and return its output.
 
     Raises:
-        ConfigurationError: it is no clone, or git is not installed.
+        ConfigurationError: the folder is no clone, or git is not installed.
     """
     try:
         done = subprocess.run(

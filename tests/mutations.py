@@ -849,8 +849,8 @@ FAULTS = (
         "schema-of-another-repository-is-dropped",
         "The sweep drops the schemas of another repository's pull requests.",
         "infrastructure/ci/pull_request/cleanup.py",
-        "mark.repository is None or mark.repository.lower() != repository.lower()",
-        "mark.repository is None",
+        "owner.repository is None or owner.repository.lower() != repository.lower()",
+        "owner.repository is None",
         (
             "infrastructure/ci/test_pull_request_removal.py"
             "::test_the_sweep_drops_only_what_a_closed_pull_request_left",

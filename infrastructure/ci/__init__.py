@@ -1,1 +1,1 @@
-"""What continuous integration runs: pull requests, checks of sources, generated reference."""
+"""Continuous integration: pull request builds, source checks, the generated reference."""

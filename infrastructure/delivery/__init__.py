@@ -1,1 +1,1 @@
-"""A release brought to where it runs, checked there, and taken back when it does not work."""
+"""Deliver a release to a host or cluster, check it, and roll it back if it fails."""

@@ -1,8 +1,8 @@
-"""`millrace image`: the image, with its version, labels and bases.
+"""`millrace image`: build the container image with its version, labels and base images.
 
-Calls the `docker` program. The image is built from the commit alone; from the folder as it lies
-when something in it is not committed, and its version says so. `--source` builds the own image of a
-source on top of it, in the same version.
+Runs `docker build` on an export of the commit. If files are uncommitted, it builds the folder
+instead, and the version ends in `-dirty`. `--source` builds a source's own image on top of the
+project's, with the same version.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Code:
-    """What is built: a commit, its date and origin, and whether files differ from it."""
+    """The code to build: commit, its date and remote, and whether files are uncommitted."""
 
     commit: str
     committed_at: str
@@ -49,15 +49,15 @@ class Code:
 
     @property
     def version(self) -> str:
-        """What images and deployments are called by."""
+        """Version of the image and of its deployments."""
         return named(self.commit, dirty=self.dirty)
 
 
 def code_in(folder: Path) -> Code:
-    """Ask git what lies in the folder.
+    """Read commit and remote of a folder from git.
 
     Raises:
-        ConfigurationError: it is no clone, or git is not installed.
+        ConfigurationError: the folder is no clone, or git is not installed.
     """
     commit = git(folder, "rev-parse", "HEAD")
     remotes = git(folder, "remote").splitlines()
@@ -65,22 +65,22 @@ def code_in(folder: Path) -> Code:
     return Code(
         commit,
         git(folder, "show", "--no-patch", "--format=%cI", "HEAD"),
-        # An address may carry a token; labels are read by everybody.
+        # The URL of the remote may contain a token, and labels are public.
         _PASSWORD_IN_URL.sub("", source) if "://" in source else "",
         bool(git(folder, "status", "--porcelain")),
     )
 
 
 def default_bases(dockerfile: str) -> dict[str, str]:
-    """The base images that the Dockerfile names: argument → reference."""
+    """Parse the base images of the Dockerfile: build argument → reference."""
     return {name: image for name, image in _DEFAULT.findall(dockerfile) if name in BASES}
 
 
 def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
-    """A release is built from a commit, on bases that cannot change under their names.
+    """Check that the release can be rebuilt: a commit, and base images with a digest.
 
     Raises:
-        ConfigurationError: something is not committed, or a base has no digest.
+        ConfigurationError: a file is uncommitted, or a base image has no digest.
     """
     if code.dirty:
         raise ConfigurationError(
@@ -88,13 +88,13 @@ def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
             where=f"git status, at {code.commit[:12]}",
             fix="commit them, or put them away with: git stash --include-untracked",
         )
-    loose = {name: image for name, image in bases.items() if not _DIGEST.search(image)}
-    if loose:
-        name, image = next(iter(loose.items()))
+    without_digest = {name: image for name, image in bases.items() if not _DIGEST.search(image)}
+    if without_digest:
+        name, image = next(iter(without_digest.items()))
         option = f"--{name.lower().replace('_', '-')}"
         raise ConfigurationError(
             "A release names its base images by digest: "
-            f"{', '.join(f'{name}={image}' for name, image in loose.items())}.",
+            f"{', '.join(f'{name}={image}' for name, image in without_digest.items())}.",
             where="--release",
             fix=f"docker buildx imagetools inspect {image.partition('@')[0]} "
             f"prints the digest; then {option} {image.partition('@')[0]}@sha256:…",
@@ -104,25 +104,25 @@ def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
 def command(
     context: Path, tag: str, code: Code, bases: Mapping[str, str], more: Mapping[str, str]
 ) -> list[str]:
-    """The command line of the build, but for the arguments of whoever calls."""
+    """Return the command line that builds the project's image."""
     arguments = {
         **bases,
         "MILLRACE_VERSION": code.version,
         "REVISION": code.commit,
-        # A commit's image has its commit's date, so that building it again gives the same.
+        # The date of the commit, so that a rebuild gives the same image.
         "CREATED": _now() if code.dirty else code.committed_at,
         "SOURCE": code.source,
         "BASE_NAME": bases["PYTHON_IMAGE"],
         **more,
     }
-    given = [
+    build_args = [
         part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")
     ]
-    return ["docker", "build", "--tag", tag, *given, str(context)]
+    return ["docker", "build", "--tag", tag, *build_args, str(context)]
 
 
 def command_of_source(context: Path, base: str, source: str) -> list[str]:
-    """The command line of the build of a source's own image, on top of the project's."""
+    """Return the command line that builds a source's image on top of the project's."""
     tag = image_of_source(base, source)
     folder = context / SOURCES / source
     labels = {
@@ -130,22 +130,22 @@ def command_of_source(context: Path, base: str, source: str) -> list[str]:
         "org.opencontainers.image.description": f"What the source {source} runs in",
         "org.opencontainers.image.base.name": base,
     }
-    given = [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
-    return ["docker", "build", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", *given,
+    label_args = [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
+    return ["docker", "build", "--tag", tag, "--build-arg", f"BASE_IMAGE={base}", *label_args,
             str(folder)]  # fmt: skip
 
 
 def require_dockerfile(folder: Path, source: str) -> None:
-    """Refuse a source that has no image of its own.
+    """Check that a source has its own image.
 
     Raises:
         ConfigurationError: there is no such source, or it has no Dockerfile.
     """
     file = folder / SOURCES / source / DOCKERFILE
     if not file.is_file():
-        there = sorted(each.parent.name for each in file.parents[1].glob(f"*/{DOCKERFILE}"))
+        available = sorted(each.parent.name for each in file.parents[1].glob(f"*/{DOCKERFILE}"))
         raise ConfigurationError(
-            f"Source {source!r} has no {DOCKERFILE}; there are those of: {', '.join(there)}.",
+            f"Source {source!r} has no {DOCKERFILE}; there are those of: {', '.join(available)}.",
             where=str(file.parents[1]),
             fix="name one of them; documentation/sources.md says what stands in one",
         )
@@ -153,18 +153,18 @@ def require_dockerfile(folder: Path, source: str) -> None:
 
 @contextmanager
 def context_of(folder: Path, code: Code) -> Iterator[Path]:
-    """The files of the commit, in a folder of their own; the folder itself where it is dirty."""
+    """Export the commit to a temporary folder; yield the folder itself if it is dirty."""
     if code.dirty:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="millrace-image-") as temporary:
         archive = Path(temporary, "context.tar")
         context = Path(temporary, "context")
-        # The modes that git checks files out with; its archives let the group write.
+        # `git archive` makes files group-writable by default; use the modes of a checkout.
         git(folder, "-c", "tar.umask=022", "archive", "--format=tar", f"--output={archive}", "HEAD")
         with tarfile.open(archive) as files:
-            # Python has the filter since 3.11.4. Without it the archive is safe too: git wrote it
-            # from this commit, and no commit has a path that leaves its folder.
+            # Python has the filter since 3.11.4. Extracting without it is safe too: git created the
+            # archive, and paths in a commit cannot leave the folder.
             files.extraction_filter = getattr(tarfile, "data_filter", None)
             files.extractall(context)  # noqa: S202
         yield context
@@ -175,7 +175,7 @@ def _now() -> str:
 
 
 def _targets(file: Path) -> dict[str, str]:
-    # It imports dbt and Prefect, for which other builds need not wait.
+    # Imports dbt and Prefect, so only when needed.
     from infrastructure.platforms.docker.parse_project import ARGUMENT, targets_without_secrets
 
     try:
@@ -191,7 +191,7 @@ def _targets(file: Path) -> dict[str, str]:
 
 
 def _build(arguments: list[str], *, fix: str, quiet: bool) -> None:
-    """Run the build; its output goes to this command's standard error, so that ours is the name."""
+    """Run the build with its output on stderr, so that stdout contains only the image's name."""
     try:
         done = subprocess.run(
             arguments, stdout=subprocess.PIPE if quiet else None, stderr=None, check=False
@@ -249,9 +249,9 @@ def main(
             refuse_unrepeatable(code, {})
         _build_sources(folder, code, name, source, arguments, quiet=quiet)
         return
-    given = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
+    base_options = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
     bases = default_bases((folder / "Dockerfile").read_text()) | {
-        name: image for name, image in given.items() if image is not None
+        name: image for name, image in base_options.items() if image is not None
     }
     if release:
         refuse_unrepeatable(code, bases)

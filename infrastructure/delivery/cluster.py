@@ -1,16 +1,16 @@
-"""A delivery to Kubernetes: forward, and back when a step fails.
+"""Deliver a release to Kubernetes, and roll back if a step fails.
 
-    lease     one delivery to the namespace at a time
-    backup    of Prefect's database, on its own volume
-    apply     what the kustomization builds, with the image by digest
-    rollout   of server and worker; flow runs are Jobs of their own, which neither touches
-    version   is it the commit that lies here?
-    blocks    as Terraform's outputs say, where they are given
+    lease     one delivery per namespace at a time
+    backup    dump Prefect's database to its own volume
+    apply     apply the kustomization, with the image by digest
+    rollout   of server and worker; flow runs are separate Jobs and keep running
+    version   check that the image was built from this commit
+    blocks    check that they match Terraform's outputs, if given
     pool, deployments, automations, check
 
-Whatever talks to Prefect runs here, over a forwarded port. When a step from `apply` on fails, the
-rollouts are undone to the revisions that worked, and pool and deployments are put back. Automations
-only watch, and stay.
+Commands that talk to Prefect run on this machine, through a forwarded port. If `apply` or a later
+step fails, the rollouts are undone to the last good revisions, and work pool and deployments are
+restored. Automations only observe, so they stay.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from infrastructure.delivery.on_host.errors import StepFailed
 from infrastructure.delivery.prefect_calls import CLI, INSIDE, Prefect, Wish
 
 REVISION = "deployment.kubernetes.io/revision"
-DUMP = (
+DUMP_SCRIPT = (
     "set -eu; umask 077; mkdir -p /var/lib/postgresql/data/backups; "
     "cd /var/lib/postgresql/data/backups; pg_dump --username=prefect --format=custom "
     '--file="$1.new" prefect; mv "$1.new" "$1"; ls -t | tail -n +6 | xargs -r rm -f; du -h "$1"'
 )
-# On the server, which knows whose each field is: what a person has set beside it stays.
+# Server-side apply keeps fields that other managers own.
 APPLY = ["apply", "--server-side", "--force-conflicts", "--field-manager=millrace-delivery"]
 
 
 class ClusterDelivery:
-    """A release on its way to a namespace."""
+    """A delivery to a namespace."""
 
     def __init__(self, cluster: Kubectl, built: Built, wish: Wish, name: str) -> None:
         self._cluster, self._built, self._wish = cluster, built, wish
-        # A step that waits as long as it may is not taken for a dead delivery's.
+        # Longer than the longest step, so that nobody takes over while it waits.
         self._lease = Lease(cluster, name, wish.health_seconds + 300)
         self._name = name
         self._began = time.monotonic()
@@ -57,22 +57,22 @@ class ClusterDelivery:
         }  # fmt: skip
 
     def run(self) -> str:
-        """Deliver, or go back; how it ended."""
+        """Deliver, or roll back; return the result."""
         self._lease.take()
         before = self._lease.good or self._revisions()
-        was = self._version_of(SERVER)
+        was = self._get_version(SERVER)
         if self._lease.killed:
             self._say(f"{self._lease.killed} was killed; what worked before it: {before}")
         good: dict[str, int] | None = None
         self._say(f"{self._wish.target}: {was or 'nothing'} → {self._wish.version}")
         try:
             try:
-                self._forward(first=not before)
+                self._deliver(first=not before)
                 good = self._revisions()
             except (StepFailed, ClusterRefuses) as error:
-                result = self._failed(before, str(error).partition("\n")[0])
+                result = self._handle_failure(before, str(error).partition("\n")[0])
                 if result == ROLLED_BACK:
-                    # An undone rollout has a new revision, and its old one is gone.
+                    # `rollout undo` creates a new revision, and removes the old one.
                     good = self._revisions()
                 return result
             self._notify(f"is at {self._wish.version}", f"It was at {was}." if was else "")
@@ -80,7 +80,7 @@ class ClusterDelivery:
         finally:
             self._lease.free(good)
 
-    def _forward(self, *, first: bool) -> None:
+    def _deliver(self, *, first: bool) -> None:
         if not first:
             with self._prefect() as ask:
                 self._known = ask.faults(0, ())
@@ -92,7 +92,7 @@ class ClusterDelivery:
                 self._quote(
                     self._cluster.run(
                         "exec", "statefulset/prefect-database", "--container", "postgres", "--",
-                        "sh", "-c", DUMP, "sh", file,
+                        "sh", "-c", DUMP_SCRIPT, "sh", file,
                     )
                 )  # fmt: skip
         with self._step("apply", self._wish.image):
@@ -100,10 +100,10 @@ class ClusterDelivery:
             self._quote(self._cluster.run(*APPLY, "--filename", "-", text=json.dumps(listed)))
         self._rollout(SERVER)
         with self._step("version", "is the image of this commit?"):
-            self._version()
+            self._check_version()
         with self._prefect() as ask:
             self._setup(ask)
-        # It waits for its pool, which a first delivery has only just made.
+        # The worker waits for its work pool, which the first delivery has just created.
         self._rollout(WORKER)
         with self._step("check", "the health check"), self._prefect() as ask:
             faults = ask.faults(self._wish.health_seconds, self._known)
@@ -135,11 +135,11 @@ class ClusterDelivery:
         with self._step("automations", "what finds late, stuck and killed runs"):
             self._quote(ask.run(CLI, "automations", "--target", self._wish.target))
 
-    def _version(self) -> None:
+    def _check_version(self) -> None:
         pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]
-        said = self._cluster.run(*pod, "printenv", "MILLRACE_VERSION").strip()
-        if said != self._wish.version:
-            raise StepFailed(f"the image is of {said}, and this folder of {self._wish.version}")
+        version = self._cluster.run(*pod, "printenv", "MILLRACE_VERSION").strip()
+        if version != self._wish.version:
+            raise StepFailed(f"the image is of {version}, and this folder of {self._wish.version}")
 
     def _rollout(self, name: str, *undo: str) -> None:
         with self._step("rollout", name):
@@ -148,18 +148,18 @@ class ClusterDelivery:
             timeout = f"--timeout={self._wish.health_seconds}s"
             self._quote(self._cluster.run("rollout", "status", f"deployment/{name}", timeout))
 
-    def _failed(self, before: dict[str, int], why: str) -> str:
+    def _handle_failure(self, before: dict[str, int], why: str) -> str:
         self.record["why"] = why
         self._say(f"FAILED: {why}")
-        begun = [each["name"] for each in self.record["steps"]]
-        if "apply" not in begun:
+        started_steps = [each["name"] for each in self.record["steps"]]
+        if "apply" not in started_steps:
             self._say("Nothing was changed.")
             return REFUSED
         if not before:
             self._say("There is nothing before it: all of it stays, to be looked at.")
             return STUCK
-        faults = self._back(before, begun)
-        was = self._version_of(SERVER)
+        faults = self._roll_back(before, started_steps)
+        was = self._get_version(SERVER)
         if faults:
             self.record["why"] += "; and the way back fails: " + "; ".join(faults)
             self._notify("needs a hand", str(self.record["why"]))
@@ -167,7 +167,7 @@ class ClusterDelivery:
         self._notify(f"was rolled back to {was}", f"{self._wish.version} failed: {why}")
         return ROLLED_BACK
 
-    def _back(self, before: dict[str, int], begun: Sequence[str]) -> list[str]:
+    def _roll_back(self, before: dict[str, int], started_steps: Sequence[str]) -> list[str]:
         faults: list[str] = []
 
         @contextmanager
@@ -183,10 +183,10 @@ class ClusterDelivery:
                 with each():
                     self._rollout(name, f"--to-revision={revision}")
         with each(), self._prefect() as ask:
-            if "pool" in begun and self._pool_before is not None:
+            if "pool" in started_steps and self._pool_before is not None:
                 with self._step("back: pool", "as it was"):
                     ask.pool_back(self._pool_before)
-            if "deploy" in begun and self._deployed:
+            if "deploy" in started_steps and self._deployed:
                 with self._step("back: deploy", f"the deployments at {self._deployed}"):
                     self._quote(ask.run(INSIDE, "back", self._wish.target, self._deployed))
             with self._step("back: check", "the health check"):
@@ -204,8 +204,8 @@ class ClusterDelivery:
             if each is not None
         }
 
-    def _version_of(self, name: str) -> str:
-        """The version that a Deployment says it is of; empty where there is none."""
+    def _get_version(self, name: str) -> str:
+        """Return the version annotation of a Deployment, or an empty string if there is none."""
         found = self._cluster.get("deployment", name)
         return found["metadata"].get("annotations", {}).get(CAUSE, "") if found else ""
 
@@ -219,10 +219,10 @@ class ClusterDelivery:
         try:
             with self._prefect() as ask:
                 subject = f"Millrace: {self._wish.target} {what}"
-                said = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
+                output = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
         except (StepFailed, ClusterRefuses) as error:
-            said = str(error)
-        self._say(f"notice: {said.strip()}")
+            output = str(error)
+        self._say(f"notice: {output.strip()}")
 
     @contextmanager
     def _step(self, name: str, says: str) -> Iterator[None]:

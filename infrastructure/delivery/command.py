@@ -1,4 +1,4 @@
-"""`millrace deliver ssh|back|kubernetes`: a release, delivered or taken back."""
+"""`millrace deliver ssh|back|kubernetes`: deliver a release, or go back to the previous one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.core.settings import load_settings
 
-# Of each way in which a delivery ends; what is not here needs a person at once.
+# Exit codes by result; any other result needs a person immediately.
 CODES = {DELIVERED: 0, ROLLED_BACK: 1, REFUSED: 2}
 STUCK = 3
 KUSTOMIZATION = Path("infrastructure/platforms/kubernetes/base")
-POOL = "k3s-pool"
+DEFAULT_POOL = "k3s-pool"
 
 app = typer.Typer(
     help="Deliver a release, check it, and go back when it does not work.",
@@ -77,7 +77,7 @@ def ssh(
     1: rolled back; 2: nothing was changed; 3: neither release works, and a person is needed.
     """
     wish = by_ssh.Wish(
-        target=_checked(target), image=image, folder=folder, drain_seconds=drain_timeout,
+        target=_check_target(target), image=image, folder=folder, drain_seconds=drain_timeout,
         health_seconds=health_timeout, always_backup=backup, apply_blocks=apply_blocks,
     )  # fmt: skip
     _deliver(connection(host, port, known_hosts, identity), wish)
@@ -100,7 +100,7 @@ def back(
     Exit codes as of `ssh`.
     """
     wish = by_ssh.Wish(
-        target=_checked(target), image=None, folder=folder, drain_seconds=drain_timeout,
+        target=_check_target(target), image=None, folder=folder, drain_seconds=drain_timeout,
         health_seconds=health_timeout,
     )  # fmt: skip
     _deliver(connection(host, port, known_hosts, identity), wish)
@@ -115,7 +115,9 @@ def kubernetes(
     kustomization: Annotated[
         Path, typer.Option(help="What is applied: the base, or an overlay of it.")
     ] = KUSTOMIZATION,
-    pool: Annotated[str, typer.Option(help="The work pool of the target's deployments.")] = POOL,
+    pool: Annotated[
+        str, typer.Option(help="The work pool of the target's deployments.")
+    ] = DEFAULT_POOL,
     outputs: Annotated[
         str | None, typer.Option(help="File of `terraform output -json`; - is standard input.")
     ] = None,
@@ -129,7 +131,7 @@ def kubernetes(
     version = version_of(settings)
     built = build(settings.project_dir / kustomization, by_digest, version)
     wish = Wish(
-        target=_checked(target), image=by_digest, version=version, pool=pool,
+        target=_check_target(target), image=by_digest, version=version, pool=pool,
         outputs=None if outputs is None else _text(outputs), health_seconds=health_timeout,
     )  # fmt: skip
     name = by_ssh.new_name()
@@ -139,7 +141,7 @@ def kubernetes(
     file = settings.local_dir / "deliveries" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=2))
-    _end(record)
+    _report_result(record)
 
 
 def _text(outputs: str) -> str:
@@ -155,7 +157,7 @@ def _text(outputs: str) -> str:
         ) from error
 
 
-def _checked(target: str) -> str:
+def _check_target(target: str) -> str:
     if not re.fullmatch(TARGET_PATTERN, target):
         raise ConfigurationError(
             f"Not a target's name: {target!r}.",
@@ -166,10 +168,10 @@ def _checked(target: str) -> str:
 
 
 def _deliver(to: Connection, wish: by_ssh.Wish) -> None:
-    _end(by_ssh.deliver(to, load_settings(), wish))
+    _report_result(by_ssh.deliver(to, load_settings(), wish))
 
 
-def _end(record: dict[str, Any]) -> None:
+def _report_result(record: dict[str, Any]) -> None:
     result = record["result"]
     why = f": {record['why']}" if record["why"] else ""
     text = f"{record['target']}: {result}{why}"

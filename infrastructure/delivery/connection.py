@@ -1,4 +1,4 @@
-"""SSH to a host whose key is known beforehand, as an ordinary user, with OpenSSH's own client."""
+"""Run commands on a host with OpenSSH's client, as an ordinary user, with a pinned host key."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import IO
 from prefect_flows.core.errors import ConfigurationError, MillraceError
 
 HOST = re.compile(r"(?P<user>[a-z_][a-z0-9_.-]*)@(?P<name>[A-Za-z0-9][A-Za-z0-9.:-]*)")
-# ssh's own exit code, for whatever kept it from running the command.
+# Exit code of ssh if it could not run the command.
 LOST = 255
 CONNECT_SECONDS = 15
-# Without an answer for so long, a connection is lost.
-ALIVE = {"ServerAliveInterval": "10", "ServerAliveCountMax": "3"}
+# The connection counts as lost after three unanswered probes.
+KEEPALIVE_OPTIONS = {"ServerAliveInterval": "10", "ServerAliveCountMax": "3"}
 
 
 class HostUnreachable(MillraceError):
-    """The host does not answer, is not the one that is known, or refuses the key."""
+    """The host does not respond, has another host key, or rejects the user's key."""
 
     exit_code = 2
     of_a_system = True
 
 
 class HostRefuses(ConfigurationError):
-    """A command on the host ended with an error, which is said."""
+    """A command on the host failed."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How a host is reached.
+    """How to connect to a host.
 
     Attributes:
-        known_hosts: the only keys that are taken for the host's; nothing is learnt.
-        identity: file of the private key; none for the agent's.
+        known_hosts: file with the only accepted host keys; no key is added to it.
+        identity: file of the private key; None to use the agent's.
     """
 
     user: str
@@ -47,30 +47,30 @@ class Connection:
 
     @property
     def address(self) -> str:
-        """As errors name it."""
+        """Address for error messages."""
         return f"{self.user}@{self.name}" + (f":{self.port}" if self.port != 22 else "")
 
     def command(self, *remote: str) -> list[str]:
-        """The command line that runs a command there. No secret stands in it."""
+        """Return the command line that runs a command on the host; it contains no secret."""
         options = {
-            # Files of whoever calls change nothing.
+            # Ignore the user's own SSH configuration.
             "BatchMode": "yes", "StrictHostKeyChecking": "yes", "UpdateHostKeys": "no",
             "UserKnownHostsFile": str(self.known_hosts), "GlobalKnownHostsFile": "/dev/null",
             "PasswordAuthentication": "no", "ForwardAgent": "no", "ClearAllForwardings": "yes",
-            "ConnectTimeout": str(CONNECT_SECONDS), "LogLevel": "ERROR", **ALIVE,
+            "ConnectTimeout": str(CONNECT_SECONDS), "LogLevel": "ERROR", **KEEPALIVE_OPTIONS,
         }  # fmt: skip
         if self.identity is not None:
             options |= {"IdentityFile": str(self.identity), "IdentitiesOnly": "yes"}
-        given = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-        return ["ssh", "-F", "none", "-T", "-p", str(self.port), *given,
+        arguments = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+        return ["ssh", "-F", "none", "-T", "-p", str(self.port), *arguments,
                 f"{self.user}@{self.name}", "--", shlex.join(remote)]  # fmt: skip
 
     def run(self, *remote: str, text: bytes = b"") -> str:
-        """What a command there prints.
+        """Run a command on the host and return its output.
 
         Raises:
-            HostUnreachable: it could not be run.
-            HostRefuses: it failed.
+            HostUnreachable: the command could not be run.
+            HostRefuses: the command failed.
         """
         try:
             done = subprocess.run(
@@ -78,12 +78,12 @@ class Connection:
             )
         except OSError as error:
             raise self.unreachable(str(error)) from error
-        said = done.stderr.decode(errors="replace").strip()
+        stderr = done.stderr.decode(errors="replace").strip()
         if done.returncode == LOST:
-            raise self.unreachable(said)
+            raise self.unreachable(stderr)
         if done.returncode != 0:
-            # The program on the host speaks as this project does.
-            what, _, rest = said.partition("\n  where: ")
+            # The program on the host formats its errors like this project.
+            what, _, rest = stderr.partition("\n  where: ")
             where, _, fix = rest.partition("\n  fix:   ")
             raise HostRefuses(
                 what or f"exit code {done.returncode}",
@@ -93,7 +93,7 @@ class Connection:
         return done.stdout.decode()
 
     def stream(self, *remote: str, sink: IO[bytes]) -> tuple[int, int, str]:
-        """Hand on what a command prints, as it comes: its exit code, the bytes, its errors."""
+        """Copy a command's output to `sink`; return its exit code, bytes copied and stderr."""
         count = 0
         with subprocess.Popen(
             self.command(*remote), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -105,31 +105,33 @@ class Connection:
                 count += len(piece)
                 sink.write(piece)
                 sink.flush()
-            said = running.stderr.read().decode(errors="replace").strip()
-        return running.returncode, count, said
+            stderr = running.stderr.read().decode(errors="replace").strip()
+        return running.returncode, count, stderr
 
-    def unreachable(self, said: str) -> HostUnreachable:
-        """The error for what ssh says of a connection."""
+    def unreachable(self, message: str) -> HostUnreachable:
+        """Build the error for a message of ssh."""
         fix = f"see that it runs, and: ssh -p {self.port} {self.user}@{self.name}"
-        if "verification failed" in said or "HOST IDENTIFICATION HAS CHANGED" in said:
+        if "verification failed" in message or "HOST IDENTIFICATION HAS CHANGED" in message:
             fix = (
                 "compare the host's key at its console (ssh-keygen -lf /etc/ssh/"
                 f"ssh_host_ed25519_key.pub), and correct {self.known_hosts}; do not take it from "
                 "the network"
             )
-        elif "Permission denied" in said:
+        elif "Permission denied" in message:
             fix = (
                 "append the public key to ~/.ssh/authorized_keys of that user, and name the "
                 "private one with --identity"
             )
-        return HostUnreachable(f"No command can be run there: {said}.", where=self.address, fix=fix)
+        return HostUnreachable(
+            f"No command can be run there: {message}.", where=self.address, fix=fix
+        )
 
 
 def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -> Connection:
-    """How a host is reached, as the command line says.
+    """Check the options of the command line, and return the connection.
 
     Raises:
-        ConfigurationError: the host is not of the form, is root's, or is not known.
+        ConfigurationError: the host is not USER@HOST, the user is root, or the key is unknown.
     """
     found = HOST.fullmatch(host)
     if found is None or found["user"] == "root":
@@ -147,10 +149,10 @@ def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -
             )
     name = found["name"]
     listed = name if port == 22 else f"[{name}]:{port}"
-    asked = subprocess.run(
+    lookup = subprocess.run(
         ["ssh-keygen", "-F", listed, "-f", str(known_hosts)], capture_output=True, check=False
     )
-    if asked.returncode:
+    if lookup.returncode:
         raise ConfigurationError(
             f"The key of {listed} is not known.",
             where=str(known_hosts),

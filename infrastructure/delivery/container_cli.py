@@ -1,6 +1,7 @@
-"""`python -m infrastructure.delivery.container_cli`: what a delivery asks in a container.
+"""`python -m infrastructure.delivery.container_cli`: commands that a delivery runs in a container.
 
-The host has an engine, and no Python package of ours; whatever talks to Prefect runs here.
+The host has only a container engine. Commands that talk to Prefect run in a container of the
+release, which has this package.
 """
 
 from __future__ import annotations
@@ -75,15 +76,17 @@ def notify(
     body = sys.stdin.read().strip()
     try:
         with prefect_client() as client:
-            there = [block_address(document) for document in notification_blocks(client, target)]
+            recipients = [
+                block_address(document) for document in notification_blocks(client, target)
+            ]
     except PrefectUnreachable as error:
         typer.echo(f"nobody could be told: {error.what}")
         return
-    if not there:
+    if not recipients:
         typer.echo(f"nobody was told: there is no block {notify_block(target)}")
-    send = sender(there)
+    send = sender(recipients)
     notice = Notice(subject=subject, body=body, at=datetime.now(UTC))
-    for receiver in there:
+    for receiver in recipients:
         unsent = send(receiver, notice)
         block = receiver.rpartition("/")[2]
         typer.echo(
@@ -129,19 +132,23 @@ def back(
                 where=f"the artifacts releases-{target} of the Prefect API",
                 fix=f"in a checkout of it: uv run millrace deploy {target}",
             )
-        wanted = chosen.deployments
-        steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)
+        deployments = chosen.deployments
+        steps = plan(client, [DeploymentKind([target])], deployments, keep=deployments)
         current = known[0]
-        came = {each.name for each in current.deployments}
-        steps = [each for each in steps if each.action is not Action.ORPHANED or _in(each, came)]
+        current_names = {each.name for each in current.deployments}
+        steps = [
+            each
+            for each in steps
+            if each.action is not Action.ORPHANED or _is_named(each, current_names)
+        ]
         console.print(plan_table.table(steps, prune=True))
         apply(client, steps, prune=True)
         if current.version != version:
             why = f"rolled back from {current.version}"
-            record(client, Release(target, version, chosen.image, why, wanted))
+            record(client, Release(target, version, chosen.image, why, deployments))
 
 
-def _in(step: Step, names: set[str]) -> bool:
+def _is_named(step: Step, names: set[str]) -> bool:
     return step.name in names
 
 

@@ -1,4 +1,4 @@
-"""The program that is sent to a host: the modules of `on_host`, and nothing else, in one file."""
+"""Pack the `on_host` package into one zipapp, which is sent to the host."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ sys.exit(main())
 
 @dataclass(frozen=True)
 class Program:
-    """A file that the host's Python runs; its name is what it holds."""
+    """A zipapp for the host; its name contains a hash of its content."""
 
     name: str
     content: bytes
 
 
 def program() -> Program:
-    """Pack the modules. What is packed depends on them alone."""
+    """Pack the modules; equal modules give an equal file name."""
     digest = hashlib.sha256(MAIN.encode())
     with tempfile.TemporaryDirectory(prefix="millrace-deliver-") as scratch:
         source = Path(scratch, "source")

@@ -1,4 +1,4 @@
-"""`kubectl` with one context and one namespace, said with every call: no default is trusted."""
+"""Run `kubectl` with an explicit context and namespace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
 class ClusterRefuses(MillraceError):
-    """A call of kubectl failed."""
+    """A kubectl command failed."""
 
     exit_code = 2
     of_a_system = True
@@ -25,41 +25,41 @@ class ClusterRefuses(MillraceError):
 
 @dataclass(frozen=True)
 class Kubectl:
-    """Calls of one cluster's namespace."""
+    """kubectl for one context and namespace."""
 
     context: str
     namespace: str
 
     def run(self, *arguments: str, text: str | None = None) -> str:
-        """What kubectl prints.
+        """Run kubectl and return its output.
 
         Raises:
-            ClusterRefuses: it fails.
+            ClusterRefuses: the command fails.
         """
-        line = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
-        done = subprocess.run(line, input=text, capture_output=True, text=True, check=False)
+        command = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterRefuses(
                 done.stderr.strip() or f"exit code {done.returncode}",
-                where=" ".join(line),
+                where=" ".join(command),
                 fix="see what it says; roles of whoever delivers: documentation/delivery.md",
             )
         return done.stdout
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        """An object; none where there is none of this name."""
-        said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
-        return dict(json.loads(said)) if said.strip() else None
+        """Return an object, or None if it does not exist."""
+        output = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
+        return dict(json.loads(output)) if output.strip() else None
 
     def put(self, manifest: dict[str, Any], verb: str = "apply") -> None:
         """Apply, create or replace an object."""
         self.run(verb, "--filename", "-", text=json.dumps(manifest))
 
     def secret(self, name: str, key: str) -> str:
-        """A value of a secret, for the environment of a process and nothing else.
+        """Read a value of a Secret; pass it on only in a process's environment.
 
         Raises:
-            ConfigurationError: there is none.
+            ConfigurationError: there is no such Secret or key.
         """
         found = self.get("secret", name)
         value = (found or {}).get("data", {}).get(key)
@@ -73,10 +73,10 @@ class Kubectl:
 
     @contextmanager
     def forwarded(self, service: str, port: int) -> Iterator[int]:
-        """A port of this machine's loopback that leads to a service.
+        """Forward a loopback port of this machine to a service.
 
         Raises:
-            ClusterRefuses: it does not come up.
+            ClusterRefuses: port forwarding fails.
         """
         where = ["--context", self.context, "--namespace", self.namespace]
         to = ["--address", "127.0.0.1", f"service/{service}", f":{port}"]
@@ -86,11 +86,11 @@ class Kubectl:
         ) as running:
             try:
                 assert running.stdout is not None  # noqa: S101 # as asked for
-                said = running.stdout.readline()
-                found = FORWARDING.search(said)
+                output = running.stdout.readline()
+                found = FORWARDING.search(output)
                 if found is None:
                     raise ClusterRefuses(
-                        f"The API cannot be reached: {said.strip()}",
+                        f"The API cannot be reached: {output.strip()}",
                         where=" ".join(line),
                         fix="see that the server's pod is ready, and that you may forward ports",
                     )
@@ -100,22 +100,22 @@ class Kubectl:
 
 
 def kubectl(context: str, namespace: str) -> Kubectl:
-    """Calls of a context that exists.
+    """Return kubectl for a context that exists.
 
     Raises:
-        ConfigurationError: there is no kubectl, or no such context.
+        ConfigurationError: kubectl is not installed, or there is no such context.
     """
     try:
         done = subprocess.run(
             ["kubectl", "config", "get-contexts", "--output", "name", "--", context],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        said = done.stderr.strip() if done.returncode else ""
+        error_text = done.stderr.strip() if done.returncode else ""
     except OSError as error:
-        said = str(error)
-    if said:
+        error_text = str(error)
+    if error_text:
         raise ConfigurationError(
-            f"The context cannot be used: {said}.",
+            f"The context cannot be used: {error_text}.",
             where=f"--context {context}",
             fix="kubectl config get-contexts lists those that there are",
         )

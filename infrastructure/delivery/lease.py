@@ -1,7 +1,7 @@
-"""One delivery to a namespace at a time, and which revisions work: a Lease of Kubernetes.
+"""Kubernetes Lease: one delivery per namespace at a time, and the last good revisions.
 
-A Lease is made and replaced atomically. One that was not renewed for longer than it says was left
-by a delivery that was killed; the next takes it over, and finds in it what worked before.
+A Lease is created and replaced atomically. If it was not renewed for its duration, the delivery
+that held it was killed: the next delivery takes it over and reads the last good revisions from it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from infrastructure.delivery.kubectl import ClusterRefuses, Kubectl
 from prefect_flows.core.errors import TargetBusy
 
-NAME = "millrace-delivery"
+LEASE_NAME = "millrace-delivery"
 GOOD = "millrace.io/good"
-FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-FREE = ""
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+NO_HOLDER = ""
 
 
 class Lease:
-    """The lease of a namespace, taken for one delivery.
+    """The Lease of a namespace, held by one delivery.
 
     Attributes:
-        good: revision of each Deployment, as the last delivery that passed left it.
-        killed: the delivery from which it was taken over.
+        good: revision of each Deployment after the last successful delivery.
+        killed: holder that it was taken over from; empty if none.
     """
 
     def __init__(self, cluster: Kubectl, holder: str, seconds: int) -> None:
@@ -36,12 +36,12 @@ class Lease:
         self.killed = ""
 
     def take(self) -> None:
-        """Take it.
+        """Acquire the Lease.
 
         Raises:
-            TargetBusy: another delivery has it.
+            TargetBusy: another delivery holds it.
         """
-        found = self._cluster.get("lease", NAME)
+        found = self._cluster.get("lease", LEASE_NAME)
         if found is None:
             try:
                 self._cluster.put(self._manifest({}), "create")
@@ -52,45 +52,45 @@ class Lease:
             return
         spec = found["spec"]
         self.good = json.loads(found["metadata"].get("annotations", {}).get(GOOD, "{}"))
-        holder = spec.get("holderIdentity") or FREE
+        holder = spec.get("holderIdentity") or NO_HOLDER
         if holder:
-            renewed = datetime.strptime(spec["renewTime"], FORMAT).replace(tzinfo=UTC)
+            renewed = datetime.strptime(spec["renewTime"], TIME_FORMAT).replace(tzinfo=UTC)
             if datetime.now(UTC) - renewed < timedelta(seconds=spec["leaseDurationSeconds"]):
                 raise self._busy(holder)
             self.killed = holder
         self._replace(found, self._holder)
 
     def renew(self) -> None:
-        """Say that the delivery goes on; before every step.
+        """Renew the Lease; called before every step.
 
         Raises:
-            TargetBusy: it was taken over, since it was not renewed for too long.
+            TargetBusy: another delivery took it over, because it was not renewed in time.
         """
-        found = self._cluster.get("lease", NAME)
+        found = self._cluster.get("lease", LEASE_NAME)
         if found is None or found["spec"].get("holderIdentity") != self._holder:
             raise self._busy("one that took this one for dead")
         self._replace(found, self._holder)
 
     def free(self, good: Mapping[str, int] | None) -> None:
-        """Give it back, with what works now where that is another."""
+        """Release the Lease, and store the good revisions if they are given."""
         self.good = dict(good) if good is not None else self.good
-        found = self._cluster.get("lease", NAME)
+        found = self._cluster.get("lease", LEASE_NAME)
         if found is not None and found["spec"].get("holderIdentity") == self._holder:
-            self._replace(found, FREE)
+            self._replace(found, NO_HOLDER)
 
     def _replace(self, found: dict[str, Any], holder: str) -> None:
-        # With the version that was read: somebody who was quicker makes it fail.
+        # With the `resourceVersion` that was read, the replacement fails if somebody was faster.
         manifest = self._manifest({"resourceVersion": found["metadata"]["resourceVersion"]})
         manifest["spec"]["holderIdentity"] = holder
         self._cluster.put(manifest, "replace")
 
     def _manifest(self, metadata: dict[str, str]) -> dict[str, Any]:
-        now = datetime.now(UTC).strftime(FORMAT)
+        now = datetime.now(UTC).strftime(TIME_FORMAT)
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {
-                "name": NAME,
+                "name": LEASE_NAME,
                 "namespace": self._cluster.namespace,
                 "annotations": {GOOD: json.dumps(self.good)},
                 **metadata,
@@ -105,7 +105,7 @@ class Lease:
     def _busy(self, holder: str) -> TargetBusy:
         return TargetBusy(
             f"Another delivery is under way: {holder}.",
-            where=f"lease {NAME}, context {self._cluster.context}, namespace "
+            where=f"lease {LEASE_NAME}, context {self._cluster.context}, namespace "
             f"{self._cluster.namespace}",
             fix=f"wait for it; one that was killed is taken over after {self._seconds} s",
         )

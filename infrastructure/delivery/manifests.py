@@ -1,4 +1,4 @@
-"""What a kustomization builds, with the release's image in the place of its own."""
+"""Build a kustomization, and replace its image with the one of the release."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import yaml
 from prefect_flows.core.errors import ConfigurationError
 
 SERVER, WORKER = "prefect-server", "prefect-worker"
-# `kubectl rollout history` shows it.
+# Shown by `kubectl rollout history`.
 CAUSE = "kubernetes.io/change-cause"
 
 
 @dataclass(frozen=True)
 class Built:
-    """Objects to apply, and the namespace that they are in."""
+    """Objects to apply, and their namespace."""
 
     namespace: str
     objects: list[dict[str, Any]]
 
 
 def build(kustomization: Path, image: str, cause: str) -> Built:
-    """Build a kustomization around an image.
+    """Build a kustomization with an image.
 
     Raises:
-        ConfigurationError: it cannot be built, or has no server.
+        ConfigurationError: it cannot be built, or has no Deployment of the server.
     """
     done = subprocess.run(
         ["kubectl", "kustomize", "--", str(kustomization)],
@@ -47,19 +47,19 @@ def build(kustomization: Path, image: str, cause: str) -> Built:
             fix="name infrastructure/platforms/kubernetes/base, or an overlay of it, with "
             "--kustomization",
         )
-    ours = _name(servers[0]["spec"]["template"]["spec"]["containers"][0]["image"])
+    image_name = _name(servers[0]["spec"]["template"]["spec"]["containers"][0]["image"])
     for each in objects:
         if each["kind"] not in ("Deployment", "StatefulSet"):
             continue
         each["metadata"].setdefault("annotations", {})[CAUSE] = cause
         for container in each["spec"]["template"]["spec"]["containers"]:
-            if _name(container["image"]) == ours:
+            if _name(container["image"]) == image_name:
                 container["image"] = image
     return Built(servers[0]["metadata"]["namespace"], objects)
 
 
 def _name(image: str) -> str:
-    """An image without its tag and digest."""
+    """Return an image's name without tag and digest."""
     name = image.partition("@")[0]
     head, colon, tag = name.rpartition(":")
     return head if colon and "/" not in tag else name

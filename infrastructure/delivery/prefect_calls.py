@@ -1,4 +1,4 @@
-"""Prefect's API behind a forwarded port of a cluster, for the project's own commands."""
+"""Run the project's commands against a cluster's Prefect API, through a forwarded port."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CLI = "infrastructure.cli"
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be delivered, and how.
+    """A delivery to a cluster.
 
     Attributes:
-        version: the commit that lies here, which the image has to be of.
-        outputs: Terraform's outputs, as text; none where the blocks are not looked at.
+        version: the commit that is checked out, which the image must be built from.
+        outputs: Terraform's outputs as text; None to skip the check of the blocks.
     """
 
     target: str
@@ -37,14 +37,14 @@ class Wish:
 
 
 class Prefect:
-    """Calls for one wish. Credentials are in the environment of commands, and nowhere else."""
+    """Commands against the Prefect API; credentials are passed only in their environment."""
 
     def __init__(self, url: str, given: str, wish: Wish) -> None:
         from prefect.client.base import PrefectHttpxSyncClient
 
         self._wish = wish
         user, _, password = given.partition(":")
-        # Prefect's own, for the tokens that its protection against forged requests asks for.
+        # Prefect's own client, because it handles the CSRF tokens.
         self._http = PrefectHttpxSyncClient(
             base_url=url, auth=(user, password), enable_csrf_support=True,
             raise_on_all_errors=False,
@@ -57,10 +57,10 @@ class Prefect:
         }  # fmt: skip
 
     def run(self, module: str, *arguments: str, text: str | None = None) -> str:
-        """A command of the project; what it prints.
+        """Run a command of the project, and return its output.
 
         Raises:
-            StepFailed: it fails.
+            StepFailed: the command fails.
         """
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], env=self._environment,
@@ -71,15 +71,15 @@ class Prefect:
         return done.stdout
 
     def faults(self, seconds: float, known: Iterable[str]) -> dict[str, str]:
-        """What the health check of the target finds, by check and subject."""
-        said = self.run(
+        """Return the faults that the health check of the target finds, by check and subject."""
+        output = self.run(
             INSIDE, "faults", self._wish.target, "--seconds", f"{seconds:.0f}",
             "--known", json.dumps(list(known)),
         )  # fmt: skip
-        return dict(json.loads(said.strip().splitlines()[-1]))
+        return dict(json.loads(output.strip().splitlines()[-1]))
 
     def pool(self) -> dict[str, Any] | None:
-        """The pool as it is; none where it is not."""
+        """Return the work pool, or None if it does not exist."""
         answer = self._http.get(f"/work_pools/{self._wish.pool}")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
@@ -88,7 +88,7 @@ class Prefect:
         return dict(answer.json())
 
     def pool_back(self, before: dict[str, Any]) -> None:
-        """The pool's template as it was."""
+        """Restore job template and description of the work pool."""
         body = {key: before[key] for key in ("base_job_template", "description")}
         answer = self._http.patch(f"/work_pools/{self._wish.pool}", json=body)
         if answer.is_error:

@@ -1,7 +1,7 @@
-"""A delivery to a host over SSH: what is sent there, and what is read from there.
+"""Deliver a release to a host over SSH: send the program, start the delivery, follow its log.
 
-The delivery itself runs on the host (`on_host`), so that it comes to its end when the connection or
-this machine does not. Here it is followed.
+The delivery itself runs on the host (`on_host`), so it finishes if the connection or this machine
+fails.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from infrastructure.version import version_of
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
-IMAGE = re.compile(
+IMAGE_PATTERN = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9.:_/-]*?)(?::[A-Za-z0-9_.-]+)?@(?P<digest>sha256:[0-9a-f]{64})"
 )
-FOLDER = re.compile(r"(?![/.-])[A-Za-z0-9._/-]+")
+FOLDER_PATTERN = re.compile(r"(?![/.-])[A-Za-z0-9._/-]+")
 USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
-# A connection that is lost is made again, for as long as a host takes to boot.
-AGAIN, AGAIN_SECONDS = 30, 10.0
-# What the worker needs after its patience, to say farewell.
-SHUTDOWN_GRACE_SECONDS = 90
+# Reconnect for as long as a host takes to boot.
+RECONNECT_ATTEMPTS, RECONNECT_SECONDS = 30, 10.0
+# Seconds that the worker needs to shut down after its drain timeout.
+WORKER_SHUTDOWN_SECONDS = 90
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be delivered, and how.
+    """A delivery to a host.
 
     Attributes:
-        image: by digest; none for the release before the current one.
-        drain_seconds: how long runs may go on in a worker that was told to stop.
-        health_seconds: how long server, worker and health check may take to be well.
+        image: reference with digest; None for the release before the current one.
+        drain_seconds: how long runs may continue in a worker that was asked to stop.
+        health_seconds: how long to wait for server, worker and health check.
     """
 
     target: str
@@ -56,17 +56,17 @@ class Wish:
 
 
 def new_name() -> str:
-    """Of a delivery: when it began, and what tells it from another of that second."""
+    """Generate the name of a delivery: its start time and a random suffix."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def by_digest(image: str) -> str:
-    """The image's name and digest, without its tag: that may be moved.
+    """Return the image's name and digest without its tag, since tags can move.
 
     Raises:
-        ConfigurationError: it has no digest.
+        ConfigurationError: the image has no digest.
     """
-    found = IMAGE.fullmatch(image)
+    found = IMAGE_PATTERN.fullmatch(image)
     if found is None:
         raise ConfigurationError(
             f"What is delivered is named by its digest, and {image!r} is not.",
@@ -77,27 +77,27 @@ def by_digest(image: str) -> str:
 
 
 def registry_credentials() -> dict[str, str]:
-    """Of whoever may pull, from the environment; they go through standard input alone.
+    """Read the registry's credentials from the environment; they are sent only over stdin.
 
     Raises:
-        ConfigurationError: one of the two is missing.
+        ConfigurationError: only one of the two is set.
     """
-    given = {name: os.environ.get(name, "") for name in (USERNAME, PASSWORD)}
-    missing = [name for name, value in given.items() if not value]
+    values = {name: os.environ.get(name, "") for name in (USERNAME, PASSWORD)}
+    missing = [name for name, value in values.items() if not value]
     if len(missing) == 1:
         raise ConfigurationError(
             f"{missing[0]} is not set.",
             where="the environment",
             fix=f"set both of {USERNAME} and {PASSWORD}, or none where anybody may pull",
         )
-    return {} if missing else {"username": given[USERNAME], "password": given[PASSWORD]}
+    return {} if missing else {"username": values[USERNAME], "password": values[PASSWORD]}
 
 
 class Host:
     """The folder of a target on a host."""
 
     def __init__(self, connection: Connection, folder: str) -> None:
-        if not FOLDER.fullmatch(folder) or ".." in folder.split("/"):
+        if not FOLDER_PATTERN.fullmatch(folder) or ".." in folder.split("/"):
             raise ConfigurationError(
                 f"Not a folder in the user's home: {folder!r}.",
                 where="--folder",
@@ -108,10 +108,11 @@ class Host:
         self._program = ""
 
     def send(self) -> None:
-        """The program, unless it is there; under its own name, since another may be running.
+        """Send the program unless it is there; an older one, which may be running, stays.
 
         Raises:
-            HostUnreachable, HostRefuses: it cannot be written.
+            HostUnreachable: the host cannot be reached.
+            HostRefuses: the file cannot be written.
         """
         packed = program()
         self._program = f"{self._folder}/programs/{packed.name}"
@@ -122,41 +123,41 @@ class Host:
         self._connection.run("sh", "-c", script, "sh", self._program, text=packed.content)
 
     def ask(self, *command: str, document: object = None) -> Any:
-        """What the program answers, read as JSON."""
+        """Run a command of the program, and return its JSON output."""
         text = b"" if document is None else json.dumps(document).encode()
-        said = self._connection.run("python3", self._program, self._folder, *command, text=text)
-        return json.loads(said) if said.strip() else None
+        output = self._connection.run("python3", self._program, self._folder, *command, text=text)
+        return json.loads(output) if output.strip() else None
 
     def follow(self, name: str, sink: IO[bytes]) -> None:
-        """Hand on the log of a delivery until it has ended, over as many connections as it takes.
+        """Print the log of a delivery until it has ended; reconnect if the connection is lost.
 
         Raises:
-            HostUnreachable: the host does not come back.
-            HostRefuses: the delivery was killed there.
+            HostUnreachable: the host cannot be reached again.
+            HostRefuses: the delivery was killed on the host.
         """
-        offset, left = 0, AGAIN
+        offset, attempts_left = 0, RECONNECT_ATTEMPTS
         while True:
             remote = ["python3", self._program, self._folder, "follow", name, str(offset)]
-            code, count, said = self._connection.stream(*remote, sink=sink)
+            code, count, stderr = self._connection.stream(*remote, sink=sink)
             offset += count
             if code == 0:
                 return
             if code != LOST:
-                what, _, rest = said.partition("\n  where: ")
+                what, _, rest = stderr.partition("\n  where: ")
                 where, _, fix = rest.partition("\n  fix:   ")
                 raise HostRefuses(what, where=where, fix=fix)
-            left = AGAIN if count else left - 1
-            if not left:
-                raise self._connection.unreachable(said)
-            time.sleep(AGAIN_SECONDS)
+            attempts_left = RECONNECT_ATTEMPTS if count else attempts_left - 1
+            if not attempts_left:
+                raise self._connection.unreachable(stderr)
+            time.sleep(RECONNECT_SECONDS)
 
 
 def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str, Any]:
-    """Deliver a release; the record of how it ended.
+    """Deliver a release and return the record of the delivery.
 
     Raises:
         ConfigurationError: nothing was changed.
-        HostUnreachable: the host does not answer, or does not any more.
+        HostUnreachable: the host does not respond, or no longer responds.
     """
     credentials = registry_credentials()
     image = None if wish.image is None else by_digest(wish.image)
@@ -164,29 +165,29 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
     host = Host(connection, wish.folder)
     host.send()
     if image is None:
-        release, compose = _before(host, connection, wish)
+        release, compose = _get_previous_release(host, connection, wish)
         image = release["image"]
     else:
         compose = (settings.project_dir / "compose.yaml").read_text()
         _say(f"{connection.address}: pulls {image}")
-        said = host.ask("pull", image, document=credentials)
-        if said["version"] != version:
+        info = host.ask("pull", image, document=credentials)
+        if info["version"] != version:
             raise ConfigurationError(
-                f"The image is of {said['version']}, and this folder, whose compose.yaml goes with "
+                f"The image is of {info['version']}, and this folder, whose compose.yaml goes with "
                 f"it, is of {version}.",
                 where=image,
-                fix=f"git checkout {said['version'].removesuffix('-dirty')}",
+                fix=f"git checkout {info['version'].removesuffix('-dirty')}",
             )
         name = f"{version}-{image[-12:]}-{hashlib.sha256(compose.encode()).hexdigest()[:6]}"
-        release = {"id": name, "image": image, **said}
+        release = {"id": name, "image": image, **info}
     name = new_name()
-    asked = {
+    request = {
         "release": release,
         "compose": compose,
         "environment": {
             "MILLRACE_IMAGE": image,
             "WORKER_PATIENCE": wish.drain_seconds,
-            "WORKER_GRACE": f"{wish.drain_seconds + SHUTDOWN_GRACE_SECONDS}s",
+            "WORKER_GRACE": f"{wish.drain_seconds + WORKER_SHUTDOWN_SECONDS}s",
         },
         "target": wish.target,
         "back": wish.image is None,
@@ -196,13 +197,15 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
         "apply_blocks": wish.apply_blocks,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
     }
-    host.ask("begin", name, document=asked)
+    host.ask("begin", name, document=request)
     _say(f"Delivery {name}: {connection.address}:{wish.folder}/deliveries/{name}")
     host.follow(name, sys.stdout.buffer)
     return dict(host.ask("show", name))
 
 
-def _before(host: Host, connection: Connection, wish: Wish) -> tuple[dict[str, str], str]:
+def _get_previous_release(
+    host: Host, connection: Connection, wish: Wish
+) -> tuple[dict[str, str], str]:
     good = host.ask("good")
     if len(good) < 2:
         raise ConfigurationError(

@@ -1,1 +1,1 @@
-"""The embedded default: a Postgres and a Prefect server on this machine, under `.local/`."""
+"""Embedded servers for development: a Postgres and a Prefect server under `.local/`."""

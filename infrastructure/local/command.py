@@ -1,4 +1,4 @@
-"""`millrace up|status|down`: the two servers of this machine."""
+"""`millrace up|status|down`: start, check and stop the embedded servers."""
 
 from __future__ import annotations
 

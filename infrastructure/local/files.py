@@ -1,4 +1,4 @@
-"""Folders and locks under `.local/`."""
+"""Write files, create folders and take locks under `.local/`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from prefect_flows.core.errors import ServerError
 from prefect_flows.core.files import write_file
 
-# What a full disk has no room for: an empty file would still fit into the folder's own block.
+# A full disk may still have room for an empty file, so the probe fills a block.
 PROBE = b"\0" * 4096
 ROOM = (
     "make room there (du -xh -d 2 {} | sort -h), or put .local on another disk: MILLRACE_LOCAL_DIR"
@@ -22,10 +22,10 @@ ROOM = (
 
 
 def writable_folder(folder: Path) -> Path:
-    """Make a folder, or see that it can be written to.
+    """Create a folder, and check that it is writable.
 
     Raises:
-        ServerError: the disk, or the folder's permissions, do not allow it.
+        ServerError: the disk is full, or permissions are missing.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def writable_folder(folder: Path) -> Path:
 
 
 def not_writable(error: OSError, place: Path) -> ServerError:
-    """The error of a disk that is full, or of a folder that may not be written to."""
+    """Build the error for a full disk or a folder without write permission."""
     fix = "give yourself write permission there, or clone the project where you have it"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         fix = ROOM.format(place)
@@ -50,10 +50,10 @@ def not_writable(error: OSError, place: Path) -> ServerError:
 
 
 def write_local(file: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file of this machine whole.
+    """Write a file atomically.
 
     Raises:
-        ServerError: the disk is full, or the folder's permissions do not allow it.
+        ServerError: the disk is full, or permissions are missing.
     """
     try:
         write_file(file, text.encode(), mode)
@@ -62,26 +62,27 @@ def write_local(file: Path, text: str, mode: int = 0o644) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning of a command."""
+    """Print a warning to stderr."""
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def only_one(local_dir: Path, what: str, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold a lock of this machine for as long as the context lasts; death releases it.
+    """Hold a file lock while the context is open; it is released if the process dies.
 
     Args:
-        what: the name of what there may be only one of, for example `quickstart`.
-        wait_seconds: how long to wait for another one to end.
+        local_dir: folder of the lock.
+        what: name of the lock, for example `quickstart`.
+        wait_seconds: how long to wait for the lock.
 
     Raises:
-        ServerError: another process holds it.
+        ServerError: another process holds the lock.
     """
     file = writable_folder(local_dir) / f"{what}.lock"
     holder = local_dir / f"{what}.pid"
     try:
         with FileLock(file, timeout=wait_seconds):
-            # In one step, so that whoever waits reads the whole number.
+            # Written atomically, so that a waiting process never reads half a number.
             write_local(holder, str(os.getpid()))
             try:
                 yield

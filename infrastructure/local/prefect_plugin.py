@@ -1,8 +1,8 @@
-"""A Prefect plugin: the password of the local server goes to that server only.
+"""Prefect plugin: send the local server's password only to the local server.
 
-Prefect reads each setting by itself. With `PREFECT_API_URL` set to another server, it would send
-that one the `auth_string` of `prefect.toml`, and would leave out a `PREFECT_API_KEY`.
-`prefect.toml` enables this plugin; Prefect calls it whenever it is imported in the folder.
+If `PREFECT_API_URL` points to another server, Prefect would send it the `auth_string` of
+`prefect.toml`, and omit `PREFECT_API_KEY`. `prefect.toml` enables this plugin, and Prefect runs it
+at every import in the project's folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prefect.settings import get_current_settings
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> SetupResult | None:
-    """Clear the auth string when it comes from `prefect.toml` and the API's address does not."""
+    """Clear the auth string if it comes from `prefect.toml`, but the API URL does not."""
     file = Path("prefect.toml")
     if not file.exists():
         return None

@@ -1,9 +1,9 @@
-"""A Prefect server of this machine: its home is `.local/prefect`, and it stays up.
+"""Run the embedded Prefect server in the background, with its home in `.local/prefect`.
 
-It is a plain `prefect server start` with its output in a file. (`--background` would leave it
-writing into a pipe that nobody reads.) Where it answers, and the password that it asks for, are
-written to the project's `prefect.toml`, which every Prefect client in this folder reads: the
-`prefect` command line too. Only their owner may read that file and the password's own.
+It is a plain `prefect server start` with its output in a file, since `--background` writes to a
+pipe that nobody reads. Its URL and password are written to the project's `prefect.toml`, which
+every Prefect client in this folder reads, including the `prefect` command. Only the owner can read
+`prefect.toml` and the password file.
 """
 
 from __future__ import annotations
@@ -35,62 +35,62 @@ HOST = "127.0.0.1"
 USUAL_PORT = 4200
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
-# Of files with the password: for their owner alone.
-PRIVATE = 0o600
-# How a `prefect.toml` begins that is written here.
+# Mode of files with the password.
+PRIVATE_MODE = 0o600
+# First line of a `prefect.toml` that this module wrote.
 SETTINGS_MARK = "# Written by `millrace up`"
 HEADER = f"""\
 {SETTINGS_MARK}, which keeps what you add; `down`
 # removes the rest. A variable PREFECT_API_URL goes before it. It holds a password.
 """
-# The other settings in it. The plugin gives the password to no other server.
+# The plugin prevents clients from sending the password to another server.
 PLUGIN = {("plugins", "enabled"): True, ("plugins", "allow"): ["millrace"]}
-# What people may set otherwise.
+# Settings that users may change.
 DEFAULTS = {
     ("server", "analytics_enabled"): False,
-    # As pools.yaml has it for the runs of workers.
+    # The same value as for workers in pools.yaml.
     ("flows", "heartbeat_frequency"): 60,
 }
-# Before what the server writes in its log.
+# Line in the server's log that marks a start.
 STARTED = "--- The Prefect server starts"
 RESTART_COMMANDS = "when no run is under way: uv run millrace down && uv run millrace up"
 
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A server that was started: its process and its port."""
+    """A started server: its process id and port."""
 
     pid: PositiveInt
     port: PositiveInt
 
     @property
     def command(self) -> list[str]:
-        """The arguments of Python that start it."""
+        """Arguments of Python that start the server."""
         return ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(self.port)]
 
     @property
     def ui_url(self) -> str:
-        """Where a person looks."""
+        """URL of the user interface."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def api_url(self) -> str:
-        """Where a client connects to."""
+        """URL of the API."""
         return f"{self.ui_url}/api"
 
     @property
     def origins(self) -> str:
-        """The origins whose pages may call the API: its own, by both names that people type."""
+        """Origins whose pages may call the API: the server's own, by IP address and by name."""
         return f"{self.ui_url},http://localhost:{self.port}"
 
     def accepts(self, auth: tuple[str, str] | None = None) -> bool:
-        """Whether its API answers a client with this user and password, or with none.
+        """Return whether the API accepts a user and password, or no credentials.
 
         Raises:
-            ServerError: it does not answer at all.
+            ServerError: the API does not respond.
         """
         try:
-            # No proxy of the environment is to see the password.
+            # Do not send the password to a proxy that is set in the environment.
             with httpx.Client(auth=auth, timeout=START_SECONDS, trust_env=False) as client:
                 return client.get(f"{self.api_url}/admin/version").is_success
         except httpx.TransportError as error:
@@ -101,10 +101,10 @@ class PrefectServer:
             ) from error
 
     def process(self) -> psutil.Process | None:
-        """The running process; none when it ended, or when its number serves another one.
+        """Return the running process; None if it has exited or another process has its id.
 
-        The command line identifies it. Its start time does not: the system computes that from
-        the clock, which may have been corrected since.
+        The command line identifies it. The start time does not: the system derives it from the
+        clock, which may have been corrected since.
         """
         try:
             process = psutil.Process(self.pid)
@@ -114,10 +114,10 @@ class PrefectServer:
         return process if command[-len(self.command) :] == self.command else None
 
     def is_healthy(self) -> bool:
-        """Whether the API answers, and it is this server that does.
+        """Return whether the API responds, and belongs to this server.
 
-        Two projects that start at once may find the same port free; the one that lost it must not
-        take the other's API for its own.
+        Two projects that start concurrently may choose the same free port; the one that loses
+        the port must not use the other's API.
         """
         process = self.process()
         if process is None:
@@ -139,14 +139,16 @@ _SERVER = TypeAdapter(PrefectServer)
 
 
 def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> PrefectServer:
-    """Start the server's process, or find it running; `wait` waits until it answers.
+    """Start the server's process, unless it is running; `wait` waits until it responds.
 
     Args:
-        port: the port to listen on; 4200 when none is given, another one when that is taken.
+        project_dir: folder of `prefect.toml`.
+        local_dir: folder of the server's home.
+        port: port to listen on; by default 4200, or a free port if 4200 is taken.
 
     Raises:
-        ServerError: the given port is taken, the server runs on another one, or the project has a
-            `prefect.toml` of somebody else.
+        ServerError: the port is taken, the server runs on another port, or `prefect.toml` was not
+            written by this module.
     """
     running = find(local_dir)
     _refuse_other_settings(project_dir)
@@ -159,7 +161,7 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
             )
         return running
     home = writable_folder(_home(local_dir))
-    home.chmod(0o700)  # the server's database holds the blocks and the key that opens them
+    home.chmod(0o700)  # the server's database contains the blocks and their encryption key
     if port is None:
         port = USUAL_PORT if _is_free(USUAL_PORT) else _any_free_port()
     elif not _is_free(port):
@@ -171,17 +173,17 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
     server = PrefectServer(0, port)
     environment = os.environ | {
         "PREFECT_HOME": str(home),
-        # A variable is for the process's own user; a command line is for every user to see.
-        "PREFECT_SERVER_API_AUTH_STRING": _make_auth_string(local_dir),
+        # Only the process's user can read its environment; every user can read a command line.
+        "PREFECT_SERVER_API_AUTH_STRING": _load_or_create_auth_string(local_dir),
         "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": server.origins,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # In memory, by default: a server that restarts then holds the target of a run for ever.
+        # By default in memory: after a restart of the server, a target would stay locked forever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
         "PREFECT_SERVER_UI_API_URL": server.api_url,
-        # What links in notices of automations begin with.
+        # Base URL of links in notifications of automations.
         "PREFECT_UI_URL": server.ui_url,
         "DO_NOT_TRACK": "1",
     }
@@ -201,11 +203,11 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
     try:
         write_local(_state_file(local_dir), json.dumps(asdict(server)))
     except ServerError:
-        # What nobody knows of, nobody could stop.
+        # Without the state file, `stop` could not find the process.
         process.kill()
         process.wait()
         raise
-    # Linux shows an empty command line for a moment after a program has started.
+    # Linux shows an empty command line for a moment after a process has started.
     while server.process() is None and process.poll() is None:
         time.sleep(0.01)
     return server
@@ -214,23 +216,26 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
 def wait(
     server: PrefectServer, project_dir: Path, local_dir: Path, port: int | None = None
 ) -> PrefectServer:
-    """Wait until the server answers, then point this project's Prefect clients at it.
+    """Wait until the server responds, then write the client settings to `prefect.toml`.
 
     Args:
-        port: the port that was asked for; when none was, one that another program took between the
-            look and the listening is exchanged for a free one.
+        server: the server that `launch` started.
+        project_dir: folder of `prefect.toml`.
+        local_dir: folder of the server's home.
+        port: port that the user asked for. If None, and another program has taken the port
+            meanwhile, the server is restarted on a free one.
 
     Returns:
-        The server that answers.
+        The server that responds.
 
     Raises:
-        ServerError: it ended, did not answer in time, or does not ask for this folder's password.
+        ServerError: it exited, did not respond in time, or has another password.
     """
     deadline = time.monotonic() + START_SECONDS
     while not server.is_healthy():
         ended = server.process() is None
         is_late = time.monotonic() > deadline
-        if ended and not is_late and port is None and _lost_its_port(local_dir):
+        if ended and not is_late and port is None and _port_was_taken(local_dir):
             server = launch(project_dir, local_dir)
             continue
         if ended or is_late:
@@ -247,17 +252,17 @@ def wait(
     return server
 
 
-def _lost_its_port(local_dir: Path) -> bool:
-    """Whether the last start failed since another program listened, which may have ended since."""
+def _port_was_taken(local_dir: Path) -> bool:
+    """Return whether the last start failed because the port was already in use."""
     log = log_file(local_dir).read_text(errors="replace")
     return "already in use" in log.rpartition(STARTED)[2]
 
 
 def stop(project_dir: Path, local_dir: Path) -> bool:
-    """Stop the server and all that it started; whether it was running.
+    """Stop the server and its child processes; return whether it was running.
 
     Raises:
-        ServerError: it does not end.
+        ServerError: the process does not exit.
     """
     server = find(local_dir)
     _remove_client_settings(project_dir)
@@ -281,17 +286,17 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
 
 
 def find(local_dir: Path) -> PrefectServer | None:
-    """The server that was started before, when its process is still there."""
+    """Return the server that was started earlier, if its process is running."""
     file = _state_file(local_dir)
     is_there = file.exists()
     server = read_or_set_aside(file, _SERVER, warn)
-    if server is None and is_there and (server := _running_in(_home(local_dir))) is not None:
+    if server is None and is_there and (server := _find_process_in(_home(local_dir))) is not None:
         write_local(file, json.dumps(asdict(server)))
     return server if server is not None and server.process() is not None else None
 
 
-def _running_in(home: Path) -> PrefectServer | None:
-    """The server that works in a folder, found among the processes of this machine."""
+def _find_process_in(home: Path) -> PrefectServer | None:
+    """Find the server with this home among the processes of the machine."""
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
@@ -300,26 +305,26 @@ def _running_in(home: Path) -> PrefectServer | None:
             server = PrefectServer(process.pid, int(command[-1]))
             if server.process() is not None and Path(process.cwd()).samefile(home):
                 return server
-        except (psutil.Error, OSError):  # it ended meanwhile, or is another user's
+        except (psutil.Error, OSError):  # it exited meanwhile, or belongs to another user
             continue
     return None
 
 
 def client_settings_file(project_dir: Path) -> Path:
-    """The file from which every Prefect client in the project's folder reads its settings."""
+    """Return the `prefect.toml` that every Prefect client in the project's folder reads."""
     return project_dir / "prefect.toml"
 
 
 def auth_file(local_dir: Path) -> Path:
-    """The file with the user and the password that the server asks for, as `user:password`."""
+    """Return the file with the server's `user:password`."""
     return _home(local_dir) / "auth-string"
 
 
-def _make_auth_string(local_dir: Path) -> str:
-    """The server's user and password, which stay the same: browsers and workers keep them."""
+def _load_or_create_auth_string(local_dir: Path) -> str:
+    """Return the server's `user:password`, created once, since browsers and workers keep it."""
     file = auth_file(local_dir)
     if not file.exists():
-        write_local(file, f"millrace:{secrets.token_hex(24)}\n", PRIVATE)
+        write_local(file, f"millrace:{secrets.token_hex(24)}\n", PRIVATE_MODE)
     auth_string = file.read_text().strip()
     if not re.fullmatch(r"[^:\s]+:\S+", auth_string):
         raise ServerError(
@@ -338,7 +343,7 @@ def _refuse_other_password(server: PrefectServer, local_dir: Path) -> None:
             where=f"{server.ui_url}, process {server.pid}",
             fix=RESTART_COMMANDS,
         )
-    user, _, password = _make_auth_string(local_dir).partition(":")
+    user, _, password = _load_or_create_auth_string(local_dir).partition(":")
     if not server.accepts((user, password)):
         raise ServerError(
             "The Prefect server was started with another password than the file has now.",
@@ -348,28 +353,28 @@ def _refuse_other_password(server: PrefectServer, local_dir: Path) -> None:
 
 
 def _write_client_settings(project_dir: Path, local_dir: Path, server: PrefectServer) -> None:
-    """Point the clients of the project's folder at the server; what people added stays."""
+    """Write URL and password to `prefect.toml`, and keep what users added."""
     file = client_settings_file(project_dir)
-    is_ours = _wrote_settings(file) and not _is_blank(file)
+    is_ours = _is_our_settings_file(file) and not _is_blank(file)
     document = _read_toml(file) if is_ours else tomlkit.parse(HEADER)
     for (table, key), value in {
         ("", "home"): str(_home(local_dir)),
         ("api", "url"): server.api_url,
-        ("api", "auth_string"): _make_auth_string(local_dir),
+        ("api", "auth_string"): _load_or_create_auth_string(local_dir),
         **PLUGIN,
     }.items():
         _table(document, table)[key] = value
     for (table, key), value in DEFAULTS.items():
         _table(document, table).setdefault(key, value)
     text = tomlkit.dumps(document)
-    # A client that starts meanwhile must find it.
+    # Rewrite the file only if it changes, since a client may be reading it.
     if not file.exists() or file.read_text() != text or file.stat().st_mode & 0o077:
-        write_local(file, text, PRIVATE)
+        write_local(file, text, PRIVATE_MODE)
 
 
 def _remove_client_settings(project_dir: Path) -> None:
     file = client_settings_file(project_dir)
-    if not _wrote_settings(file):
+    if not _is_our_settings_file(file):
         return
     document = _read_toml(file)
     for table, key in ("", "home"), ("api", "url"), ("api", "auth_string"), *PLUGIN, *DEFAULTS:
@@ -380,13 +385,13 @@ def _remove_client_settings(project_dir: Path) -> None:
         if table and not found:
             document.pop(table)
     if document:
-        write_local(file, tomlkit.dumps(document), PRIVATE)
+        write_local(file, tomlkit.dumps(document), PRIVATE_MODE)
     else:
         file.unlink()
 
 
 def _table(document: tomlkit.TOMLDocument, name: str) -> dict[str, Any]:
-    """A table of the file, made when it is missing; the first one has no name."""
+    """Return a table of the file, created if missing; the root table has no name."""
     return document.setdefault(name, tomlkit.table()) if name else document
 
 
@@ -401,8 +406,8 @@ def _read_toml(file: Path) -> tomlkit.TOMLDocument:
         ) from error
 
 
-def _wrote_settings(file: Path) -> bool:
-    """Whether `millrace up` wrote it; an empty file holds nothing that could be lost."""
+def _is_our_settings_file(file: Path) -> bool:
+    """Return whether this module wrote the file, or the file is blank."""
     if not file.exists():
         return False
     return file.read_text(errors="replace").startswith(SETTINGS_MARK) or _is_blank(file)
@@ -413,9 +418,9 @@ def _is_blank(file: Path) -> bool:
 
 
 def _refuse_other_settings(project_dir: Path) -> None:
-    """Prefect reads one such file; what somebody else put there must not be lost."""
+    """Raise an error if `prefect.toml` was written by somebody else."""
     file = client_settings_file(project_dir)
-    if file.exists() and not _wrote_settings(file):
+    if file.exists() and not _is_our_settings_file(file):
         raise ServerError(
             f"`millrace up` did not write {file.name}, and does not replace it.",
             where=str(file),
@@ -425,7 +430,7 @@ def _refuse_other_settings(project_dir: Path) -> None:
 
 
 def log_file(local_dir: Path) -> Path:
-    """What the server says."""
+    """Return the server's log file."""
     return _home(local_dir) / "server.log"
 
 

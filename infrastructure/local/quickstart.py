@@ -1,4 +1,4 @@
-"""`uv run quickstart`: the three public commands, one after the other, as a person types them."""
+"""`uv run quickstart`: run the three public commands one after another."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def quickstart() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the quickstart: entry point of the console script."""
     typer.run(quickstart)

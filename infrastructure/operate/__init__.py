@@ -1,1 +1,1 @@
-"""What keeps a running installation healthy: health check and backup."""
+"""Operate an installation: health check and backup."""

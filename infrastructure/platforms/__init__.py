@@ -1,1 +1,1 @@
-"""The platforms that a project runs on: containers, systemd, Kubernetes, Grafana."""
+"""Deployment platforms: Docker, systemd, Kubernetes, Grafana."""

@@ -1,1 +1,1 @@
-"""Objects of the Prefect server that files of the project describe."""
+"""Prefect resources from the project's files: work pools, deployments, automations, secrets."""

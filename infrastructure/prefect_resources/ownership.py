@@ -1,7 +1,8 @@
-"""Which project made a target: a mark in the target's profile block (decision 13).
+"""Determine which project owns a target, by a marker in its profile block (decision 13).
 
-A clone keeps the ids of its projects in `.local/projects`, its own first. It joins the project of a
-target that it finds at the same place; `MILLRACE_PROJECT` names one where no file lasts.
+A clone stores the ids of its projects in `.local/projects`, its own first. If it finds a target at
+the same place, it joins the project of that target. `MILLRACE_PROJECT` sets the project where no
+local file lasts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 MARK = "project"
-# The fields of an output that say where a target's tables are.
+# Profile fields that identify where a target's tables are.
 PLACE = ("type", "host", "port", "dbname", "project", "schema")
 
 
@@ -37,7 +38,9 @@ class Projects:
     """The projects that this clone belongs to: none before its first setup.
 
     Attributes:
-        named: whether the setting names one; then the file is not written.
+        file: file with the ids.
+        ids: ids of the projects, the clone's own first.
+        named: whether the setting names the project; the file is then not written.
     """
 
     file: Path
@@ -45,25 +48,25 @@ class Projects:
     named: bool = False
 
     def is_other(self, mark: str | None) -> bool:
-        """Whether a mark is another project's. A clone without a project joins any."""
+        """Return whether a marker is another project's. A clone without a project joins any."""
         return bool(mark and self.ids and mark not in self.ids)
 
     def keep(self, *ids: str) -> None:
-        """Remember ids in the clone."""
+        """Add ids to the clone's file."""
         if self.named:
             return
-        there = _ids_in(self.file)
-        new = [each for each in ids if each not in there]
+        existing = _ids_in(self.file)
+        new = [each for each in ids if each not in existing]
         if new:
             writable_folder(self.file.parent)
-            write_local(self.file, "\n".join([*there, *new]) + "\n")
+            write_local(self.file, "\n".join([*existing, *new]) + "\n")
 
 
 def _ids_in(file: Path) -> list[str]:
-    """The ids in the clone's file.
+    """Read the ids in the clone's file.
 
     Raises:
-        ConfigurationError: the file is damaged. Without it, setup could not tell what is its own.
+        ConfigurationError: the file is corrupt, so setup cannot know which targets it owns.
     """
     ids = file.read_bytes().decode(errors="replace").split() if file.exists() else []
     if any(re.fullmatch(r"[\w.-]+", each) is None for each in ids):
@@ -77,7 +80,7 @@ def _ids_in(file: Path) -> list[str]:
 
 
 def projects_of(settings: Settings) -> Projects:
-    """What the setting and the clone's file say."""
+    """Return the projects in the setting and the clone's file."""
     file = settings.local_dir / "projects"
     ids = _ids_in(file)
     if settings.project is None:
@@ -86,7 +89,7 @@ def projects_of(settings: Settings) -> Projects:
 
 
 def marks(client: SyncPrefectClient) -> dict[str, str | None]:
-    """Each target that exists → the project that made it; none where its block has no mark."""
+    """Return existing targets with the project that owns each; None without a marker."""
     from prefect.exceptions import ObjectNotFound
 
     prefix = names.profile_block("")
@@ -106,9 +109,9 @@ class Ownership:
     """What setup may write.
 
     Attributes:
-        blocks: as they should be, each profile with its mark.
-        others: targets that other projects made, of which setup asks for none.
-        projects: ids that the clone has to remember.
+        blocks: desired blocks; each profile has its marker.
+        others: targets that other projects own.
+        projects: ids for the clone to store.
     """
 
     blocks: list[Desired]
@@ -126,8 +129,15 @@ def claim(
 ) -> Ownership:
     """Mark the profiles as this project's.
 
+    Args:
+        client: client of the Prefect API.
+        projects: projects of this clone.
+        blocks: desired blocks.
+        profiles: profiles of the targets.
+        take_over: also claim targets of other projects.
+
     Raises:
-        ConfigurationError: another project made a target of this name, at another place; or its
+        ConfigurationError: another project owns a target of this name at another place, or its
             targets share the state store's URL that would change.
     """
     profiles, blocks, stored = list(profiles), list(blocks), marks(client)
@@ -137,10 +147,10 @@ def claim(
         if mark is None or mark in known or take_over:
             continue
         place = _place_of_block(client, profile.target)
-        if place != _place(profile.output):
-            raise _taken(profile, mark, place, client)
+        if place != _get_place(profile.output):
+            raise _owned_by_other_error(profile, mark, place, client)
         known.append(mark)
-    # A clone that joins a project needs none of its own.
+    # A clone that joins a project does not get an id of its own.
     known = known or [str(uuid.uuid4())]
     marked = {
         names.profile_block(profile.target): mark if mark in known else known[0]
@@ -164,7 +174,7 @@ def claim(
 
 
 def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
-    """The plan without what other projects still need: that is no orphan."""
+    """Remove steps that would orphan what other projects still need."""
     others = list(others)
     needed = {
         name
@@ -181,36 +191,36 @@ def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
             names.STATE_URL_VARIABLE,
         )
     }
-    told = tuple(names.notify_block(target, "") for target in others)
+    notify_prefixes = tuple(names.notify_block(target, "") for target in others)
     return [
         step
         for step in steps
         if step.action is not Action.ORPHANED
-        or not (step.name in needed or step.name.startswith(told))
+        or not (step.name in needed or step.name.startswith(notify_prefixes))
     ]
 
 
-def _place(output: Mapping[str, Any]) -> dict[str, Any]:
+def _get_place(output: Mapping[str, Any]) -> dict[str, Any]:
     return {key: output[key] for key in PLACE if key in output}
 
 
 def _place_of_block(client: SyncPrefectClient, target: str) -> dict[str, Any] | None:
-    """Where the stored target is; none where its blocks are not as setup writes them."""
+    """Return the place of the stored target; None if setup did not write its blocks."""
     document = client.read_block_document_by_name(
         names.profile_block(target), names.PROFILE_TYPE, include_secrets=True
     )
     try:
-        return _place(profile_from_block(document.data).output)
+        return _get_place(profile_from_block(document.data).output)
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _taken(
+def _owned_by_other_error(
     profile: Profile, mark: str, place: Mapping[str, Any] | None, client: SyncPrefectClient
 ) -> ConfigurationError:
-    there = ", ".join(f"{key} {value}" for key, value in (place or {}).items()) or "not readable"
+    location = ", ".join(f"{key} {value}" for key, value in (place or {}).items()) or "not readable"
     return ConfigurationError(
-        f"Another project ({mark}) made the target {profile.target!r} ({there}). Its runs would "
+        f"Another project ({mark}) made the target {profile.target!r} ({location}). Its runs would "
         f"write to this project's warehouse ({profile.address}).",
         where=f"block {names.profile_block(profile.target)} at {client.api_url}",
         fix="give the target another name in Terraform, or use a Prefect server of your own; if "
@@ -222,7 +232,7 @@ def _taken(
 def _refuse_other_store(
     client: SyncPrefectClient, blocks: Iterable[Desired], others: Iterable[str]
 ) -> None:
-    """The state store's URL is one for all targets of a server."""
+    """Raise an error if the state store's URL would change for targets of other projects."""
     before = stored_state_url(client)
     shown = without_login(before or "")
     for block in blocks:

@@ -1,4 +1,4 @@
-"""`millrace secret NAME`: a block with a secret, read from standard input."""
+"""`millrace secret NAME`: store a secret from standard input in a Prefect block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 
 
 class Type(StrEnum):
-    """The types of blocks that the templates of pools and the deployments refer to."""
+    """Block types that job templates and deployments refer to."""
 
     SECRET = "secret"  # noqa: S105 (Prefect's slug)
     REGISTRY = "docker-registry-credentials"
@@ -37,26 +37,28 @@ def setup_secret(
     For a Secret: one line of text, or a JSON object whose members templates refer to. For registry
     credentials: a JSON object with username, password and registry_url.
     """
-    # Never an argument: those are seen by everybody on the machine.
-    text = typer.prompt("Value", hide_input=True) if sys.stdin.isatty() else _stdin(name)
-    value = _value(text.strip(), name)
-    block = _registry(value, name) if type_ is Type.REGISTRY else _secret(value)
+    # Never an argument, since every user of the machine can see command lines.
+    text = typer.prompt("Value", hide_input=True) if sys.stdin.isatty() else _read_stdin(name)
+    value = _parse_value(text.strip(), name)
+    block = _registry_block(value, name) if type_ is Type.REGISTRY else _secret_block(value)
     with prefect_client():
         block.save(name, overwrite=True)
     Console().print(f"{type_}/{name}: saved", highlight=False)
 
 
-def _stdin(name: str) -> str:
+def _read_stdin(name: str) -> str:
     try:
         text = decoded(sys.stdin.buffer.read())
     except Unreadable as error:
-        raise _unreadable(str(error), name) from None  # the decoder's error carries the secret
+        raise _unreadable_error(
+            str(error), name
+        ) from None  # the decoder's error contains the secret
     if "\0" in text:
-        raise _unreadable("it has a zero character", name)
+        raise _unreadable_error("it has a zero character", name)
     return text
 
 
-def _unreadable(what: str, name: str) -> ConfigurationError:
+def _unreadable_error(what: str, name: str) -> ConfigurationError:
     return ConfigurationError(
         f"The value cannot be read: {what}.",
         where="standard input",
@@ -64,7 +66,7 @@ def _unreadable(what: str, name: str) -> ConfigurationError:
     )
 
 
-def _value(text: str, name: str) -> Any:
+def _parse_value(text: str, name: str) -> Any:
     if not text:
         raise ConfigurationError(
             "The value is empty.",
@@ -80,16 +82,16 @@ def _value(text: str, name: str) -> Any:
             f"The value begins like a JSON object and is none: {error}.",
             where="standard input",
             fix="correct it, for example with: python -m json.tool FILE",
-        ) from None  # the decoder's error carries the text, which is a secret
+        ) from None  # the decoder's error contains the text, which is a secret
 
 
-def _secret(value: Any) -> Any:
+def _secret_block(value: Any) -> Any:
     from prefect.blocks.system import Secret
 
     return Secret(value=value)
 
 
-def _registry(value: Any, name: str) -> Any:
+def _registry_block(value: Any, name: str) -> Any:
     from prefect_docker.credentials import DockerRegistryCredentials
 
     try:

@@ -1,14 +1,15 @@
 """`millrace worker --pool POOL`: a Prefect worker that lets its runs finish.
 
-`prefect worker start` of Prefect 3.9 does not: told SIGTERM or SIGINT, a process worker sends
-SIGKILL to every flow run at once, before anything of theirs can report, and Prefect shows such a
-run as Running for ever. Leaving the runs behind is no way out either: a run whose worker is gone
-crashes at its next line of log, whose pipe nobody reads.
+`prefect worker start` of Prefect 3.9 does not. On SIGTERM or SIGINT, a process worker immediately
+sends SIGKILL to every flow run, before any of them can report, and Prefect shows such a run as
+Running forever. Leaving the runs behind is no solution: a run whose worker is gone crashes at its
+next log line, since nobody reads the pipe.
 
-So this one, told to stop, takes nothing new and waits for what it has begun; its heartbeat goes on.
-What is still running after `--patience` is told SIGTERM, which the pipeline answers by giving its
-locks back and saying where the next run goes on. A second signal goes there at once.
-It works for every type of worker; it may go when Prefect's own waits for its runs.
+On the first signal, this worker stops polling and waits for its runs, and still sends heartbeats.
+Runs that are active after `--patience`, or at a second signal, get SIGTERM. The pipeline then
+releases its locks and records where the next run resumes.
+
+It works for every worker type, and can be removed when Prefect's own worker waits for its runs.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
     Worker = BaseWorker[Any, Any, Any]
 
-LIMIT = 4
+DEFAULT_RUN_LIMIT = 4
 PATIENCE_SECONDS = 3600.0
-# What a run told SIGTERM may take until it has said so to the API.
+# How long a run may take after SIGTERM to report to the API.
 SHUTDOWN_GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.5
 
@@ -41,10 +42,10 @@ app = typer.Typer(add_completion=False)
 
 
 class PollGate:
-    """Stands before a worker's polls: once closed, no run is taken.
+    """Gate in front of a worker's polls: once closed, the worker takes no more runs.
 
-    A worker's own polls are replaced on the object, since Prefect registers every subclass of a
-    worker as the worker of its type.
+    It replaces the method on the instance, since Prefect would register a subclass as the worker
+    of its type.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -52,9 +53,9 @@ class PollGate:
         self._poll = worker.get_and_submit_flow_runs
         self._open = True
         self._polling = False
-        setattr(worker, "get_and_submit_flow_runs", self._guarded)  # noqa: B010
+        setattr(worker, "get_and_submit_flow_runs", self._poll_if_open)  # noqa: B010
 
-    async def _guarded(self) -> list[Any]:
+    async def _poll_if_open(self) -> list[Any]:
         if not self._open:
             return []
         self._polling = True
@@ -64,22 +65,22 @@ class PollGate:
             self._polling = False
 
     def close(self) -> None:
-        """Take no more runs."""
+        """Stop taking runs."""
         self._open = False
 
     @property
     def runs(self) -> int:
-        """Flow runs that the worker has begun and not ended; each holds a place of its limit."""
+        """Number of active flow runs; each holds a token of the worker's limiter."""
         return self._worker.limiter.borrowed_tokens
 
     async def emptied(self) -> None:
-        """Wait for the runs begun, and for a poll that may be beginning one."""
+        """Wait until all runs, and a poll in progress, have finished."""
         while self._polling or self.runs:  # noqa: ASYNC110 - Prefect's limiter tells nobody
             await anyio.sleep(POLL_SECONDS)
 
 
 def terminate_runs() -> int:
-    """SIGTERM to every process that this one started; how many."""
+    """Send SIGTERM to every child process; return their number."""
     children = psutil.Process().children()
     for child in children:
         with suppress(psutil.NoSuchProcess):
@@ -88,8 +89,8 @@ def terminate_runs() -> int:
 
 
 async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: Console) -> None:
-    """Run the worker until the first signal, and then until its runs have ended."""
-    doorkeeper = PollGate(worker)
+    """Run the worker until the first signal, and then until its runs have finished."""
+    gate = PollGate(worker)
     async with anyio.create_task_group() as group:
 
         async def work() -> None:
@@ -99,18 +100,18 @@ async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: 
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             group.start_soon(work)
             await anext(signals)
-            doorkeeper.close()
+            gate.close()
             if not worker.is_setup:
                 group.cancel_scope.cancel()
                 return
             console.print(
-                f"Told to stop: no new runs; waiting for {doorkeeper.runs} under way,"
+                f"Told to stop: no new runs; waiting for {gate.runs} under way,"
                 f" {patience:.0f} s at most."
             )
             async with anyio.create_task_group() as waiting:
 
                 async def until_emptied() -> None:
-                    await doorkeeper.emptied()
+                    await gate.emptied()
                     waiting.cancel_scope.cancel()
 
                 waiting.start_soon(until_emptied)
@@ -120,16 +121,16 @@ async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: 
                 with anyio.move_on_after(SHUTDOWN_GRACE_SECONDS):
                     await anyio.sleep_forever()
                 waiting.cancel_scope.cancel()
-        console.print("Stopped." if not doorkeeper.runs else f"Left {doorkeeper.runs} run(s).")
+        console.print("Stopped." if not gate.runs else f"Left {gate.runs} run(s).")
         group.cancel_scope.cancel()
 
 
 def type_of(pool: str) -> str:
-    """The type of a work pool.
+    """Return the type of a work pool.
 
     Raises:
-        ConfigurationError: there is none of this name.
-        PrefectUnreachable: the API does not answer, or refuses.
+        ConfigurationError: there is no such work pool.
+        PrefectUnreachable: the API does not respond, or denies access.
     """
     from prefect.exceptions import ObjectNotFound
 
@@ -145,7 +146,7 @@ def type_of(pool: str) -> str:
 
 
 def worker_class(pool: str, kind: str) -> type[Worker]:
-    """Prefect's worker of this type.
+    """Return Prefect's worker class for a type.
 
     Raises:
         ConfigurationError: its package is not installed.
@@ -168,7 +169,7 @@ def main(
     pool: Annotated[str, typer.Option(help="The work pool whose runs it takes.")],
     name: Annotated[str | None, typer.Option(help="Its name; one that stays is one row.")] = None,
     queue: Annotated[list[str] | None, typer.Option(help="Only these queues.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = LIMIT,
+    limit: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = DEFAULT_RUN_LIMIT,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds that runs may take after a signal.")
     ] = PATIENCE_SECONDS,

@@ -1,1 +1,1 @@
-"""Terraform's outputs → a plan → Prefect blocks and `dbt/profiles.yml`."""
+"""Create Prefect blocks and `dbt/profiles.yml` from Terraform's outputs."""

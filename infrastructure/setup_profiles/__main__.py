@@ -1,4 +1,4 @@
-"""`millrace setup`: Terraform's outputs become Prefect blocks."""
+"""`millrace setup`: create Prefect blocks and `dbt/profiles.yml` from Terraform's outputs."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def setup_profiles(
 ) -> None:
     """Create or update one dbt-cli-profile-<target> block per target, and dbt/profiles.yml."""
     console = Console()
-    _refuse_together({"--outputs": outputs, "--terraform-dir": terraform_dir})
-    _refuse_together({"--blocks-only": blocks_only, "--profiles-only": profiles_only})
+    _refuse_exclusive_options({"--outputs": outputs, "--terraform-dir": terraform_dir})
+    _refuse_exclusive_options({"--blocks-only": blocks_only, "--profiles-only": profiles_only})
     settings = load_settings()
     contract = read_contract(settings, outputs, terraform_dir)
-    names = _chosen(contract, target)
+    names = _select_targets(contract, target)
     every_block = desired_blocks(contract, profile_name(settings.dbt_dir))
     chosen = of_targets(every_block, names)
     profiles = [profile_of(every_block, name) for name in names]
-    # Before anything is changed: a file that is not setup's is refused.
+    # Before any change, since a file that setup did not write is an error.
     text = (
         None
         if blocks_only
@@ -101,7 +101,7 @@ def setup_profiles(
         _test_connections(console, settings, profiles)
 
 
-def _refuse_together(options: dict[str, object]) -> None:
+def _refuse_exclusive_options(options: dict[str, object]) -> None:
     if all(options.values()):
         raise ConfigurationError(
             f"{' and '.join(options)} exclude each other.",
@@ -110,7 +110,7 @@ def _refuse_together(options: dict[str, object]) -> None:
         )
 
 
-def _chosen(contract: Contract, target: list[str] | None) -> list[str]:
+def _select_targets(contract: Contract, target: list[str] | None) -> list[str]:
     unknown = [name for name in target or [] if name not in contract.targets]
     if unknown:
         raise ConfigurationError(
@@ -131,7 +131,7 @@ def _setup_blocks(
     prune: bool,
     only_look: bool,
 ) -> bool:
-    """Plan, show and apply; whether anything differs."""
+    """Plan, print and apply; return whether something differs."""
     steps = plan(client, KINDS, owned.blocks, keep=keep)
     steps = ownership.without_others(steps, owned.others)
     console.print(plan_table.table(steps, prune=prune))
@@ -142,7 +142,7 @@ def _setup_blocks(
 
 
 def _setup_file(console: Console, file: Path, text: str, *, only_look: bool) -> bool:
-    """Write dbt/profiles.yml where it differs; whether it did."""
+    """Write dbt/profiles.yml if it differs; return whether it differs."""
     differs = not file.exists() or file.read_text(errors="replace") != text
     action = Action.UNCHANGED
     if differs:

@@ -1,9 +1,8 @@
-"""Blocks, concurrency limits and variables, as setup finds and writes them through Prefect's API.
+"""Read and write blocks, concurrency limits and variables through Prefect's API.
 
-Block documents are written as data. The classes of prefect-dbt and its companions serve only to
-register the types of blocks: an instance of `GcpCredentials` without a key asks Google for
-credentials, and one of `DbtCliProfile` keeps the secrets of what it refers to in the open.
-This is the one module that imports `prefect_dbt.cli`.
+Block documents are written as data. The block classes serve only to register the block types: an
+instance of `GcpCredentials` without a key asks Google for credentials, and one of `DbtCliProfile`
+exposes the secrets of the blocks that it refers to. Only this module imports `prefect_dbt.cli`.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
-# Fields whose values a plan may print. Any other is masked: it may be a secret, also one that
-# somebody added by hand.
+# Fields that a plan may print. Others are masked, since even one that was added by hand may be a
+# secret.
 PRINTED = frozenset(
     {*PostgresTarget.model_fields, *BigQueryTarget.model_fields}
     | {
@@ -44,21 +43,22 @@ PRINTED = frozenset(
 )
 
 
-class _Printing:
+class _MasksUnknownFields:
     def shows(self, path: tuple[str, ...], value: Any) -> bool:
         return path[-1] in PRINTED and not isinstance(value, Mapping)
 
 
 @dataclass(frozen=True)
-class BlockKind(_Printing):
+class BlockKind(_MasksUnknownFields):
     """The blocks of one type.
 
     Attributes:
         name: Prefect's slug of the type.
-        prefix: what the names of ours begin with.
-        mark: what they hold besides.
-        module, block_class: where the type is defined. Imported when a block of it is first
-            created: that takes four seconds.
+        prefix: prefix of our blocks' names.
+        module: module of the block class. Imported only when a block is created, since the import
+            takes four seconds.
+        block_class: name of the block class.
+        mark: another part of our blocks' names.
     """
 
     name: str
@@ -68,26 +68,26 @@ class BlockKind(_Printing):
     mark: str = ""
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The block of that name, its secrets in plain."""
+        """Return the block with this name, with its secrets in plain text."""
         from prefect.exceptions import ObjectNotFound
 
         try:
-            return _stored(
+            return _to_actual(
                 client.read_block_document_by_name(name, self.name, include_secrets=True)
             )
         except ObjectNotFound:
             return None
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
-        """Every block of the type whose name has our prefix."""
+        """Return every block of the type that has our prefix."""
         from prefect.exceptions import ObjectNotFound
 
         try:
             found = client.read_block_documents_by_type(self.name)
-        except ObjectNotFound:  # the type itself is not registered yet
+        except ObjectNotFound:  # the block type is not registered yet
             return []
         return [
-            _stored(block)
+            _to_actual(block)
             for block in found
             if str(block.name).startswith(self.prefix) and self.mark in str(block.name)
         ]
@@ -99,7 +99,7 @@ class BlockKind(_Printing):
         stored_id: UUID | None,
         ids: Mapping[str, UUID],
     ) -> UUID:
-        """Create or replace the block; what it refers to has been written before."""
+        """Create or replace the block; the blocks that it refers to already exist."""
         from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 
         data = dict(wanted.data) | {
@@ -111,7 +111,7 @@ class BlockKind(_Printing):
                 stored_id, BlockDocumentUpdate(data=data, merge_existing_data=False)
             )
             return stored_id
-        type_id, schema_id = self._registered()
+        type_id, schema_id = self._register_type()
         created = client.create_block_document(
             BlockDocumentCreate(
                 name=wanted.name, data=data, block_type_id=type_id, block_schema_id=schema_id
@@ -120,30 +120,30 @@ class BlockKind(_Printing):
         return created.id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
-        """Remove the block."""
+        """Delete the block."""
         client.delete_block_document(stored_id)
 
-    def _registered(self) -> tuple[UUID, UUID]:
-        """Register the type and its schema; their ids."""
+    def _register_type(self) -> tuple[UUID, UUID]:
+        """Register the block type and its schema; return their ids."""
         with warnings.catch_warnings():
-            # Said at import since 2025; the classes are still shipped, and the contract names them.
+            # Deprecated since 2025, but still shipped, and the contract names these block types.
             warnings.filterwarnings("ignore", message="prefect_dbt.cli is deprecated")
             block_class = getattr(importlib.import_module(self.module), self.block_class)
         block_class.register_type_and_schema()
         return block_class._block_type_id, block_class._block_schema_id  # noqa: SLF001 (no public way)
 
 
-class LimitKind(_Printing):
+class LimitKind(_MasksUnknownFields):
     """Global concurrency limits."""
 
     name = desired.LIMIT
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The limit of that name."""
+        """Return the limit with this name."""
         return next((each for each in self.ours(client) if each.name == name), None)
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
-        """Every limit whose name has our prefix."""
+        """Return every limit that has our prefix."""
         return [
             Actual(found.id, found.name, {"limit": found.limit})
             for found in client.read_global_concurrency_limits(limit=200)
@@ -157,33 +157,33 @@ class LimitKind(_Printing):
         stored_id: UUID | None,  # noqa: ARG002
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
-        """Create or change the limit."""
+        """Create or update the limit."""
         client.upsert_global_concurrency_limit_by_name(wanted.name, wanted.data["limit"])
         return client.read_global_concurrency_limit_by_name(wanted.name).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
-        """Remove the limit."""
+        """Delete the limit."""
         client.delete_global_concurrency_limit_by_name(name)
 
 
-class VariableKind(_Printing):
-    """Prefect variables: the state store's URL, and what is told of each target."""
+class VariableKind(_MasksUnknownFields):
+    """Prefect variables: the state store's URL, and the notification preferences of each target."""
 
     name = desired.VARIABLE
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The variable of that name."""
+        """Return the variable with this name."""
         found = client.read_variable_by_name(name)
         if found is None:
             return None
         value = found.value
         if name == names.STATE_URL_VARIABLE:
-            # The plan shows it, and somebody may have put a login there.
+            # The plan prints the URL, which may contain a login that was added by hand.
             value = without_login(str(value))
         return Actual(found.id, found.name, {"value": value})
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
-        """Every variable that setup writes."""
+        """Return every variable that setup writes."""
         return [
             Actual(found.id, found.name, {"value": found.value})
             for found in client.read_variables(limit=200)
@@ -198,7 +198,7 @@ class VariableKind(_Printing):
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
-        """Create or change the variable."""
+        """Create or update the variable."""
         from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 
         value = wanted.data["value"]
@@ -208,11 +208,11 @@ class VariableKind(_Printing):
         return client.create_variable(VariableCreate(name=wanted.name, value=value)).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
-        """Remove the variable."""
+        """Delete the variable."""
         client.delete_variable_by_name(name)
 
 
-# Dependents before what they depend on.
+# Dependents first: the order in which orphans are removed.
 KINDS: tuple[ResourceType, ...] = (
     BlockKind(
         desired.PROFILE,
@@ -245,7 +245,7 @@ KINDS: tuple[ResourceType, ...] = (
         "GcpCredentials",
     ),
     *(
-        # One that is made by hand is named `notify-<target>`, and left alone.
+        # A block that a user created is named `notify-<target>`, and is not ours.
         BlockKind(slug, names.notify_block(""), "prefect.blocks.notifications", name, mark="--")
         for slug, name in (
             (notices.SLACK, "SlackWebhook"),
@@ -259,7 +259,7 @@ KINDS: tuple[ResourceType, ...] = (
 )
 
 
-def _stored(block: BlockDocument) -> Actual:
+def _to_actual(block: BlockDocument) -> Actual:
     references = {
         key: reference["block_document"]["name"]
         for key, reference in block.block_document_references.items()

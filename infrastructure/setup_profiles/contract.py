@@ -1,6 +1,7 @@
-"""The contract between Terraform and setup: what `terraform output -json` must hold.
+"""The contract between Terraform and setup: schema of `terraform output -json`.
 
-Validated as a whole before anything is written; every fault is listed with its path.
+The document is validated as a whole before anything is written; every fault is listed with its
+path.
 """
 
 from __future__ import annotations
@@ -28,73 +29,73 @@ from prefect_flows.state.state_url import fix_of_url, url_fault
 
 
 class PostgresTarget(Strict):
-    """A Postgres server and the schema that dbt builds into."""
+    """A Postgres database and the schema that dbt builds into."""
 
     type: Literal["postgres"]
-    """The warehouse."""
+    """Type of the warehouse."""
     host: Text
-    """Name or address of the server, or the folder of its socket."""
+    """Host name or address of the server, or the folder of its socket."""
     port: Annotated[int, Field(ge=1, le=65535)]
     """Port of the server."""
     database: Text
-    """The database; it exists."""
+    """Name of an existing database."""
     user: Text
-    """Who logs in."""
+    """User that dbt connects as."""
     schema_: Annotated[Text, Field(alias="schema")]
-    """The schema, and the beginning of the name of every other that models are put into."""
+    """Schema of the models, and prefix of custom schemas."""
     threads: PositiveInt
-    """Nodes that dbt runs at a time; each takes a connection."""
+    """Maximum number of nodes that dbt runs concurrently; each uses a connection."""
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None = (
         None
     )
-    """As libpq's; its own default when absent."""
+    """libpq's `sslmode`; libpq's default if absent."""
 
 
 class BigQueryTarget(Strict):
     """A BigQuery project and the dataset that dbt builds into."""
 
     type: Literal["bigquery"]
-    """The warehouse."""
+    """Type of the warehouse."""
     project: Text
-    """The project in which the datasets lie."""
+    """Project that contains the datasets."""
     dataset: Text
-    """The dataset, and the beginning of the name of every other that models are put into."""
+    """Dataset of the models, and prefix of custom datasets."""
     location: Text
-    """Where the datasets lie: `EU`, `US`, or a region."""
+    """Location of the datasets: `EU`, `US`, or a region."""
     threads: PositiveInt
-    """Nodes that dbt runs at a time."""
+    """Maximum number of nodes that dbt runs concurrently."""
     execution_project: Text | None = None
-    """The project that runs and pays for the queries; `project` when absent."""
+    """Project that runs and pays for the queries; `project` if absent."""
     priority: Literal["interactive", "batch"] | None = None
-    """Of each query."""
+    """Priority of each query."""
     maximum_bytes_billed: PositiveInt | None = None
-    """A query that would bill more is refused."""
+    """BigQuery rejects a query that would bill more."""
     job_execution_timeout_seconds: PositiveInt | None = None
-    """A query that takes longer is ended."""
+    """BigQuery cancels a query that takes longer."""
     impersonate_service_account: Text | None = None
-    """The account that the machine's own credentials take on."""
+    """Service account that the machine's own credentials impersonate."""
     api_endpoint: Text | None = None
-    """Another address than Google's: an emulator's."""
+    """Endpoint of the API, if it is not Google's, for example an emulator."""
 
 
 Target = Annotated[PostgresTarget | BigQueryTarget, Field(discriminator="type")]
 
 
 class ServiceAccountKey(BaseModel):
-    """A Google service account's key, as Google gives it. Other fields are kept."""
+    """A Google service account key, as Google issues it. Other fields are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     type: Literal["service_account"]
-    """The kind of key."""
+    """Type of the key."""
     project_id: Text
-    """The account's project."""
+    """Project of the service account."""
     private_key: SecretStr
-    """The key itself."""
+    """Private key."""
     client_email: Text
-    """The account."""
+    """E-mail address of the service account."""
     token_uri: Text
-    """Who exchanges it for a token."""
+    """Endpoint that exchanges the key for a token."""
 
 
 def _from_json_text(value: Any) -> Any:
@@ -105,11 +106,11 @@ class TargetSecret(Strict):
     """The secret of a target: a password (Postgres), or a key as object or JSON text (BigQuery)."""
 
     password: Annotated[SecretStr, Field(min_length=1)] | None = None
-    """Of a Postgres target's user."""
+    """Password of a Postgres target's user."""
     service_account_key: Annotated[ServiceAccountKey, BeforeValidator(_from_json_text)] | None = (
         None
     )
-    """Of a BigQuery target, as Google gives it: an object, or its JSON text."""
+    """Service account key of a BigQuery target: an object, or its JSON text."""
 
 
 SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
@@ -122,24 +123,25 @@ def _state_url(url: str) -> str:
 
 
 class Contract(Strict):
-    """The outputs, validated."""
+    """Terraform's outputs, validated."""
 
     targets: Annotated[dict[TargetName, Target], Field(alias="dbt_targets", min_length=1)]
-    """Target's name → where it is. Any number, any names."""
+    """Target → connection. Any number of targets, with any names."""
     secrets: Annotated[
         dict[TargetName, TargetSecret], Field(alias="dbt_target_secrets", default_factory=dict)
     ]
-    """Sensitive. Target's name → its secret; a target without one uses what its machine offers."""
+    """Sensitive. Target → secret; a target without one uses the machine's own credentials."""
     notices: Annotated[
         dict[TargetName, TargetNotices], Field(alias="dbt_target_notices", default_factory=dict)
     ]
-    """Target's name → who is told of it, and of what; of one without, nobody."""
+    """Target → recipients and events of notifications; nobody is notified of other targets."""
     state_url: Annotated[Text, AfterValidator(_state_url)] | None = None
-    """Where run state, reports and docs are kept: a folder, `gs://bucket/folder` or
-    `s3://bucket/folder`, without a login. `.local/state` when absent."""
+    """Where state, reports and docs are stored: a folder, `gs://bucket/folder` or
+    `s3://bucket/folder`, without a login. `.local/state` if absent.
+    """
 
 
-# Where a person finds outputs that are right.
+# Where users find correct outputs.
 MODULES = (
     "documentation/contract.md says what the outputs must be, and the root modules "
     "infrastructure/terraform/postgres and infrastructure/terraform/gcp give them"
@@ -147,14 +149,15 @@ MODULES = (
 
 
 def parse(text: str | bytes, *, where: str, fix: str) -> Contract:
-    """Validate a document in the shape of `terraform output -json`.
+    """Validate a document in the format of `terraform output -json`.
 
     Args:
-        where: where the document comes from, for the error.
-        fix: the command that makes it anew, for the error.
+        text: the document.
+        where: origin of the document, for the error.
+        fix: command that creates the document, for the error.
 
     Raises:
-        ContractError: with every fault at once, each beginning with its path.
+        ContractError: the document is invalid; lists every fault with its path.
     """
     fix = f"{fix}; {MODULES}"
     if not text.strip():
@@ -162,18 +165,20 @@ def parse(text: str | bytes, *, where: str, fix: str) -> Contract:
     try:
         document = parse_json(text)
     except Unreadable as error:
-        raise ContractError([str(error)], where=where, fix=fix) from None  # it may hold a secret
+        raise ContractError(
+            [str(error)], where=where, fix=fix
+        ) from None  # the document may contain a secret
     if document == {}:
         raise ContractError(["the document has no outputs"], where=where, fix=fix)
     faults = _shape_faults(document)
     if faults:
         raise ContractError(faults, where=where, fix=fix)
-    values = {name: _without_nulls(output["value"]) for name, output in document.items()}
+    values = {name: _remove_nulls(output["value"]) for name, output in document.items()}
     faults = _pairing_faults(values) + _notice_faults(values)
     try:
         contract = Contract.model_validate(values)
     except ValidationError as error:
-        found = [_fault(fault) for fault in error.errors(include_input=False)]
+        found = [_format_fault(fault) for fault in error.errors(include_input=False)]
         raise ContractError(found + faults, where=where, fix=fix) from None
     if faults:
         raise ContractError(faults, where=where, fix=fix)
@@ -191,7 +196,7 @@ def _shape_faults(document: Any) -> list[str]:
 
 
 def _pairing_faults(values: dict[str, Any]) -> list[str]:
-    """Secrets that have no target, or are not of its kind."""
+    """Return faults for secrets without a target, or of the wrong type."""
     targets, secrets = values.get("dbt_targets"), values.get("dbt_target_secrets", {})
     if not isinstance(targets, dict) or not isinstance(secrets, dict):
         return []
@@ -210,7 +215,7 @@ def _pairing_faults(values: dict[str, Any]) -> list[str]:
 
 
 def _notice_faults(values: dict[str, Any]) -> list[str]:
-    """Notices that have no target."""
+    """Return faults for notifications without a target."""
     targets, notices = values.get("dbt_targets"), values.get("dbt_target_notices", {})
     if not isinstance(targets, dict) or not isinstance(notices, dict):
         return []
@@ -221,16 +226,16 @@ def _notice_faults(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def _without_nulls(value: Any) -> Any:
-    """Drop the nulls that Terraform writes for optional attributes that are not set."""
+def _remove_nulls(value: Any) -> Any:
+    """Remove the nulls that Terraform writes for optional attributes."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {key: _remove_nulls(inner) for key, inner in value.items() if inner is not None}
     return value
 
 
-def _fault(fault: Any) -> str:
-    """One line: path and message, without the input, which may be a secret."""
-    # Pydantic adds the tag of a union to the path, behind the name of the target or receiver.
+def _format_fault(fault: Any) -> str:
+    """Format a fault as path and message, without the input, which may be a secret."""
+    # Pydantic appends the union's tag to the path, after the name of the target or receiver.
     at = fault["loc"]
     tag = {"dbt_targets": 2, "dbt_target_notices": 4}.get(str(at[0]))
     path = ".".join(str(part) for index, part in enumerate(at) if part != "[key]" and index != tag)

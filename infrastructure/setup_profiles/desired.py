@@ -1,4 +1,4 @@
-"""The blocks that a contract asks for, each before those that refer to it."""
+"""Build the desired Prefect blocks from the contract, each before those that refer to it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from infrastructure.setup_profiles.notices import desired_notices
 from prefect_flows.core import names
 from prefect_flows.core.profiles import Profile, profile_from_block
 
-# Prefect's slugs of the block types, credentials first: the order in which blocks are written.
+# Prefect's slugs of the block types, in the order in which blocks are written.
 SQLALCHEMY = "sqlalchemy-connector"
 GCP = "gcp-credentials"
 POSTGRES_CONFIGS = "dbt-cli-postgres-target-configs"
 BIGQUERY_CONFIGS = "dbt-cli-bigquery-target-configs"
 PROFILE = names.PROFILE_TYPE
-# What is no block in Prefect, and is planned and written like one.
+# Not block types, but planned and written like blocks.
 LIMIT = "global-concurrency-limit"
 VARIABLE = "variable"
 
 
 def desired_blocks(contract: Contract, profile_name: str) -> list[Desired]:
-    """Every block of every target, in the order in which they are written."""
+    """Return the blocks of all targets, in the order in which they are written."""
     blocks = _google_credentials(contract)
     for name, target in contract.targets.items():
         if isinstance(target, PostgresTarget):
@@ -42,7 +42,7 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Desired]:
                 {"name": profile_name, "target": name},
                 {"target_configs": names.target_configs_block(target.type, name)},
             ),
-            # A run holds its only slot: one run of the target at a time.
+            # A run holds the only slot, so a target has one run at a time.
             Desired(LIMIT, names.lease_limit(name), {"limit": 1}),
         ]
     blocks += desired_notices(contract.notices)
@@ -52,11 +52,11 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Desired]:
 
 
 def of_targets(blocks: Iterable[Desired], targets: Iterable[str]) -> list[Desired]:
-    """What the given targets need: their profiles, all that these refer to, and what is shared."""
+    """Return the blocks that the given targets need, including referenced and shared ones."""
     by_name = {block.name: block for block in blocks}
     targets = list(targets)
-    told = tuple(names.notify_block(name, "") for name in targets)
-    wanted = {name for name in by_name if name.startswith(told)}
+    notify_prefixes = tuple(names.notify_block(name, "") for name in targets)
+    wanted = {name for name in by_name if name.startswith(notify_prefixes)}
     wanted |= {names.STATE_URL_VARIABLE, *map(names.notices_variable, targets)} & by_name.keys()
     queue = [
         block for name in targets for block in (names.profile_block(name), names.lease_limit(name))
@@ -69,7 +69,7 @@ def of_targets(blocks: Iterable[Desired], targets: Iterable[str]) -> list[Desire
 
 
 def profile_of(blocks: Iterable[Desired], target: str) -> Profile:
-    """The dbt profile that the pipeline will find in these blocks."""
+    """Return the dbt profile that the pipeline will load from these blocks."""
     by_name = {block.name: block for block in blocks}
 
     def resolved(name: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> 
 
 
 def _google_credentials(contract: Contract) -> list[Desired]:
-    """One block for all BigQuery targets, or one each where their keys differ."""
+    """Return one block for all BigQuery targets, or one each if their keys differ."""
     blocks = {}
     for name, target in contract.targets.items():
         if isinstance(target, BigQueryTarget):
@@ -146,10 +146,10 @@ def _google_credentials(contract: Contract) -> list[Desired]:
             block = Desired(
                 GCP,
                 _google_credentials_name(contract, name),
-                # The project is the target's; without one here, the block asks Google for it.
+                # Without a project, the block would ask Google for it.
                 {
                     "project": target.project if key is None else key.project_id,
-                    "service_account_info": None if key is None else _plain(key),
+                    "service_account_info": None if key is None else _dump_key(key),
                 },
             )
             blocks[block.name] = block
@@ -173,7 +173,7 @@ def _google_key(contract: Contract, name: str) -> ServiceAccountKey | None:
     return secret.service_account_key if secret is not None else None
 
 
-def _plain(key: ServiceAccountKey) -> dict[str, Any]:
+def _dump_key(key: ServiceAccountKey) -> dict[str, Any]:
     return key.model_dump() | {"private_key": key.private_key.get_secret_value()}
 
 

@@ -1,6 +1,6 @@
-"""Who is told of a target, and of what: the output `dbt_target_notices`, as blocks of Prefect's.
+"""Build notification blocks from Terraform's output `dbt_target_notices`.
 
-Addresses of webhooks are secrets: whoever knows one can write to the channel.
+Webhook URLs are secrets: anybody who knows one can post to the channel.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.core import names
 from prefect_flows.core.notification_preferences import USUAL, Event, NotificationPreferences
 
-# Prefect's slugs of its notification blocks. Its server can send by these without a package of its
-# own, which automations need.
+# Prefect's slugs of its notification blocks. The server has these without additional packages,
+# which automations need.
 SLACK, TEAMS = "slack-webhook", "ms-teams-webhook"
 DISCORD, WEBHOOK = "discord-webhook", "custom-webhook"
 
@@ -30,7 +30,7 @@ _SLACK = re.compile(
 
 
 class SlackReceiver(Strict):
-    """A channel of Slack, by an incoming webhook."""
+    """A Slack channel, through an incoming webhook."""
 
     type: Literal["slack"]
     """The kind of receiver."""
@@ -45,12 +45,12 @@ class SlackReceiver(Strict):
         return url
 
     def block(self) -> tuple[str, dict[str, Any]]:
-        """Prefect's type, and the data of its block."""
+        """Return the block type and the data of its block."""
         return SLACK, {"url": self.url.get_secret_value()}
 
 
 class TeamsReceiver(Strict):
-    """A channel of Microsoft Teams, by a workflow that a webhook starts."""
+    """A Microsoft Teams channel, through a workflow with a webhook."""
 
     type: Literal["teams"]
     """The kind of receiver."""
@@ -69,12 +69,12 @@ class TeamsReceiver(Strict):
         return url
 
     def block(self) -> tuple[str, dict[str, Any]]:
-        """Prefect's type, and the data of its block."""
+        """Return the block type and the data of its block."""
         return TEAMS, {"url": self.url.get_secret_value(), "include_image": False}
 
 
 class DiscordReceiver(Strict):
-    """A channel of Discord, by a webhook."""
+    """A Discord channel, through a webhook."""
 
     type: Literal["discord"]
     """The kind of receiver."""
@@ -89,14 +89,14 @@ class DiscordReceiver(Strict):
         return url
 
     def block(self) -> tuple[str, dict[str, Any]]:
-        """Prefect's type, and the data of its block."""
+        """Return the block type and the data of its block."""
         found = _DISCORD.fullmatch(self.url.get_secret_value())
         assert found is not None  # noqa: S101 # validated above
         return DISCORD, {"webhook_id": found[1], "webhook_token": found[2]}
 
 
 class WebhookReceiver(Strict):
-    """Any HTTP server that takes JSON: `{"subject": …, "body": …}`."""
+    """An HTTP endpoint that accepts JSON: `{"subject": …, "body": …}`."""
 
     type: Literal["webhook"]
     """The kind of receiver."""
@@ -113,7 +113,7 @@ class WebhookReceiver(Strict):
         return url
 
     def block(self) -> tuple[str, dict[str, Any]]:
-        """Prefect's type, and the data of its block: what is secret stands among its secrets."""
+        """Return the block type and its data, with URL and headers among the block's secrets."""
         headers = {name: f"{{{{header{i}}}}}" for i, name in enumerate(self.headers)}
         values = {
             f"header{i}": value.get_secret_value() for i, value in enumerate(self.headers.values())
@@ -128,32 +128,32 @@ class WebhookReceiver(Strict):
 
 
 class EmailReceiver(Strict):
-    """People, by a mail server."""
+    """Recipients of e-mail, through an SMTP server."""
 
     type: Literal["email"]
     """The kind of receiver."""
     server: Text
-    """The mail server."""
+    """SMTP server."""
     port: Annotated[int, Field(ge=1, le=65535)] = 587
-    """Port of the mail server."""
+    """Port of the SMTP server."""
     security: Literal["starttls", "ssl", "none"] = "starttls"
-    """How the connection is kept secret."""
+    """Encryption of the connection."""
     user: Text | None = None
-    """Who logs in there; nobody does when absent."""
+    """User of the SMTP server; no login if absent."""
     password: SecretStr | None = None
-    """Of that user."""
+    """Password of the user."""
     sender: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s,]+$")]
-    """Whom the mail is from."""
+    """Sender address."""
     recipients: Annotated[
         list[Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s,]+$")]], Field(min_length=1)
     ]
-    """Whom it goes to."""
+    """Recipient addresses."""
 
     def block(self) -> tuple[str, dict[str, Any]]:
-        """Prefect's type, and the data of its block.
+        """Return the block type and the data of its block.
 
-        Prefect's own block of e-mail comes in a package that its server does not have. That of
-        Slack takes any address that Apprise knows, and e-mail is one of them.
+        Prefect's own e-mail block is in a package that its server does not have. The Slack block
+        accepts any URL that Apprise supports, including e-mail.
         """
         secure = self.security != "none"
         login = ""
@@ -182,19 +182,20 @@ def _as_tuple(value: Any) -> Any:
 
 
 class TargetNotices(Strict):
-    """Who is told of a target, and of what."""
+    """Recipients and events of a target's notifications."""
 
     receivers: Annotated[dict[ReceiverName, Receiver], Field(min_length=1)]
-    """Name → where; each becomes a block `notify-<target>--<name>`."""
+    """Name → receiver; each becomes a block `notify-<target>--<name>`."""
     events: Annotated[tuple[Event, ...], BeforeValidator(_as_tuple)] = USUAL
-    """What is told: failure, recovery, warning (a test that only warns), stale (a source that is
-    too old), success, retry."""
+    """Events to notify of: failure, recovery, warning (a test that only warns), stale (outdated
+    source data), success, retry.
+    """
     owners: Annotated[dict[Text, Text], Field(default_factory=dict)]
-    """`meta.owner` of dbt → how the receivers' chat mentions them."""
+    """`meta.owner` in dbt → how the receivers' chat mentions the owner."""
 
 
 def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
-    """The blocks of every receiver, and a variable a target with what it is told."""
+    """Return the block of every receiver, and a variable with each target's preferences."""
     wanted = []
     for target, each in notices.items():
         for name, receiver in each.receivers.items():

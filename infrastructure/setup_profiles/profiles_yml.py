@@ -1,7 +1,7 @@
-"""`dbt/profiles.yml`, for whoever calls dbt by hand: every target, every secret an `env_var`.
+"""Write `dbt/profiles.yml`, for running dbt by hand; every secret is an `env_var`.
 
-Setup changes only a file that it wrote, and in it only the targets that it wrote: the second line
-of the file lists them. Profiles and targets that somebody added stay.
+Setup changes only a file that it wrote, and in it only the targets that it wrote, which the second
+line of the file lists. Profiles and targets that users added stay.
 """
 
 from __future__ import annotations
@@ -20,48 +20,49 @@ from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.profiles import Profile
 
 HEADER = f"# Written by `{SETUP_COMMAND}` from Terraform's outputs.\n"
-USUAL_TARGET = "dev"
+DEFAULT_TARGET = "dev"
 _TARGETS = "# Targets that setup replaces (others stay as they are, comments do not): "
 
 
 def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
-    """The text that the file should have.
+    """Render the new content of the file.
 
     Args:
-        profiles: one for each target.
-        whole: whether these are all targets; else setup's other targets stay in the file.
+        file: the current file, if any.
+        profiles: one profile per target.
+        whole: whether these are all targets; otherwise setup's other targets stay in the file.
 
     Raises:
-        ConfigurationError: the file is not setup's, cannot be read, or has a target of the same
-            name that somebody added.
+        ConfigurationError: setup did not write the file, the file cannot be read, or it has a
+            target of the same name that a user added.
     """
     profiles = list(profiles)
     name = profiles[0].name
-    document, before = _stored(file, name)
+    document, before = _read_existing(file, name)
     outputs = dict(document.get(name, {}).get("outputs", {}))
     new = {profile.target: profile.dbt_output() for profile in profiles}
     if before is not None:
-        there = {target for target in new if outputs.get(target, new[target]) != new[target]}
-        _refuse_added(file, there - before)
+        changed = {target for target in new if outputs.get(target, new[target]) != new[target]}
+        _refuse_added(file, changed - before)
     kept = (before or set()) - set(new)
     if whole:
         outputs = {target: output for target, output in outputs.items() if target not in kept}
         kept = set()
     outputs |= new
-    usual = USUAL_TARGET if USUAL_TARGET in outputs else next(iter(outputs))
+    usual = DEFAULT_TARGET if DEFAULT_TARGET in outputs else next(iter(outputs))
     document[name] = {"target": usual, "outputs": outputs}
-    ours = ", ".join(target for target in outputs if target in new or target in kept)
-    return f"{HEADER}{_TARGETS}{ours}\n{yaml.safe_dump(document, sort_keys=False)}"
+    written_targets = ", ".join(target for target in outputs if target in new or target in kept)
+    return f"{HEADER}{_TARGETS}{written_targets}\n{yaml.safe_dump(document, sort_keys=False)}"
 
 
-def _stored(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
-    """What the file holds, and which targets setup wrote into it; none where it does not say."""
+def _read_existing(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
+    """Return the content of the file, and the targets that setup wrote, or None if unknown."""
     if not file.exists():
         return {}, None
     try:
         text = read_text(file)
     except (OSError, Unreadable) as error:
-        raise _damaged(file, str(error)) from error
+        raise _corrupt_file_error(file, str(error)) from error
     if not text.startswith(HEADER):
         raise ConfigurationError(
             f"Setup did not write {file.name}, and does not change it.",
@@ -73,15 +74,15 @@ def _stored(file: Path, name: str) -> tuple[dict[str, Any], set[str] | None]:
     try:
         document = parse_yaml(text)
     except Unreadable as error:
-        raise _damaged(file, str(error)) from error
+        raise _corrupt_file_error(file, str(error)) from error
     found = document.get(name, {"outputs": {}}) if isinstance(document, dict) else None
     if not isinstance(found, dict) or not isinstance(found.get("outputs"), dict):
-        raise _damaged(file, f"profile {name!r} has no outputs")
+        raise _corrupt_file_error(file, f"profile {name!r} has no outputs")
     listed = re.search(f"^{re.escape(_TARGETS)}(.*)$", text, re.MULTILINE)
     return document, set(listed[1].split(", ")) if listed else None
 
 
-def _damaged(file: Path, what: str) -> ConfigurationError:
+def _corrupt_file_error(file: Path, what: str) -> ConfigurationError:
     return ConfigurationError(
         f"{file.name} cannot be read: {what}.",
         where=str(file),
@@ -100,10 +101,10 @@ def _refuse_added(file: Path, added: set[str]) -> None:
 
 
 def write(file: Path, text: str) -> None:
-    """Replace the file in one step, readable by its owner only.
+    """Write the file atomically, readable only by its owner.
 
     Raises:
-        ConfigurationError: the disk, or the folder's permissions, do not allow it.
+        ConfigurationError: the disk is full, or permissions are missing.
     """
     try:
         write_file(file, text.encode(), 0o600)

@@ -1,4 +1,4 @@
-"""What the models of the contract have in common: nothing unknown, nothing converted."""
+"""Base model of the contract: no unknown fields, no type coercion."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    """A part of Terraform's outputs."""
+    """Part of Terraform's outputs."""
 
-    # What stands below a field is its description: documentation/reference/outputs.md.
+    # The string below a field is its description in documentation/reference/outputs.md.
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )

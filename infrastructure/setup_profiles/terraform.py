@@ -1,4 +1,4 @@
-"""Where Terraform's outputs come from: a file, standard input, or Terraform itself."""
+"""Read Terraform's outputs from a file, standard input, or `terraform output`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STDIN = "-"
 def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path | None) -> Contract:
     """Read and validate the outputs.
 
-    Without either argument: those of the embedded default where it has been started, else
-    `infrastructure/terraform-outputs.json`.
+    Without either argument, it reads the outputs of the embedded Postgres if it has been started,
+    otherwise `infrastructure/terraform-outputs.json`.
 
     Raises:
-        ConfigurationError: there are none, or Terraform does not give them.
-        ContractError: they do not keep the contract.
+        ConfigurationError: there are no outputs, or Terraform fails.
+        ContractError: the outputs are invalid.
     """
     if terraform_dir is not None:
         command = f"terraform -chdir={terraform_dir} output -json"
@@ -70,7 +70,7 @@ def _run_terraform(folder: Path) -> str:
             where="PATH",
             fix="install it, or make the outputs elsewhere and give them with --outputs FILE",
         )
-    # Its warnings go to stderr and must not get into the JSON.
+    # Terraform writes warnings to stderr, which must not get into the JSON.
     done = subprocess.run(
         [program, f"-chdir={folder}", "output", "-json"],
         capture_output=True, encoding="utf-8", errors="backslashreplace", check=False,

@@ -1,1 +1,1 @@
-"""The conventions of a source's folder, checked: every fault, with its file and what fixes it."""
+"""Lint the source folders: report each fault with its file and its fix."""

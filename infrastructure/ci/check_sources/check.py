@@ -1,4 +1,4 @@
-"""Every check of one source, and those between sources."""
+"""Run every check on one source, and the checks across sources."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CHECKS: tuple[Check, ...] = (
 
 @dataclass(frozen=True)
 class Result:
-    """What was found of a source: its faults, or how much of it is right."""
+    """The faults of a source, or a summary of its contents if it has none."""
 
     name: str
     faults: Sequence[Fault]
@@ -50,32 +50,32 @@ class Result:
 
 
 def check(source: Source) -> Result:
-    """Every fault of a source, each once."""
+    """Run every check on a source and return each fault once."""
     found: dict[Fault, None] = {}
     for each in CHECKS:
         found.update(dict.fromkeys(_faults(each, source)))
     if found:
         return Result(source.name, list(found))
-    counted = {
+    counts = {
         "deployment": len(deployments.read(source) or []),
         "table": len(models.tables(source)),
         "staging model": len(models.staging(source)),
     }
-    said = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counted.items())
-    return Result(source.name, [], said + (", off" if source.is_off else ""))
+    summary = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items())
+    return Result(source.name, [], summary + (", off" if source.is_off else ""))
 
 
 def _faults(check: Check, source: Source) -> Iterator[Fault]:
     try:
         yield from check(source)
     except Unreadable as error:
-        # What is missing is told by the check of files.
+        # The `files` check already reports a missing file.
         if (source.project / error.fault.file).is_file():
             yield error.fault
 
 
 def between(project: Path) -> Iterator[Fault]:
-    """What no source alone can tell: names that two share, names that none has."""
+    """Yield the faults that span sources: duplicate packages, unknown switches, missing targets."""
     known = all_sources(project)
     yield from models.unknown_switches(switched_off(project), [s.name for s in known])
     yield from deployments.without_target(project, known)

@@ -1,4 +1,4 @@
-"""The code: the source function, the flow, and what both import."""
+"""Check a source's Python code: the dlt source function, the flow and the imports."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
 FLOW_LINES = 60
 PACKAGE_OF_SOURCES = SOURCES.replace("/", ".")
-# What the core does for every source.
-OWN_READING = ("os.environ", "os.getenv", "Secret.load")
-SECRET = re.compile(r"\bTSecret(Str)?Value\b")
+# A source must not read these itself: parameters and Secret blocks provide the values.
+FORBIDDEN_READS = ("os.environ", "os.getenv", "Secret.load")
+SECRET_ANNOTATION = re.compile(r"\bTSecret(Str)?Value\b")
 
 
 def malformed(requirement: str) -> bool:
-    """Whether a line of `dependencies` is none."""
+    """Return whether a line of `dependencies` is not a valid requirement."""
     try:
         Requirement(requirement)
     except InvalidRequirement:
@@ -31,7 +31,7 @@ def malformed(requirement: str) -> bool:
     return False
 
 
-def _called(decorator: ast.expr) -> str:
+def _get_name(decorator: ast.expr) -> str:
     return ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
 
 
@@ -42,15 +42,15 @@ def _functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, list[ast.exp
 
 
 def source_function(source: Source) -> ast.FunctionDef | None:
-    """The dlt source of the folder's name, as it is written."""
+    """Return the syntax tree of the dlt source that has the folder's name, or None."""
     for function, decorators in _functions(source.python(source.place("source.py"))):
-        if function.name == source.name and "dlt.source" in map(_called, decorators):
+        if function.name == source.name and "dlt.source" in map(_get_name, decorators):
             return function
     return None
 
 
 def secret_parameters(source: Source) -> set[str]:
-    """Parameters of the source function that come from Secret blocks."""
+    """Return the parameters of the source function that are filled from Secret blocks."""
     function = source_function(source)
     if function is None:
         return set()
@@ -58,21 +58,21 @@ def secret_parameters(source: Source) -> set[str]:
     return {
         each.arg
         for each in arguments
-        if each.annotation is not None and SECRET.search(ast.unparse(each.annotation))
+        if each.annotation is not None and SECRET_ANNOTATION.search(ast.unparse(each.annotation))
     }
 
 
 def flows(source: Source) -> list[str]:
-    """The names of the flows in `flow.py`."""
+    """Return the names of the flows in `flow.py`."""
     return [
         function.name
         for function, decorators in _functions(source.python(source.place("flow.py")))
-        if "flow" in map(_called, decorators)
+        if "flow" in map(_get_name, decorators)
     ]
 
 
 def dlt_source(source: Source) -> Iterator[Fault]:
-    """A dlt source of the folder's name, with a contract."""
+    """Check that there is a dlt source with the folder's name and a schema contract."""
     file = source.place("source.py")
     function = source_function(source)
     if function is None:
@@ -85,7 +85,7 @@ def dlt_source(source: Source) -> Iterator[Fault]:
     keywords = {
         each.arg: each.value
         for call in function.decorator_list
-        if isinstance(call, ast.Call) and _called(call) == "dlt.source"
+        if isinstance(call, ast.Call) and _get_name(call) == "dlt.source"
         for each in call.keywords
     }
     named = keywords.get("name")
@@ -106,7 +106,7 @@ def dlt_source(source: Source) -> Iterator[Fault]:
 
 
 def flow(source: Source) -> Iterator[Fault]:
-    """One flow, in a short file."""
+    """Check that `flow.py` has one flow and is short."""
     file = source.place("flow.py")
     lines = len(source.text(file).splitlines())
     if lines >= FLOW_LINES:
@@ -121,11 +121,16 @@ def flow(source: Source) -> Iterator[Fault]:
 
 
 def imports(source: Source) -> Iterator[Fault]:
-    """Third-party packages are declared; other sources and `infrastructure` are not imported."""
-    declared = _declared(source, PACKAGE) | _declared(source, source.place(PACKAGE))
-    told = set()
+    """Check that third-party packages are declared, and that no other source is imported.
+
+    `infrastructure` is not installed where flow runs execute, so it must not be imported either.
+    """
+    declared = _list_dependencies(source, PACKAGE) | _list_dependencies(
+        source, source.place(PACKAGE)
+    )
+    reported = set()
     for file in source.modules:
-        for module in sorted(set(_imported(source.python(file)))):
+        for module in sorted(set(_list_imports(source.python(file)))):
             top = module.partition(".")[0]
             other = module.removeprefix(f"{PACKAGE_OF_SOURCES}.").partition(".")[0]
             if top == "infrastructure":
@@ -140,10 +145,10 @@ def imports(source: Source) -> Iterator[Fault]:
                     f"it imports the source {other}",
                     "move what both need to a module of prefect_flows",
                 )
-            elif top not in sys.stdlib_module_names | {"prefect_flows"} and top not in told:
+            elif top not in sys.stdlib_module_names | {"prefect_flows"} and top not in reported:
                 providers = {canonicalize_name(each) for each in _providers().get(top, [top])}
                 if not providers & declared:
-                    told.add(top)
+                    reported.add(top)
                     yield Fault(
                         file,
                         f"it imports {top}, and no dependency of the source or the project "
@@ -153,10 +158,10 @@ def imports(source: Source) -> Iterator[Fault]:
 
 
 def environment(source: Source) -> Iterator[Fault]:
-    """What differs between targets comes as a parameter, and secrets from blocks: by the core."""
+    """Check that the code reads no environment variables and loads no Secret blocks itself."""
     for file in source.modules:
         for node in ast.walk(source.python(file)):
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in OWN_READING:
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in FORBIDDEN_READS:
                 yield Fault(
                     file,
                     f"line {node.lineno} reads {ast.unparse(node)}",
@@ -165,7 +170,7 @@ def environment(source: Source) -> Iterator[Fault]:
                 )
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
+def _list_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
@@ -176,13 +181,15 @@ def _imported(tree: ast.Module) -> Iterator[str]:
                 yield node.module
 
 
-def _declared(source: Source, file: str) -> set[str]:
+def _list_dependencies(source: Source, file: str) -> set[str]:
     project = source.toml(file).get("project", {})
-    given = [
+    requirements = [
         *project.get("dependencies", []),
         *(each for some in project.get("optional-dependencies", {}).values() for each in some),
     ]
-    return {canonicalize_name(Requirement(each).name) for each in given if not malformed(each)}
+    return {
+        canonicalize_name(Requirement(each).name) for each in requirements if not malformed(each)
+    }
 
 
 @cache

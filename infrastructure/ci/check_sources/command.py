@@ -1,4 +1,4 @@
-"""`millrace check sources`: whether every source keeps the conventions."""
+"""`millrace check sources`: check that every source follows the conventions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.settings import load_settings
 
-FAULTY = 1
+EXIT_FAULTS = 1
 
 app = typer.Typer(add_completion=False)
 
@@ -49,4 +49,4 @@ def check_sources(
     faults = sum(len(each.faults) for each in results)
     if faults:
         console.print(f"{faults} fault(s); documentation/sources.md says what a source is.")
-        raise typer.Exit(FAULTY)
+        raise typer.Exit(EXIT_FAULTS)

@@ -1,4 +1,4 @@
-"""`prefect.yaml`: one deployment a target, its pool, its secrets, its schedule."""
+"""Check a source's `prefect.yaml`: one deployment per target, work pool, secrets, schedule."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest import source_registry
 
-POOLS = "infrastructure/config/pools.yaml"
+POOLS_PATH = "infrastructure/config/pools.yaml"
 DEV, PROD, DEV_POOL = "dev", "prod", "default-pool"
-# Runs get a machine of their own there, in the version of an image.
+# In these work pools, each run gets its own container, started from a versioned image.
 CONTAINERS = ("docker", "kubernetes")
-# The job variable of the Kubernetes pool: a Secret of the cluster.
+# Job variable of the Kubernetes work pool that names a Secret of the cluster.
 CLUSTER_SECRET = "secretName"  # noqa: S105 (a name)
 _NAMES_A_SECRET = re.compile(r"secret|_block$", re.IGNORECASE)
 _NO_SCHEDULE = re.compile(r"^[ ]*schedules: *\[\](?P<behind> *#.*)?$")
 
 
 def read(source: Source) -> list[Deployment] | None:
-    """The deployments of the source; none where the file is not right."""
+    """Return the deployments of the source, or None if the file is invalid."""
     try:
         return prefect_yaml.read(source.project / source.place(FILE))
     except ConfigurationError:
@@ -37,7 +37,10 @@ def read(source: Source) -> list[Deployment] | None:
 
 
 def understood(source: Source) -> Iterator[Fault]:
-    """What `millrace deploy` takes; the code is what is installed, and nothing is pulled."""
+    """Check that `millrace deploy` accepts the file, and that `pull` is empty.
+
+    Runs use the code that is installed in their environment, so there is nothing to pull.
+    """
     file = source.place(FILE)
     document = source.yaml(file)
     if document.get("pull") != []:
@@ -51,72 +54,76 @@ def understood(source: Source) -> Iterator[Fault]:
 
 
 def names(source: Source) -> Iterator[Fault]:
-    """`<owner>--<name>--<target>`, one a target."""
+    """Check that names are `<owner>--<name>--<target>`, with one deployment per target."""
     file = source.place(FILE)
     found = read(source)
     if found is None:
         return
     for each in found:
-        wanted = source_registry.deployment_name(source.name, each.target)
-        if each.name != wanted:
-            yield Fault(file, f"a deployment is called {each.name}", f"write name: {wanted}")
+        expected = source_registry.deployment_name(source.name, each.target)
+        if each.name != expected:
+            yield Fault(file, f"a deployment is called {each.name}", f"write name: {expected}")
     targets = [each.target for each in found]
     for target in sorted({each for each in targets if targets.count(each) > 1}):
         yield Fault(file, f"there are several for the target {target}", "leave one of them")
 
 
 def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
-    """A target that some sources have a deployment for and others lack: once for all of these.
+    """Yield one fault for each target that only some of the sources have a deployment for.
 
-    One that no source has is no fault: the pipeline loads every source.
+    A target for which no source has a deployment is fine: the pipeline loads every source.
     """
     found = {source.name: each for source in known if (each := read(source)) is not None}
     for target in _targets(project):
-        lacking = [n for n, some in found.items() if target not in {each.target for each in some}]
-        if 0 < len(lacking) < len(found):
-            missing = ", ".join(source_registry.deployment_name(name, target) for name in lacking)
+        names_without = [
+            n for n, some in found.items() if target not in {each.target for each in some}
+        ]
+        if 0 < len(names_without) < len(found):
+            missing = ", ".join(
+                source_registry.deployment_name(name, target) for name in names_without
+            )
             yield Fault(
                 FILE,
                 f"some sources have a deployment for the target {target}, and these have none: "
-                f"{', '.join(lacking)}",
+                f"{', '.join(names_without)}",
                 f"add each to the {FILE} of its source: {missing}",
             )
 
 
 def entrypoints(source: Source) -> Iterator[Fault]:
-    """The module of the source's flow."""
-    right = [f"{PACKAGE_OF_SOURCES}.{source.name}.flow.{name}" for name in flows(source)]
+    """Check that the entrypoint of each deployment is the flow of this source."""
+    expected = [f"{PACKAGE_OF_SOURCES}.{source.name}.flow.{name}" for name in flows(source)]
     for each in read(source) or []:
-        if right and each.entrypoint not in right:
+        if expected and each.entrypoint not in expected:
             yield Fault(
                 source.place(FILE),
                 f"{each.name} would run {each.entrypoint}",
-                f"write entrypoint: {right[0]}",
+                f"write entrypoint: {expected[0]}",
             )
 
 
 def pools(source: Source) -> Iterator[Fault]:
-    """Dev beside its worker, the others in containers."""
-    there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
-    container = [name for name, pool in there.items() if pool["kind"] in CONTAINERS]
+    """Check that dev uses the process work pool, and every other target a container pool."""
+    pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    container = [name for name, pool in pools_by_name.items() if pool["kind"] in CONTAINERS]
     for each in read(source) or []:
         pool = each.work_pool.name
-        right = [DEV_POOL] if each.target == DEV else container
-        if pool not in right:
-            known = "" if pool in there else f", which {POOLS} does not have"
+        allowed = [DEV_POOL] if each.target == DEV else container
+        if pool not in allowed:
+            known = "" if pool in pools_by_name else f", which {POOLS_PATH} does not have"
             yield Fault(
                 source.place(FILE),
                 f"{each.name} goes to {pool}{known}",
-                f"write {' or '.join(right)}",
+                f"write {' or '.join(allowed)}",
             )
 
 
 def secrets(source: Source) -> Iterator[Fault]:
-    """Each target has secrets of its own, and none stands in the open."""
+    """Check that each target has its own secrets, and that none is in plain text."""
     file = source.place(FILE)
     hidden = secret_parameters(source)
     targets = _targets(source.project)
-    there: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
     for each in read(source) or []:
         for name in sorted(hidden & set(each.parameters)):
             block = (
@@ -127,35 +134,37 @@ def secrets(source: Source) -> Iterator[Fault]:
                 f"{each.name} has the secret {name} among its parameters, for all to read",
                 f"take it out; uv run millrace secret {block}",
             )
-        given = each.work_pool.job_variables.model_dump(exclude_unset=True)
-        for path, value in _named_secrets({"parameters": each.parameters, "job_variables": given}):
-            if path.rpartition(".")[2] in hidden or _is_of(value, path, each.target):
+        job_variables = each.work_pool.job_variables.model_dump(exclude_unset=True)
+        for path, value in _named_secrets(
+            {"parameters": each.parameters, "job_variables": job_variables}
+        ):
+            if path.rpartition(".")[2] in hidden or _belongs_to_target(value, path, each.target):
                 continue
             yield Fault(
                 file,
                 f"{each.name} names the secret {value} in {path}",
-                f"name one of its own target: {_without(value, targets)}-{each.target}",
+                f"name one of its own target: {_strip_target(value, targets)}-{each.target}",
             )
-        pool = there.get(each.work_pool.name, {})
+        pool = pools_by_name.get(each.work_pool.name, {})
         if CLUSTER_SECRET in pool.get("variables", {}) and each.target != PROD:
-            prods = pool["variables"][CLUSTER_SECRET]["default"]
-            if CLUSTER_SECRET not in given:
+            prod_secret = pool["variables"][CLUSTER_SECRET]["default"]
+            if CLUSTER_SECRET not in job_variables:
                 yield Fault(
                     file,
-                    f"{each.name} would get {prods}, which is prod's",
-                    f"write {CLUSTER_SECRET}: {prods}-{each.target} under job_variables",
+                    f"{each.name} would get {prod_secret}, which is prod's",
+                    f"write {CLUSTER_SECRET}: {prod_secret}-{each.target} under job_variables",
                 )
 
 
-def _without(value: str, targets: list[str]) -> str:
-    """A name without the target at its end."""
+def _strip_target(value: str, targets: list[str]) -> str:
+    """Return a name without the target suffix."""
     for target in targets:
         value = value.removesuffix(f"-{target}")
     return value
 
 
-def _is_of(value: str, path: str, target: str) -> bool:
-    # The cluster's Secret for prod is the pool's own, without a target behind it.
+def _belongs_to_target(value: str, path: str, target: str) -> bool:
+    # For prod, the pool's default Secret is used, which has no target suffix.
     prods = target == PROD and path.endswith(f".{CLUSTER_SECRET}")
     return prods or value.endswith(f"-{target}")
 
@@ -176,7 +185,7 @@ def _named_secrets(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def schedule(source: Source) -> Iterator[Fault]:
-    """Prod's deployment says when it runs, or why it does not run by itself."""
+    """Check that prod's deployment has a schedule, or a comment that says why not."""
     file = source.place(FILE)
     if read(source) is None:
         return
@@ -191,7 +200,7 @@ def schedule(source: Source) -> Iterator[Fault]:
                 "write schedules: [{cron: 0 4 * * *, timezone: UTC}]; or, with a comment that says "
                 "why, schedules: []",
             )
-        elif not each["schedules"] and not _explained(source.text(file)):
+        elif not each["schedules"] and not _has_explanation(source.text(file)):
             yield Fault(
                 file,
                 f"{each['name']} has no schedule, and nothing says why",
@@ -199,7 +208,7 @@ def schedule(source: Source) -> Iterator[Fault]:
             )
 
 
-def _explained(text: str) -> bool:
+def _has_explanation(text: str) -> bool:
     above = ""
     for line in text.splitlines():
         found = _NO_SCHEDULE.match(line)
@@ -210,9 +219,9 @@ def _explained(text: str) -> bool:
 
 
 def _targets(project: Path) -> list[str]:
-    """The targets that the pipeline is deployed for."""
+    """Return the targets that the pipeline has deployments for."""
     try:
         found = prefect_yaml.read(project / FILE)
-    except ConfigurationError:  # its own fault, and `millrace deploy` says so
+    except ConfigurationError:  # `millrace deploy` reports this
         return []
     return list(dict.fromkeys(each.target for each in found))

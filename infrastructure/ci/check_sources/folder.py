@@ -1,4 +1,4 @@
-"""A source as it lies in the project, and what can be wrong with it."""
+"""Files of a source in the project (`Source`), and a fault in one of them (`Fault`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COPY = "uvx cookiecutter infrastructure/config/source_template --output-dir pref
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """What is wrong, in which file of the project, and what fixes it."""
+    """A problem in a file of the project, and how to fix it."""
 
     file: str
     what: str
@@ -36,7 +36,7 @@ class Fault:
 
 
 class Unreadable(Exception):
-    """A file that is missing, or is not what its name says: one fault, told once."""
+    """A file is missing or cannot be parsed; carries the fault to report."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
@@ -45,7 +45,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of `prefect_flows/sources`, and what belongs to it elsewhere.
+    """A folder of `prefect_flows/sources`, and the source's files in other folders.
 
     Attributes:
         project: the project's folder.
@@ -56,56 +56,56 @@ class Source:
     name: str
 
     def place(self, file: str) -> str:
-        """A file of the source's own folder, from the project's."""
+        """Return the path of a file in the source's folder, relative to the project."""
         return f"{SOURCES}/{self.name}/{file}"
 
     @property
     def models(self) -> str:
-        """The folder of its staging models."""
+        """Folder of the source's staging models."""
         return f"{STAGING}/{self.name}"
 
     @property
     def sources_yml(self) -> str:
-        """The file that declares its tables to dbt."""
+        """File that declares the source's tables to dbt."""
         return f"{self.models}/_{self.name}__sources.yml"
 
     @property
     def models_yml(self) -> str:
-        """The file that describes its staging models."""
+        """File that describes the source's staging models."""
         return f"{self.models}/_{self.name}__models.yml"
 
     @property
     def tests(self) -> str:
-        """The file of its tests."""
+        """File with the source's tests."""
         return f"{TESTS}/test_{self.name}.py"
 
     @property
     def package(self) -> str:
-        """The name of its package."""
+        """Name of the source's Python package."""
         return f"millrace-{source_registry.dashed_name(self.name)}"
 
     @property
     def schema(self) -> str:
-        """The schema of its rows."""
+        """Schema that the source is loaded into."""
         return raw_schema(self.name)
 
     def text(self, file: str) -> str:
-        """What a file holds.
+        """Read a file.
 
         Raises:
-            Unreadable: it is missing, or no text.
+            Unreadable: the file is missing or is not text.
         """
         try:
             return read_text(self.project / file)
         except (OSError, documents.Unreadable) as error:
-            said = error.strerror if isinstance(error, OSError) else str(error)
-            raise Unreadable(Fault(file, f"it cannot be read: {said}", "add it")) from error
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise Unreadable(Fault(file, f"it cannot be read: {reason}", "add it")) from error
 
     def yaml(self, file: str) -> Mapping[str, Any]:
-        """A file of YAML that holds a mapping.
+        """Parse a YAML file that contains a mapping.
 
         Raises:
-            Unreadable: it is missing, or holds something else.
+            Unreadable: the file is missing, or does not contain a YAML mapping.
         """
         try:
             document = parse_yaml(self.text(file))
@@ -116,10 +116,10 @@ class Source:
         return document
 
     def toml(self, file: str) -> Mapping[str, Any]:
-        """A file of TOML.
+        """Parse a TOML file.
 
         Raises:
-            Unreadable: it is missing, or holds something else.
+            Unreadable: the file is missing, or is not TOML.
         """
         try:
             return tomllib.loads(self.text(file))
@@ -127,10 +127,10 @@ class Source:
             raise Unreadable(Fault(file, f"it is not TOML: {error}", "correct it")) from error
 
     def python(self, file: str) -> ast.Module:
-        """A file of Python, parsed and not run.
+        """Parse a Python file without running it.
 
         Raises:
-            Unreadable: it is missing, or does not parse.
+            Unreadable: the file is missing, or is not valid Python.
         """
         try:
             return ast.parse(self.text(file))
@@ -140,25 +140,25 @@ class Source:
 
     @property
     def modules(self) -> Iterator[str]:
-        """Its Python files."""
+        """Paths of the source's Python files, relative to the project."""
         folder = self.project / SOURCES / self.name
         for file in sorted(folder.rglob("*.py")):
             yield str(file.relative_to(self.project))
 
     @cached_property
     def is_off(self) -> bool:
-        """Whether the project leaves it out unasked."""
+        """Whether `disabled_sources` in `dbt_project.yml` contains this source."""
         return self.name in switched_off(self.project)
 
 
 def switched_off(project: Path) -> list[str]:
-    """The sources that `dbt_project.yml` leaves out."""
+    """Return the sources that `dbt_project.yml` disables."""
     document = parse_yaml(read_text(project / PROJECT))
     return list((document.get("vars") or {}).get("disabled_sources") or [])
 
 
 def all_sources(project: Path) -> list[Source]:
-    """Every folder of sources, whatever is in it; none of Python's own."""
+    """Return a source for every folder of `prefect_flows/sources`, valid or not."""
     return [
         Source(project, folder.name)
         for folder in sorted((project / SOURCES).iterdir())

@@ -1,4 +1,4 @@
-"""The folder: its name, its files, its package, its image."""
+"""Check a source's folder: its name, required files, package, Dockerfile and README."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from infrastructure.ci.check_sources.code import malformed
 from infrastructure.ci.check_sources.folder import COPY, PACKAGE, REQUIRED, Fault, Source
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
-NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
-# Postgres cuts names over 63, and `stg_<name>__<table>` is one.
-LONGEST = 40
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
+# Postgres truncates names to 63 bytes, and `stg_<name>__<table>` must fit.
+MAX_NAME_LENGTH = 40
 USER = "10001:10001"
 
 
 def name(source: Source) -> Iterator[Fault]:
-    """`<owner>__<name>`."""
+    """Check that the folder is named `<owner>__<name>`."""
     folder = f"{SOURCES}/{source.name}"
-    if not NAME.fullmatch(source.name):
+    if not NAME_PATTERN.fullmatch(source.name):
         yield Fault(
             folder,
             "the folder is not named <owner>__<name> in lowercase letters, digits and single "
             "underscores",
             f"git mv {folder} {SOURCES}/<owner>__<name>",
         )
-    elif len(source.name) > LONGEST:
+    elif len(source.name) > MAX_NAME_LENGTH:
         yield Fault(
             folder,
             f"the name has {len(source.name)} characters; names of models would be cut",
-            f"use {LONGEST} at most",
+            f"use {MAX_NAME_LENGTH} at most",
         )
 
 
 def files(source: Source) -> Iterator[Fault]:
-    """What every source has, here and elsewhere in the project."""
-    wanted = [source.place(file) for file in REQUIRED]
-    wanted += [source.sources_yml]
-    wanted += [] if models.any_table(source) else [source.models_yml]
-    wanted += [source.tests]
-    for file in wanted:
+    """Check that the source has its required files, including tests and dbt models."""
+    required = [source.place(file) for file in REQUIRED]
+    required += [source.sources_yml]
+    required += [] if models.any_table(source) else [source.models_yml]
+    required += [source.tests]
+    for file in required:
         if not (source.project / file).is_file():
             yield Fault(file, "it is missing", f"copy that of another source, or: {COPY}")
 
 
 def package(source: Source) -> Iterator[Fault]:
-    """A member of uv's workspace, which depends on the project and adds only dependencies."""
+    """Check that the package is a member of the uv workspace and only adds dependencies."""
     file = source.place(PACKAGE)
     document = source.toml(file)
     project, uv = document.get("project", {}), document.get("tool", {}).get("uv", {})
@@ -76,26 +76,26 @@ def package(source: Source) -> Iterator[Fault]:
 
 
 def image(source: Source) -> Iterator[Fault]:
-    """A Dockerfile on top of the project's image, with the same user."""
+    """Check that the Dockerfile extends the project's image and keeps its user."""
     file = source.place("Dockerfile")
     lines = [line.split("#")[0].split() for line in source.text(file).splitlines()]
-    said = {line[0].upper(): line[1:] for line in lines if line}
-    if said.get("FROM", [])[:1] not in (["${BASE_IMAGE}"], ["$BASE_IMAGE"]):
+    instructions = {line[0].upper(): line[1:] for line in lines if line}
+    if instructions.get("FROM", [])[:1] not in (["${BASE_IMAGE}"], ["$BASE_IMAGE"]):
         yield Fault(
             file,
             "it does not stand on the project's image",
             "write ARG BASE_IMAGE, then FROM ${BASE_IMAGE}",
         )
-    if said.get("USER", [USER]) != [USER]:
+    if instructions.get("USER", [USER]) != [USER]:
         yield Fault(
             file,
-            f"runs would be those of user {' '.join(said['USER'])}",
+            f"runs would be those of user {' '.join(instructions['USER'])}",
             f"end it with USER {USER}",
         )
 
 
 def readme(source: Source) -> Iterator[Fault]:
-    """A page for people, with the source's name on top."""
+    """Check that the README begins with the source's name."""
     file = source.place("README.md")
     if source.text(file).partition("\n")[0] != f"# {source.name}":
         yield Fault(file, "it does not begin with the source's name", f"write # {source.name}")

@@ -1,4 +1,4 @@
-"""What dbt knows of a source: its tables, its freshness, its owner, its staging models."""
+"""Check what dbt knows about a source: tables, freshness, owner and staging models."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from infrastructure.ci.check_sources.folder import PROJECT, Fault, Source, Unrea
 LOADED_AT = ("loaded_at_field", "loaded_at_query")
 
 
-def _declared(source: Source) -> Mapping[str, Any] | None:
+def _find_declaration(source: Source) -> Mapping[str, Any] | None:
     found = _mappings(source.yaml(source.sources_yml).get("sources"))
     named = [each for each in found if each.get("name") == source.name]
     return named[0] if len(found) == len(named) == 1 else None
 
 
 def tables(source: Source) -> list[str]:
-    """The tables that are declared to dbt."""
-    declared = _declared(source) or {}
+    """Return the tables that the source declares to dbt."""
+    declared = _find_declaration(source) or {}
     return [str(each.get("name")) for each in _mappings(declared.get("tables"))]
 
 
 def any_table(source: Source) -> bool:
-    """Whether its tables are those that somebody asks for: `tables: []`, and no staging models."""
+    """Return whether the source loads tables on request: `tables: []`, so no staging models."""
     try:
-        return (_declared(source) or {}).get("tables") == []
+        return (_find_declaration(source) or {}).get("tables") == []
     except Unreadable:
         return False
 
 
 def staging(source: Source) -> list[str]:
-    """The models in the source's folder."""
+    """Return the names of the models in the source's staging folder."""
     return [file.stem for file in sorted((source.project / source.models).glob("**/*.sql"))]
 
 
 def declaration(source: Source) -> Iterator[Fault]:
-    """One source of the folder's name, in its raw schema, with an owner and a freshness."""
+    """Check that one dbt source is declared, with its raw schema, an owner and freshness."""
     file = source.sources_yml
-    declared = _declared(source)
+    declared = _find_declaration(source)
     if declared is None:
         yield Fault(
             file, f"it does not declare the source {source.name} alone",
@@ -62,18 +62,18 @@ def declaration(source: Source) -> Iterator[Fault]:
             file, "nobody answers for it", "write meta: {owner: …} under config, a team's name"
         )
     each_table = [each.get("config") or {} for each in _mappings(declared.get("tables"))]
-    for wanted, fix in (
+    for keys, fix in (
         (LOADED_AT, "write loaded_at_query under config, as that of nyc__flights"),
         (("freshness",), "write freshness: {warn_after: {count: 36, period: hour}} under config"),
     ):
-        if not any(config.get(key) for key in wanted) and not (
-            each_table and all(any(table.get(key) for key in wanted) for table in each_table)
+        if not any(config.get(key) for key in keys) and not (
+            each_table and all(any(table.get(key) for key in keys) for table in each_table)
         ):
-            yield Fault(file, f"{' or '.join(wanted)} is not declared", fix)
+            yield Fault(file, f"{' or '.join(keys)} is not declared", fix)
 
 
 def described(source: Source) -> Iterator[Fault]:
-    """Staging models by the source's name, and each described."""
+    """Check that staging models have the source's prefix, and that each has a description."""
     found = staging(source)
     if not found and any_table(source):
         return
@@ -104,16 +104,16 @@ def described(source: Source) -> Iterator[Fault]:
 
 
 def switch(source: Source) -> Iterator[Fault]:
-    """A source that is off takes its models out of dbt's graph."""
+    """Check that a disabled source also disables its dbt source and models."""
     if not source.is_off:
         return
     expression = f"{{{{ '{source.name}' not in var('disabled_sources') }}}}"
     fix = f'write enabled: "{expression}" under its config'
-    off = [(source.sources_yml, f"the source {source.name}", _declared(source) or {})]
+    off = [(source.sources_yml, f"the source {source.name}", _find_declaration(source) or {})]
     off += [(source.models_yml, str(each.get("name")), each) for each in _models(source)]
     for file, what, document in off:
-        said = str((document.get("config") or {}).get("enabled", ""))
-        if "".join(said.split()).replace('"', "'") != "".join(expression.split()):
+        enabled = str((document.get("config") or {}).get("enabled", ""))
+        if "".join(enabled.split()).replace('"', "'") != "".join(expression.split()):
             yield Fault(file, f"disabled_sources has it, and {what} is enabled all the same", fix)
 
 
@@ -122,12 +122,12 @@ def _models(source: Source) -> list[Mapping[str, Any]]:
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    """The entries of a list; dbt itself says what is wrong with others."""
+    """Return the mappings in a list; dbt itself reports entries of other types."""
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def unknown_switches(off: list[str], names: list[str]) -> Iterator[Fault]:
-    """Every name in `disabled_sources` is a source's."""
+    """Yield a fault for each name in `disabled_sources` that is not a source."""
     for name in off:
         if name not in names:
             yield Fault(

@@ -1,1 +1,1 @@
-"""What a pull request changes, built beside production and compared with it, in one comment."""
+"""Pull request CI (slim CI): build changed models in a CI schema, compare them with production."""

@@ -1,4 +1,4 @@
-"""Datasets of pull requests on BigQuery, and the questions of the comparison."""
+"""BigQuery warehouse of pull requests: CI datasets and comparison queries."""
 
 from __future__ import annotations
 
@@ -28,57 +28,57 @@ from prefect_flows.core.google_credentials import google_credentials
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.profiles import Profile
 
-AT_ONCE = 8
+MAX_PARALLEL_QUERIES = 8
 POLL_SECONDS = 2.0
-# Said of each statement's job, beside the labels that dbt gives its own.
+# Labels of each query job; dbt sets its own labels on its jobs.
 LABELS = {"app": "millrace", "task": "pull-request-comparison"}
 
 _NUMBERS = ("INTEGER", "INT64", "FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC")
-# Types that BigQuery compares, and casts to text.
+# Types that support equality and a cast to string.
 _PLAIN = (*_NUMBERS, "STRING", "BOOLEAN", "BOOL", "DATE", "DATETIME", "TIME", "TIMESTAMP")
 
 
 class BigQueryDialect:
-    """How BigQuery writes what the comparison asks."""
+    """SQL dialect of BigQuery."""
 
     def quoted(self, name: str) -> str:
-        """A column's name."""
+        """Quote a column's name."""
         return f"`{name}`"
 
     def relation(self, relation: Relation) -> str:
-        """A relation's whole name."""
+        """Format the fully qualified name of a relation."""
         return f"`{relation.database}`.`{relation.schema}`.`{relation.name}`"
 
     def family(self, type_name: str) -> str:
-        """Numbers among each other; each other type alone, without its modifiers."""
+        """Return `number` for numeric types, otherwise the type without its modifiers."""
         bare = re.sub(r"\(.*?\)", "", type_name)
         return "number" if bare in _NUMBERS else bare
 
     def is_float(self, type_name: str) -> bool:
-        """Whether the last digits of a value depend on the order of a sum."""
+        """Return whether the type is floating point, whose sums depend on the order of rows."""
         return type_name in ("FLOAT", "FLOAT64")
 
     def comparable(self, expression: str, type_name: str) -> str:
-        """A value as one that has an equality: arrays, structs and JSON have none."""
+        """Convert an expression to a type with equality: arrays, structs and JSON have none."""
         plain = self.family(type_name) in ("number", "BYTES", *_PLAIN)
         return expression if plain else f"to_json_string({expression})"
 
     def text(self, expression: str, type_name: str) -> str:
-        """A value as text."""
+        """Cast an expression to text."""
         plain = self.family(type_name) in ("number", *_PLAIN)
         return f"cast({expression} as string)" if plain else f"to_json_string({expression})"
 
 
 class BigQueryWarehouse:
-    """A project that holds production and the datasets of pull requests.
+    """The BigQuery project that contains production and the datasets of pull requests.
 
     Raises:
-        WarehouseUnreachable: Google does not answer, or refuses.
+        WarehouseUnreachable: Google does not respond, or denies access.
     """
 
     def __init__(self, profile: Profile, limits: Limits) -> None:
         self.dialect = BigQueryDialect()
-        self.at_once = AT_ONCE
+        self.at_once = MAX_PARALLEL_QUERIES
         self._profile = profile
         self._limits = limits
         output = profile.output
@@ -91,64 +91,64 @@ class BigQueryWarehouse:
         )
 
     @contextmanager
-    def held(self, schema: str, mark: SchemaOwner | None, wait: float) -> Iterator[None]:
-        """Hold a dataset by a lease in its labels, which is renewed while it is held."""
+    def held(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:
+        """Lock a dataset with a lease in its labels, and renew the lease in the background."""
         deadline = time.monotonic() + wait
         lease = Lease(self._client, self._reference(schema))
-        with self._said():
-            if mark is not None and self.mark(schema) is None:
-                self._create(schema, mark)
+        with self._translate_errors():
+            if owner is not None and self.mark(schema) is None:
+                self._create(schema, owner)
             exists = self.mark(schema) is not None
             while exists and not lease.take():
                 if time.monotonic() >= deadline:
                     raise busy(schema, self._profile.address)
                 time.sleep(POLL_SECONDS)
-        if not exists:  # there is nothing to hold
+        if not exists:  # there is nothing to lock
             yield
             return
         with lease.renewed():
             yield
 
     def mark(self, schema: str) -> SchemaOwner | None:
-        """The mark of a dataset; none where there is no such dataset."""
-        with self._said():
+        """Return the owner of a dataset, or None if there is no such dataset."""
+        with self._translate_errors():
             try:
                 dataset = self._client.get_dataset(self._reference(schema))
             except NotFound:
                 return None
-        mark = SchemaOwner.read(dataset.description, schema)
-        if mark is None:
+        owner = SchemaOwner.read(dataset.description, schema)
+        if owner is None:
             raise not_ours(schema, self._profile.address)
-        return mark
+        return owner
 
-    def renew(self, schema: str, mark: SchemaOwner) -> None:
-        """Delete what is in it, and give it the mark. It stays, and so do its grants."""
+    def renew(self, schema: str, owner: SchemaOwner) -> None:
+        """Empty a dataset and set its owner. The dataset itself stays, and so do its grants."""
         if self.mark(schema) is None:
             raise not_ours(schema, self._profile.address)
         reference = self._reference(schema)
-        with self._said():
+        with self._translate_errors():
             dataset = bigquery.Dataset(reference)
-            dataset.description = mark.model_dump_json()
+            dataset.description = owner.model_dump_json()
             self._client.update_dataset(dataset, ["description"])
             tables = list(self._client.list_tables(reference))
             routines = list(self._client.list_routines(reference))
-            with ThreadPoolExecutor(AT_ONCE) as threads:
-                gone = partial(self._client.delete_table, not_found_ok=True)
-                list(threads.map(gone, tables))
+            with ThreadPoolExecutor(MAX_PARALLEL_QUERIES) as threads:
+                delete_table = partial(self._client.delete_table, not_found_ok=True)
+                list(threads.map(delete_table, tables))
                 list(threads.map(partial(self._client.delete_routine, not_found_ok=True), routines))
 
     def drop(self, schema: str) -> None:
-        """Delete it with all in it."""
+        """Delete a dataset and its contents."""
         if self.mark(schema) is not None:
-            with self._said():
+            with self._translate_errors():
                 self._client.delete_dataset(
                     self._reference(schema), delete_contents=True, not_found_ok=True
                 )
 
     def marked(self) -> dict[str, SchemaOwner | None]:
-        """Every dataset with the name of a pull request's, and its mark, where it has one."""
+        """Return every dataset named like one of a pull request, with its owner if it has one."""
         found: dict[str, SchemaOwner | None] = {}
-        with self._said():
+        with self._translate_errors():
             for item in self._client.list_datasets(str(self._profile.output["project"])):
                 if number_of(item.dataset_id) is not None:
                     dataset = self._client.get_dataset(item.reference)
@@ -156,9 +156,9 @@ class BigQueryWarehouse:
         return found
 
     def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
-        """Names, in lower case, and types of the columns of those relations that exist."""
+        """Return names (lowercase) and types of the columns of the relations that exist."""
 
-        def of(relation: Relation) -> dict[str, str] | None:
+        def get_columns(relation: Relation) -> dict[str, str] | None:
             name = f"{relation.database}.{relation.schema}.{relation.name}"
             try:
                 table = self._client.get_table(name)
@@ -166,47 +166,47 @@ class BigQueryWarehouse:
                 return None
             return {field.name.lower(): _type(field) for field in table.schema}
 
-        with self._said(), ThreadPoolExecutor(AT_ONCE) as threads:
-            found = zip(relations, threads.map(of, relations), strict=True)
+        with self._translate_errors(), ThreadPoolExecutor(MAX_PARALLEL_QUERIES) as threads:
+            found = zip(relations, threads.map(get_columns, relations), strict=True)
             return {relation: columns for relation, columns in found if columns is not None}
 
     def price(self, sql: str) -> int:
-        """Bytes that a question would read, as a dry run says."""
+        """Return the bytes that a query would scan, from a dry run."""
         config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-        with self._said():
+        with self._translate_errors():
             return int(self._client.query(sql, job_config=config).total_bytes_processed or 0)
 
     def ask(self, sql: str) -> Mapping[str, Any]:
-        """The only row of a question, whose price was asked before."""
+        """Run a query that returns one row, and return the row."""
         config = bigquery.QueryJobConfig(
-            # What is billed is at least 10 MB a table.
+            # BigQuery bills at least 10 MB per table.
             maximum_bytes_billed=max(self._limits.bytes, 100_000_000),
             labels=LABELS,
             job_timeout_ms=round(self._limits.seconds * 1000),
         )
-        with self._said():
+        with self._translate_errors():
             (row,) = self._client.query_and_wait(sql, job_config=config)
         return dict(row.items())
 
     def close(self) -> None:
-        """Give back what it holds open."""
+        """Close the client."""
         self._client.close()  # type: ignore[no-untyped-call]
 
     def _reference(self, schema: str) -> bigquery.DatasetReference:
         return bigquery.DatasetReference(str(self._profile.output["project"]), schema)
 
-    def _create(self, schema: str, mark: SchemaOwner) -> None:
+    def _create(self, schema: str, owner: SchemaOwner) -> None:
         dataset = bigquery.Dataset(self._reference(schema))
         dataset.location = self._profile.output.get("location")
-        dataset.description = mark.model_dump_json()
-        dataset.labels = {"app": "millrace", "pull-request": str(mark.number)}
+        dataset.description = owner.model_dump_json()
+        dataset.labels = {"app": "millrace", "pull-request": str(owner.number)}
         try:
             self._client.create_dataset(dataset)
-        except Conflict:  # another build of the same pull request was faster
+        except Conflict:  # another build of the same pull request created it first
             return
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         profile = self._profile
         try:
             yield
@@ -235,7 +235,7 @@ class BigQueryWarehouse:
 
 
 def _type(field: bigquery.SchemaField) -> str:
-    """A column's type, as a person writes it; of nested ones the fields too."""
+    """Format a column's type as in SQL, including nested fields."""
     name = str(field.field_type)
     if name in ("RECORD", "STRUCT"):
         name = f"STRUCT<{', '.join(f'{each.name} {_type(each)}' for each in field.fields)}>"

@@ -1,4 +1,4 @@
-"""Builds what a pull request changes, and what depends on it, into a schema of its own."""
+"""Build the models that a pull request changes, and those downstream, in its CI schema."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ from prefect_flows.transform.session import DbtSession, Selection
 
 log = logging.getLogger("millrace")
 
-# What is not built is read from production. Of `dbt test`, the models are none that it selects: it
-# would look for them in production too, if it were told to favor the state. What an earlier push
-# left is gone, so what is in the schema is of this build.
+# Nodes that are not built are read from production (`--defer --favor-state`). `dbt test` selects
+# no models, so `--favor-state` would make it read even the built ones from production. The schema
+# was emptied before, so a relation in it is always from this build.
 DEFERRING = ("--defer", "--favor-state")
 DEFERRING_TESTS = ("--defer",)
 NO_LIMITS = Limits(seconds=600, bytes=0)
@@ -63,12 +63,15 @@ NO_LIMITS = Limits(seconds=600, bytes=0)
 
 @dataclass(frozen=True)
 class Request:
-    """What is built.
+    """What to build.
 
     Attributes:
-        vars: variables of the dbt project, as production has them.
+        number: number of the pull request.
+        production: target to compare with.
+        repository: owner/name, if known.
+        vars: dbt variables, with the values that production uses.
         wait: seconds to wait for another build of the same pull request.
-        rows: whether rows of failed tests are fetched.
+        rows: whether to fetch rows of failed tests.
     """
 
     number: int
@@ -80,35 +83,37 @@ class Request:
 
 
 def build(request: Request, ground: Ground) -> Build:
-    """Build and test a pull request, and leave the record of it in its folder.
+    """Build and test a pull request, and write the build record to its folder.
 
     Raises:
-        MillraceError: nothing was built; a node that failed is in the record.
+        MillraceError: nothing was built. Nodes that fail are in the record instead.
     """
-    started, begun = time.monotonic(), datetime.now(UTC)
+    started, started_at = time.monotonic(), datetime.now(UTC)
     build_id = uuid.uuid4().hex
     profile = ground.profile_of(request.number)
     folder = folder_of(ground.settings, request.number)
-    mark = SchemaOwner(
-        number=request.number, repository=request.repository, build=build_id, built_at=begun
+    owner = SchemaOwner(
+        number=request.number, repository=request.repository, build=build_id, built_at=started_at
     )
     version = version_of(ground.settings)
     manifest = ground.manifest_of(request.production)
     runtime = LocalRuntime()
     with (
-        _stopping(request.number, runtime),
+        _cancelled_by_signals(request.number, runtime),
         closing(get_warehouse(profile, NO_LIMITS)) as warehouse,
-        warehouse.held(schema_of(request.number), mark, request.wait),
+        warehouse.held(schema_of(request.number), owner, request.wait),
     ):
         before = warehouse.mark(schema_of(request.number))
         if before is not None and before.is_of_another(request.repository):
             raise of_another_repository(before, str(request.repository), profile.address)
-        state = _fresh(folder, manifest)
-        building = _Building(request, ground, profile, folder, state, json.loads(manifest), runtime)
+        state = _reset_folder(folder, manifest)
+        building = _BuildInProgress(
+            request, ground, profile, folder, state, json.loads(manifest), runtime
+        )
         with building.session:
             changes = building.changes()
             if building.has_relations(changes):
-                warehouse.renew(schema_of(request.number), mark)
+                warehouse.renew(schema_of(request.number), owner)
             else:
                 warehouse.drop(schema_of(request.number))
             record = Build(
@@ -120,7 +125,7 @@ def build(request: Request, ground: Ground) -> Build:
                 schema_name=schema_of(request.number),
                 version=version,
                 repository=request.repository,
-                started_at=begun,
+                started_at=started_at,
                 seconds=0,
                 outcome="refused" if changes.refused else "nothing",
                 breaks=dict(changes.breaks),
@@ -135,11 +140,11 @@ def build(request: Request, ground: Ground) -> Build:
 
 
 @contextmanager
-def _stopping(number: int, runtime: Runtime) -> Iterator[None]:
-    """Hear Ctrl-C and SIGTERM.
+def _cancelled_by_signals(number: int, runtime: Runtime) -> Iterator[None]:
+    """Stop the build on Ctrl-C and SIGTERM.
 
     Raises:
-        RunCancelled: the build was told to stop.
+        RunCancelled: a signal arrived.
     """
     try:
         with runtime.stopping():
@@ -152,8 +157,8 @@ def _stopping(number: int, runtime: Runtime) -> Iterator[None]:
         ) from error
 
 
-def _fresh(folder: Path, manifest: bytes) -> Path:
-    """Remove what an earlier build left, but for what spares the parse; write the manifest."""
+def _reset_folder(folder: Path, manifest: bytes) -> Path:
+    """Delete the files of an earlier build, except dbt's parse cache, and write the manifest."""
     state = folder / PRODUCTION
     for old in folder.glob("*.json"):
         old.unlink()
@@ -163,8 +168,8 @@ def _fresh(folder: Path, manifest: bytes) -> Path:
     return state
 
 
-class _Building:
-    """A build while it goes."""
+class _BuildInProgress:
+    """A build in progress."""
 
     def __init__(
         self,
@@ -192,7 +197,7 @@ class _Building:
         )
 
     def changes(self) -> Changes:
-        """What differs from production; nothing of it lies outside the schema."""
+        """Compare the project with production, and check that dbt writes only to the CI schema."""
         session = self.session
         if session.has_packages() and self._ground.settings.parsed_dir is None:
             session.install_packages()
@@ -204,14 +209,14 @@ class _Building:
         return changes
 
     def has_relations(self, changes: Changes) -> bool:
-        """Whether the build makes a relation."""
+        """Return whether the build creates a relation."""
         nodes = self.session.manifest.nodes
         return any(i in nodes and not nodes[i].is_ephemeral_model for i in changes.kinds)
 
     def run(self, record: Build, changes: Changes) -> Build:
-        """Run dbt, and fill the record."""
+        """Run dbt and return the record with its results."""
         selection = Selection(since=self._state)
-        with contract_breaks({}):  # which were told already
+        with contract_breaks({}):  # `changes` recorded them
             results = self._run(selection, self.session.selected(selection))
         self.session.write_manifest()
         shutil.copyfile(self.session.target_path / MANIFEST, self._folder / MANIFEST)
@@ -233,15 +238,17 @@ class _Building:
     def _run(
         self, selection: Selection, selected: Mapping[str, Sequence[str]]
     ) -> dict[str, NodeResult]:
-        """First all models, then all tests: a test that fails hides no difference behind it."""
+        """Run all models, then all tests, so that a failed test does not skip downstream models."""
         policies = self._ground.settings.stages
-        made = [i for kind in BUILDABLE if kind not in TESTS for i in selected.get(kind, [])]
+        models = [i for kind in BUILDABLE if kind not in TESTS for i in selected.get(kind, [])]
         without_tests = [f for kind in sorted(TESTS) for f in ("--exclude-resource-type", kind)]
         flags = [*DEFERRING, *without_tests]
-        results = self._stage("build", policies.dbt_build, selection, made, flags, {})
+        results = self._stage("build", policies.dbt_build, selection, models, flags, {})
         tests = [i for kind in sorted(TESTS) for i in selected.get(kind, [])]
-        without = {i for i, result in results.items() if not result.done}
-        skipped = {i: self._skipped(i) for i in tests if without.intersection(self._parents(i))}
+        unbuilt = {i for i, result in results.items() if not result.done}
+        skipped = {
+            i: self._skipped_result(i) for i in tests if unbuilt.intersection(self._parents(i))
+        }
         return results | self._stage(
             "test", policies.dbt_test, selection, tests, DEFERRING_TESTS, skipped
         )
@@ -255,7 +262,7 @@ class _Building:
         flags: Sequence[str],
         done: Mapping[str, NodeResult],
     ) -> dict[str, NodeResult]:
-        """Run one command of dbt; what fails is in the results."""
+        """Run one dbt command; failed nodes are in the results."""
         if not nodes or len(done) == len(nodes):
             return dict(done)
         retries = dict.fromkeys((*BUILDABLE, "operation"), policy.retries)
@@ -274,8 +281,8 @@ class _Building:
     def _parents(self, unique_id: str) -> list[str]:
         return list(self.session.manifest.parent_map.get(unique_id, []))
 
-    def _skipped(self, unique_id: str) -> NodeResult:
-        """A test of what was not built."""
+    def _skipped_result(self, unique_id: str) -> NodeResult:
+        """Return a skipped result for a test whose model was not built."""
         node = self.session.node(unique_id)
         kind, path = str(node.resource_type), node.original_file_path
         name, fqn = shown_name(node), (*node.fqn,)
@@ -283,7 +290,7 @@ class _Building:
 
     def _built(self, changes: Changes, results: Mapping[str, NodeResult]) -> Iterator[Built]:
         state = self._ground.state_of(self._request.production)
-        usual, read = self._usual(state)
+        usual, read = self._production_metrics(state)
         for unique_id, change in changes.kinds.items():
             result = results.get(unique_id)
             seconds, _ = usual.get(unique_id, (None, 0))
@@ -299,19 +306,21 @@ class _Building:
                 slot_seconds=None if result is None else result.slot_seconds,
             )
 
-    def _usual(self, state: TargetState) -> tuple[Mapping[str, tuple[float, int]], dict[str, int]]:
-        """Each node's usual seconds and bytes in production; what is damaged counts as unknown."""
+    def _production_metrics(
+        self, state: TargetState
+    ) -> tuple[Mapping[str, tuple[float, int]], dict[str, int]]:
+        """Return median seconds and scanned bytes per node in production."""
         try:
             run_results = state.store.load(f"{state.folder}/{RUN_RESULTS}", RUN_RESULTS_KIND)
-            return medians(state.timings()), _bytes_of(run_results)
+            return medians(state.timings()), _bytes_by_node(run_results)
         except DamagedFile as error:
-            # It is production's, whose next run sets it aside.
+            # The file belongs to production, whose next run moves it aside.
             log.warning("The usual times of models are not known. %s", error)
             return {}, {}
 
 
 def counts_of(changes: Changes) -> str:
-    """How many models, seeds and snapshots differ, in words."""
+    """Format the number of models, seeds and snapshots per kind of change."""
     kinds = list(changes.kinds.values())
     return ", ".join(
         f"{kinds.count(kind)} {kind}"
@@ -320,8 +329,8 @@ def counts_of(changes: Changes) -> str:
     )
 
 
-def _bytes_of(run_results: RunResultsShape | None) -> dict[str, int]:
-    """Node's id → bytes that it read in a run, where the warehouse says so."""
+def _bytes_by_node(run_results: RunResultsShape | None) -> dict[str, int]:
+    """Return the bytes that each node scanned in a run, if the warehouse reports them."""
     found = {}
     for result in run_results.results if run_results else []:
         read = (result.adapter_response or {}).get("bytes_processed")

@@ -1,4 +1,4 @@
-"""What a build leaves behind for the comparison: plain data, in one file."""
+"""Record of a build (`build.json`), which `millrace pr compare` reads."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from infrastructure.ci.pull_request.changes import Change
 from prefect_flows.core.errors import ConfigurationError
 
 BUILD, MANIFEST, COMPARISON = "build.json", "manifest.json", "comparison.json"
-# Folder of the manifest of production, as it was when the build began.
+# Folder with production's manifest from the start of the build.
 PRODUCTION = "production"
 
 Outcome = Literal["passed", "failed", "refused", "nothing"]
 
 
-class _Plain(BaseModel):
+class _RecordModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Built(_Plain):
-    """A model, seed or snapshot that differs from production, or depends on one that does.
+class Built(_RecordModel):
+    """A model, seed or snapshot that the pull request changes, or that is downstream of a change.
 
     Attributes:
-        parts: what of it differs: code, configuration, macros, …
-        status: dbt's; none of what was removed, and of ephemeral models.
-        usual_seconds: the median of production's last runs; none where it never ran there.
-        usual_bytes: bytes that production's last run of it read, where the warehouse says so.
+        parts: what differs: code, configuration, macros, …
+        status: dbt's status; None for removed nodes and ephemeral models.
+        usual_seconds: median over production's last runs; None if it never ran there.
+        usual_bytes: bytes scanned by production's last run, if the warehouse reports them.
     """
 
     unique_id: str
@@ -44,8 +44,8 @@ class Built(_Plain):
     slot_seconds: float | None = None
 
 
-class Rows(_Plain):
-    """Rows of a failed test, without the columns that may hold personal data."""
+class Rows(_RecordModel):
+    """Rows of a failed test, without the columns that may contain personal data."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | None]]
@@ -53,7 +53,7 @@ class Rows(_Plain):
     note: str | None = None
 
 
-class Failure(_Plain):
+class Failure(_RecordModel):
     """A node that failed."""
 
     unique_id: str
@@ -67,15 +67,15 @@ class Failure(_Plain):
     rows: Rows | None
 
 
-class Build(_Plain):
-    """A build of a pull request.
+class Build(_RecordModel):
+    """The result of building a pull request.
 
     Attributes:
-        id: also in the mark of the schema, so that a comparison sees what was compared.
-        version: the commit that was built.
+        id: also stored in the schema's owner, so that `compare` detects a later build.
+        version: commit that was built.
         tests: number of tests by status.
-        breaks: name of a model → what of its contract is broken.
-        refused: why dbt would build nothing.
+        breaks: name of a model → breaking changes of its contract.
+        refused: why dbt refused to build.
     """
 
     id: str
@@ -96,12 +96,12 @@ class Build(_Plain):
     refused: str | None = None
 
     def write(self, folder: Path) -> None:
-        """Write it beside the manifests."""
+        """Write the record to the build folder."""
         (folder / BUILD).write_text(self.model_dump_json(indent=1))
 
     @classmethod
     def read(cls, folder: Path, number: int, target: str) -> Build:
-        """The last build that ended on this machine.
+        """Read the record of the last finished build on this machine.
 
         Raises:
             ConfigurationError: there is none.

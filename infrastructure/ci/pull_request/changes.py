@@ -1,4 +1,4 @@
-"""What a pull request changes, in dbt's own words: `state:modified` and its parts."""
+"""Find what a pull request changes with dbt's `state:modified` selector and its parts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from prefect_flows.core.errors import ConfigurationError, SelectionError
 from prefect_flows.transform.monkeypatch import replaced
 from prefect_flows.transform.session import DbtSession
 
-# What dbt makes a relation of, or writes rows to.
+# Resource types that dbt materializes as a relation.
 BUILT = frozenset({"model", "seed", "snapshot"})
 
 Change = Literal["new", "modified", "downstream", "removed"]
 
-# dbt's parts of `state:modified`, and how a person says them.
+# Parts of `state:modified`, and how the comment calls them.
 PARTS = {
     "body": "code",
     "configs": "configuration",
@@ -35,13 +35,13 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs between the project and the manifest of production.
+    """Differences between the project and production's manifest.
 
     Attributes:
         kinds: id of a model, seed or snapshot → how it differs.
-        parts: id of a modified node → what of it differs.
-        breaks: name of a model → what of its contract is broken, dbt's own sentences.
-        refused: why dbt would not go on, where a versioned model breaks its contract.
+        parts: id of a modified node → what differs.
+        breaks: name of a model → breaking changes of its contract, as dbt words them.
+        refused: dbt's error if a versioned model breaks its contract.
     """
 
     kinds: Mapping[str, Change] = field(default_factory=dict)
@@ -51,10 +51,11 @@ class Changes:
 
 
 def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any]) -> Changes:
-    """Ask dbt what is modified.
+    """Return what dbt finds new, modified, downstream or removed.
 
     Args:
-        state: folder with the manifest of production.
+        session: dbt session of the pull request.
+        state: folder with production's manifest.
         production: that manifest.
 
     Raises:
@@ -63,15 +64,15 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
     broken: dict[str, list[str]] = {}
     try:
         with contract_breaks(broken):
-            selected = _listed(session, "state:modified+", state)
-            modified = _listed(session, "state:modified", state)
-            new = _listed(session, "state:new", state)
+            selected = _list_nodes(session, "state:modified+", state)
+            modified = _list_nodes(session, "state:modified", state)
+            new = _list_nodes(session, "state:new", state)
             parts: dict[str, list[str]] = {}
-            for part, said in PARTS.items():
-                for unique_id in _listed(session, f"state:modified.{part}", state) - new:
-                    parts.setdefault(unique_id, []).append(said)
+            for part, label in PARTS.items():
+                for unique_id in _list_nodes(session, f"state:modified.{part}", state) - new:
+                    parts.setdefault(unique_id, []).append(label)
     except ContractBreakingChangeError as error:
-        return Changes(breaks=broken, refused=_plain(str(error)))
+        return Changes(breaks=broken, refused=_collapse_whitespace(str(error)))
     kinds: dict[str, Change] = {}
     for unique_id in sorted(selected):
         if unique_id.partition(".")[0] in BUILT:
@@ -89,32 +90,34 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
 
 @contextmanager
 def contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
-    """Take what dbt says of broken contracts, which it says anew at every look at the state.
+    """Collect dbt's events about broken contracts, which dbt fires at every state comparison.
 
     Args:
-        broken: name of a model → dbt's sentences, filled while the context lasts.
+        broken: name of a model → breaking changes; filled while the context is open.
     """
-    # dbt's nodes tell it as an event, by this name of theirs.
+    # dbt's `nodes` module fires the event through this function.
     fire = dbt_nodes.fire_or_defer_event  # type: ignore[attr-defined]
 
-    def told(event: Any, *arguments: Any, **options: Any) -> None:
+    def collect(event: Any, *arguments: Any, **options: Any) -> None:
         if isinstance(event, UnversionedBreakingChange):
-            broken[event.model_name] = [_plain(each) for each in event.breaking_changes]
+            broken[event.model_name] = [
+                _collapse_whitespace(each) for each in event.breaking_changes
+            ]
         else:
             fire(event, *arguments, **options)
 
-    with replaced(dbt_nodes, fire.__name__, told):
+    with replaced(dbt_nodes, fire.__name__, collect):
         yield
 
 
 def see_that_all_goes_into(session: DbtSession, changes: Changes) -> None:
-    """See that nothing would be written outside the schema of the pull request.
+    """Check that dbt would write only to the CI schema.
 
-    A `target_schema` of a snapshot, a `database` of a model, and a macro of somebody's own put a
-    relation elsewhere, whatever the target says.
+    A snapshot's `target_schema`, a model's `database` or a custom macro can place a relation in
+    another schema than the target's.
 
     Raises:
-        ConfigurationError: something would, and nothing is built.
+        ConfigurationError: a node would be written elsewhere; nothing is built.
     """
     output = session.profile.output
     database = str(output.get("dbname") or output.get("project"))
@@ -133,8 +136,8 @@ def see_that_all_goes_into(session: DbtSession, changes: Changes) -> None:
             )
 
 
-def _listed(session: DbtSession, method: str, state: Path) -> set[str]:
-    """Ids of all nodes that a method selects."""
+def _list_nodes(session: DbtSession, method: str, state: Path) -> set[str]:
+    """Return the ids of all nodes that a `state:` selector selects."""
     arguments = ["--select", method, "--state", str(state)]
     outcome = session.invoke(
         ["ls", "--quiet", "--output", "json", "--output-keys", "unique_id"], arguments
@@ -152,5 +155,5 @@ def _listed(session: DbtSession, method: str, state: Path) -> set[str]:
     return {json.loads(line)["unique_id"] for line in outcome.results}
 
 
-def _plain(text: str) -> str:
+def _collapse_whitespace(text: str) -> str:
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Drops the schemas of closed pull requests: only those that are marked as ours."""
+"""Drop the schemas of closed pull requests, only those that Millrace created."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NO_LIMITS = Limits(seconds=600, bytes=0)
 
 
 def close(number: int, ground: Ground, wait: float) -> bool:
-    """Drop the schema of a pull request, and what its builds left on this machine.
+    """Drop the schema of a pull request, and delete its build folder on this machine.
 
     Returns:
         Whether there was a schema.
 
     Raises:
-        ConfigurationError: it is not ours, or something that is not ours depends on it.
+        ConfigurationError: Millrace did not create the schema, or something outside depends on it.
     """
     with closing(get_warehouse(ground.profile_of(number), NO_LIMITS)) as warehouse:
         dropped = _drop(warehouse, schema_of(number), wait)
@@ -36,34 +36,34 @@ def close(number: int, ground: Ground, wait: float) -> bool:
 def sweep(
     ground: Ground, repository: str, open_pull_requests: Callable[[], set[int]], *, dry_run: bool
 ) -> dict[str, str]:
-    """Drop the schemas of this repository's pull requests that are not open.
+    """Drop the schemas of this repository's pull requests that are no longer open.
 
-    The schemas are listed first: one that appears afterwards belongs to a pull request that was
-    opened meanwhile, and is not looked at.
+    The schemas are listed before the open pull requests, so the schema of a pull request that is
+    opened meanwhile is not in the list.
 
     Returns:
-        Schema → what became of it, `dropped` or why it was left.
+        Schema → `dropped`, or why it was left.
     """
     found: dict[str, str] = {}
     with closing(get_warehouse(ground.profile, NO_LIMITS)) as warehouse:
-        marks = warehouse.marked()
-        still_open = open_pull_requests() if marks else set()
-        for schema, mark in marks.items():
+        owners = warehouse.marked()
+        still_open = open_pull_requests() if owners else set()
+        for schema, owner in owners.items():
             number = number_of(schema)
-            if mark is None or number is None:
+            if owner is None or number is None:
                 found[schema] = "left: it carries no mark of ours"
-            elif mark.repository is None or mark.repository.lower() != repository.lower():
-                found[schema] = f"left: it is of {mark.repository or 'no repository'}"
+            elif owner.repository is None or owner.repository.lower() != repository.lower():
+                found[schema] = f"left: it is of {owner.repository or 'no repository'}"
             elif number in still_open:
                 found[schema] = "left: its pull request is open"
             elif dry_run:
                 found[schema] = "would be dropped"
             else:
-                found[schema] = _swept(warehouse, schema)
+                found[schema] = _drop_if_free(warehouse, schema)
     return found
 
 
-def _swept(warehouse: Warehouse, schema: str) -> str:
+def _drop_if_free(warehouse: Warehouse, schema: str) -> str:
     try:
         return "dropped" if _drop(warehouse, schema, 0) else "left: it was gone already"
     except TargetBusy:

@@ -1,21 +1,21 @@
-"""What dbt's manifest says of a model's columns: its key, and those that no comparison is about."""
+"""Read a model's key and volatile columns from dbt's manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# When a row was loaded, and by which load: other at every build, whatever the code.
+# Load time and load id: they change at every build.
 VOLATILE = frozenset({"_loaded_at", "_dlt_load_id", "_dlt_id"})
 
 Node = Mapping[str, Any]
 
 
 def key_of(manifest: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
-    """The columns that tell a row from all others; none where the project does not say.
+    """Return the columns that identify a row, or an empty tuple if the project declares none.
 
-    In this order: a primary key constraint; a column with a `unique` test that looks at all rows,
-    first one that is `not_null` too; columns that are unique together; `unique_key` of the model.
+    In this order: a primary key constraint; a column with a `unique` test over all rows, preferably
+    one that is also `not_null`; a unique combination of columns; the model's `unique_key`.
     """
     node = manifest["nodes"][unique_id]
     for constraint in node.get("constraints") or []:
@@ -40,13 +40,13 @@ def key_of(manifest: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
 
 
 def volatile_of(node: Node) -> frozenset[str]:
-    """Columns that differ at every build: known ones, and those with `meta: {volatile: true}`."""
+    """Return the columns that change at every build: known ones and `meta: {volatile: true}`."""
     marked = {name for name, column in node["columns"].items() if _meta(column).get("volatile")}
     return VOLATILE | {name.lower() for name in marked}
 
 
 def _tests(manifest: Mapping[str, Any], unique_id: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
-    """Name and arguments of each generic test of a model that looks at all of its rows."""
+    """Return name and arguments of each generic test of a model that has no `where`."""
     found = []
     for child in manifest["child_map"].get(unique_id, []):
         node = manifest["nodes"].get(child)

@@ -68,9 +68,9 @@ def build(
     from infrastructure.ci.pull_request.build import Request, build
     from infrastructure.ci.pull_request.context import ground
 
-    ground_ = ground(target, production, prefect=not no_prefect)
+    context = ground(target, production, prefect=not no_prefect)
     request = Request(number, production, repository, _json(vars), wait, rows=not without_rows)
-    record = build(request, ground_)
+    record = build(request, context)
     console = Console()
     console.print(
         f"{record.schema_name}: {record.outcome}, {len(record.built)} models differ, "
@@ -106,10 +106,10 @@ def compare(
     from infrastructure.ci.pull_request.context import ground
     from infrastructure.ci.pull_request.warehouse import Limits
 
-    ground_ = ground(target, production, prefect=not no_prefect)
+    context = ground(target, production, prefect=not no_prefect)
     limits = Limits(seconds, round(gigabytes * 1e9))
-    build, comparison = compare(number, production, ground_, limits, wait)
-    text = comment(build, comparison, *manifests(ground_, number))
+    build, comparison = compare(number, production, context, limits, wait)
+    text = comment(build, comparison, *manifests(context, number))
     try:
         output.write_text(text)
     except OSError as error:
@@ -161,8 +161,8 @@ def close(
     from infrastructure.ci.pull_request.names import schema_of
 
     dropped = close(number, ground(target, None, prefect=not no_prefect), wait)
-    said = "dropped" if dropped else "there is none"
-    Console().print(f"{schema_of(number)}: {said}", highlight=False)
+    result = "dropped" if dropped else "there is none"
+    Console().print(f"{schema_of(number)}: {result}", highlight=False)
 
 
 @app.command()
@@ -178,24 +178,24 @@ def sweep(
     from infrastructure.ci.pull_request.context import ground
     from infrastructure.ci.pull_request.github import GitHub
 
-    ground_ = ground(target, None, prefect=not no_prefect)
+    context = ground(target, None, prefect=not no_prefect)
     with closing(GitHub(repository)) as github:
-        found = sweep(ground_, repository, github.open_pull_requests, dry_run=dry_run)
-    for schema, said in found.items():
-        Console().print(f"{schema}: {said}", highlight=False, soft_wrap=True)
+        found = sweep(context, repository, github.open_pull_requests, dry_run=dry_run)
+    for schema, result in found.items():
+        Console().print(f"{schema}: {result}", highlight=False, soft_wrap=True)
 
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        given = parse_json(text)
+        variables = parse_json(text)
     except Unreadable as error:
-        given, said = None, str(error)
+        variables, reason = None, str(error)
     else:
-        said = "it is no object"
-    if not isinstance(given, dict):
+        reason = "it is no object"
+    if not isinstance(variables, dict):
         raise ConfigurationError(
-            f"Not variables as JSON: {said}.",
+            f"Not variables as JSON: {reason}.",
             where="--vars",
             fix="""write an object: --vars '{"disabled_sources": []}'""",
         )
-    return given
+    return variables

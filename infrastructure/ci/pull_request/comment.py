@@ -1,4 +1,4 @@
-"""The comment: what a pull request does to the data, as Markdown that GitHub takes."""
+"""Format the pull request comment as GitHub Markdown."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from prefect_flows.core.markup import fenced
 from prefect_flows.core.markup import on_github as escaped
 from prefect_flows.reporting.charts.svg import seconds, size
 
-# Begins every comment of ours, and is seen by nobody who reads it.
+# First line of the comment, by which it is found again; GitHub does not render it.
 MARKER = "<!-- millrace pull request -->"
-# GitHub takes 65,536 characters; a character is a byte at least.
+# GitHub's limit is 65,536 characters; counting bytes is stricter.
 MOST_BYTES = 60_000
-# How many models are listed, and failures shown, until it fits.
+# Maximum models, failures and failing rows; the next level is tried if the comment is too long.
 LEVELS = ((200, 20, 20), (100, 20, 10), (50, 10, 10), (25, 5, 5), (10, 3, 3))
 DOCUMENTATION = "documentation/pull_requests.md"
 
@@ -37,19 +37,19 @@ _ORDER = ("failed", "differs", "unknown", "new", "removed", "same")
 def comment(
     build: Build, comparison: Comparison, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> str:
-    """The comment, at most 60,000 bytes long."""
+    """Format the comment, at most 60,000 bytes."""
     picture = mermaid(build, comparison, before, after)
     text = ""
     for models, failures, rows in LEVELS:
-        parts = _Parts(build, comparison, models, failures, rows)
+        parts = _Sections(build, comparison, models, failures, rows)
         text = "\n\n".join([*parts.all(), *_lineage(picture), parts.end()]) + "\n"
         if len(text.encode()) <= MOST_BYTES:
             return text
     raise AssertionError("the shortest comment does not fit")
 
 
-class _Parts:
-    """The parts of the comment, each so long at most."""
+class _Sections:
+    """The sections of the comment, limited to a number of models, failures and rows."""
 
     def __init__(
         self, build: Build, comparison: Comparison, models: int, failures: int, rows: int
@@ -68,7 +68,7 @@ class _Parts:
         )
 
     def all(self) -> Iterable[str]:
-        """All but the picture and the end."""
+        """Yield all sections except the diagram and the footer."""
         build = self._build
         yield f"{MARKER}\n## {self._title()}"
         yield self._how()
@@ -82,7 +82,7 @@ class _Parts:
         yield from self._costs()
 
     def end(self) -> str:
-        """Where to read what it all means."""
+        """Format the footer, which links the documentation."""
         return f"<sub>What each figure means: `{DOCUMENTATION}`</sub>"
 
     def _title(self) -> str:
@@ -106,13 +106,13 @@ class _Parts:
     def _how(self) -> str:
         build = self._build
         tests = ", ".join(f"{count:,} {status}" for status, count in build.tests.items())
-        said = (
+        text = (
             f"Commit {escaped(build.version)}, built in {seconds(build.seconds)} into "
             f"`{build.schema_name}` with target `{build.target}`, against the last good run of "
             f"`{build.production}`. Tests: {tests or 'none'}."
         )
         counted = [self._classes[b.unique_id] for b in build.built]
-        words = {
+        labels = {
             "differs": "differ in rows or columns",
             "same": "do not differ",
             "new": "new",
@@ -121,9 +121,9 @@ class _Parts:
             "unknown": "not compared",
         }
         if build.built:
-            parts = [f"{counted.count(c):,} {word}" for c, word in words.items() if c in counted]
-            said += f" Of {len(counted):,} models, seeds and snapshots: {', '.join(parts)}."
-        return said
+            parts = [f"{counted.count(c):,} {word}" for c, word in labels.items() if c in counted]
+            text += f" Of {len(counted):,} models, seeds and snapshots: {', '.join(parts)}."
+        return text
 
     def _breaks(self) -> Iterable[str]:
         if not self._build.breaks:
@@ -172,18 +172,18 @@ class _Parts:
             return
         yield "### Models"
         shown = self._ordered[: self._most_models]
-        sold = any(built.bytes is not None for built in self._build.built)
+        has_bytes = any(built.bytes is not None for built in self._build.built)
         header = ["model", "change", "rows", "added", "removed", "changed", "columns", "seconds"]
-        header += ["read"] if sold else []
-        lines = [self._line(built, sold=sold) for built in shown]
+        header += ["read"] if has_bytes else []
+        lines = [self._line(built, has_bytes=has_bytes) for built in shown]
         yield table(header, lines, right=range(2, len(header)))
-        left = self._ordered[self._most_models :]
-        if left:
-            classes = [self._classes[built.unique_id] for built in left]
-            said = ", ".join(f"{classes.count(c):,} {c}" for c in _ORDER if c in classes)
-            yield f"And {len(left):,} more: {said}."
+        omitted = self._ordered[self._most_models :]
+        if omitted:
+            classes = [self._classes[built.unique_id] for built in omitted]
+            counts = ", ".join(f"{classes.count(c):,} {c}" for c in _ORDER if c in classes)
+            yield f"And {len(omitted):,} more: {counts}."
 
-    def _line(self, built: Built, *, sold: bool) -> list[str]:
+    def _line(self, built: Built, *, has_bytes: bool) -> list[str]:
         found = self._found.get(built.unique_id) or Difference(unique_id=built.unique_id)
         change: str = built.change
         if built.parts:
@@ -200,7 +200,7 @@ class _Parts:
             columns_said(found),
             time_of(built),
         ]
-        if sold:
+        if has_bytes:
             line.append(f"{size(built.bytes)} ({size(built.usual_bytes)})")
         return line
 
@@ -210,19 +210,19 @@ class _Parts:
             found = self._found.get(built.unique_id)
             if found is None or built.change in ("new", "removed"):
                 continue
-            said = [
+            parts = [
                 f"+ {escaped(n, 80)} ({escaped(t, 40)})" for n, t in found.columns_added.items()
             ]
-            said += [f"{MINUS} {escaped(name, 80)}" for name in found.columns_removed]
-            said += [
+            parts += [f"{MINUS} {escaped(name, 80)}" for name in found.columns_removed]
+            parts += [
                 f"{escaped(n, 80)}: {escaped(b, 40)} → {escaped(a, 40)}"
                 for n, (b, a) in found.types.items()
             ]
-            worst = sorted(found.changed_in.items(), key=lambda item: -item[1])
-            said += [f"{escaped(name, 80)} in {count:,} rows" for name, count in worst]
-            if said:
-                kept = "; ".join(said[:15]) + ("; …" if len(said) > 15 else "")
-                lines.append(f"- **{escaped(name_of(built.unique_id), 120)}**: {kept}")
+            by_count = sorted(found.changed_in.items(), key=lambda item: -item[1])
+            parts += [f"{escaped(name, 80)} in {count:,} rows" for name, count in by_count]
+            if parts:
+                text = "; ".join(parts[:15]) + ("; …" if len(parts) > 15 else "")
+                lines.append(f"- **{escaped(name_of(built.unique_id), 120)}**: {text}")
         yield from folded("Which columns differ", lines, self._most_models)
 
     def _notes(self) -> Iterable[str]:
@@ -243,9 +243,12 @@ class _Parts:
         known = [b for b in self._build.built if b.usual_seconds is not None and b.seconds]
         if not known:
             return
-        here, there = sum(b.seconds for b in known), sum(b.usual_seconds or 0 for b in known)
+        here, there = (
+            sum(b.seconds for b in known),
+            sum(b.usual_seconds or 0 for b in known),
+        )
         yield "### Time and cost"
-        said = [
+        sentences = [
             f"{len(known):,} models that production has built took {seconds(here)} here, and take "
             f"{seconds(there)} there (median of its last runs). Here each is built whole, there "
             "incremental ones are only added to.",
@@ -258,16 +261,16 @@ class _Parts:
                 f"{escaped(name_of(b.unique_id), 120)} ({time_of(b)})"
                 for b in slower[: self._most_failures]
             )
-            said.append(f"Slower: {named}.")
+            sentences.append(f"Slower: {named}.")
         if self._comparison.bytes is not None:
             read = sum(b.bytes or 0 for b in self._build.built)
             usual = sum(b.usual_bytes or 0 for b in known)
             slots = sum(b.slot_seconds or 0 for b in self._build.built)
-            said.append(
+            sentences.append(
                 f"Building read {size(read)} (production's last run of the same: {size(usual)}) "
                 f"in {slots:,.1f} slot seconds; comparing read {size(self._comparison.bytes)}."
             )
-        yield " ".join(said)
+        yield " ".join(sentences)
 
 
 def _class(built: Built, found: Difference | None, failed: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""Compares what a pull request built with production, relation by relation, in the warehouse."""
+"""Compare the relations of a pull request with production's, inside the warehouse."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from prefect_flows.core.errors import ConfigurationError
 log = logging.getLogger("millrace")
 
 DONE = frozenset({"success"})
-# What production's next run does of an incremental model whose columns are others.
-COLUMNS_WAIT = {
+# What `on_schema_change` means for the next run in production if columns changed.
+SCHEMA_CHANGE_NOTES = {
     "fail": "production's next run of it fails without a full refresh",
     "ignore": "production's next run of it adds no column and drops none without a full refresh",
 }
@@ -47,48 +47,54 @@ COLUMNS_WAIT = {
 def compare(
     number: int, production: str, ground: Ground, limits: Limits, wait: float
 ) -> tuple[Build, Comparison]:
-    """Compare the last build of a pull request with production, and keep the comparison.
+    """Compare the last build of a pull request with production, and store the result.
 
     Args:
-        limits: of one question; its bytes are those of all questions together.
+        number: number of the pull request.
+        production: target to compare with.
+        ground: targets and state store.
+        limits: time limit per query, and limit of bytes for all queries together.
+        wait: seconds to wait for the lock of the schema.
 
     Raises:
-        ConfigurationError: there is no such build, or the schema holds another one.
+        ConfigurationError: there is no such build, or the schema contains another one.
     """
     folder = folder_of(ground.settings, number)
     build = Build.read(folder, number, ground.profile.target)
-    asked = (ground.profile.target, production)
-    if (build.target, build.production) != asked:
+    requested = (ground.profile.target, production)
+    if (build.target, build.production) != requested:
         raise ConfigurationError(
             f"The last build of pull request {number} is of target {build.target!r} against "
-            f"{build.production!r}, and not of {asked[0]!r} against {asked[1]!r}.",
+            f"{build.production!r}, and not of {requested[0]!r} against {requested[1]!r}.",
             where=str(folder),
             fix="name these, or build it again",
         )
     if not build.built:
-        return build, _kept(folder, Comparison(build=build.id, differences=[]))
+        return build, _store(folder, Comparison(build=build.id, differences=[]))
     profile = ground.profile_of(number)
     with (
         closing(get_warehouse(profile, limits)) as warehouse,
         warehouse.held(build.schema_name, None, wait),
     ):
-        mark = warehouse.mark(build.schema_name)
-        if mark is None or mark.build != build.id:
+        owner = warehouse.mark(build.schema_name)
+        if owner is None or owner.build != build.id:
             raise ConfigurationError(
                 f"The schema {build.schema_name} "
                 + (
-                    "is gone." if mark is None else f"was built again at {mark.built_at:%H:%M} UTC."
+                    "is gone."
+                    if owner is None
+                    else f"was built again at {owner.built_at:%H:%M} UTC."
                 ),
                 where=profile.address,
                 fix="compare where it was built last, or build it again",
             )
-        comparing = _Comparing(folder, build, warehouse, limits)
+        comparing = _ComparisonInProgress(folder, build, warehouse, limits)
         comparison = comparing.run()
-    return build, _kept(folder, comparison)
+    return build, _store(folder, comparison)
 
 
 def manifests(ground: Ground, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifests of a build: production's, and its own; empty where nothing was built."""
+    """Return production's manifest and that of the build; empty ones if nothing was built."""
     folder = folder_of(ground.settings, number)
     empty: dict[str, Any] = {"nodes": {}, "parent_map": {}, "child_map": {}}
     files = (folder / PRODUCTION / MANIFEST, folder / MANIFEST)
@@ -100,13 +106,13 @@ def _since(mark: SchemaOwner | None) -> str:
     return "is gone" if mark is None else f"was built again at {mark.built_at:%H:%M} UTC"
 
 
-def _kept(folder: Path, comparison: Comparison) -> Comparison:
+def _store(folder: Path, comparison: Comparison) -> Comparison:
     (folder / COMPARISON).write_text(comparison.model_dump_json(indent=1))
     return comparison
 
 
-class _Comparing:
-    """A comparison while it goes."""
+class _ComparisonInProgress:
+    """A comparison in progress."""
 
     def __init__(self, folder: Path, build: Build, warehouse: Warehouse, limits: Limits) -> None:
         self._build = build
@@ -119,7 +125,7 @@ class _Comparing:
         self._sold = False
 
     def run(self) -> Comparison:
-        """Compare every relation that both have."""
+        """Compare every relation that exists on both sides."""
         relations = []
         for built in self._build.built:
             relations += [_relation(m, built.unique_id) for m in (self._before, self._after)]
@@ -130,7 +136,7 @@ class _Comparing:
             for built, found in zip(self._build.built, compared, strict=True):
                 notes = list(found.notes)
                 if found.is_same is False and built.change != "new":
-                    notes += self._of_incremental(found)
+                    notes += self._incremental_notes(found)
                 differences.append(found.model_copy(update={"notes": notes}))
                 log.info("%s  %s", built.unique_id, found.said)
         return Comparison(
@@ -140,7 +146,7 @@ class _Comparing:
         )
 
     def _difference(self, built: Built, types: Mapping[Relation, Mapping[str, str]]) -> Difference:
-        """What differs of one relation."""
+        """Compare one node."""
         unique_id = built.unique_id
         before = _relation(self._before, unique_id)
         after = _relation(self._after, unique_id)
@@ -154,12 +160,12 @@ class _Comparing:
             return Difference(unique_id=unique_id, notes=["not built"])
         if before is None or before not in types:
             notes = [] if built.change == "new" else ["production has no such relation"]
-            return self._counted(unique_id, after, types[after], notes)
+            return self._count_new_relation(unique_id, after, types[after], notes)
         sides = Sides(before, after, types[before], types[after])
         difference = Difference(
             unique_id=unique_id,
-            columns_added=_without(sides.after_types, sides.before_types),
-            columns_removed=_without(sides.before_types, sides.after_types),
+            columns_added=_columns_only_in(sides.after_types, sides.before_types),
+            columns_removed=_columns_only_in(sides.before_types, sides.after_types),
             types={
                 name: (sides.before_types[name], sides.after_types[name])
                 for name in sides.common
@@ -169,49 +175,53 @@ class _Comparing:
         if self._after["nodes"][unique_id]["resource_type"] == "snapshot":
             note = "a snapshot begins anew here: only its columns are compared"
             return difference.model_copy(update={"notes": [note]})
-        return self._rows(difference, sides)
+        return self._compare_rows(difference, sides)
 
-    def _of_incremental(self, difference: Difference) -> list[str]:
-        """What production does not do by itself, of a model that it only adds to."""
+    def _incremental_notes(self, difference: Difference) -> list[str]:
+        """Return notes on changes that production's incremental run does not apply."""
         config = self._after["nodes"].get(difference.unique_id, {}).get("config", {})
         if config.get("materialized") != "incremental":
             return []
         notes = ["incremental: rows that production has stay as they are until a full refresh"]
-        policy = config.get("on_schema_change") or "ignore"
-        if (difference.columns_added or difference.columns_removed) and policy in COLUMNS_WAIT:
-            notes.append(f"on_schema_change is {policy}: {COLUMNS_WAIT[policy]}")
+        on_schema_change = config.get("on_schema_change") or "ignore"
+        if (
+            difference.columns_added or difference.columns_removed
+        ) and on_schema_change in SCHEMA_CHANGE_NOTES:
+            notes.append(
+                f"on_schema_change is {on_schema_change}: {SCHEMA_CHANGE_NOTES[on_schema_change]}"
+            )
         return notes
 
-    def _counted(
+    def _count_new_relation(
         self, unique_id: str, relation: Relation, types: Mapping[str, str], notes: list[str]
     ) -> Difference:
-        """A relation that production does not have."""
+        """Count the rows of a relation that production does not have."""
         difference = Difference(unique_id=unique_id, notes=notes, columns_added=dict(types))
         try:
-            (rows,) = self._ask(comparison_query.rows(self._warehouse.dialect, relation))
+            (rows,) = self._query_counts(comparison_query.rows(self._warehouse.dialect, relation))
         except (QueryLimitExceeded, QueryFailed) as error:
-            return difference.model_copy(update={"notes": [*notes, _why(error)]})
+            return difference.model_copy(update={"notes": [*notes, _get_reason(error)]})
         return difference.model_copy(update={"rows_after": rows})
 
-    def _rows(self, difference: Difference, sides: Sides) -> Difference:
-        """Rows by key, where there is a key that is one; else their number."""
+    def _compare_rows(self, difference: Difference, sides: Sides) -> Difference:
+        """Compare rows by key, or only count them if there is no unique key."""
         unique_id = difference.unique_id
         node = self._after["nodes"][unique_id]
         volatile = volatile_of(node)
         left_out = [name for name in sides.common if name.lower() in volatile]
         names = {name.lower(): name for name in sides.common}
-        wanted = key_of(self._after, unique_id)
-        key = [names[each.lower()] for each in wanted if each.lower() in names]
-        if len(key) < len(wanted):
-            key, why = [], f"production has no {' and '.join(wanted)}, which is the key here"
+        key_columns = key_of(self._after, unique_id)
+        key = [names[each.lower()] for each in key_columns if each.lower() in names]
+        if len(key) < len(key_columns):
+            key, why = [], f"production has no {' and '.join(key_columns)}, which is the key here"
         elif not key:
             why = "no key: neither a primary key nor a unique test says what a row is known by"
         else:
             why = ""
         found: dict[str, Any] = {"left_out": left_out}
         try:
-            before, keys_before = self._counts(sides.before, sides.before_types, key)
-            after, keys_after = self._counts(sides.after, sides.after_types, key)
+            before, keys_before = self._count_rows_and_keys(sides.before, sides.before_types, key)
+            after, keys_after = self._count_rows_and_keys(sides.after, sides.after_types, key)
             found |= {"rows_before": before, "rows_after": after}
             repeated = [
                 f"{rows - keys:,} of {where}"
@@ -222,11 +232,12 @@ class _Comparing:
             ]  # fmt: skip
             if repeated:
                 key = []
-                why = f"{', '.join(wanted)} is no key of all rows (not of {' and '.join(repeated)})"
+                listed = ", ".join(key_columns)
+                why = f"{listed} is no key of all rows (not of {' and '.join(repeated)})"
             if key:
                 columns = [n for n in sides.common if n not in key and n not in left_out]
                 sql = comparison_query.rows_compared(self._warehouse.dialect, sides, key, columns)
-                added, removed, changed, *each = self._ask(sql)
+                added, removed, changed, *each = self._query_counts(sql)
                 found |= {
                     "key": key,
                     "added": added,
@@ -240,22 +251,24 @@ class _Comparing:
                 found["notes"] = [f"rows are only counted: {why}"]
         except (QueryLimitExceeded, QueryFailed) as error:
             log.warning("%s: %s", unique_id, error)
-            found["notes"] = [f"rows are not compared: {_why(error)}"]
+            found["notes"] = [f"rows are not compared: {_get_reason(error)}"]
         return difference.model_copy(update=found)
 
-    def _counts(
+    def _count_rows_and_keys(
         self, relation: Relation, types: Mapping[str, str], key: Sequence[str]
     ) -> tuple[int, int]:
-        """Rows, and keys, of a relation."""
+        """Return the number of rows and of distinct keys of a relation."""
         dialect = self._warehouse.dialect
         if not key:
-            (rows,) = self._ask(comparison_query.rows(dialect, relation))
+            (rows,) = self._query_counts(comparison_query.rows(dialect, relation))
             return rows, rows
-        rows, keys = self._ask(comparison_query.rows_and_keys(dialect, relation, types, key))
+        rows, keys = self._query_counts(
+            comparison_query.rows_and_keys(dialect, relation, types, key)
+        )
         return rows, keys
 
-    def _ask(self, sql: str) -> list[int]:
-        """Counts, asked when what they cost fits into what is left."""
+    def _query_counts(self, sql: str) -> list[int]:
+        """Run a query that returns counts, if its cost fits the remaining budget."""
         price = self._warehouse.price(sql)
         if price is not None:
             with self._budget:
@@ -272,19 +285,19 @@ class _Comparing:
 
 
 def _relation(manifest: Mapping[str, Any], unique_id: str) -> Relation | None:
-    """A node's relation; none of what the manifest lacks, and of ephemeral models."""
+    """Return a node's relation, or None for ephemeral models and ids not in the manifest."""
     node = manifest["nodes"].get(unique_id)
     if node is None or node["config"].get("materialized") == "ephemeral":
         return None
     return Relation(node["database"], node["schema"], node["alias"])
 
 
-def _without(these: Mapping[str, str], those: Mapping[str, str]) -> dict[str, str]:
+def _columns_only_in(these: Mapping[str, str], those: Mapping[str, str]) -> dict[str, str]:
     return {name: kind for name, kind in these.items() if name not in those}
 
 
-def _why(error: QueryLimitExceeded | QueryFailed) -> str:
-    """Why a question has no answer; what the database said may quote a value, and is not told."""
+def _get_reason(error: QueryLimitExceeded | QueryFailed) -> str:
+    """Return why a query has no result, without the database's message, which may contain data."""
     if isinstance(error, QueryLimitExceeded):
         return error.what.rstrip(".")
     return "the warehouse refuses the question, as the log says"

@@ -1,4 +1,4 @@
-"""The SQL that compares two relations, inside the warehouse: one row of counts comes back."""
+"""Build the SQL that compares two relations in the warehouse and returns one row of counts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from infrastructure.ci.pull_request.warehouse import Dialect, Relation
 
-# Sums of floating point depend on their order, which no database promises: a difference of less
-# than this part of the value is none.
+# Floating-point sums depend on the order of rows, which no warehouse guarantees. A smaller
+# relative difference counts as equal.
 FLOATS_DIFFER_BY = "1e-9"
 
 Types = Mapping[str, str]
@@ -16,7 +16,7 @@ Types = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Sides:
-    """Production's relation and that of the pull request, with the types of their columns."""
+    """Relations of production (before) and the pull request (after), with column types."""
 
     before: Relation
     after: Relation
@@ -25,12 +25,12 @@ class Sides:
 
     @property
     def common(self) -> list[str]:
-        """Columns that both have, in production's order."""
+        """Columns that both relations have, in production's order."""
         return [name for name in self.before_types if name in self.after_types]
 
 
 def rows_and_keys(dialect: Dialect, relation: Relation, types: Types, key: Sequence[str]) -> str:
-    """Number of rows, and of different keys without a null in them."""
+    """Build a query for the number of rows, and of distinct keys without nulls."""
     columns = [dialect.comparable(dialect.quoted(name), types[name]) for name in key]
     named = ", ".join(f"{column} as k{place}" for place, column in enumerate(columns))
     grouped = ", ".join(f"k{place}" for place in range(len(columns)))
@@ -45,23 +45,23 @@ def rows_and_keys(dialect: Dialect, relation: Relation, types: Types, key: Seque
 
 
 def rows(dialect: Dialect, relation: Relation) -> str:
-    """Number of rows."""
+    """Build a query for the number of rows."""
     return f"select count(*) as row_count from {dialect.relation(relation)}"  # noqa: S608
 
 
 def rows_compared(
     dialect: Dialect, sides: Sides, key: Sequence[str], columns: Sequence[str]
 ) -> str:
-    """Rows added, removed and changed, and in how many rows each column is another.
+    """Build a query for the rows added, removed and changed, and the changed rows per column.
 
-    The columns of the answer are `added`, `removed`, `changed`, and `c0`, `c1`, … for `columns`.
+    The result has the columns `added`, `removed`, `changed`, and `c0`, `c1`, … for `columns`.
     """
     joined, differing = [], []
     for place, name in enumerate(key):
-        before, after = _pair(dialect, sides, name, f"k{place}")
+        before, after = _comparable_pair(dialect, sides, name, f"k{place}")
         joined.append(f"{before} = {after}")
     for place, name in enumerate(columns):
-        before, after = _pair(dialect, sides, name, f"v{place}")
+        before, after = _comparable_pair(dialect, sides, name, f"v{place}")
         different = f"{before} is distinct from {after}"
         if dialect.is_float(sides.before_types[name]) and dialect.is_float(sides.after_types[name]):
             different = (
@@ -81,20 +81,22 @@ def rows_compared(
         ),
     ]
     return (
-        f"select {', '.join(counts)} from {_side(dialect, sides.before, key, columns)} as b "  # noqa: S608
-        f"full outer join {_side(dialect, sides.after, key, columns)} as a "
+        f"select {', '.join(counts)} from {_subquery(dialect, sides.before, key, columns)} as b "  # noqa: S608
+        f"full outer join {_subquery(dialect, sides.after, key, columns)} as a "
         f"on {' and '.join(joined)}"
     )
 
 
-def _side(dialect: Dialect, relation: Relation, key: Sequence[str], columns: Sequence[str]) -> str:
+def _subquery(
+    dialect: Dialect, relation: Relation, key: Sequence[str], columns: Sequence[str]
+) -> str:
     named = [f"{dialect.quoted(name)} as k{place}" for place, name in enumerate(key)]
     named += [f"{dialect.quoted(name)} as v{place}" for place, name in enumerate(columns)]
     return f"(select 1 as is_there, {', '.join(named)} from {dialect.relation(relation)})"  # noqa: S608
 
 
-def _pair(dialect: Dialect, sides: Sides, name: str, column: str) -> tuple[str, str]:
-    """A column of both sides, as values that can be compared; of two families, as text."""
+def _comparable_pair(dialect: Dialect, sides: Sides, name: str, column: str) -> tuple[str, str]:
+    """Return a column of both sides as comparable expressions; as text if their types differ."""
     before, after = sides.before_types[name], sides.after_types[name]
     to = dialect.comparable if dialect.family(before) == dialect.family(after) else dialect.text
     return to(f"b.{column}", before), to(f"a.{column}", after)

@@ -1,4 +1,4 @@
-"""What every command stands on: the two targets, the state store, and that they fit together."""
+"""Load what every `millrace pr` command needs: profile, state store, one common warehouse."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from prefect_flows.state.configured_store import configured_store
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import MANIFEST, MANIFEST_KIND, TargetState
 
-# What has to be the same for one statement to read both.
+# Profile fields that must be equal so that one query can read both targets.
 ONE_WAREHOUSE = {"postgres": ("host", "port", "dbname"), "bigquery": ("location", "api_endpoint")}
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The target that pull requests are built with, and the state store.
+    """Settings, the target of pull requests and the state store.
 
     Attributes:
-        profile: its schema is still the target's own.
+        profile: profile of the target, with the schema from Terraform.
     """
 
     settings: Settings
@@ -31,20 +31,20 @@ class Ground:
     store: StateStore
 
     def profile_of(self, number: int) -> Profile:
-        """The target's profile, its schema that of a pull request."""
+        """Return the profile with the CI schema of a pull request."""
         output = {key: value for key, value in self.profile.output.items() if key != "dataset"}
         return replace(self.profile, output=output | {"schema": schema_of(number)})
 
     def state_of(self, production: str) -> TargetState:
-        """The folder of the production target in the state store."""
+        """Return the state of the production target in the state store."""
         return TargetState(self.store, production, self.settings.target_path(production))
 
     def manifest_of(self, production: str) -> bytes:
-        """The manifest of the last good run of production, as it is now.
+        """Return the manifest of production's last successful run.
 
         Raises:
             ConfigurationError: there is none.
-            DamagedFile: it does not hold what it should.
+            DamagedFile: the file is corrupt.
         """
         path = f"{self.state_of(production).folder}/{MANIFEST}"
         data = self.store.read(path)
@@ -66,12 +66,12 @@ class Ground:
 
 
 def ground(target: str, production: str | None, *, prefect: bool) -> Ground:
-    """Load what the commands stand on.
+    """Load the context of a `millrace pr` command.
 
     Args:
-        target: builds pull requests.
-        production: what they are compared with; none where nothing is compared.
-        prefect: whether targets come from Prefect's blocks, and not from `dbt/profiles.yml`.
+        target: target that builds pull requests.
+        production: target to compare with; None if nothing is compared.
+        prefect: read targets from Prefect blocks instead of `dbt/profiles.yml`.
 
     Raises:
         ConfigurationError: a target is unknown, or the two are not in one warehouse.
@@ -86,12 +86,12 @@ def ground(target: str, production: str | None, *, prefect: bool) -> Ground:
         profiles = {name: profile_from_file(settings.profiles_file, name) for name in names}
         store = StateStore(settings.state_url or settings.default_state_url)
     if production is not None:
-        _in_one_warehouse(profiles[target], profiles[production])
+        _require_one_warehouse(profiles[target], profiles[production])
     return Ground(settings, profiles[target], store)
 
 
-def _in_one_warehouse(target: Profile, production: Profile) -> None:
-    """See that one statement can read both.
+def _require_one_warehouse(target: Profile, production: Profile) -> None:
+    """Check that one query can read both targets.
 
     Raises:
         ConfigurationError: it cannot.
@@ -101,12 +101,12 @@ def _in_one_warehouse(target: Profile, production: Profile) -> None:
     if target.warehouse != production.warehouse:
         differing = ["type"]
     if differing:
-        said = ", ".join(
+        details = ", ".join(
             f"{key}: {target.output.get(key)} and {production.output.get(key)}" for key in differing
         )
         raise ConfigurationError(
             f"Targets {target.target!r} and {production.target!r} are not in one warehouse, so "
-            f"that what is not built could not be read, and nothing compared ({said}).",
+            f"that what is not built could not be read, and nothing compared ({details}).",
             where="Terraform's outputs, from which setup made the targets",
             fix="give pull requests a target in the warehouse of production, with a user of its "
             "own that may only read there: documentation/pull_requests.md",

@@ -1,8 +1,8 @@
-"""A lease of a BigQuery dataset: BigQuery knows no locks, but refuses an update of an old state.
+"""Lock a BigQuery dataset with a lease in its labels, using etags for compare-and-swap.
 
-The lease is two labels, who has it and until when. Each change of them names the state that it was
-made from (`If-Match` with the dataset's etag), so of two who see it free only one gets it. Clocks
-of two machines may differ by as much as is left of a lease when it is renewed.
+BigQuery has no locks, but rejects an update with a stale etag (`If-Match`), so only one of two
+processes that see the lease free gets it. The clocks of two machines may differ by at most the
+time that is left of the lease when it is renewed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOLDER, UNTIL = "millrace-holder", "millrace-until"
 
 
 class Lease:
-    """The lease of one dataset, for one process."""
+    """The lease of one dataset, held by one process."""
 
     def __init__(self, client: bigquery.Client, dataset: bigquery.DatasetReference) -> None:
         self._client = client
@@ -34,8 +34,8 @@ class Lease:
         self._lost: str | None = None
 
     def take(self) -> bool:
-        """Take it, or take it for longer; whether it is ours now."""
-        # What else is changed of the dataset meanwhile, its mark for example, is no other holder.
+        """Acquire or extend the lease; return whether this process holds it."""
+        # The etag also changes when something other than the lease changes, so try again.
         for _ in range(ATTEMPTS):
             dataset = self._client.get_dataset(self._dataset)
             is_ours = dataset.labels.get(HOLDER) == self._id
@@ -47,10 +47,10 @@ class Lease:
 
     @contextmanager
     def renewed(self) -> Iterator[None]:
-        """Keep it, and give it back at the end.
+        """Renew the lease in a background thread, and release it at the end.
 
         Raises:
-            TargetBusy: it was lost meanwhile, and somebody else may have used the dataset.
+            TargetBusy: the lease was lost, so another process may have used the dataset.
         """
         over = threading.Event()
         thread = threading.Thread(target=self._renew, args=(over,), name="lease", daemon=True)
@@ -60,7 +60,7 @@ class Lease:
         finally:
             over.set()
             thread.join()
-            self._give_back()
+            self._release()
         if self._lost is not None:
             raise TargetBusy(
                 f"The hold of dataset {self._dataset.dataset_id} was lost: {self._lost}.",
@@ -77,17 +77,17 @@ class Lease:
                     return
                 held_until = time.monotonic() + SECONDS
             except GoogleAPICallError as error:
-                # It may pass: there are some attempts more before the lease ends.
+                # The error may be transient: further attempts follow before the lease expires.
                 if time.monotonic() > held_until:
                     self._lost = f"it could not be renewed: {type(error).__name__}"
                     return
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         try:
             dataset = self._client.get_dataset(self._dataset)
             if dataset.labels.get(HOLDER) == self._id:
                 self._write(dataset, 0)
-        except GoogleAPICallError:  # it was dropped, and the lease with it; or it ends by itself
+        except GoogleAPICallError:  # the dataset was dropped, or the lease will expire
             return
 
     def _write(self, dataset: bigquery.Dataset, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a comparison found: plain data, kept in one file."""
+"""Result of a comparison (`comparison.json`): rows, columns and types that differ."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Difference(BaseModel):
-    """A relation of a pull request against that of production.
+    """Differences between a relation of the pull request and that of production.
 
     Attributes:
-        notes: what was not compared, and why; what a reader has to know of the figures.
-        key: columns that rows were matched by; none where rows were only counted.
-        changed_in: column → rows in which it is another, where it is in any.
-        types: column → its type there and here.
+        notes: what was not compared and why, and how to read the figures.
+        key: columns that rows were matched by; empty if rows were only counted.
+        left_out: volatile columns, which were not compared.
+        changed_in: column → number of rows in which it changed, if any.
+        types: column → its type in production and in the pull request.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +36,7 @@ class Difference(BaseModel):
 
     @property
     def is_same(self) -> bool | None:
-        """Whether no row and no column differs; none where that is not known."""
+        """Whether rows and columns are equal; None if unknown."""
         if self.columns_added or self.columns_removed or self.types:
             return False
         if self.added is None:
@@ -45,7 +46,7 @@ class Difference(BaseModel):
 
     @property
     def said(self) -> str:
-        """What a log says of it."""
+        """Summary for the log."""
         if self.added is not None:
             rows = f"{self.added:,} added, {self.removed:,} removed, "
             return rows + f"{self.changed:,} changed of {self.rows_before:,}"
@@ -53,10 +54,11 @@ class Difference(BaseModel):
 
 
 class Comparison(BaseModel):
-    """All relations of a build.
+    """The differences of all relations of a build.
 
     Attributes:
-        bytes: what the comparison itself read, where the warehouse sells by bytes.
+        build: id of the build.
+        bytes: bytes that the comparison scanned, if the warehouse reports them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""What failed in a build, for people: messages and rows without personal data, and no paths."""
+"""Format the failures of a build: messages and rows without personal data or local paths."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ def failures_of(
     *,
     rows: bool,
 ) -> Iterator[Failure]:
-    """What failed, as the report of a run says it: without values near personal data.
+    """Yield the failed nodes with messages and rows, redacted like the run report.
 
     Args:
-        production: its manifest, with the SQL of what was deferred to.
-        rows: whether rows of failed tests are fetched.
+        session: dbt session of the build.
+        record: record of the build.
+        results: results of all nodes.
+        production: production's manifest, with the compiled SQL of deferred nodes.
+        rows: whether to fetch rows of failed tests.
     """
     lineage = lineage_of(session.manifest)
-    # What was deferred to was not compiled here; it is as production has it.
+    # Deferred nodes were not compiled in this build; use production's SQL.
     compiled = {
         i: reports.Compiled(None, node["compiled_code"])
         for i, node in production["nodes"].items()
@@ -59,7 +62,7 @@ def failures_of(
             status=card.status,
             path=card.path,
             owner=card.owner,
-            message=_without_paths(card.message),
+            message=_remove_paths(card.message),
             failures=card.failures,
             rows=None
             if shown is None
@@ -72,8 +75,8 @@ def failures_of(
         )
 
 
-def _without_paths(message: str | None) -> str | None:
-    """A message without the folders of the machine that built it."""
+def _remove_paths(message: str | None) -> str | None:
+    """Return a message without paths of the build machine."""
     lines = (message or "").splitlines()
     kept = [line for line in lines if not line.strip().startswith("compiled code at ")]
     return "\n".join(kept).strip() or None

@@ -1,4 +1,4 @@
-"""Figures and names of the comment, as Markdown that calls and refers to nobody."""
+"""Format numbers, names and tables of the comment as Markdown without mentions or references."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from prefect_flows.reporting.run_report.history import FACTOR, SLOWER_BY_SECONDS
 
 
 def folded(title: str, lines: Sequence[str], most: int) -> Iterable[str]:
-    """Lines that are seen when they are asked for."""
+    """Yield a collapsed `<details>` section, if there are lines."""
     if lines:
         shown = "\n".join([*lines[:most], *and_more(len(lines), most)])
         yield f"<details><summary>{title} ({len(lines):,})</summary>\n\n{shown}\n\n</details>"
 
 
 def and_more(all_of_them: int, shown: int) -> list[str]:
-    """How many more there are than are shown."""
+    """Return a line with the number of items that are not shown, if any."""
     return [f"- and {all_of_them - shown:,} more"] if all_of_them > shown else []
 
 
 def rows_said(found: Difference) -> str:
-    """Number of rows there and here."""
+    """Format the number of rows in production and in the pull request."""
     if found.rows_after is None:
         return NOTHING
     if found.rows_before is None or found.rows_before == found.rows_after:
@@ -33,7 +33,7 @@ def rows_said(found: Difference) -> str:
 
 
 def columns_said(found: Difference) -> str:
-    """How many columns there are more, less, and of another type."""
+    """Format the number of columns added, removed and of a changed type."""
     if found.rows_before is None and found.columns_added:
         return f"{len(found.columns_added):,}"
     parts = [
@@ -47,12 +47,12 @@ def columns_said(found: Difference) -> str:
 
 
 def counted(value: int | None) -> str:
-    """A number of rows, where it is known."""
+    """Format a number of rows, or a placeholder if it is unknown."""
     return NOTHING if value is None else f"{value:,}"
 
 
 def time_of(built: Built) -> str:
-    """Seconds here, and the usual ones of production."""
+    """Format the build's seconds, and production's usual ones."""
     if built.status is None:
         return NOTHING
     usual = NOTHING if built.usual_seconds is None else f"{built.usual_seconds:,.1f}"
@@ -60,7 +60,7 @@ def time_of(built: Built) -> str:
 
 
 def is_slower(built: Built) -> bool:
-    """Whether it is slower by the rule of `prefect_flows.reporting.run_report.history`."""
+    """Return whether a model is slower, by the rule of the run report."""
     usual = built.usual_seconds
     return usual is not None and (
         built.seconds > FACTOR * usual and built.seconds - usual >= SLOWER_BY_SECONDS
@@ -68,12 +68,12 @@ def is_slower(built: Built) -> bool:
 
 
 def name_of(unique_id: str) -> str:
-    """What follows the type and the package in a node's id."""
+    """Return a node's id without its resource type and package."""
     return unique_id.split(".", 2)[-1]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """A table of cells that are already Markdown; numbers stand at the right."""
+    """Format a table whose cells are already Markdown; right-align the columns in `right`."""
     places = set(right)
     rule = ["---:" if place in places else "---" for place in range(len(header))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

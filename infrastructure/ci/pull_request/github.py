@@ -1,6 +1,6 @@
-"""GitHub's REST API, as far as it is needed: one comment, and which pull requests are open.
+"""GitHub REST API client: write the pull request comment, list open pull requests.
 
-The token is read from the environment, sent in a header, and told to nobody.
+The token comes from the environment, is sent only in a header, and is never logged.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ log = logging.getLogger("millrace")
 
 TOKEN, API_URL = "GITHUB_TOKEN", "GITHUB_API_URL"
 PUBLIC = "https://api.github.com"
-VERSION = "2022-11-28"
+API_VERSION = "2022-11-28"
 ATTEMPTS = 5
 FIRST_DELAY = 1.0
-# No rate limit is waited for longer than this: the workflow is started again later.
+# Seconds to wait for a rate limit at most; after that, rerun the workflow later.
 LONGEST_WAIT = 300.0
 PER_PAGE = 100
-MOST_PAGES = 100
+MAX_PAGES = 100
 
 
 class GitHubRefuses(MillraceError):
-    """GitHub does not answer, or refuses."""
+    """GitHub does not respond, or rejects the request."""
 
     of_a_system = True
 
 
 class GitHub:
-    """One repository of GitHub.
+    """API of one GitHub repository.
 
     Args:
         repository: owner/name.
 
     Raises:
-        ConfigurationError: no token is in the environment, or the repository's name is none.
-        GitHubRefuses: from any method, when GitHub does not answer, or refuses.
+        ConfigurationError: there is no token in the environment, or the name is invalid.
+        GitHubRefuses: from any method, if GitHub does not respond or rejects the request.
     """
 
     def __init__(self, repository: str) -> None:
@@ -70,29 +70,29 @@ class GitHub:
                 "Accept": "application/vnd.github+json",
                 "Authorization": f"Bearer {token}",
                 "User-Agent": "millrace",
-                "X-GitHub-Api-Version": VERSION,
+                "X-GitHub-Api-Version": API_VERSION,
             },
             timeout=30.0,
         )
 
     def close(self) -> None:
-        """Give back the connection."""
+        """Close the connection."""
         self._client.close()
 
     def comment(self, number: int, body: str, author: str) -> str:
-        """Write the one comment on a pull request, or what is in it anew; its address.
+        """Create the comment on a pull request, or update it, and return its URL.
 
-        Comments of other authors are left alone, whatever they begin with. Where two of ours were
-        written at once, the first stays.
+        Comments of other authors are never changed. If two workflows created ours concurrently, the
+        older one stays.
         """
-        ours = self._ours(number, author)
-        if not ours:
+        our_comments = self._list_our_comments(number, author)
+        if not our_comments:
             issue = f"{self._path}/issues/{number}/comments"
             written = self._call("POST", issue, number=number, author=author, body=body)
             if written is not None:
                 log.info("Written: %s", written["html_url"])
-            ours = self._ours(number, author)
-            if not ours:
+            our_comments = self._list_our_comments(number, author)
+            if not our_comments:
                 by = written["user"]["login"] if written else "somebody else"
                 raise GitHubRefuses(
                     f"The comment was written by {by}, and not by {author}: the next one would "
@@ -100,7 +100,7 @@ class GitHub:
                     where=f"{self._base}{issue}",
                     fix="name who the token belongs to with --author, and remove this comment",
                 )
-        first, *others = ours
+        first, *others = our_comments
         if first["body"] != body:
             path = f"{self._path}/issues/comments/{first['id']}"
             first = self._call("PATCH", path, body=body) or first
@@ -109,11 +109,11 @@ class GitHub:
         return str(first["html_url"])
 
     def open_pull_requests(self) -> set[int]:
-        """Numbers of the pull requests that are open."""
+        """Return the numbers of the open pull requests."""
         return {int(pull["number"]) for pull in self._pages(f"{self._path}/pulls?state=open")}
 
-    def _ours(self, number: int, author: str) -> list[dict[str, Any]]:
-        """Our comments, the oldest first."""
+    def _list_our_comments(self, number: int, author: str) -> list[dict[str, Any]]:
+        """Return our comments, oldest first."""
         found = [
             comment
             for comment in self._pages(f"{self._path}/issues/{number}/comments")
@@ -123,34 +123,36 @@ class GitHub:
         return sorted(found, key=lambda comment: int(comment["id"]))
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
-        """Every item of a list, which GitHub gives in pages."""
+        """Yield the items of a paginated list."""
         joint = "&" if "?" in path else "?"
         url: str | None = f"{self._base}{path}{joint}per_page={PER_PAGE}"
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             if url is None:
                 return
-            answer = self._answer("GET", url)
+            answer = self._request("GET", url)
             yield from _json(answer)
             url = answer.links.get("next", {}).get("url")
             if url is not None and not url.startswith(self._base + "/"):
-                # The token goes to nobody else.
-                raise self._refused("GET", url, "the next page lies on another server", "")
-        raise self._refused("GET", path, f"more than {MOST_PAGES} pages", "look at what is listed")
+                # Never send the token to another server.
+                raise self._build_error("GET", url, "the next page lies on another server", "")
+        raise self._build_error(
+            "GET", path, f"more than {MAX_PAGES} pages", "look at what is listed"
+        )
 
     def _call(
         self, method: str, path: str, number: int = 0, author: str = "", **body: str
     ) -> dict[str, Any] | None:
-        """Change something once; none where it was done, though GitHub did not say so.
+        """Send a change exactly once; return None if a lost response turns out to have succeeded.
 
-        A `POST` whose answer was lost may have been heard: what is there is looked at before it
-        is sent again.
+        GitHub may have processed a `POST` whose response was lost, so the comments are listed again
+        before it is repeated.
         """
         url = self._base + path
         for attempt in range(ATTEMPTS):
             try:
-                answer = self._answer(method, url, body, once=method == "POST")
-            except _MayHaveBeenHeard as error:
-                if self._ours(number, author):
+                answer = self._request(method, url, body, once=method == "POST")
+            except _UnknownOutcome as error:
+                if self._list_our_comments(number, author):
                     return None
                 if attempt == ATTEMPTS - 1:
                     raise error.refusal from error
@@ -159,13 +161,13 @@ class GitHub:
                 return _json(answer) if answer.content else {}
         raise AssertionError("the last attempt returns or raises")
 
-    def _answer(
+    def _request(
         self, method: str, url: str, body: Mapping[str, str] | None = None, *, once: bool = False
     ) -> httpx.Response:
-        """The answer to a call, tried again where it may pass.
+        """Send a request, and retry transient errors.
 
         Raises:
-            _MayHaveBeenHeard: with `once`, a fault after which nobody knows whether it was done.
+            _UnknownOutcome: with `once`, GitHub may or may not have processed the request.
         """
         waited = 0.0
         for attempt in range(ATTEMPTS):
@@ -173,26 +175,26 @@ class GitHub:
             try:
                 answer = self._client.request(method, url, json=body or None)
             except httpx.TransportError as error:
-                refusal = self._refused(
+                refusal = self._build_error(
                     method, url, f"no answer: {type(error).__name__}",
                     f"see that {self._base} can be reached from here, and do this again",
                 )  # fmt: skip
                 if once and not isinstance(error, httpx.ConnectError):
-                    raise _MayHaveBeenHeard(refusal) from error
+                    raise _UnknownOutcome(refusal) from error
                 if last:
                     raise refusal from error
                 _wait(FIRST_DELAY * 2**attempt, refusal.what)
                 continue
             if answer.is_success or (method == "DELETE" and answer.status_code == 404):
                 return answer
-            refusal = self._refusal(method, url, answer)
-            limited = _limited_for(answer)
+            refusal = self._explain_refusal(method, url, answer)
+            limited = _get_rate_limit_wait(answer)
             if limited is not None and not last and waited + limited <= LONGEST_WAIT:
                 waited += limited
                 _wait(limited, refusal.what)
             elif answer.status_code in (408, 500, 502, 503, 504):
                 if once:
-                    raise _MayHaveBeenHeard(refusal)
+                    raise _UnknownOutcome(refusal)
                 if last:
                     raise refusal
                 _wait(FIRST_DELAY * 2**attempt, refusal.what)
@@ -200,8 +202,8 @@ class GitHub:
                 raise refusal
         raise AssertionError("the last attempt returns or raises")
 
-    def _refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
-        said = _message(answer)
+    def _explain_refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
+        message = _message(answer)
         fixes = {
             301: "the repository has another name now: name that with --repository",
             307: "the repository has another name now: name that with --repository",
@@ -213,11 +215,11 @@ class GitHub:
             422: "see what GitHub says; a comment may have 65,536 characters",
         }
         fix = fixes.get(answer.status_code, "see https://www.githubstatus.com, and do this again")
-        if _limited_for(answer) is not None:
+        if _get_rate_limit_wait(answer) is not None:
             fix = "GitHub's rate limit is reached: do this again later"
-        return self._refused(method, url, f"{answer.status_code} {said}", fix)
+        return self._build_error(method, url, f"{answer.status_code} {message}", fix)
 
-    def _refused(self, method: str, url: str, what: str, fix: str) -> GitHubRefuses:
+    def _build_error(self, method: str, url: str, what: str, fix: str) -> GitHubRefuses:
         return GitHubRefuses(
             f"GitHub refuses: {what}.",
             where=f"{method} {url}",
@@ -225,18 +227,18 @@ class GitHub:
         )
 
 
-class _MayHaveBeenHeard(Exception):
-    """Nobody knows whether a call was done."""
+class _UnknownOutcome(Exception):
+    """GitHub may or may not have processed the request."""
 
     def __init__(self, refusal: GitHubRefuses) -> None:
         super().__init__(refusal.what)
         self.refusal = refusal
 
 
-def _limited_for(answer: httpx.Response) -> float | None:
-    """Seconds that a rate limit asks to wait; none where the answer is about something else.
+def _get_rate_limit_wait(answer: httpx.Response) -> float | None:
+    """Return the seconds that a rate limit asks to wait, or None if it is no rate limit.
 
-    As in https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
+    See https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
     """
     if answer.status_code not in (403, 429):
         return None
@@ -252,12 +254,12 @@ def _limited_for(answer: httpx.Response) -> float | None:
 
 
 def _message(answer: httpx.Response) -> str:
-    """What GitHub says, in one line."""
+    """Return GitHub's error message, in one line."""
     try:
-        said = answer.json().get("message", "")
+        message = answer.json().get("message", "")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        said = answer.reason_phrase
-    return " ".join(str(said).split())[:300]
+        message = answer.reason_phrase
+    return " ".join(str(message).split())[:300]
 
 
 def _json(answer: httpx.Response) -> Any:

@@ -1,4 +1,4 @@
-"""The part of the lineage that a pull request touches, as a Mermaid graph, which GitHub draws."""
+"""Draw the lineage that a pull request changes as a Mermaid flowchart."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from infrastructure.ci.pull_request.differences import Comparison, Difference
 from prefect_flows.reporting.charts.svg import fitted
 from prefect_flows.transform.lineage import nearest, reach
 
-# GitHub refuses graphs of more than 500 lines between nodes; people, of far fewer.
+# GitHub refuses more than 500 edges; a readable diagram has far fewer.
 MOST_NODES, MOST_EDGES = 60, 150
-LETTERS = 48
+MAX_LABEL_LENGTH = 48
 MINUS = "\N{MINUS SIGN}"
 
-# Okabe and Ito's colours, which people who see colours differently can tell apart; text and ground
-# are given too, so that the picture reads the same on a dark page.
+# Okabe and Ito's palette, which is safe for colour-blind readers. Text and fill are set too, so
+# that the diagram also reads well in dark mode.
 STYLES = {
     "failed": "fill:#fbe3d6,stroke:#d55e00,stroke-width:3px,color:#1b1f24",
     "modified": "fill:#fdf0d5,stroke:#e69f00,stroke-width:2px,color:#1b1f24",
@@ -35,11 +35,13 @@ def mermaid(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
 ) -> tuple[str, str] | None:
-    """The graph, and one sentence on what it shows and leaves out; none where nothing differs.
+    """Build the flowchart and a sentence on its legend and limits; None if nothing differs.
 
     Args:
+        build: record of the build.
+        comparison: differences by node.
         before: production's manifest.
-        after: that of the pull request.
+        after: manifest of the pull request.
     """
     found = {each.unique_id: each for each in comparison.differences}
     built = {each.unique_id: each for each in build.built}
@@ -63,7 +65,7 @@ def mermaid(
         lines.append(f'    {names[unique_id]}["{label}"]:::{styles[unique_id]}')
     for unique_id in around:
         left, right = ("([", "])") if unique_id.startswith("exposure.") else ("[", "]")
-        label = _text(_name(unique_id))
+        label = _escape_label(_name(unique_id))
         lines.append(f'    {names[unique_id]}{left}"{label}"{right}:::production')
     edges = [
         (parent, unique_id)
@@ -89,7 +91,7 @@ def _note(built: Mapping[str, Built], shown: Sequence[str], edges: int) -> str:
 
 def _label(unique_id: str, built: Built, difference: Difference | None) -> str:
     second = built.change if not built.parts else f"{built.change}: {', '.join(built.parts)}"
-    label = f"{_text(_name(unique_id))}<br/>{_text(second)}"
+    label = f"{_escape_label(_name(unique_id))}<br/>{_escape_label(second)}"
     figures = _figures(difference)
     return f"{label}<br/>{figures}" if figures else label
 
@@ -116,10 +118,12 @@ def _is_same(difference: Difference | None) -> bool:
 
 
 def _name(unique_id: str) -> str:
-    """The name of a node: what follows its type and its package; of a source, also its schema."""
+    """Return a node's id without its type and package; a source keeps its schema."""
     return unique_id.split(".", 2)[-1]
 
 
-def _text(value: str) -> str:
-    """Text of a label: Mermaid reads quotes, angles and ampersands as its own."""
-    return re.sub(r"[^\w .,:/()+~-]", lambda found: f"#{ord(found[0])};", fitted(value, LETTERS))
+def _escape_label(value: str) -> str:
+    """Escape a label's text: Mermaid interprets quotes, angle brackets and ampersands."""
+    return re.sub(
+        r"[^\w .,:/()+~-]", lambda found: f"#{ord(found[0])};", fitted(value, MAX_LABEL_LENGTH)
+    )

@@ -1,4 +1,4 @@
-"""What a pull request's things are called, and the mark that says of a schema whose it is."""
+"""Names of a pull request's schema and folder, and the owner that is stored on the schema."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
-# Tells dbt's `generate_schema_name` to put every model into the target's schema.
+# Variable that makes dbt's `generate_schema_name` put every model into the target's schema.
 ONE_SCHEMA = "one_schema"
-# The largest that Postgres takes for the key of a lock.
+# Largest number that Postgres accepts as the key of an advisory lock.
 MOST_NUMBER = 2**31 - 1
 _SCHEMA = re.compile(r"ci_([1-9][0-9]{0,9})")
 
 
 def schema_of(number: int) -> str:
-    """The schema, or dataset, of a pull request."""
+    """Return the schema, or dataset, of a pull request."""
     return f"ci_{number}"
 
 
 def number_of(schema: str) -> int | None:
-    """The pull request of a schema; none where the name is not exactly `ci_<number>`."""
+    """Return the pull request of a schema, or None if the name is not exactly `ci_<number>`."""
     found = _SCHEMA.fullmatch(schema)
     number = int(found[1]) if found else None
     return number if number is not None and number <= MOST_NUMBER else None
 
 
 def folder_of(settings: Settings, number: int) -> Path:
-    """Where a build leaves what `compare` reads."""
+    """Return the folder of a pull request's builds."""
     return settings.local_dir / "pull_request" / str(number)
 
 
 class SchemaOwner(BaseModel):
-    """What a schema of ours carries: Postgres as its comment, BigQuery as its description.
+    """Owner of a CI schema, stored as its comment (Postgres) or description (BigQuery).
 
     Attributes:
-        repository: owner/name; none where the build was not told.
+        repository: owner/name; None if the build did not know it.
         build: id of the build whose relations are in the schema.
     """
 
@@ -54,13 +54,13 @@ class SchemaOwner(BaseModel):
     built_at: datetime
 
     def is_of_another(self, repository: str | None) -> bool:
-        """Whether it is known to be of another repository than this one."""
+        """Return whether it belongs to another repository; False if either is unknown."""
         both = self.repository is not None and repository is not None
         return both and str(self.repository).lower() != str(repository).lower()
 
     @classmethod
     def read(cls, text: str | None, schema: str) -> SchemaOwner | None:
-        """The mark that a schema carries; none where it is no mark, or that of another one."""
+        """Parse the owner of a schema; None if the text is no owner, or that of another schema."""
         try:
             mark = cls.model_validate(json.loads(text or ""))
         except (json.JSONDecodeError, ValidationError):
@@ -69,7 +69,7 @@ class SchemaOwner(BaseModel):
 
 
 def not_ours(schema: str, where: str) -> ConfigurationError:
-    """The error of a schema that has the name of a pull request's, and not its mark."""
+    """Build the error for a schema with a pull request's name that Millrace did not create."""
     return ConfigurationError(
         f"The schema {schema} exists, and does not say that it was made for this pull request.",
         where=where,
@@ -79,7 +79,7 @@ def not_ours(schema: str, where: str) -> ConfigurationError:
 
 
 def of_another_repository(mark: SchemaOwner, repository: str, where: str) -> ConfigurationError:
-    """The error of a schema that a pull request of another repository is built into."""
+    """Build the error for a schema that a pull request of another repository uses."""
     return ConfigurationError(
         f"The schema {schema_of(mark.number)} is that of a pull request of {mark.repository}, and "
         f"not of {repository}.",

@@ -1,4 +1,4 @@
-"""Schemas of pull requests on Postgres, and the questions of the comparison."""
+"""Postgres warehouse of pull requests: CI schemas and comparison queries."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from infrastructure.ci.pull_request.warehouse import (
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable
 from prefect_flows.core.profiles import Profile
 
-# The first half of the key of our locks; the second is the pull request's number.
-LOCKS = 7_646_723
+# First half of the advisory lock's key; the second is the pull request's number.
+LOCK_NAMESPACE = 7_646_723
 POLL_SECONDS = 0.5
 
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 _TEXTS = ("text", "character varying", "character")
-# Types that Postgres has no equality for.
+# Types without an equality operator.
 _WITHOUT_EQUALITY = ("json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle")
 
-_MARKS = """
+_OWNERS_QUERY = """
 select nspname as schema, obj_description(oid, 'pg_namespace') as mark
 from pg_namespace where nspname ~ '^ci_[1-9][0-9]*$' order by 1
 """
-_COLUMNS = """
+_COLUMNS_QUERY = """
 select n.nspname as schema, c.relname as relation, a.attname as name,
     format_type(a.atttypid, a.atttypmod) as type
 from pg_attribute as a
@@ -47,8 +47,8 @@ where
     and (n.nspname, c.relname) in %s
 order by n.nspname, c.relname, a.attnum
 """
-# What lies elsewhere and would go with a schema: views over it, and foreign keys into it.
-_DEPENDENTS = """
+# Objects in other schemas that `drop … cascade` would drop: views and foreign keys.
+_DEPENDENTS_QUERY = """
 select distinct d_n.nspname || '.' || d.relname as name
 from pg_depend as dep
 inner join pg_rewrite as r on dep.classid = 'pg_rewrite'::regclass and r.oid = dep.objid
@@ -70,68 +70,70 @@ order by 1
 
 
 class PostgresDialect:
-    """How Postgres writes what the comparison asks."""
+    """SQL dialect of Postgres."""
 
     def quoted(self, name: str) -> str:
-        """A column's name."""
+        """Quote a column's name."""
         return '"' + name.replace('"', '""') + '"'
 
     def relation(self, relation: Relation) -> str:
-        """A relation's name; the database is that of the connection."""
+        """Format a relation's name; the connection determines the database."""
         return f"{self.quoted(relation.schema)}.{self.quoted(relation.name)}"
 
     def family(self, type_name: str) -> str:
-        """Numbers among each other, and texts; each other type alone, without its modifiers."""
+        """Return `number` or `text` for such types, otherwise the type without its modifiers."""
         bare = re.sub(r"\(.*?\)", "", type_name)
         if bare in _NUMBERS:
             return "number"
         return "text" if bare in _TEXTS else bare
 
     def is_float(self, type_name: str) -> bool:
-        """Whether the last digits of a value depend on the order of a sum."""
+        """Return whether the type is floating point, whose sums depend on the order of rows."""
         return type_name in ("real", "double precision")
 
     def comparable(self, expression: str, type_name: str) -> str:
-        """A value as one that has an equality."""
+        """Convert an expression to a type with equality."""
         without = type_name.removesuffix("[]") in _WITHOUT_EQUALITY
         return self.text(expression, type_name) if without else expression
 
     def text(self, expression: str, type_name: str) -> str:  # noqa: ARG002
-        """A value as text."""
+        """Cast an expression to text."""
         return f"cast({expression} as text)"
 
 
 class PostgresWarehouse:
-    """A Postgres database that holds production and the schemas of pull requests.
+    """The Postgres database that contains production and the schemas of pull requests.
 
     Raises:
-        WarehouseUnreachable: it does not answer, or refuses.
+        WarehouseUnreachable: the database does not respond, or refuses the connection.
     """
 
     def __init__(self, profile: Profile, limits: Limits) -> None:
         self.dialect = PostgresDialect()
-        self.at_once = 1  # there is one connection
+        self.at_once = 1  # there is only one connection
         self._profile = profile
         self._limits = limits
         self._connection = self._connect()
 
     @contextmanager
-    def held(self, schema: str, mark: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
-        """Hold a schema by an advisory lock, which Postgres takes back when the session ends."""
+    def held(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
+        """Lock a schema with an advisory lock, which Postgres releases when the session ends."""
         number = number_of(schema)
         deadline = time.monotonic() + wait
-        while not self._one("select pg_try_advisory_lock(%s, %s) as got", LOCKS, number)["got"]:
+        while not self._one("select pg_try_advisory_lock(%s, %s) as got", LOCK_NAMESPACE, number)[
+            "got"
+        ]:
             if time.monotonic() >= deadline:
                 raise busy(schema, self._profile.address)
             time.sleep(POLL_SECONDS)
         try:
             yield
         finally:
-            # A session that was lost meanwhile has lost the lock with it, and this tells.
-            self._one("select pg_advisory_unlock(%s, %s)", LOCKS, number)
+            # Fails if the session, and with it the lock, was lost meanwhile.
+            self._one("select pg_advisory_unlock(%s, %s)", LOCK_NAMESPACE, number)
 
     def mark(self, schema: str) -> SchemaOwner | None:
-        """The mark of a schema; none where there is no such schema."""
+        """Return the owner of a schema, or None if there is no such schema."""
         found = self._rows(
             "select obj_description(oid, 'pg_namespace') as mark from pg_namespace "
             "where nspname = %s",
@@ -139,53 +141,55 @@ class PostgresWarehouse:
         )
         if not found:
             return None
-        mark = SchemaOwner.read(found[0]["mark"], schema)
-        if mark is None:
+        owner = SchemaOwner.read(found[0]["mark"], schema)
+        if owner is None:
             raise not_ours(schema, self._profile.address)
-        return mark
+        return owner
 
-    def renew(self, schema: str, mark: SchemaOwner) -> None:
-        """Drop and make it in one transaction: nobody sees it without its mark."""
+    def renew(self, schema: str, owner: SchemaOwner) -> None:
+        """Recreate a schema with its owner, in one transaction."""
         name = sql.Identifier(schema)
-        self._nothing_else_depends_on(schema)
+        self._require_no_dependents(schema)
         statements = [
             sql.SQL("create schema {}").format(name),
-            sql.SQL("comment on schema {} is {}").format(name, sql.Literal(mark.model_dump_json())),
+            sql.SQL("comment on schema {} is {}").format(
+                name, sql.Literal(owner.model_dump_json())
+            ),
         ]
         if self.mark(schema) is not None:
             statements.insert(0, sql.SQL("drop schema {} cascade").format(name))
-        # Statements that are sent together are one transaction.
+        # Postgres runs statements that are sent together as one transaction.
         self._run(sql.SQL("; ").join(statements))
 
     def drop(self, schema: str) -> None:
-        """Drop it with all in it, unless something of somebody else would go with it."""
-        self._nothing_else_depends_on(schema)
+        """Drop a schema and its contents, unless objects in other schemas depend on it."""
+        self._require_no_dependents(schema)
         if self.mark(schema) is not None:
             self._run(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
 
     def marked(self) -> dict[str, SchemaOwner | None]:
-        """Every schema with the name of a pull request's, and its mark, where it has one."""
+        """Return every schema named like one of a pull request, with its owner if it has one."""
         return {
             row["schema"]: SchemaOwner.read(row["mark"], row["schema"])
-            for row in self._rows(_MARKS)
+            for row in self._rows(_OWNERS_QUERY)
         }
 
     def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
-        """Names and types of the columns of those relations that exist."""
+        """Return names and types of the columns of the relations that exist."""
         if not relations:
             return {}
         by_name = {(each.schema, each.name): each for each in relations}
         found: dict[Relation, dict[str, str]] = {}
-        for row in self._rows(_COLUMNS, tuple(by_name)):
+        for row in self._rows(_COLUMNS_QUERY, tuple(by_name)):
             columns = found.setdefault(by_name[row["schema"], row["relation"]], {})
             columns[row["name"]] = row["type"]
         return found
 
     def price(self, sql: str) -> None:
-        """Postgres does not sell by bytes: a question is bounded by its time."""
+        """Return None: Postgres has no price per byte; the time limit bounds a query."""
 
     def ask(self, sql: str) -> Mapping[str, Any]:
-        """The only row of a question."""
+        """Run a query that returns one row, and return the row."""
         try:
             self._one("select set_config('statement_timeout', %s, false)", self._milliseconds)
             return self._one(sql)
@@ -194,7 +198,7 @@ class PostgresWarehouse:
                 self._one("select set_config('statement_timeout', '0', false)")
 
     def close(self) -> None:
-        """Give back what it holds open."""
+        """Close the connection."""
         self._connection.close()
 
     @property
@@ -220,8 +224,8 @@ class PostgresWarehouse:
         connection.autocommit = True
         return connection
 
-    def _nothing_else_depends_on(self, schema: str) -> None:
-        names = [row["name"] for row in self._rows(_DEPENDENTS, {"schema": schema})]
+    def _require_no_dependents(self, schema: str) -> None:
+        names = [row["name"] for row in self._rows(_DEPENDENTS_QUERY, {"schema": schema})]
         if names:
             raise ConfigurationError(
                 f"What is not ours depends on the schema {schema}, and would go with it: "
@@ -236,16 +240,19 @@ class PostgresWarehouse:
 
     def _rows(self, statement: str, *values: Any) -> list[Mapping[str, Any]]:
         given: Any = values[0] if values and isinstance(values[0], dict) else values or None
-        with self._said(), self._connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        with (
+            self._translate_errors(),
+            self._connection.cursor(cursor_factory=RealDictCursor) as cursor,
+        ):
             cursor.execute(statement, given)
             return list(cursor.fetchall())
 
     def _run(self, statement: sql.Composed) -> None:
-        with self._said(), self._connection.cursor() as cursor:
+        with self._translate_errors(), self._connection.cursor() as cursor:
             cursor.execute(statement)
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         profile = self._profile
         try:
             yield

@@ -1,4 +1,4 @@
-"""What is asked of a warehouse beside dbt: schemas of pull requests, and questions of relations."""
+"""Warehouse protocol of `millrace pr`: lock, create and drop CI schemas, run comparison queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefect_flows.core.errors import MillraceError, TargetBusy
 
 @dataclass(frozen=True)
 class Relation:
-    """A table or view, by the names that dbt's manifest gives."""
+    """A table or view, named as in dbt's manifest."""
 
     database: str
     schema: str
@@ -21,107 +21,108 @@ class Relation:
 
 
 class QueryLimitExceeded(MillraceError):
-    """A question would take longer, or read more, than it may."""
+    """A query would exceed its limit of time or bytes."""
 
 
 class QueryFailed(MillraceError):
-    """The warehouse refuses a question."""
+    """The warehouse rejected a query."""
 
     exit_code = 1
 
 
 class Dialect(Protocol):
-    """How the warehouse writes what the comparison asks."""
+    """SQL dialect of a warehouse."""
 
     def quoted(self, name: str) -> str:
-        """A column's name."""
+        """Quote a column's name."""
 
     def relation(self, relation: Relation) -> str:
-        """A relation's whole name."""
+        """Format the full name of a relation."""
 
     def family(self, type_name: str) -> str:
-        """Types of one family are compared as they are; others as text."""
+        """Return the family of a type; two families are compared as text."""
 
     def is_float(self, type_name: str) -> bool:
-        """Whether the last digits of a value depend on the order of a sum."""
+        """Return whether the type is floating point, whose sums depend on the order of rows."""
 
     def comparable(self, expression: str, type_name: str) -> str:
-        """A value as one that has an equality: documents and lists become text."""
+        """Convert an expression to a type with equality, for example JSON to text."""
 
     def text(self, expression: str, type_name: str) -> str:
-        """A value as text."""
+        """Cast an expression to text."""
 
 
 class Warehouse(Protocol):
-    """A warehouse that holds production and the schemas of pull requests.
+    """A warehouse that contains production and the schemas of pull requests.
 
-    Every method raises `WarehouseUnreachable` or `QuestionFailed` where the warehouse does not
-    answer, or refuses.
+    Every method raises `WarehouseUnreachable` if the warehouse does not respond or refuses the
+    connection, and `QueryFailed` if it rejects a statement.
     """
 
     @property
     def dialect(self) -> Dialect:
-        """How it writes."""
+        """SQL dialect."""
 
     @property
     def at_once(self) -> int:
-        """How many questions may be asked side by side."""
+        """Maximum number of concurrent queries."""
 
     def held(
-        self, schema: str, mark: SchemaOwner | None, wait: float
+        self, schema: str, owner: SchemaOwner | None, wait: float
     ) -> AbstractContextManager[None]:
-        """Hold a schema, so that nobody else builds, compares or drops it.
+        """Lock a schema, so that nobody else builds, compares or drops it.
 
-        The hold ends with the process that has it, however it ends.
+        The lock ends with the process that holds it, even if the process is killed.
 
         Args:
-            mark: of a build, for which the schema may have to be made.
-            wait: seconds to wait for whoever has it.
+            schema: name of the schema.
+            mark: owner of a build; the schema is created with it if it is missing. None otherwise.
+            wait: seconds to wait for the lock.
 
         Raises:
-            TargetBusy: it is still held.
+            TargetBusy: another process still holds the lock.
         """
 
     def mark(self, schema: str) -> SchemaOwner | None:
-        """The mark of a schema; none where there is no such schema.
+        """Return the owner of a schema, or None if there is no such schema.
 
         Raises:
-            ConfigurationError: it exists, and is not ours.
+            ConfigurationError: Millrace did not create the schema.
         """
 
-    def renew(self, schema: str, mark: SchemaOwner) -> None:
-        """Leave a schema of ours empty, with the mark; it is held."""
+    def renew(self, schema: str, owner: SchemaOwner) -> None:
+        """Empty a locked schema and set its owner."""
 
     def drop(self, schema: str) -> None:
-        """Drop a schema of ours with all in it; it is held."""
+        """Drop a locked schema and its contents."""
 
     def marked(self) -> dict[str, SchemaOwner | None]:
-        """Every schema with the name of a pull request's, and its mark, where it has one."""
+        """Return every schema named like one of a pull request, with its owner if it has one."""
 
     def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
-        """Names and types of the columns of those relations that exist."""
+        """Return names and types of the columns of the relations that exist."""
 
     def price(self, sql: str) -> int | None:
-        """Bytes that a question would read; none where the warehouse does not sell by them."""
+        """Return the bytes that a query would scan; None if they are not billed."""
 
     def ask(self, sql: str) -> Mapping[str, Any]:
-        """The only row of a question.
+        """Run a query that returns one row, and return the row.
 
         Raises:
-            TooMuch: it takes longer, or reads more, than one question may.
+            QueryLimitExceeded: the query exceeds its limit of time or bytes.
         """
 
     def close(self) -> None:
-        """Give back what it holds open."""
+        """Close the connection."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one question may take.
+    """Limits of a query.
 
     Attributes:
-        seconds: until it is cancelled.
-        bytes: that it may read, where the warehouse sells by them.
+        seconds: time until it is cancelled.
+        bytes: maximum bytes scanned, if the warehouse bills by bytes.
     """
 
     seconds: float
@@ -129,7 +130,7 @@ class Limits:
 
 
 def busy(schema: str, where: str) -> TargetBusy:
-    """The error of who waited in vain."""
+    """Build the error for a schema that is still locked after the wait."""
     return TargetBusy(
         f"The schema {schema} is held: another build, comparison or removal of the same pull "
         "request is under way.",

@@ -1,4 +1,4 @@
-"""The warehouse of a target, as pull requests use it."""
+"""Choose the warehouse class for a target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prefect_flows.core.profiles import Profile
 
 
 def get_warehouse(profile: Profile, limits: Limits) -> Warehouse:
-    """The warehouse of a target; the client of the other one is not imported."""
+    """Return the warehouse of a target; import only the client library that it needs."""
     if profile.warehouse == "bigquery":
         from infrastructure.ci.pull_request.bigquery_warehouse import BigQueryWarehouse
 

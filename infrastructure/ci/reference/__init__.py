@@ -1,6 +1,5 @@
-"""The reference in `documentation/reference`, out of the code: commands, flows, settings, outputs.
+"""Generate the pages in `documentation/reference`: commands, flows, settings, Terraform outputs.
 
-Its pages are kept in git, so that they are read on GitHub too and a pull request shows what it
-changes for whoever uses a command; `.ci/site` and a test refuse pages that say something else than
-the code.
+The pages are in git, so that GitHub shows them and a pull request shows how it changes the command
+line. `.ci/site` and a test fail if a page is out of date.
 """

@@ -1,4 +1,4 @@
-"""`millrace reference`: `documentation/reference`, out of the code."""
+"""`millrace reference`: generate `documentation/reference` from the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = "<!-- Made by `uv run millrace reference`; do not edit. -->"
 
 
 def pages() -> dict[Path, str]:
-    """Every page, by its path in the project."""
+    """Generate every page: path in the project → text."""
     texts = {
         "commands.md": commands.page(ROOT),
         "flows.md": schemas.flows_page(),
@@ -39,22 +39,22 @@ def main(
 ) -> None:
     """Write the pages of the reference anew."""
     console = Console()
-    made = pages()
-    kept = set((ROOT / FOLDER).glob("*.md"))
+    generated = pages()
+    existing = set((ROOT / FOLDER).glob("*.md"))
     stale = [
-        file for file, text in made.items()
-        if ROOT / file not in kept or (ROOT / file).read_text(encoding="utf-8") != text
+        file for file, text in generated.items()
+        if ROOT / file not in existing or (ROOT / file).read_text(encoding="utf-8") != text
     ]  # fmt: skip
-    left = sorted(kept - {ROOT / file for file in made})
+    orphaned = sorted(existing - {ROOT / file for file in generated})
     if not check:
         for file in stale:
             (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT / file).write_text(made[file], encoding="utf-8")
+            (ROOT / file).write_text(generated[file], encoding="utf-8")
     for file in stale:
         console.print(f"{file}: {'says something else than the code' if check else 'written'}")
-    for file in left:
+    for file in orphaned:
         console.print(f"{file.relative_to(ROOT)}: nothing makes it; remove it")
-    if left or (check and stale):
+    if orphaned or (check and stale):
         if stale:
             console.print("fix: uv run millrace reference", highlight=False)
         raise typer.Exit(STALE)

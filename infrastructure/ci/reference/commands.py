@@ -1,4 +1,4 @@
-"""Every command of the project, and what its command line takes."""
+"""Generate the reference of all commands and their options."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest import source_registry
 
 PACKAGES = ("infrastructure", "prefect_flows")
-# Python only when cookiecutter has filled it in.
+# A cookiecutter template: its files are not valid Python.
 NOT_MODULES = ("infrastructure/config/source_template",)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A subcommand of `millrace`, or a module that is a program of its own.
+    """A subcommand of `millrace`, or another module that can be run.
 
     Attributes:
-        name: as it is called: `millrace deploy`, or the module.
-        line: what is typed.
-        tree: its module, whose docstring says what it is for.
-        subcommand: the subcommand; none for another program.
+        name: `millrace deploy`, or the module's name.
+        line: the command line that runs it.
+        file: file of the module.
+        tree: syntax tree of the module, whose docstring is the description.
+        subcommand: the subcommand; None for other modules.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Program:
 
     @property
     def description(self) -> str:
-        """The module's docstring without its first words, which are the command itself."""
+        """The module's docstring without the command's name at the beginning."""
         if self.subcommand is not None and self.subcommand.is_part:
             return _help(self.command)
         text = ast.get_docstring(self.tree) or ""
@@ -62,7 +63,7 @@ class Program:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """One-line description."""
         if self.subcommand is not None:
             return self.subcommand.help
         alone = self.command is not None and not hasattr(self.command, "commands")
@@ -71,14 +72,14 @@ class Program:
 
     @cached_property
     def command(self) -> Any:
-        """Its typer command; none for a program that reads its arguments by itself."""
+        """Typer command; None for a module that parses its arguments itself."""
         if self.subcommand is not None:
             return load(self.name.rpartition(" ")[2], self.subcommand)
         app = self._app()
         return None if app is None else get_command(app)
 
     def _app(self) -> typer.Typer | None:
-        """`app` of the module, or what stands in its `typer.run(…)`."""
+        """Return the Typer app of the module: its `app`, or one made from its `typer.run(…)`."""
         module = importlib.import_module(self.name)
         app = getattr(module, "app", None)
         if isinstance(app, typer.Typer):
@@ -96,14 +97,14 @@ class Program:
 
 
 def programs(root: Path) -> list[Program]:
-    """The subcommands of `millrace` in the order of its help, then other programs by name."""
+    """Return the subcommands of `millrace` in the order of its help, then other modules by name."""
     found = []
     for name, subcommand in SUBCOMMANDS.items():
         file = root.joinpath(*subcommand.module.split(".")).with_suffix(".py")
         tree = ast.parse(file.read_text(encoding="utf-8"))
         command = f"millrace {name}"
         found.append(Program(command, f"uv run {command}", file, tree, subcommand))
-    # Those that `millrace` calls too.
+    # Already listed as subcommands.
     known = {subcommand.module for subcommand in SUBCOMMANDS.values()}
     others = []
     for package in PACKAGES:
@@ -126,12 +127,12 @@ def _is_guard(node: ast.stmt) -> bool:
 
 
 def sentence(text: str) -> str:
-    """Text that begins with a capital letter, unless it begins with a name in code."""
+    """Capitalize the first letter; a code span stays as it is."""
     return text[:1].upper() + text[1:]
 
 
 def page(root: Path) -> str:
-    """The page of all commands."""
+    """Generate the page of all commands."""
     all_of_them = programs(root)
     overview = table(
         ["command", "what it does"],
@@ -150,7 +151,7 @@ def page(root: Path) -> str:
 
 
 def anchor(heading: str) -> str:
-    """The anchor that both GitHub and mkdocs give to a heading of letters, dots and dashes."""
+    """Return the anchor that GitHub and mkdocs generate for a heading."""
     return heading.lower().replace(".", "").replace(" ", "-")
 
 
@@ -175,7 +176,7 @@ def _section(program: Program) -> str:
 
 
 def _help(command: Any) -> str:
-    # What a function raises is for whoever calls the function.
+    # `Raises:` is for developers, not for users of the command.
     return str(command.help or "").split("\nRaises:")[0].strip()
 
 
@@ -193,7 +194,7 @@ def _usage(line: str, command: Any) -> list[str]:
         for argument in arguments
     ]
     usage = f"```text\n{' '.join(pieces)}\n```"
-    rows = [[_term(p), _default(p), in_line(_said(p))] for p in [*arguments, *options]]
+    rows = [[_term(p), _default(p), in_line(_help_with_envvar(p))] for p in [*arguments, *options]]
     return [usage, table(["option", "default", "what it is"], rows)] if rows else [usage]
 
 
@@ -226,12 +227,12 @@ def _default(param: Any) -> str:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, Path):
-        value = _readable(value)
+        value = _machine_independent(value)
     return "" if value in (None, False, [], (), "") else f"`{value}`"
 
 
-def _readable(path: Path) -> str:
-    """A path that is the same on every machine."""
+def _machine_independent(path: Path) -> str:
+    """Format a path without the parts that depend on the machine."""
     root = Path(__file__).resolve().parents[3]
     for folder, shown in ((root, ""), (Path.home(), "~/")):
         if path.is_relative_to(folder):
@@ -239,7 +240,7 @@ def _readable(path: Path) -> str:
     return str(path)
 
 
-def _said(param: Any) -> str:
+def _help_with_envvar(param: Any) -> str:
     text = str(param.help or "")
     if not text:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Tables of Markdown."""
+"""Format Markdown tables."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; its cells hold no line breaks."""
+    """Format a table; cells must not contain line breaks."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def in_line(text: str) -> str:
-    """Text for a cell: one line, its bars and angle brackets as they are."""
+    """Escape text for a table cell: one line, with `|` and `<` escaped."""
     parts = " ".join(text.split()).replace("|", r"\|").split("`")
-    # Outside of code, what looks like a tag would be taken for one.
+    # Outside code spans, `<` would start an HTML tag.
     parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)

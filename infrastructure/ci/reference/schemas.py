@@ -1,4 +1,4 @@
-"""Settings, Terraform's outputs and parameters of flows: out of their JSON schemas."""
+"""Generate the reference of settings, Terraform outputs and flow parameters from JSON schemas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """The type of a value, and its limits, in words."""
+    """Describe the type of a value and its limits."""
     match schema:
         case {"const": value}:
             said = f"`{value}`"
@@ -48,10 +48,10 @@ def kind(schema: dict[str, Any]) -> str:
 
 
 def rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[str]]:
-    """Name, type, default and description of each property.
+    """Return name, type, default and description of each property.
 
     Raises:
-        ConfigurationError: one of them has no description.
+        ConfigurationError: a property has no description.
     """
     found = []
     for name, field in schema.get("properties", {}).items():
@@ -63,13 +63,13 @@ def rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[s
                 "`Args:` in its docstring",
             )
         required = name in schema.get("required", [])
-        default = "required" if required else _shown(field.get("default"))
+        default = "required" if required else _format_default(field.get("default"))
         label = f"`{prefix}{name.upper() if prefix else name}`"
         found.append([label, kind(field), default, in_line(field["description"])])
     return found
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     if default in (None, [], {}, ""):
         return ""
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
@@ -79,9 +79,9 @@ HEADS = ["name", "type", "default", "what it is"]
 
 
 def settings_page() -> str:
-    """Every variable that the project reads by itself."""
+    """Generate the page of all settings."""
     schema = Settings.model_json_schema()
-    # A folder a machine, and a table of its own.
+    # The default of `project_dir` depends on the machine; stages get their own table.
     schema["properties"]["project_dir"].pop("default")
     stages = schema["properties"].pop("stages")
     policies = StagePolicies.model_json_schema()["properties"]
@@ -118,7 +118,7 @@ def settings_page() -> str:
 
 
 def outputs_page() -> str:
-    """What `terraform output -json` holds."""
+    """Generate the page of Terraform's outputs."""
     where = "infrastructure/setup_profiles/contract.py"
     schema = contract.Contract.model_json_schema()
     return "\n\n".join([
@@ -135,7 +135,7 @@ def outputs_page() -> str:
 
 
 def flows_page() -> str:
-    """The parameters of every flow that is deployed."""
+    """Generate the page of the parameters of every deployed flow."""
     parts = [
         "# Parameters of flows",
         "What a deployment's `parameters` hold, `prefect deployment run … --param` takes and the "

@@ -1,5 +1,5 @@
-"""The part of a delivery that runs on the host itself, so that it ends there whoever hangs up.
+"""The part of a delivery that runs on the host, so that it finishes if the connection is lost.
 
-Only the standard library of Python 3.9: nothing is installed on a host but an engine and Compose.
-`infrastructure.delivery.host_program` packs these modules into one file, which is sent there.
+It uses only the standard library of Python 3.9, since the host has nothing but a container engine
+and Compose. `infrastructure.delivery.host_program` packs these modules into one file.
 """

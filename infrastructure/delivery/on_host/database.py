@@ -1,4 +1,4 @@
-"""Prefect's database, kept before a migration and put back when its release does not work."""
+"""Back up Prefect's database before a migration, and restore it if the release fails."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from infrastructure.delivery.on_host.engine import Engine, Log
 from infrastructure.delivery.on_host.errors import StepFailed
 from infrastructure.delivery.on_host.folder import KEPT_BACKUPS, Folder, Release
 
-SECONDS = 3600
+DUMP_TIMEOUT_SECONDS = 3600
 TOOL = ["exec", "--no-TTY", "database"]
 
 
 def keep(engine: Engine, folder: Folder, log: Log, release: Release) -> Path:
-    """Dump the database; the file, which holds every secret of every block.
+    """Dump the database and return the file, which contains the secrets of every block.
 
     Raises:
-        StepFailed: it cannot be dumped, or what was dumped cannot be read.
+        StepFailed: the dump fails or is not readable.
     """
     folder.backups.mkdir(mode=0o700, exist_ok=True)
     file = folder.backups / f"prefect-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump"
@@ -27,13 +27,19 @@ def keep(engine: Engine, folder: Folder, log: Log, release: Release) -> Path:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as sink:
             engine.compose(
                 release, *TOOL, "pg_dump", "--username=prefect", "--format=custom", "prefect",
-                sink=sink, seconds=SECONDS,
+                sink=sink, seconds=DUMP_TIMEOUT_SECONDS,
             )  # fmt: skip
             sink.flush()
             os.fsync(sink.fileno())
         with draft.open("rb") as source:
             engine.compose(
-                release, *TOOL, "pg_restore", "--list", source=source, seconds=SECONDS, quiet=True
+                release,
+                *TOOL,
+                "pg_restore",
+                "--list",
+                source=source,
+                seconds=DUMP_TIMEOUT_SECONDS,
+                quiet=True,
             )
         draft.rename(file)
     finally:
@@ -45,36 +51,36 @@ def keep(engine: Engine, folder: Folder, log: Log, release: Release) -> Path:
 
 
 def put_back(engine: Engine, release: Release, file: Path) -> None:
-    """The database as it was; the server must not run.
+    """Restore a dump; the server must be stopped.
 
     Raises:
-        StepFailed: it cannot be restored. What the database holds is then under another name.
+        StepFailed: the restore fails. The current database then has another name.
     """
-    aside = f"prefect_before_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
+    old_name = f"prefect_before_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
     psql = [*TOOL, "psql", "--username=prefect", "--dbname=postgres", "--set=ON_ERROR_STOP=1"]
     end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'prefect'"
     engine.compose(release, *psql, "--command", end, quiet=True)
-    rename = f'alter database prefect rename to "{aside}"'
+    rename = f'alter database prefect rename to "{old_name}"'
     engine.compose(release, *psql, "--command", rename, quiet=True)
     engine.compose(release, *TOOL, "createdb", "--username=prefect", "prefect", quiet=True)
     with file.open("rb") as source:
         engine.compose(
             release, *TOOL, "pg_restore", "--username=prefect", "--exit-on-error",
-            "--dbname=prefect", source=source, seconds=SECONDS,
+            "--dbname=prefect", source=source, seconds=DUMP_TIMEOUT_SECONDS,
         )  # fmt: skip
-    engine.compose(release, *TOOL, "dropdb", "--username=prefect", aside, quiet=True)
+    engine.compose(release, *TOOL, "dropdb", "--username=prefect", old_name, quiet=True)
 
 
 def revision(engine: Engine, release: Release) -> str:
-    """The revision that the database is at.
+    """Return the Alembic revision of the database.
 
     Raises:
-        StepFailed: it does not answer.
+        StepFailed: the database does not respond.
     """
-    said = engine.compose(
+    output = engine.compose(
         release, *TOOL, "psql", "--username=prefect", "--dbname=prefect", "--tuples-only",
         "--no-align", "--command", "select version_num from alembic_version", quiet=True,
     ).stdout.strip()  # fmt: skip
-    if not said:
+    if not output:
         raise StepFailed("Prefect's database says no revision of itself")
-    return said
+    return output

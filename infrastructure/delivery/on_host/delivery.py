@@ -1,16 +1,16 @@
-"""One delivery, step by step: forward, and back when a step fails.
+"""Run the steps of a delivery, and roll back if one fails.
 
-    before    the health check and the blocks, while nothing is changed
-    backup    where the release migrates Prefect's database; workers and server are stopped first
-    server    replaced in its place; clients of runs try again for as long as that takes
-    pools     their templates name the image
-    worker    beside the old ones, until it is healthy
-    deploy    the old workers are told to stop; the deployments of the target
-    automations   of the target; they only watch, and stay when the release goes back
-    check     the health check, but for what was wrong before
+    before    health check and blocks, before anything changes
+    backup    if the release migrates Prefect's database; workers and server stop first
+    server    replaced in place; clients in flow runs retry meanwhile
+    pools     the job templates contain the image
+    worker    a new one starts next to the old one, until it is healthy
+    deploy    old workers are asked to stop; the deployments of the target change
+    automations   of the target; they only observe, and stay after a rollback
+    check     health check, ignoring faults from before the delivery
 
-Each step can be done again, so a delivery that was killed is gone on with by the next one of the
-same release; one of another release goes back first.
+Every step is idempotent. If a delivery was killed, the next one of the same release continues it;
+one of another release rolls it back first.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 DELIVERED, ROLLED_BACK, REFUSED, STUCK = "delivered", "rolled back", "refused", "stuck"
-POOLS = ["--pool", "default-pool", "--pool", "docker-pool"]
-INSIDE = ["python", "-m", "infrastructure.delivery.container_cli"]
+POOL_OPTIONS = ["--pool", "default-pool", "--pool", "docker-pool"]
+CONTAINER_CLI = ["python", "-m", "infrastructure.delivery.container_cli"]
 CHECK_BLOCKS = [
     "millrace", "setup", "--blocks-only", "--outputs", "/run/secrets/terraform-outputs",
 ]  # fmt: skip
 
 
 class Delivery:
-    """A release on its way to a target of this host.
+    """A delivery to a target on this host.
 
     Args:
-        record: what is asked for, and how far it came; kept with every step.
+        record: request and progress, saved at every step.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Delivery:
         self._drain = int(record["drain_seconds"])
 
     def run(self) -> str:
-        """Deliver, or go back; how it ended."""
+        """Deliver, or roll back; return the result."""
         release = self._folder.release(self.record["release"])
         before = self._folder.current()
         self._log.say(
@@ -67,12 +67,12 @@ class Delivery:
             self._take_over(killed, release, before)
         try:
             if before is None:
-                self._first(release)
+                self._deliver_first(release)
             else:
-                self._change(release, before)
+                self._deliver_update(release, before)
         except StepFailed as error:
-            return self._failed(release, before, str(error))
-        return self._passed(release, before)
+            return self._handle_failure(release, before, str(error))
+        return self._handle_success(release, before)
 
     def _take_over(self, killed: dict[str, Any], release: Release, before: Release | None) -> None:
         where = (killed["begun"] or ["its beginning"])[-1]
@@ -82,8 +82,8 @@ class Delivery:
         if before is None or killed["release"] == release.id:
             return
         self._log.say("It was of another release, so what it did is taken back first.")
-        # What fails here fails again below, where it has consequences.
-        faults = self._back(before)
+        # Ignored here: the same fault makes a step below fail.
+        faults = self._roll_back(before)
         self._log.say(f"Taken back{': ' + '; '.join(faults) if faults else ''}.")
         self.record |= {"begun": [], "backup": None, "deployed": ""}
 
@@ -91,7 +91,7 @@ class Delivery:
     def _step(self, name: str, says: str) -> Iterator[None]:
         self._log.say(f"{name}: {says}")
         self.record["begun"].append(name)
-        self._note()
+        self._save_record()
         began = time.monotonic()
         try:
             yield
@@ -99,10 +99,10 @@ class Delivery:
             took = round(time.monotonic() - began, 1)
             self.record["steps"].append({"name": name, "seconds": took})
 
-    def _note(self) -> None:
+    def _save_record(self) -> None:
         self._folder.note(self._name, self.record)
 
-    def _first(self, release: Release) -> None:
+    def _deliver_first(self, release: Release) -> None:
         with self._step("up", "database, server and workers, for the first time"):
             up = ["up", "--detach", "--wait", "--wait-timeout", f"{self._wait:.0f}"]
             self._engine.compose(release, *up, seconds=self._wait + 60)
@@ -111,7 +111,7 @@ class Delivery:
             self._engine.inside(release, setup, self._target)
         self._check(release, {})
 
-    def _change(self, release: Release, before: Release) -> None:
+    def _deliver_update(self, release: Release, before: Release) -> None:
         known = self._faults(before, 0)
         for each in known.values():
             self._log.say(f"wrong before this delivery: {each}")
@@ -131,12 +131,14 @@ class Delivery:
             with self._step("blocks", "as Terraform's outputs say"):
                 self._engine.inside(release, *CHECK_BLOCKS)
         with self._step("pools", "work pools and their templates"):
-            self._engine.inside(release, "millrace", "pools", *POOLS)
+            self._engine.inside(release, "millrace", "pools", *POOL_OPTIONS)
         for service in self._workers.services(release):
             with self._step(service, "one of the release, beside those that are there"):
                 self._workers.bring(release, service, before, self._wait)
-        was = self._engine.inside(release, *INSIDE, "deployed", self._target, quiet=True).stdout
-        # Another target of this host may be at another version than its workers.
+        was = self._engine.inside(
+            release, *CONTAINER_CLI, "deployed", self._target, quiet=True
+        ).stdout
+        # Another target on this host may run another version than the workers.
         self.record["deployed"] = self.record["deployed"] or was.strip()
         with self._step("deploy", "the old workers stop, the deployments change"):
             self._workers.dismiss(release, before, self._drain)
@@ -163,12 +165,12 @@ class Delivery:
         )
         with self._step("migration" if migrates else "backup", says):
             if migrates:
-                # From here to the server's start nothing is written, so nothing can be lost.
+                # Nothing writes to the database until the server starts again, so nothing is lost.
                 self._workers.stop(before, self._drain)
                 self._engine.compose(before, "stop", "server")
             file = database.keep(self._engine, self._folder, self._log, before)
             self.record["backup"] = str(file)
-            self._note()
+            self._save_record()
 
     def _server(self, release: Release) -> None:
         self._engine.compose(release, "up", "--detach", "--no-deps", "server")
@@ -176,7 +178,7 @@ class Delivery:
 
     def _deploy(self, release: Release) -> None:
         if self.record["back"]:
-            self._engine.inside(release, *INSIDE, "back", self._target, release.version)
+            self._engine.inside(release, *CONTAINER_CLI, "back", self._target, release.version)
             return
         image = ["--image", release.image]
         self._engine.inside(release, "millrace", "deploy", self._target, *image)
@@ -184,12 +186,12 @@ class Delivery:
     def _faults(
         self, release: Release, seconds: float, known: Iterable[str] = ()
     ) -> dict[str, str]:
-        """What the health check of the target finds, by check and subject."""
-        said = self._engine.inside(
-            release, *INSIDE, "faults", self._target, "--seconds", f"{seconds:.0f}",
+        """Return the faults that the health check of the target finds, by check and subject."""
+        output = self._engine.inside(
+            release, *CONTAINER_CLI, "faults", self._target, "--seconds", f"{seconds:.0f}",
             "--known", json.dumps(list(known)), quiet=True, seconds=seconds + 300,
         ).stdout  # fmt: skip
-        return dict(json.loads(said.strip().splitlines()[-1]))
+        return dict(json.loads(output.strip().splitlines()[-1]))
 
     def _check(self, release: Release, known: dict[str, str]) -> None:
         with self._step("check", "the health check"):
@@ -200,7 +202,7 @@ class Delivery:
             if found:
                 raise StepFailed(f"the health check fails: {'; '.join(found)}")
 
-    def _failed(self, release: Release, before: Release | None, why: str) -> str:
+    def _handle_failure(self, release: Release, before: Release | None, why: str) -> str:
         self.record["why"] = why
         self._log.say(f"FAILED: {why}")
         begun = self.record["begun"]
@@ -211,7 +213,7 @@ class Delivery:
             self._log.say(f"Nothing was changed; {before.version} runs on.")
             return REFUSED
         self._log.say(f"Back to {before.version}")
-        faults = self._back(before)
+        faults = self._roll_back(before)
         if faults:
             self.record["why"] += "; and the way back fails: " + "; ".join(faults)
             for each in faults:
@@ -222,10 +224,10 @@ class Delivery:
         self._notify(before, f"was rolled back to {before.version}", text)
         return ROLLED_BACK
 
-    def _back(self, before: Release) -> list[str]:
-        """Everything that was begun, as it was; what does not work then.
+    def _roll_back(self, before: Release) -> list[str]:
+        """Roll back every step that was begun; return the faults.
 
-        A step that fails keeps none of the others from being done.
+        If one step fails, the others are still rolled back.
         """
         begun = set(self.record["begun"])
         faults: list[str] = []
@@ -253,10 +255,10 @@ class Delivery:
             self._workers.dismiss(before, None, self._drain)
         if begun & {"pools", "deploy"}:
             with each("pools", "as they were"):
-                self._engine.inside(before, "millrace", "pools", *POOLS)
+                self._engine.inside(before, "millrace", "pools", *POOL_OPTIONS)
         if "deploy" in begun and self.record["deployed"]:
             with each("deploy", f"the deployments at {self.record['deployed']}"):
-                back = [*INSIDE, "back", self._target, self.record["deployed"]]
+                back = [*CONTAINER_CLI, "back", self._target, self.record["deployed"]]
                 self._engine.inside(before, *back)
         with each("check", "the health check"):
             found = self._faults(before, self._wait)
@@ -264,31 +266,31 @@ class Delivery:
                 raise StepFailed(f"the health check fails: {'; '.join(found.values())}")
         return faults
 
-    def _passed(self, release: Release, before: Release | None) -> str:
-        for gone in self._folder.passed(release):
-            # One that a container still uses stays, and goes with a later delivery.
-            self._engine.run("docker", "image", "rm", gone.image, passes=(0, 1), quiet=True)
-        came = f"It was at {before.version}." if before else "It is the first."
-        self._notify(release, f"is at {release.version}", came)
+    def _handle_success(self, release: Release, before: Release | None) -> str:
+        for removed in self._folder.passed(release):
+            # An image that a container still uses cannot be removed; a later delivery removes it.
+            self._engine.run("docker", "image", "rm", removed.image, passes=(0, 1), quiet=True)
+        text = f"It was at {before.version}." if before else "It is the first."
+        self._notify(release, f"is at {release.version}", text)
         self._log.say(f"{self._target} is at {release.version}, and the health check passes.")
         return DELIVERED
 
     def _notify(self, release: Release, what: str, text: str) -> None:
-        """Whoever answers for the target is told; a notice that fails is no failed delivery."""
+        """Notify the owners of the target; a notification that fails does not fail the delivery."""
         took = f"\nDelivery {self._name}, by {self.record['by']}."
         try:
-            said = self._engine.inside(
-                release, *INSIDE, "notify", self._target, f"Millrace: {self._target} {what}",
+            output = self._engine.inside(
+                release, *CONTAINER_CLI, "notify", self._target, f"Millrace: {self._target} {what}",
                 text=text + took, quiet=True,
             ).stdout.strip()  # fmt: skip
         except StepFailed as error:
-            said = str(error)
-        self.record["notice"] = said.splitlines()[-1] if said else ""
+            output = str(error)
+        self.record["notice"] = output.splitlines()[-1] if output else ""
         self._log.say(f"notice: {self.record['notice']}")
 
 
 def ended(folder: Folder, name: str, record: dict[str, Any], result: str) -> None:
-    """Keep how a delivery ended."""
-    assert result != UNDER_WAY  # noqa: S101 # or it would be taken for one that was killed
+    """Record the end of a delivery."""
+    assert result != UNDER_WAY  # noqa: S101 # otherwise the next delivery would treat it as killed
     record |= {"result": result, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     folder.note(name, record)

@@ -1,4 +1,4 @@
-"""The engine of the host, by its `docker` program: what is called, and what came back."""
+"""Run `docker` and `docker compose` on the host, and log their output."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import IO, Any
 from infrastructure.delivery.on_host.errors import StepFailed
 from infrastructure.delivery.on_host.folder import Folder, Release
 
-# A login shell's own settings are not the folder's.
+# Variables of the login shell must not override those of the release.
 NOT_OURS = ("MILLRACE_IMAGE", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES")
 POLL_SECONDS = 1.0
-# A container that came up again and again is not one that needs more time.
-RESTARTS = 2
+# A container that restarts repeatedly has failed; more time does not help.
+MAX_RESTARTS = 2
 
 
 @dataclass(frozen=True)
 class Container:
-    """One container of a service, as the engine sees it."""
+    """A container of a Compose service."""
 
     id: str
     image: str
@@ -33,24 +33,24 @@ class Container:
 
     @property
     def running(self) -> bool:
-        """Whether a process of it runs."""
+        """Whether the container has a process."""
         return self.status in ("running", "restarting", "paused")
 
 
 class Log:
-    """What a delivery did, a line each with the time of day and the seconds since it began."""
+    """Log of a delivery; each line has the time and the seconds since the start."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line of ours."""
+        """Write a line."""
         seconds = time.monotonic() - self._started
         self._write(f"{time.strftime('%H:%M:%S', time.gmtime())} {seconds:4.0f} s  {text}\n")
 
     def quote(self, text: str) -> None:
-        """What a program said."""
+        """Write the output of a program, indented."""
         lines = text.rstrip().splitlines()
         self._write("".join(f"                   | {line.rstrip()}\n" for line in lines))
 
@@ -60,7 +60,7 @@ class Log:
 
 
 class Engine:
-    """Commands of one delivery. Each of them holds the delivery's lock for as long as it runs."""
+    """Runs commands for a delivery; each inherits the lock, and so holds it until it ends."""
 
     def __init__(self, folder: Folder, log: Log, lock: int) -> None:
         self._folder = folder
@@ -78,16 +78,18 @@ class Engine:
         passes: Sequence[int] = (0,),
         quiet: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program; what it says goes to the log.
+        """Run a program and log its output.
 
         Args:
-            text, source: its standard input: words, or a file.
-            sink: a file for its standard output.
-            passes: exit codes that are answers.
-            quiet: keep its standard output out of the log: it is read here.
+            text: standard input as text.
+            source: standard input as a file.
+            sink: file for standard output.
+            seconds: timeout.
+            passes: exit codes that are not failures.
+            quiet: do not log standard output, which the caller reads.
 
         Raises:
-            StepFailed: it ended otherwise, or not in time.
+            StepFailed: the exit code is another one, or the timeout is over.
         """
         environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
         name = " ".join(command)
@@ -103,21 +105,21 @@ class Engine:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise StepFailed(f"no end within {seconds:.0f} s: {name}") from None
-        said = (done.stdout or b"").decode(errors="replace")
-        complaint = done.stderr.decode(errors="replace")
+        stdout = (done.stdout or b"").decode(errors="replace")
+        stderr = done.stderr.decode(errors="replace")
         failed = done.returncode not in passes
         if failed or not quiet:
-            self._log.quote(complaint)
-            self._log.quote(said)
+            self._log.quote(stderr)
+            self._log.quote(stdout)
         if failed:
-            last = [line for line in (complaint + said).splitlines() if line.strip()][-1:]
+            last = [line for line in (stderr + stdout).splitlines() if line.strip()][-1:]
             raise StepFailed(f"exit code {done.returncode}: {name}: {' '.join(last).strip()}")
-        return subprocess.CompletedProcess(command, done.returncode, said, complaint)
+        return subprocess.CompletedProcess(command, done.returncode, stdout, stderr)
 
     def compose(
         self, release: Release, *arguments: str, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """`docker compose` with the files of a release."""
+        """Run `docker compose` with the files of a release."""
         folder = self._folder.of_release(release.id)
         return self.run(
             "docker", "compose", "--ansi", "never", "--project-directory", str(self._folder.path),
@@ -129,47 +131,50 @@ class Engine:
     def inside(
         self, release: Release, *command: str, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """A command in a container of a release beside the others, with the service's secrets."""
+        """Run a command in a new container of the `setup` service, with its secrets."""
         run = ["--profile", "setup", "run", "--rm", "--no-deps", "--no-TTY"]
         return self.compose(release, *run, "setup", *command, **options)
 
     def project(self, release: Release) -> str:
-        """What Compose calls all of it."""
+        """Return the name of the Compose project."""
         if release.id not in self._projects:
-            said = self.compose(release, "config", "--format", "json", quiet=True).stdout
-            self._projects[release.id] = str(json.loads(said)["name"])
+            config = self.compose(release, "config", "--format", "json", quiet=True).stdout
+            self._projects[release.id] = str(json.loads(config)["name"])
         return self._projects[release.id]
 
     def containers(self, release: Release, service: str) -> list[Container]:
-        """The containers of a service, of whichever release."""
+        """Return the containers of a service, of any release."""
         labels = {"project": self.project(release), "service": service, "oneoff": "False"}
         filters = [f"--filter=label=com.docker.compose.{key}={labels[key]}" for key in labels]
         names = self.run("docker", "ps", "--all", "--quiet", "--no-trunc", *filters, quiet=True)
         if not names.stdout.split():
             return []
-        # One that ends meanwhile is none.
-        told = self.run("docker", "inspect", *names.stdout.split(), quiet=True, passes=(0, 1))
+        # `docker inspect` fails for a container that was removed meanwhile.
+        inspected = self.run("docker", "inspect", *names.stdout.split(), quiet=True, passes=(0, 1))
         return [
             Container(
                 each["Id"], each["Config"]["Image"], each["State"]["Status"],
                 each["State"].get("Health", {}).get("Status", "none"), each["RestartCount"],
             )
-            for each in json.loads(told.stdout)
+            for each in json.loads(inspected.stdout)
         ]  # fmt: skip
 
     def until_healthy(
         self, release: Release, service: str, known: Sequence[str], seconds: float
     ) -> None:
-        """Wait for the containers of a service that are not among the known ones.
+        """Wait until the new containers of a service are healthy.
+
+        Args:
+            known: ids of containers that are not new.
 
         Raises:
-            StepFailed: one ends, or says that it is not well, or the time is up.
+            StepFailed: a container ends or is unhealthy, or the time is over.
         """
         deadline = time.monotonic() + seconds
         while True:
             new = [each for each in self.containers(release, service) if each.id not in known]
             for each in new:
-                fault = _fault(each)
+                fault = _get_fault(each)
                 if fault is not None:
                     tail = self.run("docker", "logs", "--tail", "20", each.id, quiet=True)
                     self._log.quote(tail.stdout + tail.stderr)
@@ -181,10 +186,10 @@ class Engine:
             time.sleep(POLL_SECONDS)
 
 
-def _fault(container: Container) -> str | None:
+def _get_fault(container: Container) -> str | None:
     if container.health == "unhealthy":
         return "is unhealthy"
-    if container.restarts >= RESTARTS:
+    if container.restarts >= MAX_RESTARTS:
         return f"ended {container.restarts} times"
     if container.status in ("exited", "dead"):
         return "ended"

@@ -1,12 +1,12 @@
-"""What goes wrong on a host, in the shape of the project's errors, without importing them there."""
+"""Errors on the host, formatted like the project's errors, which are not installed there."""
 
 from __future__ import annotations
 
 REFUSED, BUSY = 2, 75
 
 
-class Refused(Exception):  # it says what the host does
-    """Nothing was changed; says what is wrong, where, and what fixes it."""
+class Refused(Exception):  # the name says what the host does
+    """Nothing was changed; says what is wrong, where, and how to fix it."""
 
     code = REFUSED
 
@@ -21,10 +21,10 @@ class Refused(Exception):  # it says what the host does
 
 
 class Busy(Refused):
-    """Another delivery to this folder is under way."""
+    """Another delivery to this folder is in progress."""
 
     code = BUSY
 
 
-class StepFailed(Exception):  # a step of a delivery, which is then taken back
-    """A step did not do what it should have done; one line of why."""
+class StepFailed(Exception):  # the delivery is then rolled back
+    """A step of the delivery failed, so the delivery is rolled back; the message is one line."""

@@ -1,14 +1,14 @@
-"""The folder of one target on a host: releases, deliveries, backups, and who is at work there.
+"""Folder of a target on a host: releases, deliveries, backups and the lock.
 
 millrace/
   .env .local/secrets/      yours
-  compose                   `docker compose` of the release that runs: ./compose ps
+  compose                   `docker compose` of the running release: ./compose ps
   current.json              the last release whose health check passed
-  releases/<id>/            its compose.yaml, release.json, release.env
+  releases/<id>/            compose.yaml, release.json, release.env
   deliveries/<id>/          log, record.json
-  leaving.json              workers that were told to stop, and wait for their runs
-  backups/                  of Prefect's database, from before migrations
-  lock                      held for as long as a delivery, or a command that it left, runs
+  leaving.json              workers that were asked to stop, and wait for their runs
+  backups/                  dumps of Prefect's database from before migrations
+  lock                      held while a delivery, or a command that it started, runs
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Release:
     """An image, and the compose.yaml of its commit.
 
     Attributes:
-        id: name of its folder here.
-        image: by digest.
-        version: the commit, as deployments and images are called.
-        head: the revision of Prefect's database that the image brings it to.
+        id: name of its folder.
+        image: reference with digest.
+        version: version of image and deployments, which names the commit.
+        head: Alembic revision to which the image migrates Prefect's database.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Release:
 
 
 class Folder:
-    """Files of a target on its host. All of them are read by their owner alone."""
+    """Files of a target on its host, which only their owner can read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,18 +60,18 @@ class Folder:
         self.backups = path / "backups"
 
     def of_release(self, name: str) -> Path:
-        """The folder of a release."""
+        """Return the folder of a release."""
         return self.path / "releases" / name
 
     def of_delivery(self, name: str) -> Path:
-        """The folder of a delivery."""
+        """Return the folder of a delivery."""
         return self.path / "deliveries" / name
 
     def lock(self, delivery: str) -> int:
-        """The folder, for this process and for what it starts; whoever inherits it holds it.
+        """Lock the folder for this process and its child processes; return the file descriptor.
 
         Raises:
-            Busy: somebody has it.
+            Busy: another process holds the lock.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -89,7 +89,7 @@ class Folder:
         return descriptor
 
     def add(self, release: Release, compose: str, environment: dict[str, str]) -> None:
-        """Keep a release, so that it can be gone back to."""
+        """Store a release, so that a later rollback can return to it."""
         folder = self.of_release(release.id)
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "compose.yaml", compose)
@@ -99,16 +99,16 @@ class Folder:
         (self.path / ".env").touch(0o600)
 
     def release(self, name: str) -> Release:
-        """A release that is kept here."""
+        """Read a stored release."""
         file = self.of_release(name) / "release.json"
         fix = f"deliver that release again, or another of {file.parent.parent}"
         try:
             return Release(**_read(file, fix))
         except TypeError as error:
-            raise _damaged(file, str(error), fix) from error
+            raise _corrupt_file_error(file, str(error), fix) from error
 
     def good(self) -> list[str]:
-        """Releases whose health check has passed, the current one first."""
+        """Return the ids of the releases whose health check passed, the current one first."""
         file = self.path / "current.json"
         if not file.exists():
             return []
@@ -116,16 +116,16 @@ class Folder:
         fix = f'write {{"good": ["ID"]}} there, ID being the release that runs: ls {releases}'
         good = _read(file, fix).get("good")
         if not isinstance(good, list) or not good:
-            raise _damaged(file, "good is no list of releases", fix)
+            raise _corrupt_file_error(file, "good is no list of releases", fix)
         return [str(name) for name in good]
 
     def current(self) -> Release | None:
-        """The last release whose health check has passed; none before the first."""
+        """Return the last release whose health check passed, or None before the first."""
         good = self.good()
         return self.release(good[0]) if good else None
 
     def passed(self, release: Release) -> list[Release]:
-        """A release works, and is the current one; those that are kept no longer."""
+        """Make a release the current one; return the deleted releases whose images are unused."""
         names = [release.id, *(name for name in self.good() if name != release.id)]
         write(self.path / "current.json", json.dumps({"good": names[:KEPT_RELEASES]}, indent=2))
         write(self.path / "compose", COMPOSE.format(id=release.id), mode=0o700)
@@ -138,17 +138,17 @@ class Folder:
         return [each for each in gone if each.image not in still]
 
     def leaving(self) -> set[str]:
-        """Containers of workers that were told to stop, and may still wait for their runs."""
+        """Return the ids of worker containers that were asked to stop."""
         file = self.path / "leaving.json"
         fix = f"see which workers still run (docker ps), stop the old ones, then: rm {file}"
         return set(_read(file, fix, list)) if file.exists() else set()
 
     def leave(self, containers: set[str]) -> None:
-        """Keep which containers were told to stop."""
+        """Store the ids of worker containers that were asked to stop."""
         write(self.path / "leaving.json", json.dumps(sorted(containers)))
 
     def begun(self, name: str, record: dict[str, Any]) -> None:
-        """A delivery begins; the oldest are forgotten."""
+        """Create the record of a delivery, and delete the oldest ones."""
         folder = self.path / "deliveries"
         folder.mkdir(exist_ok=True)
         for old in sorted(folder.iterdir())[: -KEPT_DELIVERIES + 1]:
@@ -157,17 +157,17 @@ class Folder:
         self.note(name, record)
 
     def note(self, name: str, record: dict[str, Any]) -> None:
-        """How far a delivery is."""
+        """Save the record of a delivery."""
         write(self.of_delivery(name) / "record.json", json.dumps(record, indent=2))
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """How far a delivery came; none of one that has not begun."""
+        """Read the record of a delivery; None if there is none."""
         file = self.of_delivery(name) / "record.json"
         fix = f"read {file.with_name('log')}, then put the record aside: mv {file} {file}.damaged"
         return _read(file, fix) if file.exists() else None
 
     def unfinished(self) -> dict[str, Any] | None:
-        """The latest delivery, if it was killed. To be asked by whoever has the lock."""
+        """Return the record of the latest delivery if it was killed; requires the lock."""
         for folder in sorted((self.path / "deliveries").glob("*"), reverse=True):
             record = self.record(folder.name)
             if record is not None:
@@ -176,7 +176,7 @@ class Folder:
 
 
 def write(file: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file that is there as a whole or not at all, also when the machine stops."""
+    """Write a file atomically and durably."""
     draft = file.with_name(f".{file.name}.new")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -195,19 +195,19 @@ def write(file: Path, text: str, mode: int = 0o600) -> None:
 
 
 def _read(file: Path, fix: str, kind: type[Any] = dict) -> Any:
-    """The content of a JSON file of this folder.
+    """Read a JSON file of this folder.
 
     Raises:
-        Refused: it does not hold what was written to it.
+        Refused: the file is corrupt.
     """
     try:
         found = json.loads(file.read_text())
     except ValueError as error:
-        raise _damaged(file, str(error), fix) from error
+        raise _corrupt_file_error(file, str(error), fix) from error
     if not isinstance(found, kind):
-        raise _damaged(file, f"it is no {kind.__name__}", fix)
+        raise _corrupt_file_error(file, f"it is no {kind.__name__}", fix)
     return found
 
 
-def _damaged(file: Path, why: str, fix: str) -> Refused:
+def _corrupt_file_error(file: Path, why: str, fix: str) -> Refused:
     return Refused(f"A file of this host is damaged: {why}.", where=str(file), fix=fix)

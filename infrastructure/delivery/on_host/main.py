@@ -1,4 +1,4 @@
-"""`python3 deliver.pyz FOLDER COMMAND`: what the other side asks for over SSH."""
+"""`python3 deliver.pyz FOLDER COMMAND`: commands that `millrace deliver` runs over SSH."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from infrastructure.delivery.on_host.engine import Log
 from infrastructure.delivery.on_host.errors import Refused
 from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release
 
-LABEL = "org.opencontainers.image.version"
-# As compose.yaml names them; `python -m infrastructure.platforms.docker.secrets` makes them.
+VERSION_KEY = "org.opencontainers.image.version"
+# Named as in compose.yaml; `python -m infrastructure.platforms.docker.secrets` creates them.
 SECRETS = (
     "api-auth-string", "database-password", "registry.json", "terraform-outputs.json",
     "warehouse-password", "warehouse-postgres.json",
@@ -30,10 +30,10 @@ FOLLOW_SECONDS = 0.5
 
 
 def look(folder: Folder) -> None:
-    """Refuse a host on which no delivery could end well.
+    """Check that the host can run a delivery.
 
     Raises:
-        Refused: what is missing, and what brings it.
+        Refused: something is missing.
     """
     if os.geteuid() == 0:
         raise Refused(
@@ -44,12 +44,12 @@ def look(folder: Folder) -> None:
     for program in (["docker", "version"], ["docker", "compose", "version"]):
         try:
             done = subprocess.run(program, capture_output=True, text=True, check=False)
-            said = "" if done.returncode == 0 else done.stderr.strip() or "it fails"
+            fault = "" if done.returncode == 0 else done.stderr.strip() or "it fails"
         except OSError as error:
-            said = str(error)
-        if said:
+            fault = str(error)
+        if fault:
             raise Refused(
-                f"{' '.join(program)}: {said}", where=f"{os.uname().nodename}, in a login of SSH",
+                f"{' '.join(program)}: {fault}", where=f"{os.uname().nodename}, in a login of SSH",
                 fix="install engine and Compose, and let this user use them: sudo usermod "
                 "--append --groups docker USER, or a rootless engine (documentation/delivery.md)",
             )  # fmt: skip
@@ -62,10 +62,10 @@ def look(folder: Folder) -> None:
 
 
 def look_at_secrets(folder: Folder, image: str) -> None:
-    """Refuse a folder whose secrets are not there: nothing is made up for production.
+    """Check that the secrets exist; a delivery never generates secrets for production.
 
     Raises:
-        Refused: some are missing.
+        Refused: a secret is missing.
     """
     missing = [name for name in SECRETS if not (folder.secrets / name).is_file()]
     own = folder.path / ".env"
@@ -81,17 +81,17 @@ def look_at_secrets(folder: Folder, image: str) -> None:
 
 
 def pull(image: str, given: dict[str, str]) -> None:
-    """Bring the image; with credentials, these are on disk for as long as that takes.
+    """Pull the image; credentials are on disk only during the pull.
 
     Raises:
-        Refused: the registry refuses, or does not answer, or has no such image.
+        Refused: the registry does not respond, denies access, or has no such image.
     """
     context = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
-    asked = subprocess.run(context, capture_output=True, text=True, check=True).stdout.strip()
-    # In memory where the machine offers that.
+    endpoint = subprocess.run(context, capture_output=True, text=True, check=True).stdout.strip()
+    # In memory, if the host has a runtime directory.
     private = os.environ.get("XDG_RUNTIME_DIR")
     with tempfile.TemporaryDirectory(prefix="millrace-pull-", dir=private) as config:
-        environment = os.environ | {"DOCKER_CONFIG": config, "DOCKER_HOST": asked}
+        environment = os.environ | {"DOCKER_CONFIG": config, "DOCKER_HOST": endpoint}
         registry = image.partition("/")[0]
         if given:
             _docker(
@@ -116,43 +116,43 @@ def _docker(arguments: list[str], environment: dict[str, str], text: str, fix: s
 
 
 def facts(image: str) -> dict[str, str]:
-    """What the image says of itself.
+    """Return version and Alembic head of the image.
 
     Raises:
-        Refused: it is none of ours.
+        Refused: it is not an image of this project.
     """
-    told = subprocess.run(
+    inspected = subprocess.run(
         ["docker", "image", "inspect", "--format", "{{json .Config.Labels}}", image],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    labels = json.loads(told.stdout) or {}
+    labels = json.loads(inspected.stdout) or {}
     head = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp",  # noqa: S108
          "--cap-drop", "ALL", image,
          "python", "-m", "infrastructure.delivery.container_cli", "head"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if head.returncode or LABEL not in labels:
+    if head.returncode or VERSION_KEY not in labels:
         raise Refused(
-            f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {LABEL}'}",
+            f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {VERSION_KEY}'}",
             where=image, fix="build it with millrace image",
         )  # fmt: skip
-    return {"version": labels[LABEL], "head": head.stdout.strip().splitlines()[-1]}
+    return {"version": labels[VERSION_KEY], "head": head.stdout.strip().splitlines()[-1]}
 
 
-def begin(folder: Folder, name: str, asked: dict[str, Any]) -> None:
-    """Take the lock, and go on without whoever asked.
+def begin(folder: Folder, name: str, request: dict[str, Any]) -> None:
+    """Take the lock, and continue the delivery in a background process.
 
     Raises:
-        Busy: another delivery is under way.
+        Busy: another delivery is in progress.
     """
     lock = folder.lock(name)
-    release = Release(**asked.pop("release"))
-    folder.add(release, asked.pop("compose"), asked.pop("environment"))
+    release = Release(**request.pop("release"))
+    folder.add(release, request.pop("compose"), request.pop("environment"))
     killed = folder.unfinished()
     record = {
         "id": name, "release": release.id, "image": release.image, "version": release.version,
-        **asked, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **request, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "result": UNDER_WAY, "why": None, "begun": [], "steps": [], "backup": None, "deployed": "",
         "notice": None,
     }  # fmt: skip
@@ -176,7 +176,7 @@ def begin(folder: Folder, name: str, asked: dict[str, Any]) -> None:
         result = Delivery(folder, Log(log), lock, name, record).run()
     finally:
         if result is None:
-            # A fault of this program: whoever follows reads it in the log, before the end is told.
+            # A bug in this program: log it before the record says that the delivery ended.
             traceback.print_exc()
             record["why"] = "a fault of the delivery itself, see the log"
             result = STUCK
@@ -185,7 +185,7 @@ def begin(folder: Folder, name: str, asked: dict[str, Any]) -> None:
 
 
 def follow(folder: Folder, name: str, offset: int) -> dict[str, Any]:
-    """Print the log from there on, until the delivery has ended; its record."""
+    """Print the log from an offset until the delivery has ended; return its record."""
     with (folder.of_delivery(name) / "log").open("rb") as stream:
         stream.seek(offset)
         while True:
@@ -216,7 +216,7 @@ def _is_dead(folder: Folder) -> bool:
 
 
 def main() -> int:
-    """0, or what went wrong on standard error."""
+    """Run a command and return its exit code; errors go to standard error."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -228,30 +228,30 @@ def main() -> int:
             sub.add_argument("name")
         if command == "follow":
             sub.add_argument("offset", type=int)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.umask(0o077)
-    path: Path = given.folder.expanduser()
+    path: Path = arguments.folder.expanduser()
     path.mkdir(parents=True, exist_ok=True)
     folder = Folder(path.resolve())
     try:
-        return _main(folder, given)
+        return _run_command(folder, arguments)
     except Refused as error:
         sys.stderr.write(f"{error}\n")
         return error.code
 
 
-def _main(folder: Folder, given: argparse.Namespace) -> int:
-    if given.command == "pull":
+def _run_command(folder: Folder, arguments: argparse.Namespace) -> int:
+    if arguments.command == "pull":
         look(folder)
-        pull(given.image, json.loads(sys.stdin.read() or "{}"))
-        look_at_secrets(folder, given.image)
-        print(json.dumps(facts(given.image)))  # noqa: T201 # read by whoever asked
-    elif given.command == "good":
+        pull(arguments.image, json.loads(sys.stdin.read() or "{}"))
+        look_at_secrets(folder, arguments.image)
+        print(json.dumps(facts(arguments.image)))  # noqa: T201 # the client reads it
+    elif arguments.command == "good":
         print(json.dumps([vars(folder.release(name)) for name in folder.good()]))  # noqa: T201
-    elif given.command == "begin":
-        begin(folder, given.name, json.loads(sys.stdin.read()))
-    elif given.command == "follow":
-        follow(folder, given.name, given.offset)
-    elif given.command == "show":
-        print(json.dumps(folder.record(given.name)))  # noqa: T201
+    elif arguments.command == "begin":
+        begin(folder, arguments.name, json.loads(sys.stdin.read()))
+    elif arguments.command == "follow":
+        follow(folder, arguments.name, arguments.offset)
+    elif arguments.command == "show":
+        print(json.dumps(folder.record(arguments.name)))  # noqa: T201
     return 0

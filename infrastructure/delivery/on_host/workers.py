@@ -1,8 +1,7 @@
-"""Workers, replaced one beside the other: no run ends, and runs that come due do not wait.
+"""Replace workers without downtime: the new one starts before the old one stops.
 
-A worker of the new release comes up beside the old one. When it is healthy, the old one is told to
-stop: it takes nothing new, and waits for the runs that it has begun (`millrace worker`). When
-they have ended it ends, whoever watches or not.
+When the new worker is healthy, the old one gets SIGTERM. It then accepts no more runs, and exits
+when the runs that it has started have finished (`millrace worker`), even if the delivery is over.
 """
 
 from __future__ import annotations
@@ -16,40 +15,40 @@ SERVICES = ("worker", "docker-worker")
 
 
 class Workers:
-    """The workers of one folder, of whichever release."""
+    """The worker containers of one folder, of any release."""
 
     def __init__(self, engine: Engine, folder: Folder, log: Log) -> None:
         self._engine = engine
         self._folder = folder
         self._log = log
-        # Told to stop, by this delivery or one before: they take no more runs.
+        # Asked to stop by this delivery or an earlier one; they accept no more runs.
         self._leaving = folder.leaving()
 
     def services(self, release: Release) -> list[str]:
-        """The services of workers that this host runs: those of its profiles."""
-        said = self._engine.compose(release, "config", "--services", quiet=True).stdout.split()
-        return [name for name in SERVICES if name in said]
+        """Return the worker services that the Compose profiles of this host enable."""
+        enabled = self._engine.compose(release, "config", "--services", quiet=True).stdout.split()
+        return [name for name in SERVICES if name in enabled]
 
     def clear(self, release: Release) -> None:
-        """Remove containers that have ended, or Compose would start them again."""
-        there = set()
+        """Remove containers that have exited, since Compose would start them again."""
+        running = set()
         for service in SERVICES:
             for each in self._engine.containers(release, service):
                 if each.running:
-                    there.add(each.id)
+                    running.add(each.id)
                 else:
                     self._engine.run(
                         "docker", "rm", "--volumes", each.id, passes=(0, 1), quiet=True
                     )
-        self._leaving &= there
+        self._leaving &= running
         self._folder.leave(self._leaving)
 
     def others(self, release: Release, service: str, kept: Release | None) -> list[Container]:
-        """Running containers that are not of this release, and not leaving already.
+        """Return running containers of other releases that were not asked to stop yet.
 
         Args:
-            kept: the release before. Where it has the same image, no container tells which it is
-                of, and all are taken for the one before.
+            kept: the previous release. If it has the same image, the containers of the two look
+                alike, and all count as previous.
         """
         alike = kept is not None and kept.id != release.id and kept.image == release.image
         return [
@@ -60,29 +59,29 @@ class Workers:
         ]  # fmt: skip
 
     def bring(self, release: Release, service: str, kept: Release | None, seconds: float) -> None:
-        """A healthy worker of this release, beside those that are there.
+        """Start a worker of this release next to the others, and wait until it is healthy.
 
         Raises:
-            StepFailed: it does not become healthy. Those that were there take runs as before.
+            StepFailed: it does not become healthy. The other workers still accept runs.
         """
         self.clear(release)
-        there = self._engine.containers(release, service)
-        strange = {each.id for each in self.others(release, service, kept)} | self._leaving
-        if any(each.id not in strange for each in there):
+        existing = self._engine.containers(release, service)
+        others = {each.id for each in self.others(release, service, kept)} | self._leaving
+        if any(each.id not in others for each in existing):
             self._log.say(f"{service}: one of {release.version} is there")
         else:
             self._engine.compose(
                 release, "up", "--detach", "--no-deps", "--no-recreate",
-                "--scale", f"{service}={len(there) + 1}", service,
+                "--scale", f"{service}={len(existing) + 1}", service,
             )  # fmt: skip
-        self._engine.until_healthy(release, service, list(strange), seconds)
+        self._engine.until_healthy(release, service, list(others), seconds)
 
     def dismiss(self, release: Release, kept: Release | None, drain_seconds: int) -> int:
-        """Tell the workers that are not of this release to stop; how many were told."""
-        told = 0
+        """Ask the workers of other releases to stop; return their number."""
+        count = 0
         for service in SERVICES:
             for each in self.others(release, service, kept):
-                # One that has ended meanwhile is no fault.
+                # The container may have exited meanwhile.
                 self._engine.run(
                     "docker", "kill", "--signal", "TERM", each.id, passes=(0, 1), quiet=True
                 )
@@ -92,17 +91,17 @@ class Workers:
                 )
                 self._leaving.add(each.id)
                 self._folder.leave(self._leaving)
-                told += 1
-                # A process of its own, without the lock: the next delivery need not wait for it.
+                count += 1
+                # A separate process without the lock, so that it does not block the next delivery.
                 subprocess.Popen(
                     ["sh", "-c", 'docker wait "$1" && docker rm --volumes "$1"', "sh", each.id],
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL, start_new_session=True,
                 )  # fmt: skip
-        return told
+        return count
 
     def stop(self, release: Release, drain_seconds: int) -> None:
-        """Stop all of them, when their runs have ended: before a migration of the database."""
+        """Stop all workers after their runs have finished; needed before a database migration."""
         names = [
             each.id
             for service in SERVICES

@@ -1,1 +1,1 @@
-"""Versions: what is released is a commit with a tag, a section of the changelog, and an image."""
+"""Release a version: a commit with a tag, a changelog section and an image."""

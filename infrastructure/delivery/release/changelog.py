@@ -1,6 +1,6 @@
-"""CHANGELOG.md, in the format of Keep a Changelog: what is in a section, and a new one.
+"""Parse and edit CHANGELOG.md in the format of Keep a Changelog.
 
-Pure functions on its text. A section begins with `## [VERSION] - DATE`, or `## [Unreleased]`.
+A section begins with `## [VERSION] - DATE`, or `## [Unreleased]`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _ENTRY = re.compile(r"^[-*] ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Section:
-    """What one version changed.
+    """A section of the changelog.
 
     Attributes:
         name: the version, or `Unreleased`.
-        day: of the release, as it stands there; None where none does.
-        text: without the heading, stripped.
-        start: where its heading begins in the file.
+        day: date in the heading, if any.
+        text: text without the heading, stripped.
+        start: offset of the heading in the file.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Section:
 
     @property
     def says_something(self) -> bool:
-        """Whether there is one entry at least, and not only headings."""
+        """Whether there is at least one list entry, and not only headings."""
         return _ENTRY.search(self.text) is not None
 
 
 def sections(changelog: str) -> list[Section]:
-    """Every section, in the order of the file."""
+    """Parse all sections, in the order of the file."""
     found = list(_HEADING.finditer(changelog))
     ends = [*(heading.start() for heading in found), len(changelog)][1:]
     return [
@@ -55,15 +55,15 @@ def sections(changelog: str) -> list[Section]:
 
 
 def section_of(changelog: str, name: str) -> Section:
-    """The section of a version, or of what is not released.
+    """Return the section of a version, or `Unreleased`.
 
     Raises:
-        ConfigurationError: there is none, or it says nothing.
+        ConfigurationError: there is no such section, or it is empty.
     """
-    there = sections(changelog)
-    found = [section for section in there if section.name == name]
+    all_sections = sections(changelog)
+    found = [section for section in all_sections if section.name == name]
     if len(found) != 1:
-        names = ", ".join(section.name for section in there) or "none"
+        names = ", ".join(section.name for section in all_sections) or "none"
         raise ConfigurationError(
             f"There are {len(found)} sections [{name}]; the sections are: {names}.",
             where=FILE,
@@ -79,10 +79,10 @@ def section_of(changelog: str, name: str) -> Section:
 
 
 def released(changelog: str, version: str, day: date) -> str:
-    """The text in which what was not released is the section of a version.
+    """Return the changelog with the unreleased section renamed to a version.
 
     Raises:
-        ConfigurationError: nothing is there to be released, or the version has a section already.
+        ConfigurationError: the unreleased section is empty, or the version already has a section.
     """
     unreleased = section_of(changelog, UNRELEASED)
     if any(section.name == version for section in sections(changelog)):

@@ -1,4 +1,4 @@
-"""`millrace release`: a version's number, its section of the changelog, its tag."""
+"""`millrace release`: raise the version, move its changelog section, create its tag."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bump(
         return
     for file, text in after.items():
         file.write_text(text)
-    fault = _changed(
+    fault = _run_git(
         folder, "commit", "--quiet", "--message", f"Release {version}", "--", PYPROJECT, log.name
     )
     if fault is not None:
@@ -84,9 +84,9 @@ def tag() -> None:
         )
     version = of_project(folder / PYPROJECT)
     _refuse_tagged(folder, version)
-    section = _section(folder, version)
-    # Headings of the notes begin with #, which git would take for comments.
-    fault = _changed(
+    section = _get_dated_section(folder, version)
+    # Git would drop lines that begin with #, such as headings, as comments.
+    fault = _run_git(
         folder, "tag", "--annotate", "--cleanup=verbatim",
         "--message", f"Release {version}\n\n{section.text}\n", version.tag,
     )  # fmt: skip
@@ -110,7 +110,7 @@ def notes(version: Annotated[str, typer.Argument(help="MAJOR.MINOR.PATCH, or its
     section = changelog.section_of(
         (load_settings().project_dir / changelog.FILE).read_text(), str(wanted)
     )
-    # Markdown, for a file: as it stands there, whatever the terminal.
+    # Raw Markdown, without the console's formatting.
     typer.echo(section.text)
 
 
@@ -127,7 +127,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
             where=PYPROJECT,
             fix="uv run millrace release bump major|minor|patch, then … tag",
         )
-    _section(folder, version)
+    _get_dated_section(folder, version)
     tagged = git(folder, "rev-parse", f"refs/tags/{name}^{{commit}}")
     if tagged != git(folder, "rev-parse", "HEAD"):
         raise ConfigurationError(
@@ -138,8 +138,8 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
     Console(highlight=False).print(f"{name}: number, changelog and commit agree")
 
 
-def _section(folder: Path, version: Version) -> changelog.Section:
-    """The section of a version that is ready for its release."""
+def _get_dated_section(folder: Path, version: Version) -> changelog.Section:
+    """Return the section of a version; it must have a date."""
     section = changelog.section_of((folder / changelog.FILE).read_text(), str(version))
     if section.day is None:
         raise ConfigurationError(
@@ -169,8 +169,8 @@ def _refuse_tagged(folder: Path, version: Version) -> None:
         )
 
 
-def _changed(folder: Path, *arguments: str) -> str | None:
-    """Let git change something; what it said where it did not."""
+def _run_git(folder: Path, *arguments: str) -> str | None:
+    """Run a git command that changes something; return its error, or None."""
     done = subprocess.run(
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
     )

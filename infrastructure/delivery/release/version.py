@@ -1,4 +1,4 @@
-"""Semantic versions: MAJOR.MINOR.PATCH, the tag of each, and the one that comes after."""
+"""Semantic versions: parse MAJOR.MINOR.PATCH, bump it, read and write it in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE = re.compile(r'^version = "[^"]*"$', re.MULTILINE)
 
 
 class Part(StrEnum):
-    """What a release raises. Before 1.0.0 a minor version may break what was there."""
+    """Part of the version to raise. Before 1.0.0, a minor version may break compatibility."""
 
     MAJOR = "major"
     MINOR = "minor"
@@ -24,7 +24,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Version:
-    """A version of the project."""
+    """A semantic version of the project."""
 
     major: int
     minor: int
@@ -35,11 +35,11 @@ class Version:
 
     @property
     def tag(self) -> str:
-        """What git and the image's registry call it."""
+        """Git tag and image tag of the version."""
         return f"v{self}"
 
     def next(self, part: Part) -> Version:
-        """The version after this one."""
+        """Return the version with one part raised."""
         if part is Part.MAJOR:
             return Version(self.major + 1, 0, 0)
         if part is Part.MINOR:
@@ -48,10 +48,10 @@ class Version:
 
 
 def parse(text: str, *, where: str) -> Version:
-    """A version as it is written, with or without the `v` of its tag.
+    """Parse a version, with or without the `v` of its tag.
 
     Raises:
-        ConfigurationError: it is no MAJOR.MINOR.PATCH.
+        ConfigurationError: the text is not MAJOR.MINOR.PATCH.
     """
     found = _VERSION.fullmatch(text.removeprefix("v"))
     if found is None:
@@ -64,12 +64,12 @@ def parse(text: str, *, where: str) -> Version:
 
 
 def of_project(file: Path) -> Version:
-    """The version in pyproject.toml."""
+    """Read the version from pyproject.toml."""
     return parse(tomllib.loads(file.read_text())["project"]["version"], where=file.name)
 
 
 def written(pyproject: str, version: Version) -> str:
-    """The text of pyproject.toml with another version, and nothing else different."""
+    """Return the text of pyproject.toml with another version."""
     text, count = _LINE.subn(f'version = "{version}"', pyproject)
     if count != 1 or tomllib.loads(text)["project"]["version"] != str(version):
         raise ConfigurationError(

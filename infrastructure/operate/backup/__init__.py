@@ -1,1 +1,1 @@
-"""`millrace backup create|restore`: the database of the Prefect server."""
+"""`millrace backup create|restore`: back up and restore the Prefect server's database."""

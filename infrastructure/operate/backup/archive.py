@@ -1,12 +1,12 @@
-"""A backup's file: the database, what stands in it, and the checksums of both, in one archive.
+"""Read and write backup archives: database, manifest and checksums in one tar.gz file.
 
     prefect-backup-20261121T020000Z-postgres.tar.gz
-        manifest.json   versions, time, rows of the main tables, where the key of the blocks is
-        database        SQLite's file, or a dump of `pg_dump --format=custom`
+        manifest.json   versions, time, row counts, location of the blocks' encryption key
+        database        SQLite file, or a dump of `pg_dump --format=custom`
         SHA256SUMS      of the two
 
-It appears under its name when it is whole, and only its owner reads it: whoever has it has every
-secret of every block.
+The file is written atomically, and only its owner can read it, since it contains the secrets of
+every block.
 """
 
 from __future__ import annotations
@@ -29,24 +29,23 @@ from prefect_flows.core.errors import BackupError
 Kind = Literal["sqlite", "postgres"]
 
 MANIFEST, DATABASE, SUMS = "manifest.json", "database", "SHA256SUMS"
-NAME = re.compile(r"prefect-backup-\d{8}T\d{6}Z-(sqlite|postgres)\.tar\.gz")
+NAME_PATTERN = re.compile(r"prefect-backup-\d{8}T\d{6}Z-(sqlite|postgres)\.tar\.gz")
 PRIVATE = 0o600
-PIECE = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stands in a backup.
+    """Metadata of a backup.
 
     Attributes:
-        made: when, ISO 8601 in UTC.
-        prefect: version of Prefect that made it.
-        revision: Alembic's revision of the database.
+        made: time of the backup, ISO 8601 in UTC.
+        prefect: version of Prefect.
+        revision: Alembic revision of the database.
         server: version of the database server, or of SQLite.
-        rows: rows of the main tables.
-        key: where the key of the blocks is: in this database, or in the server's environment.
-        key_sha256: of the key, so that another one is not taken for it; none where no block is
-            closed.
+        rows: row counts of the main tables.
+        key: where the blocks' encryption key is: in this database, or in the server's environment.
+        key_sha256: hash of the key, to identify it; None if there is none.
     """
 
     kind: Kind
@@ -60,7 +59,7 @@ class Manifest:
 
 
 def write(folder: Path, manifest: Manifest, database: Path) -> Path:
-    """Pack a backup into a folder; the file that appeared there."""
+    """Write a backup to a folder, and return the file."""
     moment = datetime.fromisoformat(manifest.made).astimezone(UTC)
     file = folder / f"prefect-backup-{moment:%Y%m%dT%H%M%SZ}-{manifest.kind}.tar.gz"
     if file.exists():
@@ -74,11 +73,11 @@ def write(folder: Path, manifest: Manifest, database: Path) -> Path:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE), "wb") as out:
-            # Level 1: a dump is compressed already, and SQLite's file shrinks well enough.
+            # Level 1: a Postgres dump is already compressed, and it is enough for a SQLite file.
             with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as packed:
-                _add(packed, MANIFEST, text)
-                packed.add(database, DATABASE, filter=_plain)
-                _add(packed, SUMS, sums)
+                _add_file(packed, MANIFEST, text)
+                packed.add(database, DATABASE, filter=_reset_owner)
+                _add_file(packed, SUMS, sums)
             out.flush()
             os.fsync(out.fileno())
         draft.rename(file)
@@ -88,13 +87,13 @@ def write(folder: Path, manifest: Manifest, database: Path) -> Path:
 
 
 def read(file: Path, folder: Path) -> tuple[Manifest, Path]:
-    """Unpack a backup into a private folder, and see that it is as it was written.
+    """Unpack a backup into a private folder, and verify its checksums.
 
     Raises:
-        BackupError: there is no such file, or it is damaged, or none of ours.
+        BackupError: there is no such file, or it is damaged, or it is not a backup.
     """
     try:
-        return _unpacked(file, folder)
+        return _unpack(file, folder)
     except FileNotFoundError as error:
         raise BackupError(
             "There is no such backup.", where=str(file), fix=f"ls {file.parent}"
@@ -115,7 +114,7 @@ def read(file: Path, folder: Path) -> tuple[Manifest, Path]:
         ) from error
 
 
-def _unpacked(file: Path, folder: Path) -> tuple[Manifest, Path]:
+def _unpack(file: Path, folder: Path) -> tuple[Manifest, Path]:
     digests: dict[str, str] = {}
     with tarfile.open(file, "r:gz") as packed:
         for name in (MANIFEST, DATABASE, SUMS):
@@ -124,11 +123,11 @@ def _unpacked(file: Path, folder: Path) -> tuple[Manifest, Path]:
                 raise ValueError(f"{name} is no file")
             digest = hashlib.sha256()
             with (folder / name).open("xb") as out:
-                while piece := member.read(PIECE):
+                while piece := member.read(CHUNK_BYTES):
                     digest.update(piece)
                     out.write(piece)
             digests[name] = digest.hexdigest()
-        # To its end, where gzip keeps a checksum of its own.
+        # Read to the end, where gzip has its own checksum.
         while packed.next() is not None:
             pass
     lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
@@ -140,9 +139,9 @@ def _unpacked(file: Path, folder: Path) -> tuple[Manifest, Path]:
 
 
 def remove_beyond(folder: Path, keep: int) -> list[Path]:
-    """Remove the oldest backups of a folder beyond so many; nothing else in it is touched."""
+    """Delete the oldest backups of a folder, and keep the newest `keep`."""
     ours = sorted(
-        (file for file in folder.iterdir() if NAME.fullmatch(file.name) and file.is_file()),
+        (file for file in folder.iterdir() if NAME_PATTERN.fullmatch(file.name) and file.is_file()),
         key=lambda file: file.name,
     )
     old = ours[:-keep]
@@ -151,12 +150,12 @@ def remove_beyond(folder: Path, keep: int) -> list[Path]:
     return old
 
 
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _reset_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.mode, member.uid, member.gid, member.uname, member.gname = PRIVATE, 0, 0, "", ""
     return member
 
 
-def _add(packed: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = _plain(tarfile.TarInfo(name))
+def _add_file(packed: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = _reset_owner(tarfile.TarInfo(name))
     member.size = len(data)
     packed.addfile(member, io.BytesIO(data))

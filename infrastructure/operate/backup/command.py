@@ -1,4 +1,4 @@
-"""`millrace backup create|restore`: Prefect's database, with all its secrets."""
+"""`millrace backup create|restore`: back up and restore Prefect's database with its secrets."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def create(
             key_sha256=blocks.sha256,
         )
         file = archive.write(folder, manifest, copy)
-    console.print(f"{database.address}: {_counted(rows)}", highlight=False, soft_wrap=True)
+    console.print(f"{database.address}: {_format_counts(rows)}", highlight=False, soft_wrap=True)
     console.print(f"{file} ({file.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
-    _tell_of_key(console, blocks)
+    _print_key_location(console, blocks)
     if keep is not None:
         for old in archive.remove_beyond(folder, keep):
             console.print(f"removed {old.name}", highlight=False, soft_wrap=True)
@@ -123,7 +123,7 @@ def restore(
         else:
             kept = postgres.put(database, copy, manifest, allow_closed=without_secrets)
     console.print(
-        f"{database.address}: restored as of {manifest.made}, {_counted(manifest.rows)}",
+        f"{database.address}: restored as of {manifest.made}, {_format_counts(manifest.rows)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if kept is not None:
@@ -141,14 +141,14 @@ def _is_empty(database: Sqlite | Postgres) -> bool:
     return postgres.is_empty(database)
 
 
-def _counted(rows: object) -> str:
+def _format_counts(rows: object) -> str:
     assert isinstance(rows, dict)  # noqa: S101 # as the manifest holds them
     names = {"flow_run": "flow runs", "deployment": "deployments", "block_document": "blocks"}
     return ", ".join(f"{rows[table]} {name}" for table, name in names.items())
 
 
-def _tell_of_key(console: Console, blocks: Opened) -> None:
-    """A backup without the key of its blocks is told of when it is made, not when it is needed."""
+def _print_key_location(console: Console, blocks: Opened) -> None:
+    """Print where the blocks' encryption key is, so that it is kept before it is needed."""
     if blocks.closed:
         text = (
             f"{blocks.closed} of {blocks.blocks} blocks are closed with a key that is not in this "

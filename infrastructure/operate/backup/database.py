@@ -1,4 +1,4 @@
-"""Which database the Prefect server of this environment has, by Prefect's own settings."""
+"""Find the Prefect server's database (SQLite or Postgres) from Prefect's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefect_flows.core.errors import BackupError
 
 URL_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
-# What a restored database is compared by, and what a database is called empty without.
+# Their row counts verify a restored database; a database is empty if all of them are.
 TABLES = (
     "flow", "deployment", "flow_run", "flow_run_state", "task_run", "block_document", "variable",
     "work_pool", "artifact", "automation", "log",
@@ -22,19 +22,19 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Sqlite:
-    """A file."""
+    """A SQLite database file."""
 
     file: Path
 
     @property
     def address(self) -> str:
-        """As an error names it."""
+        """Address for error messages."""
         return str(self.file)
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """Where a Postgres answers, in the names of libpq's variables; the password apart."""
+    """Connection of a Postgres database as libpq variables, with the password separate."""
 
     name: str
     variables: dict[str, str]
@@ -42,42 +42,44 @@ class Postgres:
 
     @property
     def address(self) -> str:
-        """As an error names it."""
+        """Address for error messages."""
         v = self.variables
         return f"postgres {v.get('PGUSER', '')}@{v['PGHOST']}:{v['PGPORT']}/{self.name}"
 
     def environment(self) -> dict[str, str]:
-        """What a program of Postgres is told by; a command line would show it to everybody."""
+        """Return libpq's environment variables; a command line would expose the password."""
         secret = {} if self.password is None else {"PGPASSWORD": self.password}
         return self.variables | secret
 
     def parameters(self, database: str | None = None) -> dict[str, Any]:
-        """The same for psycopg2, for this database or another one of the server."""
+        """Return the connection parameters for psycopg2, optionally with another database name."""
         names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGOPTIONS": "options",
                  "PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert", "PGSSLCERT": "sslcert",
                  "PGSSLKEY": "sslkey"}  # fmt: skip
-        given = {names[key]: value for key, value in self.variables.items() if key in names}
+        parameters = {names[key]: value for key, value in self.variables.items() if key in names}
         if self.password is not None:
-            given["password"] = self.password
-        return given | {"dbname": database or self.name}
+            parameters["password"] = self.password
+        return parameters | {"dbname": database or self.name}
 
 
 def configured(local_dir: Path) -> Sqlite | Postgres:
-    """The database of the server that would start here.
+    """Return the database of a Prefect server that is started in this environment.
 
-    Where neither a home nor a URL is set, it is the one of `millrace up`: its `down`
-    takes away the file that told Prefect's settings of its home.
+    If neither home nor URL is set, it is the database of `millrace up`, whose `down` removes the
+    `prefect.toml` that sets the home.
 
     Raises:
-        BackupError: it is one in memory, or of an unknown kind.
+        BackupError: the database is in memory, or neither SQLite nor Postgres.
     """
     from prefect.settings import get_current_settings
 
     everything = get_current_settings()
     settings = everything.server.database
     assert settings.connection_url is not None  # noqa: S101 # Prefect fills it
-    told = "home" in everything.model_fields_set or "connection_url" in settings.model_fields_set
-    if not told:
+    is_configured = (
+        "home" in everything.model_fields_set or "connection_url" in settings.model_fields_set
+    )
+    if not is_configured:
         return Sqlite(log_file(local_dir).with_name("prefect.db"))
     url = make_url(settings.connection_url.get_secret_value())
     kind = url.get_backend_name()
@@ -94,23 +96,25 @@ def configured(local_dir: Path) -> Sqlite | Postgres:
 
 
 def of_url(url: URL, search_path: str | None, tls: dict[str, object]) -> Postgres:
-    """Read what SQLAlchemy and asyncpg would do with the URL."""
+    """Convert a database URL the way SQLAlchemy and asyncpg read it."""
 
-    def asked(name: str) -> str | None:
+    def get_query_value(name: str) -> str | None:
         value = url.query.get(name)
         return value if isinstance(value, str) or value is None else value[0]
 
-    host = asked("host") or url.host or "localhost"
-    if asked("port") is not None or (asked("host") and ":" in host and not host.startswith("/")):
+    host = get_query_value("host") or url.host or "localhost"
+    if get_query_value("port") is not None or (
+        get_query_value("host") and ":" in host and not host.startswith("/")
+    ):
         host, _, port = host.partition(":")
-        port = asked("port") or port
+        port = get_query_value("port") or port
     else:
         port = str(url.port or 5432)
-    mode = asked("ssl") or asked("sslmode")
+    mode = get_query_value("ssl") or get_query_value("sslmode")
     variables = {
         "PGHOST": host,
         "PGPORT": port,
-        "PGUSER": url.username or asked("user"),
+        "PGUSER": url.username or get_query_value("user"),
         "PGDATABASE": url.database,
         "PGOPTIONS": f"-csearch_path={search_path.replace(' ', '')}" if search_path else None,
         "PGSSLMODE": {"True": "require", "true": "require"}.get(mode, mode) if mode else None,
@@ -125,7 +129,7 @@ def of_url(url: URL, search_path: str | None, tls: dict[str, object]) -> Postgre
     return Postgres(
         url.database or "postgres",
         {name: value for name, value in variables.items() if value},
-        asked("password") or (str(url.password) if url.password else None),
+        get_query_value("password") or (str(url.password) if url.password else None),
     )
 
 

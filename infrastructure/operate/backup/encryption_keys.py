@@ -1,7 +1,7 @@
-"""The key that opens the secrets of the blocks.
+"""Find and verify the encryption key of the blocks.
 
-Prefect encrypts each block with a Fernet key. It makes one and keeps it in the table
-`configuration` of its own database, unless the server has one in its environment.
+Prefect encrypts each block with a Fernet key. Prefect generates the key and stores it in the table
+`configuration` of its database, unless the server's environment has one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from cryptography.fernet import Fernet, InvalidToken
 
-# The second name is Prefect's old one, and still heard.
+# Prefect still reads the old name, too.
 VARIABLES = ("PREFECT_SERVER_ENCRYPTION_KEY", "ORION_ENCRYPTION_KEY")
 KEY_QUERY = "select value from configuration where key = 'ENCRYPTION_KEY'"
 BLOCKS_QUERY = "select data from block_document"
@@ -23,7 +23,14 @@ BLOCKS_QUERY = "select data from block_document"
 
 @dataclass(frozen=True)
 class Opened:
-    """How many blocks a key opens, and which key it is."""
+    """Result of trying an encryption key on all blocks.
+
+    Attributes:
+        where: where the key comes from.
+        sha256: hash of the key; None if there is no key.
+        blocks: number of blocks.
+        closed: number of blocks that the key does not decrypt.
+    """
 
     where: Literal["database", "environment"]
     sha256: str | None
@@ -32,25 +39,25 @@ class Opened:
 
 
 def opened(stored: object | None, blocks: Iterable[object]) -> Opened:
-    """Try the key that a server here would use, on every block.
+    """Try the key that a server in this environment would use on every block.
 
     Args:
-        stored: the `value` of the configuration, as the database gives it; none when there is none.
-        blocks: the encrypted data of each block.
+        stored: `value` of the key's row in `configuration`; None if there is no such row.
+        blocks: encrypted data of each block.
     """
     given = next((os.environ[name] for name in VARIABLES if os.environ.get(name)), None)
     where: Literal["database", "environment"] = "database" if given is None else "environment"
-    key = given if given is not None else _stored(stored)
+    key = given if given is not None else _parse_stored_key(stored)
     count = closed = 0
     for data in blocks:
         count += 1
-        closed += not _opens(key, data)
+        closed += not _can_decrypt(key, data)
     return Opened(
         where, None if key is None else hashlib.sha256(key.encode()).hexdigest(), count, closed
     )
 
 
-def _stored(value: object | None) -> str | None:
+def _parse_stored_key(value: object | None) -> str | None:
     if value is None:
         return None
     document = json.loads(value) if isinstance(value, str) else value
@@ -58,10 +65,10 @@ def _stored(value: object | None) -> str | None:
     return str(document["fernet_key"])
 
 
-def _opens(key: str | None, data: object) -> bool:
+def _can_decrypt(key: str | None, data: object) -> bool:
     if key is None:
         return False
-    # A column of type JSON that holds a string: SQLite gives it in quotes.
+    # SQLite returns a JSON string with its quotes.
     token = data.strip('"') if isinstance(data, str) else ""
     try:
         Fernet(key.encode()).decrypt(token.encode())

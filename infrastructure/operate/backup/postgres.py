@@ -1,4 +1,4 @@
-"""Postgres: dumped by `pg_dump` and counted in one snapshot, restored beside and renamed."""
+"""Back up Postgres with `pg_dump` in one snapshot; restore into a new database and rename it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
 CONNECT_SECONDS = 15
-# Every server has it; databases are made and renamed from there.
+# Database that every server has, to create and rename other databases from.
 MAINTENANCE = "postgres"
-# Postgres cuts longer names.
+# Postgres truncates longer names.
 NAME_LENGTH = 63
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What stands in a database."""
+    """Metadata of a database."""
 
     server: str
     revision: str
@@ -40,15 +40,15 @@ class Seen:
 
 
 def dump(database: Postgres, to: Path) -> Seen:
-    """Dump the database as it is at one moment, while the server reads and writes.
+    """Dump a consistent snapshot of the database while the server runs.
 
     Raises:
-        BackupError: the server does not answer, or has no `pg_dump` of its version here.
+        BackupError: the server does not respond, or there is no `pg_dump` of its version.
     """
-    with _connected(database) as connection:
+    with _connect(database) as connection:
         connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
-        (snapshot,) = _row(connection, "select pg_export_snapshot()")
-        seen = _seen(connection)
+        (snapshot,) = _fetch_row(connection, "select pg_export_snapshot()")
+        metadata = _collect_metadata(connection)
         to.touch(PRIVATE)
         call(
             program("pg_dump", _major(connection)),
@@ -56,57 +56,61 @@ def dump(database: Postgres, to: Path) -> Seen:
              f"--snapshot={snapshot}", f"--file={to}"],
             database, {},
         )  # fmt: skip
-    return seen
+    return metadata
 
 
 def is_empty(database: Postgres) -> bool:
-    """Whether nothing would be lost: no database, or one that a new server has just made."""
+    """Return whether the database is missing or new, so that a restore loses nothing."""
     if not _exists(database):
         return True
-    with _connected(database) as connection:
-        return not any(_rows(connection).values())
+    with _connect(database) as connection:
+        return not any(_count_rows(connection).values())
 
 
 def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: bool) -> str | None:
-    """Restore into a new database, and give it the name of the other; the other's new name.
+    """Restore a dump; return the new name of the replaced database, or None if there was none.
 
     Raises:
-        BackupError: somebody is connected to the database, or what was restored is not whole.
+        BackupError: the database is in use, or the restored data is incomplete.
     """
     stamp = f"{datetime.now(UTC):%Y%m%dt%H%M%Sz}"
-    fresh, kept = (_named(database.name, f"{what}_{stamp}") for what in ("restored", "before"))
-    with _connected(database, MAINTENANCE) as server:
+    new_name, old_name = (
+        _suffixed(database.name, f"{what}_{stamp}") for what in ("restored", "before")
+    )
+    with _connect(database, MAINTENANCE) as server:
         server.autocommit = True
         major = _major(server)
-        _refuse_older(major, manifest, database)
-        _refuse_when_used(server, database)
+        _refuse_older_server(major, manifest, database)
+        _refuse_if_in_use(server, database)
         tool = program("pg_restore", major)
-        _execute(server, "create database {} template template0 encoding 'UTF8'", fresh)
+        _execute(server, "create database {} template template0 encoding 'UTF8'", new_name)
         try:
             call(
                 tool,
                 ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
-                 f"--dbname={make_dsn(dbname=fresh)}", "--", str(dumped)],
-                database, {"PGDATABASE": fresh},
+                 f"--dbname={make_dsn(dbname=new_name)}", "--", str(dumped)],
+                database, {"PGDATABASE": new_name},
             )  # fmt: skip
-            with _connected(database, fresh) as connection:
-                _check(_seen(connection), manifest, database, allow_closed=allow_closed)
-            _refuse_when_used(server, database)
-            there = _exists(database)
-            # Both or none: statements sent together are one transaction.
+            with _connect(database, new_name) as connection:
+                _verify(
+                    _collect_metadata(connection), manifest, database, allow_closed=allow_closed
+                )
+            _refuse_if_in_use(server, database)
+            exists = _exists(database)
+            # Statements sent together are one transaction, so both renames succeed or none.
             statement = "alter database {} rename to {}"
-            if there:
-                names = (database.name, kept, fresh, database.name)
+            if exists:
+                names = (database.name, old_name, new_name, database.name)
                 _execute(server, f"{statement}; {statement}", *names)
             else:
-                _execute(server, statement, fresh, database.name)
+                _execute(server, statement, new_name, database.name)
         except (BackupError, psycopg2.Error):
-            _execute(server, "drop database if exists {}", fresh)
+            _execute(server, "drop database if exists {}", new_name)
             raise
-    return kept if there else None
+    return old_name if exists else None
 
 
-def _check(seen: Seen, manifest: Manifest, database: Postgres, *, allow_closed: bool) -> None:
+def _verify(seen: Seen, manifest: Manifest, database: Postgres, *, allow_closed: bool) -> None:
     if seen.rows != dict(manifest.rows) or seen.revision != manifest.revision:
         raise BackupError(
             f"The restored database is not the one of the backup: {seen.rows}.",
@@ -118,7 +122,7 @@ def _check(seen: Seen, manifest: Manifest, database: Postgres, *, allow_closed: 
 
 
 def closed(blocks: Opened, where: str) -> BackupError:
-    """The blocks of a backup cannot be opened by the server that would start here."""
+    """Build the error for blocks that a server in this environment cannot decrypt."""
     return BackupError(
         f"{blocks.closed} of {blocks.blocks} blocks cannot be opened: their key is not in the "
         "database, but in the environment of the server that wrote them.",
@@ -128,27 +132,27 @@ def closed(blocks: Opened, where: str) -> BackupError:
     )
 
 
-def _seen(connection: Connection) -> Seen:
-    stored = _row(connection, KEY_QUERY)
+def _collect_metadata(connection: Connection) -> Seen:
+    stored = _fetch_row(connection, KEY_QUERY)
     with connection.cursor() as cursor:
         cursor.execute(BLOCKS_QUERY)
         blocks = opened(stored[0] if stored else None, (data for (data,) in cursor.fetchall()))
-    revision = _row(connection, "select version_num from alembic_version")
-    (version,) = _row(connection, "show server_version")
-    return Seen(str(version), str(revision[0]) if revision else "", _rows(connection), blocks)
+    revision = _fetch_row(connection, "select version_num from alembic_version")
+    (version,) = _fetch_row(connection, "show server_version")
+    return Seen(str(version), str(revision[0]) if revision else "", _count_rows(connection), blocks)
 
 
-def _rows(connection: Connection) -> dict[str, int]:
-    """Rows of the main tables; none for a table that is not there."""
+def _count_rows(connection: Connection) -> dict[str, int]:
+    """Count the rows of the main tables; a missing table counts as empty."""
     found = {}
     for table in TABLES:
-        (there,) = _row(connection, f"select to_regclass('{table}')")
-        count = (0,) if there is None else _row(connection, f"select count(*) from {table}")  # noqa: S608
+        (there,) = _fetch_row(connection, f"select to_regclass('{table}')")
+        count = (0,) if there is None else _fetch_row(connection, f"select count(*) from {table}")  # noqa: S608
         found[table] = int(count[0])
     return found
 
 
-def _refuse_older(major: int, manifest: Manifest, database: Postgres) -> None:
+def _refuse_older_server(major: int, manifest: Manifest, database: Postgres) -> None:
     made_on = int(manifest.server.split(".")[0])
     if major < made_on:
         raise BackupError(
@@ -158,7 +162,7 @@ def _refuse_older(major: int, manifest: Manifest, database: Postgres) -> None:
         )
 
 
-def _refuse_when_used(server: Connection, database: Postgres) -> None:
+def _refuse_if_in_use(server: Connection, database: Postgres) -> None:
     with server.cursor() as cursor:
         cursor.execute(
             "select count(*), string_agg(distinct coalesce(nullif(application_name, ''), "
@@ -177,12 +181,12 @@ def _refuse_when_used(server: Connection, database: Postgres) -> None:
 
 
 def _exists(database: Postgres) -> bool:
-    with _connected(database, MAINTENANCE) as server, server.cursor() as cursor:
+    with _connect(database, MAINTENANCE) as server, server.cursor() as cursor:
         cursor.execute("select 1 from pg_database where datname = %s", (database.name,))
         return cursor.fetchone() is not None
 
 
-def _named(name: str, suffix: str) -> str:
+def _suffixed(name: str, suffix: str) -> str:
     return f"{name[: NAME_LENGTH - len(suffix) - 1]}_{suffix}"
 
 
@@ -190,7 +194,7 @@ def _major(connection: Connection) -> int:
     return int(connection.server_version) // 10000
 
 
-def _row(connection: Connection, query: str) -> Any:
+def _fetch_row(connection: Connection, query: str) -> Any:
     with connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchone()
@@ -202,7 +206,7 @@ def _execute(connection: Connection, statement: str, *names: str) -> None:
 
 
 @contextmanager
-def _connected(database: Postgres, name: str | None = None) -> Iterator[Connection]:
+def _connect(database: Postgres, name: str | None = None) -> Iterator[Connection]:
     connection = None
     try:
         connection = psycopg2.connect(

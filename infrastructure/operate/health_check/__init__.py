@@ -1,1 +1,1 @@
-"""`millrace health`: what runs depend on, looked at once."""
+"""`millrace health`: check everything that flow runs depend on."""

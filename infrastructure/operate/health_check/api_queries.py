@@ -1,4 +1,4 @@
-"""The Prefect API is asked; nothing is judged here, and nothing written."""
+"""Query the Prefect API for the health check, without evaluating the results."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 PAGE = 200
-# How many successful runs tell how long a run usually takes.
+# Number of successful runs whose duration counts as usual.
 USUAL_RUNS = 10
-# A run may have given its lease back and be about to end: the second look comes so much later.
+# A run may have released its lease and be about to finish: look again after this time.
 SECOND_LOOK_SECONDS = 5.0
 ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
@@ -28,7 +28,7 @@ UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 @contextmanager
 def asking(seconds: float) -> Iterator[SyncPrefectClient]:
-    """A client that waits no longer than this for an answer, and does not ask again."""
+    """Yield a client with a request timeout and without retries."""
     from prefect.settings import (
         PREFECT_API_REQUEST_TIMEOUT,
         PREFECT_CLIENT_MAX_RETRIES,
@@ -41,7 +41,7 @@ def asking(seconds: float) -> Iterator[SyncPrefectClient]:
 
 
 def server(client: SyncPrefectClient) -> Server:
-    """Versions of both sides; the first question that needs an authenticated client."""
+    """Return the versions of server and client; the first request that is authenticated."""
     import prefect
     from prefect.client.base import ServerType
 
@@ -54,7 +54,7 @@ def server(client: SyncPrefectClient) -> Server:
 
 
 def facts(client: SyncPrefectClient, names: Sequence[str]) -> Facts:
-    """All that is known of these targets."""
+    """Query deployments, runs and work pools of the targets."""
     from prefect.client.schemas.filters import FlowFilter
 
     now = datetime.now(UTC)
@@ -106,39 +106,41 @@ def _target(
 ) -> Target:
     deployed = []
     for deployment in deployments:
-        of_it = {"deployment_id": {"any_": [str(deployment.id)]}}
-        ahead = _runs(client, of_it, ["SCHEDULED"], "EXPECTED_START_TIME_ASC", 1, after=now)
-        last = _runs(client, of_it, ENDED, "END_TIME_DESC", 1)
+        by_deployment = {"deployment_id": {"any_": [str(deployment.id)]}}
+        upcoming = _read_runs(
+            client, by_deployment, ["SCHEDULED"], "EXPECTED_START_TIME_ASC", 1, after=now
+        )
+        last = _read_runs(client, by_deployment, ENDED, "END_TIME_DESC", 1)
         deployed.append(
             Deployed(
                 deployment,
                 flow_names[str(deployment.flow_id)],
-                ahead[0].expected_start_time if ahead else None,
+                upcoming[0].expected_start_time if upcoming else None,
                 last[0] if last else None,
             )
         )
-    # A run takes the target's name when it begins, from whatever door; one that did not come so
-    # far is known by its deployment.
-    named = {"name": {"any_": [name]}}
-    ended = _runs(client, named, ENDED, "END_TIME_DESC", 1, PIPELINE)
+    # A flow run gets the target's name when it starts, however it was started. A run that has not
+    # started yet is found by its deployment.
+    by_name = {"name": {"any_": [name]}}
+    ended = _read_runs(client, by_name, ENDED, "END_TIME_DESC", 1, PIPELINE)
     ended += [d.last for d in deployed if d.is_pipeline and d.last is not None]
-    holders = _holders(client, name)
-    unfinished = _unfinished(client, name, deployments, now)
+    holders = _count_lease_holders(client, name)
+    unfinished = _read_unfinished(client, name, deployments, now)
     if holders == 0 and any(run.state_type == "RUNNING" for run in unfinished):
         time.sleep(SECOND_LOOK_SECONDS)
-        holders = _holders(client, name)
-        unfinished = _unfinished(client, name, deployments, now)
+        holders = _count_lease_holders(client, name)
+        unfinished = _read_unfinished(client, name, deployments, now)
     return Target(
         name,
         deployed,
-        max(ended, key=_ended_at, default=None),
-        _runs(client, named, ["COMPLETED"], "END_TIME_DESC", USUAL_RUNS, PIPELINE),
+        max(ended, key=_get_end_time, default=None),
+        _read_runs(client, by_name, ["COMPLETED"], "END_TIME_DESC", USUAL_RUNS, PIPELINE),
         unfinished,
         holders,
     )
 
 
-def _unfinished(
+def _read_unfinished(
     client: SyncPrefectClient,
     name: str,
     deployments: Sequence[DeploymentResponse],
@@ -150,16 +152,16 @@ def _unfinished(
     found = {
         run.id: run
         for which, flow in ways
-        for run in _runs(client, which, UNFINISHED, "EXPECTED_START_TIME_ASC", PAGE, flow, now)
+        for run in _read_runs(client, which, UNFINISHED, "EXPECTED_START_TIME_ASC", PAGE, flow, now)
     }
     return list(found.values())
 
 
-def _ended_at(run: FlowRun) -> datetime:
+def _get_end_time(run: FlowRun) -> datetime:
     return run.end_time or datetime.min.replace(tzinfo=UTC)
 
 
-def _holders(client: SyncPrefectClient, target: str) -> int | None:
+def _count_lease_holders(client: SyncPrefectClient, target: str) -> int | None:
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -168,7 +170,7 @@ def _holders(client: SyncPrefectClient, target: str) -> int | None:
         return None
 
 
-def _runs(
+def _read_runs(
     client: SyncPrefectClient,
     which: dict[str, Any],
     states: list[str],

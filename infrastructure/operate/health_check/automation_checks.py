@@ -1,4 +1,4 @@
-"""Whether what finds late and killed runs is there, for targets where somebody would be told."""
+"""Check that the automations exist as `automations.yaml` defines them, and are not paused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECK = "automations"
 
 
 def judge_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iterator[Check]:
-    """One check a target that has receivers; nothing is said of others."""
+    """Yield one check for each target that has recipients; skip other targets."""
     file = read_automations()
     for target in targets:
         asked = asked_of(client, file, [target])

@@ -1,4 +1,4 @@
-"""What a check says, for people and for machines."""
+"""Result of a health check, as data and as JSON."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-# What a URL holds before its host: user and password.
+# User and password in a URL.
 USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class Status(StrEnum):
-    """How a check ended, the worst last."""
+    """Result of a check, the worst last."""
 
     SKIPPED = "skipped"
     OK = "ok"
@@ -23,14 +23,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: what was looked at, for example `worker`.
-        subject: of what: a target, a pool, a deployment; empty where there is only one.
-        seen: one line of what was seen, or why nothing was.
-        fix: the command that fixes it; none where nothing is wrong.
-        seconds: how long the asking took.
+        name: what was checked, for example `worker`.
+        subject: target, work pool or deployment; empty if there is only one.
+        status: result.
+        seen: one line on what was found, or why nothing could be checked.
+        fix: command that fixes it; None if nothing is wrong.
+        seconds: duration of the check.
     """
 
     name: str
@@ -42,13 +43,13 @@ class Check:
 
 
 def overall(checks: Iterable[Check]) -> Status:
-    """`failed` when one failed, else `warning` when one warns, else `ok`."""
+    """Return `failed` if a check failed, else `warning` if one warns, else `ok`."""
     found = {check.status for check in checks}
     return next((s for s in (Status.FAILED, Status.WARNING) if s in found), Status.OK)
 
 
 def document(checks: Iterable[Check]) -> dict[str, Any]:
-    """What `--json` prints. Keys are added, never renamed."""
+    """Build the document that `--json` prints. Keys may be added, but never renamed."""
     checks = list(checks)
     return {
         "status": overall(checks),
@@ -57,7 +58,7 @@ def document(checks: Iterable[Check]) -> dict[str, Any]:
 
 
 def redacted(check: Check, secrets: Iterable[str]) -> Check:
-    """The check on one line, with no secret in it, wherever the words of it came from."""
+    """Return the check on one line, with all secrets masked."""
 
     def clean(text: str) -> str:
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
@@ -70,7 +71,7 @@ def redacted(check: Check, secrets: Iterable[str]) -> Check:
 
 
 def lasting(seconds: float) -> str:
-    """A duration as a person says it: `42 s`, `5 min`, `3 h`, `2 d`."""
+    """Format a duration: `42 s`, `5 min`, `3 h`, `2 d`."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Each question that is asked by itself, and the checks that its answer gives."""
+"""The checks of `millrace health`: run each query, and turn errors into failed checks."""
 
 from __future__ import annotations
 
@@ -35,27 +35,28 @@ START_SERVER = (
 
 
 class Questions:
-    """Questions for one look; `api` comes first, and finds the targets that are looked at.
+    """The checks of one run; run `api` first, since it finds the targets to check.
 
     Args:
-        named: targets that were named; none for all that have a profile block.
+        settings: settings of the project.
+        named: targets to check; None for all that have a profile block.
     """
 
     def __init__(self, settings: Settings, named: Sequence[str] | None) -> None:
         self._settings = settings
         self._named = list(dict.fromkeys(named or []))
         self.targets: list[str] = list(self._named)
-        # They are replaced in all that is printed, should an error of a library hold one.
-        self.secrets = _credentials_of_the_client()
+        # Masked in all output, in case the error of a library contains one.
+        self.secrets = _get_client_secrets()
 
     def api(self, seconds: float) -> list[Check]:
-        """Whether the API answers, lets us in, and is of our version."""
+        """Check that the API responds, accepts the credentials, and has a compatible version."""
         try:
             with api_queries.asking(seconds / 2) as client:
                 server = api_queries.server(client)
                 existing = existing_targets(client)
         except PrefectUnreachable as error:
-            return [self._refused_or_silent(error)]
+            return [self._unreachable_check(error)]
         except (httpx.HTTPError, ValueError) as error:
             seen = f"what answers is no Prefect API: {type(error).__name__}: {error}"
             return [Check("api", "", Status.FAILED, seen, START_SERVER)]
@@ -74,13 +75,13 @@ class Questions:
         self.targets = [name for name in self.targets if name in existing]
         return checks
 
-    def _refused_or_silent(self, error: PrefectUnreachable) -> Check:
+    def _unreachable_check(self, error: PrefectUnreachable) -> Check:
         status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
         if status not in (401, 403):
             return Check("api", "", Status.FAILED, f"{error.what} ({error.where})", START_SERVER)
         sent = "nothing"
         for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"):
-            if _set(name):
+            if _get_credential(name):
                 sent = name
                 break
         return Check(
@@ -90,11 +91,13 @@ class Questions:
         )  # fmt: skip
 
     def database(self, seconds: float) -> list[Check]:
-        """Whether the server can read its database.
+        """Check that the server can read its database.
 
-        Its own `/ready` only opens a connection, which for SQLite says little; so runs are counted.
+        `/ready` only opens a connection, which for SQLite proves little, so runs are counted.
         """
-        with _said("database", "", "see the server's log, and that its database runs") as checks:
+        with _errors_as_checks(
+            "database", "", "see the server's log, and that its database runs"
+        ) as checks:
             with api_queries.asking(seconds) as client:
                 client.request("GET", "/ready")
                 runs = client.count_flow_runs()
@@ -102,8 +105,8 @@ class Questions:
         return checks
 
     def runs(self, seconds: float) -> list[Check]:
-        """Pools, workers, deployments and runs of the targets."""
-        with _said("runs", "", START_SERVER) as checks:
+        """Check work pools, workers, deployments and runs of the targets."""
+        with _errors_as_checks("runs", "", START_SERVER) as checks:
             with api_queries.asking(seconds) as client:
                 facts = api_queries.facts(client, self.targets)
             if not facts.pools:
@@ -119,35 +122,38 @@ class Questions:
         return checks
 
     def automations(self, seconds: float) -> list[Check]:
-        """Whether what finds late and killed runs is as its file says."""
-        with _said("automations", "", AUTOMATIONS) as checks, api_queries.asking(seconds) as client:
+        """Check that the automations are as their file defines them."""
+        with (
+            _errors_as_checks("automations", "", AUTOMATIONS) as checks,
+            api_queries.asking(seconds) as client,
+        ):
             checks.extend(judge_automations(client, self.targets))
         return checks
 
     def warehouse(self, target: str, seconds: float) -> list[Check]:
-        """Whether a target's warehouse lets its blocks in."""
-        with _said("warehouse", target, f"{SETUP_COMMAND} --target {target}") as checks:
+        """Check that dbt can connect to the warehouse of a target."""
+        with _errors_as_checks("warehouse", target, f"{SETUP_COMMAND} --target {target}") as checks:
             with api_queries.asking(seconds) as client:
                 profile = load_profile(client, target)
             self.secrets |= set(profile.secrets.values())
-            # It gives up before it is given up.
+            # Time out before the check as a whole does, to report the cause.
             checks.append(external_checks.warehouse(profile, seconds * 0.8))
         return checks
 
     def state_store(self, seconds: float) -> list[Check]:
-        """Whether the state store of this machine's runs answers, and what waits in it."""
-        with _said("state store", "", "") as checks:
+        """Check that the state store responds, and list unsent notifications."""
+        with _errors_as_checks("state store", "", "") as checks:
             with api_queries.asking(seconds) as client:
                 store = configured_store(self._settings, client)
             checks.extend(external_checks.state_store(store, self.targets))
         return checks
 
     def disk(self, seconds: float) -> list[Check]:  # noqa: ARG002 # as the others
-        """Whether this machine has room."""
+        """Check that this machine has free disk space."""
         return [external_checks.disk(self._settings.local_dir)]
 
     def not_asked(self) -> list[Check]:
-        """What cannot be looked at without the API."""
+        """Return skipped checks for everything that needs the API."""
         seen = "the API has to answer first"
         names = ("database", "pool", "worker", "deployment", "last run", "late runs", "stuck runs",
                  "running", "warehouse", "state store", "notices")  # fmt: skip
@@ -155,8 +161,8 @@ class Questions:
 
 
 @contextmanager
-def _said(name: str, subject: str, fix: str) -> Iterator[list[Check]]:
-    """What cannot be asked is a check that failed; a setting that is wrong ends it all."""
+def _errors_as_checks(name: str, subject: str, fix: str) -> Iterator[list[Check]]:
+    """Collect checks; an error of the project or of HTTP becomes a failed check."""
     checks: list[Check] = []
     try:
         yield checks
@@ -171,7 +177,7 @@ def _said(name: str, subject: str, fix: str) -> Iterator[list[Check]]:
         checks.append(Check(name, subject, Status.FAILED, seen, fix))
 
 
-def _set(name: str) -> str | None:
+def _get_credential(name: str) -> str | None:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
 
     setting = {
@@ -182,7 +188,7 @@ def _set(name: str) -> str | None:
     return None if value is None else str(getattr(value, "get_secret_value", lambda: value)())
 
 
-def _credentials_of_the_client() -> set[str]:
-    auth, key = _set("PREFECT_API_AUTH_STRING"), _set("PREFECT_API_KEY")
+def _get_client_secrets() -> set[str]:
+    auth, key = _get_credential("PREFECT_API_AUTH_STRING"), _get_credential("PREFECT_API_KEY")
     password = auth.partition(":")[2] if auth else None
     return {secret for secret in (auth, password, key) if secret}

@@ -1,4 +1,4 @@
-"""`millrace health`: what is looked at and printed, in which order."""
+"""`millrace health`: run the checks in parallel and print the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.core.settings import load_settings
 
 FAILED = 1
-# No single answer is waited for longer than this, so that the rest can still be asked.
+# Timeout per check, so that one that hangs does not use up the time of the others.
 ANSWER_SECONDS = 20.0
 COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red", Status.SKIPPED: "dim"}
 
@@ -59,10 +59,10 @@ def healthcheck(
             where="the command line",
             fix="name targets as Terraform's outputs do: dev, staging, prod",
         )
-    # What the libraries have to say is said by the checks.
+    # The checks report the errors that libraries would log.
     logging.disable(logging.CRITICAL)
     questions = Questions(load_settings(), targets)
-    checks = [redacted(check, questions.secrets) for check in _all(questions, timeout)]
+    checks = [redacted(check, questions.secrets) for check in _run_checks(questions, timeout)]
     if as_json:
         typer.echo(json.dumps(document(checks), indent=2))
     else:
@@ -71,22 +71,22 @@ def healthcheck(
         raise typer.Exit(FAILED)
 
 
-def _all(questions: Questions, timeout: float) -> list[Check]:
-    """First the API; when it answers, what it and its blocks lead to, at once."""
+def _run_checks(questions: Questions, timeout: float) -> list[Check]:
+    """Check API and disk first; if the API responds, run all other checks concurrently."""
     deadline = time.monotonic() + timeout
 
     def run(jobs: dict[str, Callable[[float], list[Check]]]) -> list[Check]:
         seconds = max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic()))
-        given = at_once({name: partial(call, seconds) for name, call in jobs.items()}, seconds)
+        results = at_once({name: partial(call, seconds) for name, call in jobs.items()}, seconds)
         checks = []
-        for name, found in given.items():
+        for name, found in results.items():
             if found is None:
                 what, _, subject = name.partition(":")
                 seen = f"no answer within {seconds:.0f} s"
                 checks.append(Check(what, subject, Status.FAILED, seen, seconds=seconds))
                 continue
-            told, took = found
-            checks += [replace(check, seconds=check.seconds or took) for check in told]
+            job_checks, took = found
+            checks += [replace(check, seconds=check.seconds or took) for check in job_checks]
         return checks
 
     first = run({"api": questions.api, "disk": questions.disk})

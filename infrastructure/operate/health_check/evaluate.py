@@ -1,4 +1,4 @@
-"""What the API's answers mean: server, pools, workers, deployments. Nothing is asked here."""
+"""Evaluate the API's responses: server, work pools, workers and deployments."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ PREFECT = "uv run prefect"
 WORKER_COMMAND = "uv run millrace worker"
 POOLS_COMMAND = "uv run millrace pools"
 DEPLOY_COMMAND = "uv run millrace deploy"
-# Prefect's own: a worker that missed so many of its heartbeats is gone.
+# Prefect's own rule: a worker that missed this many heartbeats is offline.
 MISSED_HEARTBEATS = 3
 USUAL_HEARTBEAT_SECONDS = 30
-# The scheduler makes the runs of a new deployment within a minute.
+# The scheduler schedules the runs of a new deployment within a minute.
 SCHEDULING_SECONDS = 120
-# Names that end in one of these hold the thing itself; `secretName` and `TOKEN_FILE` do not.
+# Names with such an ending contain a secret; `secretName` and `TOKEN_FILE` only refer to one.
 SECRET_NAME = re.compile(
     r"(password|passwd|passphrase|secret|token|api_?key|(private|access|secret|account)_?key|"
     r"auth_?string)$",
     re.IGNORECASE,
 )
-# A reference that is resolved when a run begins: a block, a variable, one of the environment.
-REFERENCE = re.compile(r".*\{\{.*\}\}.*|\$\w+|\$\{\w+\}|\*+")
+# A reference that is resolved when a run starts: block, Prefect variable, environment variable.
+REFERENCE_PATTERN = re.compile(r".*\{\{.*\}\}.*|\$\w+|\$\{\w+\}|\*+")
 
 
 def judge_server(server: Server) -> Check:
-    """The client must not be newer than the server it asks, and both of one major version."""
+    """Check that the client is not newer than the server, and both have one major version."""
     seen = f"{server.url} answers, Prefect {server.version}, client {server.client_version}"
     if server.is_cloud:
         return Check("api", "", Status.OK, f"{server.url} answers, Prefect Cloud")
@@ -50,7 +50,7 @@ def judge_server(server: Server) -> Check:
 
 
 def judge_pool(pool: Pool, facts: Facts) -> Iterator[Check]:
-    """A pool that a deployment names: it exists, takes work, and has a worker that is alive."""
+    """Check that a work pool exists, is not paused, and has an online worker."""
     if pool.pool is None:
         command = f"{POOLS_COMMAND} --pool {pool.name}"
         yield Check("pool", pool.name, Status.FAILED, "does not exist", command)
@@ -122,7 +122,7 @@ def _judge_workers(pool: Pool, facts: Facts) -> Check:
 
 
 def judge_deployments(target: Target, facts: Facts) -> Iterator[Check]:
-    """A target has a deployment of the pipeline, and each of its deployments can run."""
+    """Check that the target has a deployment of the pipeline, and that its deployments can run."""
     if not any(deployed.is_pipeline for deployed in target.deployed):
         seen = "no deployment of the pipeline"
         fix = f"{DEPLOY_COMMAND} {target.name}"
@@ -144,14 +144,14 @@ def _judge_deployment(deployed: Deployed, target: Target, facts: Facts) -> Check
             "deployment", name, Status.WARNING, "is paused",
             f"{PREFECT} api POST /deployments/{deployment.id}/resume_deployment",
         )  # fmt: skip
-    seen, fix = _schedule(deployed, facts)
+    seen, fix = _describe_schedule(deployed, facts)
     if deployment.version:
         seen = f"version {deployment.version}, {seen}"
     return Check("deployment", name, Status.WARNING if fix else Status.OK, seen, fix)
 
 
-def _schedule(deployed: Deployed, facts: Facts) -> tuple[str, str | None]:
-    """What is seen of the schedule, and what fixes it."""
+def _describe_schedule(deployed: Deployed, facts: Facts) -> tuple[str, str | None]:
+    """Describe the schedule of a deployment; return a fix if it will not run."""
     deployment = deployed.deployment
     inactive = [schedule for schedule in deployment.schedules if not schedule.active]
     if inactive:
@@ -172,29 +172,29 @@ def _schedule(deployed: Deployed, facts: Facts) -> tuple[str, str | None]:
 
 
 def _judge_secrets(deployed: Deployed, target: Target) -> Check:
-    held = [
+    paths = [
         *plain_secrets(deployed.deployment.job_variables, "job_variables"),
         *plain_secrets(deployed.deployment.pull_steps, "pull_steps"),
         *plain_secrets(deployed.deployment.parameters, "parameters"),
     ]
-    if not held:
+    if not paths:
         return Check("secrets", deployed.name, Status.OK, "none in clear in the deployment")
     return Check(
-        "secrets", deployed.name, Status.FAILED, f"in clear, for every reader: {', '.join(held)}",
-        # `prefect deploy` puts the block's content in place of the reference.
+        "secrets", deployed.name, Status.FAILED, f"in clear, for every reader: {', '.join(paths)}",
+        # `prefect deploy` replaces the reference with the block's content.
         f"change that secret, and deploy what keeps the reference: {DEPLOY_COMMAND} {target.name}",
     )  # fmt: skip
 
 
 def plain_secrets(value: Any, path: str) -> Iterator[str]:
-    """Paths of the values that are secrets by their name, or URLs with a password in them."""
+    """Yield the paths of values whose name means a secret, or that are URLs with a password."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from plain_secrets(inner, f"{path}.{key}")
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from plain_secrets(inner, f"{path}[{index}]")
-    elif isinstance(value, str) and value and not REFERENCE.fullmatch(value.strip()):
+    elif isinstance(value, str) and value and not REFERENCE_PATTERN.fullmatch(value.strip()):
         found = USERINFO.search(value)
         in_url = found is not None and ":" in found.group() and "{{" not in found.group()
         if SECRET_NAME.search(path) or in_url:

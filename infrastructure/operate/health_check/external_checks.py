@@ -1,4 +1,4 @@
-"""What is looked at beside the Prefect API: warehouses, the state store, this machine's disk."""
+"""Check what is outside the Prefect API: warehouse, state store, disk."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from prefect_flows.core.profiles import Profile
 
 GIB = 1024**3
-# A year of flights with its tables, logs and artifacts takes less than one.
-LITTLE_BYTES = 2 * GIB
-NOT_ENOUGH_BYTES = GIB // 4
+# A year of flights with its tables, logs and artifacts takes less than 1 GiB.
+LOW_DISK_BYTES = 2 * GIB
+CRITICAL_DISK_BYTES = GIB // 4
 
 
 def warehouse(profile: Profile, seconds: float) -> Check:
-    """Connect as dbt does, by its adapter and with all that the profile says, and ask for 1.
+    """Connect with dbt's adapter and the target's profile, and run `select 1`.
 
-    Without dbt's own `debug`: that parses the project first, and dbt does one thing at a time.
+    `dbt debug` would parse the project first, and dbt cannot run twice concurrently in one process.
     """
     ask = {"postgres": _ask_postgres, "bigquery": _ask_bigquery}[profile.warehouse]
     try:
@@ -69,7 +69,7 @@ def _ask_bigquery(profile: Profile, seconds: float) -> None:
 
     from prefect_flows.core.google_credentials import google_credentials
 
-    # dbt says nothing of why there are no credentials.
+    # dbt does not report why credentials are missing; this raises an error that does.
     google_credentials(profile)
     credentials = BigQueryCredentials.from_dict(_fields(BigQueryCredentials, profile))
     try:
@@ -101,15 +101,17 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
 
 
 def state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
-    """Look into the state store, and for what nobody could be told; nothing is written."""
-    there = store.names("targets")
-    yield Check("state store", "", Status.OK, f"{store.url} answers, {len(there)} target(s) in it")
+    """Check the state store, and count unsent notifications and open incidents; read only."""
+    target_names = store.names("targets")
+    yield Check(
+        "state store", "", Status.OK, f"{store.url} answers, {len(target_names)} target(s) in it"
+    )
     for target in targets:
         yield _notices(store, target)
 
 
 def _notices(store: StateStore, target: str) -> Check:
-    """What is open, and what could not be sent."""
+    """Check for open incidents and unsent notifications."""
     broken = f"{len(open_incidents(store, target))} open incident(s)"
     outbox = Outbox.read(store, target)
     if not outbox.waiting:
@@ -129,12 +131,12 @@ def _notices(store: StateStore, target: str) -> Check:
 
 
 def disk(local_dir: Path) -> Check:
-    """Room for the database files, logs and artifacts of this machine."""
-    there = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    seen = f"{free / GIB:.1f} GiB free at {there}"
-    if free >= LITTLE_BYTES:
+    """Check the free disk space of this machine."""
+    existing = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    seen = f"{free / GIB:.1f} GiB free at {existing}"
+    if free >= LOW_DISK_BYTES:
         return Check("disk", "", Status.OK, seen)
-    status = Status.FAILED if free < NOT_ENOUGH_BYTES else Status.WARNING
-    fix = f"make room there (du -xh -d 2 {there} | sort -h), or move it: MILLRACE_LOCAL_DIR"
+    status = Status.FAILED if free < CRITICAL_DISK_BYTES else Status.WARNING
+    fix = f"make room there (du -xh -d 2 {existing} | sort -h), or move it: MILLRACE_LOCAL_DIR"
     return Check("disk", "", status, seen, fix)

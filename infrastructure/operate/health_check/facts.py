@@ -1,4 +1,4 @@
-"""What the Prefect API was asked for, as the judges get it."""
+"""Results of the API queries, which `evaluate` and `evaluate_runs` read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Server:
-    """The API: its versions, and whether it is a server of one's own or Prefect Cloud."""
+    """URL and versions of the API, and whether it is Prefect Cloud."""
 
     url: str
     version: str
@@ -26,7 +26,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool that a deployment names; `pool` is none when there is no such pool."""
+    """A work pool that a deployment names; `pool` is None if it does not exist."""
 
     name: str
     pool: WorkPool | None
@@ -36,7 +36,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment of a target, its next run that is scheduled, and its last that ended."""
+    """A deployment of a target with its next scheduled run and its last finished run."""
 
     deployment: DeploymentResponse
     flow_name: str
@@ -45,25 +45,24 @@ class Deployed:
 
     @property
     def is_pipeline(self) -> bool:
-        """Whether it runs the pipeline, and not one source alone."""
+        """Whether it runs the pipeline, rather than one source."""
         return self.flow_name == PIPELINE
 
     @property
     def name(self) -> str:
-        """As the command line names it."""
+        """Name as in Prefect's command line: `<flow>/<deployment>`."""
         return f"{self.flow_name}/{self.deployment.name}"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target's deployments and runs.
+    """Deployments and runs of a target.
 
     Attributes:
-        last: the last run of the pipeline that ended, from whatever door.
-        succeeded: the last successful runs of the pipeline, the newest first.
-        unfinished: runs of the pipeline and of its sources that should have begun and have not
-            ended.
-        holders: how many runs hold the target's lease; none when the lease does not exist.
+        last: the last finished run of the pipeline, however it was started.
+        succeeded: the last successful runs of the pipeline, newest first.
+        unfinished: runs of the pipeline and its sources that are due and have not finished.
+        holders: number of runs that hold the target's lease; None if the lease does not exist.
     """
 
     name: str
@@ -76,7 +75,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it, and when it was asked."""
+    """All query results, and the time of the queries."""
 
     now: datetime
     targets: Sequence[Target]
@@ -84,5 +83,5 @@ class Facts:
     flow_names: Mapping[str, str]
 
     def age(self, moment: datetime) -> float:
-        """Seconds since then."""
+        """Return the seconds since a moment."""
         return (self.now - moment.astimezone(UTC)).total_seconds()

@@ -1,4 +1,4 @@
-"""Several things asked at once, each with its own time: one that hangs holds up no other."""
+"""Run functions in parallel threads, with a common timeout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class _Job(threading.Thread, Generic[T]):
-    """A thread that the end of the process does not wait for: nothing can end a hanging one."""
+class _CheckThread(threading.Thread, Generic[T]):
+    """A daemon thread, since a hanging check must not keep the process from exiting."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         super().__init__(daemon=True)
@@ -24,7 +24,7 @@ class _Job(threading.Thread, Generic[T]):
         started = time.monotonic()
         try:
             self.result = self._work()
-        except BaseException as error:  # noqa: BLE001 # raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 # raised again in the caller's thread
             self.error = error
         self.seconds = time.monotonic() - started
 
@@ -32,22 +32,22 @@ class _Job(threading.Thread, Generic[T]):
 def at_once(
     work: Mapping[str, Callable[[], T]], seconds: float
 ) -> dict[str, tuple[T, float] | None]:
-    """What each gave, with the seconds it took; none for one that did not end in time.
+    """Run functions concurrently; return each result with its seconds, or None on a timeout.
 
     Raises:
-        BaseException: what a piece of work raised.
+        BaseException: the exception of a function.
     """
     deadline = time.monotonic() + seconds
-    jobs = {name: _Job(call) for name, call in work.items()}
+    jobs = {name: _CheckThread(call) for name, call in work.items()}
     for job in jobs.values():
         job.start()
-    given: dict[str, tuple[T, float] | None] = {}
+    results: dict[str, tuple[T, float] | None] = {}
     for name, job in jobs.items():
         job.join(max(0.0, deadline - time.monotonic()))
         if job.is_alive():
-            given[name] = None
+            results[name] = None
             continue
         if job.error is not None:
             raise job.error
-        given[name] = (job.result, job.seconds)  # type: ignore[assignment] # it ended well
-    return given
+        results[name] = (job.result, job.seconds)  # type: ignore[assignment] # it ended well
+    return results

@@ -1,1 +1,1 @@
-"""What the image is built with, and what its containers start with."""
+"""Build and start scripts of the container image."""

@@ -1,8 +1,8 @@
-"""Whether the container does what it was started for; its exit code is the image's health check.
+"""Health check of the container image; exit code 0 if healthy.
 
-`python -m infrastructure.platforms.docker.health [server|worker]`; without a word, the container's
-first process tells what it is. A container of a flow run is healthy as long as it runs. Only the
-standard library: this starts every few seconds.
+`python -m infrastructure.platforms.docker.health [server|worker]`. Without an argument, the command
+of process 1 determines the role. A container of a flow run is healthy while it runs. Imports only
+the standard library, since it starts every few seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 5
 
 
 def role_of(command: str) -> str:
-    """What a command line starts: `server`, `worker`, or anything else."""
+    """Return the role that a command line starts: `server`, `worker` or `other`."""
     if "prefect server start" in command:
         return "server"
     starts_worker = "prefect worker start" in command or "millrace worker" in command
@@ -26,19 +26,19 @@ def role_of(command: str) -> str:
 
 
 def address(role: str, environment: dict[str, str]) -> str | None:
-    """Where a role says of itself that it is well; none where running is enough."""
+    """Return the health endpoint of a role, or None if running is enough."""
     if role == "server":
-        # The container's own server, without its clients' credentials: health is no secret.
+        # The endpoint needs no credentials.
         return f"http://127.0.0.1:{environment.get('PREFECT_SERVER_API_PORT', '4200')}/api/ready"
     if role == "worker":
-        # Answers 503 when the worker did not ask its pool for work for several rounds.
+        # Responds with 503 if the worker has missed several polls of its work pool.
         port = environment.get("PREFECT_WORKER_WEBSERVER_PORT", "8080")
         return f"http://127.0.0.1:{port}/health"
     return None
 
 
 def fault(url: str) -> str | None:
-    """What is wrong; none when it answers well."""
+    """Return what is wrong with an endpoint, or None if it is healthy."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS):  # noqa: S310 # http alone
             return None
@@ -47,7 +47,7 @@ def fault(url: str) -> str | None:
 
 
 def main() -> int:
-    """0 when healthy."""
+    """Print whether the container is healthy; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m infrastructure.platforms.docker.health",
         description="Say whether this container is healthy; exit code 1 when it is not.",

@@ -1,10 +1,10 @@
-"""`python -m infrastructure.platforms.docker.parse_project FOLDER`: the end of an image's build.
+"""`python -m infrastructure.platforms.docker.parse_project FOLDER`: last step of the image build.
 
-Parses the dbt project for each target, the way the pipeline does, so that the first run in a new
-container finds it parsed (`MILLRACE_PARSED_DIR`). dbt takes a parsed project over when target and
-connection are the same, passwords aside; so it has to know Terraform's `dbt_targets`. They come in
-the build argument `DBT_TARGETS`. Without them the project is parsed once, so that one that does not
-parse fails the build, and the first run parses again.
+Parses the dbt project for each target, so that the first run in a new container can use dbt's
+partial parsing (`MILLRACE_PARSED_DIR`). dbt reuses a parsed project only for the same target and
+connection, ignoring passwords, so the build needs Terraform's `dbt_targets`, in the build argument
+`DBT_TARGETS`. Without them the project is parsed once, to fail the build if it does not parse, and
+the first run parses again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ ARGUMENT = "DBT_TARGETS"
 
 
 def targets_without_secrets(text: str, *, where: str) -> Contract:
-    """The contract in a document of Terraform's outputs that may be left in an image.
+    """Parse Terraform's outputs, and check that they contain no secrets.
 
     Raises:
-        ContractError: it does not keep the contract.
-        ConfigurationError: it holds secrets, which would stay in the layers of the build.
+        ContractError: the outputs are invalid.
+        ConfigurationError: they contain secrets, which would stay in the image's layers.
     """
     found = contract.parse(
         text, where=where, fix="terraform -chdir=DIR output -json, without dbt_target_secrets"
@@ -52,7 +52,7 @@ def targets_without_secrets(text: str, *, where: str) -> Contract:
 
 
 def profiles_for(text: str, dbt_dir: Path) -> list[Profile]:
-    """The profile of each target in the document; a made-up one when there is no document."""
+    """Return the profile of each target in the outputs, or a dummy profile without outputs."""
     name = profile_name(dbt_dir)
     if text.strip():
         known = targets_without_secrets(text, where=f"the build argument {ARGUMENT}")
@@ -66,10 +66,10 @@ def profiles_for(text: str, dbt_dir: Path) -> list[Profile]:
 
 
 def parse(dbt_dir: Path, profile: Profile, folder: Path) -> Path:
-    """Parse the project for a target; the file of the parsed project, in the folder.
+    """Parse the project for a target; return the partial parse file.
 
     Raises:
-        ProjectError: the project does not parse, or asks for packages that cannot be installed.
+        ProjectError: the project does not parse, or its packages cannot be installed.
     """
     with (
         tempfile.TemporaryDirectory(prefix="millrace-parse-") as target_path,

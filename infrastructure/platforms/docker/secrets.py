@@ -1,8 +1,8 @@
-"""`python -m infrastructure.platforms.docker.secrets`: the secrets that compose.yaml mounts.
+"""`python -m infrastructure.platforms.docker.secrets`: create the secrets that compose.yaml mounts.
 
-Makes those that are missing and leaves the others as they are. Compose mounts a file with the
-permissions that it has here, and the containers' users have other numbers than yours; so the files
-can be read by all, and the folder that they lie in can be entered by its owner alone.
+Creates the missing files, and keeps the others. Compose mounts a file with its permissions on the
+host, and the containers' users have other ids than yours; so everybody can read the files, but only
+their owner can enter the folder.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from prefect_flows.core.settings import load_settings
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o444
-# Each Postgres target of compose's warehouse builds into a schema of its own.
+# Each target builds into its own schema of Compose's warehouse.
 TARGETS = ("dev", "staging", "prod")
 
 app = typer.Typer(add_completion=False)
 
 
 def warehouse(password: str) -> dict[str, Any]:
-    """Where compose's warehouse is, for flow runs beside it: the block `warehouse-postgres`."""
+    """Return the block `warehouse-postgres`: Compose's warehouse, for flow runs in its network."""
     return {
         "host": "warehouse",
         "port": 5432,
@@ -40,11 +40,11 @@ def warehouse(password: str) -> dict[str, Any]:
 
 
 def outputs(password: str) -> dict[str, Any]:
-    """The targets on compose's warehouse, as Terraform would give them."""
-    place = warehouse(password)
-    place.pop("password")
+    """Return the targets in Compose's warehouse, as Terraform would output them."""
+    connection = warehouse(password)
+    connection.pop("password")
     targets = {
-        name: {"type": "postgres", **place, "schema": f"dbt_{name}", "threads": 4}
+        name: {"type": "postgres", **connection, "schema": f"dbt_{name}", "threads": 4}
         for name in TARGETS
     }
     return {
@@ -57,10 +57,10 @@ def outputs(password: str) -> dict[str, Any]:
 
 
 def make(folder: Path) -> dict[str, bool]:
-    """Make the files that are missing: name → whether it was made.
+    """Create the missing files; return name → whether it was created.
 
     Raises:
-        ConfigurationError: the folder cannot be written.
+        ConfigurationError: the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def make(folder: Path) -> dict[str, bool]:
         for name, document in (
             ("warehouse-postgres.json", warehouse(password)),
             ("terraform-outputs.json", outputs(password)),
-            # Nobody but you knows these.
+            # Registry credentials cannot be generated.
             ("registry.json", {}),
         ):
             made[name] = _write(folder / name, json.dumps(document, indent=2))
@@ -92,12 +92,12 @@ def _write(file: Path, text: str) -> bool:
     if file.exists():
         return False
     write_file(file, text.encode(), FILE_MODE)
-    file.chmod(FILE_MODE)  # whatever the umask
+    file.chmod(FILE_MODE)  # independent of the umask
     return True
 
 
 def _password() -> str:
-    # Letters and digits: it goes into URLs and files as it is.
+    # Only letters and digits, so that URLs and files need no escaping.
     return secrets.token_hex(24)
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Wait until the Prefect server answers, so that a unit after it finds it.
+"""Wait until the Prefect server responds, before systemd starts the units after it.
 
-Takes the address from PREFECT_API_URL, the server's process from MAINPID, which systemd gives, and
-seconds to wait as its one argument. Standard library only: it starts in a tenth of a second.
+Reads PREFECT_API_URL, and the server's process from MAINPID, which systemd sets. Its argument is
+the timeout in seconds. Imports only the standard library, so it starts in a tenth of a second.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def answers(url: str) -> bool:
-    """Whether the server says that it is well."""
+    """Return whether the server is healthy."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - a setting of ours
             return bool(response.status == 200)
@@ -24,7 +24,7 @@ def answers(url: str) -> bool:
 
 
 def main() -> int:
-    """Exit code 0 as soon as it answers, 1 when it has not in time."""
+    """Return 0 when the server responds, 1 if it does not in time."""
     parser = argparse.ArgumentParser(
         prog="python -m infrastructure.platforms.systemd.wait_for_api",
         description="Wait until the Prefect server at PREFECT_API_URL answers, or the process "

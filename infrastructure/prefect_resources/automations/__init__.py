@@ -1,1 +1,1 @@
-"""Prefect automations that find what a run cannot say of itself, from `automations.yaml`."""
+"""Prefect automations from `automations.yaml`, for runs that cannot report a problem themselves."""

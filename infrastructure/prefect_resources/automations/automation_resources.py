@@ -1,4 +1,4 @@
-"""Automations, as setup finds and writes them through Prefect's API."""
+"""Read and write automations through Prefect's API."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 AUTOMATION = "automation"
 PAGE = 200
-# The keys of our actions. What else stands in one, somebody has written by hand.
+# Fields of our actions. A plan masks any other field, since it was added by hand.
 PRINTED = frozenset({"type", "block_document_id", "subject", "body", "state", "message"})
 UNORDERED = ("after", "expect", "for_each")
 
 
 def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> Desired:
-    """The automation of a finding.
+    """Build the automation of a finding.
 
     Args:
-        told: the blocks that are told, by type and name; not looked at where the finding
-            tells nobody.
+        target: the target; None for an automation of the server.
+        finding: trigger and texts.
+        told: id of each notification block; unused if the finding notifies nobody.
     """
     if finding.body:
         actions: list[dict[str, Any]] = [
@@ -57,11 +58,11 @@ def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> D
 
 
 class AutomationKind:
-    """Automations. Whether one is paused is the operator's: it is left as it is.
+    """Automations. Their paused state belongs to the operator and is never changed.
 
     Args:
-        targets: of which an automation may be found orphaned; of all where none is given.
-        others: targets of which none may: another project made them.
+        targets: targets whose automations may be orphaned; all if empty.
+        others: targets of other projects, whose automations are never orphaned.
     """
 
     name = AUTOMATION
@@ -72,13 +73,13 @@ class AutomationKind:
         self._all: list[Automation] | None = None
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The automation of that name."""
-        return next((_stored(each) for each in self._read(client) if each.name == name), None)
+        """Return the automation with this name."""
+        return next((_to_actual(each) for each in self._read(client) if each.name == name), None)
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
-        """Every automation of the targets with our tag and a name that begins as ours do."""
+        """Return every automation of the targets that has our tag and name prefix."""
         return [
-            _stored(each)
+            _to_actual(each)
             for each in self._read(client)
             if TAG in each.tags and each.name.startswith(tuple(self._prefixes))
             if not each.name.startswith(self._others)
@@ -91,7 +92,7 @@ class AutomationKind:
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
-        """Create or change the automation. A change opens the windows of its trigger anew."""
+        """Create or update the automation. An update restarts the windows of its trigger."""
         written = _core(wanted.name, wanted.data)
         if stored_id is None:
             return client.create_automation(written)
@@ -99,19 +100,19 @@ class AutomationKind:
         return stored_id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
-        """Remove the automation."""
+        """Delete the automation."""
         client.delete_automation(stored_id)
 
     def shows(self, path: tuple[str, ...], value: Any) -> bool:
-        """All but actions that are not ours: a webhook's may hold a secret."""
+        """Return False for actions that were added by hand: a webhook's may contain a secret."""
         return path[0] != "actions" or (path[-1] in PRINTED and not isinstance(value, Mapping))
 
     def paused(self, client: SyncPrefectClient) -> set[str]:
-        """Names of automations that somebody has paused."""
+        """Return the names of paused automations."""
         return {each.name for each in self._read(client) if not each.enabled}
 
     def _read(self, client: SyncPrefectClient) -> list[Automation]:
-        """All that there are, asked once: a plan looks for many."""
+        """Read all automations once, since a plan looks up many."""
         if self._all is None:
             found: list[Automation] = []
             while True:
@@ -124,9 +125,9 @@ class AutomationKind:
 
 
 def normal(data: Mapping[str, Any]) -> dict[str, Any]:
-    """An automation's fields in one form: Prefect's defaults filled in, sets in order.
+    """Normalize an automation's fields: fill in Prefect's defaults, and sort sets.
 
-    Actions become a mapping by their place, so that a plan names the field that changes.
+    Actions become a mapping by their position, so that a plan names the field that changes.
     """
     given = _core("", data).model_dump(mode="json")
     trigger = given["trigger"]
@@ -147,7 +148,7 @@ def normal(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _core(name: str, data: Mapping[str, Any]) -> AutomationCore:
-    """What is written: `enabled` is not set, and so stays as it is."""
+    """Build the request body; `enabled` is not set, so that it does not change."""
     from prefect.events.schemas.automations import AutomationCore
 
     actions = data["actions"]
@@ -155,5 +156,5 @@ def _core(name: str, data: Mapping[str, Any]) -> AutomationCore:
     return AutomationCore.model_validate(dict(data) | {"name": name, "actions": listed})
 
 
-def _stored(found: Automation) -> Actual:
+def _to_actual(found: Automation) -> Actual:
     return Actual(found.id, found.name, normal(found.model_dump(mode="json")))

@@ -1,4 +1,4 @@
-"""`automations.yaml`: what it may say, and every fault of it at once."""
+"""Schema of `automations.yaml`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from infrastructure.prefect_resources.reconcile.yaml_file import read
 from prefect_flows.core.names import TargetName
 
 AUTOMATIONS_FILE = Path(__file__).parents[2] / "config" / "automations.yaml"
-# Prefect takes none shorter for what does not happen.
-SHORTEST = timedelta(seconds=10)
+# Prefect's minimum for proactive triggers.
+MINIMUM_TIME = timedelta(seconds=10)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def _time(value: Any) -> timedelta | None:
+def _parse_time(value: Any) -> timedelta | None:
     if value is False:
         return None
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is no time: write 90s, 15m, 6h or 1d, or false")
     time = timedelta(**{UNITS[match[2]]: int(match[1])})
-    if time < SHORTEST:
-        raise ValueError(f"{value} is too short: at least {SHORTEST.seconds}s, or false")
+    if time < MINIMUM_TIME:
+        raise ValueError(f"{value} is too short: at least {MINIMUM_TIME.seconds}s, or false")
     return time
 
 
-# None where it is false.
-Time = Annotated[timedelta | None, BeforeValidator(_time)]
+# None if the file says false.
+Time = Annotated[timedelta | None, BeforeValidator(_parse_time)]
 
 
 class _Strict(BaseModel):
@@ -40,7 +40,7 @@ class _Strict(BaseModel):
 
 
 class Times(_Strict):
-    """After how long each is told of a target."""
+    """After how long the owners of a target are notified of each problem."""
 
     late: Time
     pending: Time
@@ -50,7 +50,7 @@ class Times(_Strict):
 
 
 class OwnTimes(_Strict):
-    """What of it differs for one target."""
+    """Times that one target overrides."""
 
     late: Time = None
     pending: Time = None
@@ -60,13 +60,13 @@ class OwnTimes(_Strict):
 
 
 class OfServer(_Strict):
-    """What is found for all targets at once."""
+    """Times of automations for the whole server."""
 
     zombies: Time
 
 
 class AutomationsFile(_Strict):
-    """The whole file."""
+    """Content of `automations.yaml`."""
 
     version: Literal[1]
     server: OfServer
@@ -74,21 +74,21 @@ class AutomationsFile(_Strict):
     targets: Mapping[TargetName, OwnTimes] = Field(default_factory=dict)
 
     def times(self, target: str) -> Times:
-        """The times of a target."""
+        """Return the times of a target: the defaults with its own on top."""
         own = self.targets.get(target, OwnTimes())
         given = {name: getattr(own, name) for name in own.model_fields_set}
         return self.defaults.model_copy(update=given)
 
     def asks_for_missing(self, target: str) -> bool:
-        """Whether `missing` has a time of the target's own: wanted without a schedule too."""
+        """Return whether the target sets `missing`, so that it applies without a schedule."""
         own = self.targets.get(target)
         return own is not None and own.missing is not None
 
 
 def read_automations(file: Path = AUTOMATIONS_FILE) -> AutomationsFile:
-    """The file.
+    """Read and validate the file.
 
     Raises:
-        ConfigurationError: it is not there, or says something that is not understood.
+        ConfigurationError: the file does not exist or is invalid.
     """
     return read(file, AutomationsFile)

@@ -1,4 +1,4 @@
-"""`millrace automations`: `automations.yaml` becomes Prefect automations."""
+"""`millrace automations`: create Prefect automations from `automations.yaml`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def setup_automations(
     with prefect_client() as client:
         made = preflight.ground(client).targets
         _refuse_unknown(client, target or [], sorted(made))
-        others = _others(client, made, target or [])
+        others = _other_projects_targets(client, made, target or [])
         existing = sorted(set(made) - others)
         asked = asked_of(client, asked_for, target or existing)
         steps = plan(
@@ -81,10 +81,10 @@ def setup_automations(
         raise typer.Exit(DRIFT)
 
 
-def _others(
+def _other_projects_targets(
     client: SyncPrefectClient, made: Mapping[str, str | None], names: Sequence[str]
 ) -> set[str]:
-    """Targets that other projects made, of which none may be named."""
+    """Return the targets of other projects; raise an error if one of them is named."""
     projects = projects_of(load_settings())
     others = {name for name, mark in made.items() if projects.is_other(mark)}
     if named := sorted(others & set(names)):

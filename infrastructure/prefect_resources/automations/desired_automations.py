@@ -1,4 +1,4 @@
-"""The automations that the file asks for, given what Prefect has: receivers and schedules."""
+"""Determine the desired automations from the file, notification blocks and schedules."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ COMMAND = "uv run millrace automations"
 
 @dataclass
 class Asked:
-    """What should be there.
+    """Desired automations.
 
     Attributes:
-        left_out: the targets for which nobody is told.
+        wanted: the automations.
+        left_out: targets without automations, because they have no notification block.
     """
 
     wanted: list[Desired] = field(default_factory=list)
@@ -33,25 +34,25 @@ class Asked:
 
 
 def asked_of(client: SyncPrefectClient, file: AutomationsFile, targets: Sequence[str]) -> Asked:
-    """The automations of these targets and of the server."""
+    """Return the desired automations of these targets and of the server."""
     asked = Asked()
     for name in targets:
-        told = {
+        blocks = {
             block_address(block): UUID(block["id"]) for block in notification_blocks(client, name)
         }
-        if not told:
+        if not blocks:
             asked.left_out.append(name)
             continue
         scheduled = file.asks_for_missing(name) or _is_scheduled(client, name)
         found = of_target(name, file.times(name), scheduled=scheduled)
-        asked.wanted += [desired(name, finding, told) for finding in found]
+        asked.wanted += [desired(name, finding, blocks) for finding in found]
     if file.server.zombies is not None:
         asked.wanted.append(desired(None, zombies(file.server.zombies), told={}))
     return asked
 
 
 def _is_scheduled(client: SyncPrefectClient, target: str) -> bool:
-    """Whether a deployment of the pipeline has a schedule, also one that somebody has paused."""
+    """Return whether a deployment of the pipeline has a schedule, active or not."""
     from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
 
     found = client.read_deployments(

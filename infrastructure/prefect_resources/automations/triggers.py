@@ -1,9 +1,10 @@
-"""What each automation looks for, and what it says: triggers and templates of Prefect's.
+"""Triggers and notification texts of each automation.
 
-Events of a flow run are named after its state, `prefect.flow-run.Late`. A proactive trigger opens a
-window at an event of `after`, for each run by itself, and fires when none of `expect` comes within.
-Where it is not for each, as `missing` is, Prefect opens the first window by itself, so that a
-target that was never refreshed is found too; an event of both begins the window anew.
+The events of a flow run are named after its state, for example `prefect.flow-run.Late`. A proactive
+trigger opens a window for each run at an event in `after`, and fires if no event in `expect`
+follows within the window. A trigger without `for_each`, such as `missing`, opens its first window
+when it is created, so that it also finds a target that was never refreshed. An event that is in
+both lists restarts the window.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from prefect_flows.core.names import PIPELINE, run_tag
 
 EVENT = "prefect.flow-run."
 HEARTBEAT = f"{EVENT}heartbeat"
-OVER = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
-# What a run is after it was due: waiting for its turn is no fault.
-TAKEN = ("Pending", "Running", "AwaitingConcurrencySlot", "Cancelling", *OVER)
-BEGUN = ("Running", "AwaitingConcurrencySlot", "Cancelling", *OVER)
+FINISHED_STATES = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
+# States after Late. A run that waits for its turn is not late.
+TAKEN_STATES = ("Pending", "Running", "AwaitingConcurrencySlot", "Cancelling", *FINISHED_STATES)
+STARTED_STATES = ("Running", "AwaitingConcurrencySlot", "Cancelling", *FINISHED_STATES)
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 EACH_RUN = ("prefect.resource.id",)
 
-# Of no server that knows its own address, the link would be "None".
+# `ui_url` is "None" on a server that does not know its own URL.
 LINK = '{{ (flow_run|ui_url) or "flow run " ~ flow_run.id }}'
 AUTOMATION_LINK = '{{ (automation|ui_url) or "automation " ~ automation.name }}'
-WHICH = "The run {{ flow_run.name }}{% if deployment %} of {{ deployment.name }}{% endif %}"
+LABEL = "The run {{ flow_run.name }}{% if deployment %} of {{ deployment.name }}{% endif %}"
 HEALTH = "uv run millrace health {target}"
 LOGS = "uv run prefect flow-run logs {{ flow_run.id }}"
 CANCEL = "uv run prefect flow-run cancel {{ flow_run.id }}"
@@ -36,13 +37,14 @@ CANCEL = "uv run prefect flow-run cancel {{ flow_run.id }}"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is looked for.
+    """A problem that an automation detects.
 
     Attributes:
-        name: in the automation's name, and in the file.
-        description: what a person reads in the UI.
-        trigger: Prefect's trigger, in the form of `kinds.normal`.
-        subject, body: Jinja templates of Prefect's; empty where nobody is told.
+        name: part of the automation's name, and key in the file.
+        description: description in the UI.
+        trigger: Prefect's trigger, normalized by `automation_resources.normal`.
+        subject: Jinja template of the notification; empty if nobody is notified.
+        body: Jinja template of the notification; empty if nobody is notified.
     """
 
     name: str
@@ -53,9 +55,11 @@ class Finding:
 
 
 def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding]:
-    """What is looked for in the runs of a target.
+    """Yield the findings of a target.
 
     Args:
+        target: the target.
+        times: after how long each problem counts.
         scheduled: whether completed runs are expected.
     """
     runs = _related_tag(run_tag(target))
@@ -63,20 +67,22 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
     if times.late is not None:
         yield Finding(
             "late",
-            f"No worker has taken a run of {target}, {_said(times.late)} after it was late.",
-            _absence(times.late, after=("Late",), expect=TAKEN, match_related=[runs]),
+            f"No worker has taken a run of {target}, {_format(times.late)} after it was late.",
+            _absence(times.late, after=("Late",), expect=TAKEN_STATES, match_related=[runs]),
             f"Millrace: target {target}: a run is late",
-            f"{WHICH} is due since {{{{ flow_run.expected_start_time }}}}, and no worker has taken "
+            f"{LABEL} is due since {{{{ flow_run.expected_start_time }}}}, and no worker has taken "
             f"it.\n{LINK}\nWhat does not work: {health}",
         )
     if times.pending is not None:
         yield Finding(
             "pending",
             f"A worker has taken a run of {target}, which has not begun after "
-            f"{_said(times.pending)}.",
-            _absence(times.pending, after=("Pending",), expect=BEGUN, match_related=[runs]),
+            f"{_format(times.pending)}.",
+            _absence(
+                times.pending, after=("Pending",), expect=STARTED_STATES, match_related=[runs]
+            ),
             f"Millrace: target {target}: a run does not begin",
-            f"{WHICH} was taken by a worker {_said(times.pending)} ago, and has not begun: an "
+            f"{LABEL} was taken by a worker {_format(times.pending)} ago, and has not begun: an "
             "image that cannot be pulled, no room for its container, a worker that is gone.\n"
             f"{LINK}\n"
             f"What it says: {LOGS}",
@@ -84,10 +90,10 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
     if times.stuck is not None:
         yield Finding(
             "stuck",
-            f"A run of {target} goes on for more than {_said(times.stuck)}.",
-            _absence(times.stuck, after=("Running",), expect=OVER, match_related=[runs]),
+            f"A run of {target} goes on for more than {_format(times.stuck)}.",
+            _absence(times.stuck, after=("Running",), expect=FINISHED_STATES, match_related=[runs]),
             f"Millrace: target {target}: a run takes too long",
-            f"{WHICH} goes on for more than {_said(times.stuck)}. The next one waits for it.\n"
+            f"{LABEL} goes on for more than {_format(times.stuck)}. The next one waits for it.\n"
             f"{LINK}\nWhat it does: {LOGS}\nTo stop it, so that the next goes on from there: "
             f"{CANCEL}",
         )
@@ -95,13 +101,13 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
         pipeline = {"prefect.resource.role": "flow", "prefect.resource.name": PIPELINE}
         yield Finding(
             "missing",
-            f"No run of the pipeline for {target} has completed within {_said(times.missing)}.",
+            f"No run of the pipeline for {target} has completed within {_format(times.missing)}.",
             _absence(
                 times.missing, after=("Completed",), expect=("Completed",),
                 match_related=[runs, pipeline], for_each=(),
             ),
             f"Millrace: target {target} was not refreshed",
-            f"No run of the pipeline for {target} has completed within {_said(times.missing)}."
+            f"No run of the pipeline for {target} has completed within {_format(times.missing)}."
             f"{{% if flow_run %}} The last that did: {LINK}{{% endif %}}\n"
             f"What does not work: {health}",
         )  # fmt: skip
@@ -113,7 +119,7 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
                 "posture": "Reactive", "expect": [f"{EVENT}Crashed"], "match_related": [runs],
             }),
             f"Millrace: target {target}: a run crashed",
-            f"{WHICH} ended without a word: it was killed, ran out of memory, or its machine is "
+            f"{LABEL} ended without a word: it was killed, ran out of memory, or its machine is "
             f"gone. The next run goes on where it stopped.\n{LINK}\nWhat it said last: {LOGS}\n"
             "To go on now: "
             "{% if deployment %}uv run prefect deployment run {{ flow.name }}/{{ deployment.name }}"
@@ -122,14 +128,14 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
 
 
 def zombies(after: timedelta) -> Finding:
-    """Runs of ours that are shown as running, and have no process any more."""
+    """Return the finding for runs that are shown as running, but whose process is gone."""
     return Finding(
         "zombies",
-        f"A run whose heartbeats stop for {_said(after)} is set to Crashed.",
+        f"A run whose heartbeats stop for {_format(after)} is set to Crashed.",
         _event({
             "posture": "Proactive",
             "after": [HEARTBEAT],
-            "expect": [HEARTBEAT, *(f"{EVENT}{state}" for state in OVER)],
+            "expect": [HEARTBEAT, *(f"{EVENT}{state}" for state in FINISHED_STATES)],
             "for_each": list(EACH_RUN),
             "match_related": [_related_tag(run_tag("*"))],
             "within": after.total_seconds(),
@@ -163,11 +169,11 @@ def _related_tag(tag: str) -> dict[str, str]:
     return {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"}
 
 
-def _said(time: timedelta) -> str:
-    """A time as the file writes it: 90 s, 15 min, 26 h."""
+def _format(time: timedelta) -> str:
+    """Format a duration as in the file: 90 s, 15 min, 26 h."""
     seconds = round(time.total_seconds())
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        # A day is more easily read than 26 hours is as days.
+        # Below three days, hours are easier to read.
         if seconds % size == 0 and (unit != "d" or seconds >= 3 * size):
             return f"{seconds // size} {unit}"
     return f"{seconds} s"

@@ -1,1 +1,1 @@
-"""Deployments, from the project's `prefect.yaml` and those of its sources."""
+"""Prefect deployments from the project's `prefect.yaml` and those of its sources."""

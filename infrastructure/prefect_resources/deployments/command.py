@@ -1,4 +1,4 @@
-"""`millrace deploy`: every `prefect.yaml` becomes deployments of one version."""
+"""`millrace deploy`: create the deployments of every `prefect.yaml` in one version."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ app = typer.Typer(add_completion=False)
 
 @dataclass
 class Work:
-    """What is to be deployed, and what has gone wrong so far.
+    """Deployments to write, and failures so far.
 
     Attributes:
-        wanted: name of a deployment, without its flow → how it should be stored.
-        failures: name of a deployment, or of a file → what is wrong with it, a line each.
-        unread: targets of deployments that are wrong in their file; none where it is not known.
+        declared: valid deployments of the files.
+        wanted: name of a deployment, without its flow → its desired state.
+        failures: name of a deployment or file → its faults, one line each.
+        unread: targets of invalid deployments; contains None if a target is unknown.
     """
 
     declared: list[Deployment] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Work:
 
     @property
     def targets(self) -> list[str]:
-        """The targets of what is declared, each once."""
+        """Targets of the declared deployments, without duplicates."""
         return list(dict.fromkeys(each.target for each in self.declared))
 
 
@@ -80,16 +81,16 @@ def deploy(
     image = image or settings.image
     work = _read(settings, target or [])
     with prefect_client() as client:
-        there = preflight.ground(client)
+        available = preflight.ground(client)
         projects = projects_of(settings)
-        others = {name for name, mark in there.targets.items() if projects.is_other(mark)}
-        without = sorted(set(there.targets) - set(work.targets) - others)
+        others = {name for name, mark in available.targets.items() if projects.is_other(mark)}
+        without = sorted(set(available.targets) - set(work.targets) - others)
         for name in without if not target else []:
             console.print(
                 f"Target {name}: setup has made it, and no deployment is for it "
                 f"({prefect_yaml.FILE})", highlight=False, soft_wrap=True,
             )  # fmt: skip
-        _check(client, settings, work, there, version=version, pool=pool, image=image)
+        _check(client, settings, work, available, version=version, pool=pool, image=image)
         steps = _plan(client, work, target or [], others)
         console.print(plan_table.table(steps, prune=prune))
         if not dry_run:
@@ -97,15 +98,15 @@ def deploy(
             _record(client, work, steps, Release("", version, image, releases.DEPLOYED, []))
     console.print(_results(work, steps, version, dry_run=dry_run, prune=prune))
     if work.failures:
-        for name, said in work.failures.items():
-            for each in said:
+        for name, faults in work.failures.items():
+            for each in faults:
                 console.print(f"{name}: {each}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"Failed: {', '.join(work.failures)}.", highlight=False, soft_wrap=True)
         raise typer.Exit(FAILED)
 
 
 def _read(settings: Settings, targets: Sequence[str]) -> Work:
-    """Every file; what is wrong in one does not keep the rest from being deployed.
+    """Read every file; faults in one file do not keep the others from being deployed.
 
     Raises:
         ConfigurationError: no file has a deployment for a given target.
@@ -114,14 +115,14 @@ def _read(settings: Settings, targets: Sequence[str]) -> Work:
     known: set[str] = set()
     for file in prefect_yaml.files_of(settings):
         try:
-            right, faulty = prefect_yaml.read_each(file)
+            valid, invalid = prefect_yaml.read_each(file)
         except ConfigurationError as error:
             work.failures[str(file.relative_to(settings.project_dir))] = [str(error)]
             work.unread.add(None)
             continue
-        known |= {each.target for each in right}
-        work.declared += prefect_yaml.of_targets(right, targets)
-        for each in faulty:
+        known |= {each.target for each in valid}
+        work.declared += prefect_yaml.of_targets(valid, targets)
+        for each in invalid:
             if not targets or each.target is None or each.target in targets:
                 work.failures[each.name] = [f"{fault}; correct {file}" for fault in each.faults]
                 work.unread.add(each.target)
@@ -140,18 +141,18 @@ def _check(
     client: SyncPrefectClient,
     settings: Settings,
     work: Work,
-    there: preflight.Ground,
+    available: preflight.Ground,
     *,
     version: str,
     pool: str | None,
     image: str | None,
 ) -> None:
-    """What each deployment should be, or what is wrong with it."""
+    """Add the desired state of each deployment, or its faults, to `work`."""
     projects = projects_of(settings)
     schemas = schemas_of({each.entrypoint for each in work.declared}, settings)
     for each in work.declared:
         found = list(
-            preflight.faults(client, there, each, projects=projects, pool=pool, image=image)
+            preflight.faults(client, available, each, projects=projects, pool=pool, image=image)
         )
         schema = schemas[each.entrypoint]
         if isinstance(schema, ConfigurationError):
@@ -159,7 +160,7 @@ def _check(
         if found or isinstance(schema, ConfigurationError):
             work.failures[each.name] = found
             continue
-        known = there.pools[pool or each.work_pool.name]
+        known = available.pools[pool or each.work_pool.name]
         work.wanted[each.name] = desired(
             each, schema, version=version, pool=pool, image=image, variables=known.variables
         )
@@ -168,10 +169,13 @@ def _check(
 def _plan(
     client: SyncPrefectClient, work: Work, targets: Sequence[str], others: Collection[str]
 ) -> list[Step]:
-    """Orphans are what no file names; while a file cannot be read, nothing counts as one.
+    """Plan the deployments; nothing is orphaned while a file cannot be read.
 
     Args:
-        others: targets of other projects; their deployments are none of ours.
+        client: client of the Prefect API.
+        work: the deployments.
+        targets: targets to deploy; all if empty.
+        others: targets of other projects, whose deployments are never orphaned.
     """
     readable = all(name in {each.name for each in work.declared} for name in work.failures)
     steps = plan(
@@ -183,29 +187,31 @@ def _plan(
     return [
         step
         for step in steps
-        if step.action is not Action.ORPHANED or _short(step) not in work.failures
+        if step.action is not Action.ORPHANED or _name_without_flow(step) not in work.failures
     ]
 
 
 def _write(client: SyncPrefectClient, work: Work, steps: Sequence[Step], *, prune: bool) -> None:
-    """One after the other; what the API refuses does not keep the others from being written."""
+    """Apply each step by itself, so that an error of the API does not stop the others."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     for step in steps:
         try:
             apply(client, [step], prune=prune)
         except PrefectHTTPStatusError as error:
-            work.failures[_short(step)] = [
+            work.failures[_name_without_flow(step)] = [
                 f"the Prefect API refuses it: {error.response.status_code} "
                 f"{error.response.text}; correct {prefect_yaml.FILE}, or the pool's template"
             ]
 
 
 def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: Release) -> None:
-    """A release for each target that changed, and of which nothing failed."""
+    """Record a release for each target that changed and has no failure."""
     for target in work.targets:
         names = [each.name for each in work.declared if each.target == target]
-        changed = {_short(s) for s in steps if s.action is not Action.UNCHANGED} & set(names)
+        changed = {_name_without_flow(s) for s in steps if s.action is not Action.UNCHANGED} & set(
+            names
+        )
         complete = not {None, target} & work.unread and not set(names) & set(work.failures)
         if changed and complete:
             deployments = [work.wanted[name] for name in names]
@@ -217,7 +223,7 @@ def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: 
 def _results(
     work: Work, steps: Sequence[Step], version: str, *, dry_run: bool, prune: bool
 ) -> Table:
-    said = {
+    labels = {
         Action.CREATE: "created",
         Action.UPDATE: "updated",
         Action.UNCHANGED: "unchanged",
@@ -227,15 +233,15 @@ def _results(
     result.title_justify = "left"
     for step in steps:
         pool = str(step.wanted.data["work_pool_name"]) if step.wanted is not None else ""
-        failed = _short(step) in work.failures
-        done = "failed" if failed else "would be " * dry_run + said[step.action]
+        failed = _name_without_flow(step) in work.failures
+        done = "failed" if failed else "would be " * dry_run + labels[step.action]
         result.add_row(step.name, pool, done)
-    shown = {_short(step) for step in steps}
+    planned = {_name_without_flow(step) for step in steps}
     for name in work.failures:
-        if name not in shown:
+        if name not in planned:
             result.add_row(name, "", "failed")
     return result
 
 
-def _short(step: Step) -> str:
+def _name_without_flow(step: Step) -> str:
     return step.name.split(SLASH, maxsplit=1)[1]

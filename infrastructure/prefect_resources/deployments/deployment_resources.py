@@ -1,4 +1,4 @@
-"""Deployments, as they are found and written through Prefect's API."""
+"""Read and write deployments through Prefect's API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 DEPLOYMENT = "deployment"
-# On each of ours, so that one whose file is gone is known.
+# Tag of our deployments, by which orphans are found.
 TAG = "millrace"
 SLASH = "/"
 
@@ -31,12 +31,16 @@ def desired(
     image: str | None,
     variables: Collection[str],
 ) -> Desired:
-    """The deployment as it should be stored.
+    """Build the desired state of a deployment.
 
     Args:
-        pool: another pool than the file's.
-        image: the project's image, for runs of pools that have one.
-        variables: the pool's job variables; others that the file names are for its own pool.
+        deployment: the deployment in its file.
+        flow: name, description and parameters of its flow.
+        version: version of the code.
+        pool: work pool that replaces the file's.
+        image: the project's image, for work pools whose runs are containers.
+        variables: job variables of the work pool; others in the file are dropped, since they
+            belong to the file's own pool.
     """
     work_pool = deployment.work_pool
     given = work_pool.job_variables.model_dump(mode="json", exclude_unset=True)
@@ -68,12 +72,12 @@ def desired(
 class DeploymentKind:
     """Deployments, named `<flow>/<deployment>`.
 
-    Whether one is paused, and whether its schedule is active, is the operator's: both are left as
-    they are.
+    Whether a deployment is paused, and its schedule active, belongs to the operator and is never
+    changed.
 
     Args:
-        targets: of which a deployment may be found orphaned; of all where none is given.
-        others: targets of which none may: another project made them.
+        targets: targets whose deployments may be orphaned; all if empty.
+        others: targets of other projects, whose deployments are never orphaned.
     """
 
     name = DEPLOYMENT
@@ -83,7 +87,7 @@ class DeploymentKind:
         self._others = frozenset(others)
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The deployment of that name."""
+        """Return the deployment with this name."""
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -93,7 +97,7 @@ class DeploymentKind:
         return Actual(found.id, name, _data(found))
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
-        """Every deployment of the targets with our tag."""
+        """Return every deployment of the targets that has our tag."""
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
         pattern = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
@@ -119,7 +123,7 @@ class DeploymentKind:
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
-        """Create or change the deployment."""
+        """Create or update the deployment."""
         from prefect.client.schemas.actions import (
             DeploymentScheduleCreate,
             DeploymentScheduleUpdate,
@@ -142,7 +146,7 @@ class DeploymentKind:
             )
         before = client.read_deployment(stored_id).schedules
         for schedule in before:
-            # Prefect leaves alone what has a slug, which only its own command line gives.
+            # An update keeps schedules with a slug, which only Prefect's command line sets.
             if schedule.slug is not None:
                 client.delete_deployment_schedule(stored_id, schedule.id)
         active = {_text(each.schedule): each.active for each in before}
@@ -162,11 +166,11 @@ class DeploymentKind:
         return stored_id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
-        """Remove the deployment; its runs stay."""
+        """Delete the deployment; its runs stay."""
         client.delete_deployment(stored_id)
 
     def shows(self, path: tuple[str, ...], value: Any) -> bool:
-        """All but job variables that are not ours: somebody may have put a secret there."""
+        """Return False for job variables that were added by hand: they may be secret."""
         if path[0] != "job_variables":
             return path[0] != "parameter_openapi_schema"
         return path == ("job_variables", "image") or (
@@ -203,7 +207,7 @@ def _data(found: DeploymentResponse) -> dict[str, Any]:
 
 
 def _given(schedule: dict[str, Any]) -> dict[str, Any]:
-    """A stored schedule as a file says it: without what Prefect adds."""
+    """Return a stored schedule with only the fields that a file can set."""
     kept = ("cron", "interval", "rrule", "timezone")
     return {key: schedule[key] for key in kept if schedule.get(key) is not None}
 

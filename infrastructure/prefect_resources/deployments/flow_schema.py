@@ -1,8 +1,8 @@
-"""Prints the parameter schemas of flows: `python -m …deployments.flow_schema ENTRYPOINT …`.
+"""Print the parameter schemas of flows: `python -m …deployments.flow_schema ENTRYPOINT …`.
 
-In a process of its own, so that whatever goes wrong in a source's module stays there. One process
-for all, since each would import Prefect and dlt again: that of a flow which cannot be loaded ends
-there, and another one goes on with the rest.
+This runs in a separate process, which isolates errors in a source's module. One process loads all
+flows, since each would import Prefect and dlt again. It ends at the first flow that cannot be
+loaded, and another process continues with the rest.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import typer
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
-# For each flow.
-SECONDS = 120
-# Begins a line that is a schema.
-MARK = "schema: "
+# Timeout per flow.
+LOAD_TIMEOUT_SECONDS = 120
+# Prefix of output lines that contain a schema.
+SCHEMA_PREFIX = "schema: "
 
 
 @dataclass(frozen=True)
 class FlowSchema:
-    """A flow's name, description, and the JSON schema of its parameters."""
+    """Name, description and parameter schema of a flow."""
 
     name: str
     description: str | None
@@ -38,21 +38,21 @@ class FlowSchema:
 def schemas_of(
     entrypoints: Iterable[str], settings: Settings
 ) -> dict[str, FlowSchema | ConfigurationError]:
-    """Import the flows' modules and look.
+    """Load flows and return their parameter schemas.
 
     Returns:
-        Entrypoint → its schema; or the error of a module that does not import, or has no such flow.
+        Entrypoint → schema, or the error if the module cannot be imported or has no such flow.
     """
-    left = sorted(set(entrypoints))
+    remaining = sorted(set(entrypoints))
     found: dict[str, FlowSchema | ConfigurationError] = {}
-    while left:
-        told, said = _told_of(left, settings)
-        found |= dict(zip(left, told, strict=False))
-        left = left[len(told) :]
-        if left:
-            broken = left.pop(0)
+    while remaining:
+        schemas, error_text = _load_in_subprocess(remaining, settings)
+        found |= dict(zip(remaining, schemas, strict=False))
+        remaining = remaining[len(schemas) :]
+        if remaining:
+            broken = remaining.pop(0)
             found[broken] = ConfigurationError(
-                f"The flow cannot be loaded: {said}.",
+                f"The flow cannot be loaded: {error_text}.",
                 where=broken,
                 fix="correct the module; "
                 f"{shlex.join(['uv', 'run', 'python', '-m', __name__, '--', broken])} shows more",
@@ -60,28 +60,32 @@ def schemas_of(
     return found
 
 
-def _told_of(entrypoints: list[str], settings: Settings) -> tuple[list[FlowSchema], str]:
-    """The schemas up to the first flow that cannot be loaded, and why it cannot."""
+def _load_in_subprocess(entrypoints: list[str], settings: Settings) -> tuple[list[FlowSchema], str]:
+    """Return the schemas up to the first flow that cannot be loaded, and its error."""
     command = [sys.executable, "-m", __name__, "--", *entrypoints]
     try:
         done = subprocess.run(
             command, cwd=settings.project_dir, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, check=False, timeout=SECONDS * len(entrypoints),
+            text=True, check=False, timeout=LOAD_TIMEOUT_SECONDS * len(entrypoints),
         )  # fmt: skip
         output = done.stdout
-        said = (done.stderr.strip().splitlines()[-1:] or ["it says nothing"])[0]
+        error_text = (done.stderr.strip().splitlines()[-1:] or ["it says nothing"])[0]
     except subprocess.TimeoutExpired as error:
-        # As bytes, whatever was asked for.
+        # The exception contains bytes even with `text=True`.
         output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        said = f"it takes more than {SECONDS * len(entrypoints)} s"
-    lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
-    return [FlowSchema(**json.loads(line)) for line in lines], said
+        error_text = f"it takes more than {LOAD_TIMEOUT_SECONDS * len(entrypoints)} s"
+    lines = [
+        line.removeprefix(SCHEMA_PREFIX)
+        for line in output.splitlines()
+        if line.startswith(SCHEMA_PREFIX)
+    ]
+    return [FlowSchema(**json.loads(line)) for line in lines], error_text
 
 
 def main(
     entrypoints: Annotated[list[str], typer.Argument(help="Entrypoints of flows.")],
 ) -> None:
-    """Print each flow's schema as a line of JSON, as it is loaded."""
+    """Print each flow's schema as a line of JSON, as soon as it is loaded."""
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
@@ -91,11 +95,11 @@ def main(
         schema = {
             "name": flow.name,
             "description": flow.description,
-            # A run with another parameter is refused by the API; it would crash in the worker.
+            # The API then rejects an unknown parameter, instead of the run crashing in the worker.
             "parameters": parameters | {"additionalProperties": False},
         }
-        # A module may print at its import; flushed, for whoever waits no longer.
-        sys.stdout.write(f"\n{MARK}{json.dumps(schema)}\n")
+        # The module may print when imported. Flush, since the caller may time out at the next flow.
+        sys.stdout.write(f"\n{SCHEMA_PREFIX}{json.dumps(schema)}\n")
         sys.stdout.flush()
 
 

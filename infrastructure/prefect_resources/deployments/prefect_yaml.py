@@ -1,8 +1,8 @@
-"""The files `prefect.yaml`: the deployments of the pipeline and of each source, read strictly.
+"""Read `prefect.yaml` files, the deployments of the pipeline and each source, strictly.
 
-They are Prefect's own format, so that its command line reads them too. It resolves references to
-blocks while it deploys, and so writes a registry's password into the deployment, for every reader;
-here a reference stays one until a worker needs it.
+The format is Prefect's own, so `prefect deploy` can read them too. However, `prefect deploy`
+resolves references to blocks, and so writes a registry's password into the deployment, where every
+reader of the API sees it. Here a reference stays one until a worker resolves it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from prefect_flows.core.validation_messages import validation_message
 
 SOURCES = "prefect_flows/sources"
 FILE = "prefect.yaml"
-# As `job_variables.image`: the source's own image, in the version that is deployed.
+# Value of `job_variables.image` that means the source's own image, in the deployed version.
 SOURCE_IMAGE = "{{ source_image }}"
 
 
@@ -44,27 +44,27 @@ class _Strict(BaseModel):
 
 
 class Schedule(_Strict):
-    """When runs begin: one of cron, interval (seconds) and rrule."""
+    """When runs start: one of cron, interval (seconds) and rrule."""
 
     cron: str | None = None
     interval: Annotated[float, Field(gt=0)] | None = None
     rrule: str | None = None
     timezone: str = "UTC"
 
-    # What Prefect would refuse: found here, it is named with its line.
+    # Validated here rather than by Prefect's API, so that the error names the line.
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, cron: str | None) -> str | None:
         from prefect.client.schemas.schedules import CronSchedule
 
-        return cron if cron is None else _accepted(CronSchedule, "cron", cron)
+        return cron if cron is None else _validated_by(CronSchedule, "cron", cron)
 
     @field_validator("rrule")
     @classmethod
     def _is_rrule(cls, rrule: str | None) -> str | None:
         from prefect.client.schemas.schedules import RRuleSchedule
 
-        return rrule if rrule is None else _accepted(RRuleSchedule, "rrule", rrule)
+        return rrule if rrule is None else _validated_by(RRuleSchedule, "rrule", rrule)
 
     @field_validator("timezone")
     @classmethod
@@ -82,7 +82,7 @@ class Schedule(_Strict):
         return self
 
 
-def _accepted(schedule: type[BaseModel], field: str, value: str) -> str:
+def _validated_by(schedule: type[BaseModel], field: str, value: str) -> str:
     try:
         schedule.model_validate({field: value})
     except ValidationError as error:
@@ -91,14 +91,14 @@ def _accepted(schedule: type[BaseModel], field: str, value: str) -> str:
 
 
 class ConcurrencyLimit(_Strict):
-    """How many runs at once, and what becomes of one too many."""
+    """Maximum number of concurrent runs, and what happens to further ones."""
 
     limit: PositiveInt
     collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"]
 
 
 class JobVariables(BaseModel):
-    """Job variables of any name; the environment holds no secret but by reference."""
+    """Job variables; the environment may contain secrets only as references."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -106,7 +106,7 @@ class JobVariables(BaseModel):
 
 
 class WorkPool(_Strict):
-    """Where the runs go."""
+    """Work pool and queue of the runs."""
 
     name: str
     work_queue_name: str | None = None
@@ -114,11 +114,11 @@ class WorkPool(_Strict):
 
 
 class Deployment(_Strict):
-    """One deployment, as its file says it.
+    """A deployment in its file.
 
     Attributes:
-        entrypoint: a module path, `package.module.flow`: the code is what is installed where the
-            run goes, in an image or in a checkout.
+        entrypoint: module path, `package.module.flow`, since the code is installed where the run
+            executes, in an image or a checkout.
     """
 
     name: str
@@ -133,25 +133,25 @@ class Deployment(_Strict):
 
     @property
     def target(self) -> str:
-        """The target that its runs are for."""
+        """The target of its runs."""
         return str(self.parameters["target"])
 
     @property
     def source(self) -> str | None:
-        """The source whose flow it runs; none where it is another flow."""
+        """The source whose flow it runs; None for another flow."""
         package = SOURCES.replace("/", ".") + "."
         if not self.entrypoint.startswith(package):
             return None
         return self.entrypoint.removeprefix(package).partition(".")[0]
 
     def image(self, image: str | None) -> str | None:
-        """The image of its runs: the one that its file names, the source's own, or the given one.
+        """Return the image of its runs: the one in its file, the source's own, or the given one.
 
         Args:
-            image: the project's image, in the version that is deployed.
+            image: the project's image in the deployed version.
 
         Raises:
-            ConfigurationError: it names the source's own, and none can be told.
+            ConfigurationError: the file asks for a source's own image, but the flow is no source's.
         """
         given = (self.work_pool.job_variables.model_extra or {}).get("image")
         if given != SOURCE_IMAGE:
@@ -177,7 +177,7 @@ class Deployment(_Strict):
 
 
 class DeploymentsFile(BaseModel):
-    """A whole file; the keys that serve Prefect's command line only are not looked at."""
+    """Content of a file; keys that only Prefect's command line uses are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -189,17 +189,17 @@ class DeploymentsFile(BaseModel):
 
 
 def files_of(settings: Settings) -> list[Path]:
-    """The root's file, then one for each source that has one."""
+    """Return the root's file, then those of the sources."""
     sources = settings.project_dir / SOURCES
     return [settings.project_dir / FILE, *sorted(sources.glob(f"*/{FILE}"))]
 
 
 @dataclass(frozen=True)
 class Faulty:
-    """A deployment of a file that is not as it should be.
+    """An invalid deployment of a file.
 
     Attributes:
-        target: as the file says it; none where it does not.
+        target: the target in the file, if any.
     """
 
     name: str
@@ -208,22 +208,22 @@ class Faulty:
 
 
 def read(file: Path) -> list[Deployment]:
-    """The deployments of a file.
+    """Read the deployments of a file.
 
     Raises:
-        ConfigurationError: it cannot be read, or says something that is not understood.
+        ConfigurationError: the file cannot be read or is invalid.
     """
     deployments, faulty = read_each(file)
     if faulty:
-        raise _wrong(file, [fault for each in faulty for fault in each.faults])
+        raise _invalid_file_error(file, [fault for each in faulty for fault in each.faults])
     return deployments
 
 
 def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
-    """The deployments of a file that are right, and those that are not.
+    """Return the valid and the invalid deployments of a file.
 
     Raises:
-        ConfigurationError: it cannot be read, or something is wrong outside its deployments.
+        ConfigurationError: the file cannot be read, or is invalid outside its deployments.
     """
     fix = _fix(file)
     try:
@@ -253,13 +253,15 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
         at = ".".join(str(part) for part in path)
         faults.append(f"{at}: {validation_message(fault)} ({file.name}, line {line})")
     if whole:
-        raise _wrong(file, [*whole, *(each for some in of_deployment.values() for each in some)])
-    right = [
+        raise _invalid_file_error(
+            file, [*whole, *(each for some in of_deployment.values() for each in some)]
+        )
+    valid = [
         Deployment.model_validate(each)
         for index, each in enumerate(document["deployments"])
         if index not in of_deployment
     ]
-    return right, [
+    return valid, [
         Faulty(_name(document, index), _target(document, index), faults)
         for index, faults in of_deployment.items()
     ]
@@ -269,7 +271,7 @@ def _fix(file: Path) -> str:
     return f"correct {file.name}; documentation/deployments.md says what may stand there"
 
 
-def _wrong(file: Path, faults: Sequence[str]) -> ConfigurationError:
+def _invalid_file_error(file: Path, faults: Sequence[str]) -> ConfigurationError:
     lines = "".join(f"\n  - {fault}" for fault in faults)
     return ConfigurationError(
         f"{len(faults)} fault(s) in the file of deployments:{lines}",
@@ -284,7 +286,7 @@ def _name(document: Any, index: int) -> str:
 
 
 def _target(document: Any, index: int) -> str | None:
-    """The target of a deployment that is not right, as far as it says one."""
+    """Return the target of an invalid deployment, if it has one."""
     parameters = document["deployments"][index]
     for key in ("parameters", "target"):
         parameters = parameters.get(key) if isinstance(parameters, Mapping) else None
@@ -292,11 +294,11 @@ def _target(document: Any, index: int) -> str | None:
 
 
 def _line(node: Any, path: Sequence[Any]) -> int:
-    """The line of the deepest part of a path that the file has, counted from one."""
+    """Return the line of the deepest part of a path that exists in the file, counted from one."""
     line = 0 if node is None else node.start_mark.line
     for part in path:
         if isinstance(node, yaml.MappingNode):
-            # Merged keys come first, those that go before them after.
+            # Merged keys come before the keys that override them, so take the last.
             found = [(key, value) for key, value in node.value if key.value == part]
         elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
             found = [(node.value[part], node.value[part])]
@@ -310,5 +312,5 @@ def _line(node: Any, path: Sequence[Any]) -> int:
 
 
 def of_targets(deployments: Iterable[Deployment], targets: Sequence[str]) -> list[Deployment]:
-    """Those of the given targets; all when none is given."""
+    """Return the deployments of the given targets; all if no target is given."""
     return [each for each in deployments if not targets or each.target in targets]

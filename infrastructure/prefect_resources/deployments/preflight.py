@@ -1,4 +1,4 @@
-"""What must be there before a deployment is written: block, pool, queue, image, references."""
+"""Check that what a deployment needs exists: block, work pool, queue, image, references."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool of the API: the names of its job variables and of its queues."""
+    """A work pool in the API: names of its job variables and queues."""
 
     variables: frozenset[str]
     queues: frozenset[str]
@@ -31,10 +31,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Ground:
-    """What the Prefect API has that deployments need.
+    """Targets and work pools that exist in the API.
 
     Attributes:
-        targets: target → the project that made it; none where its block does not say.
+        targets: target → project that owns it; None if its block does not say.
     """
 
     targets: Mapping[str, str | None]
@@ -42,7 +42,7 @@ class Ground:
 
 
 def ground(client: SyncPrefectClient) -> Ground:
-    """Ask the API for it."""
+    """Read targets and work pools from the API."""
     return Ground(
         marks(client),
         {
@@ -57,48 +57,50 @@ def ground(client: SyncPrefectClient) -> Ground:
 
 def faults(
     client: SyncPrefectClient,
-    there: Ground,
+    available: Ground,
     deployment: Deployment,
     *,
     projects: Projects,
     pool: str | None,
     image: str | None,
 ) -> Iterable[str]:
-    """One line each, with the command that fixes it."""
+    """Yield one line for each problem of a deployment, with the command that fixes it."""
     target, work_pool = deployment.target, deployment.work_pool
-    if projects.is_other(there.targets.get(target)):
+    if projects.is_other(available.targets.get(target)):
         yield (
-            f"another project ({there.targets[target]}) made the target {target!r}; give yours "
+            f"another project ({available.targets[target]}) made the target {target!r}; give yours "
             f"another name, or take it over: {names.SETUP_COMMAND} --target {target} --take-over"
         )
-    if target not in there.targets:
+    if target not in available.targets:
         yield (
             f"the target {target!r} has no block {names.profile_block(target)}; "
             f"{names.SETUP_COMMAND} --target {target}"
         )
     name = pool or work_pool.name
     queue = work_pool.work_queue_name or target
-    found = there.pools.get(name)
+    found = available.pools.get(name)
     command = f"uv run millrace pools --pool {name}"
     if found is None:
         yield f"there is no work pool {name!r}; {command}"
     elif queue not in found.queues:
         yield f"the work pool {name!r} has no queue {queue!r}; add it to pools.yaml, then {command}"
-    given = work_pool.job_variables.model_dump(exclude_unset=True)
+    job_variables = work_pool.job_variables.model_dump(exclude_unset=True)
     if found is not None:
-        unknown = sorted(set(given) - found.variables)
+        unknown = sorted(set(job_variables) - found.variables)
         if unknown and pool is None:
             yield (
                 f"runs in {name!r} have no job variable {', '.join(unknown)}; take it out of the "
                 f"file, or name a pool that has it"
             )
-        given = {key: value for key, value in given.items() if key in found.variables}
+        job_variables = {
+            key: value for key, value in job_variables.items() if key in found.variables
+        }
     if found is not None and found.has_image:
-        yield from _of_the_image(deployment, name, image)
-    yield from missing(client, references(given))
+        yield from _image_faults(deployment, name, image)
+    yield from missing(client, references(job_variables))
 
 
-def _of_the_image(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:
+def _image_faults(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:
     try:
         found = deployment.image(image)
     except ConfigurationError as error:

@@ -1,7 +1,7 @@
-"""Which version of a target's deployments was put in place when: what a rollback goes back to.
+"""Record the releases of a target in Prefect artifacts, which a rollback reads.
 
-Each release is an artifact in Prefect, with the key `releases-<target>`: a page for people, and in
-it, as JSON, the deployments as they were written. They hold references to blocks, and no secret.
+Each release is an artifact with the key `releases-<target>`: a Markdown page that also contains the
+deployments as JSON. They contain references to blocks, but no secret.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from infrastructure.prefect_resources.reconcile.resources import Desired
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-# How far back a rollback can look.
-KEPT = 50
-# Why a release is there that was deployed; any other was rolled back to.
+# Number of releases that a rollback can choose from.
+MAX_RELEASES = 50
+# Value of `Release.why` for a deployment; any other value is a rollback.
 DEPLOYED = "deployed"
-# Around the JSON, which is one line.
+# Delimiters of the JSON, which is one line.
 OPENING = "```json\n"
 CLOSING = "\n```\n"
 
 
 @dataclass(frozen=True)
 class Release:
-    """One version of a target's deployments.
+    """A version of a target's deployments.
 
     Attributes:
-        image: the image of its runs, or of the worker that runs them; none without containers.
-        why: what put it in place, in words.
+        image: image of its runs, or of the worker that runs them; None without containers.
+        why: `deployed`, or which version it was rolled back from.
+        at: when it was recorded.
     """
 
     target: str
@@ -45,12 +46,12 @@ class Release:
 
 
 def artifact_key(target: str) -> str:
-    """The key of the artifacts that a target's releases are kept in."""
+    """Return the artifact key of a target's releases."""
     return f"releases-{target}"
 
 
 def record(client: SyncPrefectClient, release: Release) -> None:
-    """Keep a release; it is the target's current one from now on."""
+    """Record a release, which becomes the target's current one."""
     from prefect.client.schemas.actions import ArtifactCreate
 
     client.create_artifact(
@@ -58,8 +59,8 @@ def record(client: SyncPrefectClient, release: Release) -> None:
             key=artifact_key(release.target),
             type="markdown",
             description=f"{release.version}: {release.why}",
-            data=_page(release),
-            # Short ones only: Prefect cuts what is longer than 500 characters.
+            data=_format_page(release),
+            # Only short values: Prefect truncates them to 500 characters.
             metadata_={
                 "version": release.version,
                 "image": release.image or "",
@@ -69,7 +70,7 @@ def record(client: SyncPrefectClient, release: Release) -> None:
     )
 
 
-def _page(release: Release) -> str:
+def _format_page(release: Release) -> str:
     lines = [
         f"# {release.target} at {release.version}",
         "",
@@ -87,20 +88,20 @@ def _page(release: Release) -> str:
     return "\n".join(lines) + f"\n\n{OPENING}{definitions}{CLOSING}"
 
 
-def _deployments(page: str) -> list[Desired]:
+def _parse_deployments(page: str) -> list[Desired]:
     definitions = page.partition(OPENING)[2].removesuffix(CLOSING)
     return [Desired(DEPLOYMENT, name, data) for name, data in json.loads(definitions).items()]
 
 
 def releases(client: SyncPrefectClient, target: str) -> list[Release]:
-    """A target's releases, the current one first."""
+    """Return a target's releases, the current one first."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
     from prefect.client.schemas.sorting import ArtifactSort
 
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(target)])),
         sort=ArtifactSort.CREATED_DESC,
-        limit=KEPT,
+        limit=MAX_RELEASES,
     )
     return [
         Release(
@@ -108,7 +109,7 @@ def releases(client: SyncPrefectClient, target: str) -> list[Release]:
             metadata["version"],
             metadata["image"] or None,
             metadata["why"],
-            _deployments(str(artifact.data)),
+            _parse_deployments(str(artifact.data)),
             artifact.created,
         )
         for artifact in found

@@ -1,1 +1,1 @@
-"""What setup commands share: what should be in Prefect, compared with what is; then written."""
+"""Reconcile Prefect resources: compare desired with actual state, show the plan, apply it."""

@@ -1,4 +1,4 @@
-"""What setup would do: each object created, updated, left as it is, or found orphaned."""
+"""Plan and apply changes: create, update, leave unchanged, or remove orphans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Action(StrEnum):
-    """What becomes of an object."""
+    """What a step does with a resource."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -25,12 +25,12 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One object, what becomes of it, and which of its fields change.
+    """A resource, the action, and its changed fields.
 
     Attributes:
-        changes: one line a changed field, `field: before → after`, secrets masked.
-        stored_id: the stored object; none when it is to be created.
-        wanted: the object as it should be; none when it is orphaned.
+        changes: one line per changed field, `field: before → after`, with secrets masked.
+        stored_id: id of the stored resource; None if it is to be created.
+        wanted: desired state; None if the resource is orphaned.
     """
 
     action: Action
@@ -48,16 +48,17 @@ def plan(
     *,
     keep: Iterable[Desired] | None = None,
 ) -> list[Step]:
-    """Compare what should be with what is.
+    """Compare the desired with the actual state.
 
     Args:
-        kinds: dependents before what they depend on: the order in which orphans are removed.
-        wanted: what to create or update.
-        keep: all that is asked for; anything else of ours is orphaned. None: not looked at.
+        client: client of the Prefect API.
+        kinds: resource types, dependents first: the order in which orphans are removed.
+        wanted: resources to create or update.
+        keep: all desired resources; any other of ours is orphaned. None: do not look for orphans.
     """
     by_name = {kind.name: kind for kind in kinds}
     steps = [
-        _step(kind, each, kind.find(client, each.name))
+        _build_step(kind, each, kind.find(client, each.name))
         for each in wanted
         for kind in [by_name[each.kind]]
     ]
@@ -73,10 +74,10 @@ def plan(
 
 
 def apply(client: SyncPrefectClient, steps: Iterable[Step], *, prune: bool) -> None:
-    """Create and update, in the plan's order; then, if asked, remove orphans.
+    """Create and update in the plan's order; then remove orphans, if `prune`.
 
-    An object is written after those it refers to, so that a run that ends half way leaves nothing
-    that refers to what is not there, and the next one goes on.
+    A resource is written after those it refers to. If a run is interrupted, nothing refers to a
+    missing resource, and the next run continues.
     """
     steps = list(steps)
     ids = {step.name: step.stored_id for step in steps if step.stored_id is not None}
@@ -89,11 +90,11 @@ def apply(client: SyncPrefectClient, steps: Iterable[Step], *, prune: bool) -> N
 
 
 def differs(steps: Iterable[Step]) -> bool:
-    """Whether anything is to be done, or orphaned."""
+    """Return whether a step changes something, or something is orphaned."""
     return any(step.action is not Action.UNCHANGED for step in steps)
 
 
-def _step(kind: ResourceType, wanted: Desired, stored: Actual | None) -> Step:
+def _build_step(kind: ResourceType, wanted: Desired, stored: Actual | None) -> Step:
     if stored is None:
         return Step(Action.CREATE, kind, wanted.name, wanted=wanted)
     changes = tuple(_differences(kind, wanted.data, stored.data)) + tuple(
@@ -108,7 +109,7 @@ def _step(kind: ResourceType, wanted: Desired, stored: Actual | None) -> Step:
 def _differences(
     kind: ResourceType, wanted: Mapping[str, Any], found: Any, path: tuple[str, ...] = ()
 ) -> Iterable[str]:
-    """Changed fields. A field that is not wanted counts where setup owns the whole mapping."""
+    """Yield changed fields; extra fields count only in mappings, which setup owns as a whole."""
     found = found if isinstance(found, Mapping) else {}
     keys = list(wanted) + [key for key in found if path and key not in wanted]
     for key in keys:
@@ -117,10 +118,10 @@ def _differences(
         if isinstance(after, Mapping):
             yield from _differences(kind, after, before, here)
         elif before != after:
-            yield f"{'.'.join(here)}: {_shown(kind, here, before)} → {_shown(kind, here, after)}"
+            yield f"{'.'.join(here)}: {_mask(kind, here, before)} → {_mask(kind, here, after)}"
 
 
-def _shown(kind: ResourceType, path: tuple[str, ...], value: Any) -> str:
+def _mask(kind: ResourceType, path: tuple[str, ...], value: Any) -> str:
     if value is None:
         return "none"
     return str(value) if kind.shows(path, value) else "********"

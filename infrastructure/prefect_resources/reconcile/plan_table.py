@@ -1,4 +1,4 @@
-"""A plan as people read it."""
+"""Format a plan as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infrastructure.prefect_resources.reconcile.plan import Action, Step
 
 
 def table(steps: Iterable[Step], *, prune: bool) -> Table:
-    """One row an object, its changed fields below each other."""
+    """Build a table with one row per resource and its changed fields."""
     table = Table("action", "object", "changes", title="Plan", title_justify="left")
     for step in steps:
         action = "remove" if prune and step.action is Action.ORPHANED else str(step.action)
@@ -22,7 +22,7 @@ def table(steps: Iterable[Step], *, prune: bool) -> Table:
 
 
 def summary(what: str, steps: Sequence[Step], *, prune: bool) -> str:
-    """One line: how many were created, updated, unchanged, orphaned or removed."""
+    """Format the number of created, updated, unchanged, and orphaned or removed resources."""
     count = {action: sum(step.action is action for step in steps) for action in Action}
     parts = [
         f"{count[Action.CREATE]} created",

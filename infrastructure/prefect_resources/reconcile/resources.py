@@ -1,4 +1,4 @@
-"""An object of the Prefect API as it should be, as it is, and a kind of such objects."""
+"""Desired and actual state of a Prefect resource, and the protocol of a resource type."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Desired:
-    """An object as it should be.
+    """Desired state of a resource.
 
     Attributes:
-        kind: the name of its kind.
-        data: its fields; secrets in plain, kept out of the representation.
-        references: field → name of the object that it refers to.
+        kind: name of its resource type.
+        data: its fields, including plain-text secrets, which `repr` omits.
+        references: field → name of the resource that it refers to.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class Actual:
-    """An object as it is; `data` has at least the fields that setup writes."""
+    """Actual state of a resource; `data` has at least the fields that setup writes."""
 
     id: UUID
     name: str
@@ -38,17 +38,17 @@ class Actual:
 
 
 class ResourceType(Protocol):
-    """How the objects of one kind are found, written, shown and removed."""
+    """How resources of one type are found, written, shown and removed."""
 
     @property
     def name(self) -> str:
-        """What `Desired.kind` says."""
+        """The value of `Desired.kind`."""
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The object of that name."""
+        """Return the resource with this name."""
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
-        """Every object that setup has made, also those that nothing asks for any more."""
+        """Return every resource that setup has created, including orphans."""
 
     def write(
         self,
@@ -57,14 +57,17 @@ class ResourceType(Protocol):
         stored_id: UUID | None,
         ids: Mapping[str, UUID],
     ) -> UUID:
-        """Create the object, or change it where it is stored; its id.
+        """Create the resource, or update it if it is stored; return its id.
 
         Args:
-            ids: ids of the objects that were written or found before, by name.
+            client: client of the Prefect API.
+            wanted: desired state.
+            stored_id: id of the stored resource, if any.
+            ids: ids of resources that were written or found before, by name.
         """
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:
-        """Remove the object."""
+        """Delete the resource."""
 
     def shows(self, path: tuple[str, ...], value: Any) -> bool:
-        """Whether a plan may print the value of a field; a value that may be a secret is masked."""
+        """Return whether a plan may print a field's value; others are masked."""

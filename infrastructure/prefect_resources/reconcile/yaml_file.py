@@ -1,4 +1,4 @@
-"""The files that say what should be in Prefect: YAML, and every fault of one at once."""
+"""Read and validate a YAML file of resources, and report all faults together."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read(file: Path, model: type[Model]) -> Model:
-    """A file that the option `--file` names.
+    """Read a file that the option `--file` names.
 
     Raises:
-        ConfigurationError: it is not there, or says something that is not understood. A value that
-            is refused is not shown: it may be a secret that does not belong there.
+        ConfigurationError: the file does not exist or is invalid. The error does not show invalid
+            values, since one may be a secret in the wrong place.
     """
     fix = f"correct {file.name}; its comments say what may stand there"
     try:

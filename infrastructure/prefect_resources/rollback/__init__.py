@@ -1,1 +1,1 @@
-"""Back to an earlier version of a target's deployments, with no run lost on the way."""
+"""Roll back a target's deployments to an earlier version without losing runs."""

@@ -1,4 +1,4 @@
-"""`millrace rollback TARGET`: the version before, and its worker, checked."""
+"""`millrace rollback TARGET`: go back to the previous version, restart the worker, check health."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 UNHEALTHY = 1
-# Pools whose runs are processes of the worker: they use its code, and end with it.
+# Type of work pools whose runs are child processes of the worker, and use its code.
 PROCESS = "process"
 
 app = typer.Typer(add_completion=False)
@@ -77,7 +77,7 @@ def rollback(
             console.print(f"Younger than that, left as they are: {', '.join(added)}")
         pools = _process_pools(client, chosen)
         if pools and restart is None:
-            raise _restart_missing(target, pools)
+            raise _restart_required_error(target, pools)
         if dry_run:
             return
         with held(client, pools):
@@ -99,7 +99,7 @@ def rollback(
 
 
 def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Release, Release]:
-    """The current release, and the one to go to.
+    """Return the current release, and the one to go back to.
 
     Raises:
         ConfigurationError: there is none.
@@ -112,8 +112,8 @@ def _choose(known: Sequence[Release], target: str, to: str | None) -> tuple[Rele
             fix=f"deploy one first: uv run millrace deploy {target}",
         )
     current = known[0]
-    # Each version once, the latest first. A rollback is no deployment: two of them go two versions
-    # back, and none goes forward by itself.
+    # Each deployed version once, the latest first. Rollbacks are not in the list, so a second
+    # rollback goes back one more version, and never forward.
     deployed: dict[str, Release] = {}
     for each in known:
         if each.why == DEPLOYED:
@@ -139,7 +139,7 @@ def _process_pools(client: SyncPrefectClient, release: Release) -> list[str]:
     return sorted(name for name in names if client.read_work_pool(name).type == PROCESS)
 
 
-def _restart_missing(target: str, pools: Sequence[str]) -> ConfigurationError:
+def _restart_required_error(target: str, pools: Sequence[str]) -> ConfigurationError:
     command = f"uv run millrace rollback {target} --restart"
     return ConfigurationError(
         "Its runs are processes of a worker and use the worker's code: the deployments alone do "
@@ -155,7 +155,7 @@ def _restart(command: str | None, release: Release, console: Console) -> None:
     """Run the command with the version in its environment.
 
     Raises:
-        ServerError: it cannot be run, or fails.
+        ServerError: the command cannot be run, or fails.
     """
     if command is None:
         return
@@ -165,12 +165,12 @@ def _restart(command: str | None, release: Release, console: Console) -> None:
         environment["MILLRACE_IMAGE"] = release.image
     try:
         code = subprocess.run(shlex.split(command), env=environment, check=False).returncode
-        said = f"it exits with {code}"
+        reason = f"it exits with {code}"
     except OSError as error:
-        code, said = 1, str(error)
+        code, reason = 1, str(error)
     if code != 0:
         raise ServerError(
-            f"The worker was not restarted: {said}.",
+            f"The worker was not restarted: {reason}.",
             where=f"--restart {shlex.quote(command)}; the deployments are at {release.version}, "
             "the work pool takes runs again",
             fix=f"see why, and run the command with MILLRACE_VERSION={release.version}",

@@ -1,4 +1,4 @@
-"""A work pool that begins nothing new while the runs that are under way come to their end."""
+"""Drain work pools: pause them and wait until their runs have finished."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 POLL_SECONDS = 3.0
-# A worker that has just taken a run says so to the API a moment later: twice nothing is nothing.
+# A worker reports a run to the API a moment after taking it, so one idle poll proves nothing.
 QUIET_POLLS = 2
 
 
 @contextmanager
 def held(client: SyncPrefectClient, pools: Sequence[str]) -> Iterator[None]:
-    """Pause the pools for as long as the context lasts; those that were paused before stay so."""
+    """Pause the work pools while the context is open; pools that were paused before stay paused."""
     from prefect.client.schemas.actions import WorkPoolUpdate
 
-    ours = [name for name in pools if not client.read_work_pool(name).is_paused]
+    unpaused = [name for name in pools if not client.read_work_pool(name).is_paused]
     try:
-        for name in ours:
+        for name in unpaused:
             client.update_work_pool(name, WorkPoolUpdate(is_paused=True))
         yield
     finally:
-        for name in ours:
+        for name in unpaused:
             client.update_work_pool(name, WorkPoolUpdate(is_paused=False))
 
 
 def wait_until_idle(
     client: SyncPrefectClient, pools: Sequence[str], seconds: float, console: Console
 ) -> None:
-    """Wait for the runs of the pools that have begun.
+    """Wait until the runs that have started in the work pools have finished.
 
     Raises:
-        TargetBusy: some are still running when the time is up.
+        TargetBusy: runs are still active after the timeout.
     """
     deadline = time.monotonic() + seconds
-    quiet, said = 0, ""
+    quiet, printed = 0, ""
     while pools and quiet < QUIET_POLLS:
-        running = _under_way(client, pools)
+        running = _find_active_runs(client, pools)
         quiet = 0 if running else quiet + 1
         text = f"Waiting for {len(running)} run(s): {', '.join(running)}"
-        if running and text != said:
+        if running and text != printed:
             console.print(text, highlight=False, soft_wrap=True)
-            said = text
+            printed = text
         if running and time.monotonic() > deadline:
             raise TargetBusy(
                 f"Runs are still under way after {seconds:.0f} s: {', '.join(running)}.",
@@ -61,7 +61,7 @@ def wait_until_idle(
         time.sleep(POLL_SECONDS)
 
 
-def _under_way(client: SyncPrefectClient, pools: Sequence[str]) -> list[str]:
+def _find_active_runs(client: SyncPrefectClient, pools: Sequence[str]) -> list[str]:
     from prefect.client.schemas.filters import (
         FlowRunFilter,
         FlowRunFilterState,
@@ -78,5 +78,5 @@ def _under_way(client: SyncPrefectClient, pools: Sequence[str]) -> list[str]:
         ),
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(pools))),
     )
-    # One that waits for its turn has not begun; it does when the pool takes runs again.
+    # A run that waits for its turn has not started; it starts when the pool is resumed.
     return sorted(f"{run.name} ({run.id})" for run in found)

@@ -1,4 +1,4 @@
-"""Whether a target works after a rollback: its worker has reported, and the health check passes."""
+"""Verify a rollback: the worker has sent a heartbeat, and the health check passes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-# How a run ended before, or that one lost its lease while the server was away, says nothing about
-# what runs after it.
-NOT_ASKED = ("last run", "running")
+# Ignored checks: a run that failed before, or lost its lease while the server was away, does not
+# affect later runs.
+IGNORED_CHECKS = ("last run", "running")
 HEALTHY, UNHEALTHY = 0, 1
 CHECK_SECONDS = 30.0
 POLL_SECONDS = 3.0
 
 
 def heartbeats(client: SyncPrefectClient, pools: Iterable[str]) -> dict[str, datetime | None]:
-    """When any worker of each pool has last reported; none for a pool without one."""
+    """Return the latest worker heartbeat of each work pool; None if there is none."""
     return {
         name: max(
             (
@@ -42,11 +42,14 @@ def verify(
     before: Mapping[str, datetime | None],
     seconds: float,
 ) -> list[str]:
-    """Ask until nothing fails, or the time is up; what fails then, a line each.
+    """Check until nothing fails or the time is over; return the remaining faults.
 
     Args:
-        before: the last report of each pool's workers at the restart. A worker that ended just then
-            is taken for alive for a minute and a half; one that came up reports again.
+        client: client of the Prefect API.
+        target: the target.
+        before: latest heartbeat of each work pool before the restart. A worker that has just
+            exited counts as online for another 90 seconds; a restarted one sends a new heartbeat.
+        seconds: how long to check.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -61,7 +64,7 @@ def verify(
 
 
 def health(target: str) -> dict[str, str]:
-    """What the health check of a target finds failing: check and subject → a line of why."""
+    """Run the health check of a target; return failed checks → one line with the reason."""
     done = subprocess.run(
         [sys.executable, "-m", "infrastructure.cli", "health", "--json",
          "--timeout", str(CHECK_SECONDS), "--", target],
@@ -71,7 +74,7 @@ def health(target: str) -> dict[str, str]:
         return {"health check": done.stderr.strip()}
     found = {}
     for check in json.loads(done.stdout)["checks"]:
-        if check["status"] == "failed" and check["name"] not in NOT_ASKED:
+        if check["status"] == "failed" and check["name"] not in IGNORED_CHECKS:
             what = f"{check['name']} {check['subject']}".strip()
             fix = f"; {check['fix']}" if check.get("fix") else ""
             found[what] = f"{what}: {check['seen']}{fix}"

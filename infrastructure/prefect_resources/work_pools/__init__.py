@@ -1,1 +1,1 @@
-"""Work pools and their queues, from `pools.yaml` and Prefect's own job templates."""
+"""Work pools and queues from `pools.yaml` and Prefect's base job templates."""

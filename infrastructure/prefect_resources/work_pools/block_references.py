@@ -1,4 +1,4 @@
-"""`{{ prefect.blocks.TYPE.NAME.key }}` in a template: found, and looked up."""
+"""Find and resolve references to Prefect blocks: `{{ prefect.blocks.TYPE.NAME.key }}`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 PREFIX = "prefect.blocks."
-# A JSON schema's pattern of one reference and nothing else.
+# JSON schema pattern of exactly one reference.
 REFERENCE = r"^\{\{ *prefect\.blocks\.[^{}]+\}\}$"
 SECRET = "secret"  # noqa: S105 (the slug of a block type)
 
@@ -21,7 +21,8 @@ class Reference:
     """A reference to a block, or to a member of it.
 
     Attributes:
-        slug: Prefect's slug of the block's type.
+        slug: Prefect's slug of the block type.
+        name: name of the block.
         key: dotted path of the member; empty for the whole block.
     """
 
@@ -34,12 +35,12 @@ class Reference:
 
 
 def is_reference(value: str) -> bool:
-    """Whether the text is one reference to a block and nothing else."""
+    """Return whether the text is exactly one reference to a block."""
     return re.match(REFERENCE, value) is not None
 
 
 def references(value: Any) -> Iterable[Reference]:
-    """Every reference in a template, nested anywhere."""
+    """Yield every reference in a nested value."""
     from prefect.utilities.templating import find_placeholders
 
     if isinstance(value, Mapping):
@@ -56,10 +57,10 @@ def references(value: Any) -> Iterable[Reference]:
 
 
 def missing(client: SyncPrefectClient, wanted: Iterable[Reference]) -> list[str]:
-    """One line for each reference that no worker could resolve, with the command that fixes it."""
+    """Return one line for each reference that a worker could not resolve, with the fix."""
     faults = []
     for reference in sorted(set(wanted)):
-        fault = _fault(client, reference)
+        fault = _get_fault(client, reference)
         if fault is not None:
             command = f"uv run millrace secret {reference.name}"
             if reference.slug != SECRET:
@@ -68,7 +69,7 @@ def missing(client: SyncPrefectClient, wanted: Iterable[Reference]) -> list[str]
     return faults
 
 
-def _fault(client: SyncPrefectClient, reference: Reference) -> str | None:
+def _get_fault(client: SyncPrefectClient, reference: Reference) -> str | None:
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -78,7 +79,7 @@ def _fault(client: SyncPrefectClient, reference: Reference) -> str | None:
     except ObjectNotFound:
         return "no such block"
     data: Any = block.data
-    # As the worker does: a Secret holds nothing but its value.
+    # As the worker does: a reference to a Secret starts inside its value.
     if reference.key and set(data) == {"value"} and reference.key.split(".")[0] != "value":
         data = data["value"]
     for part in reference.key.split(".") if reference.key else ():

@@ -1,4 +1,4 @@
-"""`millrace pools`: `pools.yaml` becomes work pools and queues."""
+"""`millrace pools`: create work pools and queues from `pools.yaml`."""
 
 from __future__ import annotations
 

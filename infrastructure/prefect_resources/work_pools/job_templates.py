@@ -1,4 +1,4 @@
-"""A pool's base job template: Prefect's own for the installed version, with ours laid over it."""
+"""Build base job templates: Prefect's own of the installed version, with our overrides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infrastructure.prefect_resources.work_pools.block_references import REFEREN
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, Kind, Pool
 from prefect_flows.core.errors import ConfigurationError
 
-# Who knows the template of a kind, and what installs it.
+# Kind → module and class of its worker, and the command that installs it.
 WORKERS = {
     "process": ("prefect.workers.process", "ProcessWorker", "uv sync"),
     "docker": ("prefect_docker.worker", "DockerWorker", "uv sync"),
@@ -23,17 +23,17 @@ WORKERS = {
         "uv sync --extra kubernetes",
     ),
 }
-# Job variables that pools.yaml sets under `env`, so that secrets there are looked for.
+# pools.yaml sets this job variable under `env`, where secrets are checked for.
 ENV = "env"
-# Where a template keeps the schemas of blocks.
+# Keys under which a template stores the schemas of blocks.
 DEFINITIONS = ("$defs", "definitions")
 
 
 def default_template(kind: Kind) -> dict[str, Any]:
-    """Prefect's base job template.
+    """Return Prefect's base job template for a kind of work pool.
 
     Raises:
-        ConfigurationError: the package that defines the kind's worker is not installed.
+        ConfigurationError: the package of the kind's worker is not installed.
     """
     module, name, install = WORKERS[kind]
     try:
@@ -49,11 +49,11 @@ def default_template(kind: Kind) -> dict[str, Any]:
 
 
 def template_of(name: str, pool: Pool) -> dict[str, Any]:
-    """The template of a pool.
+    """Build the base job template of a work pool.
 
     Raises:
-        ConfigurationError: the pool sets a job variable that the template does not have, or to a
-            value that it does not allow.
+        ConfigurationError: the pool sets a job variable that the template does not have, or an
+            invalid value.
     """
     template = default_template(pool.kind)
     properties = template["variables"]["properties"]
@@ -91,19 +91,19 @@ def template_of(name: str, pool: Pool) -> dict[str, Any]:
 
 
 def _accept_reference(variable: dict[str, Any]) -> None:
-    """Where a block is asked for, a reference to one is accepted too.
+    """Accept a reference where the schema asks for a block.
 
-    Prefect's server checks a deployment's job variables against the schema, and the worker resolves
-    references; without this a deployment could only hold the block's id, or its fields in plain.
+    Prefect's server validates a deployment's job variables against the schema before the worker
+    resolves references. Otherwise a deployment could only contain the block's id or plain fields.
     """
     if any("$ref" in each for each in variable.get("anyOf", [])):
         variable["anyOf"].append({"type": "string", "pattern": REFERENCE})
 
 
 def laid_over(below: Any, above: Any) -> Any:
-    """A copy of `below` with `above` laid over it: mapping by mapping, list item by list item.
+    """Return `below` merged with `above`, recursively, with lists merged item by item.
 
-    A null in a mapping takes the key away.
+    A null in a mapping removes the key.
     """
     if isinstance(below, Mapping) and isinstance(above, Mapping):
         merged = {**below, **{k: laid_over(below.get(k), v) for k, v in above.items()}}

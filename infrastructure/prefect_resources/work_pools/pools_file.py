@@ -1,4 +1,4 @@
-"""`pools.yaml`: what it may say, and every fault of it at once."""
+"""Schema of `pools.yaml`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|AUTH_STRING|(^|_)KEY$")
 
 
-def _no_secret(env: Mapping[str, str]) -> Mapping[str, str]:
+def _require_no_secret(env: Mapping[str, str]) -> Mapping[str, str]:
     open_secrets = [
         name
         for name, value in env.items()
@@ -47,7 +47,7 @@ def _no_secret(env: Mapping[str, str]) -> Mapping[str, str]:
     return env
 
 
-Env = Annotated[Mapping[str, str], AfterValidator(_no_secret)]
+Env = Annotated[Mapping[str, str], AfterValidator(_require_no_secret)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
@@ -61,12 +61,13 @@ class Queue(BaseModel):
 
 
 class Pool(BaseModel):
-    """A work pool, and what is laid over Prefect's job template for its kind.
+    """A work pool, and the overrides of Prefect's base job template.
 
     Attributes:
+        env: environment of its runs.
         defaults: job variable → its default.
-        variables: further job variables, each a JSON schema.
-        job_configuration: laid over Prefect's job configuration.
+        variables: additional job variables, each a JSON schema.
+        job_configuration: overrides of Prefect's job configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,7 +83,7 @@ class Pool(BaseModel):
 
 
 class PoolsFile(BaseModel):
-    """The whole file. `env` is for the runs of every pool; `queues` is only there to be named."""
+    """Content of `pools.yaml`. `env` applies to every pool; `queues` holds only YAML anchors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,30 +96,32 @@ class PoolsFile(BaseModel):
 def read_pools(
     settings: Settings, file: Path = POOLS_FILE, names: list[str] | None = None
 ) -> dict[str, Pool]:
-    """The pools of the file by name, `${NAME}` and `${NAME:-default}` replaced, with their `env`.
+    """Read the work pools, with `env` merged and `${NAME}`, `${NAME:-default}` replaced.
 
     Args:
-        names: only these; their variables are the only ones that have to be set.
+        settings: settings of the project.
+        file: path of `pools.yaml`.
+        names: pools to read; all if None. Only their variables must be set.
 
     Raises:
-        ConfigurationError: the file is not there or not right, a name is not in it, or a variable
-            is not set.
+        ConfigurationError: the file does not exist or is invalid, it has no such pool, or a
+            variable is not set.
     """
     parsed = read(file, PoolsFile)
-    chosen = _chosen(parsed, names, file)
-    variables = _variables(settings)
+    chosen = _select_pools(parsed, names, file)
+    variables = _load_variables(settings)
     return {
         name: pool.model_copy(
             update={
-                "env": _replaced({**parsed.env, **pool.env}, variables, f"{name}.env"),
-                "defaults": _replaced(pool.defaults, variables, f"{name}.defaults"),
+                "env": _replace_variables({**parsed.env, **pool.env}, variables, f"{name}.env"),
+                "defaults": _replace_variables(pool.defaults, variables, f"{name}.defaults"),
             }
         )
         for name, pool in chosen.items()
     }
 
 
-def _chosen(parsed: PoolsFile, names: list[str] | None, file: Path) -> dict[str, Pool]:
+def _select_pools(parsed: PoolsFile, names: list[str] | None, file: Path) -> dict[str, Pool]:
     unknown = [name for name in names or [] if name not in parsed.pools]
     if unknown:
         raise ConfigurationError(
@@ -130,18 +133,21 @@ def _chosen(parsed: PoolsFile, names: list[str] | None, file: Path) -> dict[str,
     return {name: pool for name, pool in parsed.pools.items() if not names or name in names}
 
 
-def _variables(settings: Settings) -> dict[str, str]:
+def _load_variables(settings: Settings) -> dict[str, str]:
     from_file = dotenv_values(settings.project_dir / ".env")
     return {name: value for name, value in from_file.items() if value is not None} | dict(
         os.environ
     )
 
 
-def _replaced(value: Any, variables: Mapping[str, str], where: str) -> Any:
+def _replace_variables(value: Any, variables: Mapping[str, str], where: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _replaced(each, variables, f"{where}.{key}") for key, each in value.items()}
+        return {
+            key: _replace_variables(each, variables, f"{where}.{key}")
+            for key, each in value.items()
+        }
     if isinstance(value, list):
-        return [_replaced(each, variables, where) for each in value]
+        return [_replace_variables(each, variables, where) for each in value]
     if not isinstance(value, str):
         return value
 

@@ -1,4 +1,4 @@
-"""Work pools and their queues, as setup finds and writes them through Prefect's API."""
+"""Read and write work pools and their queues through Prefect's API."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 POOL = "work-pool"
 QUEUE = "work-queue"
 TEMPLATE = "base_job_template"
-# Between the names of a pool and of its queue; neither may have one.
+# Separates a pool's name from its queue's; neither may contain it.
 SLASH = "/"
-# Prefect makes it with each pool.
+# Prefect creates it with each work pool.
 DEFAULT_QUEUE = "default"
 
 
 def desired(pools: Mapping[str, Pool]) -> list[Desired]:
-    """Every pool, followed by its queues, the most urgent first."""
+    """Return the desired state of every work pool, each followed by its queues by priority."""
     wanted = []
     for name, pool in pools.items():
         wanted.append(
@@ -52,12 +52,12 @@ def desired(pools: Mapping[str, Pool]) -> list[Desired]:
 
 
 class PoolKind:
-    """Work pools. Whether one is paused is the operator's: it is left as it is."""
+    """Work pools. Their paused state belongs to the operator and is never changed."""
 
     name = POOL
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The pool of that name."""
+        """Return the work pool with this name."""
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -76,7 +76,7 @@ class PoolKind:
         )
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:  # noqa: ARG002
-        """None: a pool that the file does not name may be another project's."""
+        """Return no pool: one that the file does not name may be another project's."""
         return []
 
     def write(
@@ -86,7 +86,7 @@ class PoolKind:
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
-        """Create or change the pool; its type cannot be changed, which the command sees first."""
+        """Create or update the work pool, except its type, which the command checks before."""
         from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 
         changeable = {key: value for key, value in wanted.data.items() if key != "type"}
@@ -96,11 +96,11 @@ class PoolKind:
         return client.create_work_pool(WorkPoolCreate(name=wanted.name, **wanted.data)).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
-        """Remove the pool."""
+        """Delete the work pool."""
         client.delete_work_pool(name)
 
     def shows(self, path: tuple[str, ...], value: Any) -> bool:
-        """What is no secret for certain; somebody may have put one into a template by hand."""
+        """Return False for possible secrets, since a template may have been edited by hand."""
         if isinstance(value, Mapping):
             return False
         if ENV in path:
@@ -117,15 +117,18 @@ class QueueKind:
         self._pools = list(pools)
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
-        """The queue of that name."""
-        return next((each for each in self._of(client, _pool(name)) if each.name == name), None)
+        """Return the queue with this name."""
+        return next(
+            (each for each in self._read_queues(client, _pool_of_queue(name)) if each.name == name),
+            None,
+        )
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
-        """Every queue of our pools but Prefect's own."""
+        """Return every queue of our pools except Prefect's default queue."""
         return [
             queue
             for pool in self._pools
-            for queue in self._of(client, pool)
+            for queue in self._read_queues(client, pool)
             if queue.name != f"{pool}{SLASH}{DEFAULT_QUEUE}"
         ]
 
@@ -136,7 +139,7 @@ class QueueKind:
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
-        """Create or change the queue."""
+        """Create or update the queue."""
         if stored_id is not None:
             client.update_work_queue(stored_id, **wanted.data)
             return stored_id
@@ -144,14 +147,14 @@ class QueueKind:
         return client.create_work_queue(name, work_pool_name=pool, **wanted.data).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
-        """Remove the queue."""
+        """Delete the queue."""
         client.delete_work_queue_by_id(stored_id)
 
     def shows(self, path: tuple[str, ...], value: Any) -> bool:  # noqa: ARG002
-        """Everything: a queue has no secret."""
+        """Return True: a queue has no secret."""
         return True
 
-    def _of(self, client: SyncPrefectClient, pool: str) -> list[Actual]:
+    def _read_queues(self, client: SyncPrefectClient, pool: str) -> list[Actual]:
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -169,9 +172,9 @@ class QueueKind:
 
 
 def kinds(pools: Iterable[str]) -> tuple[ResourceType, ...]:
-    """Queues before the pools that they belong to."""
+    """Return the resource types: queues before the work pools that they belong to."""
     return QueueKind(pools), PoolKind()
 
 
-def _pool(queue: str) -> str:
+def _pool_of_queue(queue: str) -> str:
     return queue.split(SLASH, maxsplit=1)[0]
