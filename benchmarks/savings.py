@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 SAVINGS = [
-    "unheard_events_not_built",
-    "relations_found_by_name",
-    "contexts_not_copied",
-    "parsed_project_not_collected",
+    "skip_debug_events",
+    "look_up_relations_by_key",
+    "share_jinja_contexts",
+    "freeze_gc",
 ]
 VARIANTS = {"dbt as it comes": [], **{name: [name] for name in SAVINGS}, "all": SAVINGS}
 CHILD = """

@@ -153,7 +153,7 @@ class LazyGroup(TyperGroup):
         ]
 
 
-class FrontDoor(LazyGroup):
+class MillraceGroup(LazyGroup):
     """The `millrace` command."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
@@ -192,7 +192,7 @@ class Checks(LazyGroup):
         return CHECKS
 
 
-app = typer.Typer(cls=FrontDoor, no_args_is_help=True)
+app = typer.Typer(cls=MillraceGroup, no_args_is_help=True)
 ingest = typer.Typer(cls=Sources, no_args_is_help=True)
 check = typer.Typer(cls=Checks, no_args_is_help=True)
 

@@ -18,7 +18,7 @@ def named(commit: str, *, dirty: bool) -> str:
     return commit[:SHORT_COMMIT_LENGTH] + DIRTY * dirty
 
 
-def version_of(settings: Settings) -> str:
+def get_version(settings: Settings) -> str:
     """Return the version of the project's folder.
 
     An image has no git clone; it has its version in `MILLRACE_VERSION`.
@@ -32,7 +32,7 @@ def version_of(settings: Settings) -> str:
     return named(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
 
 
-def image_of_source(image: str, source: str) -> str:
+def get_source_image(image: str, source: str) -> str:
     """Return the name of a source's own image, which is based on the project's image.
 
     `r.example.com/millrace:1a2b` gives `r.example.com/millrace-nyc-flights:1a2b`, the same version.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect_flows.core.bounded_waits import bound_api_waits
+from prefect_flows.core.bounded_waits import limit_api_retries
 from prefect_flows.core.notification_preferences import load_preferences
 from prefect_flows.core.prefect_api import load_profile, prefect_client
 from prefect_flows.core.profiles import Profile
@@ -37,7 +37,7 @@ def get_flow_context(parameters: Parameters) -> FlowContext:
         PrefectUnreachable: the Prefect API does not answer, or refuses.
     """
     settings = load_settings()
-    patience = bound_api_waits(settings.unreachable_seconds)
+    patience = limit_api_retries(settings.unreachable_seconds)
     with prefect_client() as client:
         store = configured_store(settings, client)
         preferences = load_preferences(client, parameters.target)

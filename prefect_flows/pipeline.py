@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from prefect_flows.core.command_line import exits_with_expected_errors
-from prefect_flows.core.documents import Unreadable, parse_json, refuse_unkeepable
+from prefect_flows.core.documents import DocumentError, check_storable, parse_json
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable, RunCancelled
 from prefect_flows.core.names import PIPELINE, TargetName, run_tag
 from prefect_flows.core.prefect_api import prefect_client, require_target
@@ -34,12 +34,12 @@ from prefect_flows.core.settings import STAGES, Stage, load_settings
 from prefect_flows.core.validation_messages import validation_faults
 from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest import source_registry
-from prefect_flows.pipeline_run import refuse_open_secrets, run_pipeline
+from prefect_flows.pipeline_run import refuse_plaintext_secrets, run_pipeline
 from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.runtime.base import LocalRuntime
 from prefect_flows.runtime.parameters import Parameters, Strategy
 from prefect_flows.runtime.progress import API_ERRORS
-from prefect_flows.runtime.stages import say_expected_errors_without_stack
+from prefect_flows.runtime.stages import hide_tracebacks_of_expected_errors
 from prefect_flows.state.store import StateStore
 
 
@@ -87,7 +87,7 @@ def dbt_full_pipeline(
     Raises:
         MillraceError: a setting is wrong, a server does not answer, or a stage failed.
     """
-    say_expected_errors_without_stack()
+    hide_tracebacks_of_expected_errors()
     parameters = Parameters(
         target=target,
         sources=sources,
@@ -186,7 +186,7 @@ def main(
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
         source_registry.require_source(name)
     # Before Prefect stores the parameters with the flow run.
-    refuse_open_secrets(parameters)
+    refuse_plaintext_secrets(parameters)
     if no_prefect:
         record = _run_without_prefect(parameters)
     else:
@@ -197,11 +197,11 @@ def main(
 def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
     name = "options"
     try:
-        refuse_unkeepable(options)
+        check_storable(options)
         for name, text in documents.items():
             options |= {name: parse_json(text)}
         return Parameters.model_validate(options)
-    except (ValidationError, Unreadable) as error:
+    except (ValidationError, DocumentError) as error:
         faults = (
             "; ".join(validation_faults(error))
             if isinstance(error, ValidationError)

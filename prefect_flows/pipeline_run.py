@@ -21,7 +21,7 @@ from prefect_flows.core.errors import (
     WarehouseUnreachable,
 )
 from prefect_flows.core.logger import Logger
-from prefect_flows.core.passwords import places_of_passwords
+from prefect_flows.core.passwords import find_passwords
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings, StagePolicy
 from prefect_flows.ingest import source_registry
@@ -29,7 +29,7 @@ from prefect_flows.notifications.startup_failure import notify_on_startup_failur
 from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
-    BUILT,
+    BUILD_RESOURCE_TYPES,
     DBT_STAGES,
     FULL_REFRESH_STAGES,
     RUN_WITH_SNAPSHOTS,
@@ -49,9 +49,9 @@ from prefect_flows.state.runs import (
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import DOCS, SOURCES, TargetState
 from prefect_flows.transform.dbt_stage import DbtStage
-from prefect_flows.transform.node_hashes import CodeHashes, changed_since
+from prefect_flows.transform.node_hashes import CodeHashes, find_changed_nodes
 from prefect_flows.transform.results import NodeResult, descendants
-from prefect_flows.transform.resume import ResumeState, done_before, node_entry, stage_entry
+from prefect_flows.transform.resume import ResumeState, load_resume_state, node_entry, stage_entry
 from prefect_flows.transform.session import DbtSession, Selection
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ def run_pipeline(
     try:
         with runtime.stopping(), ExitStack() as contexts:
             with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
-                refuse_open_secrets(parameters)
+                refuse_plaintext_secrets(parameters)
                 chosen = _choose_sources(parameters, settings)
                 contexts.enter_context(target_lock(parameters, store, runtime))
                 if parameters.failed:
                     parameters = _load_failed_parameters(parameters, store, runtime.log)
-                    refuse_open_secrets(parameters)
+                    refuse_plaintext_secrets(parameters)
                     chosen = _choose_sources(parameters, settings)
             run = _PipelineRun(parameters, profile, settings, store, runtime, *chosen)
             return run.run()
@@ -104,13 +104,13 @@ def run_pipeline(
             publish(store, parameters.target, settings, runtime.log)
 
 
-def refuse_open_secrets(parameters: Parameters) -> None:
+def refuse_plaintext_secrets(parameters: Parameters) -> None:
     """Refuse secrets in the parameters of a run, before anything stores them.
 
     Raises:
         ConfigurationError: there is a secret, or a named source does not exist.
     """
-    if not parameters.source_arguments and not any(places_of_passwords(parameters.vars, "vars")):
+    if not parameters.source_arguments and not any(find_passwords(parameters.vars, "vars")):
         return
     for name in parameters.source_arguments:
         source_registry.require_source(name)
@@ -286,7 +286,7 @@ class _PipelineRun:
                 ", ".join(session.unmatched),
             )
         if self.last_good is not None:
-            selected = changed_since(self.last_good, selected, self.code)
+            selected = find_changed_nodes(self.last_good, selected, self.code)
         if not selected:
             self.log.info("Nothing changed since the last good run of the target.")
         self._begin()
@@ -325,10 +325,10 @@ class _PipelineRun:
         if not self.sources or "ingest" in self.parameters.skip:
             return {}
         # This imports dlt and Arrow, which takes half a second and 75 MB.
-        from prefect_flows.ingest.arguments import source_arguments
+        from prefect_flows.ingest.arguments import build_source_arguments
 
         return {
-            name: source_arguments(
+            name: build_source_arguments(
                 name, self.parameters.target, given.get(name, {}), self.runtime.secret
             )
             for name in self.sources
@@ -380,7 +380,7 @@ class _PipelineRun:
                 self.log.warning,
             )
         if resumes is not None:
-            self.done = done_before(resumes.entries, self.code, self.log.warning)
+            self.done = load_resume_state(resumes.entries, self.code, self.log.warning)
             self.record["resumes"] = resumes.header.id
             if resumes.header.begun_at < datetime.now(UTC) - within:
                 self.whole = False  # results of that run are out of date
@@ -508,7 +508,9 @@ class _PipelineRun:
         if stage != "build":
             retries = getattr(policies, f"dbt_{stage}").retries
             snapshots = {"snapshot": policies.dbt_snapshot.retries} if stage == "run" else {}
-            return dict.fromkeys(("source", *BUILT, "operation"), retries) | snapshots
+            return (
+                dict.fromkeys(("source", *BUILD_RESOURCE_TYPES, "operation"), retries) | snapshots
+            )
         return {
             "seed": policies.dbt_seed.retries,
             "snapshot": policies.dbt_snapshot.retries,
@@ -604,9 +606,9 @@ class _PipelineRun:
             keep=self.settings.keep_runs,
             keep_days=self.settings.keep_days,
         )
-        from prefect_flows.reporting.overview.pages import keep_run
+        from prefect_flows.reporting.overview.pages import save_run
 
-        keep_run(
+        save_run(
             self.stored,
             report,
             ended,

@@ -9,13 +9,13 @@ from typing import Any
 
 from prefect_flows.core.errors import MillraceError
 from prefect_flows.flow_context import get_flow_context
-from prefect_flows.ingest.arguments import source_arguments
-from prefect_flows.ingest.destinations.target import loading_into
+from prefect_flows.ingest.arguments import build_source_arguments
+from prefect_flows.ingest.destinations.target import configure_dlt
 from prefect_flows.ingest.source_load import ingest_source
 from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
 from prefect_flows.notifications.startup_failure import notify_on_startup_failure
 from prefect_flows.runtime.parameters import Parameters
-from prefect_flows.runtime.stages import say_expected_errors_without_stack
+from prefect_flows.runtime.stages import hide_tracebacks_of_expected_errors
 from prefect_flows.runtime.target_lock import target_lock
 
 
@@ -38,7 +38,7 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
         MillraceError: the target has no block, an argument is wrong, the source could not be read
             or loaded, or the run was cancelled.
     """
-    say_expected_errors_without_stack()
+    hide_tracebacks_of_expected_errors()
     parameters = Parameters(target=target)
     context = get_flow_context(parameters)
     settings, store, runtime = context.settings, context.store, context.runtime
@@ -51,8 +51,8 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
             contexts.enter_context(target_lock(parameters, store, runtime))
         try:
             given = {name: value for name, value in arguments.items() if value is not None}
-            resolved = source_arguments(source, target, given, runtime.secret)
-            with loading_into(context.profile):
+            resolved = build_source_arguments(source, target, given, runtime.secret)
+            with configure_dlt(context.profile):
                 record = ingest_source(
                     source, context.profile, resolved, runtime.run_stage, settings.stages
                 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from tests.support import fork_server
 from tests.support.project import (
     SCRATCH_DBT,
@@ -140,7 +140,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture(scope="session", autouse=True)
 def no_telemetry() -> Iterator[None]:
     """Nothing of dlt leaves the process of a test; commands do without this variable."""
-    with variables_set({"RUNTIME__DLTHUB_TELEMETRY": "false"}):
+    with set_variables({"RUNTIME__DLTHUB_TELEMETRY": "false"}):
         yield
 
 

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
-from infrastructure.version import git, image_of_source, named
+from infrastructure.version import get_source_image, git, named
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import load_settings
@@ -123,7 +123,7 @@ def command(
 
 def command_of_source(context: Path, base: str, source: str) -> list[str]:
     """Return the command line that builds a source's image on top of the project's."""
-    tag = image_of_source(base, source)
+    tag = get_source_image(base, source)
     folder = context / SOURCES / source
     labels = {
         "org.opencontainers.image.title": tag.rpartition(":")[0].rpartition("/")[2],
@@ -276,7 +276,7 @@ def _build_sources(
         for source in sources:
             line = command_of_source(context, base, source)
             _build([*line[:-1], *arguments, line[-1]], fix=fix, quiet=quiet)
-            _say(image_of_source(base, source))
+            _say(get_source_image(base, source))
 
 
 def _say(name: str) -> None:

@@ -22,12 +22,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from infrastructure.delivery.kubectl import ClusterRefuses, Kubectl
+from infrastructure.delivery.kubectl import Kubectl, KubectlError
 from infrastructure.delivery.lease import Lease
-from infrastructure.delivery.manifests import CAUSE, SERVER, WORKER, Built
+from infrastructure.delivery.manifests import CAUSE, SERVER, WORKER, Manifests
 from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK, STUCK
 from infrastructure.delivery.on_host.errors import StepFailed
-from infrastructure.delivery.prefect_calls import CLI, INSIDE, Prefect, Wish
+from infrastructure.delivery.prefect_calls import CLI, INSIDE, ClusterRequest, Prefect
 
 REVISION = "deployment.kubernetes.io/revision"
 DUMP_SCRIPT = (
@@ -42,7 +42,7 @@ APPLY = ["apply", "--server-side", "--force-conflicts", "--field-manager=millrac
 class ClusterDelivery:
     """A delivery to a namespace."""
 
-    def __init__(self, cluster: Kubectl, built: Built, wish: Wish, name: str) -> None:
+    def __init__(self, cluster: Kubectl, built: Manifests, wish: ClusterRequest, name: str) -> None:
         self._cluster, self._built, self._wish = cluster, built, wish
         # Longer than the longest step, so that nobody takes over while it waits.
         self._lease = Lease(cluster, name, wish.health_seconds + 300)
@@ -69,7 +69,7 @@ class ClusterDelivery:
             try:
                 self._deliver(first=not before)
                 good = self._revisions()
-            except (StepFailed, ClusterRefuses) as error:
+            except (StepFailed, KubectlError) as error:
                 result = self._handle_failure(before, str(error).partition("\n")[0])
                 if result == ROLLED_BACK:
                     # `rollout undo` creates a new revision, and removes the old one.
@@ -174,7 +174,7 @@ class ClusterDelivery:
         def each() -> Iterator[None]:
             try:
                 yield
-            except (StepFailed, ClusterRefuses) as error:
+            except (StepFailed, KubectlError) as error:
                 faults.append(str(error).partition("\n")[0])
 
         now = self._revisions()
@@ -220,7 +220,7 @@ class ClusterDelivery:
             with self._prefect() as ask:
                 subject = f"Millrace: {self._wish.target} {what}"
                 output = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
-        except (StepFailed, ClusterRefuses) as error:
+        except (StepFailed, KubectlError) as error:
             output = str(error)
         self._say(f"notice: {output.strip()}")
 

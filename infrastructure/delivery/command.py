@@ -17,8 +17,8 @@ from infrastructure.delivery.connection import Connection, connection
 from infrastructure.delivery.kubectl import kubectl
 from infrastructure.delivery.manifests import build
 from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK
-from infrastructure.delivery.prefect_calls import Wish
-from infrastructure.version import version_of
+from infrastructure.delivery.prefect_calls import ClusterRequest
+from infrastructure.version import get_version
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import TARGET_PATTERN
@@ -76,7 +76,7 @@ def ssh(
     REGISTRY_USERNAME and REGISTRY_PASSWORD are those of whoever may pull. Exit code 0: delivered;
     1: rolled back; 2: nothing was changed; 3: neither release works, and a person is needed.
     """
-    wish = by_ssh.Wish(
+    wish = by_ssh.HostDelivery(
         target=_check_target(target), image=image, folder=folder, drain_seconds=drain_timeout,
         health_seconds=health_timeout, always_backup=backup, apply_blocks=apply_blocks,
     )  # fmt: skip
@@ -99,7 +99,7 @@ def back(
 
     Exit codes as of `ssh`.
     """
-    wish = by_ssh.Wish(
+    wish = by_ssh.HostDelivery(
         target=_check_target(target), image=None, folder=folder, drain_seconds=drain_timeout,
         health_seconds=health_timeout,
     )  # fmt: skip
@@ -127,10 +127,10 @@ def kubernetes(
 
     Exit codes as of `ssh`.
     """
-    by_digest, settings = by_ssh.by_digest(image), load_settings()
-    version = version_of(settings)
+    by_digest, settings = by_ssh.require_digest(image), load_settings()
+    version = get_version(settings)
     built = build(settings.project_dir / kustomization, by_digest, version)
-    wish = Wish(
+    wish = ClusterRequest(
         target=_check_target(target), image=by_digest, version=version, pool=pool,
         outputs=None if outputs is None else _text(outputs), health_seconds=health_timeout,
     )  # fmt: skip
@@ -167,7 +167,7 @@ def _check_target(target: str) -> str:
     return target
 
 
-def _deliver(to: Connection, wish: by_ssh.Wish) -> None:
+def _deliver(to: Connection, wish: by_ssh.HostDelivery) -> None:
     _report_result(by_ssh.deliver(to, load_settings(), wish))
 
 

@@ -26,7 +26,7 @@ class HostUnreachable(MillraceError):
     of_a_system = True
 
 
-class HostRefuses(ConfigurationError):
+class RemoteCommandError(ConfigurationError):
     """A command on the host failed."""
 
 
@@ -70,7 +70,7 @@ class Connection:
 
         Raises:
             HostUnreachable: the command could not be run.
-            HostRefuses: the command failed.
+            RemoteCommandError: the command failed.
         """
         try:
             done = subprocess.run(
@@ -85,7 +85,7 @@ class Connection:
             # The program on the host formats its errors like this project.
             what, _, rest = stderr.partition("\n  where: ")
             where, _, fix = rest.partition("\n  fix:   ")
-            raise HostRefuses(
+            raise RemoteCommandError(
                 what or f"exit code {done.returncode}",
                 where=f"{self.address}: {where or shlex.join(remote)}",
                 fix=fix or "see why, on the host",

@@ -32,7 +32,7 @@ from prefect_flows.core.names import notify_block
 from prefect_flows.core.prefect_api import block_address, notification_blocks, prefect_client
 from prefect_flows.core.settings import load_settings
 from prefect_flows.notifications.messages import Notice
-from prefect_flows.notifications.recipients import sender
+from prefect_flows.notifications.recipients import build_sender
 
 POLL_SECONDS = 3.0
 
@@ -84,7 +84,7 @@ def notify(
         return
     if not recipients:
         typer.echo(f"nobody was told: there is no block {notify_block(target)}")
-    send = sender(recipients)
+    send = build_sender(recipients)
     notice = Notice(subject=subject, body=body, at=datetime.now(UTC))
     for receiver in recipients:
         unsent = send(receiver, notice)

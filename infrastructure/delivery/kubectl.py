@@ -16,7 +16,7 @@ from prefect_flows.core.errors import ConfigurationError, MillraceError
 FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
-class ClusterRefuses(MillraceError):
+class KubectlError(MillraceError):
     """A kubectl command failed."""
 
     exit_code = 2
@@ -34,12 +34,12 @@ class Kubectl:
         """Run kubectl and return its output.
 
         Raises:
-            ClusterRefuses: the command fails.
+            KubectlError: the command fails.
         """
         command = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise ClusterRefuses(
+            raise KubectlError(
                 done.stderr.strip() or f"exit code {done.returncode}",
                 where=" ".join(command),
                 fix="see what it says; roles of whoever delivers: documentation/delivery.md",
@@ -76,7 +76,7 @@ class Kubectl:
         """Forward a loopback port of this machine to a service.
 
         Raises:
-            ClusterRefuses: port forwarding fails.
+            KubectlError: port forwarding fails.
         """
         where = ["--context", self.context, "--namespace", self.namespace]
         to = ["--address", "127.0.0.1", f"service/{service}", f":{port}"]
@@ -89,7 +89,7 @@ class Kubectl:
                 output = running.stdout.readline()
                 found = FORWARDING.search(output)
                 if found is None:
-                    raise ClusterRefuses(
+                    raise KubectlError(
                         f"The API cannot be reached: {output.strip()}",
                         where=" ".join(line),
                         fix="see that the server's pod is ready, and that you may forward ports",

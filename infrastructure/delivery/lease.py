@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from infrastructure.delivery.kubectl import ClusterRefuses, Kubectl
+from infrastructure.delivery.kubectl import Kubectl, KubectlError
 from prefect_flows.core.errors import TargetBusy
 
 LEASE_NAME = "millrace-delivery"
@@ -45,7 +45,7 @@ class Lease:
         if found is None:
             try:
                 self._cluster.put(self._manifest({}), "create")
-            except ClusterRefuses as error:
+            except KubectlError as error:
                 if "AlreadyExists" not in error.what:
                     raise
                 raise self._busy("one that began just now") from error

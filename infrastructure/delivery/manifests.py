@@ -17,14 +17,14 @@ CAUSE = "kubernetes.io/change-cause"
 
 
 @dataclass(frozen=True)
-class Built:
+class Manifests:
     """Objects to apply, and their namespace."""
 
     namespace: str
     objects: list[dict[str, Any]]
 
 
-def build(kustomization: Path, image: str, cause: str) -> Built:
+def build(kustomization: Path, image: str, cause: str) -> Manifests:
     """Build a kustomization with an image.
 
     Raises:
@@ -55,7 +55,7 @@ def build(kustomization: Path, image: str, cause: str) -> Built:
         for container in each["spec"]["template"]["spec"]["containers"]:
             if _name(container["image"]) == image_name:
                 container["image"] = image
-    return Built(servers[0]["metadata"]["namespace"], objects)
+    return Manifests(servers[0]["metadata"]["namespace"], objects)
 
 
 def _name(image: str) -> str:

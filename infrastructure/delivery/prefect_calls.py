@@ -20,7 +20,7 @@ CLI = "infrastructure.cli"
 
 
 @dataclass(frozen=True)
-class Wish:
+class ClusterRequest:
     """A delivery to a cluster.
 
     Attributes:
@@ -39,7 +39,7 @@ class Wish:
 class Prefect:
     """Commands against the Prefect API; credentials are passed only in their environment."""
 
-    def __init__(self, url: str, given: str, wish: Wish) -> None:
+    def __init__(self, url: str, given: str, wish: ClusterRequest) -> None:
         from prefect.client.base import PrefectHttpxSyncClient
 
         self._wish = wish

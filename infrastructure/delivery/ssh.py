@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from infrastructure.delivery.connection import LOST, Connection, HostRefuses
+from infrastructure.delivery.connection import LOST, Connection, RemoteCommandError
 from infrastructure.delivery.host_program import program
-from infrastructure.version import version_of
+from infrastructure.version import get_version
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
@@ -37,7 +37,7 @@ WORKER_SHUTDOWN_SECONDS = 90
 
 
 @dataclass(frozen=True)
-class Wish:
+class HostDelivery:
     """A delivery to a host.
 
     Attributes:
@@ -60,7 +60,7 @@ def new_name() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def by_digest(image: str) -> str:
+def require_digest(image: str) -> str:
     """Return the image's name and digest without its tag, since tags can move.
 
     Raises:
@@ -112,7 +112,7 @@ class Host:
 
         Raises:
             HostUnreachable: the host cannot be reached.
-            HostRefuses: the file cannot be written.
+            RemoteCommandError: the file cannot be written.
         """
         packed = program()
         self._program = f"{self._folder}/programs/{packed.name}"
@@ -133,7 +133,7 @@ class Host:
 
         Raises:
             HostUnreachable: the host cannot be reached again.
-            HostRefuses: the delivery was killed on the host.
+            RemoteCommandError: the delivery was killed on the host.
         """
         offset, attempts_left = 0, RECONNECT_ATTEMPTS
         while True:
@@ -145,14 +145,14 @@ class Host:
             if code != LOST:
                 what, _, rest = stderr.partition("\n  where: ")
                 where, _, fix = rest.partition("\n  fix:   ")
-                raise HostRefuses(what, where=where, fix=fix)
+                raise RemoteCommandError(what, where=where, fix=fix)
             attempts_left = RECONNECT_ATTEMPTS if count else attempts_left - 1
             if not attempts_left:
                 raise self._connection.unreachable(stderr)
             time.sleep(RECONNECT_SECONDS)
 
 
-def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str, Any]:
+def deliver(connection: Connection, settings: Settings, wish: HostDelivery) -> dict[str, Any]:
     """Deliver a release and return the record of the delivery.
 
     Raises:
@@ -160,8 +160,8 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
         HostUnreachable: the host does not respond, or no longer responds.
     """
     credentials = registry_credentials()
-    image = None if wish.image is None else by_digest(wish.image)
-    version = None if wish.image is None else version_of(settings)
+    image = None if wish.image is None else require_digest(wish.image)
+    version = None if wish.image is None else get_version(settings)
     host = Host(connection, wish.folder)
     host.send()
     if image is None:
@@ -204,7 +204,7 @@ def deliver(connection: Connection, settings: Settings, wish: Wish) -> dict[str,
 
 
 def _get_previous_release(
-    host: Host, connection: Connection, wish: Wish
+    host: Host, connection: Connection, wish: HostDelivery
 ) -> tuple[dict[str, str], str]:
     good = host.ask("good")
     if len(good) < 2:

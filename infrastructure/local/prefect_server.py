@@ -29,7 +29,7 @@ from tomlkit.exceptions import ParseError
 
 from infrastructure.local.files import warn, writable_folder, write_local
 from prefect_flows.core.errors import ServerError
-from prefect_flows.core.files import read_or_set_aside
+from prefect_flows.core.files import read_or_quarantine
 
 HOST = "127.0.0.1"
 USUAL_PORT = 4200
@@ -289,7 +289,7 @@ def find(local_dir: Path) -> PrefectServer | None:
     """Return the server that was started earlier, if its process is running."""
     file = _state_file(local_dir)
     is_there = file.exists()
-    server = read_or_set_aside(file, _SERVER, warn)
+    server = read_or_quarantine(file, _SERVER, warn)
     if server is None and is_there and (server := _find_process_in(_home(local_dir))) is not None:
         write_local(file, json.dumps(asdict(server)))
     return server if server is not None and server.process() is not None else None

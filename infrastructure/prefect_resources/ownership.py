@@ -186,8 +186,8 @@ def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
             names.postgres_credentials_block(target),
             names.gcp_credentials_block(target),
             names.gcp_credentials_block(),
-            names.lease_limit(target),
-            names.notices_variable(target),
+            names.concurrency_limit(target),
+            names.notification_variable(target),
             names.STATE_URL_VARIABLE,
         )
     }

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from prefect_flows.core.command_line import exits_with_expected_errors
-from prefect_flows.core.documents import Unreadable, decoded, parse_json
+from prefect_flows.core.documents import DocumentError, decode_utf8, parse_json
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.core.validation_messages import validation_faults
@@ -48,8 +48,8 @@ def setup_secret(
 
 def _read_stdin(name: str) -> str:
     try:
-        text = decoded(sys.stdin.buffer.read())
-    except Unreadable as error:
+        text = decode_utf8(sys.stdin.buffer.read())
+    except DocumentError as error:
         raise _unreadable_error(
             str(error), name
         ) from None  # the decoder's error contains the secret
@@ -77,7 +77,7 @@ def _parse_value(text: str, name: str) -> Any:
         return text
     try:
         return parse_json(text)
-    except Unreadable as error:
+    except DocumentError as error:
         raise ConfigurationError(
             f"The value begins like a JSON object and is none: {error}.",
             where="standard input",

@@ -17,7 +17,7 @@ from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles import profiles_yml
 from infrastructure.setup_profiles.block_resources import KINDS
 from infrastructure.setup_profiles.contract import Contract
-from infrastructure.setup_profiles.desired import desired_blocks, of_targets, profile_of
+from infrastructure.setup_profiles.desired import build_profile, desired_blocks, filter_targets
 from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
@@ -74,8 +74,8 @@ def setup_profiles(
     contract = read_contract(settings, outputs, terraform_dir)
     names = _select_targets(contract, target)
     every_block = desired_blocks(contract, profile_name(settings.dbt_dir))
-    chosen = of_targets(every_block, names)
-    profiles = [profile_of(every_block, name) for name in names]
+    chosen = filter_targets(every_block, names)
+    profiles = [build_profile(every_block, name) for name in names]
     # Before any change, since a file that setup did not write is an error.
     text = (
         None

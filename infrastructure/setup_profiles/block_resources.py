@@ -147,7 +147,7 @@ class LimitKind(_MasksUnknownFields):
         return [
             Actual(found.id, found.name, {"limit": found.limit})
             for found in client.read_global_concurrency_limits(limit=200)
-            if found.name.startswith(names.lease_limit(""))
+            if found.name.startswith(names.concurrency_limit(""))
         ]
 
     def write(
@@ -188,7 +188,7 @@ class VariableKind(_MasksUnknownFields):
             Actual(found.id, found.name, {"value": found.value})
             for found in client.read_variables(limit=200)
             if found.name == names.STATE_URL_VARIABLE
-            or found.name.startswith(names.notices_variable(""))
+            or found.name.startswith(names.notification_variable(""))
         ]
 
     def write(

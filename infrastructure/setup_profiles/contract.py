@@ -21,11 +21,11 @@ from pydantic import (
 
 from infrastructure.setup_profiles.notices import TargetNotices
 from infrastructure.setup_profiles.strict import Strict, Text
-from prefect_flows.core.documents import Unreadable, parse_json
+from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ContractError
 from prefect_flows.core.names import TargetName
 from prefect_flows.core.validation_messages import validation_message
-from prefect_flows.state.state_url import fix_of_url, url_fault
+from prefect_flows.state.state_url import get_url_fix, url_fault
 
 
 class PostgresTarget(Strict):
@@ -118,7 +118,7 @@ SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
 
 def _state_url(url: str) -> str:
     if (fault := url_fault(url)) is not None:
-        raise ValueError(f"{fault}; {fix_of_url(url)}")
+        raise ValueError(f"{fault}; {get_url_fix(url)}")
     return url
 
 
@@ -164,7 +164,7 @@ def parse(text: str | bytes, *, where: str, fix: str) -> Contract:
         raise ContractError(["the document is empty"], where=where, fix=fix)
     try:
         document = parse_json(text)
-    except Unreadable as error:
+    except DocumentError as error:
         raise ContractError(
             [str(error)], where=where, fix=fix
         ) from None  # the document may contain a secret

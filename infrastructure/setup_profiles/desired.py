@@ -43,7 +43,7 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Desired]:
                 {"target_configs": names.target_configs_block(target.type, name)},
             ),
             # A run holds the only slot, so a target has one run at a time.
-            Desired(LIMIT, names.lease_limit(name), {"limit": 1}),
+            Desired(LIMIT, names.concurrency_limit(name), {"limit": 1}),
         ]
     blocks += desired_notices(contract.notices)
     if contract.state_url is not None:
@@ -51,15 +51,20 @@ def desired_blocks(contract: Contract, profile_name: str) -> list[Desired]:
     return blocks
 
 
-def of_targets(blocks: Iterable[Desired], targets: Iterable[str]) -> list[Desired]:
+def filter_targets(blocks: Iterable[Desired], targets: Iterable[str]) -> list[Desired]:
     """Return the blocks that the given targets need, including referenced and shared ones."""
     by_name = {block.name: block for block in blocks}
     targets = list(targets)
     notify_prefixes = tuple(names.notify_block(name, "") for name in targets)
     wanted = {name for name in by_name if name.startswith(notify_prefixes)}
-    wanted |= {names.STATE_URL_VARIABLE, *map(names.notices_variable, targets)} & by_name.keys()
+    wanted |= {
+        names.STATE_URL_VARIABLE,
+        *map(names.notification_variable, targets),
+    } & by_name.keys()
     queue = [
-        block for name in targets for block in (names.profile_block(name), names.lease_limit(name))
+        block
+        for name in targets
+        for block in (names.profile_block(name), names.concurrency_limit(name))
     ]
     while queue:
         name = queue.pop()
@@ -68,7 +73,7 @@ def of_targets(blocks: Iterable[Desired], targets: Iterable[str]) -> list[Desire
     return [block for name, block in by_name.items() if name in wanted]
 
 
-def profile_of(blocks: Iterable[Desired], target: str) -> Profile:
+def build_profile(blocks: Iterable[Desired], target: str) -> Profile:
     """Return the dbt profile that the pipeline will load from these blocks."""
     by_name = {block.name: block for block in blocks}
 

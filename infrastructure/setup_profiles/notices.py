@@ -15,7 +15,11 @@ from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, field
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.core import names
-from prefect_flows.core.notification_preferences import USUAL, Event, NotificationPreferences
+from prefect_flows.core.notification_preferences import (
+    DEFAULT_EVENTS,
+    Event,
+    NotificationPreferences,
+)
 
 # Prefect's slugs of its notification blocks. The server has these without additional packages,
 # which automations need.
@@ -186,7 +190,7 @@ class TargetNotices(Strict):
 
     receivers: Annotated[dict[ReceiverName, Receiver], Field(min_length=1)]
     """Name → receiver; each becomes a block `notify-<target>--<name>`."""
-    events: Annotated[tuple[Event, ...], BeforeValidator(_as_tuple)] = USUAL
+    events: Annotated[tuple[Event, ...], BeforeValidator(_as_tuple)] = DEFAULT_EVENTS
     """Events to notify of: failure, recovery, warning (a test that only warns), stale (outdated
     source data), success, retry.
     """
@@ -205,7 +209,7 @@ def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
         wanted.append(
             Desired(
                 "variable",
-                names.notices_variable(target),
+                names.notification_variable(target),
                 {"value": wishes.model_dump(mode="json")},
             )
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.files import write_file
 from prefect_flows.core.names import SETUP_COMMAND
@@ -61,7 +61,7 @@ def _read_existing(file: Path, name: str) -> tuple[dict[str, Any], set[str] | No
         return {}, None
     try:
         text = read_text(file)
-    except (OSError, Unreadable) as error:
+    except (OSError, DocumentError) as error:
         raise _corrupt_file_error(file, str(error)) from error
     if not text.startswith(HEADER):
         raise ConfigurationError(
@@ -73,7 +73,7 @@ def _read_existing(file: Path, name: str) -> tuple[dict[str, Any], set[str] | No
         )
     try:
         document = parse_yaml(text)
-    except Unreadable as error:
+    except DocumentError as error:
         raise _corrupt_file_error(file, str(error)) from error
     found = document.get(name, {"outputs": {}}) if isinstance(document, dict) else None
     if not isinstance(found, dict) or not isinstance(found.get("outputs"), dict):

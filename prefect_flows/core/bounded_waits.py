@@ -24,21 +24,21 @@ from prefect.utilities.math import clamped_poisson_interval
 
 from prefect_flows.core.logger import Logger
 
-SAY_SECONDS = 30.0
+WAIT_LOG_SECONDS = 30.0
 # Once the limit is reached, requests fail without being sent for this long after a failed one.
-AGAIN_SECONDS = 1.0
+FAIL_FAST_SECONDS = 1.0
 
 log: Logger = logging.getLogger("millrace")
 
 
 @contextmanager
-def said_while_waiting(what: str, seconds: float, log: Logger = log) -> Iterator[None]:
+def log_while_waiting(what: str, seconds: float, log: Logger = log) -> Iterator[None]:
     """Log every 30 s what the block in this context waits for, and for how long at most."""
     over = threading.Event()
     started = time.monotonic()
 
     def log_progress() -> None:
-        while not over.wait(SAY_SECONDS):
+        while not over.wait(WAIT_LOG_SECONDS):
             waited = time.monotonic() - started
             log.warning("Waiting for %s: %.0f s of at most %.0f s.", what, waited, seconds)
 
@@ -51,11 +51,11 @@ def said_while_waiting(what: str, seconds: float, log: Logger = log) -> Iterator
         thread.join()
 
 
-class ApiSilent(httpx.NetworkError):
+class ApiTimeout(httpx.NetworkError):
     """The Prefect API did not answer within the time limit; Prefect's client does not retry."""
 
 
-class ApiPatience:
+class ApiRetryLimit:
     """The time limit that all requests of this process share while the Prefect API is down.
 
     Attributes:
@@ -92,7 +92,7 @@ class ApiPatience:
             if self._down_since is None:
                 self._down_since = self._logged_at = now
             waited = now - self._down_since
-            log_now = now - self._logged_at >= SAY_SECONDS or waited >= self.seconds
+            log_now = now - self._logged_at >= WAIT_LOG_SECONDS or waited >= self.seconds
             if log_now:
                 self._logged_at = now
         if log_now and waited < self.seconds:
@@ -151,14 +151,15 @@ class ApiPatience:
         """Refuse a request if another one failed just now: it could hang for its whole timeout.
 
         Raises:
-            ApiSilent: the limit is reached, and a request failed less than `AGAIN_SECONDS` ago.
+            ApiTimeout: the limit is reached, and a request failed in the last
+                `FAIL_FAST_SECONDS`.
         """
-        if self.is_over() and time.monotonic() - self._failed_at < AGAIN_SECONDS:
-            raise ApiSilent("The API did not answer another request just now.")
+        if self.is_over() and time.monotonic() - self._failed_at < FAIL_FAST_SECONDS:
+            raise ApiTimeout("The API did not answer another request just now.")
 
     def _raise_if_limit_reached(self, error: BaseException) -> None:
         if self.record_failure():
-            raise ApiSilent(f"{type(error).__name__}: {error}") from error
+            raise ApiTimeout(f"{type(error).__name__}: {error}") from error
 
     def _record_response(self, response: httpx.Response, codes: set[int]) -> None:
         if response.status_code not in codes:
@@ -167,16 +168,16 @@ class ApiPatience:
             codes.clear()
 
 
-_patience: ApiPatience | None = None
+_patience: ApiRetryLimit | None = None
 
 
-def bound_api_waits(seconds: float) -> ApiPatience:
+def limit_api_retries(seconds: float) -> ApiRetryLimit:
     """Patch Prefect's clients so that all their retries in this process share one time limit."""
     global _patience  # noqa: PLW0603 # the patched classes are global as well
     if _patience is not None:
         _patience.seconds = seconds
         return _patience
-    patience = _patience = ApiPatience(seconds)
+    patience = _patience = ApiRetryLimit(seconds)
     send_sync = PrefectHttpxSyncClient._send_with_retry  # noqa: SLF001 # Prefect has no setting
     send_async = PrefectHttpxAsyncClient._send_with_retry  # noqa: SLF001
 
@@ -221,7 +222,7 @@ def bound_api_waits(seconds: float) -> ApiPatience:
     return patience
 
 
-def _limit_event_retries(patience: ApiPatience) -> None:
+def _limit_event_retries(patience: ApiRetryLimit) -> None:
     emit, reconnect = PrefectEventsClient.emit, PrefectEventsClient._reconnect  # noqa: SLF001
 
     async def emit_with_limit(self: PrefectEventsClient, event: Event) -> None:
@@ -229,12 +230,12 @@ def _limit_event_retries(patience: ApiPatience) -> None:
             # The client sends these when it connects again.
             self._unconfirmed_events.append(event)
             return
-        with suppress(ApiSilent):  # the client has kept the event
+        with suppress(ApiTimeout):  # the client has kept the event
             await emit(self, event)
 
     async def reconnect_with_limit(self: PrefectEventsClient) -> None:
         if patience.is_over():
-            raise ApiSilent("The API does not answer.")
+            raise ApiTimeout("The API does not answer.")
         try:
             await reconnect(self)
         except RETRYABLE_EXCEPTIONS:

@@ -22,29 +22,29 @@ _UTF_8 = "save it as UTF-8"
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
-class Unreadable(ValueError):
+class DocumentError(ValueError):
     """A document cannot be read; the message says why, without showing values."""
 
 
-def decoded(data: bytes) -> str:
+def decode_utf8(data: bytes) -> str:
     """Decode UTF-8 bytes.
 
     Raises:
-        Unreadable: the data is not UTF-8, or begins with a byte order mark.
+        DocumentError: the data is not UTF-8, or begins with a byte order mark.
     """
     # UTF-16 without a byte order mark: every other byte of Latin text is zero.
     if data.startswith(_WIDE_BOMS) or (len(data) % 2 == 0 and b"\0" in data[:2]):
-        raise Unreadable(
+        raise DocumentError(
             f"it is UTF-16, as PowerShell's `>` writes it; {_UTF_8}: "
             "… | Out-File -Encoding utf8NoBOM FILE"
         )
     if data.startswith(codecs.BOM_UTF8):
-        raise Unreadable(f"it begins with a byte order mark (BOM); {_UTF_8} without one")
+        raise DocumentError(f"it begins with a byte order mark (BOM); {_UTF_8} without one")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise Unreadable(
+        raise DocumentError(
             f"byte 0x{data[error.start]:02x} in line {line} is no UTF-8; {_UTF_8}"
         ) from None  # the original error holds the document
 
@@ -54,20 +54,20 @@ def read_text(file: Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        Unreadable: the file is not UTF-8, or begins with a byte order mark.
+        DocumentError: the file is not UTF-8, or begins with a byte order mark.
     """
-    return decoded(file.read_bytes())
+    return decode_utf8(file.read_bytes())
 
 
 def parse_json(text: str | bytes) -> Any:
     """Parse a JSON document.
 
     Raises:
-        Unreadable: the text is not JSON, has a duplicate key, or `refuse_unkeepable` refuses it.
+        DocumentError: the text is not JSON, has a duplicate key, or `check_storable` refuses it.
     """
-    text = decoded(text) if isinstance(text, bytes) else text
+    text = decode_utf8(text) if isinstance(text, bytes) else text
     if text.startswith("\ufeff"):
-        raise Unreadable(f"it begins with a byte order mark (BOM); {_UTF_8} without one")
+        raise DocumentError(f"it begins with a byte order mark (BOM); {_UTF_8} without one")
     try:
         value = json.loads(
             text,
@@ -76,10 +76,10 @@ def parse_json(text: str | bytes) -> Any:
             parse_constant=_refuse_constant,
         )
     except json.JSONDecodeError as error:
-        raise Unreadable(f"not JSON: {error}") from None  # the original error holds the document
+        raise DocumentError(f"not JSON: {error}") from None  # the original error holds the document
     except RecursionError:
-        raise Unreadable(_too_deep_message()) from None
-    refuse_unkeepable(value)
+        raise DocumentError(_too_deep_message()) from None
+    check_storable(value)
     return value
 
 
@@ -87,7 +87,7 @@ def parse_yaml(text: str) -> Any:
     """Parse a YAML document; None if it is empty.
 
     Raises:
-        Unreadable: the text is not YAML, has a duplicate key, or `refuse_unkeepable` refuses it.
+        DocumentError: the text is not YAML, has a duplicate key, or `check_storable` refuses it.
     """
     return parse_yaml_with_nodes(text)[1]
 
@@ -101,19 +101,19 @@ def parse_yaml_with_nodes(text: str) -> tuple[yaml.Node | None, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        raise Unreadable(f"it is not YAML: {at}{error.problem}") from None  # it quotes the line
+        raise DocumentError(f"it is not YAML: {at}{error.problem}") from None  # it quotes the line
     except yaml.reader.ReaderError as error:
-        raise Unreadable(
+        raise DocumentError(
             f"it is not YAML: character U+{_code_point(error):04X} is not allowed"
         ) from None
     except RecursionError:
-        raise Unreadable(_too_deep_message()) from None
-    except Unreadable:
+        raise DocumentError(_too_deep_message()) from None
+    except DocumentError:
         raise
     except (ValueError, OverflowError, KeyError, AttributeError, TypeError):
         # PyYAML's constructors raise these for `2026-13-45`, `0x_` or `!!int x`.
-        raise Unreadable("it is not YAML: a date or a number in it is none") from None
-    refuse_unkeepable(value)
+        raise DocumentError("it is not YAML: a date or a number in it is none") from None
+    check_storable(value)
     return root, value
 
 
@@ -134,7 +134,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             line = key.start_mark.line + 1
             if (before := lines.setdefault((key.tag, key.value), line)) != line:
-                raise Unreadable(
+                raise DocumentError(
                     f"the key {_format_key(key.value)} is there twice, in lines {before} and {line}"
                 )
         return node
@@ -144,26 +144,26 @@ def _dict_of_unique_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise Unreadable(f"the key {_format_key(key)} is there twice")
+            raise DocumentError(f"the key {_format_key(key)} is there twice")
         found[key] = value
     return found
 
 
 def _parse_int(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise Unreadable(f"a number has {len(text):,} digits")
+        raise DocumentError(f"a number has {len(text):,} digits")
     return int(text)
 
 
 def _refuse_constant(name: str) -> None:
-    raise Unreadable(f"{name} is no value of JSON")
+    raise DocumentError(f"{name} is no value of JSON")
 
 
-def refuse_unkeepable(document: Any) -> None:
+def check_storable(document: Any) -> None:
     """Refuse values that an environment variable, a database or another parser cannot hold.
 
     Raises:
-        Unreadable: a number is not finite or too long, a text has a zero character or a lone
+        DocumentError: a number is not finite or too long, a text has a zero character or a lone
             surrogate, or the document is too deep or too large.
     """
     sizes: dict[int, int] = {}
@@ -172,13 +172,13 @@ def refuse_unkeepable(document: Any) -> None:
         if isinstance(value, str):
             _refuse_invalid_text(value, path)
         if isinstance(value, float) and not math.isfinite(value):
-            raise Unreadable(f"{path}: no finite number")
+            raise DocumentError(f"{path}: no finite number")
         if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
-            raise Unreadable(f"{path}: a number of more than {MAX_DIGITS:,} digits")
+            raise DocumentError(f"{path}: a number of more than {MAX_DIGITS:,} digits")
         if not isinstance(value, (Mapping, list, tuple, set)):
             return 1
         if depth > MAX_DEPTH:
-            raise Unreadable(_too_deep_message())
+            raise DocumentError(_too_deep_message())
         if id(value) not in sizes:
             # Until its size is known: a YAML alias inside itself would recurse without end.
             sizes[id(value)] = MAX_VALUES + 1
@@ -192,7 +192,7 @@ def refuse_unkeepable(document: Any) -> None:
                 total += size(key, depth + 1, at) + size(inner, depth + 1, at)
             sizes[id(value)] = total
         if sizes[id(value)] > MAX_VALUES:
-            raise Unreadable(f"it stands for more than {MAX_VALUES:,} values")
+            raise DocumentError(f"it stands for more than {MAX_VALUES:,} values")
         return sizes[id(value)]
 
     size(document, 1, "")
@@ -201,11 +201,11 @@ def refuse_unkeepable(document: Any) -> None:
 def _refuse_invalid_text(value: str, path: str) -> None:
     at = f"{path}: " if path else ""
     if "\0" in value:
-        raise Unreadable(f"{at}a text has a zero character")
+        raise DocumentError(f"{at}a text has a zero character")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Unreadable(
+        raise DocumentError(
             f"{at}a text has half of a surrogate pair, which is no character"
         ) from None
 

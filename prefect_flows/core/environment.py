@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables while the context is open, then restore their previous values."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

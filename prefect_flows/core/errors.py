@@ -131,7 +131,7 @@ class StateStoreError(MillraceError):
     of_a_system = True
 
 
-class DamagedFile(StateStoreError):
+class CorruptFileError(StateStoreError):
     """A file of the state store or of this machine is corrupt."""
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.errors import CorruptFileError
 
 T = TypeVar("T")
 Warn = Callable[[str], None]
@@ -67,7 +67,7 @@ def make_folder(folder: Path) -> None:
         sync_folder(each.parent)
 
 
-def validated(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) -> T:
+def parse_json_file(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) -> T:
     """Parse and validate a JSON file that Millrace wrote.
 
     Args:
@@ -75,7 +75,7 @@ def validated(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) -> T:
         fix: what fixes it, for the error message.
 
     Raises:
-        DamagedFile: the content does not match the schema.
+        CorruptFileError: the content does not match the schema.
     """
     try:
         return kind.validate_json(data)
@@ -83,14 +83,14 @@ def validated(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) -> T:
         fault = error.errors(include_input=False)[0]
         at = ".".join(str(part) for part in fault["loc"])
         what = f"{at}: {fault['msg']}" if at else fault["msg"]
-        raise DamagedFile(
+        raise CorruptFileError(
             f"A file is damaged: {what if data.strip() else 'it is empty'}.",
             where=where,
             fix=fix,
         ) from error
 
 
-def read_or_set_aside(file: Path, kind: TypeAdapter[T], warn: Warn) -> T | None:
+def read_or_quarantine(file: Path, kind: TypeAdapter[T], warn: Warn) -> T | None:
     """Read a JSON file that Millrace wrote; None if it does not exist or is corrupt.
 
     A corrupt file is renamed, with a warning. Use this only for files that can be recreated.
@@ -102,15 +102,15 @@ def read_or_set_aside(file: Path, kind: TypeAdapter[T], warn: Warn) -> T | None:
         data = file.read_bytes()
     except FileNotFoundError:
         return None
-    aside = file.with_name(aside_name(file.name))
+    aside = file.with_name(corrupt_file_name(file.name))
     try:
-        return validated(data, kind, where=str(file), fix=f"nothing is lost; look at {aside}")
-    except DamagedFile as error:
+        return parse_json_file(data, kind, where=str(file), fix=f"nothing is lost; look at {aside}")
+    except CorruptFileError as error:
         file.rename(aside)
         warn(f"{error.what} It was renamed, and is made again.\n  where: {aside}")
         return None
 
 
-def aside_name(name: str) -> str:
+def corrupt_file_name(name: str) -> str:
     """Return the new name of a corrupt file."""
     return f"{name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"

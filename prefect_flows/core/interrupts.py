@@ -65,7 +65,7 @@ def is_interrupt_under_way() -> bool:
 
 
 @contextmanager
-def bounded(seconds: float, error: MillraceError) -> Iterator[None]:
+def time_limit(seconds: float, error: MillraceError) -> Iterator[None]:
     """Run the block in this context with a timeout, and raise the error when it expires."""
     if threading.current_thread() is threading.main_thread():
         with _timeout_by_signal(seconds, error):

@@ -21,20 +21,20 @@ _SLACK_ESCAPES = str.maketrans(
     {"<": "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}",
      ">": "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}", "|": "\N{BROKEN BAR}"}
 )  # fmt: skip
-# `in_a_chat` cuts lines to these lengths, one after the other, until a message fits.
+# `fit_message` cuts lines to these lengths, one after the other, until a message fits.
 _LINE_LENGTHS = (10_000, 800, 400, 200, 100, 50, 25)
 
 Escape = Callable[[str], str]
 
 
-def escaped(value: str, characters: int = 300) -> str:
+def escape_markdown(value: str, characters: int = 300) -> str:
     """Escape a value for Markdown, on one line, cut to a number of characters."""
     # Markdown also links bare URLs and e-mail addresses, so `://`, `www.` and `@` are escaped.
     # Backslashes rather than entities: Prefect's UI shows `&lt;` literally in a list.
     return _without_links(_line(value, characters).translate(_ESCAPES))
 
 
-def cell(value: str, characters: int = 1000) -> str:
+def escape_inline(value: str, characters: int = 1000) -> str:
     """Escape a value for a table cell or within a line; names stay readable: `raw_shop.orders`."""
     text = _line(value, characters).translate(_INLINE_ESCAPES)
     # Underscores between letters are no markup.
@@ -42,17 +42,17 @@ def cell(value: str, characters: int = 1000) -> str:
     return _without_links(re.sub(marks, lambda found: r"\_" * len(found[0]), text))
 
 
-def on_github(value: str, characters: int = 300) -> str:
+def escape_for_github(value: str, characters: int = 300) -> str:
     """Escape a value for Markdown on GitHub, without mentions or references to issues.
 
     GitHub finds `@somebody` and `#7` after Markdown has removed the backslashes. A zero-width
     character between the two parts prevents this.
     """
-    text = escaped(value, characters)
+    text = escape_markdown(value, characters)
     return text.replace("\\@", f"@{JOINER}").replace("\\#", f"#{JOINER}")
 
 
-def fenced(value: str, language: str, characters: int) -> str:
+def code_block(value: str, language: str, characters: int) -> str:
     """Return a fenced code block; its fence is longer than any in the text."""
     if len(value) > characters:
         value = f"{value[:characters]}… ({len(value) - characters:,} more characters)"
@@ -61,22 +61,22 @@ def fenced(value: str, language: str, characters: int) -> str:
     return f"{fence}{language}\n{value}\n{fence}"
 
 
-def in_discord(text: str) -> str:
+def escape_for_discord(text: str) -> str:
     """Escape text for Discord, which finds mentions in the raw text."""
     return _without_mentions(text.translate(_DISCORD_ESCAPES))
 
 
-def in_slack(text: str) -> str:
+def escape_for_slack(text: str) -> str:
     """Escape text for Slack, as Apprise sends it."""
     return _without_mentions(text.translate(_SLACK_ESCAPES))
 
 
-def in_a_card(text: str) -> str:
+def escape_for_teams(text: str) -> str:
     """Escape text for an Adaptive Card of Teams, which renders links, emphasis and lists."""
     return _without_mentions(re.sub(r"([\[\]*_`])(?![\w ])", rf"\1{JOINER}", text))
 
 
-def in_a_chat(text: str, live: Sequence[str], escape: Escape, characters: int) -> str:
+def fit_message(text: str, live: Sequence[str], escape: Escape, characters: int) -> str:
     """Escape all of a message but its `live` parts, and cut its lines until it fits.
 
     Args:

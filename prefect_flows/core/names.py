@@ -54,7 +54,7 @@ def notify_block(target: str, name: str | None = None) -> str:
     return f"notify-{target}" if name is None else f"notify-{target}--{name}"
 
 
-def notices_variable(target: str) -> str:
+def notification_variable(target: str) -> str:
     """Return the name of the Prefect variable with a target's notification preferences."""
     # Prefect allows no dashes in the names of variables.
     return f"millrace_notices_{target.replace('-', '_')}"
@@ -70,7 +70,7 @@ def automation(target: str | None, finding: str) -> str:
     return f"millrace: {finding}" if target is None else f"millrace: {target}: {finding}"
 
 
-def lease_limit(target: str) -> str:
+def concurrency_limit(target: str) -> str:
     """Return the name of the global concurrency limit (one slot) that allows one run per target."""
     return f"millrace-target-{target}"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.core.names import SETUP_COMMAND, notices_variable
+from prefect_flows.core.names import SETUP_COMMAND, notification_variable
 from prefect_flows.core.validation_messages import validation_faults
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Event = Literal["failure", "recovery", "warning", "stale", "success", "retry"]
 # The default.
-USUAL: tuple[Event, ...] = ("failure", "recovery", "warning", "stale")
+DEFAULT_EVENTS: tuple[Event, ...] = ("failure", "recovery", "warning", "stale")
 
 
 class NotificationPreferences(BaseModel):
@@ -30,7 +30,7 @@ class NotificationPreferences(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    events: tuple[Event, ...] = USUAL
+    events: tuple[Event, ...] = DEFAULT_EVENTS
     owners: Mapping[str, str] = {}
 
 
@@ -40,7 +40,7 @@ def load_preferences(client: SyncPrefectClient, target: str) -> NotificationPref
     Raises:
         ConfigurationError: the variable is not valid.
     """
-    variable = client.read_variable_by_name(notices_variable(target))
+    variable = client.read_variable_by_name(notification_variable(target))
     if variable is None:
         return NotificationPreferences()
     try:

@@ -15,32 +15,32 @@ _IN_QUERY = re.compile(
 )
 
 
-def without_passwords(text: str) -> str:
+def redact_url(text: str) -> str:
     """Replace the password of each URL in a text with `***`."""
     return _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_ADDRESS.sub(rf"\1{HIDDEN}", text))
 
 
 def has_password(text: str) -> bool:
     """Return whether a URL in the text has a password."""
-    return without_passwords(text) != text
+    return redact_url(text) != text
 
 
-def places_of_passwords(value: Any, place: str) -> Iterator[str]:
+def find_passwords(value: Any, place: str) -> Iterator[str]:
     """Yield the dotted path of each URL with a password in a nested value."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from places_of_passwords(inner, f"{place}.{key}")
+            yield from find_passwords(inner, f"{place}.{key}")
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
-            yield from places_of_passwords(inner, f"{place}.{index}")
+            yield from find_passwords(inner, f"{place}.{index}")
     elif isinstance(value, str) and has_password(value):
         yield place
 
 
-def redacted(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """Return a copy of a nested value with the passwords of its URLs replaced by `***`."""
     if isinstance(value, Mapping):
-        return {key: redacted(inner) for key, inner in value.items()}
+        return {key: redact(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redacted(inner) for inner in value]
-    return without_passwords(value) if isinstance(value, str) else value
+        return [redact(inner) for inner in value]
+    return redact_url(value) if isinstance(value, str) else value

@@ -17,7 +17,7 @@ from prefect_flows.core.names import (
     PROFILE_TYPE,
     SETUP_COMMAND,
     STATE_URL_VARIABLE,
-    lease_limit,
+    concurrency_limit,
     notify_block,
     profile_block,
 )
@@ -109,7 +109,7 @@ def require_target(client: SyncPrefectClient, target: str) -> None:
     from prefect.exceptions import ObjectNotFound
 
     try:
-        client.read_global_concurrency_limit_by_name(lease_limit(target))
+        client.read_global_concurrency_limit_by_name(concurrency_limit(target))
     except ObjectNotFound as error:
         if target not in existing_targets(client):
             raise _block_missing(client, target) from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND, secret_variable
 
@@ -155,7 +155,7 @@ def profile_name(dbt_dir: Path) -> str:
     try:
         document = parse_yaml(read_text(file))
         return str(document["profile"])
-    except (OSError, Unreadable, KeyError, TypeError, IndexError) as error:
+    except (OSError, DocumentError, KeyError, TypeError, IndexError) as error:
         raise ConfigurationError(
             f"The name of the dbt profile cannot be read: {type(error).__name__}: {error}.",
             where=str(file),

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from prefect_flows.core.documents import Unreadable, read_text
+from prefect_flows.core.documents import DocumentError, read_text
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.validation_messages import validation_message
 
@@ -197,7 +197,7 @@ def load_settings() -> Settings:
         if (root / ".env").exists():
             read_text(root / ".env")
         return Settings(_env_file=root / ".env")
-    except (OSError, Unreadable) as error:
+    except (OSError, DocumentError) as error:
         raise ConfigurationError(
             f"The settings cannot be read: {error}.", where=str(root / ".env"), fix=fix
         ) from error

@@ -15,7 +15,7 @@ if sys.platform != "win32":
 
 PREFIX = "millrace-"
 # A file that the owning process locks; the lock ends with the process, even if it is killed.
-HELD = ".held"
+LOCK_FILE = ".held"
 
 
 @contextmanager
@@ -31,11 +31,11 @@ def private_folder(what: str, within: Path | None = None, prefix: str = PREFIX) 
         prefix: beginning of the folder's name; only folders with it are cleaned up.
     """
     base = Path(tempfile.gettempdir()) if within is None else within
-    remove_abandoned(base, prefix)
+    remove_orphaned(base, prefix)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{what}-", dir=base))
-        lock = os.open(folder / HELD, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        if _is_locked_by_us(folder / HELD, lock):
+        lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if _is_locked_by_us(folder / LOCK_FILE, lock):
             break
         os.close(lock)  # another process removed the folder before it was locked
     try:
@@ -47,7 +47,7 @@ def private_folder(what: str, within: Path | None = None, prefix: str = PREFIX) 
             os.close(lock)
 
 
-def remove_abandoned(base: Path, prefix: str = PREFIX) -> list[Path]:
+def remove_orphaned(base: Path, prefix: str = PREFIX) -> list[Path]:
     """Remove the folders of processes that have ended, and return their paths."""
     if sys.platform == "win32":
         return []
@@ -56,11 +56,11 @@ def remove_abandoned(base: Path, prefix: str = PREFIX) -> list[Path]:
         try:
             if folder.lstat().st_uid != os.geteuid():
                 continue
-            lock = os.open(folder / HELD, os.O_RDWR | os.O_NOFOLLOW)
+            lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):  # not ours, or removed meanwhile
             continue
         try:
-            if _is_locked_by_us(folder / HELD, lock):
+            if _is_locked_by_us(folder / LOCK_FILE, lock):
                 shutil.rmtree(folder)
                 removed.append(folder)
         finally:

@@ -17,10 +17,10 @@ from dlt.common.configuration.specs.base_configuration import is_secret_hint
 from dlt.extract import DltSource
 from pydantic import ConfigDict, ValidationError, create_model
 
-from prefect_flows.core.documents import Unreadable, refuse_unkeepable
+from prefect_flows.core.documents import DocumentError, check_storable
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import secret_block, secret_block_variable
-from prefect_flows.core.passwords import places_of_passwords
+from prefect_flows.core.passwords import find_passwords
 from prefect_flows.core.settings import load_settings
 from prefect_flows.core.validation_messages import validation_faults
 from prefect_flows.ingest import source_registry
@@ -29,7 +29,7 @@ from prefect_flows.ingest import source_registry
 Secrets = Callable[[str], Any | None]
 
 
-def located(url: str) -> str:
+def resolve_location(url: str) -> str:
     """Resolve a folder's path or URL; a relative path starts at the project folder."""
     if "://" in url or url.startswith("~"):
         return url
@@ -77,14 +77,14 @@ def refuse_secrets(
                     f"{name}.{parameter}",
                     _set_secret_command(secret_block(name, parameter, target)),
                 )
-        for place in places_of_passwords(arguments, name):
+        for place in find_passwords(arguments, name):
             raise _exposed_secret_error(
                 "A URL has a password",
                 place,
                 "take the password out of the URL; the source's README names its secrets, such as "
                 "`storage_options` of files__inbox",
             )
-    for place in places_of_passwords(dict(vars or {}), "vars"):
+    for place in find_passwords(dict(vars or {}), "vars"):
         raise _exposed_secret_error(
             "A URL has a password",
             place,
@@ -112,7 +112,7 @@ def _hints(function: Callable[..., DltSource]) -> dict[str, Any]:
     return get_type_hints(inspect.unwrap(function), include_extras=True)
 
 
-def source_arguments(
+def build_source_arguments(
     name: str, target: str, given: Mapping[str, Any], secrets: Secrets
 ) -> dict[str, Any]:
     """Validate the arguments of a source for a target and add its secrets.
@@ -137,8 +137,8 @@ def source_arguments(
             # A block may hold a JSON object; the source expects its text.
             text = value if isinstance(value, str) else json.dumps(value)
             try:
-                refuse_unkeepable(text)
-            except Unreadable as error:
+                check_storable(text)
+            except DocumentError as error:
                 raise ConfigurationError(
                     f"The secret for {parameter!r} of source {name!r} cannot be used: {error}.",
                     where=f"block {block!r}, or variable {secret_block_variable(block)}",

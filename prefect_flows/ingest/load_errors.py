@@ -12,7 +12,7 @@ from prefect_flows.core.hints import get_hint
 from prefect_flows.core.profiles import Profile
 
 
-def error_of(
+def translate_dlt_error(
     error: DltException, source: str, schema: str, profile: Profile
 ) -> MillraceError | KeyboardInterrupt:
     """Return the project's error for an exception of dlt."""

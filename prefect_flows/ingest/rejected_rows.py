@@ -36,7 +36,7 @@ def reject(table: str, *, where: str, why: str, rows: int = 1) -> None:
 
 
 @contextmanager
-def collecting() -> Iterator[list[Rejection]]:
+def collect_rejections() -> Iterator[list[Rejection]]:
     """Collect the rejections of this thread in the list that this context manager returns."""
     collected: list[Rejection] = []
     token = _COLLECTED.set(collected)

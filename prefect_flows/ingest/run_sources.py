@@ -13,7 +13,7 @@ from prefect_flows.core.logger import Logger
 from prefect_flows.core.parallel import run_parallel
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings
-from prefect_flows.ingest.destinations.target import loading_into
+from prefect_flows.ingest.destinations.target import configure_dlt
 from prefect_flows.ingest.source_load import ingest_source
 from prefect_flows.runtime.stages import RunStage
 
@@ -47,7 +47,7 @@ def ingest_sources(
         )
         for source, source_arguments in arguments.items()
     }
-    with loading_into(profile):
+    with configure_dlt(profile):
         if len(tasks) == 1:
             # In the main thread, where a timeout and an interrupt stop it immediately.
             ((source, task),) = tasks.items()

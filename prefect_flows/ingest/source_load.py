@@ -32,11 +32,11 @@ from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicies
 from prefect_flows.core.temporary_folders import private_folder
 from prefect_flows.ingest.arguments import source_function
-from prefect_flows.ingest.destinations.target import destination, loading_into
-from prefect_flows.ingest.load_errors import error_of
+from prefect_flows.ingest.destinations.target import build_destination, configure_dlt
+from prefect_flows.ingest.load_errors import translate_dlt_error
 from prefect_flows.ingest.load_state import has_loaded, heartbeat, incomplete_tables
 from prefect_flows.ingest.orphaned_loads import is_complete, remove_orphaned_loads
-from prefect_flows.ingest.rejected_rows import Rejection, collecting, reject
+from prefect_flows.ingest.rejected_rows import Rejection, collect_rejections, reject
 from prefect_flows.runtime.stages import RunStage
 
 __all__ = [
@@ -114,7 +114,7 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> LoadRecord:
         IngestionError: the source could not be read or loaded; `retryable` if the cause is
             transient, such as a lost connection or a timeout.
     """
-    with loading_into(profile), SourceLoad(source, profile, arguments) as load:
+    with configure_dlt(profile), SourceLoad(source, profile, arguments) as load:
         load.extract()
         load.load()
         return load.done
@@ -207,7 +207,7 @@ class SourceLoad:
             self._incomplete_tables = incomplete_tables(pipeline, data)
             removed = remove_orphaned_loads(pipeline, self._incomplete_tables)
             data.resources.add(heartbeat(tables))
-            with collecting() as rejections:
+            with collect_rejections() as rejections:
                 extracted = pipeline.extract(data, loader_file_format="parquet")
                 counts = pipeline.normalize().row_counts | _imported_rows(extracted)
         self._extracted = folder
@@ -274,7 +274,7 @@ class SourceLoad:
     def _pipeline(self, folder: Path) -> dlt.Pipeline:
         return dlt.pipeline(
             pipeline_name=self.source,
-            destination=destination(self.profile),
+            destination=build_destination(self.profile),
             dataset_name=self.done.schema,
             pipelines_dir=str(folder),
         )
@@ -284,7 +284,7 @@ class SourceLoad:
         try:
             yield
         except DltException as error:
-            raise error_of(error, self.source, self.done.schema, self.profile) from error
+            raise translate_dlt_error(error, self.source, self.done.schema, self.profile) from error
 
 
 def _schema_changes(info: Any) -> list[str]:

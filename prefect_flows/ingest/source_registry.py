@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 
 PACKAGE = "prefect_flows.sources"
@@ -104,7 +104,7 @@ def disabled_sources(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
 def _read_yaml(file: Path) -> Any:
     try:
         return parse_yaml(read_text(file))
-    except (OSError, Unreadable) as error:
+    except (OSError, DocumentError) as error:
         raise ConfigurationError(
             f"{file.name} cannot be read: {error}.",
             where=str(file),

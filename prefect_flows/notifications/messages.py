@@ -14,7 +14,7 @@ from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.state.incidents import Incident, IncidentChanges
 from prefect_flows.transform.run_report import FailingRows, FailureCard
 
-MOST_CHARACTERS = 1_900
+MAX_CHARACTERS = 1_900
 MAX_SUBJECT_LENGTH = 150
 MAX_CAUSE_LENGTH, MAX_COMMAND_LENGTH, MAX_ROW_LENGTH = 400, 300, 120
 MAX_BLOCKED, MAX_FAILING_ROWS = 5, 3
@@ -38,7 +38,7 @@ class Notice(BaseModel):
     live: Sequence[str] = ()
 
 
-def of_new(
+def build_incident_notice(
     target: str,
     changes: IncidentChanges,
     preferences: NotificationPreferences,
@@ -76,7 +76,7 @@ def of_new(
     return _build_notice(subject, lines, short_lines, last_lines, _live_parts(url, live))
 
 
-def of_recovery(
+def build_recovery_notice(
     target: str, over: Sequence[Incident], still_open: int, url: str | None
 ) -> Notice | None:
     """Build one message for all resolved incidents; None if there are none."""
@@ -95,14 +95,14 @@ def of_recovery(
     )
 
 
-def of_success(target: str, seconds: float, rows: int, url: str | None) -> Notice:
+def build_success_notice(target: str, seconds: float, rows: int, url: str | None) -> Notice:
     """Build the message for a run that passed."""
-    lines = [f"It took {said_time(timedelta(seconds=seconds))} and wrote {rows:,} rows."]
+    lines = [f"It took {format_duration(timedelta(seconds=seconds))} and wrote {rows:,} rows."]
     last_lines = [f"run: {url}"] if url else []
     return _build_notice(f"{target}: a run passed", lines, [], last_lines, _live_parts(url))
 
 
-def of_retries(target: str, retried: Sequence[str], url: str | None) -> Notice | None:
+def build_retry_notice(target: str, retried: Sequence[str], url: str | None) -> Notice | None:
     """Build the message that lists what a run retried; None if it retried nothing."""
     if not retried:
         return None
@@ -110,7 +110,7 @@ def of_retries(target: str, retried: Sequence[str], url: str | None) -> Notice |
     return _build_notice(subject, [], retried, [f"run: {url}"] if url else [], _live_parts(url))
 
 
-def said_time(duration: timedelta) -> str:
+def format_duration(duration: timedelta) -> str:
     """Format a duration in its two largest units: `3 days 4 h`, `4 h 10 min`, `10 min`, `12 s`."""
     seconds = int(duration.total_seconds())
     days, hours, minutes = seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60
@@ -123,7 +123,7 @@ def said_time(duration: timedelta) -> str:
 
 def _recovery_line(incident: Incident, now: datetime) -> str:
     runs = f"{incident.runs:,} run{'s' if incident.runs > 1 else ''}"
-    return f"{incident.name}: broken for {said_time(now - incident.first_at)}, seen by {runs}"
+    return f"{incident.name}: broken for {format_duration(now - incident.first_at)}, seen by {runs}"
 
 
 def _short_line(incident: Incident, preferences: NotificationPreferences) -> str:
@@ -174,7 +174,7 @@ def _build_notice(
 ) -> Notice:
     """Build a message that fits: all `lines` and `last_lines`, and as many `short_lines` as fit."""
     subject = _truncate(f"Millrace: {subject}", MAX_SUBJECT_LENGTH)
-    room = MOST_CHARACTERS - len(subject) - sum(len(line) + 1 for line in (*lines, *last_lines))
+    room = MAX_CHARACTERS - len(subject) - sum(len(line) + 1 for line in (*lines, *last_lines))
     short_lines = [_truncate(line, 200) for line in short_lines]
     fitting_lines: list[str] = []
     for index, line in enumerate(short_lines):

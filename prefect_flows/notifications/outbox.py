@@ -22,7 +22,7 @@ from prefect_flows.state.store import StateStore
 
 OUTBOX_FILE = "outbox.json"
 # A recipient that is unavailable for long receives the newest ones, and the number of the others.
-MOST_WAITING = 20
+MAX_WAITING = 20
 # Stands for all recipients while the Prefect API, which lists them, does not answer.
 ALL_RECIPIENTS = "*"
 
@@ -93,8 +93,8 @@ class Outbox(BaseModel):
                 waiting.unsent = {n: why for n, why in waiting.unsent.items() if n in unsent}
         self.waiting += [Waiting(notice=notice, unsent=dict(unsent)) for notice in notices]
         self.waiting = [waiting for waiting in self.waiting if waiting.unsent]
-        self.given_up += max(0, len(self.waiting) - MOST_WAITING)
-        self.waiting = self.waiting[-MOST_WAITING:]
+        self.given_up += max(0, len(self.waiting) - MAX_WAITING)
+        self.waiting = self.waiting[-MAX_WAITING:]
 
     def deliver(self, send: Send, seconds: float) -> dict[str, str]:
         """Send waiting notifications, to each recipient in order and to all recipients in parallel.

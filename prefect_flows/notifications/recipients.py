@@ -11,7 +11,13 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from prefect_flows.core.markup import Escape, in_a_card, in_a_chat, in_discord, in_slack
+from prefect_flows.core.markup import (
+    Escape,
+    escape_for_discord,
+    escape_for_slack,
+    escape_for_teams,
+    fit_message,
+)
 from prefect_flows.notifications.messages import Notice
 
 # Shorter values of a block are not masked: they are no secrets, and occur in ordinary messages.
@@ -19,16 +25,16 @@ MIN_SECRET_LENGTH = 8
 SLACK = "slack-webhook"
 # Block types whose chats interpret markup, with the function that escapes it.
 _ESCAPES: Mapping[str, Escape] = {
-    SLACK: in_slack,
-    "ms-teams-webhook": in_a_card,
-    "discord-webhook": in_discord,
-    "mattermost-webhook": in_discord,
+    SLACK: escape_for_slack,
+    "ms-teams-webhook": escape_for_teams,
+    "discord-webhook": escape_for_discord,
+    "mattermost-webhook": escape_for_discord,
 }
 # Discord accepts 2,000 for title and text together.
 MAX_CHAT_CHARACTERS = 1_990
 
 
-def sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None]:
+def build_sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None]:
     """Return a function that sends a notification to a recipient, or returns why it cannot.
 
     It does the slow imports first, before the time limit of the recipients starts. Prefect searches
@@ -96,9 +102,9 @@ def _format_for_channel(notice: Notice, slug: str, data: Mapping[str, Any]) -> t
     if escape is None or _webhook_url(data).startswith("mailto"):
         return notice.subject, notice.body
     # Slack does not interpret markup in titles.
-    title = notice.subject if slug == SLACK else in_a_chat(notice.subject, (), escape, 300)
+    title = notice.subject if slug == SLACK else fit_message(notice.subject, (), escape, 300)
     room = MAX_CHAT_CHARACTERS - len(title)
-    return title, in_a_chat(notice.body, notice.live, escape, room)
+    return title, fit_message(notice.body, notice.live, escape, room)
 
 
 def _webhook_url(data: Mapping[str, Any]) -> str:

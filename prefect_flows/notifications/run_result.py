@@ -12,7 +12,7 @@ from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.notifications import messages
 from prefect_flows.notifications.messages import Notice
 from prefect_flows.notifications.outbox import Outbox
-from prefect_flows.notifications.recipients import sender
+from prefect_flows.notifications.recipients import build_sender
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.state.incidents import (
     Incident,
@@ -23,7 +23,7 @@ from prefect_flows.state.incidents import (
 )
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.state.store import StateStore
-from prefect_flows.transform.repro_command import command_for
+from prefect_flows.transform.repro_command import build_command
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import RunReport
 
@@ -88,7 +88,7 @@ class _Notifier:
         if changes.open != before:
             self._save_incidents(changes)
         if receivers and outbox.waiting:
-            for receiver, why in outbox.deliver(sender(receivers), seconds).items():
+            for receiver, why in outbox.deliver(build_sender(receivers), seconds).items():
                 self.log.warning("Nobody could be told by block %s: %s", receiver, why)
             self._save_outbox(outbox)
 
@@ -157,7 +157,7 @@ def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
                 cause=_one_line(node.message or node.status),
                 node=node.unique_id,
                 owner=_owner(report, node) if report is not None else None,
-                command=command_for(node, run.target),
+                command=build_command(node, run.target),
                 **timestamps,
             )
     if cards or run.outcome in ("passed", "cancelled"):
@@ -210,10 +210,10 @@ def _build_notices(
 ) -> list[Notice]:
     report, target = run.report, run.target
     cards = {card.unique_id: card for card in report.cards} if report is not None else {}
-    found = [messages.of_new(target, changes, preferences, cards, url)]
+    found = [messages.build_incident_notice(target, changes, preferences, cards, url)]
     if "recovery" in preferences.events:
         over = [incident for incident in changes.over if incident.kind in preferences.events]
-        found.append(messages.of_recovery(target, over, len(changes.open), url))
+        found.append(messages.build_recovery_notice(target, over, len(changes.open), url))
     loads = run.record.get("ingest", {})
     if "success" in preferences.events and run.outcome == "passed":
         rows = [sum(load["rows"].values()) for load in loads.values()]
@@ -221,7 +221,7 @@ def _build_notices(
         if report is not None:
             seconds = report.seconds
             rows = [stage.rows or 0 for stage in report.stages]
-        found.append(messages.of_success(target, seconds, sum(rows), url))
+        found.append(messages.build_success_notice(target, seconds, sum(rows), url))
     if "retry" in preferences.events:
         # A run that resumes one of an older version has records without `attempts`.
         retried = [
@@ -234,7 +234,7 @@ def _build_notices(
             for node in (report.nodes if report is not None else ())
             if node.attempts > 1 and not node.resumed
         ]
-        found.append(messages.of_retries(target, retried, url))
+        found.append(messages.build_retry_notice(target, retried, url))
     return [notice for notice in found if notice is not None]
 
 

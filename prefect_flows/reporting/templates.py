@@ -29,7 +29,7 @@ def templates() -> Environment:
     return environment
 
 
-def packaged(name: str) -> str:
+def read_packaged_file(name: str) -> str:
     """Return the text of a file beside the templates."""
     loader = templates().loader
     if loader is None:

@@ -15,7 +15,7 @@ from prefect_flows.core.names import secret_block_variable
 from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.core.settings import StagePolicy
 from prefect_flows.runtime.cancellation import CancellationHandler
-from prefect_flows.runtime.stages import Work, as_function
+from prefect_flows.runtime.stages import Work, run_as_function
 from prefect_flows.transform.event_listener import EventListener
 
 # Describes the run that holds the target.
@@ -121,7 +121,7 @@ class LocalRuntime:
 
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         """Run a stage as a plain function."""
-        return as_function(name, policy, work, self.stop)
+        return run_as_function(name, policy, work, self.stop)
 
     def publish(self, key: str, markdown: str) -> None:
         """Do nothing: there is no Prefect UI."""

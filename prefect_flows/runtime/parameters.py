@@ -22,10 +22,19 @@ RUN_THEN_TEST = {
 }
 # Runs models and snapshots in the order of the graph, for snapshots that read models.
 RUN_WITH_SNAPSHOTS = ["build", "--resource-type", "model", "--resource-type", "snapshot"]
-BUILT = ("seed", "snapshot", "model", "test", "unit_test", "function", "saved_query", "exposure")
+BUILD_RESOURCE_TYPES = (
+    "seed",
+    "snapshot",
+    "model",
+    "test",
+    "unit_test",
+    "function",
+    "saved_query",
+    "exposure",
+)
 DBT_STAGES = {
     "run_then_test": RUN_THEN_TEST,
-    "build": {"freshness": FRESHNESS, "build": (["build"], BUILT)},
+    "build": {"freshness": FRESHNESS, "build": (["build"], BUILD_RESOURCE_TYPES)},
 }
 # Stage → the resource types that `skip` excludes.
 STAGE_RESOURCE_TYPES: dict[Stage, tuple[str, ...]] = {

@@ -19,10 +19,10 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
-from prefect_flows.core.bounded_waits import ApiPatience
+from prefect_flows.core.bounded_waits import ApiRetryLimit
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
 from prefect_flows.core.logger import Logger
-from prefect_flows.core.names import SETUP_COMMAND, lease_limit, notify_block
+from prefect_flows.core.names import SETUP_COMMAND, concurrency_limit, notify_block
 from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.core.prefect_api import (
     block_address,
@@ -34,7 +34,7 @@ from prefect_flows.core.settings import StagePolicy
 from prefect_flows.runtime.base import WAIT_LOG_SECONDS, Holder, target_busy_error
 from prefect_flows.runtime.cancellation import CancellationHandler
 from prefect_flows.runtime.progress import API_ERRORS, ProgressReporter, is_api_healthy
-from prefect_flows.runtime.stages import Work, as_task
+from prefect_flows.runtime.stages import Work, run_as_task
 from prefect_flows.transform.event_listener import EventListener
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class PrefectRuntime:
         target: str,
         preferences: NotificationPreferences,
         log: Logger,
-        patience: ApiPatience,
+        patience: ApiRetryLimit,
     ) -> None:
         self.run_id = str(flow_run.id)
         self.url = url_for("flow-run", obj_id=flow_run.id)
@@ -73,7 +73,7 @@ class PrefectRuntime:
 
     @classmethod
     def from_flow_run_context(
-        cls, target: str, preferences: NotificationPreferences, patience: ApiPatience
+        cls, target: str, preferences: NotificationPreferences, patience: ApiRetryLimit
     ) -> PrefectRuntime:
         """Create the runtime of the flow run in whose body this is called."""
         context = FlowRunContext.get()
@@ -95,7 +95,7 @@ class PrefectRuntime:
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         """Run a stage as a Prefect task."""
         try:
-            return as_task(name, policy, work, self.stop)
+            return run_as_task(name, policy, work, self.stop)
         finally:
             # Only waits after the last stage count towards the limit: dbt needs no API.
             self._patience.reset()
@@ -148,7 +148,7 @@ class PrefectRuntime:
             PrefectUnreachable: the Prefect API does not answer.
             TargetBusy: another run holds the target, and `wait` is false.
         """
-        name = lease_limit(target)
+        name = concurrency_limit(target)
         with get_client(sync_client=True) as client:
             try:
                 client.read_global_concurrency_limit_by_name(name)

@@ -25,7 +25,7 @@ from tenacity import (
 )
 
 from prefect_flows.core.errors import MillraceError, StageTimedOut
-from prefect_flows.core.interrupts import bounded
+from prefect_flows.core.interrupts import time_limit
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.settings import StagePolicy
 from prefect_flows.runtime.cancellation import CancellationHandler
@@ -40,7 +40,7 @@ JITTER = 0.2
 RunStage = Callable[[str, StagePolicy, Work], dict[str, Any]]
 
 
-def as_task(
+def run_as_task(
     name: str, policy: StagePolicy, work: Work, stop: CancellationHandler
 ) -> dict[str, Any]:
     """Run a stage as a task of the current flow; Prefect retries it.
@@ -72,7 +72,7 @@ def as_task(
     return dict(state.result())
 
 
-def as_function(
+def run_as_function(
     name: str, policy: StagePolicy, work: Work, stop: CancellationHandler
 ) -> dict[str, Any]:
     """Run a stage without a Prefect API, with the same retries and timeout.
@@ -102,7 +102,7 @@ def as_function(
     return retrying(attempt)
 
 
-def say_expected_errors_without_stack() -> None:
+def hide_tracebacks_of_expected_errors() -> None:
     """Remove the traceback of a `MillraceError` from Prefect's flow and task logs.
 
     If Prefect's log line does not name the error, such as the last one under a worker, the error is
@@ -139,7 +139,7 @@ def _stage_timeout(name: str, policy: StagePolicy) -> Iterator[None]:
         fix="see in the log what took so long, or give it more time with "
         f"MILLRACE_STAGES__{setting}__TIMEOUT_SECONDS",
     )
-    with bounded(policy.timeout_seconds, timed_out):
+    with time_limit(policy.timeout_seconds, timed_out):
         yield
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 import filelock
 
-from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.runtime.base import WAIT_LOG_SECONDS, Holder, Runtime, target_busy_error
 from prefect_flows.runtime.parameters import Parameters
 from prefect_flows.state.runs import last_run
@@ -29,7 +29,7 @@ def target_lock(parameters: Parameters, store: StateStore, runtime: Runtime) -> 
     def holder() -> str:
         try:
             last = last_run(store, target)
-        except DamagedFile as error:
+        except CorruptFileError as error:
             return f"a run of which nothing is known: {error.where} is damaged"
         if last is None or last[1].ended is not None:
             return "a run that has just begun, or was killed less than a minute ago"

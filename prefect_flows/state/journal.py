@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from prefect_flows.core.errors import DamagedFile, StateStoreError
-from prefect_flows.core.files import Warn, validated
+from prefect_flows.core.errors import CorruptFileError, StateStoreError
+from prefect_flows.core.files import Warn, parse_json_file
 from prefect_flows.state.store import StateStore
 
 Entry = Mapping[str, Any]
@@ -87,9 +87,9 @@ class Journal:
                     continue
                 where = f"{store.url}/{folder}/{name}, line {number}"
                 try:
-                    entry = validated(line, _ENTRY, where=where, fix="")
+                    entry = parse_json_file(line, _ENTRY, where=where, fix="")
                     entries.append(entry.model_dump())
-                except DamagedFile as error:
+                except CorruptFileError as error:
                     warn(f"{error.what} The line is left out.\n  where: {where}")
         return entries
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-def errors_of_stores() -> tuple[type[Exception], ...]:
+def object_store_errors() -> tuple[type[Exception], ...]:
     """Return the exception classes of the object store libraries that are loaded, and `OSError`."""
     errors: list[type[Exception]] = [OSError]
     for module, names in {

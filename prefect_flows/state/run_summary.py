@@ -20,7 +20,7 @@ from prefect_flows.state.store import StateStore
 SUMMARY = "summary.json"
 HISTORY = "history.json"
 # 100 runs take about 50 kB.
-RUNS_OF_HISTORY = 100
+MAX_HISTORY_RUNS = 100
 
 
 class _Stored(BaseModel):
@@ -90,7 +90,7 @@ class MartState(_Stored):
     counted_at: datetime | None = None
 
 
-class RunLine(_Stored):
+class RunOverview(_Stored):
     """A run in brief, as a list of runs shows it.
 
     Attributes:
@@ -127,7 +127,7 @@ class RunLine(_Stored):
     cost: float | None = None
 
 
-class RunSummary(RunLine):
+class RunSummary(RunOverview):
     """The content of a run's `summary.json`.
 
     Attributes:
@@ -141,24 +141,24 @@ class RunSummary(RunLine):
     sources: dict[str, SourceFreshness] = Field(default_factory=dict)
     marts: dict[str, MartState] = Field(default_factory=dict)
 
-    def line(self) -> RunLine:
+    def line(self) -> RunOverview:
         """Return the run in brief."""
-        return RunLine.model_validate(self.model_dump(include=set(RunLine.model_fields)))
+        return RunOverview.model_validate(self.model_dump(include=set(RunOverview.model_fields)))
 
 
 class TargetHistory(_Stored):
     """The last runs of a target.
 
     Attributes:
-        runs: at most `RUNS_OF_HISTORY` runs, oldest first.
+        runs: at most `MAX_HISTORY_RUNS` runs, oldest first.
         last: the last run in full.
         last_good: the last run that passed and covered the whole project, however long ago.
     """
 
     target: str
-    runs: list[RunLine]
+    runs: list[RunOverview]
     last: RunSummary
-    last_good: RunLine | None = None
+    last_good: RunOverview | None = None
 
 
 _HISTORY, _SUMMARY = TypeAdapter(TargetHistory), TypeAdapter(RunSummary)
@@ -179,7 +179,7 @@ def history(store: StateStore, target: str, warn: Warn | None = None) -> TargetH
     return _rebuild_history(store, target, warn) if found is None else found
 
 
-def keep_summary(store: StateStore, summary: RunSummary) -> None:
+def save_summary(store: StateStore, summary: RunSummary) -> None:
     """Save the summary of a finished run in its folder.
 
     Raises:
@@ -189,7 +189,7 @@ def keep_summary(store: StateStore, summary: RunSummary) -> None:
     store.write(path, summary.model_dump_json().encode())
 
 
-def keep_history(store: StateStore, summary: RunSummary, before: TargetHistory | None) -> None:
+def save_history(store: StateStore, summary: RunSummary, before: TargetHistory | None) -> None:
     """Add a run to the history of its target, and save it.
 
     Args:
@@ -212,7 +212,7 @@ def _append_run(before: TargetHistory | None, summary: RunSummary) -> TargetHist
         last_good = line
     return TargetHistory(
         target=summary.target,
-        runs=[*runs, line][-RUNS_OF_HISTORY:],
+        runs=[*runs, line][-MAX_HISTORY_RUNS:],
         last=summary,
         last_good=last_good,
     )
@@ -221,7 +221,7 @@ def _append_run(before: TargetHistory | None, summary: RunSummary) -> TargetHist
 def _rebuild_history(store: StateStore, target: str, warn: Warn | None) -> TargetHistory | None:
     found: TargetHistory | None = None
     folder = runs_folder(target)
-    for name in store.names(folder)[-RUNS_OF_HISTORY:]:
+    for name in store.names(folder)[-MAX_HISTORY_RUNS:]:
         summary = store.load(f"{folder}/{name}/{SUMMARY}", _SUMMARY, warn)
         if summary is not None:
             found = _append_run(found, summary)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.core.files import Warn
-from prefect_flows.core.passwords import redacted
+from prefect_flows.core.passwords import redact
 from prefect_flows.state.journal import Entry, Journal
 from prefect_flows.state.store import StateStore
 
@@ -44,7 +44,7 @@ class RunHeader(BaseModel):
 
     id: str
     target: str
-    parameters: Annotated[Mapping[str, Any], AfterValidator(redacted)]
+    parameters: Annotated[Mapping[str, Any], AfterValidator(redact)]
     url: str | None
     started_at: datetime
     host: str = Field(default_factory=socket.gethostname)
@@ -142,7 +142,7 @@ def interrupted_run(
     """
     try:
         last = last_run(store, target)
-    except DamagedFile as error:
+    except CorruptFileError as error:
         warn(f"{error.what} The run starts over.\n  where: {error.where}")
         return None
     if last is None:
@@ -161,7 +161,7 @@ def failed_run(store: StateStore, target: str, warn: Warn) -> ResumableRun | Non
     """Return the last run of a target if it did not pass: it failed, or was cancelled or killed.
 
     Raises:
-        DamagedFile: its header is corrupt.
+        CorruptFileError: its header is corrupt.
     """
     last = last_run(store, target)
     if last is None or last[1].ended == "passed":
@@ -174,8 +174,8 @@ def last_run(store: StateStore, target: str) -> tuple[str, RunHeader] | None:
     """Return the folder and header of the run that started last.
 
     Raises:
-        DamagedFile: its header is corrupt. It is not renamed: the next run has to know that there
-            was a run of which nothing is known.
+        CorruptFileError: its header is corrupt. It is not renamed: the next run has to know
+            that there was a run of which nothing is known.
     """
     for name in reversed(store.names(runs_folder(target))):
         folder = f"{runs_folder(target)}/{name}"

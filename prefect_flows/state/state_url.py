@@ -49,7 +49,7 @@ def _faults(url: str) -> Iterator[str]:
         yield f"behind {scheme}:// comes the name of a bucket, and a path without ?, # and //"
 
 
-def fix_of_url(url: str) -> str:
+def get_url_fix(url: str) -> str:
     """Return what fixes a URL with a fault."""
     if "://" in url and "@" in url:
         return (

@@ -34,18 +34,18 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter
 
-from prefect_flows.core.errors import ConfigurationError, DamagedFile, StateStoreError
+from prefect_flows.core.errors import ConfigurationError, CorruptFileError, StateStoreError
 from prefect_flows.core.files import (
     FILE_MODE,
     Warn,
-    aside_name,
+    corrupt_file_name,
     make_folder,
+    parse_json_file,
     sync_folder,
-    validated,
     write_file,
 )
-from prefect_flows.state.object_store_errors import errors_of_stores
-from prefect_flows.state.state_url import fix_of_url, url_fault, without_login
+from prefect_flows.state.object_store_errors import object_store_errors
+from prefect_flows.state.state_url import get_url_fix, url_fault, without_login
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class StateStore:
             raise ConfigurationError(
                 f"The state store cannot be used: {fault}.",
                 where=f"state_url {without_login(url)!r}",
-                fix=f"{fix_of_url(url)}; in Terraform's outputs or MILLRACE_STATE_URL",
+                fix=f"{get_url_fix(url)}; in Terraform's outputs or MILLRACE_STATE_URL",
             )
         self.url = url.rstrip("/") or "/"
         try:
@@ -119,19 +119,19 @@ class StateStore:
                 a run of the target that the file belongs to may do this.
 
         Raises:
-            DamagedFile: the file is corrupt, and `warn` is None.
+            CorruptFileError: the file is corrupt, and `warn` is None.
         """
         data = self.read(path)
         if data is None:
             return None
         try:
-            return validated(
+            return parse_json_file(
                 data,
                 kind,
                 where=f"{self.url}/{path}",
                 fix="run the target: its next run goes on without the file",
             )
-        except DamagedFile as error:
+        except CorruptFileError as error:
             if warn is None:
                 raise
             where = f"{self.url}/{self.set_aside(path)}"
@@ -140,7 +140,7 @@ class StateStore:
 
     def set_aside(self, path: str) -> str:
         """Rename a corrupt file, and return its new path."""
-        aside = aside_name(path)
+        aside = corrupt_file_name(path)
         with self._convert_errors("written", aside):
             self._fs.mv(self._at(path), self._at(aside))
         return aside
@@ -217,7 +217,7 @@ class StateStore:
     def _convert_errors(self, done: str, path: str) -> Iterator[None]:
         try:
             yield
-        except errors_of_stores() as error:
+        except object_store_errors() as error:
             raise StateStoreError(
                 f"The state store cannot be {done}: {type(error).__name__}: {error}",
                 where=f"{self.url}/{path}",

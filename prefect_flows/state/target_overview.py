@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from prefect_flows.core.errors import StateStoreError
 from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.state.incidents import Incident, open_incidents
-from prefect_flows.state.run_summary import SUMMARY, RunLine, TargetHistory, history
+from prefect_flows.state.run_summary import SUMMARY, RunOverview, TargetHistory, history
 from prefect_flows.state.runs import RunHeader, last_run, runs_folder
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import DOCS, REPORT
@@ -42,7 +42,7 @@ class TargetOverview:
     has_docs: bool = False
     faults: list[str] = field(default_factory=list)
 
-    def report_of(self, run: RunLine) -> str | None:
+    def report_of(self, run: RunOverview) -> str | None:
         """Return the path of a run's report in the store; None if it has none or was pruned."""
         if not run.has_report or run.folder not in self.folders:
             return None
@@ -57,10 +57,10 @@ def overview(store: StateStore) -> list[TargetOverview]:
     """
     names = [name for name in store.names("targets") if re.fullmatch(TARGET_PATTERN, name)]
     with ThreadPoolExecutor(MAX_PARALLEL_TARGETS) as pool:
-        return list(pool.map(lambda name: overview_of(store, name), names))
+        return list(pool.map(lambda name: load_overview(store, name), names))
 
 
-def overview_of(store: StateStore, target: str) -> TargetOverview:
+def load_overview(store: StateStore, target: str) -> TargetOverview:
     """Load the overview of one target."""
     faults: list[str] = []
     past, unfinished, incidents = None, None, list[Incident]()

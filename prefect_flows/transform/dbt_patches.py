@@ -21,7 +21,7 @@ from dbt_common.events.event_manager import EventManager
 from jinja2 import environment as jinja_environment
 from jinja2 import runtime as jinja_runtime
 
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 
 # dbt strips these from names before it compares them.
 QUOTES = frozenset("\"`'")
@@ -31,16 +31,16 @@ QUOTES = frozenset("\"`'")
 def patched_dbt() -> Iterator[None]:
     """Apply all patches while the context is open."""
     with (
-        unheard_events_not_built(),
-        relations_found_by_name(),
-        contexts_not_copied(),
-        parsed_project_not_collected(),
+        skip_debug_events(),
+        look_up_relations_by_key(),
+        share_jinja_contexts(),
+        freeze_gc(),
     ):
         yield
 
 
 @contextmanager
-def unheard_events_not_built() -> Iterator[None]:
+def skip_debug_events() -> Iterator[None]:
     """Skip debug events, which neither the log file nor our callback uses.
 
     dbt fires over twenty debug events per node and builds two protobuf messages for each, field by
@@ -76,15 +76,15 @@ def unheard_events_not_built() -> Iterator[None]:
             fire(self, e, level, node, force_warn_or_error_handling)
 
     with (
-        replaced(BaseEvent, "__init__", keep_arguments),
-        replaced(BaseEvent, "__getattr__", build_on_access),
-        replaced(EventManager, "fire_event", fire_unless_debug),
+        patched(BaseEvent, "__init__", keep_arguments),
+        patched(BaseEvent, "__getattr__", build_on_access),
+        patched(EventManager, "fire_event", fire_unless_debug),
     ):
         yield
 
 
 @contextmanager
-def relations_found_by_name() -> Iterator[None]:
+def look_up_relations_by_key() -> Iterator[None]:
     """Look up a relation in dbt's cache by its key instead of comparing all relations.
 
     At every model, dbt compares the relation with every relation of its schema: a million
@@ -111,12 +111,12 @@ def relations_found_by_name() -> Iterator[None]:
         found = self._make_match([cached.inner], database, schema, identifier)
         return found[0] if found else None
 
-    with replaced(BaseAdapter, "get_relation", get_by_key):
+    with patched(BaseAdapter, "get_relation", get_by_key):
         yield
 
 
 @contextmanager
-def contexts_not_copied() -> Iterator[None]:
+def share_jinja_contexts() -> Iterator[None]:
     """Let Jinja use dbt's context without copying it.
 
     dbt's context is a `ChainMap` of about seven hundred macros, each wrapped at its lookup. Jinja
@@ -140,12 +140,12 @@ def contexts_not_copied() -> Iterator[None]:
             environment, parent, template_name, blocks, globals=globals
         )
 
-    with replaced(jinja_environment, "new_context", new_context_without_copy):
+    with patched(jinja_environment, "new_context", new_context_without_copy):
         yield
 
 
 @contextmanager
-def parsed_project_not_collected() -> Iterator[None]:
+def freeze_gc() -> Iterator[None]:
     """Exclude the parsed project, which is never freed, from garbage collection.
 
     Every full collection would traverse half a million objects for a thousand models.

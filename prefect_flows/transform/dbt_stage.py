@@ -18,12 +18,12 @@ from prefect_flows.transform.event_listener import EventListener, Recorder
 from prefect_flows.transform.microbatch import run_failed_batches_only
 from prefect_flows.transform.node_filter import NodeFilter
 from prefect_flows.transform.node_log import NodeLog
-from prefect_flows.transform.repro_command import command_for
+from prefect_flows.transform.repro_command import build_command
 from prefect_flows.transform.results import (
     SKIPPED,
     FailedBatch,
     NodeResult,
-    counts,
+    count_by_status,
     nodes_to_retry,
     order_by_priority,
 )
@@ -189,7 +189,7 @@ class DbtStage:
         nodes = self._counted()
         return {
             "nodes": len(nodes),
-            "statuses": counts(nodes),
+            "statuses": count_by_status(nodes),
             "seconds": round(self.seconds, 2),
             "attempts": self.attempts,
             "resumed": sum(node.resumed for node in nodes),
@@ -239,7 +239,7 @@ class DbtStage:
         nodes = self._counted()
         skipped = sum(node.status == SKIPPED for node in nodes)
         message = " ".join((first.message or first.status).split())
-        command = command_for(first, self.session.profile.target)
+        command = build_command(first, self.session.profile.target)
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from prefect_flows.transform.results import NodeResult, shown_name
+from prefect_flows.transform.results import NodeResult, display_name
 
 
 class EventListener(Protocol):
@@ -127,7 +127,7 @@ class Recorder:
 
     def _notify_started(self, node: Any) -> None:
         for listener in self._listeners:
-            kind, name = str(node.resource_type), shown_name(node)
+            kind, name = str(node.resource_type), display_name(node)
             listener.node_started(self._name, node.unique_id, kind, name)
 
     def _notify_warned(self, text: str) -> None:

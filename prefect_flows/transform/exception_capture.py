@@ -12,7 +12,7 @@ from dbt.task.base import BaseRunner
 from dbt.task.run import MicrobatchBatchRunner
 
 from prefect_flows.core.failure_class import classify
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 from prefect_flows.transform.results import FailedBatch
 
 # Called with the id of a node, its exception, and the batch if only a batch failed.
@@ -44,8 +44,8 @@ def capture_errors(on_error: OnError) -> Iterator[None]:
         return build(self, *args, **kwargs)
 
     with (
-        replaced(BaseRunner, handle.__name__, handle_and_report),
-        replaced(MicrobatchBatchRunner, build.__name__, build_and_report),
+        patched(BaseRunner, handle.__name__, handle_and_report),
+        patched(MicrobatchBatchRunner, build.__name__, build_and_report),
     ):
         yield
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dbt.contracts.graph.manifest import Manifest
 
-from prefect_flows.transform.results import shown_name
+from prefect_flows.transform.results import display_name
 
 TESTS = frozenset({"test", "unit_test"})
 # In a set of column names: all columns of the relation are personal data.
@@ -40,7 +40,7 @@ class LineageNode:
     attached_to: str | None = None
 
 
-def lineage_of(manifest: Manifest) -> dict[str, LineageNode]:
+def build_lineage(manifest: Manifest) -> dict[str, LineageNode]:
     """Build node id → lineage node for all nodes, unit tests, sources and exposures."""
     groups = {group.name: group for group in manifest.groups.values()}
     found: list[Any] = [
@@ -52,7 +52,7 @@ def lineage_of(manifest: Manifest) -> dict[str, LineageNode]:
     return {node.unique_id: _lineage_node(node, groups) for node in found}
 
 
-def children_of(lineage: Mapping[str, LineageNode]) -> dict[str, list[str]]:
+def get_children(lineage: Mapping[str, LineageNode]) -> dict[str, list[str]]:
     """Build node id → ids of its children."""
     children: dict[str, list[str]] = {unique_id: [] for unique_id in lineage}
     for unique_id, node in lineage.items():
@@ -63,7 +63,7 @@ def children_of(lineage: Mapping[str, LineageNode]) -> dict[str, list[str]]:
 
 def ancestors(lineage: Mapping[str, LineageNode], unique_id: str) -> set[str]:
     """Return the ids of all nodes upstream of a node."""
-    return set(reach(parents_of(lineage), [unique_id]))
+    return set(reach(get_parents(lineage), [unique_id]))
 
 
 def reach(edges: Mapping[str, Collection[str]], starts: Collection[str]) -> Iterator[str]:
@@ -98,7 +98,7 @@ def nearest(
     return found
 
 
-def parents_of(lineage: Mapping[str, LineageNode]) -> dict[str, tuple[str, ...]]:
+def get_parents(lineage: Mapping[str, LineageNode]) -> dict[str, tuple[str, ...]]:
     """Build node id → ids of its parents."""
     return {unique_id: node.parents for unique_id, node in lineage.items()}
 
@@ -125,7 +125,7 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         tested_node = parents[0]  # the tested model; its mock inputs are not parents
     return LineageNode(
         unique_id=node.unique_id,
-        name=shown_name(node),
+        name=display_name(node),
         resource_type=str(node.resource_type),
         path=node.original_file_path,
         parents=parents,

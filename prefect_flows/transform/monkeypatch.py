@@ -8,7 +8,7 @@ from typing import Any
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Replace an attribute of a class or module while the context is open, then restore it."""
     before = getattr(owner, name)
     setattr(owner, name, value)

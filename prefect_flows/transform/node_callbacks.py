@@ -9,7 +9,7 @@ from typing import Any
 from dbt.task.base import BaseRunner
 from dbt.task.runnable import GraphRunnableTask
 
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 
 
 @contextmanager
@@ -50,8 +50,8 @@ def node_callbacks(
         raise_set_error(self)  # type: ignore[no-untyped-call]
 
     with (
-        replaced(GraphRunnableTask, raise_set_error.__name__, check_before_start),
-        replaced(GraphRunnableTask, call_runner.__name__, call_with_callback),
-        replaced(GraphRunnableTask, handle_result.__name__, handle_with_callback),
+        patched(GraphRunnableTask, raise_set_error.__name__, check_before_start),
+        patched(GraphRunnableTask, call_runner.__name__, call_with_callback),
+        patched(GraphRunnableTask, handle_result.__name__, handle_with_callback),
     ):
         yield

@@ -12,7 +12,7 @@ from dbt.task.run import RunTask
 from dbt.task.runnable import GraphRunnableTask
 
 from dbt import selected_resources
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def filter_nodes(node_filter: NodeFilter | None) -> Iterator[None]:
         after_run(self, adapter, [*node_filter.earlier, *results])
 
     with (
-        replaced(selected_resources, set_selected.__name__, set_all_selected),
-        replaced(RunTask, "after_run", after_run_with_earlier),
-        replaced(NodeSelector, get_selected.__name__, get_filtered),
-        replaced(GraphRunnableTask, initialize.__name__, initialize_for_hooks),
+        patched(selected_resources, set_selected.__name__, set_all_selected),
+        patched(RunTask, "after_run", after_run_with_earlier),
+        patched(NodeSelector, get_selected.__name__, get_filtered),
+        patched(GraphRunnableTask, initialize.__name__, initialize_for_hooks),
     ):
         yield
 

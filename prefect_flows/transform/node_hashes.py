@@ -199,7 +199,7 @@ class CodeHashes:
         return self._macros[macros]
 
 
-def changed_since(
+def find_changed_nodes(
     before: Mapping[str, str], selected: Mapping[str, list[str]], code: CodeHashes
 ) -> dict[str, list[str]]:
     """Return the selected nodes whose hash has changed, by resource type.

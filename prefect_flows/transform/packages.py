@@ -24,7 +24,7 @@ from dbt.task.deps import DepsTask, _create_sha1_hash
 from dbt_common.exceptions import CommandError
 
 from prefect_flows.core.failure_class import exception_chain
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 
 # The files that list a project's packages.
 FILES = (PACKAGES_FILE_NAME, DEPENDENCIES_FILE_NAME)
@@ -51,7 +51,7 @@ def skip_installed_packages(on_kept: Callable[[], None]) -> Iterator[None]:
         else:
             run(self)
 
-    with replaced(DepsTask, run.__name__, run_if_needed):
+    with patched(DepsTask, run.__name__, run_if_needed):
         yield
 
 

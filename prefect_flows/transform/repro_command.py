@@ -20,7 +20,7 @@ COMMANDS = {
 }
 
 
-def command_for(node: NodeResult, target: str, flags: str = "") -> str:
+def build_command(node: NodeResult, target: str, flags: str = "") -> str:
     """Return the command that runs only this node; for a hook, the command of its stage.
 
     Args:
@@ -33,7 +33,7 @@ def command_for(node: NodeResult, target: str, flags: str = "") -> str:
         command = {"freshness": "source freshness"}.get(command, command)
         selection = ""
     else:
-        selection = f" --select {shlex.quote(selector_of(node))}"
+        selection = f" --select {shlex.quote(build_selector(node))}"
     if node.failed_batch is not None:
         begin, end = (_format_time(time) for time in node.failed_batch)
         selection += f" --event-time-start {begin} --event-time-end {end}"
@@ -41,7 +41,7 @@ def command_for(node: NodeResult, target: str, flags: str = "") -> str:
     return f"cd dbt && uv run dbt {command} --target {shlex.quote(target)}{selection}{extra}"
 
 
-def selector_of(node: NodeResult) -> str:
+def build_selector(node: NodeResult) -> str:
     """Return a dbt selector that matches this node and nothing else.
 
     The name alone also matches a folder of that name, other versions of a model, and nodes of other

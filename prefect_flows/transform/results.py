@@ -151,7 +151,7 @@ class NodeResult:
             cause, message = batches[0].cause, f"{message}: {_format_batch_errors(batches)}"
         return cls(
             unique_id=node.unique_id,
-            name=shown_name(node),
+            name=display_name(node),
             resource_type=str(node.resource_type),
             path=path,
             fqn=tuple(node.fqn),
@@ -197,13 +197,13 @@ def _utc(time: datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
-def shown_name(node: Any) -> str:
+def display_name(node: Any) -> str:
     """Return the name of a node, with the version of a versioned model."""
     version = node.version if str(node.resource_type) == "model" else None
     return str(node.name) if version is None else f"{node.name}.v{version}"
 
 
-def counts(results: Iterable[NodeResult]) -> dict[str, int]:
+def count_by_status(results: Iterable[NodeResult]) -> dict[str, int]:
     """Count results by status, most frequent first."""
     return dict(Counter(result.status for result in results).most_common())
 

@@ -78,7 +78,7 @@ def stage_entry(name: str, record: Mapping[str, Any]) -> Entry:
     return {"stage": name, "record": dict(record)}
 
 
-def done_before(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> ResumeState:
+def load_resume_state(entries: Sequence[Entry], code: CodeHashes, warn: Warn) -> ResumeState:
     """Return the journal's results whose code and inputs have not changed.
 
     If a node has changed, nodes downstream of it are dropped as well: their hashes cover its hash.

@@ -23,7 +23,7 @@ from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import write_manifest
 from dbt_common.exceptions import DbtBaseException
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import (
     ProjectError,
     SelectionError,
@@ -47,7 +47,7 @@ from prefect_flows.transform.packages import (
     is_retryable_deps_error,
     skip_installed_packages,
 )
-from prefect_flows.transform.results import shown_name
+from prefect_flows.transform.results import display_name
 from prefect_flows.transform.statement_cancellation import (
     cancel_hooks_on_signal,
     cancel_statements_on_signal,
@@ -455,7 +455,7 @@ class DbtSession:
         Raises:
             WarehouseUnreachable: the warehouse does not answer; `retryable` if that is transient.
         """
-        nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=shown_name)
+        nodes = sorted((self.manifest.nodes[i] for i in unique_ids), key=display_name)
         try:
             return self._count_rows(nodes), {}
         except WarehouseUnreachable as error:
@@ -469,7 +469,7 @@ class DbtSession:
             except WarehouseUnreachable as error:
                 if error.retryable:
                     raise
-                unreadable[shown_name(node)] = " ".join(str(error.__cause__).split())
+                unreadable[display_name(node)] = " ".join(str(error.__cause__).split())
         return counts, unreadable
 
     def _count_rows(self, nodes: Sequence[Any]) -> dict[str, int]:
@@ -486,7 +486,7 @@ class DbtSession:
         ):
             _, table = adapter.execute(query, fetch=True)
         return {
-            shown_name(nodes[int(mart)]): int(rows)
+            display_name(nodes[int(mart)]): int(rows)
             for mart, rows in sorted(tuple(row) for row in table.rows)
         }
 
@@ -607,7 +607,7 @@ class DbtSession:
             # Python starts this child process for dbt's locks, and it outlives the command. Start
             # it now, before the secrets are in the environment.
             resource_tracker.ensure_running()
-        with _INVOCATION_LOCK, variables_set(self._variables):
+        with _INVOCATION_LOCK, set_variables(self._variables):
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):
             # dbtRunner also catches interrupts and the timeouts of tasks; raise them again.

@@ -14,7 +14,7 @@ from dbt.adapters.contracts.connection import ConnectionState
 from dbt.task.run import RunTask
 from dbt_common.exceptions import DbtBaseException
 
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 # Cancel requests are repeated: a statement may start after the first one.
@@ -40,8 +40,8 @@ def cancel_hooks_on_signal() -> Iterator[None]:
             after_run(self, adapter, results)
 
     with (
-        replaced(RunTask, "before_run", before_cancellable),
-        replaced(RunTask, "after_run", after_cancellable),
+        patched(RunTask, "before_run", before_cancellable),
+        patched(RunTask, "after_run", after_cancellable),
     ):
         yield
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect_flows.core.bounded_waits import said_while_waiting
+from prefect_flows.core.bounded_waits import log_while_waiting
 from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.failure_class import root_cause
 from prefect_flows.core.hints import get_hint
-from prefect_flows.core.interrupts import bounded
+from prefect_flows.core.interrupts import time_limit
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
 
@@ -29,7 +29,7 @@ def limit_warehouse_wait(profile: Profile, seconds: float, log: Logger) -> Itera
         fix=f"{profile.address_hint}; or wait longer: MILLRACE_UNREACHABLE_SECONDS",
     )
     try:
-        with said_while_waiting(profile.address, seconds, log), bounded(seconds, silent):
+        with log_while_waiting(profile.address, seconds, log), time_limit(seconds, silent):
             yield
     except WarehouseUnreachable as error:
         root = root_cause(error)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest.source_load import ingest
 from tests.support import fork_server
@@ -80,7 +80,7 @@ def loaded(ground: Ground) -> None:
     def load() -> None:
         # The state knows no yesterday: whole, for the second load to be one of another day.
         whole = {"full_refresh": True}
-        with variables_set(ground.environment):
+        with set_variables(ground.environment):
             ingest("github__trending", ground.profile, api_url=github.url, **whole)
             given = {"channels": [WHEELS, ANVIL], "api_key": "made-up", "api_url": youtube.url}
             ingest("youtube__channels", ground.profile, **given, **whole)

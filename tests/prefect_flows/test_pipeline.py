@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.core.names import lease_limit
+from prefect_flows.core.names import concurrency_limit
 from tests.support.project import Project, Scratch, until
 
 
@@ -69,7 +69,7 @@ def test_policies_and_what_no_selector_matches_are_seen(project: Project, scratc
 
 @pytest.mark.kills
 def test_a_run_holds_its_target_until_it_ends(project: Project, scratch: Scratch) -> None:
-    url = f"{project.api_url}/v2/concurrency_limits/{lease_limit(scratch.target)}"
+    url = f"{project.api_url}/v2/concurrency_limits/{concurrency_limit(scratch.target)}"
 
     def slots() -> int | None:
         """Runs that hold the target; none while the server's SQLite is locked."""

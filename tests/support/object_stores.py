@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import httpx
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 
 S3_KEYS = {
     "AWS_ACCESS_KEY_ID": "made-up",
@@ -33,7 +33,7 @@ def s3_bucket(folder: Path) -> Iterator[str]:
         server(
             [sys.executable, "-m", "moto.server", "-p", "0"], folder / "log", "Running on "
         ) as url,
-        variables_set(S3_KEYS | {"AWS_ENDPOINT_URL": url}),
+        set_variables(S3_KEYS | {"AWS_ENDPOINT_URL": url}),
     ):
         httpx.put(f"{url}/bucket").raise_for_status()
         yield "s3://bucket/millrace"
@@ -53,7 +53,7 @@ def gs_bucket(folder: Path) -> Iterator[str]:
     try:
         with (
             server(command, folder / "log", "All services started", address) as url,
-            variables_set({"STORAGE_EMULATOR_HOST": url}),
+            set_variables({"STORAGE_EMULATOR_HOST": url}),
         ):
             yield "gs://bucket/millrace"
     finally:

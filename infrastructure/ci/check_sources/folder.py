@@ -97,7 +97,7 @@ class Source:
         """
         try:
             return read_text(self.project / file)
-        except (OSError, documents.Unreadable) as error:
+        except (OSError, documents.DocumentError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise Unreadable(Fault(file, f"it cannot be read: {reason}", "add it")) from error
 
@@ -109,7 +109,7 @@ class Source:
         """
         try:
             document = parse_yaml(self.text(file))
-        except documents.Unreadable as error:
+        except documents.DocumentError as error:
             raise Unreadable(Fault(file, str(error), "correct it")) from error
         if not isinstance(document, Mapping):
             raise Unreadable(Fault(file, "it holds no mapping", "write `key: value` lines"))

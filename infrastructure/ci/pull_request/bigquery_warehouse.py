@@ -15,13 +15,13 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 
 from infrastructure.ci.pull_request.dataset_lease import Lease
-from infrastructure.ci.pull_request.names import SchemaOwner, not_ours, number_of
+from infrastructure.ci.pull_request.names import SchemaOwner, foreign_schema_error, parse_number
 from infrastructure.ci.pull_request.warehouse import (
     Limits,
     QueryFailed,
     QueryLimitExceeded,
     Relation,
-    busy,
+    lock_error,
 )
 from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.google_credentials import google_credentials
@@ -101,7 +101,7 @@ class BigQueryWarehouse:
             exists = self.mark(schema) is not None
             while exists and not lease.take():
                 if time.monotonic() >= deadline:
-                    raise busy(schema, self._profile.address)
+                    raise lock_error(schema, self._profile.address)
                 time.sleep(POLL_SECONDS)
         if not exists:  # there is nothing to lock
             yield
@@ -118,13 +118,13 @@ class BigQueryWarehouse:
                 return None
         owner = SchemaOwner.read(dataset.description, schema)
         if owner is None:
-            raise not_ours(schema, self._profile.address)
+            raise foreign_schema_error(schema, self._profile.address)
         return owner
 
     def renew(self, schema: str, owner: SchemaOwner) -> None:
         """Empty a dataset and set its owner. The dataset itself stays, and so do its grants."""
         if self.mark(schema) is None:
-            raise not_ours(schema, self._profile.address)
+            raise foreign_schema_error(schema, self._profile.address)
         reference = self._reference(schema)
         with self._translate_errors():
             dataset = bigquery.Dataset(reference)
@@ -150,7 +150,7 @@ class BigQueryWarehouse:
         found: dict[str, SchemaOwner | None] = {}
         with self._translate_errors():
             for item in self._client.list_datasets(str(self._profile.output["project"])):
-                if number_of(item.dataset_id) is not None:
+                if parse_number(item.dataset_id) is not None:
                     dataset = self._client.get_dataset(item.reference)
                     found[item.dataset_id] = SchemaOwner.read(dataset.description, item.dataset_id)
         return found

@@ -16,30 +16,30 @@ from typing import Any
 
 from infrastructure.ci.pull_request.build_record import MANIFEST, PRODUCTION, Build, Built
 from infrastructure.ci.pull_request.changes import (
-    BUILT,
+    MATERIALIZED,
     Changes,
     changes_since,
     contract_breaks,
-    see_that_all_goes_into,
+    require_ci_schema,
 )
-from infrastructure.ci.pull_request.context import Ground
-from infrastructure.ci.pull_request.failures import failures_of
+from infrastructure.ci.pull_request.context import Context
+from infrastructure.ci.pull_request.failures import build_failures
 from infrastructure.ci.pull_request.names import (
     ONE_SCHEMA,
     SchemaOwner,
-    folder_of,
-    of_another_repository,
-    schema_of,
+    get_folder,
+    get_schema,
+    other_repository_error,
 )
 from infrastructure.ci.pull_request.warehouse import Limits
 from infrastructure.ci.pull_request.warehouse_choice import get_warehouse
-from infrastructure.version import version_of
-from prefect_flows.core.errors import DamagedFile, RunCancelled, StageFailed, after_changes
+from infrastructure.version import get_version
+from prefect_flows.core.errors import CorruptFileError, RunCancelled, StageFailed, after_changes
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicy
 from prefect_flows.reporting.run_report.history import medians
 from prefect_flows.runtime.base import LocalRuntime, Runtime
-from prefect_flows.runtime.parameters import BUILT as BUILDABLE
+from prefect_flows.runtime.parameters import BUILD_RESOURCE_TYPES as BUILDABLE
 from prefect_flows.state.target_state import (
     RUN_RESULTS,
     RUN_RESULTS_KIND,
@@ -48,7 +48,7 @@ from prefect_flows.state.target_state import (
 )
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.lineage import TESTS
-from prefect_flows.transform.results import SKIPPED, NodeResult, counts, shown_name
+from prefect_flows.transform.results import SKIPPED, NodeResult, count_by_status, display_name
 from prefect_flows.transform.session import DbtSession, Selection
 
 log = logging.getLogger("millrace")
@@ -82,7 +82,7 @@ class Request:
     rows: bool = True
 
 
-def build(request: Request, ground: Ground) -> Build:
+def build(request: Request, ground: Context) -> Build:
     """Build and test a pull request, and write the build record to its folder.
 
     Raises:
@@ -91,21 +91,21 @@ def build(request: Request, ground: Ground) -> Build:
     started, started_at = time.monotonic(), datetime.now(UTC)
     build_id = uuid.uuid4().hex
     profile = ground.profile_of(request.number)
-    folder = folder_of(ground.settings, request.number)
+    folder = get_folder(ground.settings, request.number)
     owner = SchemaOwner(
         number=request.number, repository=request.repository, build=build_id, built_at=started_at
     )
-    version = version_of(ground.settings)
+    version = get_version(ground.settings)
     manifest = ground.manifest_of(request.production)
     runtime = LocalRuntime()
     with (
         _cancelled_by_signals(request.number, runtime),
         closing(get_warehouse(profile, NO_LIMITS)) as warehouse,
-        warehouse.held(schema_of(request.number), owner, request.wait),
+        warehouse.held(get_schema(request.number), owner, request.wait),
     ):
-        before = warehouse.mark(schema_of(request.number))
+        before = warehouse.mark(get_schema(request.number))
         if before is not None and before.is_of_another(request.repository):
-            raise of_another_repository(before, str(request.repository), profile.address)
+            raise other_repository_error(before, str(request.repository), profile.address)
         state = _reset_folder(folder, manifest)
         building = _BuildInProgress(
             request, ground, profile, folder, state, json.loads(manifest), runtime
@@ -113,16 +113,16 @@ def build(request: Request, ground: Ground) -> Build:
         with building.session:
             changes = building.changes()
             if building.has_relations(changes):
-                warehouse.renew(schema_of(request.number), owner)
+                warehouse.renew(get_schema(request.number), owner)
             else:
-                warehouse.drop(schema_of(request.number))
+                warehouse.drop(get_schema(request.number))
             record = Build(
                 id=build_id,
                 number=request.number,
                 target=profile.target,
                 production=request.production,
                 warehouse=profile.warehouse,
-                schema_name=schema_of(request.number),
+                schema_name=get_schema(request.number),
                 version=version,
                 repository=request.repository,
                 started_at=started_at,
@@ -152,7 +152,7 @@ def _cancelled_by_signals(number: int, runtime: Runtime) -> Iterator[None]:
     except RunCancelled as error:
         raise RunCancelled(
             error.what,
-            where=f"the build of pull request {number}; {schema_of(number)} may hold a part of it",
+            where=f"the build of pull request {number}; {get_schema(number)} may hold a part of it",
             fix="build it again, which starts over",
         ) from error
 
@@ -174,7 +174,7 @@ class _BuildInProgress:
     def __init__(
         self,
         request: Request,
-        ground: Ground,
+        ground: Context,
         profile: Profile,
         folder: Path,
         state: Path,
@@ -203,7 +203,7 @@ class _BuildInProgress:
             session.install_packages()
         session.check_connection(self._ground.settings.unreachable_seconds, log)
         changes = changes_since(session, self._state, self._production)
-        see_that_all_goes_into(session, changes)
+        require_ci_schema(session, changes)
         kinds = counts_of(changes)
         log.info("Against %s: %s.", self._request.production, kinds or "no model differs")
         return changes
@@ -223,14 +223,14 @@ class _BuildInProgress:
         tests = [r for r in results.values() if r.resource_type in TESTS]
         all_of_them = list(results.values())
         failed = any(result.failed for result in all_of_them)
-        failures = failures_of(
+        failures = build_failures(
             self.session, record, all_of_them, self._production, rows=self._request.rows
         )
         return record.model_copy(
             update={
                 "outcome": "failed" if failed else "passed" if results else "nothing",
                 "built": list(self._built(changes, results)),
-                "tests": counts(tests),
+                "tests": count_by_status(tests),
                 "failures": list(failures) if failed else [],
             }
         )
@@ -285,7 +285,7 @@ class _BuildInProgress:
         """Return a skipped result for a test whose model was not built."""
         node = self.session.node(unique_id)
         kind, path = str(node.resource_type), node.original_file_path
-        name, fqn = shown_name(node), (*node.fqn,)
+        name, fqn = display_name(node), (*node.fqn,)
         return NodeResult(unique_id, name, kind, path, fqn, SKIPPED, None, 0.0, None)
 
     def _built(self, changes: Changes, results: Mapping[str, NodeResult]) -> Iterator[Built]:
@@ -313,7 +313,7 @@ class _BuildInProgress:
         try:
             run_results = state.store.load(f"{state.folder}/{RUN_RESULTS}", RUN_RESULTS_KIND)
             return medians(state.timings()), _bytes_by_node(run_results)
-        except DamagedFile as error:
+        except CorruptFileError as error:
             # The file belongs to production, whose next run moves it aside.
             log.warning("The usual times of models are not known. %s", error)
             return {}, {}
@@ -334,6 +334,6 @@ def _bytes_by_node(run_results: RunResultsShape | None) -> dict[str, int]:
     found = {}
     for result in run_results.results if run_results else []:
         read = (result.adapter_response or {}).get("bytes_processed")
-        if isinstance(read, (int, float)) and result.unique_id.partition(".")[0] in BUILT:
+        if isinstance(read, (int, float)) and result.unique_id.partition(".")[0] in MATERIALIZED:
             found[result.unique_id] = int(read)
     return found

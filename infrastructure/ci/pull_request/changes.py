@@ -14,11 +14,11 @@ from dbt.events.types import UnversionedBreakingChange
 from dbt.exceptions import ContractBreakingChangeError
 
 from prefect_flows.core.errors import ConfigurationError, SelectionError
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 from prefect_flows.transform.session import DbtSession
 
 # Resource types that dbt materializes as a relation.
-BUILT = frozenset({"model", "seed", "snapshot"})
+MATERIALIZED = frozenset({"model", "seed", "snapshot"})
 
 Change = Literal["new", "modified", "downstream", "removed"]
 
@@ -75,7 +75,7 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
         return Changes(breaks=broken, refused=_collapse_whitespace(str(error)))
     kinds: dict[str, Change] = {}
     for unique_id in sorted(selected):
-        if unique_id.partition(".")[0] in BUILT:
+        if unique_id.partition(".")[0] in MATERIALIZED:
             kinds[unique_id] = (
                 "new" if unique_id in new
                 else "modified" if unique_id in modified
@@ -83,7 +83,7 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
             )  # fmt: skip
     present = session.manifest.nodes
     for unique_id, node in production["nodes"].items():
-        if node["resource_type"] in BUILT and unique_id not in present:
+        if node["resource_type"] in MATERIALIZED and unique_id not in present:
             kinds[unique_id] = "removed"
     return Changes(kinds, parts, broken)
 
@@ -106,11 +106,11 @@ def contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
         else:
             fire(event, *arguments, **options)
 
-    with replaced(dbt_nodes, fire.__name__, collect):
+    with patched(dbt_nodes, fire.__name__, collect):
         yield
 
 
-def see_that_all_goes_into(session: DbtSession, changes: Changes) -> None:
+def require_ci_schema(session: DbtSession, changes: Changes) -> None:
     """Check that dbt would write only to the CI schema.
 
     A snapshot's `target_schema`, a model's `database` or a custom macro can place a relation in

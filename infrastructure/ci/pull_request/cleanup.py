@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 
-from infrastructure.ci.pull_request.context import Ground
-from infrastructure.ci.pull_request.names import folder_of, number_of, schema_of
+from infrastructure.ci.pull_request.context import Context
+from infrastructure.ci.pull_request.names import get_folder, get_schema, parse_number
 from infrastructure.ci.pull_request.warehouse import Limits, Warehouse
 from infrastructure.ci.pull_request.warehouse_choice import get_warehouse
 from prefect_flows.core.errors import ConfigurationError, TargetBusy
@@ -18,7 +18,7 @@ log = logging.getLogger("millrace")
 NO_LIMITS = Limits(seconds=600, bytes=0)
 
 
-def close(number: int, ground: Ground, wait: float) -> bool:
+def close(number: int, ground: Context, wait: float) -> bool:
     """Drop the schema of a pull request, and delete its build folder on this machine.
 
     Returns:
@@ -28,13 +28,13 @@ def close(number: int, ground: Ground, wait: float) -> bool:
         ConfigurationError: Millrace did not create the schema, or something outside depends on it.
     """
     with closing(get_warehouse(ground.profile_of(number), NO_LIMITS)) as warehouse:
-        dropped = _drop(warehouse, schema_of(number), wait)
-    shutil.rmtree(folder_of(ground.settings, number), ignore_errors=True)
+        dropped = _drop(warehouse, get_schema(number), wait)
+    shutil.rmtree(get_folder(ground.settings, number), ignore_errors=True)
     return dropped
 
 
 def sweep(
-    ground: Ground, repository: str, open_pull_requests: Callable[[], set[int]], *, dry_run: bool
+    ground: Context, repository: str, open_pull_requests: Callable[[], set[int]], *, dry_run: bool
 ) -> dict[str, str]:
     """Drop the schemas of this repository's pull requests that are no longer open.
 
@@ -49,7 +49,7 @@ def sweep(
         owners = warehouse.marked()
         still_open = open_pull_requests() if owners else set()
         for schema, owner in owners.items():
-            number = number_of(schema)
+            number = parse_number(schema)
             if owner is None or number is None:
                 found[schema] = "left: it carries no mark of ours"
             elif owner.repository is None or owner.repository.lower() != repository.lower():

@@ -11,7 +11,7 @@ VOLATILE = frozenset({"_loaded_at", "_dlt_load_id", "_dlt_id"})
 Node = Mapping[str, Any]
 
 
-def key_of(manifest: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
+def get_key(manifest: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
     """Return the columns that identify a row, or an empty tuple if the project declares none.
 
     In this order: a primary key constraint; a column with a `unique` test over all rows, preferably
@@ -39,7 +39,7 @@ def key_of(manifest: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
     return tuple(configured or ())
 
 
-def volatile_of(node: Node) -> frozenset[str]:
+def get_volatile_columns(node: Node) -> frozenset[str]:
     """Return the columns that change at every build: known ones and `meta: {volatile: true}`."""
     marked = {name for name, column in node["columns"].items() if _meta(column).get("volatile")}
     return VOLATILE | {name.lower() for name in marked}

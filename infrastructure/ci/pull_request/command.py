@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from infrastructure.ci.pull_request.names import MOST_NUMBER
+from infrastructure.ci.pull_request.names import MAX_NUMBER, get_schema
 from prefect_flows.core.command_line import exits_with_expected_errors
-from prefect_flows.core.documents import Unreadable, parse_json
+from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ConfigurationError
 
 FAILED = 1
 
 app = typer.Typer(add_completion=False)
 
-Number = Annotated[int, typer.Option(min=1, max=MOST_NUMBER, help="Number of the pull request.")]
+Number = Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Number of the pull request.")]
 Target = Annotated[str, typer.Option(help="Target that pull requests are built with.")]
 Production = Annotated[str, typer.Option(help="Target that it is compared with.")]
 Repository = Annotated[
@@ -66,9 +66,9 @@ def build(
     Exit code 0: all passed; 1: a model or a test failed; 2: nothing was built.
     """
     from infrastructure.ci.pull_request.build import Request, build
-    from infrastructure.ci.pull_request.context import ground
+    from infrastructure.ci.pull_request.context import load_context
 
-    context = ground(target, production, prefect=not no_prefect)
+    context = load_context(target, production, prefect=not no_prefect)
     request = Request(number, production, repository, _json(vars), wait, rows=not without_rows)
     record = build(request, context)
     console = Console()
@@ -103,10 +103,10 @@ def compare(
     """
     from infrastructure.ci.pull_request.comment import comment
     from infrastructure.ci.pull_request.compare import compare, manifests
-    from infrastructure.ci.pull_request.context import ground
+    from infrastructure.ci.pull_request.context import load_context
     from infrastructure.ci.pull_request.warehouse import Limits
 
-    context = ground(target, production, prefect=not no_prefect)
+    context = load_context(target, production, prefect=not no_prefect)
     limits = Limits(seconds, round(gigabytes * 1e9))
     build, comparison = compare(number, production, context, limits, wait)
     text = comment(build, comparison, *manifests(context, number))
@@ -157,12 +157,11 @@ def close(
 ) -> None:
     """Drop the schema of a pull request; only one that is marked as ours."""
     from infrastructure.ci.pull_request.cleanup import close
-    from infrastructure.ci.pull_request.context import ground
-    from infrastructure.ci.pull_request.names import schema_of
+    from infrastructure.ci.pull_request.context import load_context
 
-    dropped = close(number, ground(target, None, prefect=not no_prefect), wait)
+    dropped = close(number, load_context(target, None, prefect=not no_prefect), wait)
     result = "dropped" if dropped else "there is none"
-    Console().print(f"{schema_of(number)}: {result}", highlight=False)
+    Console().print(f"{get_schema(number)}: {result}", highlight=False)
 
 
 @app.command()
@@ -175,10 +174,10 @@ def sweep(
 ) -> None:
     """Drop the schemas of pull requests that are no longer open, as GitHub says."""
     from infrastructure.ci.pull_request.cleanup import sweep
-    from infrastructure.ci.pull_request.context import ground
+    from infrastructure.ci.pull_request.context import load_context
     from infrastructure.ci.pull_request.github import GitHub
 
-    context = ground(target, None, prefect=not no_prefect)
+    context = load_context(target, None, prefect=not no_prefect)
     with closing(GitHub(repository)) as github:
         found = sweep(context, repository, github.open_pull_requests, dry_run=dry_run)
     for schema, result in found.items():
@@ -188,7 +187,7 @@ def sweep(
 def _json(text: str) -> dict[str, Any]:
     try:
         variables = parse_json(text)
-    except Unreadable as error:
+    except DocumentError as error:
         variables, reason = None, str(error)
     else:
         reason = "it is no object"

@@ -9,18 +9,18 @@ from infrastructure.ci.pull_request.build_record import Build, Built, Failure
 from infrastructure.ci.pull_request.differences import Comparison, Difference
 from infrastructure.ci.pull_request.formatting import (
     and_more,
-    columns_said,
-    counted,
-    folded,
+    format_columns,
+    format_count,
+    format_details,
+    format_rows,
+    format_time,
+    get_name,
     is_slower,
-    name_of,
-    rows_said,
     table,
-    time_of,
 )
 from infrastructure.ci.pull_request.lineage_diagram import MINUS, mermaid
-from prefect_flows.core.markup import fenced
-from prefect_flows.core.markup import on_github as escaped
+from prefect_flows.core.markup import code_block
+from prefect_flows.core.markup import escape_for_github as escaped
 from prefect_flows.reporting.charts.svg import seconds, size
 
 # First line of the comment, by which it is found again; GitHub does not render it.
@@ -73,7 +73,7 @@ class _Sections:
         yield f"{MARKER}\n## {self._title()}"
         yield self._how()
         if build.refused:
-            yield "dbt builds nothing of this:\n\n" + fenced(build.refused, "text", 2000)
+            yield "dbt builds nothing of this:\n\n" + code_block(build.refused, "text", 2000)
         yield from self._breaks()
         yield from self._failures()
         yield from self._models()
@@ -111,7 +111,7 @@ class _Sections:
             f"`{build.schema_name}` with target `{build.target}`, against the last good run of "
             f"`{build.production}`. Tests: {tests or 'none'}."
         )
-        counted = [self._classes[b.unique_id] for b in build.built]
+        format_count = [self._classes[b.unique_id] for b in build.built]
         labels = {
             "differs": "differ in rows or columns",
             "same": "do not differ",
@@ -121,8 +121,12 @@ class _Sections:
             "unknown": "not compared",
         }
         if build.built:
-            parts = [f"{counted.count(c):,} {word}" for c, word in labels.items() if c in counted]
-            text += f" Of {len(counted):,} models, seeds and snapshots: {', '.join(parts)}."
+            parts = [
+                f"{format_count.count(c):,} {word}"
+                for c, word in labels.items()
+                if c in format_count
+            ]
+            text += f" Of {len(format_count):,} models, seeds and snapshots: {', '.join(parts)}."
         return text
 
     def _breaks(self) -> Iterable[str]:
@@ -150,7 +154,7 @@ class _Sections:
             facts.append(f"owner: {escaped(failure.owner, 120)}")
         yield f"**{failure.status}: {escaped(failure.name, 150)}** ({'; '.join(facts)})"
         if failure.message:
-            yield fenced(failure.message.strip(), "text", 1000)
+            yield code_block(failure.message.strip(), "text", 1000)
         rows = failure.rows
         if rows is None:
             return
@@ -191,14 +195,14 @@ class _Sections:
         if self._classes[built.unique_id] == "failed":
             change += f" (**{built.status or 'failed'}**)"
         line = [
-            escaped(name_of(built.unique_id), 120),
+            escaped(get_name(built.unique_id), 120),
             change,
-            rows_said(found),
-            counted(found.added),
-            counted(found.removed),
-            counted(found.changed),
-            columns_said(found),
-            time_of(built),
+            format_rows(found),
+            format_count(found.added),
+            format_count(found.removed),
+            format_count(found.changed),
+            format_columns(found),
+            format_time(built),
         ]
         if has_bytes:
             line.append(f"{size(built.bytes)} ({size(built.usual_bytes)})")
@@ -222,12 +226,12 @@ class _Sections:
             parts += [f"{escaped(name, 80)} in {count:,} rows" for name, count in by_count]
             if parts:
                 text = "; ".join(parts[:15]) + ("; …" if len(parts) > 15 else "")
-                lines.append(f"- **{escaped(name_of(built.unique_id), 120)}**: {text}")
-        yield from folded("Which columns differ", lines, self._most_models)
+                lines.append(f"- **{escaped(get_name(built.unique_id), 120)}**: {text}")
+        yield from format_details("Which columns differ", lines, self._most_models)
 
     def _notes(self) -> Iterable[str]:
         lines = [
-            f"- **{escaped(name_of(each.unique_id), 120)}**: {escaped('; '.join(each.notes), 400)}"
+            f"- **{escaped(get_name(each.unique_id), 120)}**: {escaped('; '.join(each.notes), 400)}"
             for built in self._ordered
             if (each := self._found.get(built.unique_id)) is not None
             and each.notes
@@ -237,7 +241,9 @@ class _Sections:
         if left_out:
             named = ", ".join(escaped(name, 80) for name in left_out[:20])
             lines.insert(0, f"- Left out of every comparison, since each build changes it: {named}")
-        yield from folded("What was not compared, and what to know", lines, self._most_models)
+        yield from format_details(
+            "What was not compared, and what to know", lines, self._most_models
+        )
 
     def _costs(self) -> Iterable[str]:
         known = [b for b in self._build.built if b.usual_seconds is not None and b.seconds]
@@ -258,7 +264,7 @@ class _Sections:
         )
         if slower:
             named = ", ".join(
-                f"{escaped(name_of(b.unique_id), 120)} ({time_of(b)})"
+                f"{escaped(get_name(b.unique_id), 120)} ({format_time(b)})"
                 for b in slower[: self._most_failures]
             )
             sentences.append(f"Slower: {named}.")

@@ -19,11 +19,11 @@ from infrastructure.ci.pull_request.build_record import (
     Build,
     Built,
 )
-from infrastructure.ci.pull_request.columns import key_of, volatile_of
+from infrastructure.ci.pull_request.columns import get_key, get_volatile_columns
 from infrastructure.ci.pull_request.comparison_query import Sides
-from infrastructure.ci.pull_request.context import Ground
+from infrastructure.ci.pull_request.context import Context
 from infrastructure.ci.pull_request.differences import Comparison, Difference
-from infrastructure.ci.pull_request.names import SchemaOwner, folder_of
+from infrastructure.ci.pull_request.names import SchemaOwner, get_folder
 from infrastructure.ci.pull_request.warehouse import (
     Limits,
     QueryFailed,
@@ -45,7 +45,7 @@ SCHEMA_CHANGE_NOTES = {
 
 
 def compare(
-    number: int, production: str, ground: Ground, limits: Limits, wait: float
+    number: int, production: str, ground: Context, limits: Limits, wait: float
 ) -> tuple[Build, Comparison]:
     """Compare the last build of a pull request with production, and store the result.
 
@@ -59,7 +59,7 @@ def compare(
     Raises:
         ConfigurationError: there is no such build, or the schema contains another one.
     """
-    folder = folder_of(ground.settings, number)
+    folder = get_folder(ground.settings, number)
     build = Build.read(folder, number, ground.profile.target)
     requested = (ground.profile.target, production)
     if (build.target, build.production) != requested:
@@ -93,9 +93,9 @@ def compare(
     return build, _store(folder, comparison)
 
 
-def manifests(ground: Ground, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def manifests(ground: Context, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return production's manifest and that of the build; empty ones if nothing was built."""
-    folder = folder_of(ground.settings, number)
+    folder = get_folder(ground.settings, number)
     empty: dict[str, Any] = {"nodes": {}, "parent_map": {}, "child_map": {}}
     files = (folder / PRODUCTION / MANIFEST, folder / MANIFEST)
     before, after = (json.loads(f.read_text()) if f.exists() else dict(empty) for f in files)
@@ -207,10 +207,10 @@ class _ComparisonInProgress:
         """Compare rows by key, or only count them if there is no unique key."""
         unique_id = difference.unique_id
         node = self._after["nodes"][unique_id]
-        volatile = volatile_of(node)
+        volatile = get_volatile_columns(node)
         left_out = [name for name in sides.common if name.lower() in volatile]
         names = {name.lower(): name for name in sides.common}
-        key_columns = key_of(self._after, unique_id)
+        key_columns = get_key(self._after, unique_id)
         key = [names[each.lower()] for each in key_columns if each.lower() in names]
         if len(key) < len(key_columns):
             key, why = [], f"production has no {' and '.join(key_columns)}, which is the key here"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from infrastructure.ci.pull_request.names import schema_of
+from infrastructure.ci.pull_request.names import get_schema
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.core.files import validated
+from prefect_flows.core.files import parse_json_file
 from prefect_flows.core.prefect_api import load_profile, prefect_client
 from prefect_flows.core.profiles import Profile, profile_from_file
 from prefect_flows.core.settings import Settings, load_settings
@@ -19,7 +19,7 @@ ONE_WAREHOUSE = {"postgres": ("host", "port", "dbname"), "bigquery": ("location"
 
 
 @dataclass(frozen=True)
-class Ground:
+class Context:
     """Settings, the target of pull requests and the state store.
 
     Attributes:
@@ -33,7 +33,7 @@ class Ground:
     def profile_of(self, number: int) -> Profile:
         """Return the profile with the CI schema of a pull request."""
         output = {key: value for key, value in self.profile.output.items() if key != "dataset"}
-        return replace(self.profile, output=output | {"schema": schema_of(number)})
+        return replace(self.profile, output=output | {"schema": get_schema(number)})
 
     def state_of(self, production: str) -> TargetState:
         """Return the state of the production target in the state store."""
@@ -44,7 +44,7 @@ class Ground:
 
         Raises:
             ConfigurationError: there is none.
-            DamagedFile: the file is corrupt.
+            CorruptFileError: the file is corrupt.
         """
         path = f"{self.state_of(production).folder}/{MANIFEST}"
         data = self.store.read(path)
@@ -56,7 +56,7 @@ class Ground:
                 fix=f"run it: uv run millrace run --target {production}; or "
                 "set MILLRACE_STATE_URL to the state store where it is run",
             )
-        validated(
+        parse_json_file(
             data,
             MANIFEST_KIND,
             where=f"{self.store.url}/{path}",
@@ -65,7 +65,7 @@ class Ground:
         return data
 
 
-def ground(target: str, production: str | None, *, prefect: bool) -> Ground:
+def load_context(target: str, production: str | None, *, prefect: bool) -> Context:
     """Load the context of a `millrace pr` command.
 
     Args:
@@ -87,7 +87,7 @@ def ground(target: str, production: str | None, *, prefect: bool) -> Ground:
         store = StateStore(settings.state_url or settings.default_state_url)
     if production is not None:
         _require_one_warehouse(profiles[target], profiles[production])
-    return Ground(settings, profiles[target], store)
+    return Context(settings, profiles[target], store)
 
 
 def _require_one_warehouse(target: Profile, production: Profile) -> None:

@@ -18,7 +18,7 @@ from google.cloud import bigquery
 
 from prefect_flows.core.errors import TargetBusy
 
-SECONDS = 120
+LEASE_SECONDS = 120
 RENEW_SECONDS = 30
 ATTEMPTS = 5
 HOLDER, UNTIL = "millrace-holder", "millrace-until"
@@ -41,7 +41,7 @@ class Lease:
             is_ours = dataset.labels.get(HOLDER) == self._id
             if not is_ours and float(dataset.labels.get(UNTIL, 0)) > time.time():
                 return False
-            if self._write(dataset, SECONDS):
+            if self._write(dataset, LEASE_SECONDS):
                 return True
         return False
 
@@ -69,13 +69,13 @@ class Lease:
             )
 
     def _renew(self, over: threading.Event) -> None:
-        held_until = time.monotonic() + SECONDS
+        held_until = time.monotonic() + LEASE_SECONDS
         while not over.wait(RENEW_SECONDS):
             try:
                 if not self.take():
                     self._lost = "another one has it"
                     return
-                held_until = time.monotonic() + SECONDS
+                held_until = time.monotonic() + LEASE_SECONDS
             except GoogleAPICallError as error:
                 # The error may be transient: further attempts follow before the lease expires.
                 if time.monotonic() > held_until:

@@ -8,12 +8,12 @@ from typing import Any
 from infrastructure.ci.pull_request.build_record import Build, Failure, Rows
 from prefect_flows.reporting.run_report import build as reports
 from prefect_flows.reporting.run_report.stage_reports import rows_of_failed_tests
-from prefect_flows.transform.lineage import lineage_of
+from prefect_flows.transform.lineage import build_lineage
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.session import DbtSession
 
 
-def failures_of(
+def build_failures(
     session: DbtSession,
     record: Build,
     results: Sequence[NodeResult],
@@ -30,15 +30,15 @@ def failures_of(
         production: production's manifest, with the compiled SQL of deferred nodes.
         rows: whether to fetch rows of failed tests.
     """
-    lineage = lineage_of(session.manifest)
+    lineage = build_lineage(session.manifest)
     # Deferred nodes were not compiled in this build; use production's SQL.
     compiled = {
         i: reports.Compiled(None, node["compiled_code"])
         for i, node in production["nodes"].items()
         if node.get("compiled_code")
-    } | reports.compiled_of(session.manifest)
+    } | reports.get_compiled(session.manifest)
     found = dict(rows_of_failed_tests(session, results, lineage, compiled)) if rows else {}
-    report = reports.build(
+    report = reports.build_report(
         reports.ReportInput(
             target=record.target,
             run_id=record.id,

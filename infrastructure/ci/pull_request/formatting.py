@@ -11,7 +11,7 @@ from prefect_flows.reporting.charts.svg import NOTHING
 from prefect_flows.reporting.run_report.history import FACTOR, SLOWER_BY_SECONDS
 
 
-def folded(title: str, lines: Sequence[str], most: int) -> Iterable[str]:
+def format_details(title: str, lines: Sequence[str], most: int) -> Iterable[str]:
     """Yield a collapsed `<details>` section, if there are lines."""
     if lines:
         shown = "\n".join([*lines[:most], *and_more(len(lines), most)])
@@ -23,7 +23,7 @@ def and_more(all_of_them: int, shown: int) -> list[str]:
     return [f"- and {all_of_them - shown:,} more"] if all_of_them > shown else []
 
 
-def rows_said(found: Difference) -> str:
+def format_rows(found: Difference) -> str:
     """Format the number of rows in production and in the pull request."""
     if found.rows_after is None:
         return NOTHING
@@ -32,7 +32,7 @@ def rows_said(found: Difference) -> str:
     return f"{found.rows_before:,} → {found.rows_after:,}"
 
 
-def columns_said(found: Difference) -> str:
+def format_columns(found: Difference) -> str:
     """Format the number of columns added, removed and of a changed type."""
     if found.rows_before is None and found.columns_added:
         return f"{len(found.columns_added):,}"
@@ -46,12 +46,12 @@ def columns_said(found: Difference) -> str:
     return " ".join(parts) or NOTHING
 
 
-def counted(value: int | None) -> str:
+def format_count(value: int | None) -> str:
     """Format a number of rows, or a placeholder if it is unknown."""
     return NOTHING if value is None else f"{value:,}"
 
 
-def time_of(built: Built) -> str:
+def format_time(built: Built) -> str:
     """Format the build's seconds, and production's usual ones."""
     if built.status is None:
         return NOTHING
@@ -67,7 +67,7 @@ def is_slower(built: Built) -> bool:
     )
 
 
-def name_of(unique_id: str) -> str:
+def get_name(unique_id: str) -> str:
     """Return a node's id without its resource type and package."""
     return unique_id.split(".", 2)[-1]
 

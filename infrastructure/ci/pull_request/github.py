@@ -31,7 +31,7 @@ PER_PAGE = 100
 MAX_PAGES = 100
 
 
-class GitHubRefuses(MillraceError):
+class GitHubError(MillraceError):
     """GitHub does not respond, or rejects the request."""
 
     of_a_system = True
@@ -45,7 +45,7 @@ class GitHub:
 
     Raises:
         ConfigurationError: there is no token in the environment, or the name is invalid.
-        GitHubRefuses: from any method, if GitHub does not respond or rejects the request.
+        GitHubError: from any method, if GitHub does not respond or rejects the request.
     """
 
     def __init__(self, repository: str) -> None:
@@ -94,7 +94,7 @@ class GitHub:
             our_comments = self._list_our_comments(number, author)
             if not our_comments:
                 by = written["user"]["login"] if written else "somebody else"
-                raise GitHubRefuses(
+                raise GitHubError(
                     f"The comment was written by {by}, and not by {author}: the next one would "
                     "not find it.",
                     where=f"{self._base}{issue}",
@@ -202,7 +202,7 @@ class GitHub:
                 raise refusal
         raise AssertionError("the last attempt returns or raises")
 
-    def _explain_refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubRefuses:
+    def _explain_refusal(self, method: str, url: str, answer: httpx.Response) -> GitHubError:
         message = _message(answer)
         fixes = {
             301: "the repository has another name now: name that with --repository",
@@ -219,8 +219,8 @@ class GitHub:
             fix = "GitHub's rate limit is reached: do this again later"
         return self._build_error(method, url, f"{answer.status_code} {message}", fix)
 
-    def _build_error(self, method: str, url: str, what: str, fix: str) -> GitHubRefuses:
-        return GitHubRefuses(
+    def _build_error(self, method: str, url: str, what: str, fix: str) -> GitHubError:
+        return GitHubError(
             f"GitHub refuses: {what}.",
             where=f"{method} {url}",
             fix=fix or f"see that {API_URL} names GitHub's own API",
@@ -230,7 +230,7 @@ class GitHub:
 class _UnknownOutcome(Exception):
     """GitHub may or may not have processed the request."""
 
-    def __init__(self, refusal: GitHubRefuses) -> None:
+    def __init__(self, refusal: GitHubError) -> None:
         super().__init__(refusal.what)
         self.refusal = refusal
 
@@ -266,7 +266,7 @@ def _json(answer: httpx.Response) -> Any:
     try:
         return answer.json()
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise GitHubRefuses(
+        raise GitHubError(
             "GitHub's answer is no JSON: something else answers in its place.",
             where=str(answer.request.url),
             fix=f"see that {API_URL} names GitHub's API, and whether a proxy is in between",

@@ -8,7 +8,7 @@ from typing import Any
 
 from infrastructure.ci.pull_request.build_record import Build, Built
 from infrastructure.ci.pull_request.differences import Comparison, Difference
-from prefect_flows.reporting.charts.svg import fitted
+from prefect_flows.reporting.charts.svg import shorten_middle
 from prefect_flows.transform.lineage import nearest, reach
 
 # GitHub refuses more than 500 edges; a readable diagram has far fewer.
@@ -125,5 +125,7 @@ def _name(unique_id: str) -> str:
 def _escape_label(value: str) -> str:
     """Escape a label's text: Mermaid interprets quotes, angle brackets and ampersands."""
     return re.sub(
-        r"[^\w .,:/()+~-]", lambda found: f"#{ord(found[0])};", fitted(value, MAX_LABEL_LENGTH)
+        r"[^\w .,:/()+~-]",
+        lambda found: f"#{ord(found[0])};",
+        shorten_middle(value, MAX_LABEL_LENGTH),
     )

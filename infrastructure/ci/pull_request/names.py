@@ -16,23 +16,23 @@ from prefect_flows.core.settings import Settings
 # Variable that makes dbt's `generate_schema_name` put every model into the target's schema.
 ONE_SCHEMA = "one_schema"
 # Largest number that Postgres accepts as the key of an advisory lock.
-MOST_NUMBER = 2**31 - 1
+MAX_NUMBER = 2**31 - 1
 _SCHEMA = re.compile(r"ci_([1-9][0-9]{0,9})")
 
 
-def schema_of(number: int) -> str:
+def get_schema(number: int) -> str:
     """Return the schema, or dataset, of a pull request."""
     return f"ci_{number}"
 
 
-def number_of(schema: str) -> int | None:
+def parse_number(schema: str) -> int | None:
     """Return the pull request of a schema, or None if the name is not exactly `ci_<number>`."""
     found = _SCHEMA.fullmatch(schema)
     number = int(found[1]) if found else None
-    return number if number is not None and number <= MOST_NUMBER else None
+    return number if number is not None and number <= MAX_NUMBER else None
 
 
-def folder_of(settings: Settings, number: int) -> Path:
+def get_folder(settings: Settings, number: int) -> Path:
     """Return the folder of a pull request's builds."""
     return settings.local_dir / "pull_request" / str(number)
 
@@ -65,10 +65,10 @@ class SchemaOwner(BaseModel):
             mark = cls.model_validate(json.loads(text or ""))
         except (json.JSONDecodeError, ValidationError):
             return None
-        return mark if schema == schema_of(mark.number) else None
+        return mark if schema == get_schema(mark.number) else None
 
 
-def not_ours(schema: str, where: str) -> ConfigurationError:
+def foreign_schema_error(schema: str, where: str) -> ConfigurationError:
     """Build the error for a schema with a pull request's name that Millrace did not create."""
     return ConfigurationError(
         f"The schema {schema} exists, and does not say that it was made for this pull request.",
@@ -78,10 +78,10 @@ def not_ours(schema: str, where: str) -> ConfigurationError:
     )
 
 
-def of_another_repository(mark: SchemaOwner, repository: str, where: str) -> ConfigurationError:
+def other_repository_error(mark: SchemaOwner, repository: str, where: str) -> ConfigurationError:
     """Build the error for a schema that a pull request of another repository uses."""
     return ConfigurationError(
-        f"The schema {schema_of(mark.number)} is that of a pull request of {mark.repository}, and "
+        f"The schema {get_schema(mark.number)} is that of a pull request of {mark.repository}, and "
         f"not of {repository}.",
         where=where,
         fix="give the pull requests of each repository a target in a database, or a project, of "

@@ -12,13 +12,13 @@ import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extras import RealDictCursor
 
-from infrastructure.ci.pull_request.names import SchemaOwner, not_ours, number_of
+from infrastructure.ci.pull_request.names import SchemaOwner, foreign_schema_error, parse_number
 from infrastructure.ci.pull_request.warehouse import (
     Limits,
     QueryFailed,
     QueryLimitExceeded,
     Relation,
-    busy,
+    lock_error,
 )
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable
 from prefect_flows.core.profiles import Profile
@@ -118,13 +118,13 @@ class PostgresWarehouse:
     @contextmanager
     def held(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
         """Lock a schema with an advisory lock, which Postgres releases when the session ends."""
-        number = number_of(schema)
+        number = parse_number(schema)
         deadline = time.monotonic() + wait
         while not self._one("select pg_try_advisory_lock(%s, %s) as got", LOCK_NAMESPACE, number)[
             "got"
         ]:
             if time.monotonic() >= deadline:
-                raise busy(schema, self._profile.address)
+                raise lock_error(schema, self._profile.address)
             time.sleep(POLL_SECONDS)
         try:
             yield
@@ -143,7 +143,7 @@ class PostgresWarehouse:
             return None
         owner = SchemaOwner.read(found[0]["mark"], schema)
         if owner is None:
-            raise not_ours(schema, self._profile.address)
+            raise foreign_schema_error(schema, self._profile.address)
         return owner
 
     def renew(self, schema: str, owner: SchemaOwner) -> None:

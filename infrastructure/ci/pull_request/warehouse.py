@@ -129,7 +129,7 @@ class Limits:
     bytes: int
 
 
-def busy(schema: str, where: str) -> TargetBusy:
+def lock_error(schema: str, where: str) -> TargetBusy:
     """Build the error for a schema that is still locked after the wait."""
     return TargetBusy(
         f"The schema {schema} is held: another build, comparison or removal of the same pull "

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 import typer
 from typer.main import get_command
 
-from infrastructure.ci.reference.markdown import in_line, table
+from infrastructure.ci.reference.markdown import escape_cell, table
 from infrastructure.cli import SUBCOMMANDS, LazyGroup, Subcommand, load
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest import source_registry
@@ -137,7 +137,7 @@ def page(root: Path) -> str:
     overview = table(
         ["command", "what it does"],
         [
-            [f"[`{program.name}`](#{anchor(program.name)})", in_line(program.summary)]
+            [f"[`{program.name}`](#{anchor(program.name)})", escape_cell(program.summary)]
             for program in all_of_them
         ],
     )
@@ -194,7 +194,9 @@ def _usage(line: str, command: Any) -> list[str]:
         for argument in arguments
     ]
     usage = f"```text\n{' '.join(pieces)}\n```"
-    rows = [[_term(p), _default(p), in_line(_help_with_envvar(p))] for p in [*arguments, *options]]
+    rows = [
+        [_term(p), _default(p), escape_cell(_help_with_envvar(p))] for p in [*arguments, *options]
+    ]
     return [usage, table(["option", "default", "what it is"], rows)] if rows else [usage]
 
 

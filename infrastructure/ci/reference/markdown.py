@@ -11,7 +11,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def in_line(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Escape text for a table cell: one line, with `|` and `<` escaped."""
     parts = " ".join(text.split()).replace("|", r"\|").split("`")
     # Outside code spans, `<` would start an HTML tag.

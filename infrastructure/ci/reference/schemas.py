@@ -9,7 +9,7 @@ from typing import Any
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
-from infrastructure.ci.reference.markdown import in_line, table
+from infrastructure.ci.reference.markdown import escape_cell, table
 from infrastructure.setup_profiles import contract
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import PREFIX, Settings, StagePolicies, StagePolicy
@@ -65,7 +65,7 @@ def rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[s
         required = name in schema.get("required", [])
         default = "required" if required else _format_default(field.get("default"))
         label = f"`{prefix}{name.upper() if prefix else name}`"
-        found.append([label, kind(field), default, in_line(field["description"])])
+        found.append([label, kind(field), default, escape_cell(field["description"])])
     return found
 
 
@@ -93,7 +93,7 @@ def settings_page() -> str:
         "is none of these is refused.",
         table(HEADS, rows(schema, prefix=PREFIX, where="prefect_flows/core/settings.py")),
         "## Stages",
-        in_line(stages["description"])
+        escape_cell(stages["description"])
         + " `MILLRACE_STAGES__DBT_RUN__RETRIES=4` changes one: the stage and its setting, in "
         "capitals, between double underscores.",
         table(
@@ -109,7 +109,7 @@ def settings_page() -> str:
                 [
                     f"`{name}`",
                     *(f"{getattr(field.default, one):g}" for one in of_policy),
-                    in_line(policies[name].get("description", "")),
+                    escape_cell(policies[name].get("description", "")),
                 ]
                 for name, field in StagePolicies.model_fields.items()
             ],

@@ -54,7 +54,7 @@ def sections(changelog: str) -> list[Section]:
     ]
 
 
-def section_of(changelog: str, name: str) -> Section:
+def get_section(changelog: str, name: str) -> Section:
     """Return the section of a version, or `Unreleased`.
 
     Raises:
@@ -78,13 +78,13 @@ def section_of(changelog: str, name: str) -> Section:
     return found[0]
 
 
-def released(changelog: str, version: str, day: date) -> str:
+def release_section(changelog: str, version: str, day: date) -> str:
     """Return the changelog with the unreleased section renamed to a version.
 
     Raises:
         ConfigurationError: the unreleased section is empty, or the version already has a section.
     """
-    unreleased = section_of(changelog, UNRELEASED)
+    unreleased = get_section(changelog, UNRELEASED)
     if any(section.name == version for section in sections(changelog)):
         raise ConfigurationError(
             f"The section [{version}] is there already.",

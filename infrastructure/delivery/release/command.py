@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.delivery.release import changelog
-from infrastructure.delivery.release.version import Part, Version, of_project, parse, written
+from infrastructure.delivery.release.version import Part, Version, parse, read_version, set_version
 from infrastructure.version import git
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
@@ -39,15 +39,15 @@ def bump(
     folder = load_settings().project_dir
     _refuse_uncommitted(folder)
     number, log = folder / PYPROJECT, folder / changelog.FILE
-    version = of_project(number).next(part)
+    version = read_version(number).next(part)
     _refuse_tagged(folder, version)
     today = datetime.now(UTC).date()
     before = {file: file.read_text() for file in (number, log)}
     after = {
-        number: written(before[number], version),
-        log: changelog.released(before[log], str(version), today),
+        number: set_version(before[number], version),
+        log: changelog.release_section(before[log], str(version), today),
     }
-    notes = changelog.section_of(after[log], str(version)).text
+    notes = changelog.get_section(after[log], str(version)).text
     console.print(f"{version}, {today.isoformat()}\n\n{notes}\n", markup=False, soft_wrap=True)
     if dry_run:
         return
@@ -82,7 +82,7 @@ def tag() -> None:
             where=str(folder),
             fix=f"git switch {BRANCH} && git pull --ff-only",
         )
-    version = of_project(folder / PYPROJECT)
+    version = read_version(folder / PYPROJECT)
     _refuse_tagged(folder, version)
     section = _get_dated_section(folder, version)
     # Git would drop lines that begin with #, such as headings, as comments.
@@ -107,7 +107,7 @@ def tag() -> None:
 def notes(version: Annotated[str, typer.Argument(help="MAJOR.MINOR.PATCH, or its tag.")]) -> None:
     """Print what a version changed, as the changelog says it."""
     wanted = parse(version, where="VERSION")
-    section = changelog.section_of(
+    section = changelog.get_section(
         (load_settings().project_dir / changelog.FILE).read_text(), str(wanted)
     )
     # Raw Markdown, without the console's formatting.
@@ -120,7 +120,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
     """Refuse a tag that does not agree with the number, the changelog, or the commit here."""
     folder = load_settings().project_dir
     version = parse(name, where=f"the tag {name}")
-    here = of_project(folder / PYPROJECT)
+    here = read_version(folder / PYPROJECT)
     if name != version.tag or here != version:
         raise ConfigurationError(
             f"The tag is {name}, and the version of the project is {here}.",
@@ -140,7 +140,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
 
 def _get_dated_section(folder: Path, version: Version) -> changelog.Section:
     """Return the section of a version; it must have a date."""
-    section = changelog.section_of((folder / changelog.FILE).read_text(), str(version))
+    section = changelog.get_section((folder / changelog.FILE).read_text(), str(version))
     if section.day is None:
         raise ConfigurationError(
             f"The section [{version}] has no day.",

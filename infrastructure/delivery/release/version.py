@@ -63,12 +63,12 @@ def parse(text: str, *, where: str) -> Version:
     return Version(*(int(number) for number in found.groups()))
 
 
-def of_project(file: Path) -> Version:
+def read_version(file: Path) -> Version:
     """Read the version from pyproject.toml."""
     return parse(tomllib.loads(file.read_text())["project"]["version"], where=file.name)
 
 
-def written(pyproject: str, version: Version) -> str:
+def set_version(pyproject: str, version: Version) -> str:
     """Return the text of pyproject.toml with another version."""
     text, count = _LINE.subn(f'version = "{version}"', pyproject)
     if count != 1 or tomllib.loads(text)["project"]["version"] != str(version):

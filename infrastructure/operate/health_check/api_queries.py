@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.operate.health_check.facts import Deployed, Facts, Pool, Server, Target
-from prefect_flows.core.names import PIPELINE, lease_limit
+from infrastructure.operate.health_check.facts import ApiState, Deployed, Pool, Server, Target
+from prefect_flows.core.names import PIPELINE, concurrency_limit
 from prefect_flows.core.prefect_api import prefect_client
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def server(client: SyncPrefectClient) -> Server:
     )
 
 
-def facts(client: SyncPrefectClient, names: Sequence[str]) -> Facts:
+def facts(client: SyncPrefectClient, names: Sequence[str]) -> ApiState:
     """Query deployments, runs and work pools of the targets."""
     from prefect.client.schemas.filters import FlowFilter
 
@@ -70,7 +70,7 @@ def facts(client: SyncPrefectClient, names: Sequence[str]) -> Facts:
         for name in names
     ]  # fmt: skip
     pools = sorted({d.work_pool_name for d in deployments if d.work_pool_name is not None})
-    return Facts(now, targets, [_pool(client, name) for name in pools], flow_names)
+    return ApiState(now, targets, [_pool(client, name) for name in pools], flow_names)
 
 
 def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
@@ -165,7 +165,7 @@ def _count_lease_holders(client: SyncPrefectClient, target: str) -> int | None:
     from prefect.exceptions import ObjectNotFound
 
     try:
-        return client.read_global_concurrency_limit_by_name(lease_limit(target)).active_slots
+        return client.read_global_concurrency_limit_by_name(concurrency_limit(target)).active_slots
     except ObjectNotFound:
         return None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from infrastructure.operate.health_check.check_result import Check, Status
 from infrastructure.prefect_resources.automations.automation_resources import AutomationKind
 from infrastructure.prefect_resources.automations.automations_file import read_automations
-from infrastructure.prefect_resources.automations.desired_automations import COMMAND, asked_of
+from infrastructure.prefect_resources.automations.desired_automations import COMMAND, get_desired
 from infrastructure.prefect_resources.reconcile.plan import Action, plan
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def judge_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iter
     """Yield one check for each target that has recipients; skip other targets."""
     file = read_automations()
     for target in targets:
-        asked = asked_of(client, file, [target])
+        asked = get_desired(client, file, [target])
         if asked.left_out:
             continue
         kind = AutomationKind([target])

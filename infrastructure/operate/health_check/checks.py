@@ -34,7 +34,7 @@ START_SERVER = (
 )
 
 
-class Questions:
+class Checks:
     """The checks of one run; run `api` first, since it finds the targets to check.
 
     Args:

@@ -22,8 +22,8 @@ from infrastructure.operate.health_check.check_result import (
     overall,
     redacted,
 )
-from infrastructure.operate.health_check.checks import Questions
-from infrastructure.operate.health_check.parallel_checks import at_once
+from infrastructure.operate.health_check.checks import Checks
+from infrastructure.operate.health_check.parallel_checks import run_checks
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import TARGET_PATTERN
@@ -61,7 +61,7 @@ def healthcheck(
         )
     # The checks report the errors that libraries would log.
     logging.disable(logging.CRITICAL)
-    questions = Questions(load_settings(), targets)
+    questions = Checks(load_settings(), targets)
     checks = [redacted(check, questions.secrets) for check in _run_checks(questions, timeout)]
     if as_json:
         typer.echo(json.dumps(document(checks), indent=2))
@@ -71,13 +71,13 @@ def healthcheck(
         raise typer.Exit(FAILED)
 
 
-def _run_checks(questions: Questions, timeout: float) -> list[Check]:
+def _run_checks(questions: Checks, timeout: float) -> list[Check]:
     """Check API and disk first; if the API responds, run all other checks concurrently."""
     deadline = time.monotonic() + timeout
 
     def run(jobs: dict[str, Callable[[float], list[Check]]]) -> list[Check]:
         seconds = max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic()))
-        results = at_once({name: partial(call, seconds) for name, call in jobs.items()}, seconds)
+        results = run_checks({name: partial(call, seconds) for name, call in jobs.items()}, seconds)
         checks = []
         for name, found in results.items():
             if found is None:

@@ -10,7 +10,7 @@ from typing import Any
 from packaging.version import Version
 
 from infrastructure.operate.health_check.check_result import USERINFO, Check, Status, lasting
-from infrastructure.operate.health_check.facts import Deployed, Facts, Pool, Server, Target
+from infrastructure.operate.health_check.facts import ApiState, Deployed, Pool, Server, Target
 
 PREFECT = "uv run prefect"
 WORKER_COMMAND = "uv run millrace worker"
@@ -49,7 +49,7 @@ def judge_server(server: Server) -> Check:
     )  # fmt: skip
 
 
-def judge_pool(pool: Pool, facts: Facts) -> Iterator[Check]:
+def judge_pool(pool: Pool, facts: ApiState) -> Iterator[Check]:
     """Check that a work pool exists, is not paused, and has an online worker."""
     if pool.pool is None:
         command = f"{POOLS_COMMAND} --pool {pool.name}"
@@ -67,7 +67,7 @@ def judge_pool(pool: Pool, facts: Facts) -> Iterator[Check]:
     yield _judge_workers(pool, facts)
 
 
-def _judge_queues(pool: Pool, facts: Facts) -> Check:
+def _judge_queues(pool: Pool, facts: ApiState) -> Check:
     used = {
         deployed.deployment.work_queue_name or "default"
         for target in facts.targets
@@ -90,7 +90,7 @@ def _judge_queues(pool: Pool, facts: Facts) -> Check:
     return Check("queues", pool.name, Status.OK, ", ".join(sorted(used)))
 
 
-def _judge_workers(pool: Pool, facts: Facts) -> Check:
+def _judge_workers(pool: Pool, facts: ApiState) -> Check:
     assert pool.pool is not None  # noqa: S101 # judged only when there is one
     if pool.pool.is_push_pool or pool.pool.is_managed_pool:
         return Check(
@@ -121,7 +121,7 @@ def _judge_workers(pool: Pool, facts: Facts) -> Check:
     return Check("worker", pool.name, Status.FAILED, seen, fix)
 
 
-def judge_deployments(target: Target, facts: Facts) -> Iterator[Check]:
+def judge_deployments(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check that the target has a deployment of the pipeline, and that its deployments can run."""
     if not any(deployed.is_pipeline for deployed in target.deployed):
         seen = "no deployment of the pipeline"
@@ -132,7 +132,7 @@ def judge_deployments(target: Target, facts: Facts) -> Iterator[Check]:
         yield _judge_secrets(deployed, target)
 
 
-def _judge_deployment(deployed: Deployed, target: Target, facts: Facts) -> Check:
+def _judge_deployment(deployed: Deployed, target: Target, facts: ApiState) -> Check:
     deployment, name = deployed.deployment, deployed.name
     if deployment.work_pool_name is None:
         return Check(
@@ -150,7 +150,7 @@ def _judge_deployment(deployed: Deployed, target: Target, facts: Facts) -> Check
     return Check("deployment", name, Status.WARNING if fix else Status.OK, seen, fix)
 
 
-def _describe_schedule(deployed: Deployed, facts: Facts) -> tuple[str, str | None]:
+def _describe_schedule(deployed: Deployed, facts: ApiState) -> tuple[str, str | None]:
     """Describe the schedule of a deployment; return a fix if it will not run."""
     deployment = deployed.deployment
     inactive = [schedule for schedule in deployment.schedules if not schedule.active]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from infrastructure.operate.health_check.check_result import Check, Status, lasting
 from infrastructure.operate.health_check.evaluate import PREFECT
-from infrastructure.operate.health_check.facts import Deployed, Facts, Target
+from infrastructure.operate.health_check.facts import ApiState, Deployed, Target
 from prefect_flows.core.names import PIPELINE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ UNUSUAL_SECONDS = 1800
 FAILED_STATES = ("FAILED", "CRASHED")
 
 
-def judge_last_run(target: Target, facts: Facts) -> Iterator[Check]:
+def judge_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check how the last run of the pipeline ended, and the last run of each source."""
     success = target.succeeded[0] if target.succeeded else None
     if target.last is None:
@@ -48,7 +48,7 @@ def judge_last_run(target: Target, facts: Facts) -> Iterator[Check]:
             yield _evaluate_source(deployed, deployed.last, facts)
 
 
-def _evaluate_source(deployed: Deployed, last: FlowRun, facts: Facts) -> Check:
+def _evaluate_source(deployed: Deployed, last: FlowRun, facts: ApiState) -> Check:
     return _evaluate_state(last, deployed.name, _describe_end(last, facts))
 
 
@@ -61,13 +61,13 @@ def _evaluate_state(run: FlowRun, subject: str, seen: str) -> Check:
     return Check("last run", subject, Status.OK, seen)
 
 
-def _describe_end(run: FlowRun, facts: Facts) -> str:
+def _describe_end(run: FlowRun, facts: ApiState) -> str:
     ago = f" {lasting(facts.age(run.end_time))} ago" if run.end_time is not None else ""
     took = f", took {lasting(run.total_run_time.total_seconds())}" if run.start_time else ""
     return f"{run.state_name}{ago}{took}"
 
 
-def judge_waiting(target: Target, facts: Facts) -> Iterator[Check]:
+def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check for late runs, and for runs that are stuck in Pending or Cancelling."""
     late = [
         (facts.age(run.expected_start_time), run)
@@ -105,7 +105,7 @@ def judge_waiting(target: Target, facts: Facts) -> Iterator[Check]:
         yield Check("stuck runs", target.name, Status.OK, "none")
 
 
-def judge_running(target: Target, facts: Facts) -> Check:
+def judge_running(target: Target, facts: ApiState) -> Check:
     """Check the runs that Prefect shows as running.
 
     A run of the pipeline holds its target's lease. If nobody holds it, a run that has been running

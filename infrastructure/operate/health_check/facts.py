@@ -74,7 +74,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ApiState:
     """All query results, and the time of the queries."""
 
     now: datetime

@@ -29,7 +29,7 @@ class _CheckThread(threading.Thread, Generic[T]):
         self.seconds = time.monotonic() - started
 
 
-def at_once(
+def run_checks(
     work: Mapping[str, Callable[[], T]], seconds: float
 ) -> dict[str, tuple[T, float] | None]:
     """Run functions concurrently; return each result with its seconds, or None on a timeout.

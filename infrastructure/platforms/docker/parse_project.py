@@ -20,7 +20,7 @@ from rich.console import Console
 
 from infrastructure.setup_profiles import contract
 from infrastructure.setup_profiles.contract import Contract
-from infrastructure.setup_profiles.desired import desired_blocks, profile_of
+from infrastructure.setup_profiles.desired import build_profile, desired_blocks
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.profiles import Profile, profile_name
@@ -57,7 +57,7 @@ def profiles_for(text: str, dbt_dir: Path) -> list[Profile]:
     if text.strip():
         known = targets_without_secrets(text, where=f"the build argument {ARGUMENT}")
         blocks = desired_blocks(known, name)
-        return [profile_of(blocks, target) for target in known.targets]
+        return [build_profile(blocks, target) for target in known.targets]
     output = {
         "type": "postgres", "host": "localhost", "port": 5432, "user": "nobody",
         "dbname": "nowhere", "schema": "nothing", "threads": 1, "password": "",

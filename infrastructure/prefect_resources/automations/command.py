@@ -14,7 +14,7 @@ from infrastructure.prefect_resources.automations.automations_file import (
     AUTOMATIONS_FILE,
     read_automations,
 )
-from infrastructure.prefect_resources.automations.desired_automations import COMMAND, asked_of
+from infrastructure.prefect_resources.automations.desired_automations import COMMAND, get_desired
 from infrastructure.prefect_resources.deployments import preflight
 from infrastructure.prefect_resources.ownership import projects_of
 from infrastructure.prefect_resources.reconcile import plan_table
@@ -50,11 +50,11 @@ def setup_automations(
     console = Console()
     asked_for = read_automations(file)
     with prefect_client() as client:
-        made = preflight.ground(client).targets
+        made = preflight.load_available(client).targets
         _refuse_unknown(client, target or [], sorted(made))
         others = _other_projects_targets(client, made, target or [])
         existing = sorted(set(made) - others)
-        asked = asked_of(client, asked_for, target or existing)
+        asked = get_desired(client, asked_for, target or existing)
         steps = plan(
             client, [AutomationKind(target or [], others)], asked.wanted, keep=asked.wanted
         )

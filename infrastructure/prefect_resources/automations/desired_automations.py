@@ -21,7 +21,7 @@ COMMAND = "uv run millrace automations"
 
 
 @dataclass
-class Asked:
+class DesiredAutomations:
     """Desired automations.
 
     Attributes:
@@ -33,9 +33,11 @@ class Asked:
     left_out: list[str] = field(default_factory=list)
 
 
-def asked_of(client: SyncPrefectClient, file: AutomationsFile, targets: Sequence[str]) -> Asked:
+def get_desired(
+    client: SyncPrefectClient, file: AutomationsFile, targets: Sequence[str]
+) -> DesiredAutomations:
     """Return the desired automations of these targets and of the server."""
-    asked = Asked()
+    asked = DesiredAutomations()
     for name in targets:
         blocks = {
             block_address(block): UUID(block["id"]) for block in notification_blocks(client, name)

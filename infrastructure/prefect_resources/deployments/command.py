@@ -23,7 +23,7 @@ from infrastructure.prefect_resources.ownership import projects_of
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
 from infrastructure.prefect_resources.reconcile.resources import Desired
-from infrastructure.version import version_of
+from infrastructure.version import get_version
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.prefect_api import prefect_client
@@ -77,11 +77,11 @@ def deploy(
     """Deploy the pipeline and every source, in the version of this folder."""
     console = Console()
     settings = load_settings()
-    version = version_of(settings)
+    version = get_version(settings)
     image = image or settings.image
     work = _read(settings, target or [])
     with prefect_client() as client:
-        available = preflight.ground(client)
+        available = preflight.load_available(client)
         projects = projects_of(settings)
         others = {name for name, mark in available.targets.items() if projects.is_other(mark)}
         without = sorted(set(available.targets) - set(work.targets) - others)
@@ -141,7 +141,7 @@ def _check(
     client: SyncPrefectClient,
     settings: Settings,
     work: Work,
-    available: preflight.Ground,
+    available: preflight.Available,
     *,
     version: str,
     pool: str | None,

@@ -26,8 +26,8 @@ from pydantic import (
 )
 
 from infrastructure.prefect_resources.work_pools.pools_file import Env
-from infrastructure.version import image_of_source
-from prefect_flows.core.documents import Unreadable, parse_yaml_with_nodes, read_text
+from infrastructure.version import get_source_image
+from prefect_flows.core.documents import DocumentError, parse_yaml_with_nodes, read_text
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.names import TargetName
 from prefect_flows.core.settings import Settings
@@ -163,7 +163,7 @@ class Deployment(_Strict):
                 where=f"{self.name}, job_variables.image",
                 fix="take the image out of the file: the runs have the project's",
             )
-        return None if image is None else image_of_source(image, self.source)
+        return None if image is None else get_source_image(image, self.source)
 
     @model_validator(mode="after")
     def _is_of_a_target(self) -> Deployment:
@@ -232,7 +232,7 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
         raise ConfigurationError(
             f"The file of deployments cannot be read: {error.strerror}.", where=str(file), fix=fix
         ) from error
-    except Unreadable as error:
+    except DocumentError as error:
         raise ConfigurationError(
             f"The file of deployments cannot be read: {error}.", where=str(file), fix=fix
         ) from error

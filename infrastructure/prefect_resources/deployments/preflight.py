@@ -30,7 +30,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Ground:
+class Available:
     """Targets and work pools that exist in the API.
 
     Attributes:
@@ -41,9 +41,9 @@ class Ground:
     pools: Mapping[str, Pool] = field(default_factory=dict)
 
 
-def ground(client: SyncPrefectClient) -> Ground:
+def load_available(client: SyncPrefectClient) -> Available:
     """Read targets and work pools from the API."""
-    return Ground(
+    return Available(
         marks(client),
         {
             pool.name: Pool(
@@ -57,7 +57,7 @@ def ground(client: SyncPrefectClient) -> Ground:
 
 def faults(
     client: SyncPrefectClient,
-    available: Ground,
+    available: Available,
     deployment: Deployment,
     *,
     projects: Projects,

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from prefect_flows.core.documents import Unreadable, parse_yaml, read_text
+from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.validation_messages import validation_faults
 
@@ -30,7 +30,7 @@ def read(file: Path, model: type[Model]) -> Model:
             where=str(file),
             fix="name the file with --file, or get it back from git",
         ) from error
-    except Unreadable as error:
+    except DocumentError as error:
         raise ConfigurationError(
             f"{file.name} cannot be read: {error}.", where=str(file), fix=fix
         ) from error

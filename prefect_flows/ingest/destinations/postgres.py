@@ -31,7 +31,7 @@ COPY_SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 COPY_BUFFER_BYTES = 2**20
 
 
-def written(path: Path) -> io.BufferedWriter:
+def open_interruptible(path: Path) -> io.BufferedWriter:
     """Open a new file for writing that raises once dlt has received a stop signal."""
     return io.BufferedWriter(_InterruptibleFile(path, "w"), COPY_BUFFER_BYTES)
 
@@ -83,12 +83,12 @@ class _EncodeJob(PostgresParquetCopyJob):
                 log.info("%s goes through ADBC: %s", self._file_name, "; ".join(reasons))
                 super().run()
                 return
-            from prefect_flows.ingest.destinations.postgres_copy import encoded
+            from prefect_flows.ingest.destinations.postgres_copy import encode_rows
 
             columns = ", ".join(map(client.escape_column_name, file.schema_arrow.names))
             with client.begin_transaction(), client.native_connection.cursor() as cursor:
                 copy = f"copy {table} ({columns}) from stdin (format binary)"
-                cursor.copy_expert(copy, _CopyStream(encoded(file, types)), COPY_BUFFER_BYTES)
+                cursor.copy_expert(copy, _CopyStream(encode_rows(file, types)), COPY_BUFFER_BYTES)
 
 
 def _reasons_for_adbc(schema: pa.Schema, types: Mapping[str, int]) -> list[str]:

@@ -16,7 +16,7 @@ from pgpq import ArrowToPostgresBinaryEncoder, encoders, schema
 
 # Size of a batch: rows read from Parquet at a time, and at most these bytes of them encoded.
 BATCH_ROWS = 10_000
-BYTES_AT_ONCE = 8 << 20
+BATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def unsupported_columns(given: pa.Schema, types: Mapping[str, int]) -> list[str]
     return reasons
 
 
-def encoded(file: pq.ParquetFile, types: Mapping[str, int]) -> Iterator[bytes]:
+def encode_rows(file: pq.ParquetFile, types: Mapping[str, int]) -> Iterator[bytes]:
     """Yield a file's rows in COPY's binary format, with header and trailer, in non-empty chunks.
 
     Args:
@@ -162,7 +162,7 @@ def _cast_batch(batch: pa.RecordBatch, encoded_schema: pa.Schema) -> pa.RecordBa
 
 
 def _split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Split a batch into slices of at most about `BYTES_AT_ONCE` bytes."""
-    rows = max(1, len(batch) * BYTES_AT_ONCE // max(batch.nbytes, BYTES_AT_ONCE))
+    """Split a batch into slices of at most about `BATCH_BYTES` bytes."""
+    rows = max(1, len(batch) * BATCH_BYTES // max(batch.nbytes, BATCH_BYTES))
     for start in range(0, len(batch), rows):
         yield batch.slice(start, rows)

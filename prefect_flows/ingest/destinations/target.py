@@ -14,12 +14,12 @@ import sqlalchemy
 from dlt.common.destination import Destination
 from dlt.common.runtime import signals
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.google_credentials import google_credentials
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest.destinations.postgres import Postgres
-from prefect_flows.transform.monkeypatch import replaced
+from prefect_flows.transform.monkeypatch import patched
 
 # The files of a table are loaded in parallel.
 ROWS_PER_PARQUET_FILE = 500_000
@@ -28,7 +28,7 @@ LOAD_WORKERS = 2
 
 
 @contextmanager
-def loading_into(profile: Profile) -> Iterator[None]:
+def configure_dlt(profile: Profile) -> Iterator[None]:
     """Configure dlt, environment variables and Arrow memory while sources load into a target.
 
     The settings hold for the whole process: sources that load in parallel load into the same
@@ -40,7 +40,7 @@ def loading_into(profile: Profile) -> Iterator[None]:
     if (endpoint := profile.output.get("api_endpoint")) is not None:
         variables["BIGQUERY_EMULATOR_HOST"] = str(endpoint)
     # dlt starts its telemetry on first use, which includes reading its settings.
-    with variables_set(variables), _reraise_signals():
+    with set_variables(variables), _reraise_signals():
         dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
         # One resource after the other, so that each has the source's connection to itself.
         dlt.config["extract.next_item_mode"] = "fifo"
@@ -79,11 +79,11 @@ def _reraise_signals() -> Iterator[None]:
         if received:
             signal.raise_signal(received)
 
-    with replaced(signals, clear.__name__, reraise):
+    with patched(signals, clear.__name__, reraise):
         yield
 
 
-def destination(profile: Profile) -> Destination[Any, Any]:
+def build_destination(profile: Profile) -> Destination[Any, Any]:
     """Build the dlt destination of a target, from the same credentials as dbt.
 
     Raises:

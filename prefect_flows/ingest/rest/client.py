@@ -32,7 +32,7 @@ from prefect_flows.ingest.rest.transport import (
     ApiError,
     RetryPolicy,
     Transport,
-    place_of,
+    format_request,
     run_logger,
 )
 
@@ -40,11 +40,11 @@ __all__ = [
     "ApiError",
     "Page",
     "RetryPolicy",
-    "other_shape",
+    "get_rows",
     "pages",
     "rest_client",
-    "rows_of",
     "run_logger",
+    "unexpected_shape_error",
 ]
 
 
@@ -132,10 +132,10 @@ def pages(
         IngestionError: the API does not answer, refuses, or its response has an unexpected shape.
     """
     for page in client.paginate(path, params=dict(params or {}), data_selector=rows):
-        yield rows_of(page.response, rows)
+        yield get_rows(page.response, rows)
 
 
-def rows_of(response: Response, rows: str) -> Page:
+def get_rows(response: Response, rows: str) -> Page:
     """Return the rows of one response.
 
     Raises:
@@ -145,17 +145,17 @@ def rows_of(response: Response, rows: str) -> Page:
     body = response.json()
     found = body.get(rows) if isinstance(body, dict) else None
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise other_shape(response, f"{rows!r} is no list of objects")
+        raise unexpected_shape_error(response, f"{rows!r} is no list of objects")
     return Page(found, body)
 
 
-def other_shape(response: Response, fault: str) -> IngestionError:
+def unexpected_shape_error(response: Response, fault: str) -> IngestionError:
     """Return the error for a response that does not match the API's documentation."""
     body = response.json()
     seen = f"fields {', '.join(body)}" if isinstance(body, dict) else f"a {type(body).__name__}"
     return IngestionError(
         f"The API answers in another shape than before: {fault} (the answer is {seen}).",
-        where=place_of(response.request),
+        where=format_request(response.request),
         fix="compare the API's documentation with the source's source.py",
     )
 

@@ -18,7 +18,7 @@ from requests import Response
 
 # Google's reasons for limits per minute, which are worth waiting for, and for limits per day.
 MINUTE_REASONS = {"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"}
-DAY_REASONS = {"quotaExceeded", "dailyLimitExceeded"}
+DAILY_LIMIT_REASONS = {"quotaExceeded", "dailyLimitExceeded"}
 MAX_MESSAGE_LENGTH = 500
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -30,16 +30,16 @@ class RateLimit:
     seconds: float | None
 
 
-def limited_for(response: Response, reason: str | None, now: float) -> RateLimit | None:
+def get_rate_limit(response: Response, reason: str | None, now: float) -> RateLimit | None:
     """Return the rate limit that a response reports, or None.
 
     Args:
         response: a response of status 400 or higher.
-        reason: what `reason_of` returned for it.
+        reason: what `get_error_code` returned for it.
         now: Unix time in seconds.
     """
     headers, status = response.headers, response.status_code
-    if status not in {403, 429, 503} or reason in DAY_REASONS:
+    if status not in {403, 429, 503} or reason in DAILY_LIMIT_REASONS:
         return None
     retry_after = _retry_after(headers.get("Retry-After"), now)
     if retry_after is not None:
@@ -56,7 +56,7 @@ def limited_for(response: Response, reason: str | None, now: float) -> RateLimit
     return None
 
 
-def reason_of(response: Response) -> str | None:
+def get_error_code(response: Response) -> str | None:
     """Return the API's error code: Google's `errors[0].reason`, GitHub's `errors[0].code`."""
     body = _body(response)
     error = body.get("error")
@@ -76,7 +76,7 @@ def is_about_access(response: Response) -> bool:
     return response.status_code in {401, 403} or "API_KEY_INVALID" in reasons
 
 
-def message_of(response: Response) -> str:
+def get_error_message(response: Response) -> str:
     """Return the API's error message; empty if there is none, or if it is an HTML page."""
     body = _body(response)
     error = body.get("error")
@@ -101,14 +101,14 @@ def message_of(response: Response) -> str:
     return " ".join(re.sub(r"<[^>]*>", "", text).split())[:MAX_MESSAGE_LENGTH]
 
 
-def origin_of(url: str) -> str:
+def get_origin(url: str) -> str:
     """Return scheme, host and port of a URL."""
     parts = urlsplit(url)
     port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
-def utc(seconds: float) -> str:
+def format_utc(seconds: float) -> str:
     """Format Unix seconds as `2026-11-20T12:00:00Z`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

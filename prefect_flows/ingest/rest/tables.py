@@ -99,7 +99,7 @@ class Table:
             ) from error
 
 
-def resources_of(
+def build_resources(
     read: Callable[[], Iterator[tuple[Table, list[dict[str, Any]]]]],
     tables: Sequence[Table],
 ) -> list[DltResource]:

@@ -23,12 +23,12 @@ from prefect_flows.core.errors import IngestionError
 from prefect_flows.core.failure_class import root_cause
 from prefect_flows.core.logger import Logger
 from prefect_flows.ingest.rest.responses import (
+    format_utc,
+    get_error_code,
+    get_error_message,
+    get_origin,
+    get_rate_limit,
     is_about_access,
-    limited_for,
-    message_of,
-    origin_of,
-    reason_of,
-    utc,
 )
 
 RETRYABLE_STATUSES = {408, *range(500, 600)} - {501}  # 501: not implemented
@@ -75,7 +75,7 @@ def run_logger() -> Logger:
         return logging.getLogger("millrace.rest")
 
 
-def place_of(request: PreparedRequest) -> str:
+def format_request(request: PreparedRequest) -> str:
     """Return method and URL of a request, without its query."""
     return f"{request.method} {(request.url or '').partition('?')[0]}"
 
@@ -104,7 +104,7 @@ class Transport(HTTPAdapter):
         before_call: Callable[[], None] | None,
     ) -> None:
         super().__init__()
-        self._origin = origin_of(api_url)
+        self._origin = get_origin(api_url)
         self._secret = secret
         self._patience = patience
         self._access = access
@@ -117,8 +117,8 @@ class Transport(HTTPAdapter):
             IngestionError: the retry policy ended without a complete response.
             ApiError: the API refuses the call.
         """
-        where, patience = place_of(request), self._patience
-        if origin_of(request.url or "") != self._origin:
+        where, patience = format_request(request), self._patience
+        if get_origin(request.url or "") != self._origin:
             raise IngestionError(
                 f"The API points to another address than its own, {self._origin}: it is not "
                 "followed, since the secret would go there too.",
@@ -150,7 +150,7 @@ class Transport(HTTPAdapter):
                 limits, waited = limits + 1, waited + delay
                 if waited > patience.longest_wait:
                     self._raise_rate_limit_error(where, limit, delay)
-                description = f"{limit}; going on at {utc(time.time() + delay)}"
+                description = f"{limit}; going on at {format_utc(time.time() + delay)}"
             run_logger().warning("%s: %s.", where, description)
             time.sleep(delay)
 
@@ -162,7 +162,7 @@ class Transport(HTTPAdapter):
         except SSLError as error:
             raise IngestionError(
                 f"No safe connection to the API: {self._without_secret(_root_cause_text(error))}.",
-                where=place_of(request),
+                where=format_request(request),
                 fix="correct the certificates of this machine, or the parameter api_url",
             ) from error
         except Timeout as error:
@@ -185,18 +185,18 @@ class Transport(HTTPAdapter):
         if status < 400:
             self._check_is_json(response)
             return
-        reason = reason_of(response)
-        message = message_of(response)
+        reason = get_error_code(response)
+        message = get_error_message(response)
         description = f"{status} {response.reason}" + (f": {message}" if message else "")
         description = self._without_secret(description)
-        limit = limited_for(response, reason, time.time())
+        limit = get_rate_limit(response, reason, time.time())
         if limit is not None:
             raise _RateLimited(description, limit.seconds)
         if status in RETRYABLE_STATUSES:
             raise TransientError(description)
         raise ApiError(
             f"The API refuses the call: {description}",
-            where=place_of(request),
+            where=format_request(request),
             fix=self._access
             if is_about_access(response)
             else "correct the parameters of the source, or its source.py where the API changed",
@@ -217,7 +217,7 @@ class Transport(HTTPAdapter):
             ) from error
 
     def _raise_rate_limit_error(self, where: str, limit: _RateLimited, delay: float) -> NoReturn:
-        until, longest = utc(time.time() + delay), self._patience.longest_wait
+        until, longest = format_utc(time.time() + delay), self._patience.longest_wait
         raise IngestionError(
             f"The API's rate limit is reached ({limit}), until {until}; a call waits no longer "
             f"than {longest:g} s.",

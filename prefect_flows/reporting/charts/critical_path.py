@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from prefect_flows.transform.lineage import LineageNode, nearest, parents_of
+from prefect_flows.transform.lineage import LineageNode, get_parents, nearest
 from prefect_flows.transform.results import NodeResult
 
 # dbt takes the time of an event shortly after the work itself.
@@ -23,7 +23,7 @@ def critical_path(
     spans = {node.unique_id: (node, *span) for node in nodes if (span := span_of(node))}
     if not spans:
         return []
-    edges = parents_of(lineage)
+    edges = get_parents(lineage)
     last = max(spans, key=lambda i: (spans[i][2], i))
     path = [last]
     while True:

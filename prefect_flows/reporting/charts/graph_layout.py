@@ -22,7 +22,7 @@ class Place:
     row: float
 
 
-def placed(
+def compute_layout(
     nodes: Sequence[str],
     parents: Mapping[str, Sequence[str]],
     layers: Mapping[str, int] | None = None,
@@ -32,7 +32,7 @@ def placed(
     Args:
         layers: layer by node, to override the longest path.
     """
-    layer = dict(layers) if layers else layers_of(nodes, parents)
+    layer = dict(layers) if layers else compute_layers(nodes, parents)
     children: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         for parent in parents.get(node, ()):
@@ -58,7 +58,7 @@ def placed(
     }
 
 
-def layers_of(nodes: Sequence[str], parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def compute_layers(nodes: Sequence[str], parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return the length of the longest path to each node; in a cycle, one edge is ignored."""
     layer: dict[str, int] = {}
     open_nodes: set[str] = set()

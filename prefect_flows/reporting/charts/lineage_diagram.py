@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median_low
 
-from prefect_flows.reporting.charts.graph_layout import Place, layers_of, placed
-from prefect_flows.reporting.charts.svg import LEGEND, STYLE, fitted, group_of, seconds, text
+from prefect_flows.reporting.charts.graph_layout import Place, compute_layers, compute_layout
+from prefect_flows.reporting.charts.svg import (
+    LEGEND,
+    STYLE,
+    group_of,
+    seconds,
+    shorten_middle,
+    text,
+)
 from prefect_flows.transform.lineage import (
     TESTS,
     LineageNode,
-    children_of,
+    get_children,
+    get_parents,
     nearest,
-    parents_of,
     reach,
 )
 from prefect_flows.transform.results import SKIPPED, NodeResult
@@ -45,16 +52,14 @@ class _Box:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Diagram:
     """The diagram as SVG text, and a sentence on what it shows and leaves out."""
 
     svg: str
     note: str
 
 
-def lineage_picture(
-    nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]
-) -> Picture | None:
+def draw_lineage(nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]) -> Diagram | None:
     """Draw the part of the graph that matters for a run; None if the run executed nothing.
 
     Up to 60 boxes, the diagram is complete. In a larger run with failures, it shows the failed
@@ -82,10 +87,10 @@ def lineage_picture(
             )
         else:
             return _draw_by_folder(models or run_nodes, lineage, boxes)
-    edges = parents_of(lineage)
+    edges = get_parents(lineage)
     shown_ids = set(shown)
     parents = {i: sorted(nearest(edges, i, shown_ids)) for i in shown}
-    return Picture(_draw_svg({i: boxes[i] for i in shown}, parents, note), note)
+    return Diagram(_draw_svg({i: boxes[i] for i in shown}, parents, note), note)
 
 
 def _nodes_of_run(
@@ -94,7 +99,7 @@ def _nodes_of_run(
     """Return the run's nodes without tests, their sources, and the exposures downstream."""
     run = [i for i in results if i in lineage and lineage[i].resource_type not in TESTS]
     looked_at = [p for i in results if i in lineage for p in lineage[i].parents if p in lineage]
-    children = children_of(lineage)
+    children = get_children(lineage)
     downstream = (c for i in (*run, *looked_at) for c in children.get(i, ()))
     exposures = [c for c in downstream if lineage[c].resource_type == "exposure"]
     return list(dict.fromkeys([*run, *looked_at, *exposures]))
@@ -129,7 +134,7 @@ def _select_around_failures(
     lineage: Mapping[str, LineageNode],
 ) -> tuple[list[str], str]:
     """Return failed nodes, what they block, and their parents, up to the limit; and a note."""
-    children = children_of(lineage)
+    children = get_children(lineage)
     known = set(run_nodes)
     blocked = [
         i
@@ -162,14 +167,14 @@ def _select_around_failures(
 
 def _draw_by_folder(
     ids: Sequence[str], lineage: Mapping[str, LineageNode], boxes: Mapping[str, _Box]
-) -> Picture:
+) -> Diagram:
     """Draw one box per folder, or per common parent folder if there are too many."""
     folders = {i: PurePosixPath(lineage[i].path).parent.parts for i in ids}
     depth = max(len(parts) for parts in folders.values())
     while depth > 1 and len({parts[:depth] for parts in folders.values()}) > MAX_BOXES:
         depth -= 1
     folder_by_id = {i: "/".join(parts[:depth]) for i, parts in folders.items()}
-    edges = parents_of(lineage)
+    edges = get_parents(lineage)
     known = set(ids)
     members: dict[str, list[str]] = defaultdict(list)
     near = {i: sorted(nearest(edges, i, known)) for i in ids}
@@ -177,7 +182,7 @@ def _draw_by_folder(
     for unique_id, folder in folder_by_id.items():
         members[folder].append(unique_id)
         references[folder] |= {folder_by_id[parent] for parent in near[unique_id]}
-    layers = _folder_layers(members, layers_of(ids, near))
+    layers = _folder_layers(members, compute_layers(ids, near))
     groups = {
         folder: _Box(
             title=folder or "(top)",
@@ -193,7 +198,7 @@ def _draw_by_folder(
         folder: sorted(other for other in references[folder] if layers[other] < layers[folder])
         for folder in groups
     }
-    return Picture(_draw_svg(groups, to_the_right, note, layers), note)
+    return Diagram(_draw_svg(groups, to_the_right, note, layers), note)
 
 
 def _folder_layers(
@@ -220,7 +225,7 @@ def _draw_svg(
     note: str,
     layers: Mapping[str, int] | None = None,
 ) -> str:
-    places = placed(list(boxes), parents, layers)
+    places = compute_layout(list(boxes), parents, layers)
     width = 2 * MARGIN + (max(p.layer for p in places.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X
     rows = max(place.row for place in places.values()) + 1
     height = round(TOP + rows * (BOX_HEIGHT + GAP_Y) + MARGIN)
@@ -281,13 +286,14 @@ def _draw_box(box: _Box, place: Place) -> str:
             f'width="{badge_width:.0f}" height="14" rx="7"/><text class="badge on" '
             f'x="{left + BOX_WIDTH - badge_width:.0f}" y="{top + 4:.0f}">{text(label)}</text>'
         )
+    title_text = text(shorten_middle(box.title, _TITLE_LENGTH))
     return (
         f'<g><title>{text(title)}</title><rect class="box is-{box.group}" x="{left}" '
         f'y="{top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>'
         f'<rect class="{box.group}" x="{left}" y="{top:.0f}" width="6" height="{BOX_HEIGHT}" '
-        f'rx="2"/><text x="{left + 13}" y="{top + 18:.0f}">{text(fitted(box.title, _TITLE_LENGTH))}'
+        f'rx="2"/><text x="{left + 13}" y="{top + 18:.0f}">{title_text}'
         f'</text><text class="second" x="{left + 13}" y="{top + 33:.0f}">'
-        f"{text(fitted(box.second, _TITLE_LENGTH + 3))}</text>{badge}</g>"
+        f"{text(shorten_middle(box.second, _TITLE_LENGTH + 3))}</text>{badge}</g>"
     )
 
 

@@ -46,7 +46,7 @@ def text(value: str) -> str:
     return str(escape("".join(c for c in value if c >= " " or c in "\t\n")))
 
 
-def fitted(value: str, characters: int) -> str:
+def shorten_middle(value: str, characters: int) -> str:
     """Shorten a text in its middle to at most this many characters."""
     if len(value) <= characters:
         return value

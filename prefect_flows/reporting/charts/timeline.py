@@ -10,7 +10,14 @@ from datetime import datetime
 from itertools import pairwise
 
 from prefect_flows.reporting.charts.critical_path import critical_path, span_of
-from prefect_flows.reporting.charts.svg import LEGEND, STYLE, fitted, group_of, seconds, text
+from prefect_flows.reporting.charts.svg import (
+    LEGEND,
+    STYLE,
+    group_of,
+    seconds,
+    shorten_middle,
+    text,
+)
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
 
@@ -184,7 +191,7 @@ def _draw_bar(bar: _Bar, critical: bool, lane_height: float, tooltips: bool) -> 
     if height >= 12 and letters >= min(len(name), 6):
         parts.append(
             f'<text class="name on" x="{bar.left + 4:.1f}" y="{top + height / 2 + 4:.1f}">'
-            f"{text(fitted(name, letters))}</text>"
+            f"{text(shorten_middle(name, letters))}</text>"
         )
     return parts
 

@@ -55,7 +55,7 @@ def trend(
     highest = max(point.value for point in points) or 1.0
     floor = HEIGHT - BOTTOM
     step = min((WIDTH - LEFT - RIGHT) / len(points), MAX_BAR_WIDTH + 3)
-    usual = usual_of(points)
+    usual = median_of_passed(points)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'class="mr mr-trend" role="img" aria-labelledby="{name}-t {name}-d">',
@@ -81,7 +81,7 @@ def trend(
     return "".join([*parts, "</svg>"])
 
 
-def usual_of(points: Sequence[Point]) -> float | None:
+def median_of_passed(points: Sequence[Point]) -> float | None:
     """Return the median of complete runs that passed; None if there are fewer than three."""
     good = [point.value for point in points if point.outcome == "passed" and point.whole]
     return median(good) if len(good) >= 3 else None
@@ -95,7 +95,7 @@ def describe(points: Sequence[Point], shown: Callable[[float], str]) -> str:
         f"The last one: {shown(values[-1])}, {points[-1].outcome}. "
         f"Least {shown(min(values))}, most {shown(max(values))}."
     )
-    usual = usual_of(points)
+    usual = median_of_passed(points)
     if usual is not None:
         description += f" Dashed line: {shown(usual)}, the median of the whole runs that passed."
     return description

@@ -15,7 +15,7 @@ from prometheus_client.exposition import basic_auth_handler, default_handler
 from prefect_flows.core.errors import StateStoreError
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.settings import Settings
-from prefect_flows.reporting.metrics.exposition import facts_of, registry_of
+from prefect_flows.reporting.metrics.exposition import build_registry, load_facts
 from prefect_flows.state.store import StateStore
 
 JOB = "millrace"
@@ -26,7 +26,7 @@ PUSH_SECONDS = 5.0
 def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
     """Write and push the metrics of a target, as configured in the settings."""
     try:
-        registry = registry_of([facts_of(store, target)])
+        registry = build_registry([load_facts(store, target)])
     except StateStoreError as error:
         log.warning("There are no metrics of this run. %s", error)
         return

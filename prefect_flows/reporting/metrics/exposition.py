@@ -21,7 +21,7 @@ from prefect_flows.state.incidents import Kind
 from prefect_flows.state.run_summary import RunSummary
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target_overview import TargetOverview, overview, overview_of
+from prefect_flows.state.target_overview import TargetOverview, load_overview, overview
 from prefect_flows.state.target_state import RUN_RESULTS, RUN_RESULTS_KIND, ResultEntry
 from prefect_flows.transform.results import FAILED, WRITTEN
 
@@ -108,26 +108,26 @@ class TargetFacts:
     nodes: Sequence[NodeFacts]
 
 
-def facts_of(store: StateStore, target: str) -> TargetFacts:
+def load_facts(store: StateStore, target: str) -> TargetFacts:
     """Load the metrics input of a target from the state store.
 
     Raises:
         StateStoreError: the store cannot be read, or a file in it is corrupt.
     """
-    known = overview_of(store, target)
+    known = load_overview(store, target)
     return TargetFacts(known, _load_nodes(store, target))
 
 
-def facts_of_all(store: StateStore) -> list[TargetFacts]:
+def load_all_facts(store: StateStore) -> list[TargetFacts]:
     """Load the metrics input of all targets.
 
     Raises:
-        StateStoreError: see `facts_of`; or the store cannot be listed.
+        StateStoreError: see `load_facts`; or the store cannot be listed.
     """
     return [TargetFacts(known, _load_nodes(store, known.target)) for known in overview(store)]
 
 
-def registry_of(facts: Iterable[TargetFacts]) -> CollectorRegistry:
+def build_registry(facts: Iterable[TargetFacts]) -> CollectorRegistry:
     """Build a registry with these metrics only, without metrics of the process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_TargetCollector(list(facts)))

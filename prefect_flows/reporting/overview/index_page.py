@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 from markupsafe import Markup
 
 from prefect_flows.reporting.charts.svg import seconds, size
-from prefect_flows.reporting.charts.trend import Point, trend, usual_of
-from prefect_flows.reporting.templates import packaged, templates
+from prefect_flows.reporting.charts.trend import Point, median_of_passed, trend
+from prefect_flows.reporting.templates import read_packaged_file, templates
 from prefect_flows.state.incidents import Incident
-from prefect_flows.state.run_summary import RunLine, SourceFreshness
+from prefect_flows.state.run_summary import RunOverview, SourceFreshness
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import TargetOverview, overview
 
@@ -25,7 +25,7 @@ INDEX = "index.html"
 # Each rewrite requires another run that ended during the last write.
 MAX_WRITES = 5
 # Limits for a readable page.
-MOST_INCIDENTS, MAX_OPEN_ROWS = 40, 30
+MAX_INCIDENTS, MAX_OPEN_ROWS = 40, 30
 STATUS_ORDER = ("runtime error", "error", "warn", None, "pass")
 
 
@@ -71,13 +71,13 @@ def index_page(targets: Sequence[TargetOverview], now: datetime) -> str:
         templates()
         .get_template("index.html.jinja")
         .render(
-            css=Markup(packaged("report.css") + packaged("index.css")),  # noqa: S704 # of this package
+            css=Markup(read_packaged_file("report.css") + read_packaged_file("index.css")),  # noqa: S704 # of this package
             title=", ".join(projects) or "Millrace",
             targets=targets,
             now=now,
             age=lambda moment: age(now - moment),
-            incidents=incidents[:MOST_INCIDENTS],
-            more_incidents=incidents[MOST_INCIDENTS:],
+            incidents=incidents[:MAX_INCIDENTS],
+            more_incidents=incidents[MAX_INCIDENTS:],
             open_of=MAX_OPEN_ROWS,
             charts={each.target: charts(each) for each in targets},
             class_of=_css_class,
@@ -93,7 +93,9 @@ def index_page(targets: Sequence[TargetOverview], now: datetime) -> str:
 def charts(target: TargetOverview) -> list[Chart]:
     """Draw the duration of a target's runs, and their cost and billed data if known."""
     runs = target.history.runs if target.history else []
-    series: list[tuple[str, str, list[tuple[RunLine, float | None]], Callable[[float], str]]] = [
+    series: list[
+        tuple[str, str, list[tuple[RunOverview, float | None]], Callable[[float], str]]
+    ] = [
         ("duration", "Duration", [(run, run.seconds) for run in runs], seconds),
         ("cost", "Cost", [(run, run.cost) for run in runs], lambda value: f"{value:,.2f}"),
         ("billed", "Data billed", [(run, run.bytes_billed) for run in runs], _format_bytes),
@@ -107,7 +109,7 @@ def charts(target: TargetOverview) -> list[Chart]:
         ]
         svg = trend(f"{target.target}-{name}", f"{title} of {target.target}", points, shown)
         if svg is not None:
-            usual = usual_of(points)
+            usual = median_of_passed(points)
             note = f"last {shown(points[-1].value)}"
             note += f", median {shown(usual)}" if usual is not None else ""
             found.append(Chart(title, note, Markup(svg)))  # noqa: S704 # escaped where it is drawn
@@ -146,7 +148,7 @@ def _count_by_status(sources: dict[str, SourceFreshness]) -> list[tuple[str, int
     ]
 
 
-def _tests_of(run: RunLine) -> list[tuple[str, str, int]]:
+def _tests_of(run: RunOverview) -> list[tuple[str, str, int]]:
     """Return color, label and number of a run's tests, by outcome."""
     tests = run.tests
     found = [

@@ -10,13 +10,13 @@ from prefect_flows.core.logger import Logger
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.overview.index_page import write_index
 from prefect_flows.reporting.run_report.summary import freshness_of, run_summary
-from prefect_flows.state.run_summary import history, keep_history, keep_summary
+from prefect_flows.state.run_summary import history, save_history, save_summary
 from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.transform.run_report import RunReport
 
 
-def keep_run(
+def save_run(
     stored: Run,
     report: RunReport | None,
     status: RunStatus,
@@ -55,9 +55,9 @@ def keep_run(
         price_per_tib=settings.price_per_tib,
     )
     try:
-        keep_summary(store, summary)
+        save_summary(store, summary)
         if readable:
-            keep_history(store, summary, before)
+            save_history(store, summary, before)
     except StateStoreError as error:
         log.warning("The run's summary could not be kept. %s", error)
 

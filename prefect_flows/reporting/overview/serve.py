@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from prefect_flows.core.errors import ServerError, StateStoreError
-from prefect_flows.reporting.metrics.exposition import facts_of_all, registry_of
+from prefect_flows.reporting.metrics.exposition import build_registry, load_all_facts
 from prefect_flows.reporting.overview.index_page import index_page
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import overview
@@ -44,7 +44,7 @@ def answer(store: StateStore, path: str) -> Answer:
             page = index_page(overview(store), datetime.now(UTC))
             return HTTPStatus.OK, HTML, page.encode()
         if requested == "metrics":
-            metrics = generate_latest(registry_of(facts_of_all(store)))
+            metrics = generate_latest(build_registry(load_all_facts(store)))
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics
         data = store.read(requested) if _PAGES.fullmatch(requested) else None
     except StateStoreError as error:

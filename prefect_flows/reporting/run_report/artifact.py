@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 
-from prefect_flows.core.markup import escaped, fenced
-from prefect_flows.reporting.charts.lineage_diagram import lineage_picture
+from prefect_flows.core.markup import code_block, escape_markdown
+from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
 from prefect_flows.reporting.charts.svg import seconds, size, slots
 from prefect_flows.reporting.charts.timeline import timeline
-from prefect_flows.transform.results import counts
+from prefect_flows.transform.results import count_by_status
 from prefect_flows.transform.run_report import FailureCard, RunReport, StageLine
 
-MOST_BYTES = 200_000
+MAX_BYTES = 200_000
 MAX_IMAGE_BYTES = 60_000
 MAX_CARDS_BYTES = 70_000
 MAX_CARDS, MAX_SHOWN_TESTS, MAX_SHOWN_MARTS, MAX_SHOWN_ROWS = 20, 100, 100, 10
@@ -22,13 +22,14 @@ def cards_markdown(report: RunReport) -> str:
     """Render the run as one page of Markdown, at most 200 kB in UTF-8."""
     took = f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {seconds(report.seconds)}."
     parts = [
-        f"# {escaped(report.project_name)} on {escaped(report.target)}: {report.outcome}",
-        f"{took} Run {escaped(report.run_id, 80)}.",
+        f"# {escape_markdown(report.project_name)} on {escape_markdown(report.target)}: "
+        f"{report.outcome}",
+        f"{took} Run {escape_markdown(report.run_id, 80)}.",
     ]
     if report.first_cause:
-        parts.append(f"**First cause.** {escaped(report.first_cause, 600)}")
+        parts.append(f"**First cause.** {escape_markdown(report.first_cause, 600)}")
     if report.unreported:
-        unreported = [f"- {escaped(what)}" for what in report.unreported[:20]]
+        unreported = [f"- {escape_markdown(what)}" for what in report.unreported[:20]]
         parts.append("\n".join(["**Not told to the Prefect API:**\n", *unreported]))
     parts.append(_summary(report))
     picture = picture_markdown(report)
@@ -60,13 +61,13 @@ def picture_markdown(report: RunReport) -> str | None:
 
 def lineage_markdown(report: RunReport) -> str | None:
     """Render the lineage diagram as a Markdown image, with its note; None if nothing is drawn."""
-    picture = lineage_picture(report.nodes, report.lineage)
+    picture = draw_lineage(report.nodes, report.lineage)
     if picture is None:
         return None
     image = _image("Lineage of the run", picture.svg)
     if image is None:
         return "The lineage is too large for this page; the report holds it."
-    return f"{image}\n\n{escaped(picture.note)}" if picture.note else image
+    return f"{image}\n\n{escape_markdown(picture.note)}" if picture.note else image
 
 
 def _image(title: str, svg: str) -> str | None:
@@ -80,7 +81,7 @@ def _image(title: str, svg: str) -> str | None:
 def _summary(report: RunReport) -> str:
     lines = [
         (
-            escaped(stage.stage),
+            escape_markdown(stage.stage),
             _describe_stage(stage),
             "" if stage.skipped is not None else f"{stage.seconds:,.1f}",
             "" if stage.skipped is not None else str(stage.attempts),
@@ -88,17 +89,23 @@ def _summary(report: RunReport) -> str:
         )
         for stage in report.stages
     ]
-    total = ("all", escaped(_statuses(counts(report.nodes))), f"{report.seconds:,.1f}", "", "")
+    total = (
+        "all",
+        escape_markdown(_statuses(count_by_status(report.nodes))),
+        f"{report.seconds:,.1f}",
+        "",
+        "",
+    )
     header = ("stage", "what it did", "seconds", "attempts", "rows")
     return "## Summary\n\n" + _table(header, [*lines, total], right=(2, 3, 4))
 
 
 def _describe_stage(stage: StageLine) -> str:
     if stage.skipped is not None:
-        return f"skipped: {escaped(stage.skipped)}"
+        return f"skipped: {escape_markdown(stage.skipped)}"
     if not stage.statuses and stage.rows is not None:
         return "loaded"
-    return escaped(_statuses(stage.statuses))
+    return escape_markdown(_statuses(stage.statuses))
 
 
 def _statuses(statuses: dict[str, int]) -> str:
@@ -123,28 +130,30 @@ def _cards(cards: Sequence[FailureCard]) -> list[str]:
 
 
 def _card(card: FailureCard) -> str:
-    parts = [f"### {card.status}: {escaped(card.resource_type)} {escaped(card.name)}"]
+    parts = [
+        f"### {card.status}: {escape_markdown(card.resource_type)} {escape_markdown(card.name)}"
+    ]
     if card.message:
-        parts.append(fenced(card.message, "text", 2000))
+        parts.append(code_block(card.message, "text", 2000))
     facts = [f"- cause: {card.cause or 'unknown'}"]
     if card.owner:
-        group = f", group {escaped(card.group)}" if card.group else ""
-        facts.append(f"- owner: {escaped(card.owner)}{group}")
-    facts.append(f"- file: {escaped(card.path)}")
+        group = f", group {escape_markdown(card.group)}" if card.group else ""
+        facts.append(f"- owner: {escape_markdown(card.owner)}{group}")
+    facts.append(f"- file: {escape_markdown(card.path)}")
     if card.compiled_path:
-        facts.append(f"- compiled file: {escaped(card.compiled_path)}")
+        facts.append(f"- compiled file: {escape_markdown(card.compiled_path)}")
     if card.failures is not None:
         facts.append(f"- failing rows: {card.failures:,}")
     if card.blocked:
         blocked_names = ", ".join(
-            f"{kind} {escaped(name, 100)}" for kind, name in card.blocked[:10]
+            f"{kind} {escape_markdown(name, 100)}" for kind, name in card.blocked[:10]
         )
         more = f", and {len(card.blocked) - 10:,} more" if len(card.blocked) > 10 else ""
         facts.append(f"- behind it: {blocked_names}{more}")
-    parts += ["\n".join(facts), "See it again:", fenced(card.command, "sh", 1000)]
+    parts += ["\n".join(facts), "See it again:", code_block(card.command, "sh", 1000)]
     parts += _rows(card)
     if card.compiled_sql:
-        parts += ["Compiled SQL:", fenced(card.compiled_sql, "sql", 2000)]
+        parts += ["Compiled SQL:", code_block(card.compiled_sql, "sql", 2000)]
     return "\n\n".join(parts)
 
 
@@ -154,24 +163,24 @@ def _rows(card: FailureCard) -> list[str]:
         return []
     parts = []
     if found.hidden_columns:
-        hidden = ", ".join(escaped(column, 80) for column in found.hidden_columns[:50])
+        hidden = ", ".join(escape_markdown(column, 80) for column in found.hidden_columns[:50])
         parts.append(f"Left out as personal data: {hidden}.")
     if found.note:
-        parts.append(escaped(found.note))
+        parts.append(escape_markdown(found.note))
     columns, rows = found.columns[:12], found.rows[:MAX_SHOWN_ROWS]
     if columns:
         cells = [
-            ["*null*" if value is None else escaped(value, 80) for value in row[:12]]
+            ["*null*" if value is None else escape_markdown(value, 80) for value in row[:12]]
             for row in rows
         ]
-        parts.append(_table([escaped(column, 80) for column in columns], cells))
+        parts.append(_table([escape_markdown(column, 80) for column in columns], cells))
     return parts
 
 
 def _slowest(report: RunReport) -> list[str]:
     lines = [
         (
-            escaped(slow.name, 150),
+            escape_markdown(slow.name, 150),
             f"{slow.seconds:,.2f}",
             "" if slow.median_seconds is None else f"{slow.median_seconds:,.2f}",
             str(slow.runs),
@@ -189,7 +198,7 @@ def _costliest(report: RunReport) -> list[str]:
     if not report.costliest:
         return []
     lines = [
-        (escaped(node.name, 150), size(node.bytes), slots(node.slot_seconds))
+        (escape_markdown(node.name, 150), size(node.bytes), slots(node.slot_seconds))
         for node in report.costliest
     ]
     header = ("node", "data read", "slot seconds")
@@ -199,8 +208,8 @@ def _costliest(report: RunReport) -> list[str]:
 def _tests(report: RunReport) -> list[str]:
     lines = [
         (
-            escaped(test.name, 150),
-            escaped(test.status),
+            escape_markdown(test.name, 150),
+            escape_markdown(test.status),
             "" if test.failures is None else f"{test.failures:,}",
         )
         for test in report.tests
@@ -220,7 +229,7 @@ def _tests(report: RunReport) -> list[str]:
 def _marts(report: RunReport) -> list[str]:
     if not report.marts:
         return []
-    lines = [(escaped(mart, 80), f"{rows:,}") for mart, rows in report.marts.items()]
+    lines = [(escape_markdown(mart, 80), f"{rows:,}") for mart, rows in report.marts.items()]
     return ["## Marts", _table(("mart", "rows"), lines[:MAX_SHOWN_MARTS], right=(1,))]
 
 

@@ -11,11 +11,17 @@ from dbt.contracts.graph.manifest import Manifest
 
 from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.reporting.charts.svg import group_of
-from prefect_flows.reporting.run_report.history import SLOWEST, compared
-from prefect_flows.reporting.run_report.pii import hidden_columns, spread
-from prefect_flows.reporting.run_report.redaction import without_values
-from prefect_flows.transform.lineage import TESTS, LineageNode, children_of, personal_columns, reach
-from prefect_flows.transform.repro_command import command_for
+from prefect_flows.reporting.run_report.history import SLOWEST, compare_durations
+from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii
+from prefect_flows.reporting.run_report.redaction import redact_message
+from prefect_flows.transform.lineage import (
+    TESTS,
+    LineageNode,
+    get_children,
+    personal_columns,
+    reach,
+)
+from prefect_flows.transform.repro_command import build_command
 from prefect_flows.transform.results import SKIPPED, NodeResult
 from prefect_flows.transform.run_report import (
     FailingRows,
@@ -35,7 +41,7 @@ class Compiled:
     sql: str | None
 
 
-def compiled_of(manifest: Manifest) -> dict[str, Compiled]:
+def get_compiled(manifest: Manifest) -> dict[str, Compiled]:
     """Return compiled SQL by node id, for the nodes that this process compiled."""
     return {
         unique_id: Compiled(getattr(node, "compiled_path", None), sql)
@@ -80,22 +86,22 @@ class ReportInput:
     unreported: Sequence[str] = ()
 
 
-def build(facts: ReportInput) -> RunReport:
+def build_report(facts: ReportInput) -> RunReport:
     """Build the report of a run, without values in the messages of nodes near personal data."""
     sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
     # Messages about a success do not come from the database, and hold no values.
     not_successful = [node.unique_id for node in facts.results if group_of(node.status) != "good"]
     personal = _nodes_near_personal_data(facts.lineage, not_successful)
     nodes = [
-        replace(node, message=without_values(node.message, sql.get(node.unique_id)))
+        replace(node, message=redact_message(node.message, sql.get(node.unique_id)))
         if node.message and node.unique_id in personal
         else node
         for node in facts.results
     ]
-    children = children_of(facts.lineage)
+    children = get_children(facts.lineage)
     by_id = {node.unique_id: node for node in nodes}
     cards = [_build_card(node, facts, children, by_id) for node in _worst_first(nodes)]
-    times = compared(nodes, facts.history)
+    times = compare_durations(nodes, facts.history)
     regressions = [slow for slow in times if slow.regression]
     regressions.sort(key=lambda slow: (slow.median_seconds or 0) - slow.seconds)
     tests = [node for node in nodes if node.resource_type in TESTS]
@@ -133,7 +139,7 @@ def personal_columns_near(
     """Return personal columns that each node's query may read, following renames."""
     sql = {i: each.sql for i, each in compiled.items() if each.sql}
     parents = [p for i in unique_ids if i in lineage for p in lineage[i].parents]
-    known = spread(lineage, list(dict.fromkeys(parents)), sql, dialect)
+    known = propagate_pii(lineage, list(dict.fromkeys(parents)), sql, dialect)
     return {i: personal_columns(known, i) for i in unique_ids if i in known}
 
 
@@ -189,7 +195,7 @@ def _build_card(
         failures=node.failures,
         failing_rows=facts.failing_rows.get(node.unique_id),
         blocked=_blocked(node, facts.lineage, children, by_id),
-        command=command_for(node, facts.target, facts.flags),
+        command=build_command(node, facts.target, facts.flags),
     )
 
 
@@ -238,5 +244,5 @@ def _first_cause(card: FailureCard) -> str:
 def _nodes_near_personal_data(lineage: Mapping[str, LineageNode], ids: Sequence[str]) -> set[str]:
     """Return the nodes that have personal columns, or read from nodes that have some."""
     marked = [i for i, node in lineage.items() if node.pii_columns]
-    near = {*marked, *reach(children_of(lineage), marked)}
+    near = {*marked, *reach(get_children(lineage), marked)}
     return {i for i in ids if i in near}

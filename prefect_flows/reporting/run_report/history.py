@@ -32,7 +32,7 @@ def medians(history: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, in
     return {unique_id: (median(duration), len(duration)) for unique_id, duration in seconds.items()}
 
 
-def compared(
+def compare_durations(
     nodes: Iterable[NodeResult], history: Sequence[Mapping[str, float]]
 ) -> list[NodeTiming]:
     """Compare every executed node with earlier runs, slowest first."""

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from markupsafe import Markup, escape
 
 from prefect_flows.reporting.charts.critical_path import critical_path
-from prefect_flows.reporting.charts.lineage_diagram import lineage_picture
+from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
 from prefect_flows.reporting.charts.svg import group_of, size, slots
 from prefect_flows.reporting.charts.timeline import timeline
-from prefect_flows.reporting.templates import number, packaged, templates
-from prefect_flows.transform.results import counts
+from prefect_flows.reporting.templates import number, read_packaged_file, templates
+from prefect_flows.transform.results import count_by_status
 from prefect_flows.transform.run_report import NodeTiming, RunReport
 
 # Limits that keep the page small when hundreds of nodes fail.
@@ -25,8 +25,8 @@ MAX_CARDS, MAX_SHOWN_ROWS, MAX_SHOWN_BLOCKED = 40, 50, 40
 
 def html_page(report: RunReport) -> str:
     """Render the page; every name, message, statement and value in it is escaped."""
-    css, script = packaged("report.css"), packaged("report.js")
-    picture = lineage_picture(report.nodes, report.lineage)
+    css, script = read_packaged_file("report.css"), read_packaged_file("report.js")
+    picture = draw_lineage(report.nodes, report.lineage)
     timeline_svg = timeline(report.nodes, report.lineage)
     passed = [test for test in report.tests if test.status == "pass"]
     url = report.flow_run_url or ""
@@ -52,7 +52,7 @@ def html_page(report: RunReport) -> str:
             script_hash=_script_hash(script),
             flow_run_url=url if url.startswith(("https://", "http://")) else None,
             sections=[(anchor, title) for anchor, title in titles.items() if title],
-            totals=counts(report.nodes),
+            totals=count_by_status(report.nodes),
             cards=report.cards[:MAX_CARDS],
             more_cards=report.cards[MAX_CARDS:],
             most_rows=MAX_SHOWN_ROWS,

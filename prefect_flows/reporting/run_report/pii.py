@@ -19,7 +19,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from prefect_flows.transform.lineage import EVERY_COLUMN, LineageNode, parents_of, reach
+from prefect_flows.transform.lineage import EVERY_COLUMN, LineageNode, get_parents, reach
 
 # Postgres truncates longer names, so that a result's column may differ from the query's.
 POSTGRES_NAME_BYTES = 63
@@ -87,7 +87,7 @@ def tainted_names(sql: str, dialect: str, pii: frozenset[str]) -> frozenset[str]
         return None
 
 
-def spread(
+def propagate_pii(
     lineage: Mapping[str, LineageNode],
     unique_ids: Sequence[str],
     compiled: Mapping[str, str],
@@ -281,7 +281,7 @@ def _in_dependency_order(
     lineage: Mapping[str, LineageNode], unique_ids: Sequence[str]
 ) -> Iterator[str]:
     """Yield the nodes and everything upstream of them, parents first."""
-    edges = parents_of(lineage)
+    edges = get_parents(lineage)
     selected = {i for i in (*unique_ids, *reach(edges, unique_ids)) if i in lineage}
     waiting = {i: len({p for p in edges[i] if p in selected}) for i in selected}
     children: dict[str, list[str]] = {i: [] for i in selected}

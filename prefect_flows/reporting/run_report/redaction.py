@@ -17,7 +17,7 @@ _TEST_MESSAGE = re.compile(r"^Got \d+ results?, configured to (fail|warn) if [!=
 OMISSION_NOTE = "… (values left out)"
 
 
-def without_values(message: str, sql: str | None) -> str:
+def redact_message(message: str, sql: str | None) -> str:
     """Return the first line of a message, up to the first thing that may be a value.
 
     A quoted word is kept if it is a name in the query's text, which is not data. Further lines,

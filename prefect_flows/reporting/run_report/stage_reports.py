@@ -19,7 +19,7 @@ from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.target_state import REPORT, RUN_RESULTS, TargetState
 from prefect_flows.transform.artifacts import run_results
 from prefect_flows.transform.dbt_stage import DbtStage
-from prefect_flows.transform.lineage import LineageNode, lineage_of
+from prefect_flows.transform.lineage import LineageNode, build_lineage
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import FailingRows, RunReport, StageLine
 from prefect_flows.transform.session import DbtSession
@@ -83,9 +83,9 @@ class RunReporter:
         failure: str | None,
     ) -> RunReport:
         session = self._session
-        lineage = lineage_of(session.manifest)
+        lineage = build_lineage(session.manifest)
         failed = [result.unique_id for result in results if result.failed]
-        compiled = reports.compiled_of(session.manifest) if failed else {}
+        compiled = reports.get_compiled(session.manifest) if failed else {}
         facts = reports.ReportInput(
             target=session.profile.target,
             run_id=self._stored.header.id,
@@ -108,7 +108,7 @@ class RunReporter:
             flags=_flags(session.vars),
             unreported=self._runtime.unreported,
         )
-        return reports.build(facts)
+        return reports.build_report(facts)
 
     def _save_page(self, report: RunReport) -> None:
         page = html_page(report).encode()

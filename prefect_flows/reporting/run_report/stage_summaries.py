@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prefect_flows.core.markup import cell, fenced
+from prefect_flows.core.markup import code_block, escape_inline
 
 MAX_FAILURE_LENGTH = 10_000
 Record = Mapping[str, Any]
@@ -82,7 +82,7 @@ def run(record: Record, failure: str | None = None) -> str:
     """Summarize the whole run on one page."""
     outcome = "Every stage passed."
     if failure is not None:
-        outcome = f"**Failed.**\n\n{fenced(failure, '', MAX_FAILURE_LENGTH)}"
+        outcome = f"**Failed.**\n\n{code_block(failure, '', MAX_FAILURE_LENGTH)}"
     marts = _markdown_table(
         ("mart", "rows"), [(mart, f"{rows:,}") for mart, rows in record.get("marts", {}).items()]
     )
@@ -183,6 +183,6 @@ def _with_title(title: str, body: str) -> str:
 
 
 def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    escaped = ([cell(value) for value in line] for line in rows)
+    escaped = ([escape_inline(value) for value in line] for line in rows)
     lines = [header, ["---"] * len(header), *escaped]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

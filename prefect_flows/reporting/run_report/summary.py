@@ -23,7 +23,7 @@ from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import SOURCES
 from prefect_flows.transform.lineage import TESTS, LineageNode
-from prefect_flows.transform.results import NodeResult, counts
+from prefect_flows.transform.results import NodeResult, count_by_status
 from prefect_flows.transform.run_report import RunReport
 
 MAX_CAUSE_LENGTH = 500
@@ -71,7 +71,7 @@ def run_summary(
         first_cause=None if status == "passed" else _shorten_cause(cause),
         whole=whole,
         has_report=report is not None,
-        statuses=counts(nodes),
+        statuses=count_by_status(nodes),
         tests=_count_tests(nodes),
         # Extracted rows are loaded, and count once.
         rows=_sum(line.rows for line in lines if not line.stage.startswith("extract-")),

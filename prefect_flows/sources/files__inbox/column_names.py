@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from text_unidecode import unidecode  # type: ignore[import-untyped]
 
-from prefect_flows.sources.files__inbox.file_errors import Malformed, shortened
+from prefect_flows.sources.files__inbox.file_errors import Malformed, shorten
 
 FILE, ROW, LOAD_ID = "_file", "_row", "_dlt_load_id"
 # Columns of the load, and system columns of Postgres.
@@ -23,7 +23,7 @@ _RESERVED_PREFIXES = (
 MAX_COLUMNS = 1_500
 
 
-def in_latin_letters(name: str) -> str:
+def transliterate(name: str) -> str:
     """Transliterate a name to Latin letters."""
     return str(unidecode(name)).strip()
 
@@ -59,10 +59,10 @@ class Names:
         keys = [key for key in keys if key not in self.columns]
         refuse_many_columns(len(self.columns) + len(keys))
         for key in keys:
-            latin = in_latin_letters(key)
+            latin = transliterate(key)
             # dlt's naming convention raises an error for an empty text.
             name = self._normalize(latin) if latin else ""
-            shown = shortened(repr(key))
+            shown = shorten(repr(key))
             if not name.strip("_"):
                 description = f": {shown} has no letter or digit" if key.strip() else ""
                 raise Malformed(f"column {len(self.columns) + 1} has no name{description}", 1)
@@ -71,8 +71,7 @@ class Names:
             for other, existing in self.columns.items():
                 if existing == name:
                     raise Malformed(
-                        f"{shortened(repr(other))} and {shortened(repr(key))} are both "
-                        f"column {name!r}",
+                        f"{shorten(repr(other))} and {shorten(repr(key))} are both column {name!r}",
                         1,
                     )
             self.columns[key] = name

@@ -55,7 +55,7 @@ _BOOLEAN = r"(?i)^(?:true|false)$"
 _EXACT_DIGITS = 15
 
 
-def declared(types: Mapping[str, Mapping[str, str]] | None) -> dict[str, Types]:
+def parse_declared_types(types: Mapping[str, Mapping[str, str]] | None) -> dict[str, Types]:
     """Parse the types that a user declared, by table and column.
 
     Raises:
@@ -82,14 +82,14 @@ def _parse_type_name(name: str, where: str) -> pa.DataType:
     )
 
 
-def name_of(kind: pa.DataType) -> str:
+def format_type(kind: pa.DataType) -> str:
     """Return the name of a type, as in messages and in the parameter `types`."""
     if pa.types.is_decimal(kind):
         return f"decimal({kind.precision},{kind.scale})"
     return next((name for name, known in TYPE_BY_NAME.items() if known == kind), str(kind))
 
 
-def of_table(columns: Mapping[str, Mapping[str, Any]]) -> Types:
+def types_from_dlt(columns: Mapping[str, Mapping[str, Any]]) -> Types:
     """Return the column types of a dlt table schema, without dlt's own columns."""
     return {
         name: _from_dlt(column)

@@ -25,8 +25,8 @@ from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
     TypeInference,
     Types,
+    format_type,
     is_valid,
-    name_of,
     parse,
 )
 from prefect_flows.sources.files__inbox.file_errors import (
@@ -34,7 +34,7 @@ from prefect_flows.sources.files__inbox.file_errors import (
     Malformed,
     UnknownColumns,
     first_bad,
-    shortened,
+    shorten,
 )
 from prefect_flows.sources.files__inbox.inbox import Content
 
@@ -206,13 +206,13 @@ def _read_header(stream: Text, names: Names, dialect: Dialect) -> list[str]:
         raise Malformed("the first line is empty, where the header belongs", 1)
     if len(keys) == 1 and any(other in keys[0] for other in _OTHER_DELIMITERS):
         raise Malformed(
-            f"the header is one column, {shortened(repr(keys[0]))}: the delimiter is not "
+            f"the header is one column, {shorten(repr(keys[0]))}: the delimiter is not "
             f"{dialect.delimiter!r}",
             1,
         )
     for number, key in enumerate(keys):
         if key in keys[:number]:
-            raise Malformed(f"column {shortened(repr(key))} is there twice", 1)
+            raise Malformed(f"column {shorten(repr(key))} is there twice", 1)
     names.add(keys)
     return [names.columns[key] for key in keys]
 
@@ -334,8 +334,8 @@ def _bad_value(
         if rows and not fit(rows):
             line, row = rows[first_bad(rows, fit)]
             if found is None or found.line is None or line < found.line:
-                value = shortened(repr(row[index]))
-                why = f"column {columns[index]!r}: {value} is no {name_of(kind)}"
+                value = shorten(repr(row[index]))
+                why = f"column {columns[index]!r}: {value} is no {format_type(kind)}"
                 if columns[index] not in dialect.declared and _arrow_converts(
                     [row[index]], kind, dialect
                 ):

@@ -20,7 +20,7 @@ class Malformed(Exception):
 
     def __init__(self, why: str, line: int | None = None) -> None:
         super().__init__(why, line)
-        self.why = shortened(why, MAX_REASON_LENGTH)
+        self.why = shorten(why, MAX_REASON_LENGTH)
         self.line = line
 
 
@@ -32,7 +32,7 @@ class LongRow(Exception):
     """A row of a file does not fit into a block."""
 
 
-def shortened(text: str, length: int = MAX_VALUE_LENGTH) -> str:
+def shorten(text: str, length: int = MAX_VALUE_LENGTH) -> str:
     """Return a text on one line, with its middle left out if it is long."""
     text = " ".join(text.split())
     half = (length - 3) // 2

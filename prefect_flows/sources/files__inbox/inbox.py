@@ -21,7 +21,7 @@ from fsspec.utils import glob_translate
 from prefect_flows.core.documents import parse_json
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Hashed, Text, text
-from prefect_flows.state.object_store_errors import errors_of_stores
+from prefect_flows.state.object_store_errors import object_store_errors
 
 # Keys of fsspec's file information; the first that a file system has is used.
 _ETAG_KEYS = ("ETag", "etag", "md5Hash", "generation", "content_md5")
@@ -131,7 +131,7 @@ class Inbox:
         """
         try:
             yield
-        except errors_of_stores() as error:
+        except object_store_errors() as error:
             missing = isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
             raise IngestionError(
                 f"The inbox cannot be {done}: {type(error).__name__}: {error}",

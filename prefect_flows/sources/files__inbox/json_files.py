@@ -31,11 +31,11 @@ from prefect_flows.sources.files__inbox.column_types import (
     TIMESTAMP,
     TypeInference,
     Types,
+    format_type,
     is_exact,
     is_valid,
-    name_of,
 )
-from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns, shortened
+from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns, shorten
 from prefect_flows.sources.files__inbox.inbox import Content
 
 BLOCK = 1 << 20
@@ -161,7 +161,9 @@ class _Blocks:
             for key in types.keys() & row.keys():
                 value, kind = row[key], types[key]
                 if value is not None and not _keeps_value(value, kind):
-                    why = f"column {key!r}: {shortened(_format_value(value))} is no {name_of(kind)}"
+                    why = (
+                        f"column {key!r}: {shorten(_format_value(value))} is no {format_type(kind)}"
+                    )
                     if isinstance(value, _Number) and kind == DOUBLE:
                         why += ", which has fewer digits; declare the column decimal or text"
                     raise Malformed(why, number)
@@ -481,7 +483,7 @@ def _refuse_unsupported_jsonb(text: str, value: Any) -> None:
 
 def _refuse_unsupported_number(number: str) -> None:
     if _NOT_IN_JSONB.search(number):
-        raise ValueError(f"{shortened(number)} is too large, too small or too long a number")
+        raise ValueError(f"{shorten(number)} is too large, too small or too long a number")
 
 
 def _invalid_json_reason(error: ValueError) -> str:
@@ -496,7 +498,7 @@ def _explain_fault(line: bytes, types: Types, error: Exception) -> str:
     except ValueError as fault:
         return _invalid_json_reason(fault)
     if not isinstance(row, dict):
-        return f"a JSON object belongs here, not {shortened(repr(row))}"
+        return f"a JSON object belongs here, not {shorten(repr(row))}"
     for key, value in row.items():
         kind = types.get(key)
         if kind is None or pa.types.is_null(kind) or value is None:
@@ -504,7 +506,7 @@ def _explain_fault(line: bytes, types: Types, error: Exception) -> str:
         nested = {key} if isinstance(value, (dict, list)) and kind == TEXT else set()
         block = f"{{{json.dumps(key)}: {_format_value(value)}}}\n".encode()
         if not _is_good(block, {key: kind}, nested):
-            return f"column {key!r}: {shortened(_format_value(value))} is no {name_of(kind)}"
+            return f"column {key!r}: {shorten(_format_value(value))} is no {format_type(kind)}"
     return _clean_arrow_message(error)
 
 

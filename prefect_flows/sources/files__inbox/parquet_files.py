@@ -33,12 +33,12 @@ from prefect_flows.sources.files__inbox.column_types import (
     TIME,
     TIMESTAMP,
     Types,
+    format_type,
     is_exact,
     is_valid,
-    name_of,
     parse,
 )
-from prefect_flows.sources.files__inbox.file_errors import Malformed, first_bad, shortened
+from prefect_flows.sources.files__inbox.file_errors import Malformed, first_bad, shorten
 from prefect_flows.sources.files__inbox.inbox import Content
 
 BATCH_ROWS = 65_536
@@ -72,7 +72,7 @@ def _read_batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[
     refuse_many_columns(len(schema.names))
     repeated = [key for key in schema.names if schema.names.count(key) > 1]
     if repeated:
-        raise Malformed(f"column {shortened(repr(repeated[0]))} is there twice")
+        raise Malformed(f"column {shorten(repr(repeated[0]))} is there twice")
     names.add(schema.names)
     kinds = {
         field.name: types.get(names.columns[field.name]) or _nearest_type(field) for field in schema
@@ -227,7 +227,7 @@ def _convert_or_refuse(values: pa.Array, kind: pa.DataType, key: str, first_row:
         return _convert(values, kind)
     except pa.ArrowNotImplementedError as error:
         raise Malformed(
-            f"column {key!r} is {name_of(values.type)}, and the table's {name_of(kind)}"
+            f"column {key!r} is {format_type(values.type)}, and the table's {format_type(kind)}"
         ) from error
     except pa.ArrowInvalid as error:
 
@@ -239,9 +239,9 @@ def _convert_or_refuse(values: pa.Array, kind: pa.DataType, key: str, first_row:
             return True
 
         row = first_bad(values, fit)
-        value = shortened(repr(values[row].as_py()))
+        value = shorten(repr(values[row].as_py()))
         raise Malformed(
-            f"column {key!r}: {value} is no {name_of(kind)}", first_row + row
+            f"column {key!r}: {value} is no {format_type(kind)}", first_row + row
         ) from error
 
 

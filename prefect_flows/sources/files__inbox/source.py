@@ -22,9 +22,9 @@ from dlt.extract.extractors import ImportFileMeta
 from dlt.extract.items import DataItemWithMeta
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.ingest.arguments import located
+from prefect_flows.ingest.arguments import resolve_location
 from prefect_flows.sources.files__inbox import column_types, ledger
-from prefect_flows.sources.files__inbox.column_names import FILE, in_latin_letters
+from prefect_flows.sources.files__inbox.column_names import FILE, transliterate
 from prefect_flows.sources.files__inbox.csv_files import Dialect
 from prefect_flows.sources.files__inbox.inbox import File, Inbox, pattern
 from prefect_flows.sources.files__inbox.staged_files import Part
@@ -74,8 +74,8 @@ def files__inbox(
         ConfigurationError: the URL, a pattern, a type or an option is invalid.
         IngestionError: the inbox cannot be read.
     """
-    inbox = Inbox(located(url), storage_options)
-    declared = column_types.declared(types)
+    inbox = Inbox(resolve_location(url), storage_options)
+    declared = column_types.parse_declared_types(types)
     dialect = _dialect(delimiter, nulls, escape)
     loaders: dict[str, TableLoader | None] = {}
     resources = []
@@ -121,7 +121,7 @@ def _group_by_table(files: list[File], tables: Mapping[str, str] | None) -> dict
     grouped: dict[str, list[File]] = {}
     if tables is None:
         for file in files:
-            latin_name = in_latin_letters(file.default_table)
+            latin_name = transliterate(file.default_table)
             has_name = any(character.isalnum() for character in latin_name)
             table = naming.normalize_table_identifier(latin_name) if has_name else ""
             if table and table != ledger.TABLE and not table.startswith(_DLT_PREFIX):
@@ -168,7 +168,7 @@ def _build_loader(table: str, inbox: Inbox, files: list[File], options: Options)
     folder.mkdir(parents=True, exist_ok=True)
     return TableLoader(
         table, inbox, files, options, pipeline,
-        types=column_types.of_table(schema.tables.get(table, {}).get("columns", {})),
+        types=column_types.types_from_dlt(schema.tables.get(table, {}).get("columns", {})),
         normalize=schema.naming.normalize_identifier,
         load_id=dlt.current.load_package_state()["load_id"],
         folder=folder,

@@ -31,8 +31,8 @@ from prefect_flows.ingest.rest.tables import (
     TIMESTAMP,
     Column,
     Table,
+    build_resources,
     fingerprint,
-    resources_of,
     today,
 )
 from prefect_flows.ingest.source_load import reject
@@ -182,7 +182,7 @@ def github__trending(
             [row for i, row in stars.items() if known.get(i, ["", ""])[1] != seen[i][1]],
         )
 
-    return resources_of(read, (REPOSITORIES, STAR_HISTORY))
+    return build_resources(read, (REPOSITORIES, STAR_HISTORY))
 
 
 def search(client: RESTClient, criteria: Search) -> Rows:

@@ -19,7 +19,7 @@ from prefect_flows.sources.sql__database.readers.postgres import PostgresReader
 from prefect_flows.sources.sql__database.table_config import TableConfig
 
 
-def copied(
+def copy_rows(
     reader: PostgresReader,
     name: str,
     config: TableConfig,

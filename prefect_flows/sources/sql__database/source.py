@@ -16,7 +16,7 @@ from dlt.extract import DltResource
 
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest.source_load import has_loaded
-from prefect_flows.sources.sql__database.copy_export import can_copy, copied
+from prefect_flows.sources.sql__database.copy_export import can_copy, copy_rows
 from prefect_flows.sources.sql__database.readers.base import JSON, Column, IncrementalCursor, Reader
 from prefect_flows.sources.sql__database.readers.choice import get_reader
 from prefect_flows.sources.sql__database.table_config import TableConfig
@@ -166,7 +166,7 @@ def _rows_resource(
             file_format="insert_values" if as_text else "parquet",
         )
         if config.cursor is None and _is_postgres_target() and not as_text and can_copy(reader):
-            yield from copied(reader, name, config, columns, hints)
+            yield from copy_rows(reader, name, config, columns, hints)
             return
         for batch in reader.read(name, config, columns, since, as_text=as_text):
             yield dlt.mark.with_hints(batch, hints)

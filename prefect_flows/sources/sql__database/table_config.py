@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from prefect_flows.core.documents import Unreadable, parse_json
+from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.validation_messages import validation_faults
 
 Evolution = Literal["evolve", "freeze", "discard_value"]
@@ -66,9 +66,9 @@ def parse_tables(text: str) -> dict[str, dict[str, Any] | None]:
     """Parse tables and their options from JSON.
 
     Raises:
-        Unreadable: the text is not JSON, or has another structure.
+        DocumentError: the text is not JSON, or has another structure.
     """
     try:
         return TypeAdapter(dict[str, dict[str, Any] | None]).validate_python(parse_json(text))
     except ValidationError as error:
-        raise Unreadable("; ".join(validation_faults(error))) from error
+        raise DocumentError("; ".join(validation_faults(error))) from error

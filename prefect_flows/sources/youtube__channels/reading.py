@@ -19,8 +19,8 @@ from typing import Any
 from dlt.sources.helpers.rest_client.client import RESTClient
 
 from prefect_flows.core.errors import IngestionError
-from prefect_flows.ingest.rest.client import ApiError, Page, pages, rows_of, run_logger
-from prefect_flows.ingest.rest.responses import DAY_REASONS
+from prefect_flows.ingest.rest.client import ApiError, Page, get_rows, pages, run_logger
+from prefect_flows.ingest.rest.responses import DAILY_LIMIT_REASONS
 from prefect_flows.ingest.rest.tables import Table, fingerprint, today
 from prefect_flows.ingest.source_load import reject
 from prefect_flows.sources.youtube__channels.quota import Quota, QuotaReached
@@ -81,7 +81,7 @@ class Reading:
         except QuotaReached as error:
             self._report_quota_end(str(error), playlists)
         except ApiError as refusal:
-            if refusal.reason not in DAY_REASONS:
+            if refusal.reason not in DAILY_LIMIT_REASONS:
                 raise
             self._report_quota_end(refusal.what, playlists)
         run_logger().info(
@@ -246,7 +246,7 @@ class Reading:
         info = body.get("pageInfo") if isinstance(body, dict) else None
         if isinstance(info, dict) and info.get("totalResults") == 0 and "items" not in body:
             return []
-        return rows_of(response, "items")
+        return get_rows(response, "items")
 
 
 def _is_id(name: str) -> bool:

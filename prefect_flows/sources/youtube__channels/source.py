@@ -16,7 +16,7 @@ from dlt.sources.helpers.rest_client.paginators import JSONResponseCursorPaginat
 
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest.rest.client import RetryPolicy, rest_client
-from prefect_flows.ingest.rest.tables import Table, resources_of
+from prefect_flows.ingest.rest.tables import Table, build_resources
 from prefect_flows.sources.youtube__channels.quota import Quota
 from prefect_flows.sources.youtube__channels.reading import Reading
 from prefect_flows.sources.youtube__channels.tables import TABLES
@@ -85,4 +85,4 @@ def youtube__channels(
             state.pop(state_key, None)
         yield from Reading(client, quota, state, statistics_days).all_of(channels)
 
-    return resources_of(read, TABLES)
+    return build_resources(read, TABLES)

@@ -15,7 +15,7 @@ import pytest
 
 from infrastructure.ci.pull_request import github
 from infrastructure.ci.pull_request.comment import MARKER
-from infrastructure.ci.pull_request.github import GitHub, GitHubRefuses
+from infrastructure.ci.pull_request.github import GitHub, GitHubError
 from prefect_flows.core.errors import ConfigurationError
 from tests.support import fork_server
 from tests.support.github_server import BOT, REPOSITORY, TOKEN, Fault, GitHubServer, github_server
@@ -109,7 +109,7 @@ def test_a_fault_of_the_server_is_tried_again(server: GitHubServer) -> None:
     write()
     assert bodies(server) == [BODY]
     server.faults += [Fault("GET", 500) for _ in range(5)]
-    with pytest.raises(GitHubRefuses, match=r"GitHub refuses: 500") as refused:
+    with pytest.raises(GitHubError, match=r"GitHub refuses: 500") as refused:
         write(BODY + "more")
     assert refused.value.of_a_system
     assert bodies(server) == [BODY]
@@ -137,7 +137,7 @@ def test_a_rate_limit_is_waited_for_as_github_says(server: GitHubServer, fault: 
 def test_a_rate_limit_that_lasts_too_long_is_not_waited_for(server: GitHubServer) -> None:
     server.faults.append(Fault("GET", 403, "API rate limit exceeded", {"retry-after": "3600"}))
     started = time.monotonic()
-    with pytest.raises(GitHubRefuses, match="GitHub refuses: 403") as refused:
+    with pytest.raises(GitHubError, match="GitHub refuses: 403") as refused:
         write()
     assert time.monotonic() - started < 30
     assert refused.value.fix == "GitHub's rate limit is reached: do this again later"
@@ -156,7 +156,7 @@ def test_a_refusal_says_what_fixes_it_and_is_not_repeated(
     server: GitHubServer, fault: Fault, fix: str
 ) -> None:
     server.faults.append(fault)
-    with pytest.raises(GitHubRefuses, match=f"GitHub refuses: {fault.status} ") as refused:
+    with pytest.raises(GitHubError, match=f"GitHub refuses: {fault.status} ") as refused:
         write()
     assert fault.message in refused.value.what
     assert fix in refused.value.fix
@@ -169,7 +169,7 @@ def test_a_token_that_is_wrong_is_said_and_not_shown(
     server: GitHubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_TOKEN", "another-secret")
-    with pytest.raises(GitHubRefuses, match="401 Bad credentials") as refused:
+    with pytest.raises(GitHubError, match="401 Bad credentials") as refused:
         write()
     assert "another-secret" not in str(refused.value)
     monkeypatch.delenv("GITHUB_TOKEN")
@@ -181,18 +181,18 @@ def test_the_token_is_not_carried_to_another_server(server: GitHubServer) -> Non
     server.per_page, server.next_page = 1, "http://127.0.0.1:9/elsewhere"
     server.add("one", "somebody")
     server.add("two", "somebody")
-    with pytest.raises(GitHubRefuses, match="the next page lies on another server"):
+    with pytest.raises(GitHubError, match="the next page lies on another server"):
         write()
 
 
 def test_what_is_no_json_is_no_answer_of_github(server: GitHubServer) -> None:
     server.faults.append(Fault("GET", 200, text="<html>a proxy's page</html>"))
-    with pytest.raises(GitHubRefuses, match="is no JSON"):
+    with pytest.raises(GitHubError, match="is no JSON"):
         write()
 
 
 def test_a_comment_under_another_name_is_said_at_once(server: GitHubServer) -> None:
-    with pytest.raises(GitHubRefuses, match="was written by github-actions"):
+    with pytest.raises(GitHubError, match="was written by github-actions"):
         write(author="me")
 
 

@@ -174,7 +174,7 @@ def lose(client: Client, dataset: DatasetReference) -> None:
 def test_a_lease_is_renewed_given_back_and_outlived(
     client: Client, dataset: DatasetReference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset_lease, "SECONDS", 3)
+    monkeypatch.setattr(dataset_lease, "LEASE_SECONDS", 3)
     monkeypatch.setattr(dataset_lease, "RENEW_SECONDS", 0.5)
     first, second = Lease(client, dataset), Lease(client, dataset)
     assert first.take()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.ci.pull_request.cleanup import sweep
-from infrastructure.ci.pull_request.context import Ground
+from infrastructure.ci.pull_request.context import Context
 from infrastructure.ci.pull_request.names import SchemaOwner
 from prefect_flows.core.settings import Settings
 from prefect_flows.state.store import StateStore
@@ -41,7 +41,7 @@ def test_the_sweep_drops_only_what_a_closed_pull_request_left(
     make("ci_4", 1)
     make("ci_5", 5, "somebody/else")
     make("ci_6", 6, None)
-    ground = Ground(Settings(local_dir=tmp_path), database.profile, StateStore(str(tmp_path)))
+    ground = Context(Settings(local_dir=tmp_path), database.profile, StateStore(str(tmp_path)))
 
     planned = sweep(ground, OURS, lambda: {2}, dry_run=True)
     found = sweep(ground, OURS, lambda: {2}, dry_run=False)

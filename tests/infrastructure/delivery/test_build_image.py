@@ -20,7 +20,7 @@ from infrastructure.delivery.build_image import (
     require_dockerfile,
 )
 from infrastructure.platforms.docker.parse_project import profiles_for
-from infrastructure.version import image_of_source
+from infrastructure.version import get_source_image
 from prefect_flows.core.errors import ConfigurationError
 from tests.support.project import REPOSITORY
 
@@ -106,13 +106,13 @@ def test_the_dockerfile_names_both_bases() -> None:
     ],
 )
 def test_a_sources_image_is_named_beside_the_projects(image: str, source: str, own: str) -> None:
-    assert image_of_source(image, source) == own
+    assert get_source_image(image, source) == own
 
 
 @pytest.mark.parametrize("image", ["millrace", "localhost:5000/millrace", "millrace" + DIGEST])
 def test_without_a_version_there_is_nothing_to_share(image: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        image_of_source(image, "nyc__flights")
+        get_source_image(image, "nyc__flights")
     assert f"named after {image!r}, which has no tag" in refused.value.what
     assert refused.value.fix == "name the project's image by its version, NAME:VERSION"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.delivery.release import changelog
-from infrastructure.delivery.release.version import Part, Version, parse, written
+from infrastructure.delivery.release.version import Part, Version, parse, set_version
 from prefect_flows.core.errors import ConfigurationError
 from tests.support import fork_server
 from tests.support.project import REPOSITORY
@@ -219,10 +219,10 @@ def test_what_is_no_version(text: str) -> None:
 
 def test_a_version_that_is_not_where_it_is_looked_for_is_not_written() -> None:
     with pytest.raises(ConfigurationError, match="stands on 0 lines"):
-        written(PYPROJECT, Version(9, 9, 9))
+        set_version(PYPROJECT, Version(9, 9, 9))
     twice = PYPROJECT.replace("  # moved", "") + 'version = "1"\n'
     with pytest.raises(ConfigurationError, match="stands on 2 lines"):
-        written(twice, Version(9, 9, 9))
+        set_version(twice, Version(9, 9, 9))
 
 
 def test_a_version_is_released_once() -> None:

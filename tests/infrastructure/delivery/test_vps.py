@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.delivery.connection import connection
-from infrastructure.delivery.ssh import Host, by_digest, registry_credentials
+from infrastructure.delivery.ssh import Host, registry_credentials, require_digest
 from prefect_flows.core.errors import ConfigurationError
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -32,7 +32,7 @@ def known_hosts(tmp_path: Path) -> Path:
     ],
 )
 def test_an_image_is_named_by_its_digest(image: str, name: str) -> None:
-    assert by_digest(image) == name
+    assert require_digest(image) == name
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_an_image_is_named_by_its_digest(image: str, name: str) -> None:
 )
 def test_any_other_image_is_refused(image: str) -> None:
     with pytest.raises(ConfigurationError, match="named by its digest"):
-        by_digest(image)
+        require_digest(image)
 
 
 @pytest.mark.parametrize("host", ["root@vps.example.com", "vps.example.com", "a@-oProxyCommand=x"])

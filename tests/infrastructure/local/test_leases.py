@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.core.names import lease_limit
+from prefect_flows.core.names import concurrency_limit
 from tests.support.project import Project, until
 
 pytestmark = pytest.mark.kills
@@ -16,15 +16,15 @@ pytestmark = pytest.mark.kills
 HOLD = """
 import sys, time
 from prefect.concurrency.sync import concurrency
-from prefect_flows.core.names import lease_limit
-with concurrency(lease_limit("dev"), occupy=1, strict=True, timeout_seconds=100):
+from prefect_flows.core.names import concurrency_limit
+with concurrency(concurrency_limit("dev"), occupy=1, strict=True, timeout_seconds=100):
     print("held", flush=True)
     sys.stdin.readline()
 """
 
 
 def slots(project: Project) -> int:
-    url = f"{project.api_url}/v2/concurrency_limits/{lease_limit('dev')}"
+    url = f"{project.api_url}/v2/concurrency_limits/{concurrency_limit('dev')}"
     return int(project.http.get(url).json()["active_slots"])
 
 

@@ -21,13 +21,13 @@ from infrastructure.prefect_resources.deployments import prefect_yaml
 from infrastructure.prefect_resources.work_pools import pools_file
 from infrastructure.setup_profiles import contract, desired, profiles_yml
 from prefect_flows import pipeline
-from prefect_flows.core.documents import Unreadable, parse_json, parse_yaml, read_text
+from prefect_flows.core.documents import DocumentError, parse_json, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, MillraceError
 from prefect_flows.core.profiles import profile_name
 from prefect_flows.core.settings import load_settings
 from prefect_flows.ingest import source_registry
-from prefect_flows.ingest.arguments import source_arguments
-from prefect_flows.pipeline_run import refuse_open_secrets
+from prefect_flows.ingest.arguments import build_source_arguments
+from prefect_flows.pipeline_run import refuse_plaintext_secrets
 from prefect_flows.sources.sql__database import flow as dump_flow
 from tests.support.project import REPOSITORY
 
@@ -81,7 +81,7 @@ FAULTS_OF_FILES = {
 
 @pytest.mark.parametrize("text", FAULTS_OF_JSON, ids=FAULTS_OF_JSON.values())
 def test_each_fault_of_json_is_a_sentence_without_a_value(text: str) -> None:
-    with pytest.raises(Unreadable) as refused:
+    with pytest.raises(DocumentError) as refused:
         parse_json(text)
     assert str(refused.value) == FAULTS_OF_JSON[text]
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
@@ -89,7 +89,7 @@ def test_each_fault_of_json_is_a_sentence_without_a_value(text: str) -> None:
 
 @pytest.mark.parametrize("text", FAULTS_OF_YAML, ids=FAULTS_OF_YAML.values())
 def test_each_fault_of_yaml_is_a_sentence_without_a_value(text: str) -> None:
-    with pytest.raises(Unreadable) as refused:
+    with pytest.raises(DocumentError) as refused:
         parse_yaml(text)
     assert str(refused.value) == FAULTS_OF_YAML[text]
 
@@ -97,10 +97,10 @@ def test_each_fault_of_yaml_is_a_sentence_without_a_value(text: str) -> None:
 @pytest.mark.parametrize("data", FAULTS_OF_FILES)
 def test_each_fault_of_an_encoding_is_a_sentence(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)
-    with pytest.raises(Unreadable) as refused:
+    with pytest.raises(DocumentError) as refused:
         read_text(tmp_path / "file")
     assert str(refused.value) == FAULTS_OF_FILES[data]
-    with pytest.raises(Unreadable, match="UTF-"):
+    with pytest.raises(DocumentError, match="UTF-"):
         parse_json(data)
 
 
@@ -219,7 +219,7 @@ def read_outputs(text: str, _folder: Path) -> None:
 
 def read_vars(text: str, _folder: Path) -> None:
     parameters = pipeline._parse({"vars": text, "source_arguments": "{}"}, {})
-    refuse_open_secrets(parameters)
+    refuse_plaintext_secrets(parameters)
     source_registry.disabled_sources(REPOSITORY / "dbt" / "dbt_project.yml", parameters.vars)
 
 
@@ -227,9 +227,9 @@ def read_arguments(text: str, _folder: Path) -> None:
     parameters = pipeline._parse({"vars": "{}", "source_arguments": text}, {})
     for name in parameters.source_arguments:
         source_registry.require_source(name)
-    refuse_open_secrets(parameters)
+    refuse_plaintext_secrets(parameters)
     for name, arguments in parameters.source_arguments.items():
-        source_arguments(name, "dev", arguments, lambda _: "secret")
+        build_source_arguments(name, "dev", arguments, lambda _: "secret")
 
 
 def in_file(read: Callable[[Path], object]) -> Callable[[str, Path], None]:
@@ -357,7 +357,7 @@ def test_settings_that_cannot_be_read_are_named(
 )
 def test_a_secret_that_no_database_takes_is_refused_without_it(secret: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        source_arguments("sql__database", "dev", {"tables": {}}, lambda _: secret)
+        build_source_arguments("sql__database", "dev", {"tables": {}}, lambda _: secret)
     assert "The secret for 'url' of source 'sql__database' cannot be used: a text has" in str(
         refused.value
     )
@@ -366,7 +366,7 @@ def test_a_secret_that_no_database_takes_is_refused_without_it(secret: str) -> N
 
 
 def test_a_block_with_an_object_gives_a_source_its_text() -> None:
-    found = source_arguments("files__inbox", "dev", {"url": "x"}, lambda _: {"key": "a"})
+    found = build_source_arguments("files__inbox", "dev", {"url": "x"}, lambda _: {"key": "a"})
     assert found == {"url": "x", "storage_options": '{"key": "a"}'}
 
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from pydantic import TypeAdapter
 
-from prefect_flows.core.files import make_folder, read_or_set_aside, write_file
-from prefect_flows.core.temporary_folders import HELD, private_folder, remove_abandoned
+from prefect_flows.core.files import make_folder, read_or_quarantine, write_file
+from prefect_flows.core.temporary_folders import LOCK_FILE, private_folder, remove_orphaned
 from prefect_flows.state.store import StateStore
 from tests.support.project import REPOSITORY, SCRATCH_DBT
 
@@ -78,12 +78,12 @@ def test_a_damaged_file_of_this_machine_is_renamed_with_a_warning(
 ) -> None:
     file = tmp_path / "numbers.json"
     warnings: list[str] = []
-    assert read_or_set_aside(file, NUMBERS, warnings.append) is None
+    assert read_or_quarantine(file, NUMBERS, warnings.append) is None
     write_file(file, b"[1]")
-    assert read_or_set_aside(file, NUMBERS, warnings.append) == [1]
+    assert read_or_quarantine(file, NUMBERS, warnings.append) == [1]
     assert warnings == []
     file.write_bytes(damage)
-    assert read_or_set_aside(file, NUMBERS, warnings.append) is None
+    assert read_or_quarantine(file, NUMBERS, warnings.append) is None
     (aside,) = tmp_path.iterdir()
     assert aside.read_bytes() == damage
     assert str(aside) in warnings[0]
@@ -127,7 +127,7 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next_one(
         for process in processes:
             process.kill()
             process.communicate()
-    assert remove_abandoned(tmp_path) == [living]
+    assert remove_orphaned(tmp_path) == [living]
 
 
 def test_folders_that_are_made_and_swept_at_once_stay(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_folders_that_are_made_and_swept_at_once_stay(tmp_path: Path) -> None:
 
     def sweep() -> None:
         while not over.is_set():
-            remove_abandoned(tmp_path)
+            remove_orphaned(tmp_path)
 
     sweepers = [threading.Thread(target=sweep) for _ in range(2)]
     for sweeper in sweepers:
@@ -143,7 +143,7 @@ def test_folders_that_are_made_and_swept_at_once_stay(tmp_path: Path) -> None:
     try:
         for _ in range(200):
             with private_folder("dlt", tmp_path) as folder:
-                assert (folder / HELD).exists()
+                assert (folder / LOCK_FILE).exists()
                 (folder / "rows").write_text("1")
                 assert (folder / "rows").read_text() == "1"
     finally:

@@ -19,10 +19,16 @@ from prefect.blocks.notifications import (
     SlackWebhook,
 )
 
-from prefect_flows.core.markup import cell, escaped, in_a_chat, in_discord, in_slack
+from prefect_flows.core.markup import (
+    escape_for_discord,
+    escape_for_slack,
+    escape_inline,
+    escape_markdown,
+    fit_message,
+)
 from prefect_flows.core.notification_preferences import NotificationPreferences
-from prefect_flows.notifications.messages import Notice, of_new
-from prefect_flows.notifications.recipients import sender
+from prefect_flows.notifications.messages import Notice, build_incident_notice
+from prefect_flows.notifications.recipients import build_sender
 from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.state.incidents import Incident, IncidentChanges
 from tests.support.receivers import SLACK, TEAMS
@@ -50,7 +56,7 @@ def rendered(markdown: str) -> str:
     return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown)
 
 
-@pytest.mark.parametrize("as_markdown", [escaped, cell])
+@pytest.mark.parametrize("as_markdown", [escape_markdown, escape_inline])
 def test_markdown_shows_data_as_it_is(as_markdown: Callable[[str], str]) -> None:
     page = rendered(f"a | b\n--|--\nx | {as_markdown(HOSTILE)}\n")
     assert not re.search(r"<(a|img|strong|em|code|h1)\b", page), page
@@ -61,10 +67,10 @@ def test_markdown_shows_data_as_it_is(as_markdown: Callable[[str], str]) -> None
 
 
 def test_names_stay_readable_within_a_line() -> None:
-    assert cell("new table raw_files__inbox.orders (1 columns), dbt-run") == (
+    assert escape_inline("new table raw_files__inbox.orders (1 columns), dbt-run") == (
         "new table raw_files__inbox.orders (1 columns), dbt-run"
     )
-    assert cell("_a_ __b__ c_ x_*_y") == r"\_a\_ \_\_b\_\_ c\_ x\_\*\_y"
+    assert escape_inline("_a_ __b__ c_ x_*_y") == r"\_a\_ \_\_b\_\_ c\_ x\_\*\_y"
 
 
 def record(text: str) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def posted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def told(slug: str, notice: Notice, posted: list[dict[str, Any]]) -> str:
     """All texts that a chat gets."""
-    assert sender([f"{slug}/notify-dev"])(f"{slug}/notify-dev", notice) is None
+    assert build_sender([f"{slug}/notify-dev"])(f"{slug}/notify-dev", notice) is None
     (document,) = posted
 
     def texts(value: Any) -> Iterator[str]:
@@ -160,7 +166,7 @@ def test_no_chat_sees_markup_of_the_warehouse_and_an_owner_is_still_called(
         Incident(**facts, name=HOSTILE[:60], cause=HOSTILE, command="cd dbt && uv run dbt run"),
         Incident(**facts, name=HOSTILE, cause=HOSTILE, command=None),
     ]
-    notice = of_new(
+    notice = build_incident_notice(
         "dev", IncidentChanges(new=new), NotificationPreferences(owners={"shop": MENTION}), {}, URL
     )
     assert notice is not None
@@ -176,10 +182,10 @@ def test_no_chat_sees_markup_of_the_warehouse_and_an_owner_is_still_called(
     assert len(text) <= 2000
 
 
-@pytest.mark.parametrize("escape", [in_slack, in_discord])
+@pytest.mark.parametrize("escape", [escape_for_slack, escape_for_discord])
 def test_a_message_fits_and_keeps_what_is_live(escape: Callable[[str], str]) -> None:
     body = "\n".join(["*" * 900, f"owner: {MENTION} (shop)", "_" * 900, f"run: {URL}"])
-    text = in_a_chat(body, (MENTION, URL), escape, 1_990)
+    text = fit_message(body, (MENTION, URL), escape, 1_990)
     assert len(text) <= 1_990
     assert f"owner: {MENTION} (shop)" in text
     assert text.endswith(f"run: {URL}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.core.passwords import has_password, without_passwords
+from prefect_flows.core.passwords import has_password, redact_url
 from prefect_flows.state.runs import RunHeader
 from tests.support.project import Project, Scratch
 
@@ -149,7 +149,7 @@ def test_without_prefect_a_variable_stands_for_the_block(scratch: Scratch, shop:
     ],
 )
 def test_passwords_of_urls_are_known_and_others_are_not(text: str, shown: str) -> None:
-    assert without_passwords(text) == shown
+    assert redact_url(text) == shown
     assert has_password(text) is (shown != text)
     assert not has_password(shown)
 

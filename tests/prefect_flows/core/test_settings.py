@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import PREFIX, Settings, load_settings
 from prefect_flows.state.runs import Run, RunHeader, prune
@@ -49,7 +49,7 @@ def bounds(field: FieldInfo) -> tuple[float, float | None]:
 def refused(variable: str, value: str) -> bool:
     """Whether it is, in words that name the variable."""
     said = None
-    with variables_set({variable: value}):
+    with set_variables({variable: value}):
         try:
             load_settings()
         except ConfigurationError as error:
@@ -76,7 +76,7 @@ def test_what_is_infinite_no_number_or_out_of_bounds_is_refused(variable: str) -
 
 def test_a_run_is_kept_with_the_greatest_of_all_values(tmp_path: Path) -> None:
     greatest = {name: bounds(field)[1] for name, field in NUMBERS.items()}
-    with variables_set({n: str(int(v)) for n, v in greatest.items() if v is not None}):
+    with set_variables({n: str(int(v)) for n, v in greatest.items() if v is not None}):
         settings = load_settings()
     store = StateStore(str(tmp_path))
     for name in ("a", "b"):

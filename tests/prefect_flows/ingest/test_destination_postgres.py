@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefect_flows.ingest.destinations import postgres_copy
-from prefect_flows.ingest.destinations.target import destination, loading_into, postgres_url
+from prefect_flows.ingest.destinations.target import build_destination, configure_dlt, postgres_url
 from tests.support.embedded_postgres import Warehouse, warehouse
 
 pytest.importorskip("pgpq", reason="it has no wheel for Linux on ARM")
 
 from prefect_flows.ingest.destinations import postgres
-from prefect_flows.ingest.destinations.postgres_copy import encoded, unsupported_columns
+from prefect_flows.ingest.destinations.postgres_copy import encode_rows, unsupported_columns
 
 UTC = dt.UTC
 FIRST = dt.datetime(1, 1, 1, tzinfo=UTC)
@@ -39,12 +39,12 @@ def load(target: Warehouse, data: pa.Table, folder: Path, *, by_adbc: bool = Fal
     """Load into the table `<dataset>.odd`; the dataset is called as the way."""
     address = postgres_url(target.profile).render_as_string(hide_password=False)
     way = "by_adbc" if by_adbc else "encoded"
-    with loading_into(target.profile):
+    with configure_dlt(target.profile):
         pipeline = dlt.pipeline(
             way,
-            destination=dlt.destinations.postgres(address)
+            build_destination=dlt.destinations.postgres(address)
             if by_adbc
-            else destination(target.profile),
+            else build_destination(target.profile),
             dataset_name=way,
             pipelines_dir=str(folder),
         )
@@ -129,7 +129,7 @@ def test_what_is_below_a_microsecond_is_not_dropped_in_silence(
         pq.write_table(pa.table({"at": pa.array([nanoseconds], pa.int64()).cast(kind)}), path)
         with pq.ParquetFile(path) as file:
             assert file.schema_arrow.field("at").type == kind
-            return list(encoded(file, {"at": oid}))
+            return list(encode_rows(file, {"at": oid}))
 
     assert pieces(1_000)
     with pytest.raises(pa.ArrowInvalid, match="would lose data: 1001"):
@@ -201,10 +201,10 @@ def test_long_rows_are_encoded_a_few_at_a_time(
     path = tmp_path / "long.parquet"
     pq.write_table(pa.table({"body": ["x" * 100_000] * 1_000}), path)
     with pq.ParquetFile(path) as file:
-        pieces = list(encoded(file, {"body": 25}))
+        pieces = list(encode_rows(file, {"body": 25}))
         assert max(map(len, pieces)) < 10 * 2**20
-        monkeypatch.setattr(postgres_copy, "BYTES_AT_ONCE", 2**40)
-        assert b"".join(pieces) == b"".join(encoded(file, {"body": 25}))
+        monkeypatch.setattr(postgres_copy, "BATCH_BYTES", 2**40)
+        assert b"".join(pieces) == b"".join(encode_rows(file, {"body": 25}))
 
 
 def test_a_file_that_postgres_refuses_leaves_nothing(target: Warehouse, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import dlt
 import pytest
 
 from infrastructure.local import postgres
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.profiles import Profile
-from prefect_flows.ingest.destinations.target import destination
+from prefect_flows.ingest.destinations.target import build_destination
 from prefect_flows.ingest.orphaned_loads import remove_orphaned_loads
 
 # It warns that it has no faster way to read rows.
@@ -35,7 +35,7 @@ def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dlt.Pip
         bigquery = request.getfixturevalue("bigquery")
         endpoint = {"BIGQUERY_EMULATOR_HOST": bigquery.proxy.url}
         project = f"unfinished-{uuid.uuid4().hex[:8]}"
-        with variables_set(bigquery.environment | endpoint):
+        with set_variables(bigquery.environment | endpoint):
             yield made({"type": "bigquery", "method": "oauth-secrets", "token": "made-up",
                         "schema": "dev",
                         "project": project, "location": "US",
@@ -46,7 +46,7 @@ def made(output: dict[str, object], folder: Path) -> dlt.Pipeline:
     profile = Profile.from_output("millrace", "test", output)
     return dlt.pipeline(
         "loads",
-        destination=destination(profile),
+        build_destination=build_destination(profile),
         dataset_name="raw",
         pipelines_dir=str(folder / "dlt"),
     )

@@ -15,7 +15,7 @@ from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.rest.client import ApiError, RetryPolicy, pages, rest_client
-from prefect_flows.ingest.rest.responses import limited_for
+from prefect_flows.ingest.rest.responses import get_rate_limit
 from tests.support.rest_apis import Answer, Api, Asked
 
 SECRET = "made-up-secret"
@@ -282,6 +282,6 @@ def test_a_limit_of_the_past_is_over() -> None:
     response = requests.Response()
     response.status_code = 429
     response.headers["Retry-After"] = "Wed, 21 Oct 2015 07:28:00 GMT"
-    limit = limited_for(response, None, time.time())
+    limit = get_rate_limit(response, None, time.time())
     assert limit is not None
     assert limit.seconds == 0

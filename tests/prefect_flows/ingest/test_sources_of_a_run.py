@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.ingest.arguments import located
+from prefect_flows.ingest.arguments import resolve_location
 from tests.support.project import PATIENCE, Project, Scratch, serving, until
 from tests.support.receivers import forget
 
@@ -195,9 +195,9 @@ def test_arguments_stand_in_one_place_and_what_was_never_loaded_is_left_out(
 
 def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_PROJECT_DIR", "/srv/millrace")
-    assert located("inbox/orders") == "/srv/millrace/inbox/orders"
+    assert resolve_location("inbox/orders") == "/srv/millrace/inbox/orders"
     for url in ("/inbox", "gs://bucket/folder", "file:///inbox", "~/inbox"):
-        assert located(url) == url
+        assert resolve_location(url) == url
 
 
 @pytest.mark.kills

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.notifications.outbox import Outbox
 from prefect_flows.state.incidents import (
     Incident,
@@ -54,7 +54,7 @@ def test_a_file_of_another_shape_is_named_with_what_fixes_it(tmp_path: Path) -> 
     for name in ("incidents.json", "outbox.json"):
         store.write(f"targets/dev/{name}", b'{"waiting": [{"notice": 1}]}')
     for read, name in ((open_incidents, "incidents.json"), (Outbox.read, "outbox.json")):
-        with pytest.raises(DamagedFile) as damaged:
+        with pytest.raises(CorruptFileError) as damaged:
             read(store, "dev")
         assert damaged.value.where.endswith(f"targets/dev/{name}")
         warnings: list[str] = []

@@ -9,11 +9,11 @@ import pytest
 from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.notifications.messages import (
-    MOST_CHARACTERS,
-    of_new,
-    of_recovery,
-    of_retries,
-    said_time,
+    MAX_CHARACTERS,
+    build_incident_notice,
+    build_recovery_notice,
+    build_retry_notice,
+    format_duration,
 )
 from prefect_flows.state.incidents import Incident, IncidentChanges
 from prefect_flows.transform.run_report import FailingRows, FailureCard
@@ -44,12 +44,12 @@ def card(**given: object) -> FailureCard:
 
 def test_a_flood_is_one_message_under_the_limit() -> None:
     new = [incident(i, cause="x" * 900) for i in range(1000)]
-    notice = of_new(
+    notice = build_incident_notice(
         "prod", IncidentChanges(new=new), NotificationPreferences(), {"model.shop.0": card()}, URL
     )
     assert notice is not None
     assert notice.subject == "Millrace: prod: model orders_0 failed and 999 more"
-    assert len(notice.subject) + len(notice.body) <= MOST_CHARACTERS
+    assert len(notice.subject) + len(notice.body) <= MAX_CHARACTERS
     shown = notice.body.count("also: ")
     assert f"and {999 - shown} more" in notice.body
     # What a person needs is there whatever else was cut.
@@ -60,7 +60,7 @@ def test_a_flood_is_one_message_under_the_limit() -> None:
 
 def test_the_first_failing_rows_without_what_is_hidden() -> None:
     rows = FailingRows(("id", "n"), [(str(i), None) for i in range(10)], ("email",))
-    notice = of_new(
+    notice = build_incident_notice(
         "prod",
         IncidentChanges(new=[incident(0)]),
         NotificationPreferences(),
@@ -74,7 +74,7 @@ def test_the_first_failing_rows_without_what_is_hidden() -> None:
 
 def test_an_owner_is_mentioned_as_the_chat_does() -> None:
     wishes = NotificationPreferences(owners={"shop": "<@U024BE7LH>"})
-    notice = of_new("prod", IncidentChanges(new=[incident(0)]), wishes, {}, None)
+    notice = build_incident_notice("prod", IncidentChanges(new=[incident(0)]), wishes, {}, None)
     assert notice is not None
     assert "owner: <@U024BE7LH> (shop)" in notice.body
 
@@ -84,15 +84,22 @@ def test_an_owner_is_mentioned_as_the_chat_does() -> None:
 )
 def test_only_what_is_wished_for(kind: str, said: str) -> None:
     judged = IncidentChanges(new=[incident(0, kind=kind)])
-    notice = of_new("prod", judged, NotificationPreferences(), {}, None)
+    notice = build_incident_notice("prod", judged, NotificationPreferences(), {}, None)
     assert notice is not None
     assert notice.subject.endswith(said)
-    assert of_new("prod", judged, NotificationPreferences(events=("success",)), {}, None) is None
+    assert (
+        build_incident_notice(
+            "prod", judged, NotificationPreferences(events=("success",)), {}, None
+        )
+        is None
+    )
 
 
 def test_failures_come_before_what_warns() -> None:
     new = [incident(0, kind="warning"), incident(1)]
-    notice = of_new("prod", IncidentChanges(new=new), NotificationPreferences(), {}, None)
+    notice = build_incident_notice(
+        "prod", IncidentChanges(new=new), NotificationPreferences(), {}, None
+    )
     assert notice is not None
     assert notice.subject == "Millrace: prod: model orders_1 failed and 1 more"
 
@@ -100,7 +107,7 @@ def test_failures_come_before_what_warns() -> None:
 def test_a_recovery_says_how_long() -> None:
     since = datetime.now(UTC) - timedelta(hours=3, minutes=20)
     over = [incident(0, first_at=since, runs=4)]
-    notice = of_recovery("prod", over, 2, URL)
+    notice = build_recovery_notice("prod", over, 2, URL)
     assert notice is not None
     assert notice.subject == "Millrace: prod: model orders_0 is good again"
     assert "model orders_0: broken for 3 h 20 min, seen by 4 runs" in notice.body
@@ -108,9 +115,11 @@ def test_a_recovery_says_how_long() -> None:
 
 
 def test_nothing_to_say_is_no_notice() -> None:
-    assert of_new("prod", IncidentChanges(), NotificationPreferences(), {}, URL) is None
-    assert of_recovery("prod", [], 0, URL) is None
-    assert of_retries("prod", [], URL) is None
+    assert (
+        build_incident_notice("prod", IncidentChanges(), NotificationPreferences(), {}, URL) is None
+    )
+    assert build_recovery_notice("prod", [], 0, URL) is None
+    assert build_retry_notice("prod", [], URL) is None
 
 
 @pytest.mark.parametrize(
@@ -119,4 +128,4 @@ def test_nothing_to_say_is_no_notice() -> None:
      (3 * 86_400, "3 days")],
 )  # fmt: skip
 def test_a_time_as_people_say_it(seconds: int, said: str) -> None:
-    assert said_time(timedelta(seconds=seconds)) == said
+    assert format_duration(timedelta(seconds=seconds)) == said

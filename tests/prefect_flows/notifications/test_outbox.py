@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from prefect_flows.notifications.messages import Notice
-from prefect_flows.notifications.outbox import MOST_WAITING, Outbox
+from prefect_flows.notifications.outbox import MAX_WAITING, Outbox
 from prefect_flows.state.store import StateStore
 
 
@@ -78,8 +78,8 @@ def test_one_that_is_not_told_any_more_is_not_waited_for() -> None:
 
 def test_the_newest_are_kept_and_the_others_counted() -> None:
     outbox = Outbox()
-    outbox.add([notice(str(i), 90) for i in range(MOST_WAITING + 5)], ["team"])
-    assert (len(outbox.waiting), outbox.given_up) == (MOST_WAITING, 5)
+    outbox.add([notice(str(i), 90) for i in range(MAX_WAITING + 5)], ["team"])
+    assert (len(outbox.waiting), outbox.given_up) == (MAX_WAITING, 5)
     assert outbox.waiting[0].notice.subject == "5"
     bodies: list[str] = []
 

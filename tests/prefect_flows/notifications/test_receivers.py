@@ -11,7 +11,7 @@ import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
 from prefect_flows.notifications.messages import Notice
-from prefect_flows.notifications.recipients import sender
+from prefect_flows.notifications.recipients import build_sender
 from tests.support.project import serving
 
 
@@ -43,7 +43,7 @@ def test_a_refusal_does_not_show_the_address_of_the_webhook(
             name="notify-dev", url=f"{url}/hooks/madeUpSecret", json_data={"text": "{{body}}"}
         )
         monkeypatch.setattr(CustomWebhookNotificationBlock, "load", lambda _name: block)
-        why = sender([receiver])(receiver, notice)
+        why = build_sender([receiver])(receiver, notice)
     assert why is not None
     assert "500" in why
     assert "madeUpSecret" not in why

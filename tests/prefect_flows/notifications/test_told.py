@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.core.names import lease_limit, profile_block
+from prefect_flows.core.names import concurrency_limit, profile_block
 from tests.support.project import PATIENCE, Project, Scratch, until
 from tests.support.receivers import (
     HOSTS,
@@ -267,7 +267,7 @@ def test_what_keeps_a_run_from_beginning_is_told(
     assert "run is good again" in texts_of(one)
 
     # GIVEN a target that no run can hold
-    limit = f"{project.api_url}/v2/concurrency_limits/{lease_limit('scratch')}"
+    limit = f"{project.api_url}/v2/concurrency_limits/{concurrency_limit('scratch')}"
     project.http.delete(limit).raise_for_status()
     told.forget()
     assert run(notified, told).returncode == 2

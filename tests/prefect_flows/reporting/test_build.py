@@ -9,20 +9,20 @@ from prefect_flows.reporting.charts.svg import size
 from prefect_flows.reporting.run_report.artifact import cards_markdown
 from prefect_flows.reporting.run_report.build import (
     Compiled,
-    build,
+    build_report,
     failing_rows,
     personal_columns_near,
 )
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.transform.lineage import EVERY_COLUMN
-from prefect_flows.transform.repro_command import command_for
+from prefect_flows.transform.repro_command import build_command
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 GIVEN = facts(10)
 
 
 def test_a_failed_run_has_a_card_a_failed_node() -> None:
-    report = build(GIVEN)
+    report = build_report(GIVEN)
     assert report.outcome == "failed"
     model, test = report.cards
     assert (model.resource_type, model.status, model.cause) == ("model", "error", FailureClass.CODE)
@@ -47,33 +47,33 @@ def test_what_a_retry_may_fix_comes_last() -> None:
         replace(node, cause=FailureClass.TRANSIENT) if node.status == "error" else node
         for node in GIVEN.results
     ]
-    report = build(replace(GIVEN, results=results))
+    report = build_report(replace(GIVEN, results=results))
     assert [card.cause for card in report.cards] == [FailureClass.DATA, FailureClass.TRANSIENT]
 
 
 def test_a_passed_run_has_no_card_and_no_cause() -> None:
-    report = build(facts(10, failures=False))
+    report = build_report(facts(10, failures=False))
     assert (report.outcome, report.cards, report.first_cause) == ("passed", [], None)
     assert len(report.tests) == 6
 
 
 def test_what_ended_the_run_can_be_said_without_a_node() -> None:
     given = replace(facts(10, failures=False), outcome="timed out", first_cause="dbt-run: 900 s")
-    assert build(given).first_cause == "dbt-run: 900 s"
+    assert build_report(given).first_cause == "dbt-run: 900 s"
 
 
 def test_messages_near_personal_data_hold_no_value() -> None:
     lineage = dict(GIVEN.lineage)
     source = next(i for i in lineage if i.startswith("source."))
     lineage[source] = replace(lineage[source], pii_columns=frozenset({"email"}))
-    report = build(replace(GIVEN, lineage=lineage))
+    report = build_report(replace(GIVEN, lineage=lineage))
     assert all("script" not in (card.message or "") for card in report.cards)
     assert "script" not in (report.first_cause or "")
     assert all("script" not in (node.message or "") for node in report.nodes)
 
 
 def test_the_slowest_and_every_regression_are_listed() -> None:
-    report = build(facts(300))
+    report = build_report(facts(300))
     assert len(report.slowest) == 10
     assert report.slowest[0].seconds == max(node.seconds for node in report.nodes)
     assert report.regressions
@@ -81,25 +81,25 @@ def test_the_slowest_and_every_regression_are_listed() -> None:
 
 
 def test_failed_tests_come_first() -> None:
-    statuses = [test.status for test in build(facts(1000)).tests]
+    statuses = [test.status for test in build_report(facts(1000)).tests]
     assert statuses[0] == "fail"
     assert statuses.index("pass") > statuses.index("warn")
 
 
 def test_a_command_for_each_kind_of_node() -> None:
     test = next(node for node in GIVEN.results if node.resource_type == "test")
-    assert command_for(test, "dev").startswith("cd dbt && uv run dbt test --target dev --select ")
+    assert build_command(test, "dev").startswith("cd dbt && uv run dbt test --target dev --select ")
     source = replace(
         test, resource_type="source", fqn=("p", "crm", "raw", "people"), stage="dbt-freshness"
     )
-    assert command_for(source, "dev", "--vars '{a: 1}'") == (
+    assert build_command(source, "dev", "--vars '{a: 1}'") == (
         "cd dbt && uv run dbt source freshness --target dev --select source:p.raw.people "
         "--vars '{a: 1}'"
     )
     hook = replace(test, resource_type="operation", stage="dbt-run")
-    assert command_for(hook, "dev") == "cd dbt && uv run dbt run --target dev"
+    assert build_command(hook, "dev") == "cd dbt && uv run dbt run --target dev"
     hostile = replace(test, fqn=("p", "a; rm -rf /"), path="tests/a.yml")
-    assert command_for(hostile, "dev").endswith("--select 'p.a; rm -rf /'")
+    assert build_command(hostile, "dev").endswith("--select 'p.a; rm -rf /'")
 
 
 def test_rows_of_a_test_on_a_renamed_column_are_left_out() -> None:
@@ -119,12 +119,12 @@ def test_rows_of_a_test_on_a_renamed_column_are_left_out() -> None:
 
 def test_what_read_most_is_named_where_the_warehouse_says_what_was_read() -> None:
     asked = GIVEN
-    assert build(asked).costliest == []
-    assert "Costliest" not in html_page(build(asked)) + cards_markdown(build(asked))
+    assert build_report(asked).costliest == []
+    assert "Costliest" not in html_page(build_report(asked)) + cards_markdown(build_report(asked))
 
     responses = [{"bytes_processed": 10**number, "slot_ms": 1500} for number in range(12)]
     read = [replace(n, response=r) for n, r in zip(asked.results, responses, strict=False)]
-    report = build(replace(asked, results=read))
+    report = build_report(replace(asked, results=read))
 
     assert [node.bytes for node in report.costliest] == sorted(
         (node.bytes or 0 for node in read), reverse=True

@@ -7,21 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_flows.core.markup import escaped, fenced
-from prefect_flows.reporting.run_report.artifact import MOST_BYTES, cards_markdown, picture_markdown
-from prefect_flows.reporting.run_report.build import build
+from prefect_flows.core.markup import code_block, escape_markdown
+from prefect_flows.reporting.run_report.artifact import MAX_BYTES, cards_markdown, picture_markdown
+from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.transform.run_report import FailingRows
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 
 @pytest.mark.parametrize("nodes", [10, 1000, 3000])
 def test_the_page_is_bounded(nodes: int) -> None:
-    size = len(cards_markdown(build(facts(nodes))).encode())
-    assert size <= MOST_BYTES
+    size = len(cards_markdown(build_report(facts(nodes))).encode())
+    assert size <= MAX_BYTES
 
 
 def test_the_page_is_bounded_whatever_the_cards_hold() -> None:
-    report = build(facts(3000))
+    report = build_report(facts(3000))
     long = "x|`*\n" * 20_000
     wide = FailingRows(tuple("ab" * 50), [("<|é" * 500,) * 100] * 100, tuple("cd" * 999), long)
     cards = [
@@ -39,11 +39,11 @@ def test_the_page_is_bounded_whatever_the_cards_hold() -> None:
         slowest=[replace(slow, name=long) for slow in report.slowest],
     )
     size = len(cards_markdown(nodes).encode())
-    assert size <= MOST_BYTES
+    assert size <= MAX_BYTES
 
 
 def test_a_card_says_what_to_do() -> None:
-    text = cards_markdown(build(facts(10)))
+    text = cards_markdown(build_report(facts(10)))
     assert "# millrace on dev: failed" in text
     assert "**First cause.** model int\\_crm\\_\\_entity\\_2" in text
     assert "### error: model int\\_crm\\_\\_entity\\_2" in text
@@ -57,25 +57,25 @@ def test_a_card_says_what_to_do() -> None:
 
 
 def test_a_passed_run_is_short() -> None:
-    text = cards_markdown(build(facts(10, failures=False)))
+    text = cards_markdown(build_report(facts(10, failures=False)))
     assert "# millrace on dev: passed" in text
     assert "Failures" not in text
     assert "| fct\\_flights | 336,776 |" in text
 
 
 def test_more_than_twenty_failures_are_counted() -> None:
-    report = build(facts(3000))
+    report = build_report(facts(3000))
     text = cards_markdown(report)
     assert text.count("\n### ") == 20
     assert f"And {len(report.cards) - 20} more failures" in text
 
 
 def test_text_is_not_markup() -> None:
-    assert escaped("a|b`c\nd <b>*x*</b> & [x](http://evil) www.evil") == (
+    assert escape_markdown("a|b`c\nd <b>*x*</b> & [x](http://evil) www.evil") == (
         r"a\|b\`c d \<b\>\*x\*\</b\> \& \[x\]\(http\://evil\) www\.evil"
     )
-    assert escaped("x" * 400, 10) == "x" * 10 + "…"
-    text = cards_markdown(build(facts(10)))
+    assert escape_markdown("x" * 400, 10) == "x" * 10 + "…"
+    text = cards_markdown(build_report(facts(10)))
     outside = re.sub(r"^(```+)\w*\n.*?\n\1$", "", text, flags=re.DOTALL | re.MULTILINE)
     assert not re.search(r"(?<!\\)<", outside)
     assert HOSTILE in text, "in a block of code it stands as it is"
@@ -83,13 +83,13 @@ def test_text_is_not_markup() -> None:
 
 def test_a_fence_is_longer_than_any_in_the_text() -> None:
     text = "```\n````\n<script>"
-    assert fenced(text, "sql", 100) == f"`````sql\n{text}\n`````"
-    assert fenced("abcdef", "text", 3) == "```text\nabc… (3 more characters)\n```"
+    assert code_block(text, "sql", 100) == f"`````sql\n{text}\n`````"
+    assert code_block("abcdef", "text", 3) == "```text\nabc… (3 more characters)\n```"
 
 
 @pytest.mark.parametrize("nodes", [10, 3000])
 def test_the_picture_is_an_image_that_fits(nodes: int) -> None:
-    picture = picture_markdown(build(facts(nodes, threads=16)))
+    picture = picture_markdown(build_report(facts(nodes, threads=16)))
     assert picture is not None
     assert picture.startswith("![Timeline of the run](data:image/svg+xml;base64,")
     assert len(picture) < 61_000

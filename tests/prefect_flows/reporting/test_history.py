@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_flows.reporting.run_report.history import compared, medians
+from prefect_flows.reporting.run_report.history import compare_durations, medians
 from prefect_flows.transform.results import NodeResult
 
 
@@ -33,11 +33,11 @@ def test_medians_are_of_the_runs_that_executed_the_node() -> None:
     ],
 )
 def test_the_rule(seconds: float, earlier: list[float], regression: bool) -> None:
-    (slow,) = compared([_node(seconds)], [{"a": each} for each in earlier])
+    (slow,) = compare_durations([_node(seconds)], [{"a": each} for each in earlier])
     assert slow.regression is regression
     assert slow.runs == len(earlier)
 
 
 def test_slowest_first_and_only_what_this_run_executed() -> None:
     nodes = [_node(1, "a"), _node(3, "b"), _node(0, "c"), _node(9, "d", resumed=True)]
-    assert [slow.name for slow in compared(nodes, [])] == ["b", "a"]
+    assert [slow.name for slow in compare_durations(nodes, [])] == ["b", "a"]

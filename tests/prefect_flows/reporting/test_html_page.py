@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.transform.run_report import FailingRows, TestLine
 from tests.support.reporting.synthetic import HOSTILE, facts
@@ -50,7 +50,7 @@ class Page(HTMLParser):
     ("nodes", "failures"), [(10, True), (10, False), (1000, True), (3000, True), (3000, False)]
 )
 def test_the_page_is_whole_and_loads_nothing(nodes: int, failures: bool) -> None:
-    text = html_page(build(facts(nodes, failures=failures)))
+    text = html_page(build_report(facts(nodes, failures=failures)))
     page = Page(text)
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
@@ -66,7 +66,7 @@ def test_the_page_is_whole_and_loads_nothing(nodes: int, failures: bool) -> None
 
 
 def test_the_policy_lets_only_the_pages_own_script_run() -> None:
-    text = html_page(build(facts(10)))
+    text = html_page(build_report(facts(10)))
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     (policy,) = [meta["content"] or "" for meta in Page(text).all("meta") if "http-equiv" in meta]
@@ -75,7 +75,7 @@ def test_the_policy_lets_only_the_pages_own_script_run() -> None:
 
 
 def test_text_of_users_is_text_everywhere() -> None:
-    report = build(facts(10))
+    report = build_report(facts(10))
     bad = HOSTILE + "\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
     rows = FailingRows((bad, "b"), [(bad, None)], (bad,), bad)
     lineage = {i: replace(n, name=bad, owner=bad, path=bad) for i, n in report.lineage.items()}
@@ -102,7 +102,7 @@ def test_text_of_users_is_text_everywhere() -> None:
 
 
 def test_what_a_reader_looks_for_is_there() -> None:
-    text = html_page(build(facts(10)))
+    text = html_page(build_report(facts(10)))
     for part in (
         "First cause.", "Failures (2)", "int_crm__entity_2", "ann@example.org",
         "cd dbt &amp;&amp; uv run dbt run --target dev --select p.int_crm__entity_2,file:",
@@ -111,7 +111,7 @@ def test_what_a_reader_looks_for_is_there() -> None:
     ):  # fmt: skip
         assert part in text, part
     assert "a@example.org" not in text
-    passed = html_page(build(facts(10, failures=False)))
+    passed = html_page(build_report(facts(10, failures=False)))
     assert "Every test passed." in passed
     assert "First cause" not in passed
 
@@ -121,7 +121,7 @@ def test_a_run_that_ended_before_its_first_node_has_a_page() -> None:
         facts(10), results=[], stages=[], history=[], marts={}, flow_run_url=None,
         outcome="cancelled", first_cause="It was cancelled.", unreported=["the artifacts"],
     )  # fmt: skip
-    text = html_page(build(given))
+    text = html_page(build_report(given))
     Page(text)
     assert "It was cancelled." in text
     assert "the artifacts" in text
@@ -129,7 +129,7 @@ def test_a_run_that_ended_before_its_first_node_has_a_page() -> None:
 
 
 def test_headings_and_tables_can_be_found_by_ear() -> None:
-    page = Page(html_page(build(facts(1000))))
+    page = Page(html_page(build_report(facts(1000))))
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -142,7 +142,7 @@ def test_headings_and_tables_can_be_found_by_ear() -> None:
 
 
 def test_three_thousand_nodes_are_small_and_quick() -> None:
-    report = build(facts(3000, threads=16))
+    report = build_report(facts(3000, threads=16))
     html_page(report)
     began = time.process_time()
     text = html_page(report)
@@ -151,6 +151,6 @@ def test_three_thousand_nodes_are_small_and_quick() -> None:
 
 
 def test_hundreds_of_failures_do_not_make_it_large() -> None:
-    report = build(facts(3000))
+    report = build_report(facts(3000))
     card = replace(report.cards[0], compiled_sql="select 1\n" * 10_000, message="x" * 99_999)
     assert len(html_page(replace(report, cards=[card] * 1500)).encode()) < 3_000_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
 from tests.support.reporting.synthetic import facts
 
@@ -39,7 +39,7 @@ def test_the_page_fits_and_can_be_read(
     browser: Any, tmp_path: Path, nodes: int, failures: bool, width: int, scheme: str
 ) -> None:
     file = tmp_path / "report.html"
-    file.write_text(html_page(build(facts(nodes, failures=failures))))
+    file.write_text(html_page(build_report(facts(nodes, failures=failures))))
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     said: list[str] = []
     asked: list[str] = []
@@ -58,7 +58,7 @@ def test_the_page_fits_and_can_be_read(
 
 def test_the_table_of_all_nodes_filters_and_sorts_by_keyboard(browser: Any, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    file.write_text(html_page(build(facts(1000))))
+    file.write_text(html_page(build_report(facts(1000))))
     page = browser.new_page()
     page.goto(file.as_uri())
     summary = page.locator("section[aria-labelledby=nodes] summary")

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.overview.index_page import write_index
-from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.state.incidents import Incident, save_incidents
 from prefect_flows.state.runs import Run, RunHeader
@@ -127,7 +127,7 @@ def test_axe_finds_nothing_serious_on_the_report(
     browser: Any, tmp_path: Path, nodes: int, width: int, scheme: str
 ) -> None:
     file = tmp_path / "report.html"
-    file.write_text(html_page(build(facts(nodes))))
+    file.write_text(html_page(build_report(facts(nodes))))
     with shown(browser, file, width, scheme) as page:
         page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
         assert serious(page) == []

@@ -11,10 +11,10 @@ from dbt.cli.main import dbtRunner
 from prefect_flows.transform.lineage import (
     LineageNode,
     ancestors,
-    children_of,
-    lineage_of,
+    build_lineage,
+    get_children,
+    get_parents,
     nearest,
-    parents_of,
     personal_columns,
 )
 
@@ -94,7 +94,7 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LineageNode]:
     arguments = ["parse", "--project-dir", str(folder), "--profiles-dir", str(folder)]
     done = dbtRunner().invoke([*arguments, "--log-level", "none", "--log-path", str(folder)])
     assert done.success, done.exception
-    return lineage_of(done.result)
+    return build_lineage(done.result)
 
 
 def _test_of(lineage: dict[str, LineageNode]) -> LineageNode:
@@ -137,10 +137,10 @@ def test_tests_know_what_they_are_about(lineage: dict[str, LineageNode]) -> None
 
 
 def test_the_graph_is_walked_both_ways(lineage: dict[str, LineageNode]) -> None:
-    assert "exposure.shop.board" in children_of(lineage)["model.shop.mart"]
+    assert "exposure.shop.board" in get_children(lineage)["model.shop.mart"]
     assert ancestors(lineage, "exposure.shop.board") == {
         "model.shop.mart", "model.shop.passing", "model.shop.stg_people", "source.shop.raw.people",
     }  # fmt: skip
-    edges = parents_of(lineage)
+    edges = get_parents(lineage)
     # The ephemeral model was not executed: it is passed through.
     assert nearest(edges, "model.shop.mart", {"model.shop.stg_people"}) == {"model.shop.stg_people"}

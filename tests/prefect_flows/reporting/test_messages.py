@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_flows.reporting.run_report.redaction import without_values
+from prefect_flows.reporting.run_report.redaction import redact_message
 
 SQL = "select email, nme from \"people\" where status = 'secret'"
 
@@ -29,12 +29,12 @@ SQL = "select email, nme from \"people\" where status = 'secret'"
     ],
 )
 def test_no_value_is_left(message: str) -> None:
-    assert "secret" not in without_values(message, SQL)
+    assert "secret" not in redact_message(message, SQL)
 
 
 @pytest.mark.parametrize("number", ["4915112345", "-4915112345", "+4915112345.5"])
 def test_no_number_of_a_row_is_left(number: str) -> None:
-    said = without_values(f"value {number} is out of range", SQL)
+    said = redact_message(f"value {number} is out of range", SQL)
     assert said == "value … (values left out)"
 
 
@@ -43,18 +43,18 @@ def test_what_was_wrong_is_still_said() -> None:
         'Database Error in model m (models/m.sql)\n  column "nme" does not exist\n'
         "  LINE 5: select nme\n  compiled code at target/run/m.sql"
     )
-    assert without_values(message, SQL) == (
+    assert redact_message(message, SQL) == (
         'Database Error in model m (models/m.sql)\ncolumn "nme" does not exist … (values left out)'
     )
-    assert without_values('invalid input syntax for type uuid: "x1"', SQL) == (
+    assert redact_message('invalid input syntax for type uuid: "x1"', SQL) == (
         "invalid input syntax for type uuid: … (values left out)"
     )
-    assert "Unrecognized name: nme at [1:9]" in without_values(
+    assert "Unrecognized name: nme at [1:9]" in redact_message(
         "Unrecognized name: nme at [1:9]", SQL
     )
 
 
 def test_dbts_own_words_for_a_test_stay() -> None:
     said = "Got 3 results, configured to fail if != 0"
-    assert without_values(said, None) == said
-    assert without_values("", None) == ""
+    assert redact_message(said, None) == said
+    assert redact_message("", None) == ""

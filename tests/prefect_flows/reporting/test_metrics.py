@@ -30,9 +30,9 @@ from prefect_flows.reporting.metrics.export import (
 )
 from prefect_flows.reporting.metrics.exposition import (
     METRICS,
-    facts_of,
-    facts_of_all,
-    registry_of,
+    build_registry,
+    load_all_facts,
+    load_facts,
 )
 from prefect_flows.reporting.overview.pages import publish
 from prefect_flows.state.incidents import Incident, save_incidents
@@ -70,7 +70,7 @@ def keep_results(store: StateStore, report: RunReport, target: str = "dev") -> N
 
 
 def text_of(store: StateStore) -> str:
-    return generate_latest(registry_of(facts_of_all(store))).decode()
+    return generate_latest(build_registry(load_all_facts(store))).decode()
 
 
 def samples(text: str) -> Samples:
@@ -254,7 +254,7 @@ def _answers(server: socket.socket, data: bytes, every: float = 0.0) -> None:
 
 @pytest.mark.parametrize("kind", ["never answers", "answers a byte at a time"])
 def test_a_gateway_that_hangs_holds_up_nothing_for_long(store: StateStore, kind: str) -> None:
-    registry = registry_of([facts_of(store, "dev")])
+    registry = build_registry([load_facts(store, "dev")])
     with socket.create_server(("127.0.0.1", 0)) as server:
         if kind == "answers a byte at a time":
             _answers(server, b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 40, every=0.2)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from prefect_flows.reporting.charts.critical_path import critical_path
-from prefect_flows.reporting.charts.graph_layout import placed
-from prefect_flows.reporting.charts.lineage_diagram import lineage_picture
+from prefect_flows.reporting.charts.graph_layout import compute_layout
+from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
 from prefect_flows.reporting.charts.timeline import timeline
 from tests.support.reporting.synthetic import HOSTILE, facts
 
@@ -68,7 +68,7 @@ def test_names_are_text() -> None:
     hostile = [replace(node, name=HOSTILE + "\x00&") for node in given.results]
     lineage = {i: replace(n, name=HOSTILE + "\x1b") for i, n in given.lineage.items()}
     svg = timeline(hostile, lineage)
-    picture = lineage_picture(hostile, lineage)
+    picture = draw_lineage(hostile, lineage)
     assert picture is not None
     for drawn in (svg, picture.svg):
         assert "<script" not in drawn
@@ -77,7 +77,7 @@ def test_names_are_text() -> None:
 
 def test_a_small_run_is_drawn_whole() -> None:
     given = facts(10)
-    picture = lineage_picture(given.results, given.lineage)
+    picture = draw_lineage(given.results, given.lineage)
     assert picture is not None
     assert picture.note == "All 6 nodes of the run."
     titles = [title.text for title in ET.fromstring(picture.svg).iter(f"{SVG}title")]
@@ -89,7 +89,7 @@ def test_a_small_run_is_drawn_whole() -> None:
 @pytest.mark.parametrize("nodes", [1000, 3000])
 def test_of_a_large_run_that_failed_only_the_failures_are_drawn(nodes: int) -> None:
     given = facts(nodes)
-    picture = lineage_picture(given.results, given.lineage)
+    picture = draw_lineage(given.results, given.lineage)
     assert picture is not None
     assert "left out" in picture.note
     assert picture.svg.count("<g>") <= 60
@@ -100,18 +100,18 @@ def test_of_a_large_run_that_failed_only_the_failures_are_drawn(nodes: int) -> N
 
 def test_of_a_large_run_that_passed_the_folders_are_drawn() -> None:
     given = facts(3000, failures=False)
-    picture = lineage_picture(given.results, given.lineage)
+    picture = draw_lineage(given.results, given.lineage)
     assert picture is not None
     assert picture.note == "1,200 models are too many to draw: each box is a folder."
     assert picture.svg.count("<g>") == 27
 
 
 def test_a_run_without_nodes_has_no_picture() -> None:
-    assert lineage_picture([], facts(10).lineage) is None
+    assert draw_lineage([], facts(10).lineage) is None
 
 
 def test_parents_stand_left_and_lines_do_not_cross_without_need() -> None:
-    places = placed(["a", "b", "c", "d"], {"c": ["b"], "d": ["a"]})
+    places = compute_layout(["a", "b", "c", "d"], {"c": ["b"], "d": ["a"]})
     assert places["a"].layer < places["d"].layer
     assert (places["a"].row < places["b"].row) == (places["d"].row < places["c"].row)
-    assert placed(["a", "b"], {"a": ["b"], "b": ["a"]}), "a circle ends"
+    assert compute_layout(["a", "b"], {"a": ["b"], "b": ["a"]}), "a circle ends"

@@ -7,7 +7,7 @@ import random
 import psycopg2
 import pytest
 
-from prefect_flows.reporting.run_report.pii import hidden_columns, spread, tainted_names
+from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii, tainted_names
 from prefect_flows.transform.lineage import EVERY_COLUMN, LineageNode
 from tests.support.project import Project
 from tests.support.reporting.personal_queries import FOLLOWED, NOT_FOLLOWED, PII, TABLES
@@ -126,7 +126,7 @@ def test_a_rename_in_a_model_is_followed_to_those_that_read_it() -> None:
         "model.p.behind": "select id, lower(contact) as handle from renamed",
     }
     ids = ["model.p.behind", "model.p.unknown", "model.p.other"]
-    known = spread(lineage, ids, compiled, "postgres")
+    known = propagate_pii(lineage, ids, compiled, "postgres")
     assert "handle" in known["model.p.behind"].pii_columns
     assert "id" not in known["model.p.behind"].pii_columns
     assert known["model.p.unknown"].pii_columns == {EVERY_COLUMN}

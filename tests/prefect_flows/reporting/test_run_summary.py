@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.core.settings import Settings
-from prefect_flows.reporting.metrics.exposition import facts_of_all, registry_of
+from prefect_flows.reporting.metrics.exposition import build_registry, load_all_facts
 from prefect_flows.state import run_summary
 from prefect_flows.state.run_summary import RunSummary, TargetHistory, TestCounts, history
 from prefect_flows.state.store import StateStore
@@ -84,7 +84,7 @@ def test_a_run_of_a_part_leaves_the_last_good_one(store: StateStore) -> None:
     assert (found.last.run_id, found.last.outcome) == ("run-3", "passed")
     assert found.last_good is not None
     assert found.last_good.run_id == "run-1"
-    metrics = registry_of(facts_of_all(store))
+    metrics = build_registry(load_all_facts(store))
     good = metrics.get_sample_value(
         "millrace_run_last_success_timestamp_seconds", {"target": "dev"}
     )
@@ -131,7 +131,7 @@ def test_what_left_the_project_leaves_the_summary(store: StateStore) -> None:
 
 
 def test_a_history_has_an_end(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_summary, "RUNS_OF_HISTORY", 3)
+    monkeypatch.setattr(run_summary, "MAX_HISTORY_RUNS", 3)
     for number in range(5):
         keep_made_up_run(store, None, number=number, ended="passed" if number == 0 else "failed")
     found = kept(store)
@@ -164,7 +164,7 @@ def test_a_damaged_history_is_set_aside_and_made_again(
     assert store.read(f"{run.folder}/summary.json") is not None
     assert [run.run_id for run in kept(store).runs] == ["run-0", "run-1"], "nothing was lost"
     file.write_text("{}")
-    with pytest.raises(DamagedFile, match="target: Field required"):
+    with pytest.raises(CorruptFileError, match="target: Field required"):
         history(store, "dev")
 
 

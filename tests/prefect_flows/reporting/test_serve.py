@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from prefect_flows.reporting.overview.serve import answer
-from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.state.store import StateStore
 from tests.support import fork_server
@@ -170,7 +170,7 @@ def test_a_port_that_is_taken_is_an_error_with_its_fix(tmp_path: Path, store: St
 
 
 def test_the_command_writes_the_page(tmp_path: Path, store: StateStore) -> None:
-    report = html_page(build(facts(10)))
+    report = html_page(build_report(facts(10)))
     store.write("targets/prod/report.html", report.encode())
     given = command(tmp_path, "index", "--state-url", store.url)
     done = fork_server.run(**given)

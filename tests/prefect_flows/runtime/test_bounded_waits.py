@@ -68,7 +68,7 @@ def test_a_bigquery_that_does_not_answer_is_said_in_time(on_bigquery: Project) -
 def test_what_is_waited_for_is_said_again_and_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bounded_waits, "SAY_SECONDS", 0.2)
+    monkeypatch.setattr(bounded_waits, "WAIT_LOG_SECONDS", 0.2)
 
     with bounded_waits.said_while_waiting("bigquery nowhere", 120):
         time.sleep(1)
@@ -90,7 +90,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> bounded_waits.ApiPatience:
             monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(base, "clamped_poisson_interval", clamped_poisson_interval)
     monkeypatch.setattr(bounded_waits, "_patience", None)
-    monkeypatch.setattr(bounded_waits, "SAY_SECONDS", 1)
+    monkeypatch.setattr(bounded_waits, "WAIT_LOG_SECONDS", 1)
     return bounded_waits.bound_api_waits(3)
 
 

@@ -18,7 +18,7 @@ from dlt.common.runtime import signals
 from prefect_flows.core.errors import IngestionError, RunCancelled, StageTimedOut
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicy
-from prefect_flows.ingest.destinations.target import loading_into
+from prefect_flows.ingest.destinations.target import configure_dlt
 from prefect_flows.runtime.base import LocalRuntime
 from tests.support.project import PATIENCE, REPOSITORY, Project, Scratch
 
@@ -154,7 +154,7 @@ def test_a_signal_that_dlt_heard_and_never_looked_for_is_handed_back(
     looked = []
 
     def run() -> None:
-        with runtime.stopping(), loading_into(profile):
+        with runtime.stopping(), configure_dlt(profile):
             with signals.intercepted_signals():
                 signal.raise_signal(number)
                 looked.append(signals.was_signal_received())

@@ -13,7 +13,7 @@ import pytest
 from prefect_flows.core.errors import StageFailed, StageTimedOut
 from prefect_flows.core.settings import StagePolicy
 from prefect_flows.runtime.cancellation import CancellationHandler
-from prefect_flows.runtime.stages import as_function, say_expected_errors_without_stack
+from prefect_flows.runtime.stages import hide_tracebacks_of_expected_errors, run_as_function
 
 POLICY = StagePolicy(retries=0, retry_delay_seconds=0, timeout_seconds=0.3)
 
@@ -30,7 +30,7 @@ def test_it_stops_the_stage_and_leaves_the_handler_as_it_was(handler) -> None:
     try:
         started = time.monotonic()
         with pytest.raises(StageTimedOut, match=r"dbt-run did not end within 0\.3 s"):
-            as_function("dbt-run", POLICY, too_long, CancellationHandler())
+            run_as_function("dbt-run", POLICY, too_long, CancellationHandler())
         assert time.monotonic() - started < 8
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
@@ -42,7 +42,7 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 
     def run() -> None:
         try:
-            as_function("load-nyc__flights", POLICY, too_long, CancellationHandler())
+            run_as_function("load-nyc__flights", POLICY, too_long, CancellationHandler())
         except StageTimedOut as error:
             caught.append(error)
 
@@ -53,7 +53,7 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 
 
 def test_a_stage_in_time_is_not_disturbed() -> None:
-    assert as_function("dbt-run", POLICY, lambda _: {"done": True}, CancellationHandler()) == {
+    assert run_as_function("dbt-run", POLICY, lambda _: {"done": True}, CancellationHandler()) == {
         "done": True
     }
     time.sleep(0.5)
@@ -72,7 +72,7 @@ def test_each_retry_comes_later_than_the_one_before_and_not_on_the_dot() -> None
         raise StageTimedOut("Made up.", where="here", fix="none", retryable=True)
 
     with pytest.raises(StageTimedOut):
-        as_function("dbt-run", policy, fails, CancellationHandler())
+        run_as_function("dbt-run", policy, fails, CancellationHandler())
     waited = [later - earlier for earlier, later in pairwise(begun)]
     for delay, seconds in zip(policy.delays(), waited, strict=True):
         assert 0.8 * delay <= seconds < 1.2 * delay + 0.5
@@ -88,7 +88,7 @@ def test_an_error_that_cannot_pass_is_not_tried_again() -> None:
         raise StageTimedOut("Made up.", where="here", fix="none")
 
     with pytest.raises(StageTimedOut):
-        as_function("dbt-run", policy, fails, CancellationHandler())
+        run_as_function("dbt-run", policy, fails, CancellationHandler())
     assert len(tried) == 1
 
 
@@ -96,7 +96,7 @@ def test_an_error_that_cannot_pass_is_not_tried_again() -> None:
     "said", ["Engine execution exited with unexpected exception", "Encountered StageFailed(%r)"]
 )
 def test_prefects_lines_name_an_expected_error_once_and_without_its_stack(said: str) -> None:
-    say_expected_errors_without_stack()
+    hide_tracebacks_of_expected_errors()
     error = StageFailed("1 failed.", where="dbt/a", fix="fix it", record={}, retryable=False)
     error.rerun = "run it --failed"
     logger = logging.getLogger("prefect.flow_runs")

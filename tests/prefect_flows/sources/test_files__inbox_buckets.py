@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import IngestionError
 from prefect_flows.ingest.source_load import ingest
 from tests.support.object_stores import S3_KEYS, gs_bucket, s3_bucket
@@ -83,7 +83,7 @@ def test_credentials_are_given_as_a_secret_and_never_shown(database, tmp_path) -
             },
         }  # fmt: skip
         given = {"url": url, "min_age_seconds": 0, "storage_options": json.dumps(options)}
-        with variables_set(dict.fromkeys(S3_KEYS, "refused")):
+        with set_variables(dict.fromkeys(S3_KEYS, "refused")):
             assert ingest("files__inbox", database.profile, **given).rows["t"] == 1
     # The server has ended: it cannot be reached, which may pass, and the secret is not told.
     with pytest.raises(IngestionError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest.source_load import ingest
 
@@ -25,7 +25,7 @@ def test_files_are_loaded_once_and_replaced(bigquery, inbox: Path) -> None:
     client = bigquery.client()
 
     def load(**arguments: object) -> dict[str, int]:
-        with variables_set(bigquery.environment):
+        with set_variables(bigquery.environment):
             given = {"url": str(inbox), "min_age_seconds": 0} | arguments
             return ingest("files__inbox", profile, **given).rows
 

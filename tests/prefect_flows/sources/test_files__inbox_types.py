@@ -29,7 +29,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     TIME,
     TIMESTAMP,
     TypeInference,
-    name_of,
+    format_type,
 )
 from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content, File
@@ -281,7 +281,7 @@ def test_a_value_of_parquet_is_the_same_in_another_type(
     listed = File("p.parquet", str(tmp_path / "p.parquet"), 0, datetime.now(UTC), "")
     content = Content(LocalFileSystem(), listed, tmp_path)
     if expected is None:
-        with pytest.raises(Malformed, match=f"^.*column 'a'.* {re.escape(name_of(kind))}"):
+        with pytest.raises(Malformed, match=f"^.*column 'a'.* {re.escape(format_type(kind))}"):
             list(parquet_files.read(content, Names(str), {"a": kind}))
         return
     (batch,) = parquet_files.read(content, Names(str), {"a": kind})

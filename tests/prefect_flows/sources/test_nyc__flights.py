@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from prefect_flows.core.errors import IngestionError, WarehouseUnreachable
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest import source_registry
-from prefect_flows.ingest.destinations.target import destination as destination_of
+from prefect_flows.ingest.destinations.target import build_destination as destination_of
 from prefect_flows.ingest.source_load import LoadRecord, ingest
 from prefect_flows.sources.nyc__flights import source
 from tests.support.project import Project

@@ -19,7 +19,7 @@ from dlt.common.exceptions import SignalReceivedException
 from dlt.common.runtime import signals
 
 from prefect_flows.core.errors import ConfigurationError, IngestionError
-from prefect_flows.ingest.destinations.target import loading_into, postgres_url
+from prefect_flows.ingest.destinations.target import configure_dlt, postgres_url
 from prefect_flows.ingest.source_load import LoadRecord, SourceLoad, ingest
 from prefect_flows.sources.sql__database import source
 from prefect_flows.sources.sql__database.readers import postgres
@@ -211,7 +211,7 @@ def test_a_load_that_is_tried_again_adds_nothing_twice(shop, target, url, rows) 
     """Its mark was written, and who began it has not heard; or what comes after it failed."""
     shop("create table log as select n from generate_series(1, 5) n")
     arguments = {"url": url, "tables": {"log": {"cursor": "n"}}}
-    with loading_into(target.profile), \
+    with configure_dlt(target.profile), \
          SourceLoad("sql__database", target.profile, arguments) as load:  # fmt: skip
         load.extract()
         load.load()
@@ -239,7 +239,7 @@ def test_a_load_that_failed_half_way_goes_on_from_what_was_extracted(
         f"create trigger restart before insert on {SCHEMA}.line "
         f"for each row execute function {SCHEMA}.restart()"
     )
-    with loading_into(target.profile), \
+    with configure_dlt(target.profile), \
          SourceLoad("sql__database", target.profile, arguments) as load:  # fmt: skip
         load.extract()
         with pytest.raises(IngestionError) as error:
@@ -263,7 +263,7 @@ def test_only_wide_numbers_go_as_inserts(shop, dump, target, url) -> None:
     formats = []
     for _ in range(2):
         arguments = {"url": url, "tables": {"narrow": None, "wide": None}}
-        with loading_into(target.profile), \
+        with configure_dlt(target.profile), \
              SourceLoad("sql__database", target.profile, arguments) as load:  # fmt: skip
             load.extract()
             jobs = load._extracted.rglob("load/normalized/*/new_jobs/*")
@@ -551,7 +551,7 @@ def test_a_large_table_is_read_in_parts_and_each_row_once(
          "create table none_yet (id int); create view seen as select * from large")  # fmt: skip
     shop("insert into large select i, repeat('x', 100) from generate_series(1, 20000) i")
     shop("insert into more select -i, 'y' from generate_series(1, 500) i")
-    monkeypatch.setattr(postgres, "PAGES_OF_A_PART", 0)
+    monkeypatch.setattr(postgres, "MIN_PAGES_TO_SPLIT", 0)
     copied = []
     copy = postgres.PostgresReader.copy
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.core.environment import variables_set
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest.destinations.target import postgres_url
 from prefect_flows.ingest.source_load import ingest
@@ -33,7 +33,7 @@ def test_a_table_is_dumped_merged_and_loses_its_deleted_rows(bigquery, database)
 
     def dump() -> Any:
         tables = {"items": {"cursor": "moment", "deletes": True}}
-        with variables_set(bigquery.environment):
+        with set_variables(bigquery.environment):
             return ingest("sql__database", profile, url=url, tables=tables)
 
     def rows(columns: str) -> list[tuple]:

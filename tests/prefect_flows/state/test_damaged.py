@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.core.errors import DamagedFile
+from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.core.files import Warn
 from prefect_flows.notifications.outbox import Outbox
-from prefect_flows.reporting.metrics.exposition import facts_of
+from prefect_flows.reporting.metrics.exposition import load_facts
 from prefect_flows.reporting.run_report.summary import freshness_of
 from prefect_flows.state.incidents import open_incidents
 from prefect_flows.state.journal import Journal
 from prefect_flows.state.run_summary import history
 from prefect_flows.state.runs import Run, RunHeader, failed_run, interrupted_run, last_run
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target_overview import overview_of
+from prefect_flows.state.target_overview import load_overview
 from prefect_flows.state.target_state import TargetState
 from tests.support.object_stores import gs_bucket
 
@@ -80,11 +80,11 @@ def test_an_outbox_too(store: StateStore) -> None:
 def test_who_only_looks_changes_nothing_and_is_told(store: StateStore) -> None:
     for damage in DAMAGES:
         store.write("targets/dev/run_results.json", damage)
-        with pytest.raises(DamagedFile, match=r"targets/dev/run_results\.json"):
-            facts_of(store, "dev")
+        with pytest.raises(CorruptFileError, match=r"targets/dev/run_results\.json"):
+            load_facts(store, "dev")
         for name in ("history.json", "incidents.json"):
             store.write(f"targets/dev/{name}", damage)
-            (fault,) = overview_of(store, "dev").faults
+            (fault,) = load_overview(store, "dev").faults
             assert f"targets/dev/{name}" in fault
             store.remove(f"targets/dev/{name}")
         assert store.names("targets/dev") == ["run_results.json"]
@@ -107,9 +107,9 @@ def test_a_run_whose_header_is_damaged_is_not_resumed_nor_one_before_it(
     warnings: list[str] = []
     assert interrupted_run(store, "dev", {}, timedelta(hours=1), warnings.append) is None
     assert [f"{last.folder}/run.json" in warning for warning in warnings] == [True]
-    with pytest.raises(DamagedFile, match="run the target"):
+    with pytest.raises(CorruptFileError, match="run the target"):
         failed_run(store, "dev", warnings.append)
-    assert [f"{last.folder}/run.json" in fault for fault in overview_of(store, "dev").faults] == [
+    assert [f"{last.folder}/run.json" in fault for fault in load_overview(store, "dev").faults] == [
         True
     ]
     begun(store, "next", 0)

@@ -12,9 +12,9 @@ import yaml
 from dbt.adapters.factory import get_adapter_by_type
 from dbt.cli.main import dbtRunner
 
-from prefect_flows.transform.node_hashes import CodeHashes, changed_since
+from prefect_flows.transform.node_hashes import CodeHashes, find_changed_nodes
 from prefect_flows.transform.results import NodeResult
-from prefect_flows.transform.resume import done_before, node_entry
+from prefect_flows.transform.resume import load_resume_state, node_entry
 from tests.support.project import SCRATCH_DBT
 
 PROFILE = """
@@ -179,7 +179,7 @@ def test_what_is_new_or_differs_has_changed() -> None:
 
     selected = {"model": ["same", "other", "new"], "test": ["same"]}
     before = {"same": "code of same", "other": "of yesterday"}
-    changed = changed_since(before, selected, Code())  # type: ignore[arg-type]
+    changed = find_changed_nodes(before, selected, Code())  # type: ignore[arg-type]
     assert changed == {"model": ["other", "new"]}
 
 
@@ -206,7 +206,7 @@ def test_only_what_ended_well_with_the_same_code_is_carried_over() -> None:
         return {**node_entry(result, Code()), **changes}  # type: ignore[arg-type]
 
     warnings: list[str] = []
-    done = done_before(
+    done = load_resume_state(
         [
             entry("good", "success"),
             entry("other code", "success", code="of yesterday"),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from dbt.cli.main import dbtRunner
 
-from prefect_flows.transform.repro_command import selector_of
-from prefect_flows.transform.results import NodeResult, shown_name
+from prefect_flows.transform.repro_command import build_selector
+from prefect_flows.transform.results import NodeResult, display_name
 from tests.support.project import SCRATCH_DBT
 
 NOWHERE = {"type": "postgres", "host": "/nowhere", "port": 1, "user": "u", "password": "p",
@@ -62,11 +62,11 @@ def test_a_selector_selects_the_node_alone(tmp_path: Path) -> None:
     manifest: Any = parsed.result
 
     def selected(node: Any) -> list[str]:
-        kind, name = str(node.resource_type), shown_name(node)
+        kind, name = str(node.resource_type), display_name(node)
         path, fqn = node.original_file_path, tuple(node.fqn)
         result = NodeResult(node.unique_id, name, kind, path, fqn, "error", None, 0.0, None)
         keys = ["--output", "json", "--output-keys", "unique_id"]
-        of_kind = ["--select", selector_of(result), "--resource-type", kind]
+        of_kind = ["--select", build_selector(result), "--resource-type", kind]
         listed = dbtRunner(manifest=manifest).invoke(["ls", *of_kind, *keys, *common])
         assert listed.exception is None
         return [json.loads(line)["unique_id"] for line in listed.result]  # type: ignore[union-attr]
@@ -81,6 +81,6 @@ def test_a_selector_selects_the_node_alone(tmp_path: Path) -> None:
     assert {node.unique_id: selected(node) for node in ambiguous} == {
         node.unique_id: [node.unique_id] for node in ambiguous
     }
-    models = [shown_name(node) for node in nodes if str(node.resource_type) == "model"]
+    models = [display_name(node) for node in nodes if str(node.resource_type) == "model"]
     assert {"customer.v1", "customer.v2"} < set(models)
     assert len(set(models)) == len(models)

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from prefect_flows.core.settings import Settings
-from prefect_flows.reporting.overview.pages import keep_run
-from prefect_flows.reporting.run_report.build import build
+from prefect_flows.reporting.overview.pages import save_run
+from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.state.runs import Run, RunHeader, RunStatus
 from prefect_flows.state.store import StateStore
@@ -25,7 +25,7 @@ MARTS = ("fct_flights", "dim_planes", "agg_never_built")
 
 def made_up_report(nodes: int = 10, *, failures: bool = False, **changes: Any) -> RunReport:
     """A run's report; two marts are counted, and one of them is built."""
-    report = build(facts(nodes, failures=failures))
+    report = build_report(facts(nodes, failures=failures))
     mart = {name: mart_node(name) for name in MARTS}
     built = replace(
         next(node for node in report.nodes if node.status == "success"),
@@ -91,7 +91,7 @@ def keep_made_up_run(
         if store.read(f"targets/{target}/{SOURCES}") is None:
             store.write(f"targets/{target}/{SOURCES}", sources_file(started, s0="pass"))
     run.end(outcome)
-    keep_run(
+    save_run(
         run, report, outcome, failure, seconds=report.seconds if report else 1.0, whole=whole,
         settings=settings or Settings(), log=LOG,
     )  # fmt: skip

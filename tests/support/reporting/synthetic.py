@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.reporting.run_report.build import Compiled, ReportInput, failing_rows
 from prefect_flows.transform.lineage import LineageNode
-from prefect_flows.transform.results import NodeResult, counts
+from prefect_flows.transform.results import NodeResult, count_by_status
 from prefect_flows.transform.run_report import StageLine
 
 START = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
@@ -41,7 +41,7 @@ def facts(nodes: int, *, failures: bool = True, threads: int = 4, seed: int = 7)
     for stage in ("dbt-run", "dbt-test"):
         of_stage = [result for result in results if result.stage == stage]
         taken = sum(result.seconds for result in of_stage) / threads
-        stages.append(StageLine(stage, counts(of_stage), taken, 2, 50_000, 3_210_000_000))
+        stages.append(StageLine(stage, count_by_status(of_stage), taken, 2, 50_000, 3_210_000_000))
     return ReportInput(
         target="dev",
         run_id="0190-example",

@@ -83,7 +83,7 @@ class Reader(Protocol):
         """
 
 
-def place_of(engine: sqlalchemy.Engine) -> str:
+def format_url(engine: sqlalchemy.Engine) -> str:
     """Return the database's URL without its password, for error messages."""
     return engine.url.render_as_string(hide_password=True)
 
@@ -125,19 +125,19 @@ def _find_key(
     return list(found["constrained_columns"])
 
 
-def as_written(sql: str) -> sqlalchemy.TextClause:
+def literal_sql(sql: str) -> sqlalchemy.TextClause:
     """Return SQL that SQLAlchemy sends unchanged; `text` would treat `:word` as a parameter."""
     return sqlalchemy.text(sql.replace(":", r"\:"))
 
 
-def statement(
+def build_select(
     source: str, columns: Mapping[str, Column], since: IncrementalCursor | None
 ) -> sqlalchemy.Select[Any]:
     """Build the select of the columns, limited to rows from the cursor on if there is one."""
     select_list: list[Any] = [
         sqlalchemy.literal_column(column.expression).label(name) for name, column in columns.items()
     ]
-    select = sqlalchemy.select(*select_list).select_from(as_written(source))
+    select = sqlalchemy.select(*select_list).select_from(literal_sql(source))
     if since is None:
         return select
     place: sqlalchemy.ColumnClause[Any] = sqlalchemy.literal_column(
@@ -148,7 +148,7 @@ def statement(
 
 
 @contextmanager
-def said_of(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
+def translate_errors(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
     """Turn errors of the source into errors that name the table and the database.
 
     Raises:
@@ -162,20 +162,20 @@ def said_of(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
     except exc.NoSuchTableError as error:
         raise ConfigurationError(
             f"Table {error} does not exist.",
-            where=place_of(engine),
+            where=format_url(engine),
             fix=f"correct tables.{name} of the arguments of source 'sql__database'",
         ) from error
     except (exc.DBAPIError, psycopg2.Error, AdbcError) as error:
         first = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise IngestionError(
             f"Table {name!r} cannot be read: {first}",
-            where=place_of(engine),
+            where=format_url(engine),
             fix="see that the database answers, and that the user of the secret `url` may read it",
             retryable=classify(error) is FailureClass.TRANSIENT,
         ) from error
     except pa.ArrowException as error:
         raise IngestionError(
             f"Table {name!r} holds a value that cannot be kept: {error}.",
-            where=place_of(engine),
+            where=format_url(engine),
             fix=f"give tables.{name} a query that turns it into text or null",
         ) from error

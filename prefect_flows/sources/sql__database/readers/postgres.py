@@ -15,15 +15,15 @@ import sqlalchemy
 from sqlalchemy.dialects import postgresql
 
 from prefect_flows.core.errors import IngestionError
-from prefect_flows.ingest.destinations.postgres import written
+from prefect_flows.ingest.destinations.postgres import open_interruptible
 from prefect_flows.sources.sql__database.readers.base import (
     JSON,
     Column,
     IncrementalCursor,
-    place_of,
+    build_select,
+    format_url,
     relation,
-    said_of,
-    statement,
+    translate_errors,
     with_key,
 )
 from prefect_flows.sources.sql__database.table_config import TableConfig
@@ -53,7 +53,7 @@ COLLATION_BY_ORDERED_TYPE = dict.fromkeys(
 # dlt derives no precision from Arrow's int64, so its contract would not see a column get wider.
 INT64_HINTS = {"data_type": "bigint", "precision": 64}
 # Tables with fewer pages (of 8 kB) are not read in parts.
-PAGES_OF_A_PART = 4_000
+MIN_PAGES_TO_SPLIT = 4_000
 SET_REPEATABLE_READ = "set transaction isolation level repeatable read read only"
 YEARS_1_TO_9999 = {
     "date": (-719162, 2932896),  # days of 0001-01-01 and 9999-12-31
@@ -71,7 +71,7 @@ class PostgresReader:
     def describe(self, name: str, config: TableConfig) -> tuple[dict[str, Column], list[str]]:
         """Return the columns of a table or query as the server describes them, and its key."""
         source = relation(_quote, name, config, self._schema_name)
-        with said_of(self._engine, name), self._engine.connect() as connection:
+        with translate_errors(self._engine, name), self._engine.connect() as connection:
             # Not through SQLAlchemy, which treats a percent sign as the start of a parameter.
             cursor: Any = connection.connection.cursor()
             cursor.execute(f"select * from {source} limit 0")  # noqa: S608
@@ -102,7 +102,7 @@ class PostgresReader:
         from adbc_driver_postgresql import dbapi
 
         sql = self._statement(name, config, columns, since)
-        with said_of(self._engine, name), dbapi.connect(self._uri) as connection:  # noqa: SIM117
+        with translate_errors(self._engine, name), dbapi.connect(self._uri) as connection:  # noqa: SIM117
             with connection.cursor() as adbc_cursor:
                 hint = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
                 adbc_cursor.adbc_statement.set_options(**{hint: str(BATCH_BYTES)})
@@ -122,7 +122,7 @@ class PostgresReader:
         from adbc_driver_postgresql import dbapi
 
         sql = f"{self._statement(name, config, columns, None)} limit 0"
-        with said_of(self._engine, name), dbapi.connect(self._uri) as connection:  # noqa: SIM117
+        with translate_errors(self._engine, name), dbapi.connect(self._uri) as connection:  # noqa: SIM117
             with connection.cursor() as adbc_cursor:
                 adbc_cursor.execute(sql)
                 data = adbc_cursor.fetch_arrow_table()
@@ -147,14 +147,14 @@ class PostgresReader:
 
         def copy_part(number: int, where: str) -> tuple[Path, int]:
             file = folder / str(number)
-            with self._engine.connect() as connection, written(file) as opened:
+            with self._engine.connect() as connection, open_interruptible(file) as opened:
                 cursor: Any = connection.connection.cursor()
                 cursor.execute(SET_REPEATABLE_READ)
                 cursor.execute("set transaction snapshot %s", [snapshot])
                 cursor.copy_expert(f"copy ({select} {where}) to stdout (format binary)", opened)
                 return file, int(cursor.rowcount)
 
-        with said_of(self._engine, name), self._engine.connect() as first:
+        with translate_errors(self._engine, name), self._engine.connect() as first:
             cursor: Any = first.connection.cursor()
             cursor.execute(f"{SET_REPEATABLE_READ}; select pg_export_snapshot()")
             ((snapshot,),) = cursor.fetchall()
@@ -171,7 +171,7 @@ class PostgresReader:
     ) -> str:
         source = relation(_quote, name, config, self._schema_name)
         return str(
-            statement(source, columns, since).compile(
+            build_select(source, columns, since).compile(
                 # A parameter style in which a percent sign has no meaning.
                 dialect=postgresql.dialect(paramstyle="named"),  # type: ignore[no-untyped-call]
                 compile_kwargs={"literal_binds": True},
@@ -266,7 +266,7 @@ class PostgresReader:
     def _unsupported_value_error(self, name: str, column: str, why: str) -> IngestionError:
         return IngestionError(
             f"Table {name!r}: column {column!r} holds a value that cannot be kept: {why}.",
-            where=place_of(self._engine),
+            where=format_url(self._engine),
             fix=f"give tables.{name} a query that turns the value into text or null",
         )
 
@@ -280,7 +280,7 @@ def _split_conditions(cursor: Any, source: str) -> list[str]:
         [source],
     )
     ((has_ctid_scans, pages),) = cursor.fetchall()
-    if not has_ctid_scans or pages < PAGES_OF_A_PART:
+    if not has_ctid_scans or pages < MIN_PAGES_TO_SPLIT:
         return [""]
     middle = f"'({pages // 2},0)'"
     return [f"where ctid < {middle}", f"where ctid >= {middle}"]

@@ -14,10 +14,10 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.sources.sql__database.readers.base import (
     Column,
     IncrementalCursor,
-    as_written,
+    build_select,
+    literal_sql,
     relation,
-    said_of,
-    statement,
+    translate_errors,
     with_key,
 )
 from prefect_flows.sources.sql__database.table_config import TableConfig
@@ -40,10 +40,12 @@ class SqlAlchemyReader:
     def describe(self, name: str, config: TableConfig) -> tuple[dict[str, Column], list[str]]:
         """Return the columns that SQLAlchemy reflects (only names for a query), and the key."""
         quote = self._quote
-        with said_of(self._engine, name), self._engine.connect() as connection:
+        with translate_errors(self._engine, name), self._engine.connect() as connection:
             if config.query is not None:
                 source = relation(quote, name, config, self._schema_name)
-                empty_result = connection.execute(as_written(f"select * from {source} where 1 = 0"))  # noqa: S608
+                empty_result = connection.execute(
+                    literal_sql(f"select * from {source} where 1 = 0")  # noqa: S608 (the user's own query)
+                )
                 columns = {
                     column: Column(quote(column), ordered=self._order_expression(column, None))
                     for column in empty_result.keys()  # noqa: SIM118
@@ -80,9 +82,9 @@ class SqlAlchemyReader:
             column: dict(described_column.hints) | {"name": column}
             for column, described_column in columns.items()
         }
-        select = statement(source, columns, since)
+        select = build_select(source, columns, since)
         schema: pa.Schema | None = None
-        with said_of(self._engine, name), self._engine.connect() as connection:
+        with translate_errors(self._engine, name), self._engine.connect() as connection:
             options = {"yield_per": self._rows_at_once}
             for rows in connection.execution_options(**options).execute(select).partitions():
                 data = row_tuples_to_arrow([tuple(row) for row in rows], columns=hints, tz="UTC")
