@@ -66,8 +66,8 @@ FAULTS = (
         "rest-only-first-page",
         "A REST source loads the first page of an answer and drops the others.",
         "prefect_flows/ingest/rest/client.py",
-        "        yield rows_of(page.response, rows)\n",
-        "        yield rows_of(page.response, rows)\n        break\n",
+        "        yield get_rows(page.response, rows)\n",
+        "        yield get_rows(page.response, rows)\n        break\n",
         (
             "prefect_flows/ingest/test_rest_client.py::test_a_redirect_on_the_same_address_is_followed",
         ),
@@ -76,7 +76,7 @@ FAULTS = (
         "rest-changed-shape-is-empty",
         "An API that renames the field of its rows loads nothing, without an error.",
         "prefect_flows/ingest/rest/client.py",
-        '        raise other_shape(response, f"{rows!r} is no list of objects")\n',
+        '        raise unexpected_shape_error(response, f"{rows!r} is no list of objects")\n',
         "        return Page([], {})\n",
         ("prefect_flows/ingest/test_rest_client.py::test_another_shape_is_no_empty_page",),
     ),
@@ -256,7 +256,7 @@ FAULTS = (
         "daily-quota-is-waited-for",
         "A REST source waits for a quota that only the next day brings back.",
         "prefect_flows/ingest/rest/responses.py",
-        "if status not in {403, 429, 503} or reason in DAY_REASONS:",
+        "if status not in {403, 429, 503} or reason in DAILY_LIMIT_REASONS:",
         "if status not in {403, 429, 503}:",
         (
             "prefect_flows/ingest/test_rest_client.py::test_a_quota_of_the_day_is_no_matter_of_waiting",
@@ -456,7 +456,7 @@ FAULTS = (
         "run-before-a-damaged-one-is-resumed",
         "A run goes on from one whose tables a later one has changed.",
         "prefect_flows/state/runs.py",
-        "    except DamagedFile as error:\n        warn(",
+        "    except CorruptFileError as error:\n        warn(",
         "    except KeyError as error:\n        warn(",
         (
             "prefect_flows/state/test_damaged.py::"
@@ -500,7 +500,7 @@ FAULTS = (
         "secret-follows-a-redirect",
         "The token of an API is sent to another server that the API points to.",
         "prefect_flows/ingest/rest/transport.py",
-        'if origin_of(request.url or "") != self._origin:',
+        'if get_origin(request.url or "") != self._origin:',
         "if request.url is None:",
         (
             "prefect_flows/ingest/test_rest_client.py::test_the_secret_does_not_follow_to_another_address",
@@ -838,7 +838,7 @@ FAULTS = (
         "schema-of-another-mark-is-dropped",
         "The sweep drops a schema that carries the mark of another pull request.",
         "infrastructure/ci/pull_request/names.py",
-        "return mark if schema == schema_of(mark.number) else None",
+        "return mark if schema == get_schema(mark.number) else None",
         "return mark",
         (
             "infrastructure/ci/test_pull_request_removal.py"

@@ -23,7 +23,7 @@ class HostUnreachable(MillraceError):
     """The host does not respond, has another host key, or rejects the user's key."""
 
     exit_code = 2
-    of_a_system = True
+    is_infrastructure_error = True
 
 
 class RemoteCommandError(ConfigurationError):

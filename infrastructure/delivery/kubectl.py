@@ -20,7 +20,7 @@ class KubectlError(MillraceError):
     """A kubectl command failed."""
 
     exit_code = 2
-    of_a_system = True
+    is_infrastructure_error = True
 
 
 @dataclass(frozen=True)

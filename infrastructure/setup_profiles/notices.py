@@ -205,12 +205,12 @@ def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
         for name, receiver in each.receivers.items():
             kind, data = receiver.block()
             wanted.append(Desired(kind, names.notify_block(target, name), data))
-        wishes = NotificationPreferences(events=each.events, owners=each.owners)
+        preferences = NotificationPreferences(events=each.events, owners=each.owners)
         wanted.append(
             Desired(
                 "variable",
                 names.notification_variable(target),
-                {"value": wishes.model_dump(mode="json")},
+                {"value": preferences.model_dump(mode="json")},
             )
         )
     return wanted

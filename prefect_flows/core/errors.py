@@ -18,7 +18,7 @@
     ├── RunCancelled          exit code 130: the run was cancelled
     └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
 
-Some errors are infrastructure errors (`of_a_system`): a server does not answer, or a stage times
+Some errors are infrastructure errors (`is_infrastructure_error`): a server does not answer, or a stage times
 out. The others are errors of data, code or configuration, which somebody has to fix.
 """
 
@@ -35,7 +35,7 @@ class MillraceError(Exception):
 
     Attributes:
         exit_code: exit code of a command that ends with this error.
-        of_a_system: whether this is an infrastructure error, not one of data, code or
+        is_infrastructure_error: whether this is an infrastructure error, not one of data, code or
             configuration.
         retryable: whether a retry may succeed.
         of_sources: name → error of each source that was not ingested because of this error.
@@ -43,7 +43,7 @@ class MillraceError(Exception):
     """
 
     exit_code: int = 2
-    of_a_system: ClassVar[bool] = False
+    is_infrastructure_error: ClassVar[bool] = False
 
     def __init__(self, what: str, *, where: str, fix: str, retryable: bool = False) -> None:
         super().__init__(what)
@@ -122,13 +122,13 @@ class PrefectUnreachable(MillraceError):
 class WarehouseUnreachable(MillraceError):
     """The warehouse does not answer, or refuses the credentials."""
 
-    of_a_system = True
+    is_infrastructure_error = True
 
 
 class StateStoreError(MillraceError):
     """The state store cannot be read or written."""
 
-    of_a_system = True
+    is_infrastructure_error = True
 
 
 class CorruptFileError(StateStoreError):
@@ -153,7 +153,7 @@ class StageTimedOut(MillraceError, TimeoutError):
     """A stage did not end within its timeout; as a `TimeoutError`, Prefect shows it as TimedOut."""
 
     exit_code = 1
-    of_a_system = True
+    is_infrastructure_error = True
 
 
 class RunCancelled(MillraceError):

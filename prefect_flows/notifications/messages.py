@@ -61,8 +61,8 @@ def build_incident_notice(
     if card is not None and card.failing_rows is not None:
         lines += _failing_row_lines(card.failing_rows)
     last_lines = []
-    if changes.again:
-        last_lines.append(f"open since before: {len(changes.again)}")
+    if changes.ongoing:
+        last_lines.append(f"open since before: {len(changes.ongoing)}")
     if first.command:
         command_label = "see it again" if first.node else "fix"
         last_lines.append(f"{command_label}: {_truncate(first.command, MAX_COMMAND_LENGTH)}")

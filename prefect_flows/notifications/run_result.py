@@ -77,7 +77,7 @@ class _Notifier:
             list(_find_incidents(self.run, self.runtime.url)),
             _resolved_ids(self.run, before),
         )
-        preferences, receivers = self.runtime.wishes, None
+        preferences, receivers = self.runtime.preferences, None
         if preferences is not None:
             notices = _build_notices(self.run, changes, preferences, self.runtime.url)
             if notices or outbox.waiting:
@@ -107,7 +107,7 @@ class _Notifier:
     def _read_recipients(self) -> list[str] | None:
         """Return the recipients; None if the Prefect API does not answer."""
         try:
-            return self.runtime.receivers()
+            return self.runtime.recipients()
         except PrefectUnreachable as error:
             self.log.warning("Who is to be told cannot be asked: %s", error)
             return None
@@ -212,7 +212,7 @@ def _build_notices(
     cards = {card.unique_id: card for card in report.cards} if report is not None else {}
     found = [messages.build_incident_notice(target, changes, preferences, cards, url)]
     if "recovery" in preferences.events:
-        over = [incident for incident in changes.over if incident.kind in preferences.events]
+        over = [incident for incident in changes.resolved if incident.kind in preferences.events]
         found.append(messages.build_recovery_notice(target, over, len(changes.open), url))
     loads = run.record.get("ingest", {})
     if "success" in preferences.events and run.outcome == "passed":
@@ -239,7 +239,7 @@ def _build_notices(
 
 
 def _error_fields(error: MillraceError) -> dict[str, str]:
-    is_infrastructure = error.retryable or error.of_a_system
+    is_infrastructure = error.retryable or error.is_infrastructure_error
     return {
         "cause": _one_line(f"{error.what} ({error.where})"),
         "cause_class": "system" if is_infrastructure else "configuration",

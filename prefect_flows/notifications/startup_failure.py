@@ -62,7 +62,7 @@ def _notify(
 
 def _has_recipients(runtime: Runtime) -> bool:
     try:
-        return bool(runtime.receivers())
+        return bool(runtime.recipients())
     except PrefectUnreachable as error:
         runtime.log.warning("Who is to be told cannot be asked: %s", error.what)
         return False

@@ -42,7 +42,7 @@ class Runtime(Protocol):
         url: URL of the flow run; None without Prefect.
         log: the log of the run.
         unreported: one line for each thing that could not be reported to Prefect.
-        wishes: notification preferences of the target; None if this runtime sends no notifications.
+        preferences: notification preferences of the target; None if this runtime sends no notifications.
         stop: handles the cancellation of the run.
     """
 
@@ -50,7 +50,7 @@ class Runtime(Protocol):
     url: str | None
     log: Logger
     unreported: list[str]
-    wishes: NotificationPreferences | None
+    preferences: NotificationPreferences | None
     stop: CancellationHandler
 
     @property
@@ -85,7 +85,7 @@ class Runtime(Protocol):
     def secret(self, block: str) -> Any | None:
         """Return the value of a `Secret` block; None if there is no such block."""
 
-    def receivers(self) -> list[str]:
+    def recipients(self) -> list[str]:
         """Return the notification blocks of the target.
 
         Raises:
@@ -101,7 +101,7 @@ class LocalRuntime:
         self.url: str | None = None
         self.log: Logger = logging.getLogger("millrace")
         self.unreported: list[str] = []
-        self.wishes: NotificationPreferences | None = None
+        self.preferences: NotificationPreferences | None = None
         self.listeners: Sequence[EventListener] = ()
         self.stop = CancellationHandler()
 
@@ -130,6 +130,6 @@ class LocalRuntime:
         """Return the variable that replaces the block; None if it is not set or empty."""
         return os.environ.get(secret_block_variable(block)) or None
 
-    def receivers(self) -> list[str]:
+    def recipients(self) -> list[str]:
         """Return no blocks: the caller of the process sees how the run ended."""
         return []

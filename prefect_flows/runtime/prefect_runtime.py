@@ -63,7 +63,7 @@ class PrefectRuntime:
         self.url = url_for("flow-run", obj_id=flow_run.id)
         self.log = log
         self.unreported: list[str] = []
-        self.wishes: NotificationPreferences | None = preferences
+        self.preferences: NotificationPreferences | None = preferences
         self._flow_run_id: UUID = flow_run.id
         self._target = target
         self._patience = patience
@@ -118,7 +118,7 @@ class PrefectRuntime:
         with prefect_client() as client:
             return read_secret(client, block)
 
-    def receivers(self) -> list[str]:
+    def recipients(self) -> list[str]:
         """Return the notification blocks of the target.
 
         Raises:

@@ -70,20 +70,20 @@ class IncidentChanges:
 
     Attributes:
         new: incidents that were not open before.
-        again: open incidents that this run saw again.
-        over: incidents that this run resolved, or whose node is gone from the project.
-        unknown: open incidents that this run did not check.
+        ongoing: open incidents that this run saw again.
+        resolved: incidents that this run resolved, or whose node is gone from the project.
+        unchecked: open incidents that this run did not check.
     """
 
     new: Sequence[Incident] = ()
-    again: Sequence[Incident] = ()
-    over: Sequence[Incident] = ()
-    unknown: Sequence[Incident] = ()
+    ongoing: Sequence[Incident] = ()
+    resolved: Sequence[Incident] = ()
+    unchecked: Sequence[Incident] = ()
 
     @property
     def open(self) -> list[Incident]:
         """All incidents that are open after the run."""
-        return [*self.unknown, *self.again, *self.new]
+        return [*self.unchecked, *self.ongoing, *self.new]
 
 
 def compare_incidents(
@@ -100,7 +100,7 @@ def compare_incidents(
     seen_ids = {incident.id for incident in seen}
     return IncidentChanges(
         new=[incident for incident in seen if incident.id not in known],
-        again=[
+        ongoing=[
             incident.model_copy(
                 update={
                     "first_at": known[incident.id].first_at,
@@ -110,8 +110,8 @@ def compare_incidents(
             for incident in seen
             if incident.id in known
         ],
-        over=[each for i, each in known.items() if i not in seen_ids and i in good],
-        unknown=[each for i, each in known.items() if i not in seen_ids and i not in good],
+        resolved=[each for i, each in known.items() if i not in seen_ids and i in good],
+        unchecked=[each for i, each in known.items() if i not in seen_ids and i not in good],
     )
 
 

@@ -34,7 +34,7 @@ MAX_PAGES = 100
 class GitHubError(MillraceError):
     """GitHub does not respond, or rejects the request."""
 
-    of_a_system = True
+    is_infrastructure_error = True
 
 
 class GitHub:

@@ -111,7 +111,7 @@ def test_a_fault_of_the_server_is_tried_again(server: GitHubServer) -> None:
     server.faults += [Fault("GET", 500) for _ in range(5)]
     with pytest.raises(GitHubError, match=r"GitHub refuses: 500") as refused:
         write(BODY + "more")
-    assert refused.value.of_a_system
+    assert refused.value.is_infrastructure_error
     assert bodies(server) == [BODY]
 
 

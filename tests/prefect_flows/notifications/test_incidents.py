@@ -30,14 +30,14 @@ def test_what_is_seen_again_is_counted_and_keeps_its_beginning() -> None:
         [incident("a", runs=3)], [incident("a", hours=2), incident("b", hours=2)], set()
     )
     assert [each.id for each in judged.new] == ["b"]
-    (again,) = judged.again
+    (again,) = judged.ongoing
     assert (again.first_at, again.last_at, again.runs) == (NOW, NOW + timedelta(hours=2), 4)
 
 
 def test_what_a_run_did_not_look_at_stays_open() -> None:
     before = [incident("good"), incident("not looked at"), incident("bad")]
     judged = compare_incidents(before, [incident("bad")], {"good"})
-    assert [each.id for each in judged.over] == ["good"]
+    assert [each.id for each in judged.resolved] == ["good"]
     assert {each.id for each in judged.open} == {"not looked at", "bad"}
     assert judged.new == []
 

@@ -73,8 +73,10 @@ def test_the_first_failing_rows_without_what_is_hidden() -> None:
 
 
 def test_an_owner_is_mentioned_as_the_chat_does() -> None:
-    wishes = NotificationPreferences(owners={"shop": "<@U024BE7LH>"})
-    notice = build_incident_notice("prod", IncidentChanges(new=[incident(0)]), wishes, {}, None)
+    preferences = NotificationPreferences(owners={"shop": "<@U024BE7LH>"})
+    notice = build_incident_notice(
+        "prod", IncidentChanges(new=[incident(0)]), preferences, {}, None
+    )
     assert notice is not None
     assert "owner: <@U024BE7LH> (shop)" in notice.body
 

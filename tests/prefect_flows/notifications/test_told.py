@@ -170,9 +170,9 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
 def test_what_warns_and_what_is_wished_for(
     project: Project, notified: Scratch, told: Receivers
 ) -> None:
-    wishes = ["failure", "warning", "success", "retry"]
+    events = ["failure", "warning", "success", "retry"]
     only = {"hook": told.contract()["hook"]}
-    assert setup(notified, {"receivers": only, "events": wishes}).returncode == 0
+    assert setup(notified, {"receivers": only, "events": events}).returncode == 0
     forget(project, but="--hook")
     notified.model("first", "select 1 as id")
     notified.properties(
