@@ -18,8 +18,8 @@
     ├── RunCancelled          exit code 130: the run was cancelled
     └── StageFailed           exit code 1: a dbt stage ran, and some of its nodes failed
 
-Some errors are infrastructure errors (`is_infrastructure_error`): a server does not answer, or a stage times
-out. The others are errors of data, code or configuration, which somebody has to fix.
+Some errors are infrastructure errors (`is_infrastructure_error`): a server does not answer, or a
+stage times out. The others are errors of data, code or configuration, which somebody has to fix.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Runtime(Protocol):
         url: URL of the flow run; None without Prefect.
         log: the log of the run.
         unreported: one line for each thing that could not be reported to Prefect.
-        preferences: notification preferences of the target; None if this runtime sends no notifications.
+        preferences: notification preferences of the target; None if this runtime sends none.
         stop: handles the cancellation of the run.
     """
 
