@@ -20,7 +20,11 @@ from prefect_flows.core.settings import load_settings
 PYPROJECT = "pyproject.toml"
 BRANCH = "main"
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(
+    help="Make a release: its version, its section of the changelog, its tag.",
+    add_completion=False,
+    no_args_is_help=True,
+)
 
 
 @app.command()
