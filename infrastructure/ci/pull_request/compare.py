@@ -23,7 +23,7 @@ from infrastructure.ci.pull_request.columns import get_key, get_volatile_columns
 from infrastructure.ci.pull_request.comparison_query import Sides
 from infrastructure.ci.pull_request.context import Context
 from infrastructure.ci.pull_request.differences import Comparison, Difference
-from infrastructure.ci.pull_request.names import SchemaOwner, get_folder
+from infrastructure.ci.pull_request.names import get_folder
 from infrastructure.ci.pull_request.warehouse import (
     Limits,
     QueryFailed,
@@ -100,10 +100,6 @@ def manifests(ground: Context, number: int) -> tuple[dict[str, Any], dict[str, A
     files = (folder / PRODUCTION / MANIFEST, folder / MANIFEST)
     before, after = (json.loads(f.read_text()) if f.exists() else dict(empty) for f in files)
     return before, after
-
-
-def _since(mark: SchemaOwner | None) -> str:
-    return "is gone" if mark is None else f"was built again at {mark.built_at:%H:%M} UTC"
 
 
 def _store(folder: Path, comparison: Comparison) -> Comparison:

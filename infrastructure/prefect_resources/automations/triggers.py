@@ -28,7 +28,6 @@ EACH_RUN = ("prefect.resource.id",)
 
 # `ui_url` is "None" on a server that does not know its own URL.
 LINK = '{{ (flow_run|ui_url) or "flow run " ~ flow_run.id }}'
-AUTOMATION_LINK = '{{ (automation|ui_url) or "automation " ~ automation.name }}'
 LABEL = "The run {{ flow_run.name }}{% if deployment %} of {{ deployment.name }}{% endif %}"
 HEALTH = "uv run millrace health {target}"
 LOGS = "uv run prefect flow-run logs {{ flow_run.id }}"
