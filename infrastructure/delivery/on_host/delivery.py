@@ -54,6 +54,7 @@ class Delivery:
         self._target = str(record["target"])
         self._wait = float(record["health_seconds"])
         self._drain = int(record["drain_seconds"])
+        self._known: dict[str, str] = {}
 
     def run(self) -> str:
         """Deliver, or roll back; return the result."""
@@ -109,11 +110,11 @@ class Delivery:
         with self._step("setup", "secrets, blocks, work pools, deployments, automations"):
             setup = "/opt/millrace/infrastructure/platforms/docker/setup"
             self._engine.inside(release, setup, self._target)
-        self._check(release, {})
+        self._check(release)
 
     def _deliver_update(self, release: Release, before: Release) -> None:
-        known = self._faults(before, 0)
-        for each in known.values():
+        self._known = self._faults(before, 0)
+        for each in self._known.values():
             self._log.say(f"wrong before this delivery: {each}")
         with self._step("before", "are the blocks as Terraform's outputs say?"):
             self._blocks(release)
@@ -146,7 +147,7 @@ class Delivery:
         if not self.record["back"]:
             with self._step("automations", "what finds late, stuck and killed runs"):
                 self._engine.inside(release, "millrace", "automations", "--target", self._target)
-        self._check(release, known)
+        self._check(release)
 
     def _blocks(self, release: Release) -> None:
         done = self._engine.inside(release, *CHECK_BLOCKS, "--check", passes=(0, 1))
@@ -193,10 +194,14 @@ class Delivery:
         ).stdout  # fmt: skip
         return dict(json.loads(output.strip().splitlines()[-1]))
 
-    def _check(self, release: Release, known: dict[str, str]) -> None:
+    def _new_faults(self, release: Release) -> list[str]:
+        """Return the faults that the health check did not find before this delivery."""
+        faults = self._faults(release, self._wait, self._known)
+        return [text for key, text in faults.items() if key not in self._known]
+
+    def _check(self, release: Release) -> None:
         with self._step("check", "the health check"):
-            faults = self._faults(release, self._wait, known)
-            found = [text for key, text in faults.items() if key not in known]
+            found = self._new_faults(release)
             for each in found:
                 self._log.quote(each)
             if found:
@@ -261,9 +266,9 @@ class Delivery:
                 back = [*CONTAINER_CLI, "back", self._target, self.record["deployed"]]
                 self._engine.inside(before, *back)
         with each("check", "the health check"):
-            found = self._faults(before, self._wait)
+            found = self._new_faults(before)
             if found:
-                raise StepFailed(f"the health check fails: {'; '.join(found.values())}")
+                raise StepFailed(f"the health check fails: {'; '.join(found)}")
         return faults
 
     def _handle_success(self, release: Release, before: Release | None) -> str:
