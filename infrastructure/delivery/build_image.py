@@ -236,7 +236,7 @@ def main(
         bool, typer.Option("--quiet", help="Print nothing but the image's name.")
     ] = False,
 ) -> None:
-    """Build the image from the commit that lies here, and print its name.
+    """Build the image from the checked-out commit, and print its name.
 
     With --source: only the own images of these sources, on the image that is there already.
     """

@@ -82,10 +82,10 @@ class Delivery:
         self.record |= {"backup": killed["backup"], "deployed": killed["deployed"]}
         if before is None or killed["release"] == release.id:
             return
-        self._log.say("It was of another release, so what it did is taken back first.")
+        self._log.say("It delivered another release; rolling it back first.")
         # Ignored here: the same fault makes a step below fail.
         faults = self._roll_back(before)
-        self._log.say(f"Taken back{': ' + '; '.join(faults) if faults else ''}.")
+        self._log.say(f"Rolled back{': ' + '; '.join(faults) if faults else ''}.")
         self.record |= {"begun": [], "backup": None, "deployed": ""}
 
     @contextmanager
@@ -121,8 +121,8 @@ class Delivery:
         migrates = release.head != database.revision(self._engine, before)
         if migrates and self.record["back"]:
             raise StepFailed(
-                "a migration of Prefect's database lies between the two, which the server before "
-                "does not know; restore the backup from before it (documentation/delivery.md)"
+                "the releases have different database migrations, and the previous server does not "
+                "know the newer one; restore the backup from before it (documentation/delivery.md)"
             )
         if migrates or self.record["always_backup"]:
             self._backup(before, migrates=migrates)
@@ -212,7 +212,9 @@ class Delivery:
         self._log.say(f"FAILED: {why}")
         begun = self.record["begun"]
         if before is None:
-            self._log.say("There is no release before it: all of it stays, to be looked at.")
+            self._log.say(
+                "There is no release before it: everything is left as it is for inspection."
+            )
             return STUCK
         if not set(begun) - {"before"}:
             self._log.say(f"Nothing was changed; {before.version} runs on.")
@@ -220,10 +222,14 @@ class Delivery:
         self._log.say(f"Back to {before.version}")
         faults = self._roll_back(before)
         if faults:
-            self.record["why"] += "; and the way back fails: " + "; ".join(faults)
+            self.record["why"] += "; and the rollback fails: " + "; ".join(faults)
             for each in faults:
                 self._log.say(f"FAILED: {each}")
-            self._notify(before, "needs a hand", f"{release.version} failed: {self.record['why']}")
+            self._notify(
+                before,
+                "needs manual intervention",
+                f"{release.version} failed: {self.record['why']}",
+            )
             return STUCK
         text = f"{release.version} failed: {why}\nIt is at {before.version} again, and healthy."
         self._notify(before, f"was rolled back to {before.version}", text)

@@ -66,7 +66,7 @@ def test_it_is_written_for_the_python_of_an_old_host() -> None:
 
 def test_the_second_is_told_of_the_first(folder: Folder) -> None:
     held = folder.lock("first")
-    with pytest.raises(Busy, match=r"Another delivery is under way here.*: first") as caught:
+    with pytest.raises(Busy, match=r"Another delivery is in progress here.*: first") as caught:
         folder.lock("second")
     assert "deliveries/first/log" in caught.value.fix
     os.close(held)
