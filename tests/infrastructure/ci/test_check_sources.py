@@ -199,7 +199,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
          "the code of a run is what is installed where it goes; write pull: []"),
         (DEPLOYMENTS, "name: nyc--flights--dev", "nmae: nyc--flights--dev",
          "0.name: this field is required (prefect.yaml, line 20); "
-         "correct prefect.yaml; documentation/deployments.md says what may stand there"),
+         "correct prefect.yaml; documentation/deployments.md describes the allowed keys"),
         (DEPLOYMENTS, "flow.ingest_nyc_flights", "ingest",
          "nyc--flights--dev would run prefect_flows.sources.nyc__flights.ingest; "
          "write entrypoint: prefect_flows.sources.nyc__flights.flow.ingest_nyc_flights"),
