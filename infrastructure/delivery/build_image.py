@@ -57,7 +57,7 @@ def code_in(folder: Path) -> Code:
     """Read commit and remote of a folder from git.
 
     Raises:
-        ConfigurationError: the folder is no clone, or git is not installed.
+        ConfigurationError: the folder is not a clone, or git is not installed.
     """
     commit = git(folder, "rev-parse", "HEAD")
     remotes = git(folder, "remote").splitlines()
