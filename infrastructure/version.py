@@ -59,7 +59,7 @@ def git(folder: Path, *arguments: str) -> str:
     """Run git in a folder and return its output.
 
     Raises:
-        ConfigurationError: the folder is no clone, or git is not installed.
+        ConfigurationError: the folder is not a clone, or git is not installed.
     """
     try:
         done = subprocess.run(

@@ -57,7 +57,7 @@ def code_in(folder: Path) -> Code:
     """Read commit and remote of a folder from git.
 
     Raises:
-        ConfigurationError: the folder is no clone, or git is not installed.
+        ConfigurationError: the folder is not a clone, or git is not installed.
     """
     commit = git(folder, "rev-parse", "HEAD")
     remotes = git(folder, "remote").splitlines()
@@ -236,7 +236,7 @@ def main(
         bool, typer.Option("--quiet", help="Print nothing but the image's name.")
     ] = False,
 ) -> None:
-    """Build the image from the commit that lies here, and print its name.
+    """Build the image from the checked-out commit, and print its name.
 
     With --source: only the own images of these sources, on the image that is there already.
     """

@@ -156,13 +156,13 @@ class ClusterDelivery:
             self._say("Nothing was changed.")
             return REFUSED
         if not before:
-            self._say("There is nothing before it: all of it stays, to be looked at.")
+            self._say("There is no release before it: everything is left as it is for inspection.")
             return STUCK
         faults = self._roll_back(before, started_steps)
         was = self._get_version(SERVER)
         if faults:
-            self.record["why"] += "; and the way back fails: " + "; ".join(faults)
-            self._notify("needs a hand", str(self.record["why"]))
+            self.record["why"] += "; and the rollback fails: " + "; ".join(faults)
+            self._notify("needs manual intervention", str(self.record["why"]))
             return STUCK
         self._notify(f"was rolled back to {was}", f"{self._wish.version} failed: {why}")
         return ROLLED_BACK

@@ -38,7 +38,9 @@ app = typer.Typer(
 
 Target = Annotated[str, typer.Option(help="The target whose deployments come with it.")]
 Host = Annotated[str, typer.Option(help="USER@HOST; an ordinary user.")]
-KnownHosts = Annotated[Path, typer.Option(help="File with the host's key; no other is taken.")]
+KnownHosts = Annotated[
+    Path, typer.Option(help="File with the host's key; only this key is accepted.")
+]
 Identity = Annotated[
     Path | None, typer.Option(help="File of the private key. The agent's by default.")
 ]
@@ -58,7 +60,7 @@ def ssh(
     target: Target,
     host: Host,
     known_hosts: KnownHosts,
-    image: Annotated[str, typer.Option(help="NAME@sha256:…, of the commit that lies here.")],
+    image: Annotated[str, typer.Option(help="NAME@sha256:…, built from the checked-out commit.")],
     identity: Identity = None,
     port: Port = 22,
     folder: Folder = "millrace",
@@ -68,7 +70,10 @@ def ssh(
         bool, typer.Option("--backup", help="Keep Prefect's database, also without a migration.")
     ] = False,
     apply_blocks: Annotated[
-        bool, typer.Option("--apply-blocks", help="Write blocks that differ; they end it else.")
+        bool,
+        typer.Option(
+            "--apply-blocks", help="Write blocks that differ; otherwise they fail the delivery."
+        ),
     ] = False,
 ) -> None:
     """Deliver a release to a host with an engine and Compose.
@@ -111,7 +116,7 @@ def back(
 def kubernetes(
     target: Target,
     context: Annotated[str, typer.Option(help="kubectl's context; the default one is not taken.")],
-    image: Annotated[str, typer.Option(help="NAME@sha256:…, of the commit that lies here.")],
+    image: Annotated[str, typer.Option(help="NAME@sha256:…, built from the checked-out commit.")],
     kustomization: Annotated[
         Path, typer.Option(help="What is applied: the base, or an overlay of it.")
     ] = KUSTOMIZATION,

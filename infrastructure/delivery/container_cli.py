@@ -69,10 +69,10 @@ def deployed(target: Annotated[str, typer.Argument(help="The target.")]) -> None
 @app.command()
 @exits_with_expected_errors
 def notify(
-    target: Annotated[str, typer.Argument(help="Whose blocks notify-<target> are told.")],
+    target: Annotated[str, typer.Argument(help="Target whose notify-<target> blocks are used.")],
     subject: Annotated[str, typer.Argument(help="One line.")],
 ) -> None:
-    """Tell what standard input says through the blocks of the target; never fails for that."""
+    """Send standard input as a notification through the target's blocks; only print failures."""
     body = sys.stdin.read().strip()
     try:
         with prefect_client() as client:
@@ -80,23 +80,25 @@ def notify(
                 block_address(document) for document in notification_blocks(client, target)
             ]
     except PrefectUnreachable as error:
-        typer.echo(f"nobody could be told: {error.what}")
+        typer.echo(f"Cannot read the notification blocks: {error.what}")
         return
     if not recipients:
-        typer.echo(f"nobody was told: there is no block {notify_block(target)}")
+        typer.echo(f"No notification sent: there is no block {notify_block(target)}")
     send = build_sender(recipients)
     notice = Notice(subject=subject, body=body, at=datetime.now(UTC))
     for receiver in recipients:
         unsent = send(receiver, notice)
         block = receiver.rpartition("/")[2]
         typer.echo(
-            f"sent through {block}" if unsent is None else f"{block} could not be told: {unsent}"
+            f"sent through {block}"
+            if unsent is None
+            else f"Sending through {block} failed: {unsent}"
         )
 
 
 @app.command()
 def head() -> None:
-    """Print the revision to which a server of this image brings its database."""
+    """Print the Alembic revision to which this image migrates Prefect's database."""
     from importlib.util import find_spec
 
     from alembic.script import ScriptDirectory

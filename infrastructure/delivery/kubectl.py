@@ -42,7 +42,7 @@ class Kubectl:
             raise KubectlError(
                 done.stderr.strip() or f"exit code {done.returncode}",
                 where=" ".join(command),
-                fix="see what it says; roles of whoever delivers: documentation/delivery.md",
+                fix="see what it says; required roles: documentation/delivery.md",
             )
         return done.stdout
 

@@ -48,7 +48,7 @@ class Lease:
             except KubectlError as error:
                 if "AlreadyExists" not in error.what:
                     raise
-                raise self._busy("one that began just now") from error
+                raise self._busy("one that has just started") from error
             return
         spec = found["spec"]
         self.good = json.loads(found["metadata"].get("annotations", {}).get(GOOD, "{}"))
@@ -68,7 +68,7 @@ class Lease:
         """
         found = self._cluster.get("lease", LEASE_NAME)
         if found is None or found["spec"].get("holderIdentity") != self._holder:
-            raise self._busy("one that took this one for dead")
+            raise self._busy("a delivery that took over this lease")
         self._replace(found, self._holder)
 
     def free(self, good: Mapping[str, int] | None) -> None:
@@ -104,7 +104,7 @@ class Lease:
 
     def _busy(self, holder: str) -> TargetBusy:
         return TargetBusy(
-            f"Another delivery is under way: {holder}.",
+            f"Another delivery is in progress: {holder}.",
             where=f"lease {LEASE_NAME}, context {self._cluster.context}, namespace "
             f"{self._cluster.namespace}",
             fix=f"wait for it; one that was killed is taken over after {self._seconds} s",

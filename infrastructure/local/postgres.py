@@ -33,7 +33,6 @@ USER = "postgres"
 MIB = 1024**2
 # A new database takes 40 MiB, and each WAL segment 16 MiB.
 MINIMUM_FREE_BYTES = 64 * MIB
-STATUS_COMMAND = "uv run millrace status"
 
 
 @dataclass(frozen=True)

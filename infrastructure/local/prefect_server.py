@@ -53,7 +53,7 @@ DEFAULTS = {
 }
 # Line in the server's log that marks a start.
 STARTED = "--- The Prefect server starts"
-RESTART_COMMANDS = "when no run is under way: uv run millrace down && uv run millrace up"
+RESTART_COMMANDS = "when no run is in progress: uv run millrace down && uv run millrace up"
 
 
 @dataclass(frozen=True)
@@ -400,7 +400,7 @@ def _read_toml(file: Path) -> tomlkit.TOMLDocument:
         return tomlkit.parse(file.read_text())
     except ParseError as error:
         raise ServerError(
-            f"{file.name} is no valid TOML: {error}.",
+            f"{file.name} is not valid TOML: {error}.",
             where=str(file),
             fix="correct that line, or remove the file; `millrace up` writes it again",
         ) from error

@@ -79,7 +79,7 @@ def _parse_value(text: str, name: str) -> Any:
         return parse_json(text)
     except DocumentError as error:
         raise ConfigurationError(
-            f"The value begins like a JSON object and is none: {error}.",
+            f"The value looks like JSON but is not valid: {error}.",
             where="standard input",
             fix="correct it, for example with: python -m json.tool FILE",
         ) from None  # the decoder's error contains the text, which is a secret
@@ -99,7 +99,7 @@ def _registry_block(value: Any, name: str) -> Any:
     except ValidationError as error:
         faults = "; ".join(validation_faults(error))
         raise ConfigurationError(
-            f"These are no registry credentials: {faults}.",
+            f"These are not registry credentials: {faults}.",
             where="standard input",
             fix='give {"username": …, "password": …, "registry_url": …} to '
             f"uv run millrace secret {name} --type {Type.REGISTRY}",

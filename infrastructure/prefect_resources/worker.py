@@ -105,7 +105,7 @@ async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: 
                 group.cancel_scope.cancel()
                 return
             console.print(
-                f"Told to stop: no new runs; waiting for {gate.runs} under way,"
+                f"Stopping: no new runs; waiting for {gate.runs} in progress,"
                 f" {patience:.0f} s at most."
             )
             async with anyio.create_task_group() as waiting:
@@ -117,7 +117,7 @@ async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: 
                 waiting.start_soon(until_emptied)
                 with anyio.move_on_after(patience):
                     await anext(signals)
-                console.print(f"Out of patience: SIGTERM to {terminate_runs()} process(es).")
+                console.print(f"Timeout: sent SIGTERM to {terminate_runs()} process(es).")
                 with anyio.move_on_after(SHUTDOWN_GRACE_SECONDS):
                     await anyio.sleep_forever()
                 waiting.cancel_scope.cancel()

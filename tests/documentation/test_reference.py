@@ -89,7 +89,7 @@ def test_a_command_that_is_new_makes_the_check_fail_until_the_pages_are_written(
     again = copy.run("-m", "infrastructure.cli", "reference", "--check")
 
     assert checked.returncode == 1, checked.stderr
-    assert "commands.md: says something else than the code" in checked.stdout
+    assert "commands.md: out of date" in checked.stdout
     assert f"fix: {FIX}" in checked.stdout
     assert written.returncode == again.returncode == 0
     text = (copy.folder / "documentation/reference/commands.md").read_text()
@@ -107,7 +107,7 @@ def test_an_option_or_a_setting_without_a_word_is_refused(copy: Project) -> None
     )
     done = copy.run("-m", "infrastructure.cli", "reference", "--check")
     assert done.returncode == ConfigurationError.exit_code
-    assert "The option 'grams' says nothing of itself." in done.stderr
+    assert "The option 'grams' has no help text." in done.stderr
 
     with pytest.raises(ConfigurationError, match="'grams' has no description"):
         rows({"properties": {"grams": {"type": "integer"}}}, where="settings.py")

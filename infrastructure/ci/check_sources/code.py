@@ -100,7 +100,7 @@ def dlt_source(source: Source) -> Iterator[Fault]:
     if "schema_contract" not in called:
         yield Fault(
             file,
-            "nothing says what becomes of a new column or another type",
+            "it has no schema contract",
             'write schema_contract={"columns": "freeze", "data_type": "freeze"}',
         )
 

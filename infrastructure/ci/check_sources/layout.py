@@ -58,9 +58,9 @@ def package(source: Source) -> Iterator[Fault]:
         )
     dependencies = project.get("dependencies", [])
     for each in filter(malformed, dependencies):
-        yield Fault(file, f"{each!r} is no dependency", 'write it like "requests>=2.32"')
+        yield Fault(file, f"{each!r} is not a valid dependency", 'write it like "requests>=2.32"')
     if "millrace" not in dependencies:
-        yield Fault(file, "the project is no dependency", 'write dependencies = ["millrace", …]')
+        yield Fault(file, "the project is not a dependency", 'write dependencies = ["millrace", …]')
     if uv.get("sources", {}).get("millrace") != {"workspace": True}:
         yield Fault(
             file,
@@ -83,7 +83,7 @@ def image(source: Source) -> Iterator[Fault]:
     if instructions.get("FROM", [])[:1] not in (["${BASE_IMAGE}"], ["$BASE_IMAGE"]):
         yield Fault(
             file,
-            "it does not stand on the project's image",
+            "it does not extend the project's image",
             "write ARG BASE_IMAGE, then FROM ${BASE_IMAGE}",
         )
     if instructions.get("USER", [USER]) != [USER]:

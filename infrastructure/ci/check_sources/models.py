@@ -48,7 +48,9 @@ def declaration(source: Source) -> Iterator[Fault]:
         return
     if declared.get("schema") != source.schema:
         yield Fault(
-            file, f"dbt would look into {declared.get('schema')}", f"write schema: {source.schema}"
+            file,
+            f"dbt would read schema {declared.get('schema')}",
+            f"write schema: {source.schema}",
         )
     if not any_table(source) and not tables(source):
         yield Fault(
@@ -58,9 +60,7 @@ def declaration(source: Source) -> Iterator[Fault]:
         )  # fmt: skip
     config = declared.get("config") or {}
     if not (config.get("meta") or {}).get("owner"):
-        yield Fault(
-            file, "nobody answers for it", "write meta: {owner: …} under config, a team's name"
-        )
+        yield Fault(file, "it has no owner", "write meta: {owner: …} under config, a team's name")
     each_table = [each.get("config") or {} for each in _mappings(declared.get("tables"))]
     for keys, fix in (
         (LOADED_AT, "write loaded_at_query under config, as that of nyc__flights"),
@@ -98,7 +98,7 @@ def described(source: Source) -> Iterator[Fault]:
         if model not in found:
             yield Fault(
                 source.models_yml,
-                f"it describes {model}, which is no model here",
+                f"it describes {model}, which is not a model in this folder",
                 "correct the name, or add the file",
             )
 

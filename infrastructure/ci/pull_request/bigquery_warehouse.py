@@ -223,7 +223,7 @@ class BigQueryWarehouse:
                 raise QueryFailed(
                     f"The warehouse refuses: {' '.join(str(error).split())}",
                     where=profile.address,
-                    fix="correct what it names, and do this again",
+                    fix="correct what it names, and try again",
                 ) from error
             raise WarehouseUnreachable(
                 f"The warehouse of target {profile.target!r} cannot be used: "

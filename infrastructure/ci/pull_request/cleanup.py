@@ -67,7 +67,7 @@ def _drop_if_free(warehouse: Warehouse, schema: str) -> str:
     try:
         return "dropped" if _drop(warehouse, schema, 0) else "left: it was gone already"
     except TargetBusy:
-        return "left: something is under way in it"
+        return "left: a build, comparison or removal is in progress"
     except ConfigurationError as error:
         log.warning("%s: %s", schema, error)
         return f"left: {error.what}"

@@ -53,7 +53,7 @@ def build(
         typer.Option(envvar="GITHUB_REPOSITORY", help="owner/name, written on the schema."),
     ] = None,
     vars: Annotated[
-        str, typer.Option(help="Variables of the dbt project, as JSON; as production has them.")
+        str, typer.Option(help="Variables of the dbt project, as JSON; same values as production.")
     ] = "{}",
     without_rows: Annotated[
         bool, typer.Option("--without-rows", help="Fetch no rows of failed tests.")
@@ -88,11 +88,9 @@ def compare(
     target: Target,
     production: Production,
     output: Annotated[Path, typer.Option(help="File that the comment is written to.")],
-    seconds: Annotated[
-        float, typer.Option(min=1, help="Seconds that one question may take.")
-    ] = 120.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Maximum seconds for one query.")] = 120.0,
     gigabytes: Annotated[
-        float, typer.Option(min=0, help="Gigabytes that all of it may read, where they are sold.")
+        float, typer.Option(min=0, help="Maximum gigabytes scanned (BigQuery).")
     ] = 10.0,
     wait: Wait = 1800.0,
     no_prefect: NoPrefect = False,
@@ -127,9 +125,7 @@ def comment(
     file: Annotated[Path, typer.Argument(help="The comment that `compare` wrote.")],
     number: Number,
     repository: Repository,
-    author: Annotated[
-        str, typer.Option(help="Login of whoever the token belongs to.")
-    ] = "github-actions[bot]",
+    author: Annotated[str, typer.Option(help="Login of the token's user.")] = "github-actions[bot]",
 ) -> None:
     """Write the comment on the pull request, or write the one that is there anew.
 
@@ -140,7 +136,7 @@ def comment(
 
     if not file.exists() or not (text := file.read_text()).startswith(MARKER):
         raise ConfigurationError(
-            f"{file} does not exist, or is no comment that `compare` wrote.",
+            f"{file} does not exist, or is not a comment that `compare` wrote.",
             where=str(file),
             fix="write it: uv run millrace pr compare --output "
             f"{file} --number {number} --target NAME --production NAME",
@@ -169,7 +165,7 @@ def close(
 def sweep(
     target: Target,
     repository: Repository,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, and drop nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print only, drop nothing.")] = False,
     no_prefect: NoPrefect = False,
 ) -> None:
     """Drop the schemas of pull requests that are no longer open, as GitHub says."""
@@ -190,7 +186,7 @@ def _json(text: str) -> dict[str, Any]:
     except DocumentError as error:
         variables, reason = None, str(error)
     else:
-        reason = "it is no object"
+        reason = "it is not an object"
     if not isinstance(variables, dict):
         raise ConfigurationError(
             f"Not variables as JSON: {reason}.",

@@ -23,7 +23,7 @@ from infrastructure.ci.pull_request.columns import get_key, get_volatile_columns
 from infrastructure.ci.pull_request.comparison_query import Sides
 from infrastructure.ci.pull_request.context import Context
 from infrastructure.ci.pull_request.differences import Comparison, Difference
-from infrastructure.ci.pull_request.names import SchemaOwner, get_folder
+from infrastructure.ci.pull_request.names import get_folder
 from infrastructure.ci.pull_request.warehouse import (
     Limits,
     QueryFailed,
@@ -102,10 +102,6 @@ def manifests(ground: Context, number: int) -> tuple[dict[str, Any], dict[str, A
     return before, after
 
 
-def _since(mark: SchemaOwner | None) -> str:
-    return "is gone" if mark is None else f"was built again at {mark.built_at:%H:%M} UTC"
-
-
 def _store(folder: Path, comparison: Comparison) -> Comparison:
     (folder / COMPARISON).write_text(comparison.model_dump_json(indent=1))
     return comparison
@@ -173,7 +169,7 @@ class _ComparisonInProgress:
             },
         )
         if self._after["nodes"][unique_id]["resource_type"] == "snapshot":
-            note = "a snapshot begins anew here: only its columns are compared"
+            note = "snapshots start empty here: only its columns are compared"
             return difference.model_copy(update={"notes": [note]})
         return self._compare_rows(difference, sides)
 
@@ -224,7 +220,7 @@ class _ComparisonInProgress:
             after, keys_after = self._count_rows_and_keys(sides.after, sides.after_types, key)
             found |= {"rows_before": before, "rows_after": after}
             repeated = [
-                f"{rows - keys:,} of {where}"
+                f"{rows - keys:,} row(s) of {where}"
                 for rows, keys, where in (
                     (before, keys_before, "production"), (after, keys_after, "the pull request"),
                 )
@@ -233,7 +229,7 @@ class _ComparisonInProgress:
             if repeated:
                 key = []
                 listed = ", ".join(key_columns)
-                why = f"{listed} is no key of all rows (not of {' and '.join(repeated)})"
+                why = f"{listed} is not unique (duplicate or null in {' and '.join(repeated)})"
             if key:
                 columns = [n for n in sides.common if n not in key and n not in left_out]
                 sql = comparison_query.rows_compared(self._warehouse.dialect, sides, key, columns)
@@ -300,4 +296,4 @@ def _get_reason(error: QueryLimitExceeded | QueryFailed) -> str:
     """Return why a query has no result, without the database's message, which may contain data."""
     if isinstance(error, QueryLimitExceeded):
         return error.what.rstrip(".")
-    return "the warehouse refuses the question, as the log says"
+    return "the warehouse rejects the query; see the log"

@@ -65,7 +65,7 @@ class Lease:
             raise TargetBusy(
                 f"The hold of dataset {self._dataset.dataset_id} was lost: {self._lost}.",
                 where=f"bigquery {self._dataset}",
-                fix="do this again",
+                fix="try again",
             )
 
     def _renew(self, over: threading.Event) -> None:

@@ -177,7 +177,7 @@ class GitHub:
             except httpx.TransportError as error:
                 refusal = self._build_error(
                     method, url, f"no answer: {type(error).__name__}",
-                    f"see that {self._base} can be reached from here, and do this again",
+                    f"see that {self._base} can be reached from here, and try again",
                 )  # fmt: skip
                 if once and not isinstance(error, httpx.ConnectError):
                     raise _UnknownOutcome(refusal) from error
@@ -214,9 +214,9 @@ class GitHub:
             410: "see that the repository has pull requests switched on",
             422: "see what GitHub says; a comment may have 65,536 characters",
         }
-        fix = fixes.get(answer.status_code, "see https://www.githubstatus.com, and do this again")
+        fix = fixes.get(answer.status_code, "see https://www.githubstatus.com, and try again")
         if _get_rate_limit_wait(answer) is not None:
-            fix = "GitHub's rate limit is reached: do this again later"
+            fix = "GitHub's rate limit is reached: try again later"
         return self._build_error(method, url, f"{answer.status_code} {message}", fix)
 
     def _build_error(self, method: str, url: str, what: str, fix: str) -> GitHubError:
@@ -267,7 +267,7 @@ def _json(answer: httpx.Response) -> Any:
         return answer.json()
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise GitHubError(
-            "GitHub's answer is no JSON: something else answers in its place.",
+            "GitHub's answer is not JSON: another service answers in its place.",
             where=str(answer.request.url),
             fix=f"see that {API_URL} names GitHub's API, and whether a proxy is in between",
         ) from error

@@ -71,9 +71,9 @@ class SchemaOwner(BaseModel):
 def foreign_schema_error(schema: str, where: str) -> ConfigurationError:
     """Build the error for a schema with a pull request's name that Millrace did not create."""
     return ConfigurationError(
-        f"The schema {schema} exists, and does not say that it was made for this pull request.",
+        f"The schema {schema} exists, and has no Millrace owner for this pull request.",
         where=where,
-        fix=f"see what it holds; rename it, or drop it by hand, then do this again: {schema} is "
+        fix=f"see what it holds; rename it, or drop it by hand, then try again: {schema} is "
         "never dropped by itself without its mark",
     )
 

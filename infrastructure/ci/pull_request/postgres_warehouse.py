@@ -228,10 +228,10 @@ class PostgresWarehouse:
         names = [row["name"] for row in self._rows(_DEPENDENTS_QUERY, {"schema": schema})]
         if names:
             raise ConfigurationError(
-                f"What is not ours depends on the schema {schema}, and would go with it: "
+                f"Objects in other schemas depend on the schema {schema}, and would go with it: "
                 f"{', '.join(names)}.",
                 where=self._profile.address,
-                fix=f"drop or change {names[0]}, then do this again",
+                fix=f"drop or change {names[0]}, then try again",
             )
 
     def _one(self, statement: str, *values: Any) -> Mapping[str, Any]:
@@ -280,5 +280,5 @@ class PostgresWarehouse:
             raise QueryFailed(
                 f"The warehouse refuses: {error.diag.message_primary or type(error).__name__}",
                 where=profile.address,
-                fix="correct what it names, and do this again",
+                fix="correct what it names, and try again",
             ) from error

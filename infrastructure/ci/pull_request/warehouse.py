@@ -133,7 +133,7 @@ def lock_error(schema: str, where: str) -> TargetBusy:
     """Build the error for a schema that is still locked after the wait."""
     return TargetBusy(
         f"The schema {schema} is held: another build, comparison or removal of the same pull "
-        "request is under way.",
+        "request is in progress.",
         where=where,
-        fix="wait for it to end, and do this again; or give it more time with --wait SECONDS",
+        fix="wait for it to end, and try again; or give it more time with --wait SECONDS",
     )

@@ -51,7 +51,7 @@ def main(
             (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / file).write_text(generated[file], encoding="utf-8")
     for file in stale:
-        console.print(f"{file}: {'says something else than the code' if check else 'written'}")
+        console.print(f"{file}: {'out of date' if check else 'written'}")
     for file in orphaned:
         console.print(f"{file.relative_to(ROOT)}: nothing makes it; remove it")
     if orphaned or (check and stale):

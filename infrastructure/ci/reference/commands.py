@@ -143,8 +143,8 @@ def page(root: Path) -> str:
     )
     return "\n\n".join([
         "# Commands",
-        "Each of them takes `--help`, and says the same there. What is wrong is said on standard "
-        "error, with what fixes it; the exit code is not 0 then.",
+        "Every command prints the same text with `--help`. Errors go to standard error, with a "
+        "fix, and the exit code is not 0.",
         overview,
         *(_section(program) for program in all_of_them),
     ])  # fmt: skip
@@ -246,7 +246,7 @@ def _help_with_envvar(param: Any) -> str:
     text = str(param.help or "")
     if not text:
         raise ConfigurationError(
-            f"The option '{param.name}' says nothing of itself.",
+            f"The option '{param.name}' has no help text.",
             where="a command of the project",
             fix='give it `typer.Option(help="…")`, or `typer.Argument(help="…")`',
         )

@@ -54,6 +54,7 @@ class Delivery:
         self._target = str(record["target"])
         self._wait = float(record["health_seconds"])
         self._drain = int(record["drain_seconds"])
+        self._known: dict[str, str] = {}
 
     def run(self) -> str:
         """Deliver, or roll back; return the result."""
@@ -81,10 +82,10 @@ class Delivery:
         self.record |= {"backup": killed["backup"], "deployed": killed["deployed"]}
         if before is None or killed["release"] == release.id:
             return
-        self._log.say("It was of another release, so what it did is taken back first.")
+        self._log.say("It delivered another release; rolling it back first.")
         # Ignored here: the same fault makes a step below fail.
         faults = self._roll_back(before)
-        self._log.say(f"Taken back{': ' + '; '.join(faults) if faults else ''}.")
+        self._log.say(f"Rolled back{': ' + '; '.join(faults) if faults else ''}.")
         self.record |= {"begun": [], "backup": None, "deployed": ""}
 
     @contextmanager
@@ -109,19 +110,19 @@ class Delivery:
         with self._step("setup", "secrets, blocks, work pools, deployments, automations"):
             setup = "/opt/millrace/infrastructure/platforms/docker/setup"
             self._engine.inside(release, setup, self._target)
-        self._check(release, {})
+        self._check(release)
 
     def _deliver_update(self, release: Release, before: Release) -> None:
-        known = self._faults(before, 0)
-        for each in known.values():
+        self._known = self._faults(before, 0)
+        for each in self._known.values():
             self._log.say(f"wrong before this delivery: {each}")
         with self._step("before", "are the blocks as Terraform's outputs say?"):
             self._blocks(release)
         migrates = release.head != database.revision(self._engine, before)
         if migrates and self.record["back"]:
             raise StepFailed(
-                "a migration of Prefect's database lies between the two, which the server before "
-                "does not know; restore the backup from before it (documentation/delivery.md)"
+                "the releases have different database migrations, and the previous server does not "
+                "know the newer one; restore the backup from before it (documentation/delivery.md)"
             )
         if migrates or self.record["always_backup"]:
             self._backup(before, migrates=migrates)
@@ -146,7 +147,7 @@ class Delivery:
         if not self.record["back"]:
             with self._step("automations", "what finds late, stuck and killed runs"):
                 self._engine.inside(release, "millrace", "automations", "--target", self._target)
-        self._check(release, known)
+        self._check(release)
 
     def _blocks(self, release: Release) -> None:
         done = self._engine.inside(release, *CHECK_BLOCKS, "--check", passes=(0, 1))
@@ -193,10 +194,14 @@ class Delivery:
         ).stdout  # fmt: skip
         return dict(json.loads(output.strip().splitlines()[-1]))
 
-    def _check(self, release: Release, known: dict[str, str]) -> None:
+    def _new_faults(self, release: Release) -> list[str]:
+        """Return the faults that the health check did not find before this delivery."""
+        faults = self._faults(release, self._wait, self._known)
+        return [text for key, text in faults.items() if key not in self._known]
+
+    def _check(self, release: Release) -> None:
         with self._step("check", "the health check"):
-            faults = self._faults(release, self._wait, known)
-            found = [text for key, text in faults.items() if key not in known]
+            found = self._new_faults(release)
             for each in found:
                 self._log.quote(each)
             if found:
@@ -207,7 +212,9 @@ class Delivery:
         self._log.say(f"FAILED: {why}")
         begun = self.record["begun"]
         if before is None:
-            self._log.say("There is no release before it: all of it stays, to be looked at.")
+            self._log.say(
+                "There is no release before it: everything is left as it is for inspection."
+            )
             return STUCK
         if not set(begun) - {"before"}:
             self._log.say(f"Nothing was changed; {before.version} runs on.")
@@ -215,10 +222,14 @@ class Delivery:
         self._log.say(f"Back to {before.version}")
         faults = self._roll_back(before)
         if faults:
-            self.record["why"] += "; and the way back fails: " + "; ".join(faults)
+            self.record["why"] += "; and the rollback fails: " + "; ".join(faults)
             for each in faults:
                 self._log.say(f"FAILED: {each}")
-            self._notify(before, "needs a hand", f"{release.version} failed: {self.record['why']}")
+            self._notify(
+                before,
+                "needs manual intervention",
+                f"{release.version} failed: {self.record['why']}",
+            )
             return STUCK
         text = f"{release.version} failed: {why}\nIt is at {before.version} again, and healthy."
         self._notify(before, f"was rolled back to {before.version}", text)
@@ -261,9 +272,9 @@ class Delivery:
                 back = [*CONTAINER_CLI, "back", self._target, self.record["deployed"]]
                 self._engine.inside(before, *back)
         with each("check", "the health check"):
-            found = self._faults(before, self._wait)
+            found = self._new_faults(before)
             if found:
-                raise StepFailed(f"the health check fails: {'; '.join(found.values())}")
+                raise StepFailed(f"the health check fails: {'; '.join(found)}")
         return faults
 
     def _handle_success(self, release: Release, before: Release | None) -> str:

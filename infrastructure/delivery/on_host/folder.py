@@ -77,10 +77,10 @@ class Folder:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 200).decode().strip() or "one that does not say its name"
+            holder = os.read(descriptor, 200).decode().strip() or "unknown"
             os.close(descriptor)
             raise Busy(
-                f"Another delivery is under way here, or a command that it left: {holder}.",
+                f"Another delivery is in progress here, or a command that it left: {holder}.",
                 where=f"{self.path}/lock",
                 fix=f"wait for it; it writes {self.of_delivery(holder)}/log",
             ) from None
@@ -116,7 +116,7 @@ class Folder:
         fix = f'write {{"good": ["ID"]}} there, ID being the release that runs: ls {releases}'
         good = _read(file, fix).get("good")
         if not isinstance(good, list) or not good:
-            raise _corrupt_file_error(file, "good is no list of releases", fix)
+            raise _corrupt_file_error(file, "good is not a list of releases", fix)
         return [str(name) for name in good]
 
     def current(self) -> Release | None:
@@ -205,7 +205,7 @@ def _read(file: Path, fix: str, kind: type[Any] = dict) -> Any:
     except ValueError as error:
         raise _corrupt_file_error(file, str(error), fix) from error
     if not isinstance(found, kind):
-        raise _corrupt_file_error(file, f"it is no {kind.__name__}", fix)
+        raise _corrupt_file_error(file, f"it is not a {kind.__name__}", fix)
     return found
 
 

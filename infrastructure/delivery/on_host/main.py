@@ -133,9 +133,10 @@ def facts(image: str) -> dict[str, str]:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if head.returncode or VERSION_KEY not in labels:
+        why = head.stderr.strip()[-300:] or f"no {VERSION_KEY}"
         raise Refused(
-            f"It is no image of this project: {head.stderr.strip()[-300:] or f'no {VERSION_KEY}'}",
-            where=image, fix="build it with millrace image",
+            f"It is not an image of this project: {why}", where=image,
+            fix="build it with millrace image",
         )  # fmt: skip
     return {"version": labels[VERSION_KEY], "head": head.stdout.strip().splitlines()[-1]}
 

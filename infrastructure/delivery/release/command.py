@@ -66,7 +66,7 @@ def bump(
         raise ConfigurationError(
             f"The commit was not made, and the files are as they were: {fault}.",
             where=f"git commit, in {folder}",
-            fix="correct that, and give this command again",
+            fix="correct that, and run this command again",
         )
     console.print(
         f"Committed. On {BRANCH}, directly or by a pull request:\n  uv run millrace release tag"
@@ -76,7 +76,7 @@ def bump(
 @app.command()
 @exits_with_expected_errors
 def tag() -> None:
-    """Tag the commit that lies here as the version that it has. Nothing is pushed."""
+    """Tag the checked-out commit with its version. Nothing is pushed."""
     folder = load_settings().project_dir
     _refuse_uncommitted(folder)
     branch = git(folder, "branch", "--show-current")
@@ -98,7 +98,7 @@ def tag() -> None:
         raise ConfigurationError(
             f"The tag {version.tag} was not made: {fault}.",
             where=f"git tag, in {folder}",
-            fix="correct that, and give this command again",
+            fix="correct that, and run this command again",
         )
     Console(highlight=False).print(
         f"{version.tag}: tagged. It is released by:\n"
@@ -135,7 +135,7 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
     tagged = git(folder, "rev-parse", f"refs/tags/{name}^{{commit}}")
     if tagged != git(folder, "rev-parse", "HEAD"):
         raise ConfigurationError(
-            f"The commit that lies here is not the one of {name}, which is {tagged}.",
+            f"The checked-out commit is not the one of {name}, which is {tagged}.",
             where=str(folder),
             fix=f"git checkout {name}",
         )

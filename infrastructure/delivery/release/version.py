@@ -56,7 +56,7 @@ def parse(text: str, *, where: str) -> Version:
     found = _VERSION.fullmatch(text.removeprefix("v"))
     if found is None:
         raise ConfigurationError(
-            f"{text!r} is no semantic version.",
+            f"{text!r} is not a semantic version.",
             where=where,
             fix="write MAJOR.MINOR.PATCH, for example 1.4.0 (https://semver.org)",
         )

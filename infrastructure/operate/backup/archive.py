@@ -108,7 +108,7 @@ def read(file: Path, folder: Path) -> tuple[Manifest, Path]:
         ValueError,
     ) as error:
         raise BackupError(
-            f"The backup is damaged, or none of ours: {type(error).__name__}: {error}.",
+            f"The backup is damaged, or not a Millrace backup: {type(error).__name__}: {error}.",
             where=str(file),
             fix="take another one, or fetch this one again from where it was copied to",
         ) from error
@@ -120,7 +120,7 @@ def _unpack(file: Path, folder: Path) -> tuple[Manifest, Path]:
         for name in (MANIFEST, DATABASE, SUMS):
             member = packed.extractfile(name)
             if member is None:
-                raise ValueError(f"{name} is no file")
+                raise ValueError(f"{name} is not a file")
             digest = hashlib.sha256()
             with (folder / name).open("xb") as out:
                 while piece := member.read(CHUNK_BYTES):

@@ -34,7 +34,7 @@ def create(
         Path | None, typer.Option(help="Folder of the backups; .local/backups by default.")
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="Remove the oldest backups there beyond so many.")
+        int | None, typer.Option(min=1, help="Number of backups to keep; older ones are removed.")
     ] = None,
 ) -> None:
     """Write one backup, while the server runs. Whoever reads it has every secret of every block."""

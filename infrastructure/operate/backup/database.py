@@ -89,7 +89,8 @@ def configured(local_dir: Path) -> Sqlite | Postgres:
         args = settings.sqlalchemy.connect_args
         return of_url(url, search_path=args.search_path, tls=dict(args.tls))
     raise BackupError(
-        f"The Prefect server's database is no file and no Postgres: {url.render_as_string()}.",
+        "The Prefect server's database is neither a SQLite file nor Postgres: "
+        f"{url.render_as_string()}.",
         where=f"{URL_VARIABLE}, and PREFECT_HOME",
         fix=f"set {URL_VARIABLE} to the one that the server has",
     )

@@ -26,7 +26,7 @@ def copy(database: Sqlite, to: Path) -> None:
     two steps. It blocks neither readers nor writers, since Prefect uses a write-ahead log.
 
     Raises:
-        BackupError: the file does not exist or is no database, or the disk is full.
+        BackupError: the file does not exist or is not a database, or the disk is full.
     """
     if not database.file.exists():
         raise BackupError(

@@ -29,11 +29,11 @@ def judge_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iter
         changed = [f"{s.action} {s.name}" for s in steps if s.action is not Action.UNCHANGED]
         paused = sorted({each.name for each in asked.wanted} & kind.paused(client))
         if changed:
-            seen = f"not as the file says: {'; '.join(changed)}"
+            seen = f"differs from the file: {'; '.join(changed)}"
             yield Check(CHECK, target, Status.WARNING, seen, f"{COMMAND} --target {target}")
         elif paused:
             seen = f"paused: {', '.join(paused)}"
             fix = f"uv run prefect automation resume '{paused[0]}'"
             yield Check(CHECK, target, Status.WARNING, seen, fix)
         else:
-            yield Check(CHECK, target, Status.OK, f"{len(steps)} as the file says")
+            yield Check(CHECK, target, Status.OK, f"{len(steps)} match the file")

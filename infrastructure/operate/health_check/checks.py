@@ -58,7 +58,7 @@ class Checks:
         except PrefectUnreachable as error:
             return [self._unreachable_check(error)]
         except (httpx.HTTPError, ValueError) as error:
-            seen = f"what answers is no Prefect API: {type(error).__name__}: {error}"
+            seen = f"the URL is not a Prefect API: {type(error).__name__}: {error}"
             return [Check("api", "", Status.FAILED, seen, START_SERVER)]
         checks = [judge_server(server)]
         if not self._named:

@@ -50,7 +50,7 @@ def healthcheck(
 ) -> None:
     """Ask API, database, pools, workers, deployments, runs, warehouses and state store.
 
-    Exit code 0: nothing failed; 1: something did; 2: it cannot be asked.
+    Exit code 0: nothing failed; 1: something did; 2: the check could not run.
     """
     wrong = [name for name in targets or [] if not re.fullmatch(TARGET_PATTERN, name)]
     if wrong:

@@ -24,7 +24,7 @@ def _parse_time(value: Any) -> timedelta | None:
         return None
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is no time: write 90s, 15m, 6h or 1d, or false")
+        raise ValueError(f"{value!r} is not a duration: write 90s, 15m, 6h or 1d, or false")
     time = timedelta(**{UNITS[match[2]]: int(match[1])})
     if time < MINIMUM_TIME:
         raise ValueError(f"{value} is too short: at least {MINIMUM_TIME.seconds}s, or false")

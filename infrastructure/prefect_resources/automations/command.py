@@ -68,7 +68,7 @@ def setup_automations(
     for name in asked.left_out:
         again = f"{COMMAND} --target {name}"
         console.print(
-            f"Target {name}: nobody would be told, so nothing is looked for. Name receivers in "
+            f"Target {name}: no notification blocks, so no automations. Name receivers in "
             f"Terraform's dbt_target_notices, apply it, then: {SETUP_COMMAND}; {again}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip

@@ -28,7 +28,6 @@ EACH_RUN = ("prefect.resource.id",)
 
 # `ui_url` is "None" on a server that does not know its own URL.
 LINK = '{{ (flow_run|ui_url) or "flow run " ~ flow_run.id }}'
-AUTOMATION_LINK = '{{ (automation|ui_url) or "automation " ~ automation.name }}'
 LABEL = "The run {{ flow_run.name }}{% if deployment %} of {{ deployment.name }}{% endif %}"
 HEALTH = "uv run millrace health {target}"
 LOGS = "uv run prefect flow-run logs {{ flow_run.id }}"
@@ -71,7 +70,7 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
             _absence(times.late, after=("Late",), expect=TAKEN_STATES, match_related=[runs]),
             f"Millrace: target {target}: a run is late",
             f"{LABEL} is due since {{{{ flow_run.expected_start_time }}}}, and no worker has taken "
-            f"it.\n{LINK}\nWhat does not work: {health}",
+            f"it.\n{LINK}\nCheck: {health}",
         )
     if times.pending is not None:
         yield Finding(
@@ -109,18 +108,18 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
             f"Millrace: target {target} was not refreshed",
             f"No run of the pipeline for {target} has completed within {_format(times.missing)}."
             f"{{% if flow_run %}} The last that did: {LINK}{{% endif %}}\n"
-            f"What does not work: {health}",
+            f"Check: {health}",
         )  # fmt: skip
     if times.crashed:
         yield Finding(
             "crashed",
-            f"A run of {target} ended without a word.",
+            f"A run of {target} crashed without reporting.",
             _event({
                 "posture": "Reactive", "expect": [f"{EVENT}Crashed"], "match_related": [runs],
             }),
             f"Millrace: target {target}: a run crashed",
-            f"{LABEL} ended without a word: it was killed, ran out of memory, or its machine is "
-            f"gone. The next run goes on where it stopped.\n{LINK}\nWhat it said last: {LOGS}\n"
+            f"{LABEL} crashed without reporting: it was killed, ran out of memory, or its machine "
+            f"is gone. The next run goes on where it stopped.\n{LINK}\nWhat it said last: {LOGS}\n"
             "To go on now: "
             "{% if deployment %}uv run prefect deployment run {{ flow.name }}/{{ deployment.name }}"
             f"{{% else %}}uv run millrace run --target {target}{{% endif %}}",

@@ -268,7 +268,7 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
 
 
 def _fix(file: Path) -> str:
-    return f"correct {file.name}; documentation/deployments.md says what may stand there"
+    return f"correct {file.name}; documentation/deployments.md describes the allowed keys"
 
 
 def _invalid_file_error(file: Path, faults: Sequence[str]) -> ConfigurationError:

@@ -21,7 +21,7 @@ def read(file: Path, model: type[Model]) -> Model:
         ConfigurationError: the file does not exist or is invalid. The error does not show invalid
             values, since one may be a secret in the wrong place.
     """
-    fix = f"correct {file.name}; its comments say what may stand there"
+    fix = f"correct {file.name}; its comments describe the allowed keys"
     try:
         return model.model_validate(parse_yaml(read_text(file)))
     except OSError as error:

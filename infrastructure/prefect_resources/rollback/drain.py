@@ -53,7 +53,7 @@ def wait_until_idle(
             printed = text
         if running and time.monotonic() > deadline:
             raise TargetBusy(
-                f"Runs are still under way after {seconds:.0f} s: {', '.join(running)}.",
+                f"Runs are still in progress after {seconds:.0f} s: {', '.join(running)}.",
                 where=f"work pool {', '.join(pools)}; it takes new runs again, nothing was changed",
                 fix="wait for them with a longer --drain-timeout, or cancel them: "
                 "uv run prefect flow-run cancel ID",

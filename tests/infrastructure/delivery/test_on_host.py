@@ -10,11 +10,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from infrastructure.delivery.host_program import program
-from infrastructure.delivery.on_host.engine import Engine, Log
+from infrastructure.delivery.on_host.delivery import Delivery
+from infrastructure.delivery.on_host.engine import Container, Engine, Log
 from infrastructure.delivery.on_host.errors import Busy, StepFailed
 from infrastructure.delivery.on_host.folder import KEPT_RELEASES, UNDER_WAY, Folder, Release, write
 from tests.support.project import REPOSITORY, until
@@ -64,7 +66,7 @@ def test_it_is_written_for_the_python_of_an_old_host() -> None:
 
 def test_the_second_is_told_of_the_first(folder: Folder) -> None:
     held = folder.lock("first")
-    with pytest.raises(Busy, match=r"Another delivery is under way here.*: first") as caught:
+    with pytest.raises(Busy, match=r"Another delivery is in progress here.*: first") as caught:
         folder.lock("second")
     assert "deliveries/first/log" in caught.value.fix
     os.close(held)
@@ -145,3 +147,54 @@ def test_settings_of_a_login_are_not_the_folders(
     monkeypatch.setenv("MILLRACE_IMAGE", "another")
     engine = Engine(folder, Log(folder.path / "log"), folder.lock("one"))
     assert engine.run("sh", "-c", 'echo "[$MILLRACE_IMAGE]"').stdout == "[]\n"
+
+
+class _StandIn(Engine):
+    """An engine without containers, in which the step `pools` of the release r2 fails."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.found: dict[str, str] = {}
+
+    def compose(
+        self, release: Release, *arguments: str, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        if release.id == "r2" and "pools" in arguments:
+            raise StepFailed("no pools")
+        output = ""
+        if "psql" in arguments:
+            output = "head\n"
+        elif "faults" in arguments:
+            output = json.dumps(self.found)
+        return subprocess.CompletedProcess(arguments, 0, output, "")
+
+    def containers(self, release: Release, service: str) -> list[Container]:
+        return []
+
+    def until_healthy(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("later", "result"), [({}, "rolled back"), ({"worker dev": "it is gone"}, "stuck")]
+)
+def test_what_was_wrong_before_does_not_fail_the_rollback(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, later: dict[str, str], result: str
+) -> None:
+    monkeypatch.setattr("infrastructure.delivery.on_host.delivery.Engine", _StandIn)
+    folder.passed(kept(folder, 1))
+    kept(folder, 2)
+    record = {
+        "target": "dev", "release": "r2", "begun": [], "steps": [], "back": False, "by": "me",
+        "health_seconds": 1, "drain_seconds": 1, "always_backup": False, "apply_blocks": False,
+        "backup": None, "deployed": "",
+    }  # fmt: skip
+    folder.begun("two", record)
+    delivery = Delivery(folder, Log(folder.path / "log"), folder.lock("two"), "two", record)
+    engine = cast("_StandIn", delivery._engine)
+    # GIVEN a fault from before the delivery, and perhaps one that it caused.
+    engine.found = {"state dev": "no state store"}
+    monkeypatch.setattr(delivery._workers, "dismiss", lambda *_: engine.found.update(later))
+    assert delivery.run() == result
+    assert ("it is gone" in record["why"]) == bool(later)
+    assert "no state store" not in record["why"]

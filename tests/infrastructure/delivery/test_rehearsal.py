@@ -264,7 +264,7 @@ def test_one_delivery_at_a_time_and_one_that_is_killed(
         until(lambda: len(host.records()) > before and "check" in host.records()[-1]["begun"])
         second = forge.deliver("ssh", "--image", bad.image, checkout=checkout)
         assert second.returncode == 2
-        assert "Another delivery is under way here" in second.stderr
+        assert "Another delivery is in progress here" in second.stderr
         pids = host.sh("pgrep -f 'deliver-.*pyz millrace [b]egin'").split()
         for pid in pids:
             os.kill(int(pid), signal.SIGKILL)
@@ -276,7 +276,7 @@ def test_one_delivery_at_a_time_and_one_that_is_killed(
     checkout = next(GROUND.glob(f"checkouts/{good.version}*"))
     done = forge.deliver("ssh", "--image", good.image, checkout=checkout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "so what it did is taken back first" in done.stdout
+    assert "It delivered another release; rolling it back first" in done.stdout
     assert host.images() == {"server": {good.image}, "worker": {good.image}}
     assert host.deployments()["dbt-dev"]["version"] == good.version
     assert host.deployments()["dbt-dev"]["work_pool_name"] == "default-pool"

@@ -178,10 +178,10 @@ def test_a_tag_that_does_not_agree(clone: Clone) -> None:
         "check", "v0.3.0"
     )
     assert "The tag is 0.2.0" in clone.refused("check", "0.2.0")
-    assert "'v2' is no semantic version." in clone.refused("check", "v2")
+    assert "'v2' is not a semantic version." in clone.refused("check", "v2")
     assert "There are 0 sections [0.3.0]" in clone.refused("notes", "0.3.0")
     clone.commit({"more.txt": "x"})
-    assert "The commit that lies here is not the one of v0.2.0" in clone.refused("check", "v0.2.0")
+    assert "The checked-out commit is not the one of v0.2.0" in clone.refused("check", "v0.2.0")
     clone.git("checkout", "--quiet", "v0.2.0")
     clone.done("check", "v0.2.0")
     assert "this is no branch" in clone.refused("tag")
@@ -213,7 +213,7 @@ def test_the_next_version(part: str, expected: str) -> None:
     "text", ["1.2", "1.2.3.4", "01.2.3", "1.2.3-rc.1", "", "v", "vv1.2.3", "1.2.3\n"]
 )
 def test_what_is_no_version(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no semantic version"):
+    with pytest.raises(ConfigurationError, match="is not a semantic version"):
         parse(text, where="here")
 
 

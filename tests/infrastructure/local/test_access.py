@@ -235,7 +235,7 @@ def test_down_leaves_what_people_added_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_prefect_toml_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "prefect.toml").write_text(f"{prefect_server.HEADER}[api\n")
-    with pytest.raises(ServerError, match=r"prefect\.toml is no valid TOML: .* line 3"):
+    with pytest.raises(ServerError, match=r"prefect\.toml is not valid TOML: .* line 3"):
         prefect_server.stop(tmp_path, tmp_path / ".local")
 
 

@@ -180,7 +180,9 @@ def test_a_backup_that_is_not_fit_is_refused(own_project: Project, tmp_path: Pat
     (tmp_path / "bit.tar.gz").write_bytes(data)
     (tmp_path / "half.tar.gz").write_bytes(file.read_bytes()[: len(data) // 2])
     for damaged in ("bit", "half"):
-        assert "The backup is damaged, or none of ours" in refused(tmp_path / f"{damaged}.tar.gz")
+        assert "The backup is damaged, or not a Millrace backup" in refused(
+            tmp_path / f"{damaged}.tar.gz"
+        )
 
     scratch = tmp_path / "scratch"
     scratch.mkdir()

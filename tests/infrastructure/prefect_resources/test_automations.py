@@ -209,7 +209,7 @@ def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) 
     assert "Automations: 10 created, 0 updated, 0 unchanged." in done.stdout
     assert re.search(r"left out\W+target staging\W+there is no block notify-staging", done.stdout)
     assert (
-        "Target staging: nobody would be told, so nothing is looked for. Name receivers in "
+        "Target staging: no notification blocks, so no automations. Name receivers in "
         "Terraform's dbt_target_notices, apply it, then: "
         "uv run millrace setup; "
         "uv run millrace automations --target staging" in done.stdout
@@ -227,7 +227,7 @@ def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) 
 
     # THEN the health check says so of targets with receivers, and nothing of the other
     health = stage.health()
-    assert health == {"prod": ("ok", "6 as the file says"), "slow": ("ok", "5 as the file says")}
+    assert health == {"prod": ("ok", "6 match the file"), "slow": ("ok", "5 match the file")}
 
     again = stage.setup()
     assert "Automations: 0 created, 0 updated, 10 unchanged." in again.stdout
@@ -257,7 +257,7 @@ def test_changes_are_seen_and_others_are_left_alone(anew: Stage, tmp_path: Path)
     stage.http.put(f"/automations/{edited['id']}", json=body).raise_for_status()
 
     health = stage.health()
-    assert health["prod"] == ("warning", "not as the file says: update millrace: prod: late")
+    assert health["prod"] == ("warning", "differs from the file: update millrace: prod: late")
     assert health["slow"][0] == "ok"
 
     # WHEN a file of other times is looked at, for which slow has no `late` any more
@@ -350,7 +350,10 @@ def test_a_target_that_setup_has_not_made(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"server": {"zombies": 15}}, "server.zombies: 15 is no time: write 90s, 15m, 6h or 1d"),
+        (
+            {"server": {"zombies": 15}},
+            "server.zombies: 15 is not a duration: write 90s, 15m, 6h or 1d",
+        ),
         ({"server": {"zombies": "5s"}}, "server.zombies: 5s is too short: at least 10s"),
         ({"targets": {"prod": {"stuk": "3h"}}}, "targets.prod.stuk: there is no such field"),
         ({"targets": {"Prod": {}}}, "targets.Prod: not a valid target name"),

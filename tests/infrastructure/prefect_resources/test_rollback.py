@@ -184,7 +184,7 @@ def test_runs_that_do_not_end_in_time_are_left_alone(worker: Worker) -> None:
         state["state"] = {"type": "CANCELLED"}
         project.http.post(url, json=state).raise_for_status()
     assert done.returncode == 2
-    assert "TargetBusy: Runs are still under way after 1 s:" in done.stderr
+    assert "TargetBusy: Runs are still in progress after 1 s:" in done.stderr
     assert "it takes new runs again, nothing was changed" in done.stderr
     assert deployments(project)["dbt-dev"]["version"] == "bbbbbbbbbbbb"
     assert worker.version.startswith("bbbb")

@@ -222,7 +222,7 @@ def test_every_default_of_the_file_is_a_variable_of_prefects_template() -> None:
     ("type_", "text", "said"),
     [
         ("secret", "", "The value is empty."),
-        ("secret", '{"password": "made-up-7"', "The value begins like a JSON object and is none"),
+        ("secret", '{"password": "made-up-7"', "The value looks like JSON but is not valid"),
         ("docker-registry-credentials", '{"password": "made-up-7"}', "username: this field is req"),
     ],
 )

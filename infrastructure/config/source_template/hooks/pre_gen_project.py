@@ -28,7 +28,7 @@ def faults(project: Path) -> list[str]:
         found.append(f"The name {SOURCE} has {len(SOURCE)} characters; use {LONGEST} at most.")
     if not (project / "dbt" / "dbt_project.yml").is_file():
         found.append(
-            f"{project} is no Millrace project. In the project's folder: uvx cookiecutter "
+            f"{project} is not a Millrace project. In the project's folder: uvx cookiecutter "
             "infrastructure/config/source_template --output-dir prefect_flows/sources"
         )
     return found + [

@@ -59,7 +59,7 @@ def {{ cookiecutter.__source }}(
         sqlalchemy.make_url(url)
     except sqlalchemy.exc.ArgumentError:
         raise ConfigurationError(
-            "The address of the database is no URL that SQLAlchemy reads.",
+            "The address of the database is not a URL that SQLAlchemy reads.",
             where=f"the block {BLOCK}",
             fix="write it like postgresql://user:password@host:5432/database: "
             f"uv run millrace secret {BLOCK}",

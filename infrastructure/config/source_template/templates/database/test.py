@@ -103,5 +103,5 @@ def test_a_cursor_whose_order_is_not_known_is_refused(
 def test_an_address_that_is_none_is_not_shown(warehouse: Warehouse) -> None:
     with pytest.raises(ConfigurationError) as error:
         ingest(SOURCE, warehouse.profile, url="made-up-password")
-    assert "is no URL that SQLAlchemy reads" in str(error.value)
+    assert "is not a URL that SQLAlchemy reads" in str(error.value)
     assert "made-up-password" not in str(error.value)
