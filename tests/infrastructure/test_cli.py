@@ -21,7 +21,7 @@ from infrastructure import cli
 try:
     cli.app(prog_name="millrace")
 finally:
-    print(sorted({"prefect", "dbt", "dlt", "pydantic"} & sys.modules.keys()))
+    print(sorted({"prefect", "dbt", "dlt"} & sys.modules.keys()))
 """
 
 
