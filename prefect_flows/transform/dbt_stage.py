@@ -244,7 +244,7 @@ class DbtStage:
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
-            fix=f"{self.fixes.get(first.unique_id, 'correct it')}; to see it again: {command}",
+            fix=f"{self.fixes.get(first.unique_id, 'correct it')}; to reproduce: {command}",
             record=self.record(),
             retryable=bool(
                 nodes_to_retry(self.results, self.session.manifest.child_map, self.retries)
@@ -257,7 +257,7 @@ class DbtStage:
         return StageFailed(
             f"{self.name}: dbt did not run through: {' '.join(str(error).split())}",
             where=f"target {profile.target!r}",
-            fix=f"{get_google_hint(error, profile) or 'correct it'}; to see it again: {command}",
+            fix=f"{get_google_hint(error, profile) or 'correct it'}; to reproduce: {command}",
             record=self.record(),
             retryable=classify(error) is FailureClass.TRANSIENT,
         )

@@ -121,7 +121,7 @@ def test_a_quota_that_stays_fails_with_its_reason(faulty: Project, bigquery: Big
 @pytest.mark.parametrize(
     ("status", "reason", "cause", "fix"),
     [
-        (400, "invalidQuery", "code", "fix:   correct it; to see it again: cd dbt && uv run dbt"),
+        (400, "invalidQuery", "code", "fix:   correct it; to reproduce: cd dbt && uv run dbt"),
         (403, "accessDenied", "configuration", "roles/bigquery.dataEditor on its datasets"),
         (404, "notFound", "configuration", "correct project (faults), dataset (scratch) or"),
     ],

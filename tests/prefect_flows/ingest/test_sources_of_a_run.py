@@ -302,12 +302,14 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     done = run(scratch, *arguments(inbox))
     assert done.returncode == 0, done.stderr
     _, (text,) = [tuple(told.values()) for told in receiver.told]
-    assert "source sql__database is good again" in text
+    assert "source sql__database recovered" in text
     assert "seen by 2 runs" in text
     # AND a receiver that refuses changes nothing but the log
     notify(scratch, f"{receiver.url}/refuse")
     scratch.query("drop table items", "shop")
     done = run(scratch, *arguments(inbox), "--no-resume", **NOT_LONG)
     assert done.returncode == 1
-    assert "Nobody could be told by block custom-webhook/notify-scratch: " in done.stderr
+    assert (
+        "Could not send a notification through block custom-webhook/notify-scratch: " in done.stderr
+    )
     assert 'relation "items" does not exist' in done.stderr

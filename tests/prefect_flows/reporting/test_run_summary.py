@@ -175,4 +175,4 @@ def test_a_store_that_cannot_be_written_fails_no_run(
     (tmp_path / run.folder / "summary.json").unlink()
     (tmp_path / run.folder / "summary.json").mkdir()
     keep_made_up_run(store, made_up_report())
-    assert "The run's summary could not be kept." in caplog.text
+    assert "The run's summary could not be saved." in caplog.text
