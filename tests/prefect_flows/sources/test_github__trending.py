@@ -347,7 +347,7 @@ def test_an_answer_without_a_count_is_refused(api: GitHub, load: Load) -> None:
 def test_a_search_that_is_none_is_refused_before_it_is_asked(
     api: GitHub, load: Load, given: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigurationError, match="This makes no search"):
+    with pytest.raises(ConfigurationError, match="Invalid search"):
         load(**given)
     assert api.asked == []
 
