@@ -28,7 +28,7 @@ def translate_dlt_error(
     if step == "sync":
         # dlt's first connection: the cause is an address, a credential or a transient failure.
         return WarehouseUnreachable(
-            f"The warehouse of target {profile.target!r} cannot be used: {message}",
+            f"Cannot connect to the warehouse of target {profile.target!r}: {message}",
             where=profile.address,
             fix=get_hint(error, profile),
             retryable=classify(error) is FailureClass.TRANSIENT,

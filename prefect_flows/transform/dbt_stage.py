@@ -102,8 +102,8 @@ class DbtStage:
         only = self._remaining()
         if only is not None and (self.attempts or self.results):
             log.info(
-                "%s %d of %d nodes, which are left.",
-                f"Attempt {self.attempts + 1} runs" if self.attempts else "Going on with",
+                "%s %d of %d nodes.",
+                f"Attempt {self.attempts + 1} runs" if self.attempts else "Resuming with",
                 len(only),
                 len(self.selected),
             )
@@ -255,7 +255,7 @@ class DbtStage:
         profile = self.session.profile
         command = f"cd dbt && uv run dbt {' '.join(self.command)} --target {profile.target}"
         return StageFailed(
-            f"{self.name}: dbt did not run through: {' '.join(str(error).split())}",
+            f"{self.name}: dbt aborted: {' '.join(str(error).split())}",
             where=f"target {profile.target!r}",
             fix=f"{get_google_hint(error, profile) or 'correct it'}; to reproduce: {command}",
             record=self.record(),

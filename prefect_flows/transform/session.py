@@ -355,7 +355,7 @@ class DbtSession:
                 yield adapter
         except DbtBaseException as error:
             raise WarehouseUnreachable(
-                f"The warehouse of target {self.profile.target!r} cannot be used: "
+                f"Cannot connect to the warehouse of target {self.profile.target!r}: "
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
                 fix=get_hint(error, self.profile),
@@ -525,7 +525,7 @@ class DbtSession:
         if not outcome.success:
             faults = getattr(outcome.returned, "errors", None) or ["dbt does not say why"]
             raise StageFailed(
-                f"dbt's catalog is not whole: {' '.join(str(faults[0]).split())}.",
+                f"dbt's catalog is incomplete: {' '.join(str(faults[0]).split())}.",
                 where=self.profile.address,
                 fix=f"reproduce: cd {self.project_dir.name} && "
                 f"uv run dbt docs generate --target {self.profile.target}; or --skip docs",

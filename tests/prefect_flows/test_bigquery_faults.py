@@ -184,7 +184,7 @@ def test_a_catalog_that_cannot_be_read_is_no_success(faulty: Project) -> None:
     )
     assert done.returncode == 1
     said = done.stdout + done.stderr
-    assert "dbt's catalog is not whole: Database Error" in said
+    assert "dbt's catalog is incomplete: Database Error" in said
     assert "dbt docs generate --target faulty" in said
 
 

@@ -374,7 +374,7 @@ def _parse_integer(text: str) -> int | _Number:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no value of JSON")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_parse_integer)

@@ -177,7 +177,10 @@ def test_arguments_stand_in_one_place_and_what_was_never_loaded_is_left_out(
               '{"sql__database": {"tables": {"items": null}}}', "--skip", "docs"]  # fmt: skip
     done = run(scratch, *others)
     assert done.returncode == 0, done.stderr
-    said = "Source files__inbox was never loaded into target scratch; what reads it is left out"
+    said = (
+        "Source files__inbox was never loaded into target scratch; nodes downstream of it are "
+        "excluded from this run"
+    )
     assert said in " ".join((done.stdout + done.stderr).split())
     assert load in " ".join((done.stdout + done.stderr).split())
     assert "numbers" in scratch.relations()

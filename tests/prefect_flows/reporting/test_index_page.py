@@ -143,7 +143,7 @@ def test_a_target_that_cannot_be_read_hides_no_other(store: StateStore) -> None:
     text = page(store)
     assert "targets/prod/history.json" in text
     assert "targets/dev/incidents.json" in text
-    assert "run the target: its next run goes on" in text
+    assert "run the target: its next run continues" in text
     assert text.count("Last good run") == 1, "dev is there"
 
 

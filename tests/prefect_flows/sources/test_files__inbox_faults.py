@@ -55,8 +55,8 @@ FAULTS: dict[str, tuple[bytes, int | None, str]] = {
                           "text follows the quotation mark that closes a value (inside a value it "
                           'is written twice, ""; a file that writes \\" is read with the parameter '
                           "escape)"),
-    "new/nan.jsonl": (b'{"a": 1.5}\n{"a": NaN}\n', 2, "no JSON: NaN is no value of JSON"),
-    "new/inner.jsonl": (b'{"a": {"b": -Infinity}}\n', 1, "no JSON: -Infinity is no value of JSON"),
+    "new/nan.jsonl": (b'{"a": 1.5}\n{"a": NaN}\n', 2, "no JSON: NaN is not a JSON value"),
+    "new/inner.jsonl": (b'{"a": {"b": -Infinity}}\n', 1, "no JSON: -Infinity is not a JSON value"),
     "new/digits.jsonl": (b'{"a": 1.5}\n{"a": 0.1234567890123456789}\n', 2,
                          "column 'a': 0.1234567890123456789 is not a double, which has fewer "
                          "digits; declare the column decimal or text"),
