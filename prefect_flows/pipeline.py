@@ -66,7 +66,7 @@ def dbt_full_pipeline(
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
         sources: Sources to ingest, by the names of their folders. When not given, all but those
             that `disabled_sources` of dbt_project.yml names.
-        source_arguments: What sources are called with: name of a source, and its arguments.
+        source_arguments: Arguments of sources: name of a source, and its arguments.
             Secrets are refused: they come from blocks.
         select: Nodes to run, in dbt's selection syntax. Everything when not given.
         exclude: Nodes to leave out, in dbt's selection syntax.
@@ -76,10 +76,10 @@ def dbt_full_pipeline(
         strategy: run_then_test runs all models, then all tests; build goes through the project
             once, and a failed test stops what is downstream of it.
         changed: Only nodes that changed since the target's last good run, and what depends on them.
-        resume: Continue a run that was interrupted; start over when not.
+        resume: Continue a run that was interrupted; start over if false.
         failed: Run what failed or was skipped in the target's last run, with the parameters of that
             run. Other parameters than those of that run are refused.
-        wait: Wait for another run of the target; fail at once when not.
+        wait: Wait for another run of the target; fail immediately if false.
 
     Returns:
         A plain record: the target, and what each stage did. A cancelled run returns its state.
@@ -117,11 +117,11 @@ def main(
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Source to ingest; repeatable. By default all that are on."),
+        typer.Option(help="Source to ingest; repeatable. By default all enabled sources."),
     ] = None,
     source_arguments: Annotated[
         str,
-        typer.Option(help="What sources are called with, as JSON, by source; no secrets."),
+        typer.Option(help="Arguments of sources, as JSON, by source; no secrets."),
     ] = "{}",
     select: Annotated[
         list[str] | None, typer.Option(help="Nodes to run, in dbt's syntax; repeatable.")
@@ -153,7 +153,7 @@ def main(
         ),
     ] = False,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Fail at once when another run has the target.")
+        bool, typer.Option("--no-wait", help="Fail immediately if another run holds the target.")
     ] = False,
     no_prefect: Annotated[
         bool,

@@ -93,7 +93,7 @@ def run_pipeline(
     finally:
         if runtime.unreported:
             runtime.log.warning(
-                "Prefect could not be told of: %s. Results and report are in %s.",
+                "Could not report to Prefect: %s. Results and report are in %s.",
                 "; ".join(runtime.unreported),
                 f"{store.url}/targets/{parameters.target}",
             )
@@ -147,7 +147,7 @@ def _load_failed_parameters(parameters: Parameters, store: StateStore, log: Logg
     differing = [name for name in given if given[name] not in (defaults[name], before[name])]
     if differing:
         raise ConfigurationError(
-            "`failed` runs what the last run was asked for, which had another "
+            "`--failed` uses the parameters of the last run, which differ in "
             f"{', '.join(differing)}.",
             where=f"{store.url}/{failed.folder}/run.json",
             fix=f"leave that out: {pipeline_command(target, '--failed')}",
@@ -244,7 +244,7 @@ class _PipelineRun:
                 self._run_stages()
                 ended, failure = "passed", None
             except (KeyboardInterrupt, RunCancelled):
-                ended, failure = "cancelled", "The run was told to stop."
+                ended, failure = "cancelled", "The run was cancelled."
                 raise
             except MillraceError as error:
                 if self.is_stored:
@@ -273,7 +273,7 @@ class _PipelineRun:
             if not deps["installed"]:
                 self.log.info("The installed dbt packages match package-lock.yml.")
         if self.state.bring_partial_parse():
-            self.log.info("The parsed project was brought from the image.")
+            self.log.info("Copied the partial parse from the image.")
         self._connect(session)
         # Before the selection, because compiling changes nodes.
         self.code = CodeHashes(session.manifest, session.config)
@@ -359,7 +359,7 @@ class _PipelineRun:
                 "Source %s was never loaded into target %s%s. To load it: %s",
                 name,
                 self.parameters.target,
-                "; what reads it is left out of this run" if leaves_out else "",
+                "; nodes downstream of it are excluded from this run" if leaves_out else "",
                 source_registry.flow_command(name, self.parameters.target),
             )
         return missing if leaves_out else []
@@ -385,7 +385,7 @@ class _PipelineRun:
             if resumes.header.begun_at < datetime.now(UTC) - within:
                 self.whole = False  # results of that run are out of date
             self.log.info(
-                "Going on with run %s, which %s: %d nodes are done, %d changed since "
+                "Resuming run %s, which %s: %d nodes done, %d changed "
                 "and run again. %s starts over.",
                 resumes.header.url or resumes.header.id,
                 "failed" if resumes.header.ended == "failed" else "was interrupted",

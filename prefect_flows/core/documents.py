@@ -45,7 +45,7 @@ def decode_utf8(data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DocumentError(
-            f"byte 0x{data[error.start]:02x} in line {line} is no UTF-8; {_UTF_8}"
+            f"byte 0x{data[error.start]:02x} in line {line} is not UTF-8; {_UTF_8}"
         ) from None  # the original error holds the document
 
 
@@ -112,7 +112,7 @@ def parse_yaml_with_nodes(text: str) -> tuple[yaml.Node | None, Any]:
         raise
     except (ValueError, OverflowError, KeyError, AttributeError, TypeError):
         # PyYAML's constructors raise these for `2026-13-45`, `0x_` or `!!int x`.
-        raise DocumentError("it is not YAML: a date or a number in it is none") from None
+        raise DocumentError("it is not YAML: invalid date or number") from None
     check_storable(value)
     return root, value
 
@@ -135,7 +135,7 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if (before := lines.setdefault((key.tag, key.value), line)) != line:
                 raise DocumentError(
-                    f"the key {_format_key(key.value)} is there twice, in lines {before} and {line}"
+                    f"the key {_format_key(key.value)} is duplicated, in lines {before} and {line}"
                 )
         return node
 
@@ -144,7 +144,7 @@ def _dict_of_unique_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise DocumentError(f"the key {_format_key(key)} is there twice")
+            raise DocumentError(f"the key {_format_key(key)} is duplicated")
         found[key] = value
     return found
 
@@ -156,7 +156,7 @@ def _parse_int(text: str) -> int:
 
 
 def _refuse_constant(name: str) -> None:
-    raise DocumentError(f"{name} is no value of JSON")
+    raise DocumentError(f"{name} is not a JSON value")
 
 
 def check_storable(document: Any) -> None:

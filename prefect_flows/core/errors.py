@@ -10,7 +10,7 @@
     ├── PrefectUnreachable    the Prefect API does not answer, or refuses
     ├── WarehouseUnreachable  the warehouse does not answer, or refuses the credentials
     ├── StateStoreError       the state store cannot be read or written
-    │   └── DamagedFile       a file is corrupt
+    │   └── CorruptFileError  a file is corrupt
     ├── TargetBusy            another run holds the target
     ├── BackupError           a backup cannot be made, is corrupt, or does not fit
     ├── IngestionError        exit code 1: a source could not be read or loaded

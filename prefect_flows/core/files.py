@@ -84,7 +84,7 @@ def parse_json_file(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) 
         at = ".".join(str(part) for part in fault["loc"])
         what = f"{at}: {fault['msg']}" if at else fault["msg"]
         raise CorruptFileError(
-            f"A file is damaged: {what if data.strip() else 'it is empty'}.",
+            f"A file is corrupt: {what if data.strip() else 'it is empty'}.",
             where=where,
             fix=fix,
         ) from error

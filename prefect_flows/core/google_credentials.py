@@ -29,7 +29,7 @@ def google_credentials(profile: Profile) -> Credentials:
         return create_google_credentials(BigQueryCredentials.from_dict(known))
     except (GoogleAuthError, DbtBaseException) as error:
         raise WarehouseUnreachable(
-            f"The warehouse of target {profile.target!r} cannot be used: "
+            f"Cannot connect to the warehouse of target {profile.target!r}: "
             f"{' '.join(str(error).split())}",
             where=profile.address,
             fix=get_hint(error, profile),

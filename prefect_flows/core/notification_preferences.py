@@ -48,7 +48,7 @@ def load_preferences(client: SyncPrefectClient, target: str) -> NotificationPref
     except ValidationError as error:
         faults = "; ".join(validation_faults(error))
         raise ConfigurationError(
-            f"Variable {variable.name!r} is not as setup writes it: {faults}.",
+            f"Variable {variable.name!r} is not valid: {faults}.",
             where=f"the Prefect API at {client.api_url}",
             fix=f"{SETUP_COMMAND} --target {target}",
         ) from error

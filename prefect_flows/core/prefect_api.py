@@ -92,7 +92,7 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
         return profile_from_block(document.data)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"Block {name!r} is not as setup writes it: {type(error).__name__}: {error}.",
+            f"Block {name!r} is not valid: {type(error).__name__}: {error}.",
             where=f"the Prefect API at {client.api_url}",
             fix=fix,
         ) from error

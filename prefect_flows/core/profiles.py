@@ -214,7 +214,7 @@ def profile_from_file(file: Path, target: str) -> Profile:
         _, output = DbtProfile.render_profile(raw, name, target, ProfileRenderer({}))
     except (DbtBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"{file.name} is not as setup writes it: {type(error).__name__}: {error}.",
+            f"{file.name} is not valid: {type(error).__name__}: {error}.",
             where=str(file),
             fix=f"{fix}, after moving the file away",
         ) from error

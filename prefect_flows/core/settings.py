@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     def _not_empty(cls, value: object) -> object:
         """Refuse an empty value, which comes from a variable such as `MILLRACE_X=$UNSET`."""
         if value == "":
-            raise ValueError("must not be empty; without the variable, the default holds")
+            raise ValueError("must not be empty; remove the variable to use the default")
         return value
 
     @property

@@ -94,9 +94,9 @@ def refuse_secrets(
 
 def _exposed_secret_error(what: str, place: str, how: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{what}, and everybody who sees a run can read what it was given.",
+        f"{what}, and everyone who can see a run can read its arguments.",
         where=f"argument {place}",
-        fix=f"{how}. If the value is real, change it: it may be in this shell's history, and in "
+        fix=f"{how}. If the value is real, rotate it: it may be in this shell's history, and in "
         "the parameters of the flow run or the deployment",
     )
 

@@ -28,7 +28,7 @@ def translate_dlt_error(
     if step == "sync":
         # dlt's first connection: the cause is an address, a credential or a transient failure.
         return WarehouseUnreachable(
-            f"The warehouse of target {profile.target!r} cannot be used: {message}",
+            f"Cannot connect to the warehouse of target {profile.target!r}: {message}",
             where=profile.address,
             fix=get_hint(error, profile),
             retryable=classify(error) is FailureClass.TRANSIENT,
@@ -37,7 +37,7 @@ def translate_dlt_error(
     for link in chain:
         if isinstance(link, DataValidationError):
             return IngestionError(
-                f"Source {source!r} does not keep the contract of table {link.table_name!r}: "
+                f"Source {source!r} violates the schema contract of table {link.table_name!r}: "
                 f"column {link.column_name!r} is {_describe_breach(link)}.",
                 where=where,
                 fix=_contract_fix(link, source),
@@ -49,7 +49,7 @@ def translate_dlt_error(
     return IngestionError(
         f"Loading source {source!r} failed while dlt ran its step {step!r}: {message}.",
         where=where,
-        fix="fix the cause and run it again; what was loaded before is as it was",
+        fix="fix the cause and run it again; previously loaded rows are unchanged",
         retryable=is_transient,
     )
 
@@ -58,7 +58,7 @@ def _contract_fix(error: DataValidationError, source: str) -> str:
     if error.schema_entity == "data_type":
         # The column keeps its type, since views and models depend on it.
         return (
-            "give the column its type of before where the source is read, such as by a cast; "
+            "cast the column to its previous type where the source is read; "
             "or, if the change is right, load it as a table or column of another name"
         )
     return (
@@ -71,5 +71,5 @@ def _describe_breach(error: DataValidationError) -> str:
     if error.schema_entity == "columns":
         return "new"
     if error.schema_entity == "data_type":
-        return "of another type than before"
+        return "of a different type"
     return "in a table that is new"

@@ -170,7 +170,7 @@ class SourceLoad:
         for table, rows in self.done.rows.items():
             log.info("%s: %s rows", table, f"{rows:,}")
         for table, rows in self.done.removed.items():
-            log.warning("%s: %s rows of a load that was killed were taken away", table, f"{rows:,}")
+            log.warning("%s: %s rows of a killed load were deleted", table, f"{rows:,}")
         for rejection in self.done.rejected:
             log.warning("%s: refused %s: %s", rejection.table, rejection.where, rejection.why)
         return self.done.as_record()

@@ -91,7 +91,7 @@ def disabled_sources(dbt_project: Path, vars: Mapping[str, Any]) -> list[str]:
     names = variables.get(DISABLED_VARIABLE, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(
-            f"The variable {DISABLED_VARIABLE} is no list of names.",
+            f"The variable {DISABLED_VARIABLE} is not a list of names.",
             where=f"the variables of the run, or {dbt_project}",
             fix=f"write {DISABLED_VARIABLE}: [], or name sources in it: "
             f"{', '.join(source_names())}",
@@ -115,7 +115,7 @@ def _read_yaml(file: Path) -> Any:
 def _require_mapping(value: Any, file: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(
-            f"{file.name} has something else where names with values belong.",
+            f"{file.name}, or a value in it, is not a mapping.",
             where=str(file),
             fix=f"write `name: value` lines; `git diff {file.name}` shows what changed",
         )

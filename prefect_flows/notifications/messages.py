@@ -62,9 +62,9 @@ def build_incident_notice(
         lines += _failing_row_lines(card.failing_rows)
     last_lines = []
     if changes.ongoing:
-        last_lines.append(f"open since before: {len(changes.ongoing)}")
+        last_lines.append(f"ongoing: {len(changes.ongoing)}")
     if first.command:
-        command_label = "see it again" if first.node else "fix"
+        command_label = "reproduce" if first.node else "fix"
         last_lines.append(f"{command_label}: {_truncate(first.command, MAX_COMMAND_LENGTH)}")
     if url:
         last_lines.append(f"run: {url}")
@@ -87,7 +87,7 @@ def build_recovery_notice(
     first, others = oldest[0], oldest[1:]
     more = f" and {len(others):,} more" if others else ""
     return _build_notice(
-        f"{target}: {first.name} is good again{more}",
+        f"{target}: {first.name} recovered{more}",
         [_recovery_line(first, now)],
         [_recovery_line(incident, now) for incident in others],
         [*([f"still open: {still_open}"] if still_open else []), *([f"run: {url}"] if url else [])],
@@ -106,7 +106,7 @@ def build_retry_notice(target: str, retried: Sequence[str], url: str | None) -> 
     """Build the message that lists what a run retried; None if it retried nothing."""
     if not retried:
         return None
-    subject = f"{target}: {len(retried):,} tried again"
+    subject = f"{target}: {len(retried):,} retried"
     return _build_notice(subject, [], retried, [f"run: {url}"] if url else [], _live_parts(url))
 
 
@@ -140,7 +140,7 @@ def _blocked_line(incident: Incident, card: FailureCard | None) -> str:
     blocked = [f"{kind} {name}" for kind, name in (card.blocked if card else ())]
     shown = ", ".join(blocked[:MAX_BLOCKED])
     more = f" and {len(blocked) - MAX_BLOCKED:,} more" if len(blocked) > MAX_BLOCKED else ""
-    return f"behind it: {shown}{more}" if shown else f"behind it: {incident.blocked:,}"
+    return f"blocked: {shown}{more}" if shown else f"blocked: {incident.blocked:,}"
 
 
 def _failing_row_lines(rows: FailingRows) -> list[str]:

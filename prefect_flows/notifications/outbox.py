@@ -84,7 +84,7 @@ class Outbox(BaseModel):
                 recipients that no longer exist are dropped.
         """
         if receivers is None:
-            unsent = {ALL_RECIPIENTS: "the Prefect API, which knows who, does not answer"}
+            unsent = {ALL_RECIPIENTS: "the Prefect API does not answer"}
         else:
             unsent = dict.fromkeys(receivers, "not tried yet")
             for waiting in self.waiting:
@@ -164,5 +164,5 @@ class _SenderThread(threading.Thread):
     def _late_note(self, notice: Notice) -> str:
         if (datetime.now(UTC) - notice.at).total_seconds() < 60:  # it is from this run
             return ""
-        more = f" {self._given_up} older ones were left out." if self._given_up else ""
-        return f"\n(This is of {notice.at:%Y-%m-%d %H:%M} UTC; it could not be sent before.{more})"
+        more = f" {self._given_up} older notifications were dropped." if self._given_up else ""
+        return f"\n(Delayed: from {notice.at:%Y-%m-%d %H:%M} UTC.{more})"

@@ -89,7 +89,9 @@ class _Notifier:
             self._save_incidents(changes)
         if receivers and outbox.waiting:
             for receiver, why in outbox.deliver(build_sender(receivers), seconds).items():
-                self.log.warning("Nobody could be told by block %s: %s", receiver, why)
+                self.log.warning(
+                    "Could not send a notification through block %s: %s", receiver, why
+                )
             self._save_outbox(outbox)
 
     def _load_previous(self) -> tuple[list[Incident], Outbox]:
@@ -100,7 +102,7 @@ class _Notifier:
                 Outbox.read(self.store, target, self.log.warning),
             )
         except StateStoreError as error:
-            self.log.warning("What is open cannot be read, and is told as if new: %s", error)
+            self.log.warning("Cannot read open incidents; all are notified as new: %s", error)
             self.stored = False
             return [], Outbox()
 
@@ -109,7 +111,7 @@ class _Notifier:
         try:
             return self.runtime.recipients()
         except PrefectUnreachable as error:
-            self.log.warning("Who is to be told cannot be asked: %s", error)
+            self.log.warning("Cannot read the notification blocks: %s", error)
             return None
 
     def _save_outbox(self, outbox: Outbox) -> None:
@@ -119,7 +121,7 @@ class _Notifier:
             outbox.keep(self.store, self.run.target)
             self._saved_outbox = outbox.model_copy(deep=True)
         except StateStoreError as error:
-            self.log.warning("What is not sent yet cannot be kept: %s", error)
+            self.log.warning("Cannot save unsent notifications: %s", error)
 
     def _save_incidents(self, changes: IncidentChanges) -> None:
         if not self.stored:
@@ -127,7 +129,7 @@ class _Notifier:
         try:
             save_incidents(self.store, self.run.target, changes.open)
         except StateStoreError as error:
-            self.log.warning("What is open cannot be kept: %s", error)
+            self.log.warning("Cannot save open incidents: %s", error)
 
 
 def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:

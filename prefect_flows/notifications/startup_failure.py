@@ -51,11 +51,11 @@ def _notify(
             without_waiting = parameters.model_copy(update={"wait": False})
             lock_context.enter_context(target_lock(without_waiting, store, runtime))
         except TargetBusy as busy:
-            runtime.log.warning("Nobody is told by this run: %s", busy.what)
+            runtime.log.warning("This run sends no notification: %s", busy.what)
             return
         except MillraceError as other:
             # Then no other run can hold the lock either; this may be the error to notify of.
-            runtime.log.warning("Told without holding the target: %s", other.what)
+            runtime.log.warning("Notifying without the lock of the target: %s", other.what)
         outcome = RunOutcome(parameters.target, started, "failed", error, {})
         notify_run_result(outcome, store, runtime, seconds)
 
@@ -64,5 +64,5 @@ def _has_recipients(runtime: Runtime) -> bool:
     try:
         return bool(runtime.recipients())
     except PrefectUnreachable as error:
-        runtime.log.warning("Who is to be told cannot be asked: %s", error.what)
+        runtime.log.warning("Cannot read the notification blocks: %s", error.what)
         return False

@@ -31,9 +31,9 @@ def serve(
 
     console = Console()
     store = _open_store(state_url)
-    say = f"of {store.url}; Ctrl-C ends it"
+    say = f"from {store.url}; stop with Ctrl-C"
     server.serve(store, port, lambda url: console.print(f"Pages: {url} ({say})", soft_wrap=True))
-    console.print("Ended.")
+    console.print("Stopped.")
 
 
 @app.command()
@@ -77,7 +77,7 @@ def _find_configured_store(settings: Settings, state_url: str | None) -> StateSt
         try:
             client = contexts.enter_context(prefect_client())
         except (PrefectUnreachable, ConfigurationError) as error:
-            message = f"Prefect cannot be asked where the state store is: {error.what}"
+            message = f"Cannot read the state store's address from Prefect: {error.what}"
             Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
             return StateStore(url or settings.default_state_url)
         return configured_store(settings, client, url)

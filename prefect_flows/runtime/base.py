@@ -28,7 +28,7 @@ WAIT_LOG_SECONDS = 300
 def target_busy_error(target: str, holder: str, where: str) -> TargetBusy:
     """Build the error for a run with `--no-wait` whose target another run holds."""
     return TargetBusy(
-        f"Target {target!r} is taken by {holder}.",
+        f"Target {target!r} is locked by {holder}.",
         where=where,
         fix="wait for it to end, or start this one without --no-wait",
     )

@@ -117,8 +117,8 @@ class CancellationHandler:
     def cancelled(self) -> RunCancelled:
         """Build the error of a cancelled run."""
         return RunCancelled(
-            f"The run was told to stop by {self.reason or 'Ctrl-C'}; its statements were "
+            f"The run was cancelled by {self.reason or 'Ctrl-C'}; its statements were "
             "cancelled in the warehouse.",
             where="the stage that ran; the log names it",
-            fix="start it again: it goes on with what is left; --no-resume starts over",
+            fix="start it again: it resumes with the remaining nodes; --no-resume starts over",
         )

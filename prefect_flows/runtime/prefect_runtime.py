@@ -125,7 +125,7 @@ class PrefectRuntime:
             PrefectUnreachable: the Prefect API does not answer.
         """
         where = f"blocks {notify_block(self._target)} of the Prefect API"
-        fix = "start it again; what was to be told waits for the next run"
+        fix = "start it again; the next run sends the notifications"
         if not is_api_healthy():
             raise PrefectUnreachable("The Prefect API does not answer.", where=where, fix=fix)
         try:
@@ -166,7 +166,7 @@ class PrefectRuntime:
                     break
                 except ConcurrencySlotAcquisitionError as error:
                     raise PrefectUnreachable(
-                        f"The lease of target {target!r} cannot be asked for: {error}",
+                        f"Cannot acquire the lease of target {target!r}: {error}",
                         where=f"concurrency limit {name} of the Prefect API",
                         fix=f"see that the API answers; if the limit is gone: {SETUP_COMMAND} "
                         f"--target {target}",
@@ -177,7 +177,7 @@ class PrefectRuntime:
                             target, holder(), f"concurrency limit {name}"
                         ) from error
                     if time.monotonic() - logged_at > WAIT_LOG_SECONDS:
-                        self.log.info("Target %r is taken. Waiting for %s.", target, holder())
+                        self.log.info("Target %r is locked; waiting for %s.", target, holder())
                         logged_at = time.monotonic()
             try:
                 yield
@@ -189,7 +189,7 @@ class PrefectRuntime:
             lease.close()
         except API_ERRORS as error:
             self.log.warning(
-                "The lease of target %r could not be given back (%s); it ends by itself in %d s.",
+                "Cannot release the lease of target %r (%s); it expires in %d s.",
                 target,
                 type(error).__name__,
                 LEASE_SECONDS,

@@ -54,7 +54,7 @@ def run_as_task(
             with stop.check_before_and_after(), _stage_timeout(name, policy):
                 return work(log)
         except KeyboardInterrupt:
-            return Cancelled(message="The run was told to stop.")
+            return Cancelled(message="The run was cancelled.")
 
     # The task gets no tags: for each tag, Prefect requests a concurrency slot from the API, and the
     # task fails while the API is down.

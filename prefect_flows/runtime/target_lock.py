@@ -30,7 +30,7 @@ def target_lock(parameters: Parameters, store: StateStore, runtime: Runtime) -> 
         try:
             last = last_run(store, target)
         except CorruptFileError as error:
-            return f"a run of which nothing is known: {error.where} is damaged"
+            return f"an unknown run: {error.where} is corrupt"
         if last is None or last[1].ended is not None:
             return "a run that has just begun, or was killed less than a minute ago"
         header = last[1]
@@ -59,7 +59,7 @@ def _file_lock(
         if not parameters.wait:
             raise target_busy_error(parameters.target, holder(), str(file)) from error
     while not lock.is_locked:
-        runtime.log.info("Target %r is taken. Waiting for %s.", parameters.target, holder())
+        runtime.log.info("Target %r is locked; waiting for %s.", parameters.target, holder())
         with suppress(filelock.Timeout):
             lock.acquire(timeout=WAIT_LOG_SECONDS, poll_interval=0.5)
     try:

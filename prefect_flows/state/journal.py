@@ -90,7 +90,7 @@ class Journal:
                     entry = parse_json_file(line, _ENTRY, where=where, fix="")
                     entries.append(entry.model_dump())
                 except CorruptFileError as error:
-                    warn(f"{error.what} The line is left out.\n  where: {where}")
+                    warn(f"{error.what} The line was skipped.\n  where: {where}")
         return entries
 
 

@@ -44,9 +44,12 @@ def _faults(url: str) -> Iterator[str]:
         yield f"{kind} is no kind of state store"
     elif scheme == "file":
         if not rest.startswith("/"):
-            yield "behind file:// comes a path that begins with /"
+            yield "the path after file:// must begin with /"
     elif not _BUCKET.fullmatch(rest):
-        yield f"behind {scheme}:// comes the name of a bucket, and a path without ?, # and //"
+        yield (
+            f"the part after {scheme}:// must be the name of a bucket, and a path without ?, # "
+            "and //"
+        )
 
 
 def get_url_fix(url: str) -> str:

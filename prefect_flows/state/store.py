@@ -129,13 +129,13 @@ class StateStore:
                 data,
                 kind,
                 where=f"{self.url}/{path}",
-                fix="run the target: its next run goes on without the file",
+                fix="run the target: its next run continues without the file",
             )
         except CorruptFileError as error:
             if warn is None:
                 raise
             where = f"{self.url}/{self.set_aside(path)}"
-            warn(f"{error.what} It is set aside, and the run goes on without it.\n  where: {where}")
+            warn(f"{error.what} It was renamed; the run continues without it.\n  where: {where}")
             return None
 
     def set_aside(self, path: str) -> str:

@@ -102,8 +102,8 @@ class DbtStage:
         only = self._remaining()
         if only is not None and (self.attempts or self.results):
             log.info(
-                "%s %d of %d nodes, which are left.",
-                f"Attempt {self.attempts + 1} runs" if self.attempts else "Going on with",
+                "%s %d of %d nodes.",
+                f"Attempt {self.attempts + 1} runs" if self.attempts else "Resuming with",
                 len(only),
                 len(self.selected),
             )
@@ -244,7 +244,7 @@ class DbtStage:
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
             where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
-            fix=f"{self.fixes.get(first.unique_id, 'correct it')}; to see it again: {command}",
+            fix=f"{self.fixes.get(first.unique_id, 'correct it')}; to reproduce: {command}",
             record=self.record(),
             retryable=bool(
                 nodes_to_retry(self.results, self.session.manifest.child_map, self.retries)
@@ -255,9 +255,9 @@ class DbtStage:
         profile = self.session.profile
         command = f"cd dbt && uv run dbt {' '.join(self.command)} --target {profile.target}"
         return StageFailed(
-            f"{self.name}: dbt did not run through: {' '.join(str(error).split())}",
+            f"{self.name}: dbt aborted: {' '.join(str(error).split())}",
             where=f"target {profile.target!r}",
-            fix=f"{get_google_hint(error, profile) or 'correct it'}; to see it again: {command}",
+            fix=f"{get_google_hint(error, profile) or 'correct it'}; to reproduce: {command}",
             record=self.record(),
             retryable=classify(error) is FailureClass.TRANSIENT,
         )

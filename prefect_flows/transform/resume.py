@@ -97,7 +97,7 @@ def load_resume_state(entries: Sequence[Entry], code: CodeHashes, warn: Warn) ->
         except ValidationError as error:
             fault = error.errors(include_input=False)[0]
             at = ".".join(str(part) for part in fault["loc"])
-            warn(f"The journal entry of {name} is damaged ({at}: {fault['msg']}) and left out.")
+            warn(f"The journal entry of {name} is corrupt ({at}: {fault['msg']}) and was skipped.")
             continue
         if result is None:
             records[entry["stage"]] = entry["record"]

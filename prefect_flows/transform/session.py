@@ -199,7 +199,7 @@ class DbtSession:
                 raise ProjectError(
                     f"The dbt project does not parse: {outcome.exception}",
                     where=str(self.project_dir),
-                    fix=f"correct the file; to see it again: {self._in_project(['parse'])}",
+                    fix=f"correct the file; to reproduce: {self._in_project(['parse'])}",
                 ) from outcome.exception
             (self._manifest,) = outcome.results
             self._folders = {
@@ -286,7 +286,7 @@ class DbtSession:
             raise ProjectError(
                 f"dbt's packages cannot be installed: {' '.join(str(error).split())}",
                 where=", ".join(str(file) for file in self._package_files()),
-                fix=f"{what}; to see it again: {self._in_project(['deps'])}",
+                fix=f"{what}; to reproduce: {self._in_project(['deps'])}",
                 retryable=retryable,
             ) from error
         return {"installed": not kept}
@@ -355,7 +355,7 @@ class DbtSession:
                 yield adapter
         except DbtBaseException as error:
             raise WarehouseUnreachable(
-                f"The warehouse of target {self.profile.target!r} cannot be used: "
+                f"Cannot connect to the warehouse of target {self.profile.target!r}: "
                 f"{' '.join(str(error).split())}",
                 where=self.profile.address,
                 fix=get_hint(error, self.profile),
@@ -525,9 +525,9 @@ class DbtSession:
         if not outcome.success:
             faults = getattr(outcome.returned, "errors", None) or ["dbt does not say why"]
             raise StageFailed(
-                f"dbt's catalog is not whole: {' '.join(str(faults[0]).split())}.",
+                f"dbt's catalog is incomplete: {' '.join(str(faults[0]).split())}.",
                 where=self.profile.address,
-                fix=f"see it again: cd {self.project_dir.name} && "
+                fix=f"reproduce: cd {self.project_dir.name} && "
                 f"uv run dbt docs generate --target {self.profile.target}; or --skip docs",
                 record={},
                 retryable=False,

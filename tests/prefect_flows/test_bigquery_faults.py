@@ -121,7 +121,7 @@ def test_a_quota_that_stays_fails_with_its_reason(faulty: Project, bigquery: Big
 @pytest.mark.parametrize(
     ("status", "reason", "cause", "fix"),
     [
-        (400, "invalidQuery", "code", "fix:   correct it; to see it again: cd dbt && uv run dbt"),
+        (400, "invalidQuery", "code", "fix:   correct it; to reproduce: cd dbt && uv run dbt"),
         (403, "accessDenied", "configuration", "roles/bigquery.dataEditor on its datasets"),
         (404, "notFound", "configuration", "correct project (faults), dataset (scratch) or"),
     ],
@@ -184,7 +184,7 @@ def test_a_catalog_that_cannot_be_read_is_no_success(faulty: Project) -> None:
     )
     assert done.returncode == 1
     said = done.stdout + done.stderr
-    assert "dbt's catalog is not whole: Database Error" in said
+    assert "dbt's catalog is incomplete: Database Error" in said
     assert "dbt docs generate --target faulty" in said
 
 

@@ -26,14 +26,14 @@ def test_it_runs_what_failed_and_what_was_skipped_because_of_it(scratch: Scratch
 
     done = scratch.pipeline(*rerun.split()[4:], "--exclude", "behind")
     assert done.returncode == 2
-    assert "what the last run was asked for, which had another exclude." in done.stderr
+    assert "uses the parameters of the last run, which differ in exclude." in done.stderr
 
     scratch.model("faulty", table + "select id from {{ ref('numbers') }}")
     done = scratch.pipeline(*rerun.split()[4:])
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "which failed: 2 nodes are done, 0 changed since" in done.stderr
-    assert "Going on with 2 of 4 nodes, which are left." in done.stderr
+    assert "which failed: 2 nodes done, 0 changed and" in done.stderr
+    assert "Resuming with 2 of 4 nodes." in done.stderr
     assert {"numbers", "doubled", "faulty", "behind"} <= scratch.relations()
     assert scratch.query("select last_value from built", scratch.database) == [(1,)]
     state = scratch.local / "state" / "targets" / "scratch"

@@ -79,7 +79,7 @@ def test_a_snapshot_follows_its_model_and_hooks_of_a_resumed_run_see_all_of_it(
 
     # THEN the snapshot has what the model is now, and the hooks see the node that was done too
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "2 nodes are done, 4 changed since" in resumed.stderr
+    assert "2 nodes done, 4 changed and" in resumed.stderr
     assert scratch.query("select id from scratch.behind", scratch.database) == [(2,)]
     assert scratch.query(seen_by_hooks, scratch.database) == [
         ("freshness", "delivered", "", "1"),

@@ -142,6 +142,6 @@ def test_a_gateway_that_never_answers_is_given_up(three: Three) -> None:
 def test_a_page_that_cannot_be_written_fails_no_run(three: Three) -> None:
     last = three.done[2]
     assert last.returncode == 0, last.stdout + last.stderr
-    assert "The page over all targets could not be written." in last.stderr
+    assert "The overview page could not be written." in last.stderr
     assert f"where: {three.store}/index.html" in last.stderr
     assert "Traceback" not in last.stderr

@@ -226,7 +226,7 @@ class BigQueryWarehouse:
                     fix="correct what it names, and try again",
                 ) from error
             raise WarehouseUnreachable(
-                f"The warehouse of target {profile.target!r} cannot be used: "
+                f"Cannot connect to the warehouse of target {profile.target!r}: "
                 f"{' '.join(str(error).split())}",
                 where=profile.address,
                 fix=f"{get_hint(error, profile)}; documentation/pull_requests.md lists what the "

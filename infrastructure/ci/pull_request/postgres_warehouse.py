@@ -216,7 +216,7 @@ class PostgresWarehouse:
             )  # fmt: skip
         except psycopg2.OperationalError as error:
             raise WarehouseUnreachable(
-                f"The warehouse of target {self._profile.target!r} cannot be used: "
+                f"Cannot connect to the warehouse of target {self._profile.target!r}: "
                 f"{' '.join(str(error).split())}",
                 where=self._profile.address,
                 fix=self._profile.address_hint,

@@ -78,14 +78,14 @@ def rest_client(
     parts = urlsplit(api_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
         raise ConfigurationError(
-            "The address of the API is no http or https URL, or carries credentials.",
+            "The address of the API is not an http or https URL, or contains credentials.",
             where="the parameter api_url",
             fix="give an address such as https://api.example.com",
         )
     if secret is not None and not re.fullmatch("[!-~]+", secret):
         # The error of requests would show it.
         raise ConfigurationError(
-            "The secret of the API cannot be one: it is empty, or has spaces, line breaks or "
+            "The secret is invalid: it is empty, or has spaces, line breaks or "
             "letters outside ASCII.",
             where=f"the header {secret_header}",
             fix=access,
@@ -154,7 +154,7 @@ def unexpected_shape_error(response: Response, fault: str) -> IngestionError:
     body = response.json()
     seen = f"fields {', '.join(body)}" if isinstance(body, dict) else f"a {type(body).__name__}"
     return IngestionError(
-        f"The API answers in another shape than before: {fault} (the answer is {seen}).",
+        f"The API returned an unexpected response: {fault} (the answer is {seen}).",
         where=format_request(response.request),
         fix="compare the API's documentation with the source's source.py",
     )

@@ -120,8 +120,8 @@ class Transport(HTTPAdapter):
         where, patience = format_request(request), self._patience
         if get_origin(request.url or "") != self._origin:
             raise IngestionError(
-                f"The API points to another address than its own, {self._origin}: it is not "
-                "followed, since the secret would go there too.",
+                f"The API links or redirects to another host than its own, {self._origin}: it is "
+                "not followed, since the secret would go there too.",
                 where=where,
                 fix="correct the parameter api_url, if the API has moved",
             )
@@ -135,7 +135,7 @@ class Transport(HTTPAdapter):
                 delay = patience.first_delay * 2 ** (failures - 1)
                 if failures >= patience.attempts:
                     raise IngestionError(
-                        f"The API failed {failures} times in a row, the last time so: {fault}.",
+                        f"The API failed {failures} times in a row, last error: {fault}.",
                         where=where,
                         fix="run it again when the API answers; nothing of this load was kept",
                         retryable=True,
@@ -150,7 +150,7 @@ class Transport(HTTPAdapter):
                 limits, waited = limits + 1, waited + delay
                 if waited > patience.longest_wait:
                     self._raise_rate_limit_error(where, limit, delay)
-                description = f"{limit}; going on at {format_utc(time.time() + delay)}"
+                description = f"{limit}; retrying at {format_utc(time.time() + delay)}"
             run_logger().warning("%s: %s.", where, description)
             time.sleep(delay)
 
@@ -175,7 +175,7 @@ class Transport(HTTPAdapter):
                 f"no connection ({self._without_secret(_root_cause_text(error))})"
             ) from error
         except (ChunkedEncodingError, ContentDecodingError) as error:
-            raise TransientError(f"its answer broke off ({type(error).__name__})") from error
+            raise TransientError(f"its answer was truncated ({type(error).__name__})") from error
         self._check_response(request, response)
         return response
 
@@ -213,7 +213,7 @@ class Transport(HTTPAdapter):
             kind = response.headers.get("Content-Type", "no type named")
             size = len(response.content)
             raise TransientError(
-                f"its answer is no whole JSON ({size:,} bytes of {kind})"
+                f"its answer is not complete JSON ({size:,} bytes of {kind})"
             ) from error
 
     def _raise_rate_limit_error(self, where: str, limit: _RateLimited, delay: float) -> NoReturn:

@@ -31,10 +31,10 @@ _NODE = ("target", "node", "resource_type")
 
 # Help text and labels by metric.
 METRICS: Mapping[str, tuple[str, Sequence[str]]] = {
-    "millrace_run_started_timestamp_seconds": ("When the last run began.", ("target",)),
-    "millrace_run_ended_timestamp_seconds": ("When the last run ended.", ("target",)),
+    "millrace_run_started_timestamp_seconds": ("Start time of the last run.", ("target",)),
+    "millrace_run_ended_timestamp_seconds": ("End time of the last run.", ("target",)),
     "millrace_run_last_success_timestamp_seconds": (
-        "When a run last passed that left out nothing of the project.",
+        "When a run of the whole project last passed.",
         ("target",),
     ),
     "millrace_run_duration_seconds": ("Wall time of the last run.", ("target",)),
@@ -42,13 +42,13 @@ METRICS: Mapping[str, tuple[str, Sequence[str]]] = {
         "1 for how the last run ended, 0 for the other ways.",
         ("target", "outcome"),
     ),
-    "millrace_run_whole": ("1 where the last run left out nothing of the project.", ("target",)),
+    "millrace_run_whole": ("1 if the last run was of the whole project.", ("target",)),
     "millrace_run_rows": ("Rows that the last run loaded and wrote.", ("target",)),
     "millrace_run_processed_bytes": ("Bytes that its statements processed.", ("target",)),
     "millrace_run_billed_bytes": ("Bytes that it is billed for.", ("target",)),
     "millrace_run_cost": ("What is billed, at the price that is set.", ("target",)),
     "millrace_stage_duration_seconds": (
-        "Wall time of a stage, all attempts together.",
+        "Wall time of a stage, over all attempts.",
         ("target", "stage"),
     ),
     "millrace_stage_rows": ("Rows that a stage loaded or wrote.", ("target", "stage")),
@@ -75,7 +75,7 @@ METRICS: Mapping[str, tuple[str, Sequence[str]]] = {
         ("target", "source"),
     ),
     "millrace_source_checked_timestamp_seconds": (
-        "When the freshness of a table of a source was last looked at.",
+        "When the freshness of a table of a source was last checked.",
         ("target", "source"),
     ),
     "millrace_mart_built_timestamp_seconds": ("When a mart was last built.", ("target", "mart")),
@@ -195,7 +195,7 @@ def _add_tables(run: RunSummary, add: _Add) -> None:
     target = run.target
     sources = sorted(run.sources.items(), key=lambda item: item[1].status in {"pass", None})
     for name, source in sources[:MAX_SERIES]:
-        add("millrace_source_status", 1, target, name, source.status or "never looked at")
+        add("millrace_source_status", 1, target, name, source.status or "never checked")
         loaded, checked = _timestamp(source.max_loaded_at), _timestamp(source.checked_at)
         add("millrace_source_loaded_timestamp_seconds", loaded, target, name)
         add("millrace_source_checked_timestamp_seconds", checked, target, name)

@@ -143,9 +143,7 @@ def _css_class(incident: Incident) -> str:
 def _count_by_status(sources: dict[str, SourceFreshness]) -> list[tuple[str, int]]:
     """Count sources by status, worst first."""
     found = Counter(source.status for source in sources.values())
-    return [
-        (status or "never looked at", found[status]) for status in STATUS_ORDER if found[status]
-    ]
+    return [(status or "never checked", found[status]) for status in STATUS_ORDER if found[status]]
 
 
 def _tests_of(run: RunOverview) -> list[tuple[str, str, int]]:

@@ -59,7 +59,7 @@ def save_run(
         if readable:
             save_history(store, summary, before)
     except StateStoreError as error:
-        log.warning("The run's summary could not be kept. %s", error)
+        log.warning("The run's summary could not be saved. %s", error)
 
 
 def publish(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
@@ -67,7 +67,7 @@ def publish(store: StateStore, target: str, settings: Settings, log: Logger) -> 
     try:
         write_index(store)
     except StateStoreError as error:
-        log.warning("The page over all targets could not be written. %s", error)
+        log.warning("The overview page could not be written. %s", error)
     if settings.metrics_dir is not None or settings.metrics_push_url is not None:
         from prefect_flows.reporting.metrics.export import send_metrics
 

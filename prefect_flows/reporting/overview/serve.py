@@ -70,7 +70,7 @@ def serve(store: StateStore, port: int, ready: Callable[[str], None]) -> None:
         raise ServerError(
             f"The pages cannot be served: {error.strerror}.",
             where=f"{HOST}:{port}",
-            fix="end what uses the port, or take another one: --port 0 takes any that is free",
+            fix="stop the process that uses the port, or use another: --port 0 uses any free port",
         ) from error
     with server:
         # An open connection of a browser must not delay the end.

@@ -30,7 +30,7 @@ def cards_markdown(report: RunReport) -> str:
         parts.append(f"**First cause.** {escape_markdown(report.first_cause, 600)}")
     if report.unreported:
         unreported = [f"- {escape_markdown(what)}" for what in report.unreported[:20]]
-        parts.append("\n".join(["**Not told to the Prefect API:**\n", *unreported]))
+        parts.append("\n".join(["**Not reported to the Prefect API:**\n", *unreported]))
     parts.append(_summary(report))
     picture = picture_markdown(report)
     if picture:
@@ -149,8 +149,8 @@ def _card(card: FailureCard) -> str:
             f"{kind} {escape_markdown(name, 100)}" for kind, name in card.blocked[:10]
         )
         more = f", and {len(card.blocked) - 10:,} more" if len(card.blocked) > 10 else ""
-        facts.append(f"- behind it: {blocked_names}{more}")
-    parts += ["\n".join(facts), "See it again:", code_block(card.command, "sh", 1000)]
+        facts.append(f"- blocked: {blocked_names}{more}")
+    parts += ["\n".join(facts), "Reproduce:", code_block(card.command, "sh", 1000)]
     parts += _rows(card)
     if card.compiled_sql:
         parts += ["Compiled SQL:", code_block(card.compiled_sql, "sql", 2000)]

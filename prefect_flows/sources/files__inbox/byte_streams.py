@@ -110,7 +110,7 @@ class Text(_Stream):
             self.lines += data.count(b"\n")
             self._last = data[-1:]
         elif self._undecoded:
-            raise Malformed("the text is no UTF-8: it ends within a character", self.lines + 1)
+            raise Malformed("the text is not UTF-8: it ends within a character", self.lines + 1)
         return data
 
     def _check(self, data: bytes) -> None:
@@ -126,7 +126,7 @@ class Text(_Stream):
         except UnicodeDecodeError as error:
             if error.reason != "unexpected end of data":
                 raise Malformed(
-                    f"byte 0x{data[error.start]:02x} is no UTF-8 (convert the file to UTF-8)",
+                    f"byte 0x{data[error.start]:02x} is not UTF-8 (convert the file to UTF-8)",
                     self._line(data, error.start),
                 ) from error
             self._undecoded = data[error.start :]

@@ -203,7 +203,7 @@ def _read_header(stream: Text, names: Names, dialect: Dialect) -> list[str]:
         )
     refuse_many_columns(len(keys))
     if not keys:
-        raise Malformed("the first line is empty, where the header belongs", 1)
+        raise Malformed("the first line is empty; a header is expected", 1)
     if len(keys) == 1 and any(other in keys[0] for other in _OTHER_DELIMITERS):
         raise Malformed(
             f"the header is one column, {shorten(repr(keys[0]))}: the delimiter is not "
@@ -212,7 +212,7 @@ def _read_header(stream: Text, names: Names, dialect: Dialect) -> list[str]:
         )
     for number, key in enumerate(keys):
         if key in keys[:number]:
-            raise Malformed(f"column {shorten(repr(key))} is there twice", 1)
+            raise Malformed(f"column {shorten(repr(key))} is duplicated", 1)
     names.add(keys)
     return [names.columns[key] for key in keys]
 
@@ -335,7 +335,7 @@ def _bad_value(
             line, row = rows[first_bad(rows, fit)]
             if found is None or found.line is None or line < found.line:
                 value = shorten(repr(row[index]))
-                why = f"column {columns[index]!r}: {value} is no {format_type(kind)}"
+                why = f"column {columns[index]!r}: {value} is not a {format_type(kind)}"
                 if columns[index] not in dialect.declared and _arrow_converts(
                     [row[index]], kind, dialect
                 ):

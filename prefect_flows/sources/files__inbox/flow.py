@@ -30,11 +30,11 @@ def ingest_files_inbox(
 
     Args:
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
-        url: Folder, s3://bucket/folder or gs://bucket/folder; by default as prefect.yaml says.
+        url: Folder, s3://bucket/folder or gs://bucket/folder; default: from prefect.yaml.
         tables: Glob pattern of each table's files; by default the first folder names the table.
         types: Types of columns by table, as in {"orders": {"amount": "decimal(18,2)"}}.
         delimiter: Between the values of CSV files, the comma by default.
-        nulls: What stands for null in CSV files beside nothing.
+        nulls: What stands for null in CSV files besides the empty value.
         escape: The character of CSV files that makes the one after it an ordinary one.
         min_age_seconds: Files changed later than this long ago (5) are left for the next run.
         retry_quarantined: Look again at files that were refused and have not changed.
@@ -46,7 +46,7 @@ def ingest_files_inbox(
 @exits_with_expected_errors
 def main(
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
-    url: Annotated[str | None, typer.Option(help="By default as prefect.yaml says.")] = None,
+    url: Annotated[str | None, typer.Option(help="Default: from prefect.yaml.")] = None,
     full_refresh: Annotated[bool, typer.Option(help="Load every file again.")] = False,
     retry_quarantined: Annotated[bool, typer.Option(help="Look at refused files again.")] = False,
 ) -> None:

@@ -194,7 +194,7 @@ def _parse_options(options_json: str | None, url: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         # Outside the `except`, since that error quotes the secret.
         raise ConfigurationError(
-            "The secret `storage_options` is no JSON object.",
+            "The secret `storage_options` is not a JSON object.",
             where=f"inbox {url}",
             fix='write it as in {"key": "…", "secret": "…"}',
         )
@@ -238,7 +238,9 @@ def _find_refusal(path: Path, root: Path) -> str | None:
         return "it is a link that leads nowhere" if path.is_symlink() else None  # it is gone
     if stat.S_ISDIR(mode):
         return "it is a link to a folder, which is not followed; put the files themselves there"
-    return None if stat.S_ISREG(mode) else "it is no file: a pipe, a socket or a device"
+    return (
+        None if stat.S_ISREG(mode) else "it is not a regular file, but a pipe, a socket or a device"
+    )
 
 
 def _follow_link(path: str, info: Mapping[str, Any]) -> Mapping[str, Any]:

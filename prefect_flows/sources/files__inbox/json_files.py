@@ -161,9 +161,8 @@ class _Blocks:
             for key in types.keys() & row.keys():
                 value, kind = row[key], types[key]
                 if value is not None and not _keeps_value(value, kind):
-                    why = (
-                        f"column {key!r}: {shorten(_format_value(value))} is no {format_type(kind)}"
-                    )
+                    shown = shorten(_format_value(value))
+                    why = f"column {key!r}: {shown} is not a {format_type(kind)}"
                     if isinstance(value, _Number) and kind == DOUBLE:
                         why += ", which has fewer digits; declare the column decimal or text"
                     raise Malformed(why, number)
@@ -375,7 +374,7 @@ def _parse_integer(text: str) -> int | _Number:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no value of JSON")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_parse_integer)
@@ -506,7 +505,7 @@ def _explain_fault(line: bytes, types: Types, error: Exception) -> str:
         nested = {key} if isinstance(value, (dict, list)) and kind == TEXT else set()
         block = f"{{{json.dumps(key)}: {_format_value(value)}}}\n".encode()
         if not _is_good(block, {key: kind}, nested):
-            return f"column {key!r}: {shorten(_format_value(value))} is no {format_type(kind)}"
+            return f"column {key!r}: {shorten(_format_value(value))} is not a {format_type(kind)}"
     return _clean_arrow_message(error)
 
 

@@ -60,11 +60,11 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
             with pq.ParquetFile(path, read_dictionary=texts) as file:
                 yield from _read_batches(file, names, types)
         except pa.ArrowInvalid as error:
-            raise Malformed(f"no whole Parquet file: {error}") from error
+            raise Malformed(f"not a valid Parquet file: {error}") from error
         except OSError as error:
             if error.errno is not None:  # an I/O error of this machine, not a fault of the file
                 raise
-            raise Malformed(f"no whole Parquet file: {error}") from error
+            raise Malformed(f"not a valid Parquet file: {error}") from error
 
 
 def _read_batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
@@ -72,7 +72,7 @@ def _read_batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[
     refuse_many_columns(len(schema.names))
     repeated = [key for key in schema.names if schema.names.count(key) > 1]
     if repeated:
-        raise Malformed(f"column {shorten(repr(repeated[0]))} is there twice")
+        raise Malformed(f"column {shorten(repr(repeated[0]))} is duplicated")
     names.add(schema.names)
     kinds = {
         field.name: types.get(names.columns[field.name]) or _nearest_type(field) for field in schema
@@ -216,7 +216,7 @@ def _to_json_value(value: Any) -> Any:
 def _refuse_bad_text(values: pa.Array, key: str, first_row: int) -> None:
     if not is_valid(values):
         row = first_bad(values, is_valid)
-        raise Malformed(f"column {key!r}: the text is no UTF-8", first_row + row)
+        raise Malformed(f"column {key!r}: the text is not UTF-8", first_row + row)
     if pc.any(pc.match_substring(values, "\0")).as_py():
         row = pc.index(pc.fill_null(pc.match_substring(values, "\0"), False), True).as_py()
         raise Malformed(f"column {key!r}: it holds a zero byte", first_row + row)
@@ -241,7 +241,7 @@ def _convert_or_refuse(values: pa.Array, kind: pa.DataType, key: str, first_row:
         row = first_bad(values, fit)
         value = shorten(repr(values[row].as_py()))
         raise Malformed(
-            f"column {key!r}: {value} is no {format_type(kind)}", first_row + row
+            f"column {key!r}: {value} is not a {format_type(kind)}", first_row + row
         ) from error
 
 

@@ -249,7 +249,9 @@ def _readers(
         # Parquet holds its own schema.
         return [lambda types: parquet_files.read(content, names, types)]
     endings = ", ".join((*CSV, *JSON, *PARQUET))
-    raise Malformed(f"its name ends in none of {endings} (the text ones also with .gz)")
+    raise Malformed(
+        f"unsupported extension, expected one of {endings} (the text ones also with .gz)"
+    )
 
 
 def _merge_types(types: Types, found: Types, declared: Types) -> Types:

@@ -144,7 +144,7 @@ def github__trending(
     """
     if days < 1 or stars_min < 0 or (language is not None and '"' in language):
         raise ConfigurationError(
-            f"This makes no search: language {language!r}, days {days}, stars_min {stars_min}.",
+            f"Invalid search: language {language!r}, days {days}, stars_min {stars_min}.",
             where="the parameters of source github__trending",
             fix="give days of 1 or more, stars_min of 0 or more, and a language's name without "
             "quotes",
@@ -222,7 +222,7 @@ def _fetch_results(client: RESTClient, criteria: Search) -> tuple[Rows, int, boo
         count = page.body.get("total_count")
         if not isinstance(count, int):
             raise IngestionError(
-                "GitHub does not say any more how many repositories it finds (total_count): "
+                "GitHub no longer returns how many repositories it finds (total_count): "
                 "whether all of them came cannot be known.",
                 where=SEARCH_PATH,
                 fix="compare https://docs.github.com/en/rest/search/search with "

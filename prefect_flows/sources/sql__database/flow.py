@@ -17,7 +17,7 @@ from prefect_flows.sources.sql__database.table_config import parse_tables
 
 
 @flow(name="ingest-sql-database", flow_run_name="{target}", persist_result=False)
-def ingest_postgres_dump(
+def ingest_sql_database(
     tables: dict[str, dict[str, Any] | None],
     target: TargetName = "dev",
     schema_name: str | None = None,
@@ -47,7 +47,7 @@ def main(
     schema_name: Annotated[str | None, typer.Option(help="The source's schema.")] = None,
 ) -> None:
     """Load tables and queries of a database."""
-    ingest_postgres_dump(tables, target, schema_name)
+    ingest_sql_database(tables, target, schema_name)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def _validate(
         faults.append("a cursor cannot be called '*'")
     naming = dlt.current.source_schema().naming
     if (here := naming.normalize_identifier(name)) != name:
-        faults.append(f"it would be called {here!r} here; write {here}: {{table: …}}")
+        faults.append(f"its table name would be {here!r}; write {here}: {{table: …}}")
     columns_by_name: dict[str, list[str]] = {}
     for column in columns:
         columns_by_name.setdefault(naming.normalize_identifier(column), []).append(column)
@@ -128,7 +128,7 @@ def _validate(
     ]
     if faults:
         raise ConfigurationError(
-            f"Table {name!r} cannot be dumped: {'; '.join(faults)}.",
+            f"Table {name!r} cannot be loaded: {'; '.join(faults)}.",
             where=f"tables.{name} of the arguments of source 'sql__database'",
             fix="correct it there; a query can rename columns: select a as b from …",
         )

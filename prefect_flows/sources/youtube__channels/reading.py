@@ -175,7 +175,7 @@ class Reading:
                 self._videos[video][2] = self._day
             if len(found) < len(batch):
                 run_logger().info(
-                    "YouTube shows %s of %s videos; the others are private or deleted.",
+                    "YouTube returned %s of %s videos; the others are private or deleted.",
                     len(found),
                     len(batch),
                 )

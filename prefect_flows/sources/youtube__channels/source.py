@@ -61,7 +61,7 @@ def youtube__channels(
         or (statistics_days is not None and statistics_days < 1)
     ):
         raise ConfigurationError(
-            f"These ask for nothing: channels {channels}, quota_budget {quota_budget}, "
+            f"Invalid parameters: channels {channels}, quota_budget {quota_budget}, "
             f"statistics_days {statistics_days}.",
             where="the parameters of source youtube__channels",
             fix="name channels by their ids (UC…) or handles (@…), and give numbers of 1 or more",

@@ -75,7 +75,7 @@ def test_both_warehouses_and_any_names_are_taken() -> None:
 
 def test_a_state_url_without_a_bucket_or_with_a_login_is_a_fault_and_not_repeated() -> None:
     (unset,) = faults(dbt_targets={"dev": POSTGRES}, state_url="s3://")
-    assert unset.startswith("state_url: behind s3:// comes the name of a bucket")
+    assert unset.startswith("state_url: the part after s3:// must be the name of a bucket")
     (login,) = faults(dbt_targets={"dev": POSTGRES}, state_url="s3://AKIA:made/up@bucket/x")
     assert login.startswith("state_url: its URL holds a login")
     assert "millrace secret state-store-login" in login

@@ -37,13 +37,13 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 )
 
 FAULTS_OF_JSON = {
-    '{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' is there twice",
+    '{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' is duplicated",
     '\ufeff{"a": 1}': "it begins with a byte order mark (BOM); save it as UTF-8 without one",
     "[" * DEEP + "]" * DEEP: "it is nested more than 100 deep",
     '{"a": ' * 101 + "1" + "}" * 101: "it is nested more than 100 deep",
     '{"a": ' + "9" * DEEP + "}": "a number has 5,000 digits",
     '{"a": [1, 1e999]}': "a.1: no finite number",
-    '{"a": NaN}': "NaN is no value of JSON",
+    '{"a": NaN}': "NaN is not a JSON value",
     r'{"a": "\ud800"}': "a: a text has half of a surrogate pair, which is no character",
     r'{"\udfff": 1}': "\\udfff: a text has half of a surrogate pair, which is no character",
     '{"a": "s3cret\udcff"}': "a: a text has half of a surrogate pair, which is no character",
@@ -51,10 +51,10 @@ FAULTS_OF_JSON = {
     '{"a": s3cret}': "not JSON: Expecting value: line 1 column 7 (char 6)",
 }
 FAULTS_OF_YAML = {
-    "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n": "the key 'c' is there twice, in lines 3 and 5",
+    "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n": "the key 'c' is duplicated, in lines 3 and 5",
     "[" * 2_000: "it is nested more than 100 deep",
-    "a: " + "9" * DEEP: "it is not YAML: a date or a number in it is none",
-    "a: 2026-13-45": "it is not YAML: a date or a number in it is none",
+    "a: " + "9" * DEEP: "it is not YAML: invalid date or number",
+    "a: 2026-13-45": "it is not YAML: invalid date or number",
     "a: .inf": "a: no finite number",
     'a: "s3cret\\0"': "a: a text has a zero character",
     'a: "\\ud800"': "a: a text has half of a surrogate pair, which is no character",
@@ -75,7 +75,7 @@ FAULTS_OF_FILES = {
     "a: 1\n".encode("utf-16-le"): "it is UTF-16, as PowerShell's `>` writes it; save it as UTF-8: "
     "… | Out-File -Encoding utf8NoBOM FILE",
     b"\xef\xbb\xbfa: 1\n": "it begins with a byte order mark (BOM); save it as UTF-8 without one",
-    "a: 1\nb: müller\n".encode("latin-1"): "byte 0xfc in line 2 is no UTF-8; save it as UTF-8",
+    "a: 1\nb: müller\n".encode("latin-1"): "byte 0xfc in line 2 is not UTF-8; save it as UTF-8",
 }
 
 
@@ -337,7 +337,7 @@ def test_a_source_whose_file_is_no_text_is_a_fault_of_it(tmp_path: Path) -> None
     [
         ("MILLRACE_KEEP_RUNS=3\n".encode("utf-16"), "it is UTF-16"),
         (b"\xef\xbb\xbfMILLRACE_KEEP_RUNS=3\n", "it begins with a byte order mark"),
-        (b"MILLRACE_KEEP_RUNS=\xff\n", "byte 0xff in line 1 is no UTF-8"),
+        (b"MILLRACE_KEEP_RUNS=\xff\n", "byte 0xff in line 1 is not UTF-8"),
         (b"MILLRACE_STAGES={\n", "MILLRACE_STAGES must be a JSON object"),
     ],
 )

@@ -353,7 +353,9 @@ def test_what_google_refuses_is_said_before_anything_is_run_with_what_fixes_it(
         done = project.pipeline("--target", "google", "--skip", "ingest", "--no-prefect")
 
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "WarehouseUnreachable: The warehouse of target 'google' cannot be used: " in done.stderr
+    assert (
+        "WarehouseUnreachable: Cannot connect to the warehouse of target 'google': " in done.stderr
+    )
     assert "where: bigquery made-up" in done.stderr
     assert fix in done.stderr
     assert "terraform apply in infrastructure/terraform/gcp" in done.stderr
@@ -370,7 +372,9 @@ def test_a_key_that_google_refuses_is_said_with_how_to_make_another(
         done = project.pipeline("--target", "google", "--skip", "ingest", "--no-prefect")
 
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "WarehouseUnreachable: The warehouse of target 'google' cannot be used: " in done.stderr
+    assert (
+        "WarehouseUnreachable: Cannot connect to the warehouse of target 'google': " in done.stderr
+    )
     assert "the key is wrong, revoked or expired: make another (terraform apply -replace=" in (
         done.stderr
     )

@@ -105,7 +105,7 @@ def test_a_flow_run_that_a_secret_was_given_to_keeps_it_out_of_the_state_store(
 
     assert done.returncode != 0
     assert "ConfigurationError: 'url' of source 'sql__database' is a secret" in done.stderr
-    assert "If the value is real, change it" in done.stderr
+    assert "If the value is real, rotate it" in done.stderr
     assert kept_in_files(scratch) == []
 
 

@@ -177,7 +177,10 @@ def test_arguments_stand_in_one_place_and_what_was_never_loaded_is_left_out(
               '{"sql__database": {"tables": {"items": null}}}', "--skip", "docs"]  # fmt: skip
     done = run(scratch, *others)
     assert done.returncode == 0, done.stderr
-    said = "Source files__inbox was never loaded into target scratch; what reads it is left out"
+    said = (
+        "Source files__inbox was never loaded into target scratch; nodes downstream of it are "
+        "excluded from this run"
+    )
     assert said in " ".join((done.stdout + done.stderr).split())
     assert load in " ".join((done.stdout + done.stderr).split())
     assert "numbers" in scratch.relations()
@@ -302,12 +305,14 @@ def test_what_a_source_cannot_bring_in_is_told_once(
     done = run(scratch, *arguments(inbox))
     assert done.returncode == 0, done.stderr
     _, (text,) = [tuple(told.values()) for told in receiver.told]
-    assert "source sql__database is good again" in text
+    assert "source sql__database recovered" in text
     assert "seen by 2 runs" in text
     # AND a receiver that refuses changes nothing but the log
     notify(scratch, f"{receiver.url}/refuse")
     scratch.query("drop table items", "shop")
     done = run(scratch, *arguments(inbox), "--no-resume", **NOT_LONG)
     assert done.returncode == 1
-    assert "Nobody could be told by block custom-webhook/notify-scratch: " in done.stderr
+    assert (
+        "Could not send a notification through block custom-webhook/notify-scratch: " in done.stderr
+    )
     assert 'relation "items" does not exist' in done.stderr

@@ -54,8 +54,8 @@ def test_a_flood_is_one_message_under_the_limit() -> None:
     assert f"and {999 - shown} more" in notice.body
     # What a person needs is there whatever else was cut.
     assert URL in notice.body
-    assert "see it again: cd dbt && uv run dbt run --select orders_0" in notice.body
-    assert "behind it: model m0, model m1, model m2, model m3, model m4 and 7 more" in notice.body
+    assert "reproduce: cd dbt && uv run dbt run --select orders_0" in notice.body
+    assert "blocked: model m0, model m1, model m2, model m3, model m4 and 7 more" in notice.body
 
 
 def test_the_first_failing_rows_without_what_is_hidden() -> None:
@@ -111,7 +111,7 @@ def test_a_recovery_says_how_long() -> None:
     over = [incident(0, first_at=since, runs=4)]
     notice = build_recovery_notice("prod", over, 2, URL)
     assert notice is not None
-    assert notice.subject == "Millrace: prod: model orders_0 is good again"
+    assert notice.subject == "Millrace: prod: model orders_0 recovered"
     assert "model orders_0: broken for 3 h 20 min, seen by 4 runs" in notice.body
     assert "still open: 2" in notice.body
 

@@ -91,7 +91,7 @@ def test_told_once_and_when_it_is_good_again(
         text = texts_of(one)
         for said in (
             "Millrace: scratch: model first failed", "no_such_column", "shop", "U024BE7LH",
-            "behind it: model second, model third", "--select scratch.first,file:first.sql",
+            "blocked: model second, model third", "--select scratch.first,file:first.sql",
             "/runs/flow-run/",
         ):  # fmt: skip
             assert said in text, (host, said, text)
@@ -101,7 +101,7 @@ def test_told_once_and_when_it_is_good_again(
     }  # fmt: skip
     assert mail["Subject"] == "Millrace: scratch: model first failed"
     body = mail.get_body(("plain",)).get_content()  # type: ignore[attr-defined]
-    assert "behind it: model second, model third" in body
+    assert "blocked: model second, model third" in body
     everything = done.stdout + done.stderr
     assert all(secret not in everything for secret in SECRETS)
 
@@ -116,7 +116,7 @@ def test_told_once_and_when_it_is_good_again(
     notified.model("first", "select 1 as id")
     assert run(notified, told).returncode == 0
     (one,) = told.of("hooks.slack.com")
-    assert "model first is good again" in texts_of(one)
+    assert "model first recovered" in texts_of(one)
     assert "seen by 2 runs" in texts_of(one)
     assert state(notified, "incidents.json") == []
     assert len(told.mails) == 2
@@ -142,9 +142,11 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     assert time.monotonic() - started < 3 * usual + 15
     assert "division by zero" in done.stderr
     log = done.stdout + done.stderr
-    assert "Nobody could be told by block slack-webhook/notify-scratch--team: " in log
-    assert "Nobody could be told by block discord-webhook/notify-scratch--discord" in log
-    assert "Nobody could be told by block slack-webhook/notify-scratch--mail" in log
+    assert "Could not send a notification through block slack-webhook/notify-scratch--team: " in log
+    assert (
+        "Could not send a notification through block discord-webhook/notify-scratch--discord" in log
+    )
+    assert "Could not send a notification through block slack-webhook/notify-scratch--mail" in log
     assert all(secret not in log for secret in SECRETS)
     # AND the others were told
     assert len(told.of("hooks.example.com")) == 1, log
@@ -228,7 +230,7 @@ def test_what_warns_and_what_is_wished_for(
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert [told.document["subject"] for told in told.told] == [
-        "Millrace: scratch: a run passed", "Millrace: scratch: 1 tried again",
+        "Millrace: scratch: a run passed", "Millrace: scratch: 1 retried",
     ]  # fmt: skip
     assert "model first: 2 attempts, then success" in told.told[1].document["body"]
 
@@ -264,7 +266,7 @@ def test_what_keeps_a_run_from_beginning_is_told(
     assert setup(notified, {"receivers": told.contract()}).returncode == 0
     assert run(notified, told).returncode == 0
     (one,) = told.of("hooks.slack.com")
-    assert "run is good again" in texts_of(one)
+    assert "run recovered" in texts_of(one)
 
     # GIVEN a target that no run can hold
     limit = f"{project.api_url}/v2/concurrency_limits/{concurrency_limit('scratch')}"

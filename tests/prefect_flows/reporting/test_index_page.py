@@ -143,7 +143,7 @@ def test_a_target_that_cannot_be_read_hides_no_other(store: StateStore) -> None:
     text = page(store)
     assert "targets/prod/history.json" in text
     assert "targets/dev/incidents.json" in text
-    assert "run the target: its next run goes on" in text
+    assert "run the target: its next run continues" in text
     assert text.count("Last good run") == 1, "dev is there"
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_has_not_ended_is_said(store: StateStore) -> None:
 def test_a_store_without_runs_has_a_page(store: StateStore) -> None:
     assert "No run of any target has ended yet." in page(store)
     store.write("targets/dev/report.html", b"")
-    assert "No run of it has ended since summaries are kept." in page(store)
+    assert "No finished run has a summary." in page(store)
 
 
 def test_a_run_that_ends_meanwhile_is_on_the_page(
@@ -221,7 +221,7 @@ def test_a_page_that_cannot_be_written_fails_no_run(
     (tmp_path / "store" / INDEX).mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
         publish(store, "dev", Settings(), LOG)
-    assert "The page over all targets could not be written." in caplog.text
+    assert "The overview page could not be written." in caplog.text
     assert str(tmp_path / "store" / INDEX) in caplog.text
 
 

@@ -159,7 +159,7 @@ def test_a_damaged_history_is_set_aside_and_made_again(
     with caplog.at_level(logging.WARNING):
         run = keep_made_up_run(store, made_up_report(), number=1)
     (aside,) = file.parent.glob("history.json.damaged-*")
-    assert "A file is damaged: Invalid JSON" in caplog.text
+    assert "A file is corrupt: Invalid JSON" in caplog.text
     assert str(aside) in caplog.text
     assert store.read(f"{run.folder}/summary.json") is not None
     assert [run.run_id for run in kept(store).runs] == ["run-0", "run-1"], "nothing was lost"
@@ -175,4 +175,4 @@ def test_a_store_that_cannot_be_written_fails_no_run(
     (tmp_path / run.folder / "summary.json").unlink()
     (tmp_path / run.folder / "summary.json").mkdir()
     keep_made_up_run(store, made_up_report())
-    assert "The run's summary could not be kept." in caplog.text
+    assert "The run's summary could not be saved." in caplog.text

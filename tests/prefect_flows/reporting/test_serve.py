@@ -146,14 +146,14 @@ def test_it_serves_until_ctrl_c(tmp_path: Path, store: StateStore) -> None:
                 browsers.enter_context(socket.create_connection(("127.0.0.1", port)))
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, out, err) == (0, "Ended.\n", "")
+        assert (process.returncode, out, err) == (0, "Stopped.\n", "")
 
 
 @pytest.mark.parametrize("what", ["serve", "index"])
 def test_without_a_store_it_says_what_fixes_it(tmp_path: Path, what: str) -> None:
     done = fork_server.run(**command(tmp_path, what))
     assert done.returncode == 2
-    assert "Prefect cannot be asked where the state store is" in done.stderr
+    assert "Cannot read the state store's address from Prefect" in done.stderr
     assert "There is no state store with runs in it." in done.stderr
     assert "where: " + str(tmp_path / "empty" / ".local" / "state") in done.stderr
     assert "fix:   run the pipeline" in done.stderr

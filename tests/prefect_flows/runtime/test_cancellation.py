@@ -82,7 +82,7 @@ def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
     assert code == 130, output(scratch)
     assert took < SECONDS_TO_STOP
     assert statements(scratch) == 0
-    assert "RunCancelled: The run was told to stop" in output(scratch)
+    assert "RunCancelled: The run was cancelled" in output(scratch)
     assert "Traceback" not in output(scratch)
     if how != "no Prefect":
         run = project.last_run(scratch.target)
@@ -93,8 +93,8 @@ def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
     scratch.model("slow", "{{ config(materialized='table') }} select 1 as id")
     again = scratch.run_pipeline(*arguments, "--no-wait")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "Going on with run" in again.stderr
-    assert " nodes are done, " in again.stderr
+    assert "Resuming run" in again.stderr
+    assert " nodes done, " in again.stderr
 
 
 def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
@@ -110,7 +110,7 @@ def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
         for door, environment in (([], {}), (["--no-prefect"], {}), ([], elsewhere)):
             refused = scratch.run_pipeline("--no-wait", *door, **environment)
             assert refused.returncode == 2, refused.stdout + refused.stderr
-            assert "TargetBusy: Target 'scratch' is taken by" in refused.stderr
+            assert "TargetBusy: Target 'scratch' is locked by" in refused.stderr
             assert "start this one without --no-wait" in refused.stderr
             if not environment:
                 assert run["id"] in refused.stderr
@@ -118,7 +118,7 @@ def test_a_second_run_waits_and_says_for_whom_or_fails_at_once(
 
         second = scratch.start_pipeline("--select", "numbers")
         assert second.stdout is not None
-        said = next(line for line in second.stdout if "Waiting for" in line)
+        said = next(line for line in second.stdout if "is locked; waiting for" in line)
         assert run["id"] in said
         first.send_signal(signal.SIGTERM)
         first.wait(timeout=PATIENCE)
@@ -139,7 +139,7 @@ def test_the_lease_of_a_killed_run_ends_by_itself(scratch: Scratch) -> None:
     again = scratch.run_pipeline()
 
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "Going on with run" in again.stderr
+    assert "Resuming run" in again.stderr
     assert time.monotonic() - began < 150
 
 
@@ -181,7 +181,7 @@ def test_when_the_api_dies_dbt_finishes_and_the_run_says_what_it_could_not_repor
     assert took < 35 + SECONDS_TO_END, said
     assert "Waiting for the Prefect API: " in said
     assert "PrefectUnreachable: The run is over, and its end could not be reported" in said
-    assert "Prefect could not be told of: artifact scratch-report" in said
+    assert "Could not report to Prefect: artifact scratch-report" in said
     assert "Results and report are in" in said
     assert "Target scratch is done in" in said
     assert scratch.relations() == {"numbers", "doubled", "slow"}

@@ -176,7 +176,7 @@ def test_killed_at_each_node_it_goes_on_with_the_next_one_elsewhere(
             again = list(nodes(process, seen))
             assert process.wait() == 0, "".join(seen)
 
-        assert f"{len(done)} nodes are done, 0 changed" in "".join(seen)
+        assert f"{len(done)} nodes done, 0 changed" in "".join(seen)
         assert len(again) == total - len(done)
         after = executions(chained)
         assert {name: after[name] for name in done} == {name: before[name] for name in done}
@@ -257,7 +257,7 @@ def test_a_half_written_line_is_left_out_and_changed_code_runs_again(chained: Sc
         names = [re.split(r" +", line.partition(" of ")[2])[3] for line in nodes(process, seen)]
         assert process.wait() == 0, "".join(seen)
 
-    assert "3 nodes are done, 2 changed since" in "".join(seen)
+    assert "3 nodes done, 2 changed and" in "".join(seen)
     assert names[:3] == ["two", "three", "four"]
     assert set(executions(chained).items()) == {
         ("numbers_snapshot", 1), ("one", 1), ("two", 2), ("three", 2), ("four", 2)
@@ -280,7 +280,7 @@ def test_fresh_starts_over_and_other_parameters_are_another_run(chained: Scratch
             seen: list[str] = []
             assert len(list(nodes(process, seen))) == 10, "".join(seen)
             assert process.wait() == 0
-        assert "Going on with run" not in "".join(seen)
+        assert "Resuming run" not in "".join(seen)
 
 
 def test_killed_between_the_last_node_and_the_hooks_the_hooks_run(scratch: Scratch) -> None:
@@ -302,5 +302,5 @@ def test_killed_between_the_last_node_and_the_hooks_the_hooks_run(scratch: Scrat
         assert list(nodes(process, seen)) == []
         assert process.wait() == 0, "".join(seen)
 
-    assert "2 nodes are done, 0 changed since" in "".join(seen)
+    assert "2 nodes done, 0 changed and" in "".join(seen)
     assert executions(scratch) == {"hook": 1}

@@ -64,7 +64,7 @@ def test_an_interrupt_that_was_swallowed_is_repeated(tell: Any, by: str) -> None
                 swallowed.append(True)
             time.sleep(PATIENCE)
 
-    with pytest.raises(RunCancelled, match=f"The run was told to stop by {by};"):
+    with pytest.raises(RunCancelled, match=f"The run was cancelled by {by};"):
         run()
 
     assert len(swallowed) == 2
@@ -207,7 +207,7 @@ def test_the_run_ends_as_if_nothing_had_swallowed_its_interrupt(
     said += rest
 
     assert process.returncode == 130, said
-    assert "RunCancelled: The run was told to stop by" in said
+    assert "RunCancelled: The run was cancelled by" in said
     assert "Traceback" not in said
     assert scratch.relations() == set()
     if how != "SIGTERM":

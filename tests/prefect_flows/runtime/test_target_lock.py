@@ -19,7 +19,7 @@ def test_a_second_run_of_a_target_fails_and_a_run_of_another_target_begins(tmp_p
     store = StateStore(str(tmp_path))
     with target_lock(DEV, store, LocalRuntime()):
         with (
-            pytest.raises(TargetBusy, match="Target 'dev' is taken"),
+            pytest.raises(TargetBusy, match="Target 'dev' is locked"),
             target_lock(DEV, store, LocalRuntime()),
         ):
             pass

@@ -294,7 +294,7 @@ def test_numbers_are_those_that_are_written_as_numbers(database, inbox, load) ->
         (3.0, Decimal(12345678901234567890)), (None, None), (5.0, None), (2.5, None),
     ]  # fmt: skip
     assert types(database, "w") == {"a": "double precision", "b": "numeric"}
-    assert ("w/2.jsonl", "quarantined", 0, 2, "column 'b': 1.0 is no decimal(38,0)") in ledger(
+    assert ("w/2.jsonl", "quarantined", 0, 2, "column 'b': 1.0 is not a decimal(38,0)") in ledger(
         database
     )
 
@@ -345,7 +345,7 @@ def test_columns_come_and_go_and_their_types_stay(database, inbox, load) -> None
     assert rows(database, "t", "id, amount, note, empty") == [
         (1, 5, None, None), (2, None, "x", None), (4, 7, None, True),
     ]  # fmt: skip
-    assert ("t/3.csv", "quarantined", 0, 2, "column 'amount': '0.5' is no bigint") in ledger(
+    assert ("t/3.csv", "quarantined", 0, 2, "column 'amount': '0.5' is not a bigint") in ledger(
         database
     )
 
@@ -453,7 +453,7 @@ def test_an_inbox_that_is_not_there_is_said(database, inbox, load) -> None:
         load(tables={"Orders": "*.csv"})
     with pytest.raises(ConfigurationError) as refused:
         load(storage_options='{"key": "made-up-secret"')
-    assert "The secret `storage_options` is no JSON object." in str(refused.value)
+    assert "The secret `storage_options` is not a JSON object." in str(refused.value)
     assert "made-up-secret" not in str(refused.value) + str(refused.value.__cause__)
 
 

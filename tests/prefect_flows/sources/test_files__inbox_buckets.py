@@ -66,7 +66,7 @@ def test_a_bucket_is_an_inbox_like_a_folder(database, bucket: str) -> None:
         "select status, reason from raw_files__inbox._files where file = 't/4.csv' order by 2"
     )
     assert database.query(statuses) == [
-        ("quarantined", "column 'id': 'x' is no bigint"), ("loaded", None),
+        ("quarantined", "column 'id': 'x' is not a bigint"), ("loaded", None),
     ]  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_names_links_and_pipes_are_refused_once_and_the_others_are_loaded(
     }  # fmt: skip
     out = "it is a link out of the inbox; put the file itself there"
     nowhere = "it is a link that leads nowhere"
-    special = "it is no file: a pipe, a socket or a device"
+    special = "it is not a regular file, but a pipe, a socket or a device"
     rename = "; rename it, or give parameter tables"
     ours = "the name of its table would be '{}', which the load itself uses" + rename
     nameless = "the name of its table would be empty" + rename

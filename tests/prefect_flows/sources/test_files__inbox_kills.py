@@ -149,7 +149,7 @@ def test_killed_in_the_first_load_and_the_file_has_other_types_then(database, in
     # The table is there, and its types hold.
     assert ended(start())["orders"] == 0
     assert database.query(f"select reason from {SCHEMA}._files where file = 'orders/1.csv'") == [
-        ("column 'id': '0.5' is no bigint",)
+        ("column 'id': '0.5' is not a bigint",)
     ]
     (inbox / "orders/1.csv").write_text("id,name\n7,x\n")
     assert ended(start())["orders"] == 1

@@ -221,7 +221,7 @@ def test_a_value_of_a_known_column_is_converted_only_where_its_type_is_declared(
     for value, kind in values.items():
         (tmp_path / "rows.csv").write_text(f"a,b\n{value},\n")
         types = {"a": kind, "b": TEXT}
-        with pytest.raises(Malformed, match=re.escape(f"column 'a': {value!r} is no ")) as error:
+        with pytest.raises(Malformed, match=re.escape(f"column 'a': {value!r} is not a ")) as error:
             list(csv_files.read(content, Names(str), types, csv_files.Dialect()))
         refused[value] = "declare the column's type" in error.value.why
         declared = csv_files.Dialect(declared=frozenset(["a"]))

@@ -243,7 +243,7 @@ def test_rate_limits_and_faults_on_the_way_lose_nothing(
     ]
     with caplog.at_level(logging.INFO):
         assert load(token=TOKEN).rows["repositories"] == 3
-    assert "403 Forbidden: API rate limit exceeded for 10.0.0.1.; going on at" in caplog.text
+    assert "403 Forbidden: API rate limit exceeded for 10.0.0.1.; retrying at" in caplog.text
     assert "500 Internal Server Error: Server Error; try 2 of 4 in 1 s" in caplog.text
     assert TOKEN not in caplog.text
 
@@ -347,7 +347,7 @@ def test_an_answer_without_a_count_is_refused(api: GitHub, load: Load) -> None:
 def test_a_search_that_is_none_is_refused_before_it_is_asked(
     api: GitHub, load: Load, given: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigurationError, match="This makes no search"):
+    with pytest.raises(ConfigurationError, match="Invalid search"):
         load(**given)
     assert api.asked == []
 

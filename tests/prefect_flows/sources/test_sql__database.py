@@ -470,7 +470,9 @@ def test_a_changed_schema_is_handled_by_the_contract(shop, dump, rows, types_of)
     shop("alter table people add column city text; update people set city = 'Rio'")
     with pytest.raises(IngestionError) as error:
         dump(people={"columns": "freeze"})
-    assert "does not keep the contract of table 'people': column 'city' is new" in str(error.value)
+    assert "violates the schema contract of table 'people': column 'city' is new" in str(
+        error.value
+    )
     assert not error.value.retryable
     assert dump(people={"columns": "discard_value"}).schema_changes == []
     assert "city" not in dict(types_of("people"))
@@ -484,7 +486,7 @@ def test_a_changed_schema_is_handled_by_the_contract(shop, dump, rows, types_of)
     shop("alter table people alter column name type bytea using name::bytea")
     with pytest.raises(IngestionError) as error:
         dump(people=None)
-    assert "column 'name' is of another type than before" in str(error.value)
+    assert "column 'name' is of a different type" in str(error.value)
     assert rows("people", "id, name, age, city") == [(1, "a", None, "Rio")]
 
 
@@ -501,7 +503,7 @@ def test_a_type_that_grew_is_refused_and_no_number_rounded(
     dump(grown=asked)
     shop(f"alter table grown alter column v type {becomes}")
     shop(f"insert into grown values (2, {value})")
-    with pytest.raises(IngestionError, match="column 'v' is of another type than before"):
+    with pytest.raises(IngestionError, match="column 'v' is of a different type"):
         dump(grown=asked)
     assert rows("grown", "id, v") == [(1, 7)]
 
@@ -590,7 +592,7 @@ def test_what_cannot_be_read_says_why_and_hides_the_password(shop, dump, target,
     shop("create table t (id int)")
     with pytest.raises(ConfigurationError, match="there is no column 'at'; there are id"):
         dump(t={"cursor": "at"})
-    with pytest.raises(ConfigurationError, match="it would be called 't_t' here"):
+    with pytest.raises(ConfigurationError, match="its table name would be 't_t'"):
         dump(**{"T t": {"table": "t"}})
     away = "postgresql://reader:s3cret-word@127.0.0.1:1/shop"
     with pytest.raises(IngestionError) as error:
@@ -600,7 +602,7 @@ def test_what_cannot_be_read_says_why_and_hides_the_password(shop, dump, target,
     assert "s3cret-word" not in str(error.value)
     with pytest.raises(ConfigurationError) as wrong:
         ingest("sql__database", target.profile, url="s3cret-word", tables={"t": None})
-    assert "is none of SQLAlchemy's" in str(wrong.value)
+    assert "is not a SQLAlchemy URL" in str(wrong.value)
     assert "s3cret-word" not in str(wrong.value)
 
 

@@ -460,7 +460,7 @@ def test_faults_on_the_way_lose_nothing(api, load, rows) -> None:
     [{"channels": []}, {"channels": ["@"]}, {"quota_budget": 0}, {"statistics_days": 0}],
 )
 def test_what_asks_for_nothing_is_refused_before_it_is_asked(api, load, given) -> None:
-    with pytest.raises(ConfigurationError, match="These ask for nothing"):
+    with pytest.raises(ConfigurationError, match="Invalid parameters"):
         load(**given)
     assert api.asked == []
 

@@ -32,8 +32,8 @@ def test_a_folder_or_a_bucket_is_taken(url: str) -> None:
         (" gs://bucket", "blank"),
         ("gs://bucket/\n", "printed"),
         # A variable that was not set, and that nothing replaced.
-        ("s3://", "behind s3:// comes the name of a bucket"),
-        ("s3:///folder", "behind s3:// comes the name of a bucket"),
+        ("s3://", "the part after s3:// must be the name of a bucket"),
+        ("s3:///folder", "the part after s3:// must be the name of a bucket"),
         ("s3://$BUCKET/x", r"in place of \$BUCKET"),
         ("gs://${BUCKET}", r"in place of \$\{BUCKET\}"),
         ("$STATE/x", r"in place of \$STATE"),
@@ -47,7 +47,7 @@ def test_a_folder_or_a_bucket_is_taken(url: str) -> None:
         ("zip:///x.zip", "zip:// is no kind"),
         ("memory://x", "memory:// is no kind"),
         ("S3://bucket", "S3:// is no kind"),
-        ("file://state", "begins with /"),
+        ("file://state", "begin with /"),
         ("gs://b", "name of a bucket"),
         ("gs://-bucket", "name of a bucket"),
         ("gs://bucket//x", "without"),
@@ -80,7 +80,7 @@ def test_a_url_is_shown_without_its_login(url: str, shown: str) -> None:
 
 def test_a_run_is_refused_in_words_and_nothing_is_written(scratch: Scratch) -> None:
     for url, fault in (
-        ("s3://", "behind s3:// comes the name of a bucket"),
+        ("s3://", "the part after s3:// must be the name of a bucket"),
         ("zip:///x.zip", "zip:// is no kind of state store"),
         ("s3://somebody:made-up@bucket/x", "where: state_url 's3://***@bucket/x'"),
     ):

@@ -47,7 +47,7 @@ def test_failed_batches_are_named_classified_and_tried_again_alone(scratch: Scra
     assert done.returncode == 0, done.stdout + done.stderr
     said = f"PARTIAL SUCCESS (3/4): batch {days[1]}: Database Error made up"
     assert said in done.stderr
-    assert "Attempt 2 runs 1 of 3 nodes, which are left." in done.stderr
+    assert "Attempt 2 runs 1 of 3 nodes." in done.stderr
     rows = scratch.query("select n, attempt from scratch.batches order by n", scratch.database)
     assert [n for n, _ in rows] == [0, 1, 2, 3], "a batch of the first attempt was lost"
     assert [attempt for _, attempt in rows] == [1, 2, 1, 1], "only the failed batch ran again"

@@ -234,6 +234,6 @@ def test_only_what_ended_well_with_the_same_code_is_carried_over() -> None:
     assert done.changed == ["other code"]
     assert done.records == {"ingest-a": LOADED, "dbt-seed": TESTED_RECORD}
     assert len(done.entries) == 4
-    assert [warning.partition(" is damaged")[0].rpartition(" ")[2] for warning in warnings] == [
+    assert [warning.partition(" is corrupt")[0].rpartition(" ")[2] for warning in warnings] == [
         "last", "ingest-b", "dbt-run", "dbt-test",
     ]  # fmt: skip

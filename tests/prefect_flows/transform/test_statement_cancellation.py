@@ -41,7 +41,7 @@ def test_a_hook_is_cancelled_when_the_run_stops_and_when_its_time_is_up(scratch:
         process.kill()
     assert process.returncode == 130, output
     assert time.monotonic() - told < SECONDS
-    assert "RunCancelled: The run was told to stop by SIGTERM" in output
+    assert "RunCancelled: The run was cancelled by SIGTERM" in output
     assert "Traceback" not in output
     assert scratch.query("select * from public.hooked", scratch.database) == []
 

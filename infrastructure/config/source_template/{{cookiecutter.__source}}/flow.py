@@ -32,7 +32,7 @@ def {{ cookiecutter.__flow }}(
     Args:
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
 {% if cookiecutter.__kind == "files" %}
-        folder: Where the files lie, any URL of fsspec; by default as prefect.yaml says.
+        folder: Where the files lie, any URL of fsspec; default: from prefect.yaml.
 {% endif %}
         full_refresh: Load everything, whatever was loaded before.
 
@@ -53,7 +53,7 @@ def {{ cookiecutter.__flow }}(
 def main(
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
 {% if cookiecutter.__kind == "files" %}
-    folder: Annotated[str | None, typer.Option(help="By default as prefect.yaml says.")] = None,
+    folder: Annotated[str | None, typer.Option(help="Default: from prefect.yaml.")] = None,
 {% endif %}
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Load everything again.")

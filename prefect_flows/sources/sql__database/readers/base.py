@@ -92,7 +92,7 @@ def relation(quote: Quote, name: str, config: TableConfig, schema_name: str | No
     """Return the SQL after `from`: the table, or the query in brackets."""
     if config.query is not None:
         # The bracket is on its own line, since the query may end with a comment.
-        return f"({config.query.rstrip().rstrip(';')}\n) as dump"
+        return f"({config.query.rstrip().rstrip(';')}\n) as query"
     schema = config.schema_name or schema_name
     table = quote(config.table or name)
     return table if schema is None else f"{quote(schema)}.{table}"

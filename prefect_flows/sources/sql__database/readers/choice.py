@@ -29,7 +29,7 @@ def get_reader(url: str, schema_name: str | None, rows_at_once: int) -> Reader:
         kind = type(error).__name__
         what = error.name if isinstance(error, ModuleNotFoundError) else None
         raise ConfigurationError(
-            "The URL of the database is none of SQLAlchemy's"
+            "The URL of the database is not a SQLAlchemy URL"
             + (f": its driver {what!r} is not installed." if what else f" ({kind})."),
             where="the secret `url` of source 'sql__database'",
             fix="write it again, such as postgresql://user:password@host:5432/database: "

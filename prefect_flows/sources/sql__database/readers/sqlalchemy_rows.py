@@ -121,7 +121,7 @@ class SqlAlchemyReader:
             is_ordered |= pa.types.is_floating(arrow) or pa.types.is_string(arrow)
         if not is_ordered:
             raise ConfigurationError(
-                f"Table {name!r} cannot be dumped: the cursor {cursor!r} is of the type {arrow}, "
+                f"Table {name!r} cannot be loaded: the cursor {cursor!r} is of the type {arrow}, "
                 "whose order may be another one in the source than here.",
                 where=f"tables.{name} of the arguments of source 'sql__database'",
                 fix="name a cursor that is a whole number, a decimal, a date or a timestamp; "

@@ -228,7 +228,7 @@ def test_setup_and_setup_again() -> None:
 
 def test_the_pipeline_by_the_process_worker() -> None:
     said = completed(start_run())
-    assert "The parsed project was brought from the image." in said
+    assert "Copied the partial parse from the image." in said
     log = docker(
         "compose", "exec", "--no-TTY", "worker", "sh", "-c",
         "cat /var/lib/millrace/state/runs/dev/*/dbt.log",
@@ -268,13 +268,11 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
     docker("kill", container)
     assert ended(killed)["state_type"] == "CRASHED"
     said = completed(start_run())
-    (resumed,) = (line for line in said if line.startswith("Going on with run"))
+    (resumed,) = (line for line in said if line.startswith("Resuming run"))
     assert killed in resumed
     # No model is built again.
     assert not any(" of " in line and " model " in line for line in said)
-    assert any(
-        line.startswith("Going on with ") and "nodes, which are left" in line for line in said
-    )
+    assert any(line.startswith("Resuming with ") for line in said)
 
 
 def test_prefects_database_is_backed_up_and_restored() -> None:
