@@ -227,7 +227,7 @@ def test_a_version_that_is_not_where_it_is_looked_for_is_not_written() -> None:
 
 def test_a_version_is_released_once() -> None:
     with pytest.raises(ConfigurationError, match=re.escape("The section [0.1.0] is there already")):
-        changelog.released(CHANGELOG, "0.1.0", date(2026, 1, 1))
+        changelog.release_section(CHANGELOG, "0.1.0", date(2026, 1, 1))
 
 
 def test_the_changelog_of_this_project_is_read() -> None:

@@ -214,7 +214,7 @@ def read_outputs(text: str, _folder: Path) -> None:
     found = contract.parse(text, where="here", fix="write it")
     blocks = desired.desired_blocks(found, "millrace")
     for name in found.targets:
-        yaml.safe_dump(desired.profile_of(blocks, name).dbt_output())
+        yaml.safe_dump(desired.build_profile(blocks, name).dbt_output())
 
 
 def read_vars(text: str, _folder: Path) -> None:
@@ -244,7 +244,7 @@ def in_file(read: Callable[[Path], object]) -> Callable[[str, Path], None]:
 def read_profiles(file: Path) -> None:
     outputs = contract.parse(OUTPUTS, where="here", fix="write it")
     blocks = desired.desired_blocks(outputs, "millrace")
-    profiles_yml.rendered(file, [desired.profile_of(blocks, "dev")], whole=True)
+    profiles_yml.rendered(file, [desired.build_profile(blocks, "dev")], whole=True)
 
 
 def read_source(file: Path) -> None:
@@ -283,7 +283,7 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
         (REPOSITORY / "dbt" / "dbt_project.yml").read_text(), in_file(read_project),
     ),
     "secret": (
-        '{"username": "u", "password": "p"}', lambda text, _: secrets._value(text, "n"),
+        '{"username": "u", "password": "p"}', lambda text, _: secrets._parse_value(text, "n"),
     ),
 }  # fmt: skip
 

@@ -230,7 +230,7 @@ def test_it_is_bounded(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> No
     text = page(store)
     assert len(text.encode()) < 100_000
     assert "<details><summary>120 tables of sources, worst first</summary>" in text
-    assert index.MOST_INCIDENTS == 40
+    assert index.MAX_INCIDENTS == 40
 
 
 @pytest.mark.parametrize("number", [2, 10, 100])

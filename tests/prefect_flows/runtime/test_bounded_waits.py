@@ -70,7 +70,7 @@ def test_what_is_waited_for_is_said_again_and_again(
 ) -> None:
     monkeypatch.setattr(bounded_waits, "WAIT_LOG_SECONDS", 0.2)
 
-    with bounded_waits.said_while_waiting("bigquery nowhere", 120):
+    with bounded_waits.log_while_waiting("bigquery nowhere", 120):
         time.sleep(1)
 
     said = [record.getMessage() for record in caplog.records]
@@ -79,7 +79,7 @@ def test_what_is_waited_for_is_said_again_and_again(
 
 
 @pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> bounded_waits.ApiPatience:
+def patience(monkeypatch: pytest.MonkeyPatch) -> bounded_waits.ApiRetryLimit:
     """Of Prefect's clients in this process, as long as the test lasts."""
     for owner, names in (
         (PrefectHttpxSyncClient, ["_send_with_retry"]),
@@ -91,7 +91,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> bounded_waits.ApiPatience:
     monkeypatch.setattr(base, "clamped_poisson_interval", clamped_poisson_interval)
     monkeypatch.setattr(bounded_waits, "_patience", None)
     monkeypatch.setattr(bounded_waits, "WAIT_LOG_SECONDS", 1)
-    return bounded_waits.bound_api_waits(3)
+    return bounded_waits.limit_api_retries(3)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -105,47 +105,47 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.kills
 def test_requests_to_an_api_that_went_away_wait_together(
-    patience: bounded_waits.ApiPatience, caplog: pytest.LogCaptureFixture
+    patience: bounded_waits.ApiRetryLimit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Prefect's client by itself tries each of them for a minute."""
     with PrefectHttpxSyncClient() as client:
         with serving(Answer) as url:
             assert client.get(url).status_code == 200
         for _ in range(20):
-            with pytest.raises(bounded_waits.ApiSilent, match=r"Connect|just now"):
+            with pytest.raises(bounded_waits.ApiTimeout, match=r"Connect|just now"):
                 client.get(url)
     assert patience.is_over()
     assert "Waiting for the Prefect API: " in caplog.text
     assert " of at most 3 s." in caplog.text
 
-    time.sleep(bounded_waits.AGAIN_SECONDS)  # so long a request is not even tried
+    time.sleep(bounded_waits.FAIL_FAST_SECONDS)  # so long a request is not even tried
     with serving(Answer) as url, PrefectHttpxSyncClient() as client:
         for _ in range(20):
             with pytest.raises(
-                (PrefectHTTPStatusError, bounded_waits.ApiSilent), match=r"503|just now"
+                (PrefectHTTPStatusError, bounded_waits.ApiTimeout), match=r"503|just now"
             ):
                 client.get(f"{url}/away")
-        time.sleep(bounded_waits.AGAIN_SECONDS)
+        time.sleep(bounded_waits.FAIL_FAST_SECONDS)
         assert client.get(url).status_code == 200
     assert not patience.is_over()
 
 
 def test_requests_that_are_awaited_wait_with_the_others(
-    patience: bounded_waits.ApiPatience,
+    patience: bounded_waits.ApiRetryLimit,
 ) -> None:
     async def ask() -> None:
         async with PrefectHttpxAsyncClient() as client:
             with serving(Answer) as url:
                 assert (await client.get(url)).status_code == 200
             for _ in range(20):
-                with pytest.raises(bounded_waits.ApiSilent, match=r"Connect|just now"):
+                with pytest.raises(bounded_waits.ApiTimeout, match=r"Connect|just now"):
                     await client.get(url)
 
     asyncio.run(ask())
     assert patience.is_over()
 
 
-def test_events_wait_with_the_requests_and_are_kept(patience: bounded_waits.ApiPatience) -> None:
+def test_events_wait_with_the_requests_and_are_kept(patience: bounded_waits.ApiRetryLimit) -> None:
     """Prefect's client by itself tries for eight seconds for each event."""
     client = PrefectEventsClient(f"http://127.0.0.1:{closed_port()}/api")
     events = [Event(event="a", resource={"prefect.resource.id": str(i)}) for i in range(20)]
@@ -158,7 +158,7 @@ def test_events_wait_with_the_requests_and_are_kept(patience: bounded_waits.ApiP
         for event in events:
             await client.emit(event)
 
-    with pytest.raises(bounded_waits.ApiSilent):
+    with pytest.raises(bounded_waits.ApiTimeout):
         asyncio.run(connect())
     assert patience.is_over()
     asyncio.run(emit())

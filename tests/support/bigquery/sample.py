@@ -12,7 +12,7 @@ from dlt.common.libs.pyarrow import py_arrow_to_table_schema_columns
 
 from prefect_flows.sources.files__inbox import ledger
 from prefect_flows.sources.github__trending import source as github
-from prefect_flows.sources.nyc__flights.source import TABLES, _content, _package_data, read
+from prefect_flows.sources.nyc__flights.source import TABLES, _package_data, _read_content, read
 from prefect_flows.sources.youtube__channels import tables as youtube
 from tests.support.bigquery.analyzer import Analyzer
 from tests.support.bigquery.stand_ins import PROJECT
@@ -31,7 +31,7 @@ LOADED_AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 def read_rows() -> dict[str, list[dict[str, Any]]]:
     """Read some flights, with the weather, planes, airports and airlines that belong to them."""
     full = {
-        table.name: read(table, _content(_package_data() / table.file), where="")
+        table.name: read(table, _read_content(_package_data() / table.file), where="")
         for table in TABLES
     }
     chosen = range(0, len(full["flights"]), EVERY_NTH_FLIGHT)
