@@ -496,7 +496,7 @@ def test_it_is_a_flow_of_its_own_that_takes_its_key_from_a_block(
     assert command in done.stderr
     assert api.asked == []
     # WHEN it is written with the command that the error names
-    saved = project.run("-m", *command.split(), text=KEY)
+    saved = project.run("-m", "infrastructure.cli", *command.split()[1:], text=KEY)
     assert saved.returncode == 0, saved.stderr
     done = project.run(*flow, SOURCES__YOUTUBE__CHANNELS__API_URL=api.url)
     # THEN the flow loads, and the key is in no log
