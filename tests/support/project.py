@@ -103,7 +103,7 @@ class Project:
 
     @property
     def server(self) -> dict[str, Any]:
-        """The Prefect server that `local up` started: process and port."""
+        """The Prefect server that `millrace up` started: process and port."""
         return json.loads((self.local / "prefect" / "millrace-server.json").read_text())
 
     @property
@@ -112,7 +112,7 @@ class Project:
 
     @property
     def auth_string(self) -> str:
-        """The user and the password of the Prefect server that `local up` started."""
+        """The user and the password of the Prefect server that `millrace up` started."""
         return (self.local / "prefect" / "auth-string").read_text().strip()
 
     @property
@@ -205,7 +205,7 @@ def neighbour(project: Project, folder: Path, models: Path) -> Project:
     shutil.copytree(models, folder / "dbt", ignore=NOT_IN_A_CLONE)
     for package in ("prefect_flows", "infrastructure"):
         (folder / package).symlink_to(project.folder / package)
-    # The API is found as a person's client finds it: through the file that `local up` wrote.
+    # The API is found as a person's client finds it: through the file that `millrace up` wrote.
     (folder / "prefect.toml").symlink_to(project.folder / "prefect.toml")
     return Project(folder)
 

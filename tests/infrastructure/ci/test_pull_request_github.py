@@ -219,7 +219,7 @@ def test_the_command_writes_a_file_that_compare_wrote_and_no_other(
     server.faults.append(Fault("GET", 404, "Not Found"))
     done = run("--repository", REPOSITORY, str(file))
     assert done.returncode == 2
-    assert "GitHubRefuses: GitHub refuses: 404 Not Found." in done.stderr
+    assert "GitHubError: GitHub refuses: 404 Not Found." in done.stderr
     assert TOKEN not in done.stdout + done.stderr
 
 

@@ -24,7 +24,7 @@ from tests.support.browsers import log_in
 from tests.support.project import PATIENCE, Project, serving, until
 
 EVIL = {"Origin": "https://evil.example", "Host": "evil.example"}
-# The health of a server is no secret; Docker, Kubernetes and `local up` ask for it.
+# The health of a server is no secret; Docker, Kubernetes and `millrace up` ask for it.
 PUBLIC = {"/health", "/ready"}
 ID = "00000000-0000-0000-0000-000000000000"
 

@@ -86,7 +86,7 @@ def test_a_prefect_toml_of_somebody_else_stays(tmp_path: Path) -> None:
     up, down = local(project, "up"), local(project, "down")
 
     assert up.returncode == 2
-    assert "`local up` did not write prefect.toml, and does not replace it." in up.stderr
+    assert "`millrace up` did not write prefect.toml, and does not replace it." in up.stderr
     assert f"mv {file} {file}.own" in up.stderr
     assert down.returncode == 0, down.stderr
     assert "prefect.example.com" in file.read_text()
