@@ -42,7 +42,7 @@ def load(target: Warehouse, data: pa.Table, folder: Path, *, by_adbc: bool = Fal
     with configure_dlt(target.profile):
         pipeline = dlt.pipeline(
             way,
-            build_destination=dlt.destinations.postgres(address)
+            destination=dlt.destinations.postgres(address)
             if by_adbc
             else build_destination(target.profile),
             dataset_name=way,

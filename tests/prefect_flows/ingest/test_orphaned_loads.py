@@ -46,7 +46,7 @@ def made(output: dict[str, object], folder: Path) -> dlt.Pipeline:
     profile = Profile.from_output("millrace", "test", output)
     return dlt.pipeline(
         "loads",
-        build_destination=build_destination(profile),
+        destination=build_destination(profile),
         dataset_name="raw",
         pipelines_dir=str(folder / "dlt"),
     )

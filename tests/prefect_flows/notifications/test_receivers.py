@@ -19,9 +19,9 @@ def test_apprise_is_whole_before_threads_ask_for_it() -> None:
     """Threads that begin to import it at once sometimes find it half made."""
     script = """if True:
         import sys
-        from prefect_flows.notifications.recipients import sender
+        from prefect_flows.notifications.recipients import build_sender
         assert "apprise" not in sys.modules
-        sender(["slack-webhook/notify-dev"])
+        build_sender(["slack-webhook/notify-dev"])
         assert hasattr(sys.modules["apprise"], "Apprise")
     """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
