@@ -18,7 +18,7 @@ from fsspec import AbstractFileSystem
 from pyarrow import csv
 
 from prefect_flows.core.errors import IngestionError
-from prefect_flows.ingest.arguments import located
+from prefect_flows.ingest.arguments import resolve_location
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 # The columns of a file, in its order; what the key names may not be null.
@@ -69,7 +69,7 @@ def {{ cookiecutter.__source }}(
 
 
 def _found(folder: str, pattern: str) -> tuple[AbstractFileSystem, list[FileItem]]:
-    folder = located(folder)
+    folder = resolve_location(folder)
     file_system, path = fsspec.url_to_fs(folder)
     if not file_system.isdir(path):
         raise IngestionError(

@@ -15,7 +15,14 @@ from dlt.extract import DltResource
 from dlt.sources.helpers.rest_client.paginators import PageNumberPaginator
 
 from prefect_flows.ingest.rest.client import pages, rest_client
-from prefect_flows.ingest.rest.tables import INTEGER, TEXT, TIMESTAMP, Column, Table, resources_of
+from prefect_flows.ingest.rest.tables import (
+    INTEGER,
+    TEXT,
+    TIMESTAMP,
+    Column,
+    Table,
+    build_resources,
+)
 
 PATH = "/items"
 PAGE_SIZE = 100
@@ -75,7 +82,7 @@ def {{ cookiecutter.__source }}(
             yield ITEMS, rows
         state["updated_at"] = newest
 
-    return resources_of(read, [ITEMS])
+    return build_resources(read, [ITEMS])
 
 
 def _instant(row: dict[str, Any]) -> str:
