@@ -137,7 +137,10 @@ def test_a_warehouse_that_is_down_is_said_before_anything_is_run(scratch: Scratc
     done = scratch.pipeline("--target", scratch.target, "--source", "nyc__flights")
 
     assert done.returncode == 2
-    assert f"WarehouseUnreachable: The warehouse of target '{scratch.target}'" in done.stderr
+    assert (
+        f"WarehouseUnreachable: Cannot connect to the warehouse of target '{scratch.target}'"
+        in done.stderr
+    )
     assert "Connection refused" in done.stderr
     assert "where: postgres postgres@127.0.0.1:9" in done.stderr
     assert f"millrace setup --target {scratch.target}" in done.stderr
