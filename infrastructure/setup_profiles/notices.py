@@ -186,7 +186,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 class TargetNotices(Strict):
-    """Recipients and events of a target's notifications."""
+    """Receivers, events and mentions of owners of a target; runs read `NotificationPreferences`."""
 
     receivers: Annotated[dict[ReceiverName, Receiver], Field(min_length=1)]
     """Name → receiver; each becomes a block `notify-<target>--<name>`."""

@@ -20,7 +20,10 @@ DEFAULT_EVENTS: tuple[Event, ...] = ("failure", "recovery", "warning", "stale")
 
 
 class NotificationPreferences(BaseModel):
-    """The notification preferences of a target, which setup reads from Terraform's outputs.
+    """The notification preferences of a target, as a run reads them from a Prefect variable.
+
+    Setup writes the variable from `TargetNotices` (`infrastructure.setup_profiles.notices`). A new
+    option goes into both classes and into `desired_notices`.
 
     Attributes:
         events: events to notify about. A test that warns is a `warning`, a source that fails its

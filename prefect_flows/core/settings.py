@@ -30,6 +30,8 @@ PREFIX = "MILLRACE_"
 Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test", "docs"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+# Maximum delay of the backoff, for all stages, and the largest `retry_delay_seconds`; two
+# docstrings below say it in minutes.
 MAX_RETRY_DELAY_SECONDS = 600.0
 WEEK_SECONDS = 7 * 86_400
 # Python's dates can still hold a date this long ago.

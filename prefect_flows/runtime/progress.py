@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from prefect_flows.runtime.cancellation import CancellationHandler
     from prefect_flows.transform.results import NodeResult
 
+# Between two reports to Prefect, and between two looks for a cancellation. `HEARTBEAT_SECONDS`
+# must be a multiple of it.
 PROGRESS_INTERVAL_SECONDS = 3
 MAX_NODES_PER_EVENT = 50
 # A flow run without heartbeats counts as killed (Prefect's zombie detection).

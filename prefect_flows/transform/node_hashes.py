@@ -202,7 +202,7 @@ class CodeHashes:
 def find_changed_nodes(
     before: Mapping[str, str], selected: Mapping[str, list[str]], code: CodeHashes
 ) -> dict[str, list[str]]:
-    """Return the selected nodes whose hash has changed, by resource type.
+    """Return the selected nodes whose hash has changed, by resource type, for `--changed`.
 
     A hash covers the hashes of parents, so nodes downstream of a changed node have changed as well.
 

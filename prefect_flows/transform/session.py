@@ -271,6 +271,8 @@ class DbtSession:
     def install_packages(self) -> dict[str, Any]:
         """Run `dbt deps` if the installed packages do not match package-lock.yml.
 
+        The stage `dbt-deps` retries it as `StagePolicies.dbt_deps` in `core/settings.py` says.
+
         Returns:
             A record that says whether packages were installed.
 

@@ -1,6 +1,6 @@
-"""Renders the run report (header, failures, charts, tables) as a self-contained HTML file.
+"""Fills `reporting/report.html.jinja`, which holds the page's text and its `<header>`.
 
-It loads no external fonts, images or scripts.
+The run report is one HTML file that loads no external fonts, images or scripts.
 """
 
 from __future__ import annotations
