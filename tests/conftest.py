@@ -118,6 +118,7 @@ def pytest_collection_modifyitems(
         chosen,
         key=lambda item: (
             "quickstart" not in item.fixturenames,
+            item.get_closest_marker("conformance") is None,
             item.get_closest_marker("kills") is None,
         ),
     )
