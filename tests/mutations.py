@@ -482,7 +482,7 @@ FAULTS = (
         "{part}",
         (
             "prefect_flows/state/test_store.py"
-            "::test_a_journal_keeps_its_order_and_leaves_out_what_was_cut_off[folder]",
+            "::test_a_journal_keeps_its_order_and_leaves_out_what_was_cut_off[s3]",
         ),
     ),
     # Secrets and personal data.
