@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,16 @@ def test_a_fault_applies_and_its_tests_exist(fault: Fault) -> None:
         file, _, name = test.partition("::")
         function = re.escape(name.partition("[")[0])
         assert re.search(rf"^def {function}\(", (TESTS / file).read_text(), re.MULTILINE), test
+
+
+def test_named_parameters_of_tests_exist() -> None:
+    named = sorted({test for fault in FAULTS for test in fault.tests if "[" in test})
+    assert named
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-q", *named],
+        cwd=TESTS, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_names_are_unique() -> None:

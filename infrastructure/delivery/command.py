@@ -78,7 +78,7 @@ def ssh(
 ) -> None:
     """Deliver a release to a host with an engine and Compose.
 
-    REGISTRY_USERNAME and REGISTRY_PASSWORD are those of whoever may pull. Exit code 0: delivered;
+    REGISTRY_USERNAME and REGISTRY_PASSWORD belong to a user who may pull. Exit code 0: delivered;
     1: rolled back; 2: nothing was changed; 3: neither release works, and a person is needed.
     """
     wish = by_ssh.HostDelivery(

@@ -121,7 +121,7 @@ def back(
 ) -> None:
     """Put a target's deployments back as that version left them; what came after it goes.
 
-    Workers and pools are the business of whoever calls; `millrace rollback` does both.
+    It changes no workers and no pools. `millrace rollback` changes them too.
     """
     console = Console()
     load_settings()

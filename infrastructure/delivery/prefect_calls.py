@@ -67,7 +67,8 @@ class Prefect:
             cwd=Path(__file__).parents[2], input=text, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise StepFailed(f"{module} {arguments[0]}: {(done.stderr or done.stdout).strip()}")
+            program = "millrace" if module == CLI else module
+            raise StepFailed(f"{program} {arguments[0]}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
     def faults(self, seconds: float, known: Iterable[str]) -> dict[str, str]:

@@ -175,7 +175,7 @@ def main(
     ] = PATIENCE_SECONDS,
     healthcheck: Annotated[bool, typer.Option(help="Answer /health on port 8080.")] = False,
 ) -> None:
-    """A Prefect worker that lets its runs finish when it is told to stop."""
+    """A Prefect worker that lets its runs finish when you stop it."""
     worker = worker_class(pool, type_of(pool))(
         work_pool_name=pool, name=name, work_queues=queue or [], limit=limit,
         create_pool_if_not_found=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 HIDDEN = "***"
 # `://user:PASSWORD@`. Digits and a slash after the colon are a port, even if the path has an `@`.
@@ -18,6 +19,14 @@ _IN_QUERY = re.compile(
 def redact_url(text: str) -> str:
     """Replace the password of each URL in a text with `***`."""
     return _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_ADDRESS.sub(rf"\1{HIDDEN}", text))
+
+
+def remove_login(url: str) -> str:
+    """Return a URL without its user and password; any other URL or path as it is."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def has_password(text: str) -> bool:

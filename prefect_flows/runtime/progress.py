@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from prefect_flows.runtime.cancellation import CancellationHandler
     from prefect_flows.transform.results import NodeResult
 
-# Between two reports to Prefect, and between two looks for a cancellation. `HEARTBEAT_SECONDS`
-# must be a multiple of it.
+# Between two reports to Prefect, and between two looks for a cancellation.
 PROGRESS_INTERVAL_SECONDS = 3
 MAX_NODES_PER_EVENT = 50
 # A flow run without heartbeats counts as killed (Prefect's zombie detection).
@@ -132,7 +131,7 @@ class ProgressReporter:
             while not self._over.wait(PROGRESS_INTERVAL_SECONDS):
                 # The first heartbeat comes after one interval. If it came after the end of a short
                 # run, Prefect would wait for the next one.
-                if intervals * PROGRESS_INTERVAL_SECONDS % HEARTBEAT_SECONDS == 0:
+                if intervals % (HEARTBEAT_SECONDS // PROGRESS_INTERVAL_SECONDS) == 0:
                     self._emit_heartbeat()
                 intervals += 1
                 if self._check_api():

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
 
 from prefect_flows.core.failure_class import FailureClass
+from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
-
-Outcome = Literal["passed", "failed", "cancelled", "timed out"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class RunReport:
     run_id: str
     flow_run_url: str | None
     project_name: str
-    outcome: Outcome
+    outcome: RunStatus
     first_cause: str | None
     started_at: datetime
     seconds: float

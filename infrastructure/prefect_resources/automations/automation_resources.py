@@ -22,13 +22,13 @@ PRINTED = frozenset({"type", "block_document_id", "subject", "body", "state", "m
 UNORDERED = ("after", "expect", "for_each")
 
 
-def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> Desired:
+def desired(target: str | None, finding: Finding, blocks: Mapping[str, UUID]) -> Desired:
     """Build the automation of a finding.
 
     Args:
         target: the target; None for an automation of the server.
         finding: trigger and texts.
-        told: id of each notification block; unused if the finding notifies nobody.
+        blocks: id of each notification block; unused if the finding notifies nobody.
     """
     if finding.body:
         actions: list[dict[str, Any]] = [
@@ -38,7 +38,7 @@ def desired(target: str | None, finding: Finding, told: Mapping[str, UUID]) -> D
                 "subject": finding.subject,
                 "body": finding.body,
             }
-            for block in told.values()
+            for block in blocks.values()
         ]
     else:
         actions = [{

@@ -49,7 +49,7 @@ def get_desired(
         found = of_target(name, file.times(name), scheduled=scheduled)
         asked.wanted += [desired(name, finding, blocks) for finding in found]
     if file.server.zombies is not None:
-        asked.wanted.append(desired(None, zombies(file.server.zombies), told={}))
+        asked.wanted.append(desired(None, zombies(file.server.zombies), blocks={}))
     return asked
 
 

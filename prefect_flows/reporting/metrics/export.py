@@ -14,6 +14,7 @@ from prometheus_client.exposition import basic_auth_handler, default_handler
 
 from prefect_flows.core.errors import StateStoreError
 from prefect_flows.core.logger import Logger
+from prefect_flows.core.passwords import remove_login
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.metrics.exposition import build_registry, load_facts
 from prefect_flows.state.store import StateStore
@@ -46,7 +47,7 @@ def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger
             log.warning(
                 "Metrics could not be pushed: %s\n  where: %s\n  fix:   see that the Pushgateway "
                 "answers, or correct MILLRACE_METRICS_PUSH_URL",
-                fault, without_login(str(settings.metrics_push_url)),
+                fault, remove_login(str(settings.metrics_push_url)),
             )  # fmt: skip
 
 
@@ -88,14 +89,8 @@ def _push_in_thread(
 
     try:
         push_to_gateway(
-            without_login(url), JOB, registry, {"target": target}, timeout=seconds, handler=handler
+            remove_login(url), JOB, registry, {"target": target}, timeout=seconds, handler=handler
         )
     # ValueError: an invalid response or URL.
     except (OSError, HTTPException, ValueError) as error:
         faults.append(f"{type(error).__name__}: {error}")
-
-
-def without_login(url: str) -> str:
-    """Remove user and password from a URL."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -14,6 +14,7 @@ from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.reporting.run_report.history import SLOWEST, compare_durations
 from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii
 from prefect_flows.reporting.run_report.redaction import redact_message
+from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import (
     TESTS,
     LineageNode,
@@ -26,7 +27,6 @@ from prefect_flows.transform.results import SKIPPED, NodeResult
 from prefect_flows.transform.run_report import (
     FailingRows,
     FailureCard,
-    Outcome,
     RunReport,
     StageLine,
     TestLine,
@@ -70,7 +70,7 @@ class ReportInput:
     run_id: str
     project_name: str
     dialect: str
-    outcome: Outcome
+    outcome: RunStatus
     started_at: datetime
     seconds: float
     lineage: Mapping[str, LineageNode]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -20,6 +19,7 @@ from fsspec.utils import glob_translate
 
 from prefect_flows.core.documents import parse_json
 from prefect_flows.core.errors import ConfigurationError, IngestionError
+from prefect_flows.core.passwords import remove_login
 from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Hashed, Text, text
 from prefect_flows.state.object_store_errors import object_store_errors
 
@@ -80,7 +80,7 @@ class Inbox:
     """
 
     def __init__(self, url: str, storage_options: str | None = None) -> None:
-        self.url = _without_password(url)
+        self.url = remove_login(url).rstrip("/")
         options = _parse_options(storage_options, self.url)
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **options)
@@ -261,11 +261,3 @@ def _to_datetime(modified: Any) -> datetime:
 
 def _is_visible(name: str) -> bool:
     return not any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
-
-
-def _without_password(url: str) -> str:
-    """Remove user and password from a URL, to show it."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url.rstrip("/")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")

@@ -112,7 +112,7 @@ def test_told_once_and_when_it_is_good_again(
     (incident,) = state(notified, "incidents.json")
     assert (incident["runs"], incident["name"], incident["owner"]) == (2, "model first", "shop")
 
-    # WHEN it is fixed, THEN they are told for how long it was broken
+    # WHEN it is fixed, THEN they learn for how long it was broken
     notified.model("first", "select 1 as id")
     assert run(notified, told).returncode == 0
     (one,) = told.of("hooks.slack.com")

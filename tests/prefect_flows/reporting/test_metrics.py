@@ -21,12 +21,12 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from prefect_flows.core.passwords import remove_login
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.metrics.export import (
     PUSH_SECONDS,
     push,
     send_metrics,
-    without_login,
 )
 from prefect_flows.reporting.metrics.exposition import (
     METRICS,
@@ -229,7 +229,7 @@ def test_a_gateway_that_fails_is_said_without_its_password(
         settings = Settings.model_validate({"metrics_push_url": url.replace("//", "//a:hush@")})
         send_metrics(store, "dev", settings, LOG)
     assert "Metrics could not be pushed" in caplog.text
-    assert f"{without_login(url)}" in caplog.text
+    assert f"{remove_login(url)}" in caplog.text
     assert "MILLRACE_METRICS_PUSH_URL" in caplog.text
     assert "hush" not in caplog.text
 
