@@ -604,7 +604,7 @@ FAULTS = (
     Fault(
         "gateway-password-in-the-log",
         "The log shows the password of the Pushgateway when it refuses the metrics.",
-        "prefect_flows/reporting/metrics/export.py",
+        "prefect_flows/core/passwords.py",
         'return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()',
         "return parts.geturl()",
         (
