@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from prefect_flows.core.errors import (
     ConfigurationError,
     MillraceError,
+    PublishError,
     RunCancelled,
     StageFailed,
     StageTimedOut,
@@ -26,6 +27,7 @@ from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings, StagePolicy
 from prefect_flows.ingest import source_registry
 from prefect_flows.notifications.startup_failure import notify_on_startup_failure
+from prefect_flows.publish.publication import Publication
 from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
@@ -56,6 +58,9 @@ from prefect_flows.transform.session import DbtSession, Selection
 
 if TYPE_CHECKING:
     from prefect_flows.transform.run_report import RunReport
+
+# The log names at most this many failures that keep models from being published.
+MAX_LISTED_REASONS = 3
 
 
 def run_pipeline(
@@ -181,6 +186,7 @@ class _PipelineRun:
         done: results of the run that this one resumes.
         last_good: node id → hash in the last good run, for `changed`; None if not needed.
         is_stored: whether the state store has the run, so that something has been changed.
+        publication: what the run builds out of sight and publishes; None if its target does not.
         left_out: sources that are excluded because they were never loaded.
         whole: whether the run covers the whole project.
     """
@@ -205,6 +211,7 @@ class _PipelineRun:
         self.done = ResumeState()
         self.last_good: Mapping[str, str] | None = None
         self.is_stored = False
+        self.publication: Publication | None = None
         self.left_out: list[str] = []
         self.whole = parameters.whole and not parameters.changed
         self._started = time.monotonic()
@@ -289,13 +296,105 @@ class _PipelineRun:
             selected = find_changed_nodes(self.last_good, selected, self.code)
         if not selected:
             self.log.info("Nothing changed since the last good run of the target.")
+        if self.profile.publishes:
+            self.publication = Publication(
+                session,
+                self.stored.header.id,
+                self._without_skipped(selected),
+                tests_skipped="test" in parameters.skip,
+                full_refresh=parameters.full_refresh,
+            )
+            self.publication.check()
         self._begin()
         self.record["ingest"] = {}
         self._ingest(arguments)
-        for stage, (command, types) in DBT_STAGES[parameters.strategy].items():
-            self._run_dbt(stage, command, types, selection, selected)
+        if self.publication is None:
+            self._run_dbt_stages(selection, selected)
+        else:
+            self._run_and_publish(self.publication, selection, selected)
         self._count_marts(selected)
         self._generate_docs()
+
+    def _run_dbt_stages(self, selection: Selection, selected: Mapping[str, list[str]]) -> None:
+        for stage, (command, types) in DBT_STAGES[self.parameters.strategy].items():
+            self._run_dbt(stage, command, types, selection, selected)
+
+    def _run_and_publish(
+        self,
+        publication: Publication,
+        selection: Selection,
+        selected: Mapping[str, list[str]],
+    ) -> None:
+        """Build and test out of sight, then publish what passed.
+
+        If a node fails, groups of models that have nothing to do with it are published, and the
+        failure is raised again.
+        """
+        if publication.built:
+            self.runtime.run_stage(
+                "publish-prepare",
+                self.settings.stages.publish_prepare,
+                lambda log: publication.prepare(self.done.nodes, self.stored.header.resumes, log),
+            )
+        failure: StageFailed | None = None
+        with publication.building():
+            try:
+                self._run_dbt_stages(selection, selected)
+            except StageFailed as error:
+                failure = error
+                if "test" not in self.record and self.parameters.strategy == "run_then_test":
+                    self._test_independent_groups(publication, selection)
+        try:
+            self._publish(publication)
+        except PublishError as error:
+            if failure is None:
+                raise
+            self.log.error("%s", error)  # noqa: TRY400 # an expected error, without traceback
+        if failure is not None:
+            raise failure
+
+    def _test_independent_groups(self, publication: Publication, selection: Selection) -> None:
+        """Test the groups that the failure does not block, which the run ended before."""
+        tests = publication.tests_of_built_groups(self._results())
+        if not tests or "test" in self.parameters.skip:
+            return
+        command, types = DBT_STAGES["run_then_test"]["test"]
+        selected = {"test": tests}
+        try:
+            self._run_dbt("test", command, types, selection, selected, narrowed=True)
+        except StageFailed as error:
+            self.log.error("%s", error)  # noqa: TRY400 # the first failure is raised
+
+    def _results(self) -> dict[str, NodeResult]:
+        """Return node id → result, of all dbt stages so far."""
+        return {i: result for stage in self.stages for i, result in stage.results.items()}
+
+    def _publish(self, publication: Publication) -> None:
+        groups, blocked = publication.sort_groups(self._results())
+        if not publication.built:
+            return
+        record: dict[str, Any] = {"models": [], "blocked": blocked, "seconds": 0.0}
+        self.record["publish"] = record
+        for group, reasons in blocked.items():
+            self.log.warning(
+                "The models of group %s are not published; readers see what they saw before. %s",
+                group,
+                "; ".join(reasons[:MAX_LISTED_REASONS]),
+            )
+        if groups:
+            started = time.monotonic()
+            record |= self.runtime.run_stage(
+                "publish",
+                self.settings.stages.publish,
+                lambda log: publication.publish(groups, log),
+            )
+            record["seconds"] = round(time.monotonic() - started, 2)
+            self.log.info("Published %d models.", len(record["models"]))
+
+    def _without_skipped(self, selected: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """Return the selected nodes without the resource types that `skip` excludes."""
+        skipped = {t for skip in self.parameters.skip for t in STAGE_RESOURCE_TYPES.get(skip, ())}
+        return {kind: nodes for kind, nodes in selected.items() if kind not in skipped}
 
     def _connect(self, session: DbtSession) -> None:
         """Connect to the warehouse; retry if it answers that it accepts no connections now."""
@@ -381,6 +480,8 @@ class _PipelineRun:
             )
         if resumes is not None:
             self.done = load_resume_state(resumes.entries, self.code, self.log.warning)
+            if self.publication is not None:
+                self.done = self.publication.valid_results(self.done, resumes.header.id)
             self.record["resumes"] = resumes.header.id
             if resumes.header.begun_at < datetime.now(UTC) - within:
                 self.whole = False  # results of that run are out of date
@@ -422,10 +523,12 @@ class _PipelineRun:
         types: tuple[str, ...],
         selection: Selection,
         selected: Mapping[str, list[str]],
+        *,
+        narrowed: bool = False,
     ) -> None:
         parameters = self.parameters
         left_out = {t for skip in parameters.skip for t in STAGE_RESOURCE_TYPES.get(skip, ())}
-        selected = {kind: nodes for kind, nodes in selected.items() if kind not in left_out}
+        selected = self._without_skipped(selected)
         nodes = [node for kind in types for node in selected.get(kind, [])]
         after_models = self._snapshots_after_models(selected)
         if stage == "freshness" and stage not in parameters.skip:
@@ -458,7 +561,10 @@ class _PipelineRun:
             self.done.nodes,
             self._save_results,
             [*self.runtime.listeners, self.display],
-            narrowed=self.last_good is not None or bool(after_models) or stage == "freshness",
+            narrowed=narrowed
+            or self.last_good is not None
+            or bool(after_models)
+            or stage == "freshness",
         )
         self.stages.append(dbt)
         before = self.done.records.get(name)

@@ -49,6 +49,8 @@ class PostgresTarget(Strict):
         None
     )
     """libpq's `sslmode`; libpq's default if absent."""
+    publish: bool | None = None
+    """Whether readers see only models whose tests passed; false if absent."""
 
 
 class BigQueryTarget(Strict):
@@ -76,6 +78,8 @@ class BigQueryTarget(Strict):
     """Service account that the machine's own credentials impersonate."""
     api_endpoint: Text | None = None
     """Endpoint of the API, if it is not Google's, for example an emulator."""
+    publish: bool | None = None
+    """Whether readers see only models whose tests passed; false if absent."""
 
 
 Target = Annotated[PostgresTarget | BigQueryTarget, Field(discriminator="type")]

@@ -12,6 +12,7 @@
     ├── StateStoreError       the state store cannot be read or written
     │   └── CorruptFileError  a file is corrupt
     ├── TargetBusy            another run holds the target
+    ├── PublishError          the built models cannot be published
     ├── BackupError           a backup cannot be made, is corrupt, or does not fit
     ├── IngestionError        exit code 1: a source could not be read or loaded
     ├── StageTimedOut         exit code 1: a stage did not end within its timeout
@@ -147,6 +148,10 @@ class IngestionError(MillraceError):
     """A source could not be read or loaded; rows of earlier loads are unchanged."""
 
     exit_code = 1
+
+
+class PublishError(MillraceError):
+    """The built models cannot be published; readers see what they saw before."""
 
 
 class StageTimedOut(MillraceError, TimeoutError):

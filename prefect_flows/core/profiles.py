@@ -45,6 +45,14 @@ class Profile:
         return str(self.output["type"])
 
     @property
+    def publishes(self) -> bool:
+        """Whether readers see only models whose tests passed (`publish` in the contract).
+
+        dbt ignores this key of the output.
+        """
+        return bool(self.output.get("publish", False))
+
+    @property
     def address(self) -> str:
         """The address of the warehouse, for error messages."""
         if self.warehouse == "postgres":

@@ -82,6 +82,13 @@ class StagePolicies(BaseModel):
     dbt_test: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
     dbt_build: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=60, timeout_seconds=9000)
     """For `strategy="build"`. The retries of a node are those of its own stage."""
+    publish_prepare: StagePolicy = StagePolicy(
+        retries=2, retry_delay_seconds=15, timeout_seconds=3600
+    )
+    """For targets that publish: incremental models and snapshots start from the published rows."""
+    publish: StagePolicy = StagePolicy(retries=4, retry_delay_seconds=15, timeout_seconds=900)
+    """For targets that publish: shows readers the tested models. It is retried while readers hold
+    locks."""
     count_marts: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=30, timeout_seconds=900)
     """Counts the rows of all marts for the report. A failure does not fail the run."""
     dbt_docs: StagePolicy = StagePolicy(retries=1, retry_delay_seconds=30, timeout_seconds=900)

@@ -366,6 +366,21 @@ class DbtSession:
         finally:
             adapter.cleanup_connections()
 
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """Yield a psycopg2 connection that dbt's adapter opens; a signal cancels its statements.
+
+        Raises:
+            WarehouseUnreachable: the warehouse does not answer.
+        """
+        with self._warehouse() as adapter, cancel_statements_on_signal(adapter):
+            yield adapter.connections.get_thread_connection().handle
+
+    def render_relation(self, node: Any) -> str:
+        """Return the name of a node's relation, quoted as dbt writes it into SQL."""
+        adapter: Any = get_adapter_by_type(self.profile.warehouse)  # type: ignore[no-untyped-call]
+        return str(adapter.Relation.create_from(self.config, node))
+
     def selected(self, selection: Selection) -> dict[str, list[str]]:
         """Return the ids of the selected nodes by resource type; empty if `since` has no changes.
 

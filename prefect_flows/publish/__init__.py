@@ -1,0 +1,1 @@
+"""Publishing: models are built where no reader looks, tested there, and then shown to readers."""

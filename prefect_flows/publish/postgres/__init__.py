@@ -1,0 +1,1 @@
+"""Publishing on Postgres: two tables per model, and a parent table that inherits from one."""

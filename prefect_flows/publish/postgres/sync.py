@@ -1,0 +1,344 @@
+"""Brings the build slot of a model to the published rows, before dbt changes it.
+
+An incremental model or a snapshot starts from the published rows. Copying all rows at each run
+would take longer than the run: the other slot holds the rows of the run before, so only what has
+changed since is copied. Triggers record the keys of changed rows: those with a unique key, and
+whole transactions for a table that only grows. If the records do not cover every change (another
+kind of change, new columns, a key with nulls, a table that dbt has replaced), all rows are copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from psycopg2 import sql
+
+from prefect_flows.publish.models import PublishedModel
+from prefect_flows.publish.postgres.catalog import (
+    Column,
+    PublishedState,
+    find_relation,
+    own_schema,
+    read_columns,
+    slot_schema,
+    table,
+)
+
+# One function for all tables. Its arguments: the table of changes, and the columns of the key.
+CREATE_TRIGGER_FUNCTION = """
+create or replace function {function}() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    keys text := tg_argv[1];
+begin
+    if tg_op = 'TRUNCATE' or keys = '' and tg_op <> 'INSERT' then
+        execute format('insert into %s (everything) values (true)', tg_argv[0]);
+    elsif keys = '' then
+        execute format(
+            'insert into %s (transaction_id, row_count)'
+            ' select pg_current_xact_id()::xid, count(*) from new_rows having count(*) > 0',
+            tg_argv[0]
+        );
+    else
+        if tg_op <> 'DELETE' then
+            execute format(
+                'insert into %1$s (%2$s) select distinct %2$s from new_rows', tg_argv[0], keys
+            );
+        end if;
+        if tg_op <> 'INSERT' then
+            execute format(
+                'insert into %1$s (%2$s) select distinct %2$s from old_rows', tg_argv[0], keys
+            );
+        end if;
+    end if;
+    return null;
+end
+$$
+"""
+TRIGGERS = (
+    ("insert", "referencing new table as new_rows"),
+    ("update", "referencing new table as new_rows old table as old_rows"),
+    ("delete", "referencing old table as old_rows"),
+    ("truncate", ""),
+)
+FUNCTION = "record_changes"
+
+
+def copy_published_rows(
+    cursor: Any, target_schema: str, model: PublishedModel, state: PublishedState
+) -> str:
+    """Make the build slot of a model equal to what readers see; runs in one transaction.
+
+    Args:
+        cursor: a cursor; the caller commits.
+        target_schema: the target's schema.
+        model: a model that keeps its rows.
+        state: its state.
+
+    Returns:
+        What was copied: `changed rows`, `all rows`, or `nothing` if nothing is published.
+    """
+    build_schema = slot_schema(model.schema, state.build_slot)
+    build = table(build_schema, model.name)
+    source_schema = (
+        model.schema if state.live_slot is None else slot_schema(model.schema, state.live_slot)
+    )
+    source = find_relation(cursor, source_schema, model.name)
+    if source is None or source.kind != "r":
+        # Rows that a failed first run left were never published.
+        _drop(cursor, build_schema, model.name)
+        return "nothing"
+    columns = read_columns(cursor, source.oid)
+    existing = find_relation(cursor, build_schema, model.name)
+    if (
+        existing is not None
+        and existing.kind == "r"
+        and state.live_slot is not None
+        and not state.is_edited
+        and set(read_columns(cursor, existing.oid)) == set(columns)
+        and _copy_changes(
+            cursor, target_schema, model, state.live_slot, source.oid, existing.oid, columns
+        )
+    ):
+        return "changed rows"
+    _drop(cursor, build_schema, model.name)
+    _copy_table(cursor, source.oid, table(source_schema, model.name), build)
+    if state.live_slot is not None:
+        _record_changes(cursor, target_schema, model, columns)
+    return "all rows"
+
+
+def _drop(cursor: Any, schema: str, name: str) -> None:
+    existing = find_relation(cursor, schema, name)
+    if existing is not None:
+        kind = {"v": "view", "m": "materialized view", "f": "foreign table"}.get(
+            existing.kind, "table"
+        )
+        cursor.execute(sql.SQL(f"drop {kind} {{}} cascade").format(table(schema, name)))
+
+
+def _copy_table(
+    cursor: Any, source_oid: int, source: sql.Identifier, build: sql.Identifier
+) -> None:
+    """Copy a table with its rows; indexes and keys are built after the rows, which is faster."""
+    cursor.execute(
+        sql.SQL("create table {} (like {} including all excluding indexes)").format(build, source)
+    )
+    columns = sql.SQL(", ").join(
+        sql.Identifier(name)
+        for (name,) in _fetch(
+            cursor,
+            "select attname::text from pg_attribute where attrelid = %s and attnum > 0"
+            " and not attisdropped and attgenerated = '' order by attnum",
+            source_oid,
+        )
+    )
+    cursor.execute(
+        sql.SQL("insert into {} ({}) overriding system value select {} from only {}").format(
+            build, columns, columns, source
+        )
+    )
+    for (definition,) in _fetch(
+        cursor,
+        "select pg_get_constraintdef(oid) from pg_constraint"
+        " where conrelid = %s and contype in ('p', 'u', 'x')",
+        source_oid,
+    ):
+        cursor.execute(sql.SQL("alter table {} add {}").format(build, sql.SQL(definition)))
+    for is_unique, definition in _fetch(
+        cursor,
+        "select indisunique, pg_get_indexdef(indexrelid) from pg_index"
+        " where indrelid = %s and not exists"
+        " (select from pg_constraint where conindid = indexrelid)",
+        source_oid,
+    ):
+        # `CREATE INDEX name ON table USING method (columns) …`
+        method = definition.partition(" USING ")[2]
+        cursor.execute(
+            sql.SQL("create {} on {} using {}").format(
+                sql.SQL("unique index" if is_unique else "index"), build, sql.SQL(method)
+            )
+        )
+    cursor.execute(sql.SQL("analyze {}").format(build))
+
+
+def _changes_table(target_schema: str, model: PublishedModel, slot: str) -> sql.Identifier:
+    name = hashlib.sha256("\0".join(model.key).encode()).hexdigest()[:16]
+    return table(own_schema(target_schema), f"changes_{name}_{slot}")
+
+
+def _record_changes(
+    cursor: Any, target_schema: str, model: PublishedModel, columns: list[Column]
+) -> None:
+    """Start to record the changes of both slots, which are equal now."""
+    function = table(own_schema(target_schema), FUNCTION)
+    cursor.execute(sql.SQL(CREATE_TRIGGER_FUNCTION).format(function=function))
+    known = {column.name: column for column in columns}
+    keys = [known[key] for key in model.unique_key if key in known]
+    if len(keys) != len(model.unique_key):
+        return  # The key is an expression: all rows are copied every time.
+    for slot in ("a", "b"):
+        changes = _changes_table(target_schema, model, slot)
+        slot_table = table(slot_schema(model.schema, slot), model.name)
+        definitions: list[sql.Composable] = [
+            sql.SQL("{} {}").format(sql.Identifier(key.name), sql.SQL(key.type)) for key in keys
+        ] or [sql.SQL("transaction_id xid, row_count bigint")]
+        cursor.execute(sql.SQL("drop table if exists {}").format(changes))
+        cursor.execute(
+            sql.SQL("create table {} ({}, everything boolean)").format(
+                changes, sql.SQL(", ").join(definitions)
+            )
+        )
+        arguments = (
+            changes.as_string(cursor),
+            ", ".join(sql.Identifier(key.name).as_string(cursor) for key in keys),
+        )
+        for event, referencing in TRIGGERS:
+            cursor.execute(
+                sql.SQL(
+                    "create or replace trigger {name} after {event} on {table} {referencing}"
+                    " for each statement execute function {function}({arguments})"
+                ).format(
+                    name=sql.Identifier(f"record_{event}"),
+                    event=sql.SQL(event),
+                    table=slot_table,
+                    referencing=sql.SQL(referencing),
+                    function=function,
+                    arguments=sql.SQL(", ").join(map(sql.Literal, arguments)),
+                )
+            )
+
+
+def _copy_changes(
+    cursor: Any,
+    target_schema: str,
+    model: PublishedModel,
+    live_slot: str,
+    live_oid: int,
+    build_oid: int,
+    columns: list[Column],
+) -> bool:
+    """Copy the rows that changed in either slot since both were equal; False if unknown."""
+    build_slot = "b" if live_slot == "a" else "a"
+    for slot, oid in ((live_slot, live_oid), (build_slot, build_oid)):
+        if not _is_recorded(cursor, target_schema, model, slot, oid):
+            return False
+    live, build = (
+        table(slot_schema(model.schema, slot), model.name) for slot in (live_slot, build_slot)
+    )
+    live_changes, build_changes = (
+        _changes_table(target_schema, model, slot) for slot in (live_slot, build_slot)
+    )
+    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
+    parts = {
+        "live": live, "build": build, "live_changes": live_changes,
+        "build_changes": build_changes, "columns": names,
+    }  # fmt: skip
+    # What is copied is no change of its own.
+    cursor.execute(sql.SQL("alter table {build} disable trigger user").format(**parts))
+    copied = (
+        _copy_by_key(cursor, model.unique_key, parts)
+        if model.unique_key
+        else _copy_by_transaction(cursor, parts)
+    )
+    if not copied:
+        return False
+    cursor.execute(sql.SQL("alter table {build} enable trigger user").format(**parts))
+    cursor.execute(sql.SQL("truncate {live_changes}, {build_changes}").format(**parts))
+    return True
+
+
+def _is_recorded(
+    cursor: Any, target_schema: str, model: PublishedModel, slot: str, oid: int
+) -> bool:
+    """Return whether every change of a slot's table has been recorded, for the model's key."""
+    changes = _changes_table(target_schema, model, slot)
+    schema, name = changes.strings
+    relation = find_relation(cursor, schema, name)
+    if relation is None:
+        return False
+    ((triggers,),) = _fetch(
+        cursor,
+        "select count(*) from pg_trigger where tgrelid = %s and tgname like 'record\\_%%'"
+        " and tgenabled = 'O'",
+        oid,
+    )
+    recorded = [column.name for column in read_columns(cursor, relation.oid)]
+    wanted = [*(model.unique_key or ("transaction_id", "row_count")), "everything"]
+    if triggers != len(TRIGGERS) or recorded != wanted:
+        return False
+    unknown = [sql.SQL("everything")] + [
+        sql.SQL("{} is null").format(sql.Identifier(key)) for key in model.unique_key
+    ]
+    query = sql.SQL("select exists (select from {} where {})").format(
+        changes, sql.SQL(" or ").join(unknown)
+    )
+    ((has_unknown,),) = _fetch(cursor, query)
+    return not has_unknown
+
+
+def _copy_by_key(cursor: Any, unique_key: tuple[str, ...], parts: dict[str, Any]) -> bool:
+    keys = sql.SQL(", ").join(map(sql.Identifier, unique_key))
+    matches = sql.SQL(" and ").join(
+        sql.SQL("changed.{0} = published.{0}").format(sql.Identifier(key)) for key in unique_key
+    )
+    cursor.execute(
+        sql.SQL(
+            "create temporary table changed_keys on commit drop as"
+            " select {keys} from {live_changes} union select {keys} from {build_changes}"
+        ).format(keys=keys, **parts)
+    )
+    cursor.execute("analyze changed_keys")
+    cursor.execute(
+        sql.SQL(
+            "delete from {build} as published using changed_keys as changed where {matches}"
+        ).format(matches=matches, **parts)
+    )
+    row = sql.SQL(", ").join(
+        sql.SQL("published.{}").format(part) for part in parts["columns"].seq[::2]
+    )
+    cursor.execute(
+        sql.SQL(
+            "insert into {build} ({columns}) select {row} from {live} as published"
+            " join changed_keys as changed on {matches}"
+        ).format(row=row, matches=matches, **parts)
+    )
+    return True
+
+
+def _copy_by_transaction(cursor: Any, parts: dict[str, Any]) -> bool:
+    """Replace the rows of recorded transactions; False if their number is not the recorded one."""
+    for relation, changes, statement in (
+        ("build", "build_changes", "delete from {relation} where xmin = any(%s::xid[])"),
+        (
+            "live",
+            "live_changes",
+            "insert into {build} ({columns}) select {columns} from {relation}"
+            " where xmin = any(%s::xid[])",
+        ),
+    ):
+        ((transactions, rows),) = _fetch(
+            cursor,
+            sql.SQL(
+                "select coalesce(array_agg(distinct transaction_id::text), '{{}}'),"
+                " coalesce(sum(row_count), 0) from {}"
+            ).format(parts[changes]),
+        )
+        if not transactions:
+            continue
+        cursor.execute(
+            sql.SQL(statement).format(
+                relation=parts[relation], build=parts["build"], columns=parts["columns"]
+            ),
+            (transactions,),
+        )
+        if cursor.rowcount != rows:
+            return False
+    return True
+
+
+def _fetch(cursor: Any, query: str | sql.Composable, *values: Any) -> list[tuple[Any, ...]]:
+    cursor.execute(query, values or None)
+    return list(cursor.fetchall())

@@ -1,0 +1,431 @@
+"""Publishing on Postgres: checks, preparation of the build slots, the switch, the way back."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+from psycopg2 import errors, sql
+
+from prefect_flows.core.errors import PublishError
+from prefect_flows.core.failure_class import FailureClass, classify
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.profiles import Profile
+from prefect_flows.publish.models import PublishedModel
+from prefect_flows.publish.postgres.catalog import (
+    CREATE_RECORDS,
+    MAX_NAME_BYTES,
+    RECORDS,
+    SLOTS,
+    PublishedState,
+    own_schema,
+    read_states,
+    slot_schema,
+    table,
+)
+from prefect_flows.publish.postgres.switch import find_broken_dependents, switch
+from prefect_flows.publish.postgres.sync import copy_published_rows
+
+# The switch waits this long for each lock, and readers that come after it wait as long. It is less
+# than Postgres' own `deadlock_timeout` (1 s), after which Postgres could cancel a reader.
+LOCK_TIMEOUT_SECONDS = 0.5
+# The locks of all models together. Longer than a single lock, because there may be many models.
+LOCKS_TIMEOUT_SECONDS = 2.0
+# Between attempts, readers that waited for the switch run.
+PAUSE_SECONDS = 1.0
+SWITCH_ATTEMPTS = 20
+
+_LOCK_ERRORS = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
+
+Connect = Callable[[], AbstractContextManager[Any]]
+
+
+class PostgresPublisher:
+    """The published models of a Postgres target.
+
+    Args:
+        profile: the target's profile.
+        connect: opens a psycopg2 connection as dbt does.
+        models: all published models of the project.
+    """
+
+    def __init__(
+        self, profile: Profile, connect: Connect, models: Sequence[PublishedModel]
+    ) -> None:
+        self._profile = profile
+        self._target_schema = str(profile.output["schema"])
+        self._connect = connect
+        self.models = list(models)
+
+    def read_states(self) -> dict[str, PublishedState]:
+        """Return id → what readers see of each model."""
+        with self._transaction() as cursor:
+            return read_states(cursor, self._target_schema, self.models)
+
+    def get_schemas(self, built: Collection[str], run: str) -> dict[str, str]:
+        """Return id → the schema in which dbt finds each model during a run.
+
+        Models that the run builds are in their build slot; others where their published rows are.
+        A model that was never published is where dbt has it.
+
+        Args:
+            built: ids of the models that the run builds.
+            run: its id.
+        """
+        states = self.read_states()
+        schemas = {}
+        for model in self.models:
+            state = states[model.unique_id]
+            if model.unique_id in built and state.live_run != run:
+                schemas[model.unique_id] = slot_schema(model.schema, state.build_slot)
+            elif state.live_slot is not None:
+                schemas[model.unique_id] = slot_schema(model.schema, state.live_slot)
+        return schemas
+
+    def check(self, built: Sequence[PublishedModel]) -> None:
+        """Check names and privileges of the models to build, before anything is changed.
+
+        Raises:
+            PublishError: lists every fault.
+        """
+        schemas = {model.schema for model in built}
+        faults = [
+            f"the schema {name!r} has {len(name.encode())} bytes; Postgres allows {MAX_NAME_BYTES}"
+            for schema in sorted(schemas)
+            for name in [slot_schema(schema, SLOTS[0])]
+            if len(name.encode()) > MAX_NAME_BYTES
+        ]
+        with self._transaction() as cursor:
+            for schema in sorted(
+                {own_schema(self._target_schema)}
+                | schemas
+                | {slot_schema(schema, slot) for schema in schemas for slot in SLOTS}
+            ):
+                faults += _check_schema(cursor, schema)
+            states = read_states(cursor, self._target_schema, built)
+            for model in built:
+                parent = states[model.unique_id].parent
+                if parent is not None and parent.kind in ("p", "f"):
+                    faults.append(f"{model} is a {_KINDS[parent.kind]}, not a table or view")
+                elif parent is not None and not parent.is_owned:
+                    faults.append(f"{model} belongs to another role")
+        if faults:
+            raise PublishError(
+                f"The marts cannot be published: {'; '.join(faults)}.",
+                where=f"{self._profile.address} as {self._profile.output['user']}",
+                fix="give the role these privileges (the owner runs: alter table … owner to, grant "
+                "create on schema …, grant create on database …), or shorten the schema's name",
+            )
+
+    def prepare(
+        self,
+        built: Sequence[PublishedModel],
+        executed: Collection[str],
+        run: str,
+        resumed_run: str | None,
+        *,
+        full_refresh: bool,
+        log: Logger,
+    ) -> dict[str, Any]:
+        """Prepare the build slots of the models that dbt is going to execute.
+
+        Args:
+            built: the models that this run builds, or has built before it was resumed.
+            executed: ids of those that dbt executes now.
+            run: id of this run.
+            resumed_run: id of the run that this one resumes.
+            full_refresh: whether models start without their rows.
+            log: gets what takes long.
+
+        Returns:
+            A record: how many models start from published rows, and how these were copied.
+        """
+        copied: dict[str, list[str]] = {}
+        with self._transaction() as cursor:
+            self._create_schemas(cursor, built)
+            if resumed_run is not None:
+                self._take_over(cursor, run, resumed_run)
+            states = read_states(cursor, self._target_schema, built)
+        removed = self._remove_leftovers()
+        for model in built:
+            if model.unique_id not in executed:
+                continue
+            state = states[model.unique_id]
+            started = time.monotonic()
+            with self._transaction() as cursor:
+                self._record(cursor, model, previous_run=None, build_run=run)
+                if model.is_seed:
+                    cursor.execute(
+                        sql.SQL("drop table if exists {} cascade").format(
+                            table(slot_schema(model.schema, state.build_slot), model.name)
+                        )
+                    )
+                elif model.keeps_rows and not full_refresh:
+                    what = copy_published_rows(cursor, self._target_schema, model, state)
+                    copied.setdefault(what, []).append(str(model))
+                    if what == "all rows":
+                        self._record(cursor, model, is_edited=False)
+                        log.info(
+                            "Copied all rows of %s in %.1f s; the next run copies only what "
+                            "changed.",
+                            model,
+                            time.monotonic() - started,
+                        )
+        return {"copied": copied, "removed": removed}
+
+    def switch(self, models: Sequence[PublishedModel], run: str, log: Logger) -> float:
+        """Show readers the rows that this run built, of all models in one transaction.
+
+        Returns:
+            Seconds for which the locks were held.
+
+        Raises:
+            PublishError: a reader's object would break, or readers hold locks; `retryable` then.
+        """
+        with self._transaction() as cursor:
+            states = read_states(cursor, self._target_schema, models)
+            # An attempt whose answer was lost may have published them.
+            models = [model for model in models if states[model.unique_id].live_run != run]
+            edited = [
+                str(model)
+                for model in models
+                if states[model.unique_id].build_run not in (run, *_unknown_run(model))
+            ]
+            broken = find_broken_dependents(cursor, models, states)
+        if edited:
+            raise PublishError(
+                f"The rows of {', '.join(edited)} were changed while the run built new ones from "
+                "them. Nothing was published.",
+                where=self._profile.address,
+                fix="run again: the next run starts from the changed rows",
+            )
+        if broken:
+            raise PublishError(
+                f"Publishing would break objects of readers: {'; '.join(broken)}. "
+                "Nothing was published.",
+                where=self._profile.address,
+                fix="change or drop these objects, or restore the column; then run again with "
+                "--failed",
+            )
+        return self._switch(models, states, run, log) if models else 0.0
+
+    def show_previous(self, log: Logger) -> list[PublishedModel]:
+        """Show readers the rows of the run before again; return the models that changed.
+
+        Raises:
+            PublishError: no model has complete rows of an earlier run.
+        """
+        states = self.read_states()
+        models = [
+            model for model in self.models if states[model.unique_id].previous_run is not None
+        ]
+        if not models:
+            raise PublishError(
+                "There is no previous version: nothing was published twice, or a later run has "
+                "already built over it.",
+                where=self._profile.address,
+                fix="correct the model and run the pipeline",
+            )
+        with self._transaction() as cursor:
+            broken = find_broken_dependents(cursor, models, states)
+        if broken:
+            raise PublishError(
+                f"The previous version would break objects of readers: {'; '.join(broken)}.",
+                where=self._profile.address,
+                fix="change or drop these objects, then repeat the command",
+            )
+        self._switch(models, states, None, log)
+        return models
+
+    def _switch(
+        self,
+        models: Sequence[PublishedModel],
+        states: Mapping[str, PublishedState],
+        run: str | None,
+        log: Logger,
+    ) -> float:
+        """Switch with a lock timeout; `run` is None for the way back."""
+        for attempt in range(1, SWITCH_ATTEMPTS + 1):
+            try:
+                return self._switch_once(models, states, run)
+            except PublishError as error:
+                if not isinstance(error.__cause__, _LOCK_ERRORS):
+                    raise
+                blockers = self._find_blockers(models)
+                if attempt == SWITCH_ATTEMPTS:
+                    raise PublishError(
+                        f"Readers hold locks on the marts: {blockers}. Nothing was published.",
+                        where=self._profile.address,
+                        fix="wait for these sessions or end them: select pg_terminate_backend(PID)",
+                        retryable=True,
+                    ) from None
+                log.info("Readers hold locks on the marts: %s. Waiting.", blockers)
+                time.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 # jitter
+        raise AssertionError
+
+    def _switch_once(
+        self,
+        models: Sequence[PublishedModel],
+        states: Mapping[str, PublishedState],
+        run: str | None,
+    ) -> float:
+        now = datetime.now(UTC)
+        with self._transaction() as cursor:
+            for setting, seconds in (
+                ("lock_timeout", LOCK_TIMEOUT_SECONDS),
+                ("statement_timeout", LOCKS_TIMEOUT_SECONDS),
+            ):
+                cursor.execute(f"set local {setting} = '{int(seconds * 1000)}ms'")
+            started = time.monotonic()
+            for schema in sorted({model.schema for model in models}):
+                cursor.execute(
+                    sql.SQL("create schema if not exists {}").format(sql.Identifier(schema))
+                )
+            switch(cursor, self._target_schema, models, states)
+            for model in models:
+                state = states[model.unique_id]
+                self._record(
+                    cursor,
+                    model,
+                    live_run=run if run is not None else state.previous_run,
+                    live_since=now,
+                    previous_run=state.live_run,
+                    build_run=state.live_run,
+                    is_edited=False,
+                )
+        seconds = time.monotonic() - started
+        with self._transaction() as cursor:
+            for model in models:
+                # For the planner, which estimates queries on the parent by these statistics.
+                cursor.execute(sql.SQL("analyze {}").format(table(model.schema, model.name)))
+        return seconds
+
+    def _find_blockers(self, models: Sequence[PublishedModel]) -> str:
+        with self._transaction() as cursor:
+            cursor.execute(
+                "select distinct a.pid, a.usename::text, a.application_name, a.state, a.xact_start"
+                " from pg_locks as l join pg_stat_activity as a on a.pid = l.pid"
+                " join pg_class as c on c.oid = l.relation"
+                " join pg_namespace as n on n.oid = c.relnamespace"
+                " where (n.nspname, c.relname) in %s and l.granted and a.pid <> pg_backend_pid()"
+                " order by a.xact_start limit 5",
+                (tuple(model.key for model in models),),
+            )
+            found = [
+                f"process {pid} of {user}{f' ({name})' if name else ''}, {state}"
+                f"{f' since {since:%H:%M:%S}' if since else ''}"
+                for pid, user, name, state, since in cursor.fetchall()
+            ]
+        return "; ".join(found) or "sessions that have ended since"
+
+    def _create_schemas(self, cursor: Any, built: Sequence[PublishedModel]) -> None:
+        schema = own_schema(self._target_schema)
+        cursor.execute(
+            sql.SQL(CREATE_RECORDS).format(
+                schema=sql.Identifier(schema), records=table(schema, RECORDS)
+            )
+        )
+        for name in sorted({slot_schema(m.schema, slot) for m in built for slot in SLOTS}):
+            cursor.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(name)))
+
+    def _take_over(self, cursor: Any, run: str, resumed_run: str) -> None:
+        """Record that what a run built belongs to the run that resumes it."""
+        records = table(own_schema(self._target_schema), RECORDS)
+        for column in ("build_run", "live_run"):
+            cursor.execute(
+                sql.SQL("update {} set {} = %s where {} = %s").format(
+                    records, sql.Identifier(column), sql.Identifier(column)
+                ),
+                (run, resumed_run),
+            )
+
+    def _record(self, cursor: Any, model: PublishedModel, **values: Any) -> None:
+        columns = sql.SQL(", ").join(map(sql.Identifier, values))
+        updates = sql.SQL(", ").join(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in values
+        )
+        cursor.execute(
+            sql.SQL(
+                "insert into {} (schema_name, relation_name, {}) values %s"
+                " on conflict (schema_name, relation_name) do update set {}"
+            ).format(table(own_schema(self._target_schema), RECORDS), columns, updates),
+            ((model.schema, model.name, *values.values()),),
+        )
+
+    def _remove_leftovers(self) -> list[str]:
+        """Drop tables that killed runs or removed models left in the slots; return their names."""
+        known = {model.key for model in self.models}
+        with self._transaction() as cursor:
+            cursor.execute(
+                sql.SQL("select schema_name, relation_name from {}").format(
+                    table(own_schema(self._target_schema), RECORDS)
+                )
+            )
+            recorded = {(schema, name) for schema, name in cursor.fetchall()}
+            leftovers: list[tuple[str, str, str]] = []
+            for schema, name in sorted(recorded):
+                for slot in SLOTS:
+                    names = [f"{name}__dbt_tmp", f"{name}__dbt_backup"]
+                    if (schema, name) not in known:
+                        names.append(name)
+                    cursor.execute(
+                        "select n.nspname::text, c.relname::text,"
+                        " case c.relkind when 'v' then 'view' else 'table' end"
+                        " from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+                        " where n.nspname = %s and c.relname = any(%s) and c.relkind in ('r', 'v')"
+                        " and not exists (select from pg_inherits where inhrelid = c.oid)",
+                        (slot_schema(schema, slot), names),
+                    )
+                    leftovers += cursor.fetchall()
+            for schema, name, kind in leftovers:
+                cursor.execute(sql.SQL(f"drop {kind} {{}} cascade").format(table(schema, name)))
+        return [f"{schema}.{name}" for schema, name, _ in leftovers]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """Yield a cursor; commit at the end, roll back after an error.
+
+        Raises:
+            PublishError: Postgres refuses a statement; `retryable` if that is transient.
+        """
+        with self._connect() as connection:
+            try:
+                with connection, connection.cursor() as cursor:
+                    yield cursor
+            except psycopg2.Error as error:
+                raise PublishError(
+                    f"Postgres refuses to publish: {' '.join(str(error).split())}",
+                    where=self._profile.address,
+                    fix="correct what Postgres says, then run again with --failed",
+                    retryable=classify(error) is FailureClass.TRANSIENT,
+                ) from error
+
+
+def _unknown_run(model: PublishedModel) -> tuple[None, ...]:
+    """Return None if a change by hand does not matter: the run has not read the old rows."""
+    return () if model.keeps_rows else (None,)
+
+
+_KINDS = {"p": "partitioned table", "f": "foreign table"}
+
+
+def _check_schema(cursor: Any, schema: str) -> list[str]:
+    """Return faults if the role may not create tables in a schema, or the schema itself."""
+    cursor.execute(
+        "select has_schema_privilege(oid, 'CREATE') and has_schema_privilege(oid, 'USAGE'),"
+        " nspowner::regrole::text from pg_namespace where nspname = %s",
+        (schema,),
+    )
+    row = cursor.fetchone()
+    if row is not None:
+        return [] if row[0] else [f"no privilege CREATE on the schema {schema} of {row[1]}"]
+    cursor.execute(
+        "select has_database_privilege(current_database(), 'CREATE'), current_database()::text"
+    )
+    allowed, database = cursor.fetchone()
+    return [] if allowed else [f"no privilege CREATE on {database}, for the schema {schema}"]

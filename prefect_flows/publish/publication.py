@@ -1,0 +1,194 @@
+"""One run's publication: what it builds out of sight, what may be published, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from prefect_flows.core.logger import Logger
+from prefect_flows.publish.models import (
+    PublishedModel,
+    blocked_groups,
+    find_ancestors,
+    get_published_models,
+)
+from prefect_flows.publish.postgres.catalog import PublishedState
+from prefect_flows.publish.postgres.warehouse import PostgresPublisher
+from prefect_flows.publish.relocation import relocated
+from prefect_flows.transform.results import NodeResult, descendants
+from prefect_flows.transform.resume import ResumeState
+from prefect_flows.transform.session import DbtSession
+
+
+class Publication:
+    """The publication of one run of a target that publishes.
+
+    Args:
+        session: the dbt project and its target.
+        run: id of the run.
+        selected: resource type → ids of the nodes that the run builds and tests.
+        tests_skipped: whether the run leaves the tests out; it publishes nothing then.
+        full_refresh: whether incremental models start without their rows.
+    """
+
+    def __init__(
+        self,
+        session: DbtSession,
+        run: str,
+        selected: Mapping[str, Collection[str]],
+        *,
+        tests_skipped: bool,
+        full_refresh: bool,
+    ) -> None:
+        self._session = session
+        self._run = run
+        self._tests = [*selected.get("test", ()), *selected.get("unit_test", ())]
+        self._tests_skipped = tests_skipped
+        self._full_refresh = full_refresh
+        self._manifest = session.manifest
+        models = get_published_models(session.manifest.nodes)
+        ids = {i for kind in ("model", "seed", "snapshot") for i in selected.get(kind, ())}
+        self._models = models
+        self.built = [model for model in models if model.unique_id in ids]
+        self._publisher = PostgresPublisher(session.profile, session.connection, models)
+
+    def check(self) -> None:
+        """Check that the models can be published, before anything is changed.
+
+        Raises:
+            PublishError: names are too long, or privileges are missing.
+        """
+        self._publisher.check(self.built)
+
+    def valid_results(self, done: ResumeState, resumed_run: str) -> ResumeState:
+        """Return the results of a resumed run whose rows are still where that run left them.
+
+        Args:
+            done: results of the resumed run.
+            resumed_run: its id.
+        """
+        states = self._publisher.read_states()
+        lost = {
+            model.unique_id
+            for model in self.built
+            if model.unique_id in done.nodes
+            and resumed_run
+            not in (states[model.unique_id].build_run, states[model.unique_id].live_run)
+        }
+        if not lost:
+            return done
+        lost |= descendants(lost, self._manifest.child_map)
+        return replace(
+            done,
+            nodes={i: result for i, result in done.nodes.items() if i not in lost},
+            entries=[entry for entry in done.entries if entry.get("node") not in lost],
+        )
+
+    def prepare(
+        self, done: Collection[str], resumed_run: str | None, log: Logger
+    ) -> dict[str, Any]:
+        """Prepare the tables that dbt builds into; return a record.
+
+        Args:
+            done: ids of nodes that a resumed run has built.
+            resumed_run: id of that run.
+            log: gets what takes long.
+        """
+        executed = {model.unique_id for model in self.built} - set(done)
+        return self._publisher.prepare(
+            self.built,
+            executed,
+            self._run,
+            resumed_run,
+            full_refresh=self._full_refresh,
+            log=log,
+        )
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Let dbt build and test out of sight while the context is open.
+
+        Models that this run does not build are read where their published rows are.
+        """
+        schemas = self._publisher.get_schemas({m.unique_id for m in self.built}, self._run)
+        with relocated(self._manifest.nodes, schemas, self._session.render_relation):
+            yield
+
+    def sort_groups(
+        self, results: Mapping[str, NodeResult]
+    ) -> tuple[dict[str, list[PublishedModel]], dict[str, list[str]]]:
+        """Return the groups that may be published, and for each other group what blocks it.
+
+        Args:
+            results: node id → result, of all nodes that ran.
+        """
+        blocked = {
+            group: [f"{r.resource_type} {r.name}: {r.status}" for r in failed]
+            for group, failed in blocked_groups(
+                self.built, results.values(), self._manifest.parent_map
+            ).items()
+        }
+        groups: dict[str, list[PublishedModel]] = {}
+        for model in self.built:
+            groups.setdefault(model.group, []).append(model)
+            result = results.get(model.unique_id)
+            if result is None or not (result.done or result.failed):
+                blocked.setdefault(model.group, []).append(f"{model.name} was not built")
+        for group, models in groups.items():
+            missing = [t for t in self._tests_of(models) if t not in results]
+            if self._tests_skipped:
+                blocked.setdefault(group, []).append("the run left out the tests")
+            elif missing:
+                blocked.setdefault(group, []).append(f"{len(missing)} tests did not run")
+        free = {group: models for group, models in groups.items() if group not in blocked}
+        return free, {group: reasons for group, reasons in blocked.items() if group in groups}
+
+    def tests_of_built_groups(self, results: Mapping[str, NodeResult]) -> list[str]:
+        """Return the tests of the groups whose models are built, without a failure near them.
+
+        Args:
+            results: node id → result, of all nodes that ran.
+        """
+        failed = blocked_groups(self.built, results.values(), self._manifest.parent_map)
+        groups: dict[str, list[PublishedModel]] = {}
+        for model in self.built:
+            groups.setdefault(model.group, []).append(model)
+        return list(
+            dict.fromkeys(
+                test
+                for group, models in groups.items()
+                if group not in failed
+                and all(m.unique_id in results and results[m.unique_id].done for m in models)
+                for test in self._tests_of(models)
+            )
+        )
+
+    def _tests_of(self, models: Iterable[PublishedModel]) -> list[str]:
+        """Return the tests of the run that read one of these models, or a node upstream of one."""
+        parents = self._manifest.parent_map
+        reached: set[str] = set()
+        for model in models:
+            reached |= find_ancestors(model.unique_id, parents)
+        return [test for test in self._tests if not reached.isdisjoint(parents.get(test, ()))]
+
+    def publish(
+        self, groups: Mapping[str, Iterable[PublishedModel]], log: Logger
+    ) -> dict[str, Any]:
+        """Show readers the rows that this run built of all models of these groups.
+
+        Returns:
+            A record: names of the models, and for how many seconds readers had to wait at most.
+
+        Raises:
+            PublishError: a reader's object would break, or readers hold locks; `retryable` then.
+        """
+        models = [model for group in groups.values() for model in group]
+        seconds = self._publisher.switch(models, self._run, log)
+        return {"models": [str(model) for model in models], "locked_seconds": round(seconds, 3)}
+
+    def states(self) -> dict[str, PublishedState]:
+        """Return model name → what readers see of it."""
+        found = self._publisher.read_states()
+        return {str(model): found[model.unique_id] for model in self._models}
