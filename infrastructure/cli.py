@@ -69,6 +69,9 @@ GROUPS: Mapping[str, Mapping[str, Subcommand]] = {
             "prefect_flows.pipeline", "Ingest, run and test the models of a target.", "main"
         ),
         "ingest": Subcommand("infrastructure.cli", "Load one source into a target.", "ingest"),
+        "publish": Subcommand(
+            "prefect_flows.publish.command", "Show what readers see, or the previous version again."
+        ),
         "report": Subcommand("prefect_flows.reporting.command", "Serve the reports of the runs."),
     },
     "Set up": {

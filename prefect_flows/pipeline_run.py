@@ -27,6 +27,7 @@ from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings, StagePolicy
 from prefect_flows.ingest import source_registry
 from prefect_flows.notifications.startup_failure import notify_on_startup_failure
+from prefect_flows.publish.models import DEFAULT_GROUP
 from prefect_flows.publish.publication import Publication
 from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.runtime.base import Runtime
@@ -305,6 +306,12 @@ class _PipelineRun:
                 full_refresh=parameters.full_refresh,
             )
             self.publication.check()
+            self.record["publish"] = {
+                "models": [],
+                "blocked": {},
+                "seconds": 0.0,
+                "readers": self.publication.readers.model_dump(mode="json"),
+            }
         self._begin()
         self.record["ingest"] = {}
         self._ingest(arguments)
@@ -347,6 +354,7 @@ class _PipelineRun:
         try:
             self._publish(publication)
         except PublishError as error:
+            self.record["publish"]["readers"]["blocked"].append(error.what)
             if failure is None:
                 raise
             self.log.error("%s", error)  # noqa: TRY400 # an expected error, without traceback
@@ -371,10 +379,13 @@ class _PipelineRun:
 
     def _publish(self, publication: Publication) -> None:
         groups, blocked = publication.sort_groups(self._results())
-        if not publication.built:
-            return
-        record: dict[str, Any] = {"models": [], "blocked": blocked, "seconds": 0.0}
-        self.record["publish"] = record
+        record = self.record["publish"]
+        record["blocked"] = blocked
+        record["readers"]["blocked"] = [
+            f"{f'group {group}: ' if group != DEFAULT_GROUP else ''}{reason}"
+            for group, reasons in blocked.items()
+            for reason in reasons
+        ]
         for group, reasons in blocked.items():
             self.log.warning(
                 "The models of group %s are not published; readers see what they saw before. %s",
@@ -389,6 +400,7 @@ class _PipelineRun:
                 lambda log: publication.publish(groups, log),
             )
             record["seconds"] = round(time.monotonic() - started, 2)
+            record["readers"] |= publication.readers.model_dump(mode="json", exclude={"blocked"})
             self.log.info("Published %d models.", len(record["models"]))
 
     def _without_skipped(self, selected: Mapping[str, list[str]]) -> dict[str, list[str]]:

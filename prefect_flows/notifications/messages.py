@@ -44,8 +44,18 @@ def build_incident_notice(
     preferences: NotificationPreferences,
     cards: Mapping[str, FailureCard],
     url: str | None,
+    published: str | None = None,
 ) -> Notice | None:
-    """Build one message for all new incidents of the requested kinds; None if there are none."""
+    """Build one message for all new incidents of the requested kinds; None if there are none.
+
+    Args:
+        target: name of the target.
+        changes: new, ongoing and resolved incidents.
+        preferences: the target's preferences.
+        cards: node id → its failure card.
+        url: URL of the flow run.
+        published: which run's data readers see; None if the target does not publish.
+    """
     new = [incident for incident in changes.new if incident.kind in preferences.events]
     if not new:
         return None
@@ -61,6 +71,8 @@ def build_incident_notice(
     if card is not None and card.failing_rows is not None:
         lines += _failing_row_lines(card.failing_rows)
     last_lines = []
+    if published is not None:
+        last_lines.append(published)
     if changes.ongoing:
         last_lines.append(f"ongoing: {len(changes.ongoing)}")
     if first.command:

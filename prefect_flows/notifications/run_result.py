@@ -212,7 +212,9 @@ def _build_notices(
 ) -> list[Notice]:
     report, target = run.report, run.target
     cards = {card.unique_id: card for card in report.cards} if report is not None else {}
-    found = [messages.build_incident_notice(target, changes, preferences, cards, url)]
+    published = report.published if report is not None else None
+    readers = published.sentence(report.run_id) if report and published else None
+    found = [messages.build_incident_notice(target, changes, preferences, cards, url, readers)]
     if "recovery" in preferences.events:
         over = [incident for incident in changes.resolved if incident.kind in preferences.events]
         found.append(messages.build_recovery_notice(target, over, len(changes.open), url))

@@ -14,9 +14,10 @@ from prefect_flows.publish.models import (
     find_ancestors,
     get_published_models,
 )
-from prefect_flows.publish.postgres.catalog import PublishedState
 from prefect_flows.publish.postgres.warehouse import PostgresPublisher
+from prefect_flows.publish.readers import describe_readers
 from prefect_flows.publish.relocation import relocated
+from prefect_flows.state.run_summary import PublishedData
 from prefect_flows.transform.results import NodeResult, descendants
 from prefect_flows.transform.resume import ResumeState
 from prefect_flows.transform.session import DbtSession
@@ -24,6 +25,10 @@ from prefect_flows.transform.session import DbtSession
 
 class Publication:
     """The publication of one run of a target that publishes.
+
+    Attributes:
+        built: the published models that this run builds.
+        readers: what readers see.
 
     Args:
         session: the dbt project and its target.
@@ -53,6 +58,7 @@ class Publication:
         self._models = models
         self.built = [model for model in models if model.unique_id in ids]
         self._publisher = PostgresPublisher(session.profile, session.connection, models)
+        self.readers = PublishedData()
 
     def check(self) -> None:
         """Check that the models can be published, before anything is changed.
@@ -61,6 +67,7 @@ class Publication:
             PublishError: names are too long, or privileges are missing.
         """
         self._publisher.check(self.built)
+        self.readers = describe_readers(self._publisher.read_states().values())
 
     def valid_results(self, done: ResumeState, resumed_run: str) -> ResumeState:
         """Return the results of a resumed run whose rows are still where that run left them.
@@ -186,9 +193,5 @@ class Publication:
         """
         models = [model for group in groups.values() for model in group]
         seconds = self._publisher.switch(models, self._run, log)
+        self.readers = describe_readers(self._publisher.read_states().values())
         return {"models": [str(model) for model in models], "locked_seconds": round(seconds, 3)}
-
-    def states(self) -> dict[str, PublishedState]:
-        """Return model name → what readers see of it."""
-        found = self._publisher.read_states()
-        return {str(model): found[model.unique_id] for model in self._models}

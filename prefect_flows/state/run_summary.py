@@ -21,6 +21,7 @@ SUMMARY = "summary.json"
 HISTORY = "history.json"
 # 100 runs take about 50 kB.
 MAX_HISTORY_RUNS = 100
+MAX_LISTED_RUNS = 3
 
 
 class _Stored(BaseModel):
@@ -90,6 +91,36 @@ class MartState(_Stored):
     counted_at: datetime | None = None
 
 
+class PublishedData(_Stored):
+    """What readers of a target that publishes see.
+
+    Attributes:
+        run_ids: ids of the runs that built it, newest first; usually one.
+        since: when the newest of it was published, UTC; None if nothing was published yet.
+        blocked: what kept this run from publishing all that it built; empty if nothing did.
+    """
+
+    run_ids: list[str] = Field(default_factory=list)
+    since: datetime | None = None
+    blocked: list[str] = Field(default_factory=list)
+
+    def sentence(self, run_id: str = "") -> str:
+        """Say which run's data readers see.
+
+        Args:
+            run_id: id of the run that says it.
+        """
+        if self.since is None or not self.run_ids:
+            return "Readers see no published data yet."
+        since = f"{self.since:%Y-%m-%d %H:%M} UTC"
+        if self.run_ids == [run_id]:
+            return f"Readers see the data of this run since {since}."
+        runs = ["this run" if each == run_id else f"run {each}" for each in self.run_ids]
+        shown, more = runs[:MAX_LISTED_RUNS], len(runs) - MAX_LISTED_RUNS
+        others = f" and {more} more" if more > 0 else ""
+        return f"Readers see data of {', '.join(shown)}{others}; the newest since {since}."
+
+
 class RunOverview(_Stored):
     """A run in brief, as a list of runs shows it.
 
@@ -133,6 +164,7 @@ class RunSummary(RunOverview):
     Attributes:
         sources: `<source>.<table>` → freshness at its last check.
         marts: name of each mart → its last known state when the run ended.
+        published: what readers see; None if the target does not publish.
     """
 
     target: str
@@ -140,6 +172,7 @@ class RunSummary(RunOverview):
     stages: list[StageSummary] = Field(default_factory=list)
     sources: dict[str, SourceFreshness] = Field(default_factory=dict)
     marts: dict[str, MartState] = Field(default_factory=dict)
+    published: PublishedData | None = None
 
     def line(self) -> RunOverview:
         """Return the run in brief."""
@@ -202,6 +235,20 @@ def save_history(store: StateStore, summary: RunSummary, before: TargetHistory |
     """
     after = _append_run(before, summary)
     store.write(f"targets/{summary.target}/{HISTORY}", after.model_dump_json().encode())
+
+
+def save_published(store: StateStore, target: str, published: PublishedData) -> None:
+    """Save what readers see after it was changed without a run.
+
+    Raises:
+        StateStoreError: the store cannot be read or written.
+    """
+    before = history(store, target)
+    if before is None:
+        return
+    last = before.last.model_copy(update={"published": published})
+    after = before.model_copy(update={"last": last})
+    store.write(f"targets/{target}/{HISTORY}", after.model_dump_json().encode())
 
 
 def _append_run(before: TargetHistory | None, summary: RunSummary) -> TargetHistory:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from prefect_flows.core.failure_class import FailureClass
+from prefect_flows.state.run_summary import PublishedData
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
@@ -120,6 +121,7 @@ class RunReport:
         regressions: every node that is slower than in earlier runs, worst first.
         marts: name of each mart → its number of rows.
         unreported: one line for each thing that could not be reported to the Prefect API.
+        published: what readers see; None if the target does not publish.
     """
 
     target: str
@@ -140,6 +142,7 @@ class RunReport:
     tests: list[TestLine] = field(default_factory=list)
     marts: dict[str, int] = field(default_factory=dict)
     unreported: list[str] = field(default_factory=list)
+    published: PublishedData | None = None
 
     @property
     def completed_at(self) -> datetime:

@@ -16,13 +16,14 @@ from prefect_flows.core.errors import PublishError
 from prefect_flows.core.failure_class import FailureClass, classify
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
-from prefect_flows.publish.models import PublishedModel
+from prefect_flows.publish.models import DEFAULT_GROUP, PublishedModel
 from prefect_flows.publish.postgres.catalog import (
     CREATE_RECORDS,
     MAX_NAME_BYTES,
     RECORDS,
     SLOTS,
     PublishedState,
+    find_relation,
     own_schema,
     read_states,
     slot_schema,
@@ -61,6 +62,33 @@ class PostgresPublisher:
         self._target_schema = str(profile.output["schema"])
         self._connect = connect
         self.models = list(models)
+
+    @classmethod
+    def from_records(cls, profile: Profile, connect: Connect) -> PostgresPublisher:
+        """Open the publisher with the models that were published, without the dbt project."""
+        publisher = cls(profile, connect, [])
+        schema = own_schema(publisher._target_schema)
+        with publisher._transaction() as cursor:
+            if find_relation(cursor, schema, RECORDS) is None:
+                return publisher
+            cursor.execute(
+                sql.SQL("select schema_name, relation_name from {} order by 1, 2").format(
+                    table(schema, RECORDS)
+                )
+            )
+            publisher.models = [
+                PublishedModel(
+                    unique_id=f"{schema}.{name}",
+                    database=None,
+                    schema=schema,
+                    name=name,
+                    group=DEFAULT_GROUP,
+                    keeps_rows=False,
+                    unique_key=(),
+                )
+                for schema, name in cursor.fetchall()
+            ]
+        return publisher
 
     def read_states(self) -> dict[str, PublishedState]:
         """Return id → what readers see of each model."""

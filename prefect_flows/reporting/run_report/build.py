@@ -14,6 +14,7 @@ from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.reporting.run_report.history import SLOWEST, compare_durations
 from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii
 from prefect_flows.reporting.run_report.redaction import redact_message
+from prefect_flows.state.run_summary import PublishedData
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import (
     TESTS,
@@ -84,6 +85,7 @@ class ReportInput:
     first_cause: str | None = None
     flags: str = ""
     unreported: Sequence[str] = ()
+    published: PublishedData | None = None
 
 
 def build_report(facts: ReportInput) -> RunReport:
@@ -127,6 +129,7 @@ def build_report(facts: ReportInput) -> RunReport:
         tests=[TestLine(node.name, node.status, node.failures) for node in tests],
         marts=dict(facts.marts),
         unreported=list(facts.unreported),
+        published=facts.published,
     )
 
 

@@ -15,6 +15,7 @@ from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.reporting.run_report.artifact import cards_markdown
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.runtime.base import Runtime
+from prefect_flows.state.run_summary import PublishedData
 from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.target_state import REPORT, RUN_RESULTS, TargetState
 from prefect_flows.transform.artifacts import run_results
@@ -107,6 +108,7 @@ class RunReporter:
             first_cause=None if failed else failure,
             flags=_flags(session.vars),
             unreported=self._runtime.unreported,
+            published=_published_data(record),
         )
         return reports.build_report(facts)
 
@@ -206,8 +208,15 @@ def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
                 rows=stage_record["rows"] or None,
                 bytes=stage_record["bytes"] or None,
             )
+    if "publish" in record:
+        yield StageLine("publish", {}, record["publish"]["seconds"])
     if "docs" in record:
         yield StageLine("dbt-docs", {}, record["docs"]["seconds"])
+
+
+def _published_data(record: Mapping[str, Any]) -> PublishedData | None:
+    publish = record.get("publish")
+    return None if publish is None else PublishedData.model_validate(publish["readers"])
 
 
 def _flags(vars: Mapping[str, Any]) -> str:

@@ -130,6 +130,11 @@ def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
             )
             what = _statuses(stage_record) + attempts + resumed
             lines.append((f"dbt-{stage}", what, f"{stage_record['seconds']:.1f}"))
+    if "publish" in record:
+        publish = record["publish"]
+        blocked = f"; not {', '.join(publish['blocked'])}" if publish["blocked"] else ""
+        what = f"{len(publish['models'])} models shown to readers{blocked}"
+        lines.append(("publish", what, f"{publish['seconds']:.1f}"))
     if "docs" in record:
         lines.append(("dbt-docs", "catalog and page", f"{record['docs']['seconds']:.1f}"))
     if "seconds" in record:

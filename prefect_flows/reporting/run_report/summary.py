@@ -91,6 +91,11 @@ def run_summary(
         ],
         sources=_merge_sources(report, before, freshness or {}),
         marts=_merge_marts(report, before),
+        published=report.published
+        if report is not None
+        else before.last.published
+        if before is not None
+        else None,
     )
 
 
