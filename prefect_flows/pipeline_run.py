@@ -309,6 +309,7 @@ class _PipelineRun:
             self.record["publish"] = {
                 "models": [],
                 "blocked": {},
+                "prepare_seconds": 0.0,
                 "seconds": 0.0,
                 "readers": self.publication.readers.model_dump(mode="json"),
             }
@@ -338,11 +339,13 @@ class _PipelineRun:
         failure is raised again.
         """
         if publication.built:
-            self.runtime.run_stage(
+            started = time.monotonic()
+            self.record["publish"]["prepared"] = self.runtime.run_stage(
                 "publish-prepare",
                 self.settings.stages.publish_prepare,
                 lambda log: publication.prepare(self.done.nodes, self.stored.header.resumes, log),
             )
+            self.record["publish"]["prepare_seconds"] = round(time.monotonic() - started, 2)
         failure: StageFailed | None = None
         with publication.building():
             try:

@@ -159,7 +159,9 @@ def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
                 cause=_one_line(node.message or node.status),
                 node=node.unique_id,
                 owner=_owner(report, node) if report is not None else None,
-                command=build_command(node, run.target),
+                command=build_command(
+                    node, run.target, publishes=report is not None and report.published is not None
+                ),
                 **timestamps,
             )
     if cards or run.outcome in ("passed", "cancelled"):

@@ -236,10 +236,11 @@ class DbtStage:
 
     def _failed(self, failed: list[NodeResult]) -> StageFailed:
         first = first_cause(failed)
+        profile = self.session.profile
         nodes = self._counted()
         skipped = sum(node.status == SKIPPED for node in nodes)
         message = " ".join((first.message or first.status).split())
-        command = build_command(first, self.session.profile.target)
+        command = build_command(first, profile.target, publishes=profile.publishes)
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",

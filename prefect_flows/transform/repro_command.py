@@ -20,14 +20,22 @@ COMMANDS = {
 }
 
 
-def build_command(node: NodeResult, target: str, flags: str = "") -> str:
+def build_command(
+    node: NodeResult, target: str, flags: str = "", *, publishes: bool = False
+) -> str:
     """Return the command that runs only this node; for a hook, the command of its stage.
+
+    On a target that publishes, dbt alone sees the published rows, not those that failed: the
+    pipeline runs what failed again.
 
     Args:
         node: the result of the node.
         target: name of the target.
         flags: further flags that the failure depends on, for example `--vars …`.
+        publishes: whether the target publishes.
     """
+    if publishes and node.resource_type != "source":
+        return f"uv run millrace run --target {shlex.quote(target)} --failed"
     command = COMMANDS.get(node.resource_type) or node.stage.removeprefix("dbt-")
     if node.resource_type == "operation":
         command = {"freshness": "source freshness"}.get(command, command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,6 +61,7 @@ class PostgresPublisher:
         self._profile = profile
         self._target_schema = str(profile.output["schema"])
         self._connect = connect
+        self._connection: Any = None
         self.models = list(models)
 
     @classmethod
@@ -173,6 +174,21 @@ class PostgresPublisher:
         Returns:
             A record: how many models start from published rows, and how these were copied.
         """
+        with self._connected():
+            return self._prepare(
+                built, executed, run, resumed_run, full_refresh=full_refresh, log=log
+            )
+
+    def _prepare(
+        self,
+        built: Sequence[PublishedModel],
+        executed: Collection[str],
+        run: str,
+        resumed_run: str | None,
+        *,
+        full_refresh: bool,
+        log: Logger,
+    ) -> dict[str, Any]:
         copied: dict[str, list[str]] = {}
         with self._transaction() as cursor:
             self._create_schemas(cursor, built)
@@ -215,6 +231,10 @@ class PostgresPublisher:
         Raises:
             PublishError: a reader's object would break, or readers hold locks; `retryable` then.
         """
+        with self._connected():
+            return self._check_and_switch(models, run, log)
+
+    def _check_and_switch(self, models: Sequence[PublishedModel], run: str, log: Logger) -> float:
         with self._transaction() as cursor:
             states = read_states(cursor, self._target_schema, models)
             # An attempt whose answer was lost may have published them.
@@ -415,13 +435,23 @@ class PostgresPublisher:
         return [f"{schema}.{name}" for schema, name, _ in leftovers]
 
     @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Use one connection for all transactions while the context is open."""
+        with self._connect() as connection:
+            self._connection = connection
+            try:
+                yield
+            finally:
+                self._connection = None
+
+    @contextmanager
     def _transaction(self) -> Iterator[Any]:
         """Yield a cursor; commit at the end, roll back after an error.
 
         Raises:
             PublishError: Postgres refuses a statement; `retryable` if that is transient.
         """
-        with self._connect() as connection:
+        with nullcontext(self._connection) if self._connection else self._connect() as connection:
             try:
                 with connection, connection.cursor() as cursor:
                     yield cursor

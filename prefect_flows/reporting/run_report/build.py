@@ -198,7 +198,9 @@ def _build_card(
         failures=node.failures,
         failing_rows=facts.failing_rows.get(node.unique_id),
         blocked=_blocked(node, facts.lineage, children, by_id),
-        command=build_command(node, facts.target, facts.flags),
+        command=build_command(
+            node, facts.target, facts.flags, publishes=facts.published is not None
+        ),
     )
 
 

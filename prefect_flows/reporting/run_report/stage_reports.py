@@ -209,6 +209,7 @@ def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
                 bytes=stage_record["bytes"] or None,
             )
     if "publish" in record:
+        yield StageLine("publish-prepare", {}, record["publish"]["prepare_seconds"])
         yield StageLine("publish", {}, record["publish"]["seconds"])
     if "docs" in record:
         yield StageLine("dbt-docs", {}, record["docs"]["seconds"])
