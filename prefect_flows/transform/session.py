@@ -59,6 +59,8 @@ Listener = Callable[[Any], None]
 
 # dbt copies it into its artifacts; `query-comment` in dbt_project.yml, into each statement.
 RUN_ID_VARIABLE = "DBT_ENV_CUSTOM_ENV_MILLRACE_RUN_ID"
+# Tells dbt's `on-run-start` that models are built out of the readers' sight.
+PUBLISHES_VARIABLE = "DBT_ENV_CUSTOM_ENV_MILLRACE_PUBLISHES"
 
 # dbt's callbacks and adapters are global: concurrent invocations in a process would corrupt them.
 _INVOCATION_LOCK = threading.Lock()
@@ -156,7 +158,10 @@ class DbtSession:
         self.target_path = target_path
         self.log_dir = target_path / "logs"
         self.vars = dict(vars)
-        self._variables = profile.environment() | {RUN_ID_VARIABLE: run_id}
+        self._variables = profile.environment() | {
+            RUN_ID_VARIABLE: run_id,
+            PUBLISHES_VARIABLE: "1" if profile.publishes else "",
+        }
         self._manifest: Manifest | None = None
         self.unmatched: list[str] = []
         # Name of a package → its folder, relative to the dbt project.

@@ -32,6 +32,7 @@ variable "targets" {
       maximum_bytes_billed           a query that would read more bytes is refused
       job_execution_timeout_seconds  a query that takes longer is ended
       table_expiration_days          what dbt builds is removed after so many days; never when not given
+      publish                        whether readers see only models whose tests passed; it may make datasets then
       ingests                        whether it loads the sources; else it reads what others of its project loaded
       compares_with                  the target of its project that it builds pull requests beside: it may make
                                      datasets, and reads that target's and its run state
@@ -52,6 +53,7 @@ variable "targets" {
     maximum_bytes_billed          = optional(number)
     job_execution_timeout_seconds = optional(number)
     table_expiration_days         = optional(number)
+    publish                       = optional(bool, false)
     ingests                       = optional(bool, true)
     compares_with                 = optional(string)
     create_key                    = optional(bool, false)

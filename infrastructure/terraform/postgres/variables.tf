@@ -8,6 +8,7 @@ variable "targets" {
     schema   = string
     threads  = optional(number, 4)
     sslmode  = optional(string)
+    publish  = optional(bool)
   }))
 
   validation {

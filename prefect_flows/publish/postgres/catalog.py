@@ -179,6 +179,12 @@ def find_relation(cursor: Any, schema: str, name: str) -> Relation | None:
     return Relation(*rows[0]) if rows else None
 
 
+def has_own_rows(cursor: Any, parent: sql.Identifier) -> bool:
+    """Return whether a parent holds rows itself."""
+    cursor.execute(sql.SQL("select exists (select from only {})").format(parent))
+    return bool(cursor.fetchone()[0])
+
+
 def read_columns(cursor: Any, oid: int) -> list[Column]:
     """Return the columns of a relation in order."""
     return [

@@ -19,6 +19,7 @@ from prefect_flows.publish.postgres.catalog import (
     PublishedState,
     find_dependents,
     find_relation,
+    has_own_rows,
     own_schema,
     read_columns,
     read_grants,
@@ -177,13 +178,14 @@ def _switch_model(
     else:
         old = table(slot_schema(model.schema, state.live_slot), model.name)
         cursor.execute(sql.SQL("alter table {} no inherit {}").format(old, parent))
+        if has_own_rows(cursor, parent):
+            cursor.execute(sql.SQL("truncate only {}").format(parent))
     oid = find_relation(cursor, model.schema, model.name).oid  # type: ignore[union-attr]
     _change_columns(
         cursor, parent, compare_columns(read_columns(cursor, oid), read_columns(cursor, found.oid))
     )
     cursor.execute(sql.SQL("alter table {} inherit {}").format(child, parent))
-    if state.live_slot is None:
-        _guard_parent(cursor, target_schema, parent)
+    _guard_parent(cursor, target_schema, parent)
     revoked = set()
     if state.live_slot is not None:
         before = find_relation(cursor, slot_schema(model.schema, state.live_slot), model.name)

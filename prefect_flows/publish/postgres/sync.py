@@ -19,6 +19,7 @@ from prefect_flows.publish.postgres.catalog import (
     Column,
     PublishedState,
     find_relation,
+    has_own_rows,
     own_schema,
     read_columns,
     slot_schema,
@@ -91,12 +92,16 @@ def copy_published_rows(
         _drop(cursor, build_schema, model.name)
         return "nothing"
     columns = read_columns(cursor, source.oid)
+    parent = table(model.schema, model.name)
+    # Publishing was turned off for a while, and dbt wrote into the parent.
+    is_mixed = state.live_slot is not None and has_own_rows(cursor, parent)
     existing = find_relation(cursor, build_schema, model.name)
     if (
         existing is not None
         and existing.kind == "r"
         and state.live_slot is not None
         and not state.is_edited
+        and not is_mixed
         and set(read_columns(cursor, existing.oid)) == set(columns)
         and _copy_changes(
             cursor, target_schema, model, state.live_slot, source.oid, existing.oid, columns
@@ -104,8 +109,10 @@ def copy_published_rows(
     ):
         return "changed rows"
     _drop(cursor, build_schema, model.name)
-    _copy_table(cursor, source.oid, table(source_schema, model.name), build)
-    if state.live_slot is not None:
+    structure = table(source_schema, model.name)
+    rows = parent if is_mixed else sql.SQL("only {}").format(structure)
+    _copy_table(cursor, source.oid, structure, rows, build)
+    if state.live_slot is not None and not is_mixed:
         _record_changes(cursor, target_schema, model, columns)
     return "all rows"
 
@@ -120,7 +127,11 @@ def _drop(cursor: Any, schema: str, name: str) -> None:
 
 
 def _copy_table(
-    cursor: Any, source_oid: int, source: sql.Identifier, build: sql.Identifier
+    cursor: Any,
+    source_oid: int,
+    source: sql.Identifier,
+    rows: sql.Composable,
+    build: sql.Identifier,
 ) -> None:
     """Copy a table with its rows; indexes and keys are built after the rows, which is faster."""
     cursor.execute(
@@ -136,8 +147,8 @@ def _copy_table(
         )
     )
     cursor.execute(
-        sql.SQL("insert into {} ({}) overriding system value select {} from only {}").format(
-            build, columns, columns, source
+        sql.SQL("insert into {} ({}) overriding system value select {} from {}").format(
+            build, columns, columns, rows
         )
     )
     for (definition,) in _fetch(

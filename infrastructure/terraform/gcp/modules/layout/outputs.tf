@@ -37,12 +37,12 @@ output "job_users" {
   value = merge([
     for name, target in local.targets : {
       for project in distinct(concat(
-        [coalesce(target.execution_project, target.project)], target.ingests || target.compares_with != null ? [target.project] : []
+        [coalesce(target.execution_project, target.project)], target.ingests || target.compares_with != null || target.publish ? [target.project] : []
         )) : "${name} ${project}" => {
         target  = name
         project = project
-        # The second one may also make datasets, and write those that it made.
-        role = target.compares_with != null && project == target.project ? "roles/bigquery.user" : "roles/bigquery.jobUser"
+        # For pull requests and for publishing, it may also make datasets, and write those that it made.
+        role = (target.compares_with != null || target.publish) && project == target.project ? "roles/bigquery.user" : "roles/bigquery.jobUser"
       }
     }
   ]...)
@@ -92,6 +92,7 @@ output "dbt_targets" {
         priority                      = target.priority
         maximum_bytes_billed          = target.maximum_bytes_billed
         job_execution_timeout_seconds = target.job_execution_timeout_seconds
+        publish                       = target.publish ? true : null
         # With a key, dbt is the service account already.
         impersonate_service_account = target.impersonated && !target.create_key ? local.emails[name] : null
       } : key => value if value != null

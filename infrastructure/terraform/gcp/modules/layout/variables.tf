@@ -19,6 +19,7 @@ variable "targets" {
     maximum_bytes_billed          = optional(number)
     job_execution_timeout_seconds = optional(number)
     table_expiration_days         = optional(number)
+    publish                       = optional(bool, false)
     ingests                       = optional(bool, true)
     compares_with                 = optional(string)
     create_key                    = optional(bool, false)
