@@ -115,10 +115,12 @@ class PublishedData(_Stored):
         since = f"{self.since:%Y-%m-%d %H:%M} UTC"
         if self.run_ids == [run_id]:
             return f"Readers see the data of this run since {since}."
+        if len(self.run_ids) == 1:
+            return f"Readers see the data of run {self.run_ids[0]}, published at {since}."
         runs = ["this run" if each == run_id else f"run {each}" for each in self.run_ids]
         shown, more = runs[:MAX_LISTED_RUNS], len(runs) - MAX_LISTED_RUNS
         others = f" and {more} more" if more > 0 else ""
-        return f"Readers see data of {', '.join(shown)}{others}; the newest since {since}."
+        return f"Readers see data of {', '.join(shown)}{others}, published until {since}."
 
 
 class RunOverview(_Stored):

@@ -209,8 +209,10 @@ def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
                 bytes=stage_record["bytes"] or None,
             )
     if "publish" in record:
-        yield StageLine("publish-prepare", {}, record["publish"]["prepare_seconds"])
-        yield StageLine("publish", {}, record["publish"]["seconds"])
+        publish = record["publish"]
+        yield StageLine("publish-prepare", {}, publish["prepare_seconds"])
+        published = {"published": len(publish["models"])} if publish["models"] else {}
+        yield StageLine("publish", published, publish["seconds"])
     if "docs" in record:
         yield StageLine("dbt-docs", {}, record["docs"]["seconds"])
 
