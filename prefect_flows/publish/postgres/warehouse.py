@@ -125,8 +125,9 @@ class PostgresPublisher:
         schemas = {model.schema for model in built}
         faults = [
             f"the schema {name!r} has {len(name.encode())} bytes; Postgres allows {MAX_NAME_BYTES}"
-            for schema in sorted(schemas)
-            for name in [slot_schema(schema, SLOTS[0])]
+            for name in sorted(
+                {own_schema(self._target_schema), *(slot_schema(s, SLOTS[0]) for s in schemas)}
+            )
             if len(name.encode()) > MAX_NAME_BYTES
         ]
         with self._transaction() as cursor:
