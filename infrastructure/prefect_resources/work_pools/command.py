@@ -13,12 +13,10 @@ from infrastructure.prefect_resources.reconcile.plan import Step, apply, differs
 from infrastructure.prefect_resources.work_pools.block_references import missing, references
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, read_pools
 from infrastructure.prefect_resources.work_pools.work_pool_resources import POOL, desired, kinds
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.core.settings import load_settings
-
-DRIFT = 1
 
 app = typer.Typer(add_completion=False)
 
@@ -58,7 +56,7 @@ def setup_work_pools(
             apply(client, steps, prune=prune)
             console.print(plan_table.summary("Work pools and queues", steps, prune=prune))
     if check and differs(steps):
-        raise typer.Exit(DRIFT)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _refuse_other_kinds(steps: list[Step]) -> None:
