@@ -19,9 +19,10 @@ from infrastructure.ci.pull_request.formatting import (
     table,
 )
 from infrastructure.ci.pull_request.lineage_diagram import MINUS, mermaid
+from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.markup import code_block
 from prefect_flows.core.markup import escape_for_github as escaped
-from prefect_flows.reporting.charts.svg import seconds, size
+from prefect_flows.reporting.charts.svg import size
 
 # First line of the comment, by which it is found again; GitHub does not render it.
 MARKER = "<!-- millrace pull request -->"
@@ -107,7 +108,7 @@ class _Sections:
         build = self._build
         tests = ", ".join(f"{count:,} {status}" for status, count in build.tests.items())
         text = (
-            f"Commit {escaped(build.version)}, built in {seconds(build.seconds)} into "
+            f"Commit {escaped(build.version)}, built in {format_duration(build.seconds)} into "
             f"`{build.schema_name}` with target `{build.target}`, against the last good run of "
             f"`{build.production}`. Tests: {tests or 'none'}."
         )
@@ -255,9 +256,9 @@ class _Sections:
         )
         yield "### Time and cost"
         sentences = [
-            f"{len(known):,} models that production has built took {seconds(here)} here, and take "
-            f"{seconds(there)} there (median of its last runs). Here each is built whole, there "
-            "incremental ones are only added to.",
+            f"{len(known):,} models that production has built took "
+            f"{format_duration(here)} here, and take {format_duration(there)} there (median of its "
+            "last runs). Here each is built whole, there incremental ones are only added to.",
         ]
         slower = sorted(
             (b for b in known if is_slower(b)), key=lambda b: (b.usual_seconds or 0) - b.seconds

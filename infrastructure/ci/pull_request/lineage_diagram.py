@@ -8,7 +8,7 @@ from typing import Any
 
 from infrastructure.ci.pull_request.build_record import Build, Built
 from infrastructure.ci.pull_request.differences import Comparison, Difference
-from prefect_flows.reporting.charts.svg import shorten_middle
+from prefect_flows.core.formatting import shorten_middle
 from prefect_flows.transform.lineage import nearest, reach
 
 # GitHub refuses more than 500 edges; a readable diagram has far fewer.

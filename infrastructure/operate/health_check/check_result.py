@@ -68,11 +68,3 @@ def redacted(check: Check, secrets: Iterable[str]) -> Check:
     return replace(
         check, seen=clean(check.seen), fix=None if check.fix is None else clean(check.fix)
     )
-
-
-def lasting(seconds: float) -> str:
-    """Format a duration: `42 s`, `5 min`, `3 h`, `2 d`."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

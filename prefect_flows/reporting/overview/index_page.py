@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
 
-from prefect_flows.reporting.charts.svg import seconds, size
+from prefect_flows.core.formatting import format_duration
+from prefect_flows.reporting.charts.svg import size
 from prefect_flows.reporting.charts.trend import Point, median_of_passed, trend
 from prefect_flows.reporting.templates import read_packaged_file, templates
 from prefect_flows.state.incidents import Incident
@@ -96,7 +97,7 @@ def charts(target: TargetOverview) -> list[Chart]:
     series: list[
         tuple[str, str, list[tuple[RunOverview, float | None]], Callable[[float], str]]
     ] = [
-        ("duration", "Duration", [(run, run.seconds) for run in runs], seconds),
+        ("duration", "Duration", [(run, run.seconds) for run in runs], format_duration),
         ("cost", "Cost", [(run, run.cost) for run in runs], lambda value: f"{value:,.2f}"),
         ("billed", "Data billed", [(run, run.bytes_billed) for run in runs], _format_bytes),
     ]
@@ -118,9 +119,7 @@ def charts(target: TargetOverview) -> list[Chart]:
 
 def age(span: timedelta) -> str:
     """Format how long ago something happened."""
-    if span < timedelta(minutes=1):
-        return "under 1 min ago"
-    return f"{span.days} days ago" if span.days >= 2 else f"{seconds(span.total_seconds())} ago"
+    return "under 1 min ago" if span < timedelta(minutes=1) else f"{format_duration(span)} ago"
 
 
 def _format_bytes(value: float) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 
+from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.markup import code_block, escape_markdown
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
-from prefect_flows.reporting.charts.svg import seconds, size, slots
+from prefect_flows.reporting.charts.svg import size, slots
 from prefect_flows.reporting.charts.timeline import timeline
 from prefect_flows.transform.results import count_by_status
 from prefect_flows.transform.run_report import FailureCard, RunReport, StageLine
@@ -20,11 +21,11 @@ MAX_CARDS, MAX_SHOWN_TESTS, MAX_SHOWN_MARTS, MAX_SHOWN_ROWS = 20, 100, 100, 10
 
 def cards_markdown(report: RunReport) -> str:
     """Render the run as one page of Markdown, at most 200 kB in UTF-8."""
-    took = f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {seconds(report.seconds)}."
     parts = [
         f"# {escape_markdown(report.project_name)} on {escape_markdown(report.target)}: "
         f"{report.outcome}",
-        f"{took} Run {escape_markdown(report.run_id, 80)}.",
+        f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {format_duration(report.seconds)}. "
+        f"Run {escape_markdown(report.run_id, 80)}.",
     ]
     if report.first_cause:
         parts.append(f"**First cause.** {escape_markdown(report.first_cause, 600)}")

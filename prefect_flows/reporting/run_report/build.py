@@ -10,6 +10,7 @@ from typing import Any
 from dbt.contracts.graph.manifest import Manifest
 
 from prefect_flows.core.failure_class import FailureClass
+from prefect_flows.core.formatting import one_line
 from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.reporting.run_report.history import SLOWEST, compare_durations
 from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii
@@ -237,7 +238,7 @@ def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
 
 
 def _first_cause(card: FailureCard) -> str:
-    message = " ".join((card.message or card.status).split())
+    message = one_line(card.message or card.status)
     return f"{card.resource_type} {card.name} ({card.cause or card.status}): {message}"
 
 

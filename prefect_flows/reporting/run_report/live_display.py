@@ -23,7 +23,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from prefect_flows.reporting.charts.svg import group_of, seconds
+from prefect_flows.core.formatting import format_duration
+from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.transform.results import NodeResult
 
 FRAMES_PER_SECOND = 5
@@ -134,7 +135,7 @@ class LiveDisplay:
             table.add_row(*_stage_row(name, total, statuses, elapsed, name in ended))
         parts: list[RenderableType] = [table]
         for started, name, kind in running[:MAX_RUNNING]:
-            line = Text(f"  {seconds(now - started):>8}  {kind} {name}", no_wrap=True)
+            line = Text(f"  {format_duration(now - started):>8}  {kind} {name}", no_wrap=True)
             line.truncate(self.console.width, overflow="ellipsis")
             parts.append(line)
         if len(running) > MAX_RUNNING:
@@ -160,7 +161,7 @@ def _stage_row(
         finished_style="red" if failed else "green",
     )
     progress = f"{finished}/{known}" if known else ""
-    return Text(name), bar, Text(progress, justify="right"), Text(seconds(elapsed)), counted
+    return Text(name), bar, Text(progress, justify="right"), Text(format_duration(elapsed)), counted
 
 
 class _PrintAbove(io.TextIOBase):

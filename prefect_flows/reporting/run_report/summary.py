@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from prefect_flows.core.files import Warn
+from prefect_flows.core.formatting import one_line
 from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.state.run_summary import (
     MartState,
@@ -216,5 +217,4 @@ def _shorten_cause(cause: str | None) -> str | None:
     """Return what is wrong, without place and fix, which are in the report."""
     if cause is None:
         return None
-    what = " ".join(cause.partition("\n  where:")[0].split())
-    return what if len(what) <= MAX_CAUSE_LENGTH else f"{what[: MAX_CAUSE_LENGTH - 1]}…"
+    return one_line(cause.partition("\n  where:")[0], MAX_CAUSE_LENGTH)
