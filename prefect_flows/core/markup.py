@@ -7,7 +7,7 @@ link, an image or a heading, or mention somebody.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prefect_flows.core.formatting import one_line, truncate, truncate_long
 
@@ -60,6 +60,15 @@ def code_block(value: str, language: str, characters: int) -> str:
     longest = max((len(run) for run in re.findall("`+", value)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{value}\n{fence}"
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()
+) -> str:
+    """Format a table whose cells are already Markdown; right-align the columns in `right`."""
+    places = set(right)
+    rule = ["---:" if place in places else "---" for place in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
 
 
 def escape_for_discord(text: str) -> str:

@@ -26,6 +26,7 @@ def templates() -> Environment:
         size=size,
         slots=slots,
         cut=truncate_long,
+        http=web_url,
     )
     return environment
 
@@ -36,6 +37,11 @@ def read_packaged_file(name: str) -> str:
     if loader is None:
         raise LookupError(name)
     return loader.get_source(templates(), name)[0]
+
+
+def web_url(url: str | None) -> str | None:
+    """Return the URL if it is safe to link to (http or https), else None."""
+    return url if url is not None and url.startswith(("https://", "http://")) else None
 
 
 def number(value: int | None) -> str:

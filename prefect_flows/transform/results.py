@@ -208,6 +208,11 @@ def count_by_status(results: Iterable[NodeResult]) -> dict[str, int]:
     return dict(Counter(result.status for result in results).most_common())
 
 
+def format_statuses(statuses: Mapping[str, int]) -> str:
+    """Format the number of nodes of each status: `3 success, 1 error`."""
+    return ", ".join(f"{count:,} {status}" for status, count in statuses.items()) or "nothing"
+
+
 def nodes_to_retry(
     results: Mapping[str, NodeResult],
     children: Mapping[str, list[str]],

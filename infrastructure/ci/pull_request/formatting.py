@@ -65,15 +65,3 @@ def is_slower(built: Built) -> bool:
     return usual is not None and (
         built.seconds > FACTOR * usual and built.seconds - usual >= SLOWER_BY_SECONDS
     )
-
-
-def get_name(unique_id: str) -> str:
-    """Return a node's id without its resource type and package."""
-    return unique_id.split(".", 2)[-1]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """Format a table whose cells are already Markdown; right-align the columns in `right`."""
-    places = set(right)
-    rule = ["---:" if place in places else "---" for place in range(len(header))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

@@ -65,7 +65,7 @@ def mermaid(
         lines.append(f'    {names[unique_id]}["{label}"]:::{styles[unique_id]}')
     for unique_id in around:
         left, right = ("([", "])") if unique_id.startswith("exposure.") else ("[", "]")
-        label = _escape_label(_name(unique_id))
+        label = _escape_label(get_name(unique_id))
         lines.append(f'    {names[unique_id]}{left}"{label}"{right}:::production')
     edges = [
         (parent, unique_id)
@@ -91,7 +91,7 @@ def _note(built: Mapping[str, Built], shown: Sequence[str], edges: int) -> str:
 
 def _label(unique_id: str, built: Built, difference: Difference | None) -> str:
     second = built.change if not built.parts else f"{built.change}: {', '.join(built.parts)}"
-    label = f"{_escape_label(_name(unique_id))}<br/>{_escape_label(second)}"
+    label = f"{_escape_label(get_name(unique_id))}<br/>{_escape_label(second)}"
     figures = _figures(difference)
     return f"{label}<br/>{figures}" if figures else label
 
@@ -117,7 +117,7 @@ def _is_same(difference: Difference | None) -> bool:
     return difference is not None and difference.is_same is True
 
 
-def _name(unique_id: str) -> str:
+def get_name(unique_id: str) -> str:
     """Return a node's id without its type and package; a source keeps its schema."""
     return unique_id.split(".", 2)[-1]
 

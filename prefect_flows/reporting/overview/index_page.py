@@ -83,7 +83,6 @@ def index_page(targets: Sequence[TargetOverview], now: datetime) -> str:
             charts={each.target: charts(each) for each in targets},
             class_of=_css_class,
             counted=_count_by_status,
-            http=_web_url,
             moment=_format_time,
             tests_of=_tests_of,
             worst_first=_worst_first,
@@ -124,11 +123,6 @@ def age(span: timedelta) -> str:
 
 def _format_bytes(value: float) -> str:
     return size(round(value))
-
-
-def _web_url(url: str | None) -> str | None:
-    """Return the URL if it is safe to link to (http or https), else None."""
-    return url if url is not None and url.startswith(("https://", "http://")) else None
 
 
 def _format_time(moment: datetime) -> str:

@@ -15,6 +15,7 @@ from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.reporting.run_report.history import SLOWEST, compare_durations
 from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii
 from prefect_flows.reporting.run_report.redaction import redact_message
+from prefect_flows.state.run_summary import StageSummary
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import (
     TESTS,
@@ -29,7 +30,6 @@ from prefect_flows.transform.run_report import (
     FailingRows,
     FailureCard,
     RunReport,
-    StageLine,
     TestLine,
 )
 
@@ -76,7 +76,7 @@ class ReportInput:
     seconds: float
     lineage: Mapping[str, LineageNode]
     results: Sequence[NodeResult]
-    stages: Sequence[StageLine] = ()
+    stages: Sequence[StageSummary] = ()
     history: Sequence[Mapping[str, float]] = ()
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
     failing_rows: Mapping[str, FailingRows] = field(default_factory=dict)

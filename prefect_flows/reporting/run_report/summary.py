@@ -16,7 +16,6 @@ from prefect_flows.state.run_summary import (
     MartState,
     RunSummary,
     SourceFreshness,
-    StageSummary,
     TargetHistory,
     TestCounts,
 )
@@ -80,16 +79,7 @@ def run_summary(
         bytes_billed=billed,
         slot_seconds=_sum(node.slot_seconds for node in executed),
         cost=None if billed is None or price_per_tib is None else billed / TIB * price_per_tib,
-        stages=[
-            StageSummary(
-                stage=line.stage,
-                seconds=line.seconds,
-                rows=line.rows,
-                bytes=line.bytes,
-                skipped=line.skipped,
-            )
-            for line in lines
-        ],
+        stages=lines,
         sources=_merge_sources(report, before, freshness or {}),
         marts=_merge_marts(report, before),
     )

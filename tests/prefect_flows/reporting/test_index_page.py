@@ -26,6 +26,7 @@ from prefect_flows.reporting.overview.index_page import (
 from prefect_flows.reporting.overview.pages import publish
 from prefect_flows.reporting.overview.serve import answer
 from prefect_flows.state.incidents import Incident, save_incidents
+from prefect_flows.state.run_summary import StageSummary
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import overview
@@ -118,7 +119,7 @@ def test_text_of_users_is_text_everywhere(store: StateStore) -> None:
     )
     lineage = {i: replace(node, name=bad) for i, node in report.lineage.items()}
     lineage[f"source.p.{bad}"] = replace(lineage["source.p.raw.s0"], unique_id=f"source.p.{bad}")
-    stages = [replace(stage, stage=bad, skipped=bad) for stage in report.stages]
+    stages = [StageSummary(stage=bad, seconds=1, skipped=bad) for _ in report.stages]
     for number in range(3):
         keep_made_up_run(store, replace(report, lineage=lineage, stages=stages), number=number)
     save_incidents(
