@@ -18,6 +18,7 @@ from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from infrastructure.setup_profiles import desired, notices
 from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
 from prefect_flows.core import names
+from prefect_flows.core.prefect_api import read_all
 from prefect_flows.state.state_url import without_login
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class LimitKind(_MasksUnknownFields):
         """Return every limit that has our prefix."""
         return [
             Actual(found.id, found.name, {"limit": found.limit})
-            for found in client.read_global_concurrency_limits(limit=200)
+            for found in read_all(client.read_global_concurrency_limits)
             if found.name.startswith(names.concurrency_limit(""))
         ]
 

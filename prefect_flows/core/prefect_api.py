@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect_flows.core.errors import (
     BlockMissing,
@@ -26,6 +26,10 @@ from prefect_flows.core.profiles import Profile, profile_from_block
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
+T = TypeVar("T")
+
+# The most that Prefect's API returns in one page.
+PAGE_SIZE = 200
 # The capability of Prefect's notification block types.
 NOTIFY_CAPABILITY = "notify"
 
@@ -71,6 +75,16 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
                 "local server of this folder, unset both, and PREFECT_API_URL; "
                 "404: correct PREFECT_API_URL, which ends in /api",
             ) from error
+
+
+def read_all(read: Callable[..., list[T]], **filters: Any) -> list[T]:
+    """Return all pages of a list, from a method of the client that takes `limit` and `offset`."""
+    found: list[T] = []
+    while True:
+        page = read(**filters, limit=PAGE_SIZE, offset=len(found))
+        found += page
+        if len(page) < PAGE_SIZE:
+            return found
 
 
 def load_profile(client: SyncPrefectClient, target: str) -> Profile:

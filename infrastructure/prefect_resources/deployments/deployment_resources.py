@@ -11,6 +11,7 @@ from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
 from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
 from prefect_flows.core.names import run_tag
+from prefect_flows.core.prefect_api import read_all
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -101,13 +102,7 @@ class DeploymentKind:
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
         pattern = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-        page = 200
-        found: list[DeploymentResponse] = []
-        while True:
-            some = client.read_deployments(deployment_filter=pattern, limit=page, offset=len(found))
-            found += some
-            if len(some) < page:
-                break
+        found = read_all(client.read_deployments, deployment_filter=pattern)
         flows = {each.flow_id: client.read_flow(each.flow_id).name for each in found}
         return [
             Actual(each.id, f"{flows[each.flow_id]}{SLASH}{each.name}", _data(each))
