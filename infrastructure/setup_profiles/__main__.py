@@ -46,10 +46,8 @@ def setup_profiles(
     target: Annotated[
         list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
-    ] = False,
+    dry_run: plan_table.DryRun = False,
+    check: plan_table.Check = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned blocks.")] = False,
     test_connection: Annotated[
         bool, typer.Option("--test-connection", help="Connect to each target with dbt debug.")

@@ -87,6 +87,16 @@ def read_all(read: Callable[..., list[T]], **filters: Any) -> list[T]:
             return found
 
 
+def read_or_none(read: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
+    """Return what a method of the client reads; None if the API knows no such object."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return read(*arguments, **options)
+    except ObjectNotFound:
+        return None
+
+
 def load_profile(client: SyncPrefectClient, target: str) -> Profile:
     """Load the profile of a target from its blocks, including secrets.
 
@@ -144,11 +154,10 @@ def _block_missing(client: SyncPrefectClient, target: str) -> BlockMissing:
 
 def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
     """Return the value of a `Secret` block; None if there is no such block."""
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        document = client.read_block_document_by_name(name, "secret", include_secrets=True)
-    except ObjectNotFound:
+    document = read_or_none(
+        client.read_block_document_by_name, name, "secret", include_secrets=True
+    )
+    if document is None:
         return None
     return document.data["value"]
 
@@ -161,13 +170,9 @@ def stored_state_url(client: SyncPrefectClient) -> str | None:
 
 def existing_targets(client: SyncPrefectClient) -> list[str]:
     """Return the names of the targets that have a `DbtCliProfile` block, sorted."""
-    from prefect.exceptions import ObjectNotFound
-
     prefix = profile_block("")
-    try:
-        documents = client.read_block_documents_by_type(PROFILE_TYPE)
-    except ObjectNotFound:  # setup has never been run: the block type is not registered
-        return []
+    # None if setup has never been run, and so has not registered the block type.
+    documents = read_or_none(client.read_block_documents_by_type, PROFILE_TYPE) or []
     return sorted(
         document.name.removeprefix(prefix)
         for document in documents

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from infrastructure.ci.pull_request.build_record import Built
 from infrastructure.ci.pull_request.differences import Difference
-from infrastructure.ci.pull_request.lineage_diagram import MINUS
+from infrastructure.ci.pull_request.lineage_diagram import format_signed
 from prefect_flows.reporting.charts.svg import NOTHING
 from prefect_flows.reporting.run_report.history import FACTOR, SLOWER_BY_SECONDS
 
@@ -36,14 +36,8 @@ def format_columns(found: Difference) -> str:
     """Format the number of columns added, removed and of a changed type."""
     if found.rows_before is None and found.columns_added:
         return f"{len(found.columns_added):,}"
-    parts = [
-        f"{sign}{len(each)}"
-        for sign, each in (
-            ("+", found.columns_added), (MINUS, found.columns_removed), ("~", found.types),
-        )
-        if each
-    ]  # fmt: skip
-    return " ".join(parts) or NOTHING
+    added, removed = len(found.columns_added), len(found.columns_removed)
+    return format_signed(added, removed, len(found.types)) or NOTHING
 
 
 def format_count(value: int | None) -> str:

@@ -103,14 +103,14 @@ def _figures(difference: Difference | None) -> str:
         return "no row differs"
     if difference.added is None:
         return ""
-    parts = [
-        f"{sign}{count:,}"
-        for sign, count in (
-            ("+", difference.added), (MINUS, difference.removed), ("~", difference.changed),
-        )
-        if count
-    ]  # fmt: skip
-    return f"{' '.join(parts)} rows" if parts else "columns differ"
+    counts = format_signed(difference.added, difference.removed, difference.changed)
+    return f"{counts} rows" if counts else "columns differ"
+
+
+def format_signed(added: int, removed: int | None, changed: int | None) -> str:
+    """Format what was added, removed and changed: `+3 ~2`; empty if nothing was."""
+    signs = (("+", added), (MINUS, removed), ("~", changed))
+    return " ".join(f"{sign}{count:,}" for sign, count in signs if count)
 
 
 def _is_same(difference: Difference | None) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure.operate.health_check.facts import ApiState, Deployed, Pool, Server, Target
 from prefect_flows.core.names import PIPELINE, concurrency_limit
-from prefect_flows.core.prefect_api import prefect_client, read_all
+from prefect_flows.core.prefect_api import prefect_client, read_all, read_or_none
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -75,11 +75,8 @@ def facts(client: SyncPrefectClient, names: Sequence[str]) -> ApiState:
 
 
 def _pool(client: SyncPrefectClient, name: str) -> Pool:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        pool = client.read_work_pool(name)
-    except ObjectNotFound:
+    pool = read_or_none(client.read_work_pool, name)
+    if pool is None:
         return Pool(name, None)
     return Pool(
         name,
@@ -154,12 +151,9 @@ def _get_end_time(run: FlowRun) -> datetime:
 
 
 def _count_lease_holders(client: SyncPrefectClient, target: str) -> int | None:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return client.read_global_concurrency_limit_by_name(concurrency_limit(target)).active_slots
-    except ObjectNotFound:
-        return None
+    read = client.read_global_concurrency_limit_by_name
+    limit = read_or_none(read, concurrency_limit(target))
+    return None if limit is None else limit.active_slots
 
 
 def _read_runs(

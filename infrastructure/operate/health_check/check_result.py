@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from prefect_flows.core.formatting import one_line
+
 # User and password in a URL.
 USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -63,7 +65,7 @@ def redacted(check: Check, secrets: Iterable[str]) -> Check:
     def clean(text: str) -> str:
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")
-        return " ".join(USERINFO.sub("***@", text).split())
+        return one_line(USERINFO.sub("***@", text))
 
     return replace(
         check, seen=clean(check.seen), fix=None if check.fix is None else clean(check.fix)

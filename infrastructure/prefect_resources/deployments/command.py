@@ -67,7 +67,7 @@ def deploy(
         str | None, typer.Option(help="Image of the runs. MILLRACE_IMAGE by default.")
     ] = None,
     pool: Annotated[str | None, typer.Option(help="Another work pool than the files name.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: plan_table.DryRun = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove deployments that no file has any more.")
     ] = False,

@@ -11,7 +11,7 @@ from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
 from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
 from prefect_flows.core.names import run_tag
-from prefect_flows.core.prefect_api import read_all
+from prefect_flows.core.prefect_api import read_all, read_or_none
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -89,13 +89,8 @@ class DeploymentKind:
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """Return the deployment with this name."""
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            found = client.read_deployment_by_name(name)
-        except ObjectNotFound:
-            return None
-        return Actual(found.id, name, _data(found))
+        found = read_or_none(client.read_deployment_by_name, name)
+        return None if found is None else Actual(found.id, name, _data(found))
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every deployment of the targets that has our tag."""

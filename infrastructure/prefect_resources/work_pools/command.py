@@ -28,10 +28,8 @@ def setup_work_pools(
         list[str] | None, typer.Option(help="Only this pool; repeatable. All by default.")
     ] = None,
     file: Annotated[Path, typer.Option(help="The file of the pools.")] = POOLS_FILE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
-    ] = False,
+    dry_run: plan_table.DryRun = False,
+    check: plan_table.Check = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned queues.")] = False,
 ) -> None:
     """Create or update the work pools of pools.yaml, their job templates and queues."""
