@@ -36,9 +36,9 @@ def escape_markdown(value: str, characters: int = 300) -> str:
     return _without_links(one_line(value, characters).translate(_ESCAPES))
 
 
-def escape_inline(value: str, characters: int = 1000) -> str:
+def escape_inline(value: str) -> str:
     """Escape a value for a table cell or within a line; names stay readable: `raw_shop.orders`."""
-    text = one_line(value, characters).translate(_INLINE_ESCAPES)
+    text = one_line(value, 1000).translate(_INLINE_ESCAPES)
     # Underscores between letters are no markup.
     marks = r"(?<!\w)_++|_++(?![^\W_])"
     return _without_links(re.sub(marks, lambda found: r"\_" * len(found[0]), text))

@@ -150,7 +150,6 @@ def failing_rows(
     sql: str,
     dialect: str,
     pii: frozenset[str],
-    note: str | None = None,
 ) -> FailingRows:
     """Return the rows of a failed test without columns that may hold personal data.
 
@@ -167,7 +166,6 @@ def failing_rows(
             for row in rows
         ],
         hidden_columns=tuple(column for column in columns if column in hidden),
-        note=note,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from prefect_flows.core.failure_class import FailureClass
@@ -23,13 +24,15 @@ def facts(nodes: int, *, failures: bool = True, threads: int = 4, seed: int = 7)
     failed = [result for result in results if result.failed]
     seconds = max((r.completed_at or START) - START for r in results).total_seconds()
     rows = {
-        result.unique_id: failing_rows(
-            ("id", "value_field", "email"),
-            [(1, HOSTILE, "a@example.org"), (2, None, "b@example.org")],
-            "select id, status as value_field, email from t",
-            "postgres",
-            frozenset({"email"}),
-            "The first 2 rows of 12.",
+        result.unique_id: replace(
+            failing_rows(
+                ("id", "value_field", "email"),
+                [(1, HOSTILE, "a@example.org"), (2, None, "b@example.org")],
+                "select id, status as value_field, email from t",
+                "postgres",
+                frozenset({"email"}),
+            ),
+            note="The first 2 rows of 12.",
         )
         for result in failed
         if result.resource_type == "test"
