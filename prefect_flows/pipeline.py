@@ -31,7 +31,7 @@ from prefect_flows.core.names import PIPELINE, TargetName, run_tag
 from prefect_flows.core.prefect_api import prefect_client, require_target
 from prefect_flows.core.profiles import profile_from_file
 from prefect_flows.core.settings import STAGES, Stage, load_settings
-from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.core.validation_messages import format_faults
 from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest import source_registry
 from prefect_flows.pipeline_run import refuse_plaintext_secrets, run_pipeline
@@ -202,11 +202,7 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
             options |= {name: parse_json(text)}
         return Parameters.model_validate(options)
     except (ValidationError, DocumentError) as error:
-        faults = (
-            "; ".join(validation_faults(error))
-            if isinstance(error, ValidationError)
-            else f"{name}: {error}"
-        )
+        faults = format_faults(error) if isinstance(error, ValidationError) else f"{name}: {error}"
         raise ConfigurationError(
             f"Invalid parameters: {faults}.",
             where="the command line",

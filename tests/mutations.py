@@ -734,7 +734,7 @@ FAULTS = (
         "health-check-passes-when-something-is-down",
         "The health check exits with 0 although the state store does not answer.",
         "infrastructure/operate/health_check/command.py",
-        "        raise typer.Exit(FAILED)\n",
+        "        raise typer.Exit(EXIT_FAILED)\n",
         "        raise typer.Exit\n",
         ("infrastructure/operate/test_health_check.py::test_a_state_store_that_does_not_answer",),
     ),

@@ -16,7 +16,6 @@ restored. Automations only observe, so they stay.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ from infrastructure.delivery.kubectl import Kubectl, KubectlError
 from infrastructure.delivery.lease import Lease
 from infrastructure.delivery.manifests import CAUSE, SERVER, WORKER, Manifests
 from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK, STUCK
-from infrastructure.delivery.on_host.errors import StepFailed
+from infrastructure.delivery.on_host.engine import Log
+from infrastructure.delivery.on_host.errors import StepFailed, collect_failure, refuse_new_faults
 from infrastructure.delivery.prefect_calls import CLI, INSIDE, ClusterRequest, Prefect
 
 REVISION = "deployment.kubernetes.io/revision"
@@ -37,6 +37,7 @@ DUMP_SCRIPT = (
 )
 # Server-side apply keeps fields that other managers own.
 APPLY = ["apply", "--server-side", "--force-conflicts", "--field-manager=millrace-delivery"]
+FAILURES = (StepFailed, KubectlError)
 
 
 class ClusterDelivery:
@@ -47,7 +48,7 @@ class ClusterDelivery:
         # Longer than the longest step, so that nobody takes over while it waits.
         self._lease = Lease(cluster, name, wish.health_seconds + 300)
         self._name = name
-        self._began = time.monotonic()
+        self._log = Log()
         self._pool_before: dict[str, Any] | None = None
         self._known: dict[str, str] = {}
         self._deployed = ""
@@ -62,14 +63,14 @@ class ClusterDelivery:
         before = self._lease.good or self._revisions()
         was = self._get_version(SERVER)
         if self._lease.killed:
-            self._say(f"{self._lease.killed} was killed; what worked before it: {before}")
+            self._log.say(f"{self._lease.killed} was killed; what worked before it: {before}")
         good: dict[str, int] | None = None
-        self._say(f"{self._wish.target}: {was or 'nothing'} → {self._wish.version}")
+        self._log.say(f"{self._wish.target}: {was or 'nothing'} → {self._wish.version}")
         try:
             try:
                 self._deliver(first=not before)
                 good = self._revisions()
-            except (StepFailed, KubectlError) as error:
+            except FAILURES as error:
                 result = self._handle_failure(before, str(error).partition("\n")[0])
                 if result == ROLLED_BACK:
                     # `rollout undo` creates a new revision, and removes the old one.
@@ -86,10 +87,10 @@ class ClusterDelivery:
                 self._known = ask.faults(0, ())
                 self._pool_before = ask.pool()
             for each in self._known.values():
-                self._say(f"wrong before this delivery: {each}")
+                self._log.say(f"wrong before this delivery: {each}")
             with self._step("backup", "Prefect's database, on its own volume"):
                 file = f"prefect-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump"
-                self._quote(
+                self._log.quote(
                     self._cluster.run(
                         "exec", "statefulset/prefect-database", "--container", "postgres", "--",
                         "sh", "-c", DUMP_SCRIPT, "sh", file,
@@ -97,7 +98,7 @@ class ClusterDelivery:
                 )  # fmt: skip
         with self._step("apply", self._wish.image):
             listed = {"apiVersion": "v1", "kind": "List", "items": self._built.objects}
-            self._quote(self._cluster.run(*APPLY, "--filename", "-", text=json.dumps(listed)))
+            self._log.quote(self._cluster.run(*APPLY, "--filename", "-", text=json.dumps(listed)))
         self._rollout(SERVER)
         with self._step("version", "is the image of this commit?"):
             self._check_version()
@@ -106,34 +107,31 @@ class ClusterDelivery:
         # The worker waits for its work pool, which the first delivery has just created.
         self._rollout(WORKER)
         with self._step("check", "the health check"), self._prefect() as ask:
-            faults = ask.faults(self._wish.health_seconds, self._known)
-            found = [text for key, text in faults.items() if key not in self._known]
-            if found:
-                raise StepFailed(f"the health check fails: {'; '.join(found)}")
+            refuse_new_faults(ask.faults(self._wish.health_seconds, self._known), self._known)
 
     def _setup(self, ask: Prefect) -> None:
         if self._wish.outputs is None:
-            self._say("blocks: not looked at; --outputs names Terraform's outputs")
+            self._log.say("blocks: not looked at; --outputs names Terraform's outputs")
         else:
             with self._step("blocks", "are they as Terraform's outputs say?"):
-                self._quote(
+                self._log.quote(
                     ask.run(
                         CLI, "setup", "--outputs", "-", "--blocks-only", "--check",
                         text=self._wish.outputs,
                     )
                 )  # fmt: skip
         with self._step("pool", self._wish.pool):
-            self._quote(ask.run(CLI, "pools", "--pool", self._wish.pool))
+            self._log.quote(ask.run(CLI, "pools", "--pool", self._wish.pool))
         self._deployed = ask.run(INSIDE, "deployed", self._wish.target).strip()
         with self._step("deploy", "the deployments of the target"):
-            self._quote(
+            self._log.quote(
                 ask.run(
                     CLI, "deploy", self._wish.target, "--image", self._wish.image,
                     "--pool", self._wish.pool,
                 )
             )  # fmt: skip
         with self._step("automations", "what finds late, stuck and killed runs"):
-            self._quote(ask.run(CLI, "automations", "--target", self._wish.target))
+            self._log.quote(ask.run(CLI, "automations", "--target", self._wish.target))
 
     def _check_version(self) -> None:
         pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]
@@ -144,19 +142,21 @@ class ClusterDelivery:
     def _rollout(self, name: str, *undo: str) -> None:
         with self._step("rollout", name):
             if undo:
-                self._quote(self._cluster.run("rollout", "undo", f"deployment/{name}", *undo))
+                self._log.quote(self._cluster.run("rollout", "undo", f"deployment/{name}", *undo))
             timeout = f"--timeout={self._wish.health_seconds}s"
-            self._quote(self._cluster.run("rollout", "status", f"deployment/{name}", timeout))
+            self._log.quote(self._cluster.run("rollout", "status", f"deployment/{name}", timeout))
 
     def _handle_failure(self, before: dict[str, int], why: str) -> str:
         self.record["why"] = why
-        self._say(f"FAILED: {why}")
+        self._log.say(f"FAILED: {why}")
         started_steps = [each["name"] for each in self.record["steps"]]
         if "apply" not in started_steps:
-            self._say("Nothing was changed.")
+            self._log.say("Nothing was changed.")
             return REFUSED
         if not before:
-            self._say("There is no release before it: everything is left as it is for inspection.")
+            self._log.say(
+                "There is no release before it: everything is left as it is for inspection."
+            )
             return STUCK
         faults = self._roll_back(before, started_steps)
         was = self._get_version(SERVER)
@@ -169,31 +169,20 @@ class ClusterDelivery:
 
     def _roll_back(self, before: dict[str, int], started_steps: Sequence[str]) -> list[str]:
         faults: list[str] = []
-
-        @contextmanager
-        def each() -> Iterator[None]:
-            try:
-                yield
-            except (StepFailed, KubectlError) as error:
-                faults.append(str(error).partition("\n")[0])
-
         now = self._revisions()
         for name, revision in before.items():
             if now.get(name) != revision:
-                with each():
+                with collect_failure(faults, FAILURES):
                     self._rollout(name, f"--to-revision={revision}")
-        with each(), self._prefect() as ask:
+        with collect_failure(faults, FAILURES), self._prefect() as ask:
             if "pool" in started_steps and self._pool_before is not None:
                 with self._step("back: pool", "as it was"):
                     ask.pool_back(self._pool_before)
             if "deploy" in started_steps and self._deployed:
                 with self._step("back: deploy", f"the deployments at {self._deployed}"):
-                    self._quote(ask.run(INSIDE, "back", self._wish.target, self._deployed))
+                    self._log.quote(ask.run(INSIDE, "back", self._wish.target, self._deployed))
             with self._step("back: check", "the health check"):
-                found = ask.faults(self._wish.health_seconds, self._known)
-                new = [text for key, text in found.items() if key not in self._known]
-                if new:
-                    raise StepFailed(f"the health check fails: {'; '.join(new)}")
+                refuse_new_faults(ask.faults(self._wish.health_seconds, self._known), self._known)
         return faults
 
     def _revisions(self) -> dict[str, int]:
@@ -220,14 +209,14 @@ class ClusterDelivery:
             with self._prefect() as ask:
                 subject = f"Millrace: {self._wish.target} {what}"
                 output = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
-        except (StepFailed, KubectlError) as error:
+        except FAILURES as error:
             output = str(error)
-        self._say(f"notice: {output.strip()}")
+        self._log.say(f"notice: {output.strip()}")
 
     @contextmanager
     def _step(self, name: str, says: str) -> Iterator[None]:
         self._lease.renew()
-        self._say(f"{name}: {says}")
+        self._log.say(f"{name}: {says}")
         step = {"name": name, "seconds": 0.0}
         self.record["steps"].append(step)
         began = time.monotonic()
@@ -235,13 +224,3 @@ class ClusterDelivery:
             yield
         finally:
             step["seconds"] = round(time.monotonic() - began, 1)
-
-    def _say(self, text: str) -> None:
-        seconds = time.monotonic() - self._began
-        now = time.strftime("%H:%M:%S", time.gmtime())
-        sys.stdout.write(f"{now} {seconds:4.0f} s  {text}\n")
-        sys.stdout.flush()
-
-    def _quote(self, text: str) -> None:
-        for line in text.rstrip().splitlines():
-            sys.stdout.write(f"                   | {line.rstrip()}\n")

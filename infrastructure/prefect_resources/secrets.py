@@ -14,7 +14,7 @@ from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.documents import DocumentError, decode_utf8, parse_json
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
-from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.core.validation_messages import format_faults
 
 app = typer.Typer(add_completion=False)
 
@@ -97,9 +97,8 @@ def _registry_block(value: Any, name: str) -> Any:
     try:
         return DockerRegistryCredentials.model_validate(value)
     except ValidationError as error:
-        faults = "; ".join(validation_faults(error))
         raise ConfigurationError(
-            f"These are not registry credentials: {faults}.",
+            f"These are not registry credentials: {format_faults(error)}.",
             where="standard input",
             fix='give {"username": …, "password": …, "registry_url": …} to '
             f"uv run millrace secret {name} --type {Type.REGISTRY}",

@@ -19,7 +19,7 @@ from infrastructure.setup_profiles.block_resources import KINDS
 from infrastructure.setup_profiles.contract import Contract
 from infrastructure.setup_profiles.desired import build_profile, desired_blocks, filter_targets
 from infrastructure.setup_profiles.terraform import read_contract
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.core.profiles import Profile, profile_name
@@ -28,8 +28,6 @@ from prefect_flows.core.temporary_folders import private_folder
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-DRIFT = 1
 
 log = logging.getLogger("millrace")
 
@@ -48,10 +46,8 @@ def setup_profiles(
     target: Annotated[
         list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
-    ] = False,
+    dry_run: plan_table.DryRun = False,
+    check: plan_table.Check = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned blocks.")] = False,
     test_connection: Annotated[
         bool, typer.Option("--test-connection", help="Connect to each target with dbt debug.")
@@ -96,7 +92,7 @@ def setup_profiles(
     if text is not None:
         drift |= _setup_file(console, settings.profiles_file, text, only_look=only_look)
     if check and drift:
-        raise typer.Exit(DRIFT)
+        raise typer.Exit(EXIT_FAILED)
     if test_connection:
         _test_connections(console, settings, profiles)
 

@@ -18,6 +18,7 @@ from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from infrastructure.setup_profiles import desired, notices
 from infrastructure.setup_profiles.contract import BigQueryTarget, PostgresTarget
 from prefect_flows.core import names
+from prefect_flows.core.prefect_api import read_all, read_or_none
 from prefect_flows.state.state_url import without_login
 
 if TYPE_CHECKING:
@@ -69,23 +70,15 @@ class BlockKind(_MasksUnknownFields):
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """Return the block with this name, with its secrets in plain text."""
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            return _to_actual(
-                client.read_block_document_by_name(name, self.name, include_secrets=True)
-            )
-        except ObjectNotFound:
-            return None
+        found = read_or_none(
+            client.read_block_document_by_name, name, self.name, include_secrets=True
+        )
+        return None if found is None else _to_actual(found)
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every block of the type that has our prefix."""
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            found = client.read_block_documents_by_type(self.name)
-        except ObjectNotFound:  # the block type is not registered yet
-            return []
+        # None if the block type is not registered yet.
+        found = read_or_none(client.read_block_documents_by_type, self.name) or []
         return [
             _to_actual(block)
             for block in found
@@ -146,7 +139,7 @@ class LimitKind(_MasksUnknownFields):
         """Return every limit that has our prefix."""
         return [
             Actual(found.id, found.name, {"limit": found.limit})
-            for found in client.read_global_concurrency_limits(limit=200)
+            for found in read_all(client.read_global_concurrency_limits)
             if found.name.startswith(names.concurrency_limit(""))
         ]
 

@@ -24,7 +24,7 @@ from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ContractError
 from prefect_flows.core.names import TargetName
-from prefect_flows.core.validation_messages import validation_message
+from prefect_flows.core.validation_messages import format_fault
 from prefect_flows.state.state_url import get_url_fix, url_fault
 
 
@@ -242,6 +242,4 @@ def _format_fault(fault: Any) -> str:
     # Pydantic appends the union's tag to the path, after the name of the target or receiver.
     at = fault["loc"]
     tag = {"dbt_targets": 2, "dbt_target_notices": 4}.get(str(at[0]))
-    path = ".".join(str(part) for index, part in enumerate(at) if part != "[key]" and index != tag)
-    message = validation_message(fault)
-    return f"{path}: {message}" if path else message
+    return format_fault(fault if tag is None else fault | {"loc": at[:tag] + at[tag + 1 :]})

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+)
 
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles.strict import Strict, Text
@@ -31,6 +38,16 @@ _DISCORD = re.compile(r"https://(?:[\w-]+\.)*discord(?:app)?\.com/api/webhooks/(
 _SLACK = re.compile(
     r"https://hooks\.slack(?:-gov)?\.com/services/[A-Z0-9]+/[A-Z0-9]+/\w+/?", re.IGNORECASE
 )
+_WEB = re.compile(r"https?://[^\s/]+(/\S*)?")
+
+
+def _matching(pattern: re.Pattern[str], fault: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        if not pattern.fullmatch(url.get_secret_value()):
+            raise ValueError(fault)
+        return url
+
+    return AfterValidator(check)
 
 
 class SlackReceiver(Strict):
@@ -38,15 +55,11 @@ class SlackReceiver(Strict):
 
     type: Literal["slack"]
     """The kind of receiver."""
-    url: SecretStr
+    url: Annotated[
+        SecretStr,
+        _matching(_SLACK, "not an incoming webhook (https://hooks.slack.com/services/…/…/…)"),
+    ]
     """Address of the incoming webhook."""
-
-    @field_validator("url")
-    @classmethod
-    def _is_one(cls, url: SecretStr) -> SecretStr:
-        if not _SLACK.fullmatch(url.get_secret_value()):
-            raise ValueError("not an incoming webhook (https://hooks.slack.com/services/…/…/…)")
-        return url
 
     def block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
@@ -82,15 +95,10 @@ class DiscordReceiver(Strict):
 
     type: Literal["discord"]
     """The kind of receiver."""
-    url: SecretStr
+    url: Annotated[
+        SecretStr, _matching(_DISCORD, "not a webhook (https://discord.com/api/webhooks/…/…)")
+    ]
     """Address of the webhook."""
-
-    @field_validator("url")
-    @classmethod
-    def _is_one(cls, url: SecretStr) -> SecretStr:
-        if not _DISCORD.fullmatch(url.get_secret_value()):
-            raise ValueError("not a webhook (https://discord.com/api/webhooks/…/…)")
-        return url
 
     def block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
@@ -104,17 +112,10 @@ class WebhookReceiver(Strict):
 
     type: Literal["webhook"]
     """The kind of receiver."""
-    url: SecretStr
+    url: Annotated[SecretStr, _matching(_WEB, "not an address (https://…)")]
     """Address that takes a POST."""
     headers: Annotated[dict[Text, SecretStr], Field(default_factory=dict)]
     """Headers of the request: name → value."""
-
-    @field_validator("url")
-    @classmethod
-    def _is_one(cls, url: SecretStr) -> SecretStr:
-        if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url.get_secret_value()):
-            raise ValueError("not an address (https://…)")
-        return url
 
     def block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and its data, with URL and headers among the block's secrets."""

@@ -12,6 +12,7 @@ from infrastructure.local.postgres import outputs_file
 from infrastructure.setup_profiles import contract
 from infrastructure.setup_profiles.contract import Contract
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.names import LOCAL_UP_COMMAND
 from prefect_flows.core.settings import Settings
 
@@ -79,7 +80,7 @@ def _run_terraform(folder: Path) -> str:
     if done.returncode != 0:
         chdir = shlex.quote(f"-chdir={folder}")
         raise ConfigurationError(
-            f"Terraform gives no outputs: {' '.join(done.stderr.split())}",
+            f"Terraform gives no outputs: {one_line(done.stderr)}",
             where=str(folder),
             fix=f"terraform {chdir} init && terraform {chdir} apply",
         )

@@ -13,6 +13,9 @@ from prefect_flows.core.errors import MillraceError
 
 P = ParamSpec("P")
 
+# Exit code of a command that did its work and found a problem: a difference, a fault, a failure.
+EXIT_FAILED = 1
+
 
 def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Wrap a command: print a `MillraceError` to stderr, no traceback, and exit with its code."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from prefect_flows.core.formatting import truncate
+
 # A few lines of YAML aliases can stand for millions of values.
 MAX_DEPTH, MAX_VALUES, MAX_DIGITS = 100, 200_000, 1_000
 _MAX_KEY = 60
@@ -217,4 +219,4 @@ def _too_deep_message() -> str:
 def _format_key(key: str) -> str:
     """Format a key for a message: quoted, on one line, at most `_MAX_KEY` long."""
     text = re.sub(r"\s+", " ", key).encode(errors="backslashreplace").decode()
-    return f"'{text}'" if len(text) <= _MAX_KEY else f"'{text[:_MAX_KEY]}…'"
+    return f"'{truncate(text, _MAX_KEY)}'"

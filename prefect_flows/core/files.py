@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from prefect_flows.core.errors import CorruptFileError
+from prefect_flows.core.validation_messages import list_faults
 
 T = TypeVar("T")
 Warn = Callable[[str], None]
@@ -80,9 +81,7 @@ def parse_json_file(data: bytes, kind: TypeAdapter[T], *, where: str, fix: str) 
     try:
         return kind.validate_json(data)
     except ValidationError as error:
-        fault = error.errors(include_input=False)[0]
-        at = ".".join(str(part) for part in fault["loc"])
-        what = f"{at}: {fault['msg']}" if at else fault["msg"]
+        what = list_faults(error)[0]
         raise CorruptFileError(
             f"A file is corrupt: {what if data.strip() else 'it is empty'}.",
             where=where,

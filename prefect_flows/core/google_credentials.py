@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefect_flows.core.errors import WarehouseUnreachable
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.hints import get_hint
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def google_credentials(profile: Profile) -> Credentials:
         return create_google_credentials(BigQueryCredentials.from_dict(known))
     except (GoogleAuthError, DbtBaseException) as error:
         raise WarehouseUnreachable(
-            f"Cannot connect to the warehouse of target {profile.target!r}: "
-            f"{' '.join(str(error).split())}",
+            f"Cannot connect to the warehouse of target {profile.target!r}: {one_line(str(error))}",
             where=profile.address,
             fix=get_hint(error, profile),
         ) from error

@@ -7,7 +7,9 @@ link, an image or a heading, or mention somebody.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+from prefect_flows.core.formatting import one_line, truncate, truncate_long
 
 # A zero-width character; between two characters, it stops them from being read as markup.
 JOINER = "\N{WORD JOINER}"
@@ -31,12 +33,12 @@ def escape_markdown(value: str, characters: int = 300) -> str:
     """Escape a value for Markdown, on one line, cut to a number of characters."""
     # Markdown also links bare URLs and e-mail addresses, so `://`, `www.` and `@` are escaped.
     # Backslashes rather than entities: Prefect's UI shows `&lt;` literally in a list.
-    return _without_links(_line(value, characters).translate(_ESCAPES))
+    return _without_links(one_line(value, characters).translate(_ESCAPES))
 
 
-def escape_inline(value: str, characters: int = 1000) -> str:
+def escape_inline(value: str) -> str:
     """Escape a value for a table cell or within a line; names stay readable: `raw_shop.orders`."""
-    text = _line(value, characters).translate(_INLINE_ESCAPES)
+    text = one_line(value, 1000).translate(_INLINE_ESCAPES)
     # Underscores between letters are no markup.
     marks = r"(?<!\w)_++|_++(?![^\W_])"
     return _without_links(re.sub(marks, lambda found: r"\_" * len(found[0]), text))
@@ -54,11 +56,19 @@ def escape_for_github(value: str, characters: int = 300) -> str:
 
 def code_block(value: str, language: str, characters: int) -> str:
     """Return a fenced code block; its fence is longer than any in the text."""
-    if len(value) > characters:
-        value = f"{value[:characters]}… ({len(value) - characters:,} more characters)"
+    value = truncate_long(value, characters)
     longest = max((len(run) for run in re.findall("`+", value)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{value}\n{fence}"
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()
+) -> str:
+    """Format a table whose cells are already Markdown; right-align the columns in `right`."""
+    places = set(right)
+    rule = ["---:" if place in places else "---" for place in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
 
 
 def escape_for_discord(text: str) -> str:
@@ -90,21 +100,12 @@ def fit_message(text: str, live: Sequence[str], escape: Escape, characters: int)
         fitting = "".join(
             part
             if index % 2
-            else "\n".join(escape(_cut(line, length)) for line in part.split("\n"))
+            else "\n".join(escape(truncate(line, length)) for line in part.split("\n"))
             for index, part in enumerate(parts)
         )
         if len(fitting) <= characters:
             break
     return fitting[:characters]
-
-
-def _line(value: str, characters: int) -> str:
-    line = " ".join(value.split())
-    return _cut(line, characters)
-
-
-def _cut(line: str, characters: int) -> str:
-    return line if len(line) <= characters else f"{line[:characters]}…"
 
 
 def _without_links(text: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import SETUP_COMMAND, notification_variable
-from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.core.validation_messages import format_faults
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -49,9 +49,8 @@ def load_preferences(client: SyncPrefectClient, target: str) -> NotificationPref
     try:
         return NotificationPreferences.model_validate(variable.value)
     except ValidationError as error:
-        faults = "; ".join(validation_faults(error))
         raise ConfigurationError(
-            f"Variable {variable.name!r} is not valid: {faults}.",
+            f"Variable {variable.name!r} is not valid: {format_faults(error)}.",
             where=f"the Prefect API at {client.api_url}",
             fix=f"{SETUP_COMMAND} --target {target}",
         ) from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect_flows.core.errors import (
     BlockMissing,
@@ -26,6 +26,10 @@ from prefect_flows.core.profiles import Profile, profile_from_block
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
+T = TypeVar("T")
+
+# The most that Prefect's API returns in one page.
+PAGE_SIZE = 200
 # The capability of Prefect's notification block types.
 NOTIFY_CAPABILITY = "notify"
 
@@ -71,6 +75,26 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
                 "local server of this folder, unset both, and PREFECT_API_URL; "
                 "404: correct PREFECT_API_URL, which ends in /api",
             ) from error
+
+
+def read_all(read: Callable[..., list[T]], **filters: Any) -> list[T]:
+    """Return all pages of a list, from a method of the client that takes `limit` and `offset`."""
+    found: list[T] = []
+    while True:
+        page = read(**filters, limit=PAGE_SIZE, offset=len(found))
+        found += page
+        if len(page) < PAGE_SIZE:
+            return found
+
+
+def read_or_none(read: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
+    """Return what a method of the client reads; None if the API knows no such object."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return read(*arguments, **options)
+    except ObjectNotFound:
+        return None
 
 
 def load_profile(client: SyncPrefectClient, target: str) -> Profile:
@@ -130,11 +154,10 @@ def _block_missing(client: SyncPrefectClient, target: str) -> BlockMissing:
 
 def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
     """Return the value of a `Secret` block; None if there is no such block."""
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        document = client.read_block_document_by_name(name, "secret", include_secrets=True)
-    except ObjectNotFound:
+    document = read_or_none(
+        client.read_block_document_by_name, name, "secret", include_secrets=True
+    )
+    if document is None:
         return None
     return document.data["value"]
 
@@ -147,13 +170,9 @@ def stored_state_url(client: SyncPrefectClient) -> str | None:
 
 def existing_targets(client: SyncPrefectClient) -> list[str]:
     """Return the names of the targets that have a `DbtCliProfile` block, sorted."""
-    from prefect.exceptions import ObjectNotFound
-
     prefix = profile_block("")
-    try:
-        documents = client.read_block_documents_by_type(PROFILE_TYPE)
-    except ObjectNotFound:  # setup has never been run: the block type is not registered
-        return []
+    # None if setup has never been run, and so has not registered the block type.
+    documents = read_or_none(client.read_block_documents_by_type, PROFILE_TYPE) or []
     return sorted(
         document.name.removeprefix(prefix)
         for document in documents

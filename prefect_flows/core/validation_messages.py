@@ -50,10 +50,17 @@ def validation_message(fault: Mapping[str, Any]) -> str:
     return re.sub(r"^[A-Z][a-z]+ should ", "must ", message)
 
 
-def validation_faults(error: ValidationError) -> list[str]:
-    """Format every entry of a `ValidationError` as `path: message`, without values."""
-    return [
-        f"{'.'.join(str(part) for part in fault['loc'] if part != '[key]') or 'value'}: "
-        f"{validation_message(fault)}"
-        for fault in error.errors(include_input=False)
-    ]
+def format_fault(fault: Mapping[str, Any]) -> str:
+    """Format an entry of `ValidationError.errors()` as `path: message`, without its value."""
+    path = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    return f"{path}: {validation_message(fault)}" if path else validation_message(fault)
+
+
+def list_faults(error: ValidationError) -> list[str]:
+    """Format every entry of a `ValidationError`."""
+    return [format_fault(fault) for fault in error.errors(include_input=False)]
+
+
+def format_faults(error: ValidationError) -> str:
+    """Format all entries of a `ValidationError` on one line."""
+    return "; ".join(list_faults(error))

@@ -22,7 +22,7 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import secret_block, secret_block_variable
 from prefect_flows.core.passwords import find_passwords
 from prefect_flows.core.settings import load_settings
-from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.core.validation_messages import format_faults
 from prefect_flows.ingest import source_registry
 
 # Returns the value of a Secret block, or None if the block does not exist.
@@ -168,7 +168,7 @@ def build_source_arguments(
     try:
         model.model_validate(arguments)
     except ValidationError as error:
-        faults = "; ".join(validation_faults(error))
+        faults = format_faults(error)
         allowed = ", ".join(
             f"{parameter} (required)" if p.default is inspect.Parameter.empty else parameter
             for parameter, p in parameters.items()

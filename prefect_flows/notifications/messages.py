@@ -6,10 +6,11 @@ Every message fits Discord, the most limited channel, with 2,000 characters of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from prefect_flows.core.formatting import format_duration, one_line
 from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.state.incidents import Incident, IncidentChanges
 from prefect_flows.transform.run_report import FailingRows, FailureCard
@@ -63,7 +64,7 @@ def build_incident_notice(
     first, others = new[0], new[1:]
     card = cards.get(first.node or "")
     cause_class = f" ({first.cause_class})" if first.cause_class else ""
-    lines = [_truncate(f"{first.name}{cause_class}: {first.cause}", MAX_CAUSE_LENGTH)]
+    lines = [one_line(f"{first.name}{cause_class}: {first.cause}", MAX_CAUSE_LENGTH)]
     if first.owner:
         lines.append(f"owner: {_mention(first.owner, preferences)}")
     if first.blocked:
@@ -77,7 +78,7 @@ def build_incident_notice(
         last_lines.append(f"ongoing: {len(changes.ongoing)}")
     if first.command:
         command_label = "reproduce" if first.node else "fix"
-        last_lines.append(f"{command_label}: {_truncate(first.command, MAX_COMMAND_LENGTH)}")
+        last_lines.append(f"{command_label}: {one_line(first.command, MAX_COMMAND_LENGTH)}")
     if url:
         last_lines.append(f"run: {url}")
     short_lines = [_short_line(incident, preferences) for incident in others]
@@ -109,7 +110,7 @@ def build_recovery_notice(
 
 def build_success_notice(target: str, seconds: float, rows: int, url: str | None) -> Notice:
     """Build the message for a run that passed."""
-    lines = [f"It took {format_duration(timedelta(seconds=seconds))} and wrote {rows:,} rows."]
+    lines = [f"It took {format_duration(seconds)} and wrote {rows:,} rows."]
     last_lines = [f"run: {url}"] if url else []
     return _build_notice(f"{target}: a run passed", lines, [], last_lines, _live_parts(url))
 
@@ -120,17 +121,6 @@ def build_retry_notice(target: str, retried: Sequence[str], url: str | None) -> 
         return None
     subject = f"{target}: {len(retried):,} retried"
     return _build_notice(subject, [], retried, [f"run: {url}"] if url else [], _live_parts(url))
-
-
-def format_duration(duration: timedelta) -> str:
-    """Format a duration in its two largest units: `3 days 4 h`, `4 h 10 min`, `10 min`, `12 s`."""
-    seconds = int(duration.total_seconds())
-    days, hours, minutes = seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} day{'s' if days > 1 else ''}" + (f" {hours} h" if hours else "")
-    if hours:
-        return f"{hours} h" + (f" {minutes} min" if minutes else "")
-    return f"{minutes} min" if minutes else f"{seconds} s"
 
 
 def _recovery_line(incident: Incident, now: datetime) -> str:
@@ -158,7 +148,7 @@ def _blocked_line(incident: Incident, card: FailureCard | None) -> str:
 def _failing_row_lines(rows: FailingRows) -> list[str]:
     """Format the first failing rows; they have no columns that may hold personal data."""
     shown = [
-        _truncate(
+        one_line(
             ", ".join(f"{column}={value}" for column, value in zip(rows.columns, row, strict=True)),
             MAX_ROW_LENGTH,
         )
@@ -167,7 +157,7 @@ def _failing_row_lines(rows: FailingRows) -> list[str]:
     ]
     hidden = f" (without {', '.join(rows.hidden_columns)})" if rows.hidden_columns else ""
     return (
-        [_truncate(f"failing rows{hidden}:", MAX_ROW_LENGTH), *(f"- {row}" for row in shown)]
+        [one_line(f"failing rows{hidden}:", MAX_ROW_LENGTH), *(f"- {row}" for row in shown)]
         if shown
         else []
     )
@@ -185,9 +175,9 @@ def _build_notice(
     live: Sequence[str],
 ) -> Notice:
     """Build a message that fits: all `lines` and `last_lines`, and as many `short_lines` as fit."""
-    subject = _truncate(f"Millrace: {subject}", MAX_SUBJECT_LENGTH)
+    subject = one_line(f"Millrace: {subject}", MAX_SUBJECT_LENGTH)
     room = MAX_CHARACTERS - len(subject) - sum(len(line) + 1 for line in (*lines, *last_lines))
-    short_lines = [_truncate(line, 200) for line in short_lines]
+    short_lines = [one_line(line, 200) for line in short_lines]
     fitting_lines: list[str] = []
     for index, line in enumerate(short_lines):
         remaining = len(short_lines) - index - 1
@@ -199,8 +189,3 @@ def _build_notice(
         room -= len(line) + 1
     body = "\n".join([*lines, *fitting_lines, *last_lines])
     return Notice(subject=subject, body=body, at=datetime.now(UTC), live=live)
-
-
-def _truncate(text: str, characters: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= characters else f"{line[: characters - 1]}…"

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.markup import (
     Escape,
     escape_for_discord,
@@ -89,7 +90,7 @@ def build_sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None
             message = f"{type(error).__name__}: {getattr(error, 'log', '') or error}"
             for secret in secrets:
                 message = message.replace(secret, "…")
-            return " ".join(message.split())[:500]
+            return one_line(message, 500)
         return None
 
     return send

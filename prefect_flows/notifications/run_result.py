@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from prefect_flows.core.errors import MillraceError, PrefectUnreachable, StateStoreError
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.notifications import messages
 from prefect_flows.notifications.messages import Notice
@@ -28,6 +29,7 @@ from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import RunReport
 
 WARN_STATUS = "warn"
+MAX_CAUSE_LENGTH = 1000
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
             id=f"{card.unique_id} {card.cause or card.status}",
             kind="stale" if card.resource_type == "source" else "failure",
             name=f"{card.resource_type} {card.name}",
-            cause=_one_line(card.message or card.status),
+            cause=one_line(card.message or card.status, MAX_CAUSE_LENGTH),
             cause_class=card.cause,
             node=card.unique_id,
             owner=card.owner,
@@ -156,7 +158,7 @@ def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
                 id=f"{node.unique_id} {WARN_STATUS}",
                 kind="stale" if node.resource_type == "source" else "warning",
                 name=f"{node.resource_type} {node.name}",
-                cause=_one_line(node.message or node.status),
+                cause=one_line(node.message or node.status, MAX_CAUSE_LENGTH),
                 node=node.unique_id,
                 owner=_owner(report, node) if report is not None else None,
                 command=build_command(
@@ -247,9 +249,9 @@ def _build_notices(
 def _error_fields(error: MillraceError) -> dict[str, str]:
     is_infrastructure = error.retryable or error.is_infrastructure_error
     return {
-        "cause": _one_line(f"{error.what} ({error.where})"),
+        "cause": one_line(f"{error.what} ({error.where})", MAX_CAUSE_LENGTH),
         "cause_class": "system" if is_infrastructure else "configuration",
-        "command": _one_line(error.fix),
+        "command": one_line(error.fix, MAX_CAUSE_LENGTH),
     }
 
 
@@ -263,7 +265,3 @@ def _owner(report: RunReport, node: NodeResult) -> str | None:
         return node_lineage.owner if node_lineage is not None else None
     tested_node = report.lineage.get(node_lineage.attached_to or "")
     return tested_node.owner if tested_node is not None else None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:1000]

@@ -6,7 +6,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefect_flows.reporting.charts.svg import NOTHING, group_of, seconds, size, slots
+from prefect_flows.core.formatting import format_duration, truncate_long
+from prefect_flows.reporting.charts.svg import NOTHING, group_of, size, slots
 
 
 @cache
@@ -20,11 +21,12 @@ def templates() -> Environment:
     )
     environment.globals.update(
         group_of=group_of,
-        duration=seconds,
+        duration=format_duration,
         number=number,
         size=size,
         slots=slots,
-        cut=_truncate,
+        cut=truncate_long,
+        http=web_url,
     )
     return environment
 
@@ -37,11 +39,11 @@ def read_packaged_file(name: str) -> str:
     return loader.get_source(templates(), name)[0]
 
 
+def web_url(url: str | None) -> str | None:
+    """Return the URL if it is safe to link to (http or https), else None."""
+    return url if url is not None and url.startswith(("https://", "http://")) else None
+
+
 def number(value: int | None) -> str:
     """Format a number; a dash for None."""
     return NOTHING if value is None else f"{value:,}"
-
-
-def _truncate(value: str, characters: int) -> str:
-    left_out = len(value) - characters
-    return value if left_out <= 0 else f"{value[:characters]}… ({left_out:,} more characters)"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.prefect_api import read_secret, stored_state_url
 from prefect_flows.core.settings import Settings
-from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.core.validation_messages import format_faults
 from prefect_flows.state.state_url import LOGIN_BLOCK
 from prefect_flows.state.store import StateStore
 
@@ -61,7 +61,7 @@ def configured_store(
         login = model.model_validate(value)
     except ValidationError as error:
         raise ConfigurationError(
-            f"The login of the state store is not valid: {'; '.join(validation_faults(error))}.",
+            f"The login of the state store is not valid: {format_faults(error)}.",
             where=f"block secret/{LOGIN_BLOCK} at {client.api_url}",
             fix=f"give a JSON object with {', '.join(model.model_fields)} to: "
             f"uv run millrace secret {LOGIN_BLOCK}",

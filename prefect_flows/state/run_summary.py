@@ -33,6 +33,7 @@ class StageSummary(_Stored):
 
     Attributes:
         seconds: wall time of all attempts.
+        statuses: number of nodes by status.
         rows: rows written or loaded, if known.
         bytes: bytes read or processed, if known.
         skipped: why the stage was skipped.
@@ -40,6 +41,8 @@ class StageSummary(_Stored):
 
     stage: str
     seconds: float
+    statuses: dict[str, int] = Field(default_factory=dict)
+    attempts: int = 1
     rows: int | None = None
     bytes: int | None = None
     skipped: str | None = None

@@ -11,6 +11,7 @@ from dbt.artifacts.schemas.run import process_run_result
 
 from prefect_flows.core.errors import StageFailed
 from prefect_flows.core.failure_class import FailureClass, classify
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.hints import get_google_hint
 from prefect_flows.core.logger import Logger
 from prefect_flows.transform.artifacts import dbt_result
@@ -18,7 +19,7 @@ from prefect_flows.transform.event_listener import EventListener, Recorder
 from prefect_flows.transform.microbatch import run_failed_batches_only
 from prefect_flows.transform.node_filter import NodeFilter
 from prefect_flows.transform.node_log import NodeLog
-from prefect_flows.transform.repro_command import build_command
+from prefect_flows.transform.repro_command import build_command, format_dbt_command
 from prefect_flows.transform.results import (
     SKIPPED,
     FailedBatch,
@@ -239,7 +240,7 @@ class DbtStage:
         profile = self.session.profile
         nodes = self._counted()
         skipped = sum(node.status == SKIPPED for node in nodes)
-        message = " ".join((first.message or first.status).split())
+        message = one_line(first.message or first.status)
         command = build_command(first, profile.target, publishes=profile.publishes)
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
@@ -254,9 +255,9 @@ class DbtStage:
 
     def _aborted(self, error: BaseException) -> StageFailed:
         profile = self.session.profile
-        command = f"cd dbt && uv run dbt {' '.join(self.command)} --target {profile.target}"
+        command = format_dbt_command(" ".join(self.command), profile.target)
         return StageFailed(
-            f"{self.name}: dbt aborted: {' '.join(str(error).split())}",
+            f"{self.name}: dbt aborted: {one_line(str(error))}",
             where=f"target {profile.target!r}",
             fix=f"{get_google_hint(error, profile) or 'correct it'}; to reproduce: {command}",
             record=self.record(),

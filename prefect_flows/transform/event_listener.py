@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from prefect_flows.core.formatting import one_line
 from prefect_flows.transform.results import NodeResult, display_name
 
 
@@ -36,7 +37,7 @@ def get_warning(event: Any) -> str | None:
     """
     if event.info.level != "warn" or event.info.name.startswith("Log"):
         return None
-    return " ".join(event.info.msg.split()).removeprefix("[WARNING]: ")
+    return one_line(event.info.msg).removeprefix("[WARNING]: ")
 
 
 class Recorder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.logger import Logger
 from prefect_flows.transform.results import SKIPPED, NodeResult
 
@@ -47,7 +48,7 @@ class NodeLog:
                 result.status,
                 result.resource_type,
                 result.name,
-                " ".join((result.message or "").split()),
+                one_line(result.message or ""),
                 result.seconds,
                 f"\n  compiled: {path}" if path else "",
             )

@@ -45,8 +45,12 @@ def build_command(
     if node.failed_batch is not None:
         begin, end = (_format_time(time) for time in node.failed_batch)
         selection += f" --event-time-start {begin} --event-time-end {end}"
-    extra = f" {flags}" if flags else ""
-    return f"cd dbt && uv run dbt {command} --target {shlex.quote(target)}{selection}{extra}"
+    return format_dbt_command(command, target) + selection + (f" {flags}" if flags else "")
+
+
+def format_dbt_command(command: str, target: str) -> str:
+    """Return the shell command that runs a dbt command for a target, from the project's folder."""
+    return f"cd dbt && uv run dbt {command} --target {shlex.quote(target)}"
 
 
 def build_selector(node: NodeResult) -> str:

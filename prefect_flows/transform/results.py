@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from prefect_flows.core.failure_class import FailureClass
+from prefect_flows.core.formatting import one_line
 
 # Statuses that `dbt retry` runs again, and after which dbt exits with code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
@@ -174,9 +175,7 @@ class NodeResult:
 
 def _format_batch_errors(batches: Sequence[FailedBatch]) -> str:
     """Format the errors of the first batches, and how many more failed."""
-    errors = [
-        f"batch {b.name}: {' '.join(b.message.split())}" for b in batches[:MAX_LISTED_BATCHES]
-    ]
+    errors = [f"batch {b.name}: {one_line(b.message)}" for b in batches[:MAX_LISTED_BATCHES]]
     more = len(batches) - len(errors)
     return "; ".join([*errors, *([f"{more} more batches failed"] if more else [])])
 
@@ -206,6 +205,11 @@ def display_name(node: Any) -> str:
 def count_by_status(results: Iterable[NodeResult]) -> dict[str, int]:
     """Count results by status, most frequent first."""
     return dict(Counter(result.status for result in results).most_common())
+
+
+def format_statuses(statuses: Mapping[str, int]) -> str:
+    """Format the number of nodes of each status: `3 success, 1 error`."""
+    return ", ".join(f"{count:,} {status}" for status, count in statuses.items()) or "nothing"
 
 
 def nodes_to_retry(

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_flows.core.files import Warn
+from prefect_flows.core.validation_messages import list_faults
 from prefect_flows.state.journal import Entry
 from prefect_flows.transform.node_hashes import CodeHashes
 from prefect_flows.transform.results import NodeResult
@@ -95,9 +96,8 @@ def load_resume_state(entries: Sequence[Entry], code: CodeHashes, warn: Warn) ->
         try:
             result = _validate_entry(entry)
         except ValidationError as error:
-            fault = error.errors(include_input=False)[0]
-            at = ".".join(str(part) for part in fault["loc"])
-            warn(f"The journal entry of {name} is corrupt ({at}: {fault['msg']}) and was skipped.")
+            fault = list_faults(error)[0]
+            warn(f"The journal entry of {name} is corrupt ({fault}) and was skipped.")
             continue
         if result is None:
             records[entry["stage"]] = entry["record"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from prefect_flows.core.failure_class import FailureClass
-from prefect_flows.state.run_summary import PublishedData
+from prefect_flows.state.run_summary import PublishedData, StageSummary
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
@@ -73,27 +73,6 @@ class NodeTiming:
 
 
 @dataclass(frozen=True)
-class StageLine:
-    """What one stage did.
-
-    Attributes:
-        statuses: number of nodes by status.
-        seconds: wall time of all attempts.
-        rows: rows written or loaded, if known.
-        bytes: bytes processed, if the warehouse reports them.
-        skipped: why the stage was skipped.
-    """
-
-    stage: str
-    statuses: dict[str, int]
-    seconds: float
-    attempts: int = 1
-    rows: int | None = None
-    bytes: int | None = None
-    skipped: str | None = None
-
-
-@dataclass(frozen=True)
 class TestLine:
     """One data test or unit test.
 
@@ -132,7 +111,7 @@ class RunReport:
     first_cause: str | None
     started_at: datetime
     seconds: float
-    stages: list[StageLine] = field(default_factory=list)
+    stages: list[StageSummary] = field(default_factory=list)
     nodes: list[NodeResult] = field(default_factory=list)
     lineage: dict[str, LineageNode] = field(default_factory=dict)
     cards: list[FailureCard] = field(default_factory=list)

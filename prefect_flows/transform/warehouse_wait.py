@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from prefect_flows.core.bounded_waits import log_while_waiting
 from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.failure_class import root_cause
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.interrupts import time_limit
 from prefect_flows.core.logger import Logger
@@ -35,6 +36,6 @@ def limit_warehouse_wait(profile: Profile, seconds: float, log: Logger) -> Itera
         root = root_cause(error)
         if error is silent and root is not error:
             # The error of the last attempt; the timeout interrupted the wait for the next one.
-            silent.what += f" Last: {type(root).__name__}: {' '.join(str(root).split())}"
+            silent.what += f" Last: {type(root).__name__}: {one_line(str(root))}"
             silent.fix = get_hint(root, profile)
         raise

@@ -10,11 +10,9 @@ from rich.console import Console
 from infrastructure.ci.check_sources.check import Result, between, check
 from infrastructure.ci.check_sources.folder import COPY, all_sources
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.settings import load_settings
-
-EXIT_FAULTS = 1
 
 app = typer.Typer(add_completion=False)
 
@@ -49,4 +47,4 @@ def check_sources(
     faults = sum(len(each.faults) for each in results)
     if faults:
         console.print(f"{faults} fault(s); documentation/sources.md says what a source is.")
-        raise typer.Exit(EXIT_FAULTS)
+        raise typer.Exit(EXIT_FAILED)

@@ -24,6 +24,7 @@ from infrastructure.ci.pull_request.warehouse import (
     lock_error,
 )
 from prefect_flows.core.errors import WarehouseUnreachable
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.google_credentials import google_credentials
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.profiles import Profile
@@ -221,13 +222,13 @@ class BigQueryWarehouse:
                 ) from error
             if isinstance(error, GoogleAPICallError) and error.code == 400:
                 raise QueryFailed(
-                    f"The warehouse refuses: {' '.join(str(error).split())}",
+                    f"The warehouse refuses: {one_line(str(error))}",
                     where=profile.address,
                     fix="correct what it names, and try again",
                 ) from error
             raise WarehouseUnreachable(
                 f"Cannot connect to the warehouse of target {profile.target!r}: "
-                f"{' '.join(str(error).split())}",
+                f"{one_line(str(error))}",
                 where=profile.address,
                 fix=f"{get_hint(error, profile)}; documentation/pull_requests.md lists what the "
                 "target of pull requests needs",

@@ -14,6 +14,7 @@ from dbt.events.types import UnversionedBreakingChange
 from dbt.exceptions import ContractBreakingChangeError
 
 from prefect_flows.core.errors import ConfigurationError, SelectionError
+from prefect_flows.core.formatting import one_line
 from prefect_flows.transform.monkeypatch import patched
 from prefect_flows.transform.session import DbtSession
 
@@ -72,7 +73,7 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
                 for unique_id in _list_nodes(session, f"state:modified.{part}", state) - new:
                     parts.setdefault(unique_id, []).append(label)
     except ContractBreakingChangeError as error:
-        return Changes(breaks=broken, refused=_collapse_whitespace(str(error)))
+        return Changes(breaks=broken, refused=one_line(str(error)))
     kinds: dict[str, Change] = {}
     for unique_id in sorted(selected):
         if unique_id.partition(".")[0] in MATERIALIZED:
@@ -100,9 +101,7 @@ def contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
 
     def collect(event: Any, *arguments: Any, **options: Any) -> None:
         if isinstance(event, UnversionedBreakingChange):
-            broken[event.model_name] = [
-                _collapse_whitespace(each) for each in event.breaking_changes
-            ]
+            broken[event.model_name] = [one_line(each) for each in event.breaking_changes]
         else:
             fire(event, *arguments, **options)
 
@@ -147,13 +146,9 @@ def _list_nodes(session: DbtSession, method: str, state: Path) -> set[str]:
         raise error
     if error is not None:
         raise SelectionError(
-            f"dbt cannot compare the project with production: {' '.join(str(error).split())}",
+            f"dbt cannot compare the project with production: {one_line(str(error))}",
             where=f"{method} against {state}",
             fix="where it is of the manifest's version: run production with the dbt of this "
             "project first",
         ) from error
     return {json.loads(line)["unique_id"] for line in outcome.results}
-
-
-def _collapse_whitespace(text: str) -> str:
-    return " ".join(text.split())

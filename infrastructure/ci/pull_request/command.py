@@ -11,11 +11,9 @@ import typer
 from rich.console import Console
 
 from infrastructure.ci.pull_request.names import MAX_NUMBER, get_schema
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ConfigurationError
-
-FAILED = 1
 
 app = typer.Typer(add_completion=False)
 
@@ -78,7 +76,7 @@ def build(
         highlight=False,
     )
     if record.outcome in ("failed", "refused"):
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

@@ -14,14 +14,14 @@ from infrastructure.ci.pull_request.formatting import (
     format_details,
     format_rows,
     format_time,
-    get_name,
     is_slower,
-    table,
 )
-from infrastructure.ci.pull_request.lineage_diagram import MINUS, mermaid
-from prefect_flows.core.markup import code_block
+from infrastructure.ci.pull_request.lineage_diagram import MINUS, get_name, mermaid
+from prefect_flows.core.formatting import format_duration
+from prefect_flows.core.markup import code_block, markdown_table
 from prefect_flows.core.markup import escape_for_github as escaped
-from prefect_flows.reporting.charts.svg import seconds, size
+from prefect_flows.reporting.charts.svg import size
+from prefect_flows.transform.results import format_statuses
 
 # First line of the comment, by which it is found again; GitHub does not render it.
 MARKER = "<!-- millrace pull request -->"
@@ -105,11 +105,11 @@ class _Sections:
 
     def _how(self) -> str:
         build = self._build
-        tests = ", ".join(f"{count:,} {status}" for status, count in build.tests.items())
+        tests = format_statuses(build.tests) if build.tests else "none"
         text = (
-            f"Commit {escaped(build.version)}, built in {seconds(build.seconds)} into "
+            f"Commit {escaped(build.version)}, built in {format_duration(build.seconds)} into "
             f"`{build.schema_name}` with target `{build.target}`, against the last good run of "
-            f"`{build.production}`. Tests: {tests or 'none'}."
+            f"`{build.production}`. Tests: {tests}."
         )
         format_count = [self._classes[b.unique_id] for b in build.built]
         labels = {
@@ -168,7 +168,7 @@ class _Sections:
                 ["*null*" if value is None else escaped(value, 60) for value in row[:8]]
                 for row in rows.rows[: self._most_rows]
             ]
-            shown = table([escaped(column, 60) for column in rows.columns[:8]], cells)
+            shown = markdown_table([escaped(column, 60) for column in rows.columns[:8]], cells)
             yield f"<details><summary>Failing rows</summary>\n\n{shown}\n\n</details>"
 
     def _models(self) -> Iterable[str]:
@@ -180,7 +180,7 @@ class _Sections:
         header = ["model", "change", "rows", "added", "removed", "changed", "columns", "seconds"]
         header += ["read"] if has_bytes else []
         lines = [self._line(built, has_bytes=has_bytes) for built in shown]
-        yield table(header, lines, right=range(2, len(header)))
+        yield markdown_table(header, lines, right=range(2, len(header)))
         omitted = self._ordered[self._most_models :]
         if omitted:
             classes = [self._classes[built.unique_id] for built in omitted]
@@ -255,9 +255,9 @@ class _Sections:
         )
         yield "### Time and cost"
         sentences = [
-            f"{len(known):,} models that production has built took {seconds(here)} here, and take "
-            f"{seconds(there)} there (median of its last runs). Here each is built whole, there "
-            "incremental ones are only added to.",
+            f"{len(known):,} models that production has built took "
+            f"{format_duration(here)} here, and take {format_duration(there)} there (median of its "
+            "last runs). Here each is built whole, there incremental ones are only added to.",
         ]
         slower = sorted(
             (b for b in known if is_slower(b)), key=lambda b: (b.usual_seconds or 0) - b.seconds

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from infrastructure.ci.pull_request.build_record import Built
 from infrastructure.ci.pull_request.differences import Difference
-from infrastructure.ci.pull_request.lineage_diagram import MINUS
+from infrastructure.ci.pull_request.lineage_diagram import format_signed
 from prefect_flows.reporting.charts.svg import NOTHING
 from prefect_flows.reporting.run_report.history import FACTOR, SLOWER_BY_SECONDS
 
@@ -36,14 +36,8 @@ def format_columns(found: Difference) -> str:
     """Format the number of columns added, removed and of a changed type."""
     if found.rows_before is None and found.columns_added:
         return f"{len(found.columns_added):,}"
-    parts = [
-        f"{sign}{len(each)}"
-        for sign, each in (
-            ("+", found.columns_added), (MINUS, found.columns_removed), ("~", found.types),
-        )
-        if each
-    ]  # fmt: skip
-    return " ".join(parts) or NOTHING
+    added, removed = len(found.columns_added), len(found.columns_removed)
+    return format_signed(added, removed, len(found.types)) or NOTHING
 
 
 def format_count(value: int | None) -> str:
@@ -65,15 +59,3 @@ def is_slower(built: Built) -> bool:
     return usual is not None and (
         built.seconds > FACTOR * usual and built.seconds - usual >= SLOWER_BY_SECONDS
     )
-
-
-def get_name(unique_id: str) -> str:
-    """Return a node's id without its resource type and package."""
-    return unique_id.split(".", 2)[-1]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """Format a table whose cells are already Markdown; right-align the columns in `right`."""
-    places = set(right)
-    rule = ["---:" if place in places else "---" for place in range(len(header))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

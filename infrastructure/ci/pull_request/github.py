@@ -17,6 +17,7 @@ import httpx
 
 from infrastructure.ci.pull_request.comment import MARKER
 from prefect_flows.core.errors import ConfigurationError, MillraceError
+from prefect_flows.core.formatting import one_line
 
 log = logging.getLogger("millrace")
 
@@ -259,7 +260,7 @@ def _message(answer: httpx.Response) -> str:
         message = answer.json().get("message", "")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         message = answer.reason_phrase
-    return " ".join(str(message).split())[:300]
+    return one_line(str(message), 300)
 
 
 def _json(answer: httpx.Response) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from infrastructure.ci.pull_request.build_record import Build, Built
 from infrastructure.ci.pull_request.differences import Comparison, Difference
-from prefect_flows.reporting.charts.svg import shorten_middle
+from prefect_flows.core.formatting import shorten_middle
 from prefect_flows.transform.lineage import nearest, reach
 
 # GitHub refuses more than 500 edges; a readable diagram has far fewer.
@@ -65,7 +65,7 @@ def mermaid(
         lines.append(f'    {names[unique_id]}["{label}"]:::{styles[unique_id]}')
     for unique_id in around:
         left, right = ("([", "])") if unique_id.startswith("exposure.") else ("[", "]")
-        label = _escape_label(_name(unique_id))
+        label = _escape_label(get_name(unique_id))
         lines.append(f'    {names[unique_id]}{left}"{label}"{right}:::production')
     edges = [
         (parent, unique_id)
@@ -91,7 +91,7 @@ def _note(built: Mapping[str, Built], shown: Sequence[str], edges: int) -> str:
 
 def _label(unique_id: str, built: Built, difference: Difference | None) -> str:
     second = built.change if not built.parts else f"{built.change}: {', '.join(built.parts)}"
-    label = f"{_escape_label(_name(unique_id))}<br/>{_escape_label(second)}"
+    label = f"{_escape_label(get_name(unique_id))}<br/>{_escape_label(second)}"
     figures = _figures(difference)
     return f"{label}<br/>{figures}" if figures else label
 
@@ -103,21 +103,21 @@ def _figures(difference: Difference | None) -> str:
         return "no row differs"
     if difference.added is None:
         return ""
-    parts = [
-        f"{sign}{count:,}"
-        for sign, count in (
-            ("+", difference.added), (MINUS, difference.removed), ("~", difference.changed),
-        )
-        if count
-    ]  # fmt: skip
-    return f"{' '.join(parts)} rows" if parts else "columns differ"
+    counts = format_signed(difference.added, difference.removed, difference.changed)
+    return f"{counts} rows" if counts else "columns differ"
+
+
+def format_signed(added: int, removed: int | None, changed: int | None) -> str:
+    """Format what was added, removed and changed: `+3 ~2`; empty if nothing was."""
+    signs = (("+", added), (MINUS, removed), ("~", changed))
+    return " ".join(f"{sign}{count:,}" for sign, count in signs if count)
 
 
 def _is_same(difference: Difference | None) -> bool:
     return difference is not None and difference.is_same is True
 
 
-def _name(unique_id: str) -> str:
+def get_name(unique_id: str) -> str:
     """Return a node's id without its type and package; a source keeps its schema."""
     return unique_id.split(".", 2)[-1]
 

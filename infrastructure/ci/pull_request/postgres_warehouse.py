@@ -21,6 +21,7 @@ from infrastructure.ci.pull_request.warehouse import (
     lock_error,
 )
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.profiles import Profile
 
 # First half of the advisory lock's key; the second is the pull request's number.
@@ -217,7 +218,7 @@ class PostgresWarehouse:
         except psycopg2.OperationalError as error:
             raise WarehouseUnreachable(
                 f"Cannot connect to the warehouse of target {self._profile.target!r}: "
-                f"{' '.join(str(error).split())}",
+                f"{one_line(str(error))}",
                 where=self._profile.address,
                 fix=self._profile.address_hint,
             ) from error
@@ -264,14 +265,13 @@ class PostgresWarehouse:
             ) from error
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             raise WarehouseUnreachable(
-                f"The warehouse of target {profile.target!r} went away: "
-                f"{' '.join(str(error).split())}",
+                f"The warehouse of target {profile.target!r} went away: {one_line(str(error))}",
                 where=profile.address,
                 fix=profile.address_hint,
             ) from error
         except errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"{profile.output['user']} may not do this: {' '.join(str(error).split())}",
+                f"{profile.output['user']} may not do this: {one_line(str(error))}",
                 where=profile.address,
                 fix="documentation/pull_requests.md lists what the target of pull requests needs: "
                 "create on the database, and select on what it reads",

@@ -9,11 +9,10 @@ import typer
 from rich.console import Console
 
 from infrastructure.ci.reference import commands, schemas
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 
 app = typer.Typer(add_completion=False)
 
-STALE = 1
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path("documentation") / "reference"
 HEAD = "<!-- Made by `uv run millrace reference`; do not edit. -->"
@@ -57,4 +56,4 @@ def main(
     if orphaned or (check and stale):
         if stale:
             console.print("fix: uv run millrace reference", highlight=False)
-        raise typer.Exit(STALE)
+        raise typer.Exit(EXIT_FAILED)

@@ -13,9 +13,10 @@ from typing import Any, get_args, get_origin
 import typer
 from typer.main import get_command
 
-from infrastructure.ci.reference.markdown import escape_cell, table
+from infrastructure.ci.reference.markdown import escape_cell
 from infrastructure.cli import SUBCOMMANDS, LazyGroup, Subcommand, load
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.markup import markdown_table
 from prefect_flows.ingest import source_registry
 
 PACKAGES = ("infrastructure", "prefect_flows")
@@ -134,7 +135,7 @@ def sentence(text: str) -> str:
 def page(root: Path) -> str:
     """Generate the page of all commands."""
     all_of_them = programs(root)
-    overview = table(
+    overview = markdown_table(
         ["command", "what it does"],
         [
             [f"[`{program.name}`](#{anchor(program.name)})", escape_cell(program.summary)]
@@ -197,7 +198,7 @@ def _usage(line: str, command: Any) -> list[str]:
     rows = [
         [_term(p), _default(p), escape_cell(_help_with_envvar(p))] for p in [*arguments, *options]
     ]
-    return [usage, table(["option", "default", "what it is"], rows)] if rows else [usage]
+    return [usage, markdown_table(["option", "default", "what it is"], rows)] if rows else [usage]
 
 
 def _name(option: Any) -> str:

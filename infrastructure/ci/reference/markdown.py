@@ -1,19 +1,13 @@
-"""Format Markdown tables."""
+"""Escape the cells of Markdown tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a table; cells must not contain line breaks."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+from prefect_flows.core.formatting import one_line
 
 
 def escape_cell(text: str) -> str:
     """Escape text for a table cell: one line, with `|` and `<` escaped."""
-    parts = " ".join(text.split()).replace("|", r"\|").split("`")
+    parts = one_line(text).replace("|", r"\|").split("`")
     # Outside code spans, `<` would start an HTML tag.
     parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)

@@ -9,9 +9,10 @@ from typing import Any
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
-from infrastructure.ci.reference.markdown import escape_cell, table
+from infrastructure.ci.reference.markdown import escape_cell
 from infrastructure.setup_profiles import contract
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.markup import markdown_table
 from prefect_flows.core.settings import PREFIX, Settings, StagePolicies, StagePolicy
 from prefect_flows.ingest import source_registry
 
@@ -91,19 +92,19 @@ def settings_page() -> str:
         "Variables of the environment, or lines of `.env` in the project's folder. A deployment "
         "overrides its own with `job_variables.env`. A variable that begins with `MILLRACE_` and "
         "is none of these is refused.",
-        table(HEADS, rows(schema, prefix=PREFIX, where="prefect_flows/core/settings.py")),
+        markdown_table(HEADS, rows(schema, prefix=PREFIX, where="prefect_flows/core/settings.py")),
         "## Stages",
         escape_cell(stages["description"])
         + " `MILLRACE_STAGES__DBT_RUN__RETRIES=4` changes one: the stage and its setting, in "
         "capitals, between double underscores.",
-        table(
+        markdown_table(
             ["setting", "type", "what it is"],
             [
                 [row[0], row[1], row[3]]
                 for row in rows(StagePolicy.model_json_schema(), where=SETTINGS_FILE)
             ],
         ),
-        table(
+        markdown_table(
             ["stage", *(f"`{name}`" for name in of_policy), ""],
             [
                 [
@@ -126,9 +127,10 @@ def outputs_page() -> str:
         "What every root module gives, and the embedded default; setup validates the whole "
         "document before it writes anything. [The contract](../contract.md) says what becomes "
         "of it.",
-        table(HEADS, rows(schema, where=where)),
+        markdown_table(HEADS, rows(schema, where=where)),
         *(
-            f"## {name}\n\n{part['description']}\n\n{table(HEADS, rows(part, where=where))}"
+            f"## {name}\n\n{part['description']}\n\n"
+            f"{markdown_table(HEADS, rows(part, where=where))}"
             for name, part in schema["$defs"].items()
         ),
     ])  # fmt: skip
@@ -152,6 +154,6 @@ def flows_page() -> str:
                     f"## {flow.name}",
                     f"`{name}.{flow.fn.__name__}`",
                     (flow.description or "").partition("\n\nArgs:")[0].strip(),
-                    table(HEADS, rows(schema, where=where)),
+                    markdown_table(HEADS, rows(schema, where=where)),
                 ]
     return "\n\n".join(parts)

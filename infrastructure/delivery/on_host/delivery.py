@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure.delivery.on_host import database
 from infrastructure.delivery.on_host.engine import Engine, Log
-from infrastructure.delivery.on_host.errors import StepFailed
+from infrastructure.delivery.on_host.errors import StepFailed, collect_failure, refuse_new_faults
 from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release
 from infrastructure.delivery.on_host.workers import Workers
 
@@ -194,18 +194,9 @@ class Delivery:
         ).stdout  # fmt: skip
         return dict(json.loads(output.strip().splitlines()[-1]))
 
-    def _new_faults(self, release: Release) -> list[str]:
-        """Return the faults that the health check did not find before this delivery."""
-        faults = self._faults(release, self._wait, self._known)
-        return [text for key, text in faults.items() if key not in self._known]
-
-    def _check(self, release: Release) -> None:
-        with self._step("check", "the health check"):
-            found = self._new_faults(release)
-            for each in found:
-                self._log.quote(each)
-            if found:
-                raise StepFailed(f"the health check fails: {'; '.join(found)}")
+    def _check(self, release: Release, name: str = "check") -> None:
+        with self._step(name, "the health check"):
+            refuse_new_faults(self._faults(release, self._wait, self._known), self._known)
 
     def _handle_failure(self, release: Release, before: Release | None, why: str) -> str:
         self.record["why"] = why
@@ -245,11 +236,8 @@ class Delivery:
 
         @contextmanager
         def each(name: str, says: str) -> Iterator[None]:
-            try:
-                with self._step(f"back: {name}", says):
-                    yield
-            except StepFailed as error:
-                faults.append(str(error))
+            with collect_failure(faults), self._step(f"back: {name}", says):
+                yield
 
         with each("server", before.image):
             if "migration" in begun and self.record["backup"]:
@@ -271,10 +259,8 @@ class Delivery:
             with each("deploy", f"the deployments at {self.record['deployed']}"):
                 back = [*CONTAINER_CLI, "back", self._target, self.record["deployed"]]
                 self._engine.inside(before, *back)
-        with each("check", "the health check"):
-            found = self._new_faults(before)
-            if found:
-                raise StepFailed(f"the health check fails: {'; '.join(found)}")
+        with collect_failure(faults):
+            self._check(before, "back: check")
         return faults
 
     def _handle_success(self, release: Release, before: Release | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ class Container:
 
 
 class Log:
-    """Log of a delivery; each line has the time and the seconds since the start."""
+    """Log of a delivery, in a file or on stdout; each line has the time and the seconds."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._started = time.monotonic()
 
@@ -55,6 +56,10 @@ class Log:
         self._write("".join(f"                   | {line.rstrip()}\n" for line in lines))
 
     def _write(self, text: str) -> None:
+        if self._file is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return
         with self._file.open("a", encoding="utf-8") as stream:
             stream.write(text)
 

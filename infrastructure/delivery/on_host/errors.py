@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
 REFUSED, BUSY = 2, 75
 
 
@@ -28,3 +31,25 @@ class Busy(Refused):
 
 class StepFailed(Exception):  # the delivery is then rolled back
     """A step of the delivery failed, so the delivery is rolled back; the message is one line."""
+
+
+@contextmanager
+def collect_failure(
+    faults: list[str], errors: tuple[type[Exception], ...] = (StepFailed,)
+) -> Iterator[None]:
+    """Collect the failure of a step of a rollback, so that the other steps still run."""
+    try:
+        yield
+    except errors as error:
+        faults.append(str(error).partition("\n")[0])
+
+
+def refuse_new_faults(faults: dict[str, str], known: Collection[str]) -> None:
+    """Raise an error for faults that the health check did not find before the delivery.
+
+    Raises:
+        StepFailed: there are new faults.
+    """
+    found = [text for key, text in faults.items() if key not in known]
+    if found:
+        raise StepFailed(f"the health check fails: {'; '.join(found)}")

@@ -18,6 +18,7 @@ from infrastructure.operate.backup.database import TABLES, Postgres
 from infrastructure.operate.backup.encryption_keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
 from infrastructure.operate.backup.postgres_programs import call, program
 from prefect_flows.core.errors import BackupError
+from prefect_flows.core.formatting import one_line
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -217,7 +218,7 @@ def _connect(database: Postgres, name: str | None = None) -> Iterator[Connection
         yield connection
     except psycopg2.Error as error:
         raise BackupError(
-            f"Postgres refuses: {' '.join(str(error).split())}",
+            f"Postgres refuses: {one_line(str(error))}",
             where=database.address,
             fix="see that it answers and what PREFECT_SERVER_DATABASE_CONNECTION_URL holds; "
             "a restore makes a database: alter role <user> createdb",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infrastructure.operate.backup.database import Postgres
 from prefect_flows.core.errors import BackupError
+from prefect_flows.core.formatting import one_line
 
 
 def program(name: str, server_major: int) -> Path:
@@ -52,7 +53,7 @@ def call(file: Path, arguments: list[str], database: Postgres, variables: dict[s
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        message = one_line(done.stderr) or f"exit code {done.returncode}"
         raise BackupError(
             f"{file.name} failed: {message}",
             where=database.address,

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure.operate.health_check.facts import ApiState, Deployed, Pool, Server, Target
 from prefect_flows.core.names import PIPELINE, concurrency_limit
-from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.prefect_api import prefect_client, read_all, read_or_none
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
 
-PAGE = 200
 # Number of successful runs whose duration counts as usual.
 USUAL_RUNS = 10
 # A run may have released its lease and be about to finish: look again after this time.
@@ -58,7 +57,9 @@ def facts(client: SyncPrefectClient, names: Sequence[str]) -> ApiState:
     from prefect.client.schemas.filters import FlowFilter
 
     now = datetime.now(UTC)
-    deployments = [d for d in _deployments(client) if d.parameters.get("target") in names]
+    deployments = [
+        d for d in read_all(client.read_deployments) if d.parameters.get("target") in names
+    ]
     pipeline = FlowFilter.model_validate({"name": {"any_": [PIPELINE]}})
     flow_names = {str(flow.id): flow.name for flow in client.read_flows(flow_filter=pipeline)}
     for deployment in deployments:
@@ -73,27 +74,15 @@ def facts(client: SyncPrefectClient, names: Sequence[str]) -> ApiState:
     return ApiState(now, targets, [_pool(client, name) for name in pools], flow_names)
 
 
-def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
-    found: list[DeploymentResponse] = []
-    while True:
-        page = client.read_deployments(limit=PAGE, offset=len(found))
-        found += page
-        if len(page) < PAGE:
-            return found
-
-
 def _pool(client: SyncPrefectClient, name: str) -> Pool:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        pool = client.read_work_pool(name)
-    except ObjectNotFound:
+    pool = read_or_none(client.read_work_pool, name)
+    if pool is None:
         return Pool(name, None)
     return Pool(
         name,
         pool,
-        client.read_workers_for_work_pool(name, limit=PAGE),
-        client.read_work_queues(work_pool_name=name, limit=PAGE),
+        read_all(client.read_workers_for_work_pool, work_pool_name=name),
+        read_all(client.read_work_queues, work_pool_name=name),
     )
 
 
@@ -152,7 +141,7 @@ def _read_unfinished(
     found = {
         run.id: run
         for which, flow in ways
-        for run in _read_runs(client, which, UNFINISHED, "EXPECTED_START_TIME_ASC", PAGE, flow, now)
+        for run in _read_runs(client, which, UNFINISHED, "EXPECTED_START_TIME_ASC", 200, flow, now)
     }
     return list(found.values())
 
@@ -162,12 +151,9 @@ def _get_end_time(run: FlowRun) -> datetime:
 
 
 def _count_lease_holders(client: SyncPrefectClient, target: str) -> int | None:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return client.read_global_concurrency_limit_by_name(concurrency_limit(target)).active_slots
-    except ObjectNotFound:
-        return None
+    read = client.read_global_concurrency_limit_by_name
+    limit = read_or_none(read, concurrency_limit(target))
+    return None if limit is None else limit.active_slots
 
 
 def _read_runs(

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from prefect_flows.core.formatting import one_line
+
 # User and password in a URL.
 USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -63,16 +65,8 @@ def redacted(check: Check, secrets: Iterable[str]) -> Check:
     def clean(text: str) -> str:
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")
-        return " ".join(USERINFO.sub("***@", text).split())
+        return one_line(USERINFO.sub("***@", text))
 
     return replace(
         check, seen=clean(check.seen), fix=None if check.fix is None else clean(check.fix)
     )
-
-
-def lasting(seconds: float) -> str:
-    """Format a duration: `42 s`, `5 min`, `3 h`, `2 d`."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

@@ -24,12 +24,11 @@ from infrastructure.operate.health_check.check_result import (
 )
 from infrastructure.operate.health_check.checks import Checks
 from infrastructure.operate.health_check.parallel_checks import run_checks
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.core.settings import load_settings
 
-FAILED = 1
 # Timeout per check, so that one that hangs does not use up the time of the others.
 ANSWER_SECONDS = 20.0
 COLORS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red", Status.SKIPPED: "dim"}
@@ -68,7 +67,7 @@ def healthcheck(
     else:
         _print(checks)
     if overall(checks) is Status.FAILED:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _run_checks(questions: Checks, timeout: float) -> list[Check]:

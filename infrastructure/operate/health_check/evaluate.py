@@ -9,8 +9,9 @@ from typing import Any
 
 from packaging.version import Version
 
-from infrastructure.operate.health_check.check_result import USERINFO, Check, Status, lasting
+from infrastructure.operate.health_check.check_result import USERINFO, Check, Status
 from infrastructure.operate.health_check.facts import ApiState, Deployed, Pool, Server, Target
+from prefect_flows.core.formatting import format_duration
 
 PREFECT = "uv run prefect"
 WORKER_COMMAND = "uv run millrace worker"
@@ -111,13 +112,15 @@ def _judge_workers(pool: Pool, facts: ApiState) -> Check:
         if online and age <= MISSED_HEARTBEATS * interval
     }
     if alive:
-        seen = ", ".join(f"{name} {max(age, 0):.0f} s ago" for name, age in sorted(alive.items()))
+        seen = ", ".join(
+            f"{name} {format_duration(age)} ago" for name, age in sorted(alive.items())
+        )
         return Check("worker", pool.name, Status.OK, f"{len(alive)} online; last heartbeat: {seen}")
     fix = f"start one: {WORKER_COMMAND} --pool {pool.name}; or restart its container or unit"
     if not beats:
         return Check("worker", pool.name, Status.FAILED, "no worker ever asked this pool", fix)
     name, (age, *_) = min(beats.items(), key=lambda beat: beat[1][0])
-    seen = f"none online; the last heartbeat, of {name}, came {lasting(age)} ago"
+    seen = f"none online; the last heartbeat, of {name}, came {format_duration(age)} ago"
     return Check("worker", pool.name, Status.FAILED, seen, fix)
 
 

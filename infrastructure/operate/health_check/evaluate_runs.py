@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from infrastructure.operate.health_check.check_result import Check, Status, lasting
+from infrastructure.operate.health_check.check_result import Check, Status
 from infrastructure.operate.health_check.evaluate import PREFECT
 from infrastructure.operate.health_check.facts import ApiState, Deployed, Target
+from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.names import PIPELINE
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def judge_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
         if success is None:
             seen += "; no success is known"
         elif success.id != target.last.id and success.end_time is not None:
-            seen += f"; last success {lasting(facts.age(success.end_time))} ago"
+            seen += f"; last success {format_duration(facts.age(success.end_time))} ago"
         yield _evaluate_state(target.last, target.name, seen)
     for deployed in target.deployed:
         if not deployed.is_pipeline and deployed.last is not None:
@@ -62,8 +63,8 @@ def _evaluate_state(run: FlowRun, subject: str, seen: str) -> Check:
 
 
 def _describe_end(run: FlowRun, facts: ApiState) -> str:
-    ago = f" {lasting(facts.age(run.end_time))} ago" if run.end_time is not None else ""
-    took = f", took {lasting(run.total_run_time.total_seconds())}" if run.start_time else ""
+    ago = f" {format_duration(facts.age(run.end_time))} ago" if run.end_time is not None else ""
+    took = f", took {format_duration(run.total_run_time.total_seconds())}" if run.start_time else ""
     return f"{run.state_name}{ago}{took}"
 
 
@@ -82,7 +83,8 @@ def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
         yield Check(
             "late runs", target.name,
             Status.FAILED if longest > STUCK_SECONDS else Status.WARNING,
-            f"{len(late)} late, by up to {lasting(longest)}: {_format([run for _, run in late])}",
+            f"{len(late)} late, by up to {format_duration(longest)}: "
+            f"{_format([run for _, run in late])}",
             "see pool, queues and worker above; to give it up: "
             f"{PREFECT} flow-run cancel {late[0][1].id}",
         )  # fmt: skip
@@ -97,7 +99,8 @@ def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
         longest, first = max(stuck, key=lambda found: found[0])
         yield Check(
             "stuck runs", target.name, Status.FAILED,
-            f"{first.state_name} for {lasting(longest)}: {_format([run for _, run in stuck])}",
+            f"{first.state_name} for {format_duration(longest)}: "
+            f"{_format([run for _, run in stuck])}",
             f"see the worker's log; then {PREFECT} flow-run cancel {first.id}, "
             f"or {PREFECT} flow-run delete {first.id}",
         )  # fmt: skip
@@ -136,10 +139,11 @@ def judge_running(target: Target, facts: ApiState) -> Check:
         _, first = max(running, key=lambda found: found[0])
         return Check(
             "running", target.name, Status.WARNING,
-            f"{_format([first])} for {lasting(longest)}; the last took {lasting(usual)} or less",
+            f"{_format([first])} for {format_duration(longest)}; the last took "
+            f"{format_duration(usual)} or less",
             f"{PREFECT} flow-run logs {first.id}; to end it: {PREFECT} flow-run cancel {first.id}",
         )  # fmt: skip
-    seen = f"{len(running)} for {lasting(longest)}" if running else "none"
+    seen = f"{len(running)} for {format_duration(longest)}" if running else "none"
     return Check("running", target.name, Status.OK, seen)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure.operate.health_check.check_result import Check, Status
 from prefect_flows.core.errors import WarehouseUnreachable
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.notifications.outbox import Outbox
@@ -94,7 +95,7 @@ def _fields(credentials: Any, profile: Profile) -> dict[str, Any]:
 
 def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
     return WarehouseUnreachable(
-        f"cannot be used: {' '.join(str(error).split())}",
+        f"cannot be used: {one_line(str(error))}",
         where=profile.address,
         fix=get_hint(error, profile),
     )

@@ -10,13 +10,13 @@ from infrastructure.prefect_resources.automations.triggers import Finding
 from infrastructure.prefect_resources.deployments.deployment_resources import TAG
 from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from prefect_flows.core.names import automation, run_tag
+from prefect_flows.core.prefect_api import read_all
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import Automation, AutomationCore
 
 AUTOMATION = "automation"
-PAGE = 200
 # Fields of our actions. A plan masks any other field, since it was added by hand.
 PRINTED = frozenset({"type", "block_document_id", "subject", "body", "state", "message"})
 UNORDERED = ("after", "expect", "for_each")
@@ -114,13 +114,7 @@ class AutomationKind:
     def _read(self, client: SyncPrefectClient) -> list[Automation]:
         """Read all automations once, since a plan looks up many."""
         if self._all is None:
-            found: list[Automation] = []
-            while True:
-                page = client.read_automations(limit=PAGE, offset=len(found))
-                found += page
-                if len(page) < PAGE:
-                    break
-            self._all = found
+            self._all = read_all(client.read_automations)
         return self._all
 
 

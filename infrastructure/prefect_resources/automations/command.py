@@ -19,7 +19,7 @@ from infrastructure.prefect_resources.deployments import preflight
 from infrastructure.prefect_resources.ownership import projects_of
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import apply, differs, plan
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError, did_you_mean
 from prefect_flows.core.names import SETUP_COMMAND, notify_block
 from prefect_flows.core.prefect_api import prefect_client
@@ -27,8 +27,6 @@ from prefect_flows.core.settings import load_settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-DRIFT = 1
 
 app = typer.Typer(add_completion=False)
 
@@ -40,10 +38,8 @@ def setup_automations(
         list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")
     ] = None,
     file: Annotated[Path, typer.Option(help="The file of automations.")] = AUTOMATIONS_FILE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
-    ] = False,
+    dry_run: plan_table.DryRun = False,
+    check: plan_table.Check = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned automations.")] = False,
 ) -> None:
     """Create or update the automations that find late, stuck, missing and killed runs."""
@@ -78,7 +74,7 @@ def setup_automations(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     if check and differs(steps):
-        raise typer.Exit(DRIFT)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _other_projects_targets(

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from infrastructure.prefect_resources.automations.automations_file import Times
+from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.names import PIPELINE, run_tag
 
 EVENT = "prefect.flow-run."
@@ -66,7 +67,8 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
     if times.late is not None:
         yield Finding(
             "late",
-            f"No worker has taken a run of {target}, {_format(times.late)} after it was late.",
+            f"No worker has taken a run of {target}, {format_duration(times.late)} after it was "
+            "late.",
             _absence(times.late, after=("Late",), expect=TAKEN_STATES, match_related=[runs]),
             f"Millrace: target {target}: a run is late",
             f"{LABEL} is due since {{{{ flow_run.expected_start_time }}}}, and no worker has taken "
@@ -76,38 +78,40 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
         yield Finding(
             "pending",
             f"A worker has taken a run of {target}, which has not begun after "
-            f"{_format(times.pending)}.",
+            f"{format_duration(times.pending)}.",
             _absence(
                 times.pending, after=("Pending",), expect=STARTED_STATES, match_related=[runs]
             ),
             f"Millrace: target {target}: a run does not begin",
-            f"{LABEL} was taken by a worker {_format(times.pending)} ago, and has not begun: an "
-            "image that cannot be pulled, no room for its container, a worker that is gone.\n"
-            f"{LINK}\n"
-            f"What it says: {LOGS}",
+            f"{LABEL} was taken by a worker {format_duration(times.pending)} ago, and has not "
+            "begun: an image that cannot be pulled, no room for its container, a worker that is "
+            f"gone.\n{LINK}\nWhat it says: {LOGS}",
         )
     if times.stuck is not None:
         yield Finding(
             "stuck",
-            f"A run of {target} goes on for more than {_format(times.stuck)}.",
+            f"A run of {target} goes on for more than {format_duration(times.stuck)}.",
             _absence(times.stuck, after=("Running",), expect=FINISHED_STATES, match_related=[runs]),
             f"Millrace: target {target}: a run takes too long",
-            f"{LABEL} goes on for more than {_format(times.stuck)}. The next one waits for it.\n"
-            f"{LINK}\nWhat it does: {LOGS}\nTo stop it, so that the next goes on from there: "
+            f"{LABEL} goes on for more than {format_duration(times.stuck)}. The next one waits for "
+            f"it.\n{LINK}\nWhat it does: {LOGS}\nTo stop it, so that the next goes on from there: "
             f"{CANCEL}",
         )
     if times.missing is not None and scheduled:
+        problem = (
+            f"No run of the pipeline for {target} has completed within "
+            f"{format_duration(times.missing)}."
+        )
         pipeline = {"prefect.resource.role": "flow", "prefect.resource.name": PIPELINE}
         yield Finding(
             "missing",
-            f"No run of the pipeline for {target} has completed within {_format(times.missing)}.",
+            problem,
             _absence(
                 times.missing, after=("Completed",), expect=("Completed",),
                 match_related=[runs, pipeline], for_each=(),
             ),
             f"Millrace: target {target} was not refreshed",
-            f"No run of the pipeline for {target} has completed within {_format(times.missing)}."
-            f"{{% if flow_run %}} The last that did: {LINK}{{% endif %}}\n"
+            f"{problem}{{% if flow_run %}} The last that did: {LINK}{{% endif %}}\n"
             f"Check: {health}",
         )  # fmt: skip
     if times.crashed:
@@ -130,7 +134,7 @@ def zombies(after: timedelta) -> Finding:
     """Return the finding for runs that are shown as running, but whose process is gone."""
     return Finding(
         "zombies",
-        f"A run whose heartbeats stop for {_format(after)} is set to Crashed.",
+        f"A run whose heartbeats stop for {format_duration(after)} is set to Crashed.",
         _event({
             "posture": "Proactive",
             "after": [HEARTBEAT],
@@ -166,13 +170,3 @@ def _event(given: dict[str, Any]) -> dict[str, Any]:
 
 def _related_tag(tag: str) -> dict[str, str]:
     return {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"}
-
-
-def _format(time: timedelta) -> str:
-    """Format a duration as in the file: 90 s, 15 min, 26 h."""
-    seconds = round(time.total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        # Below three days, hours are easier to read.
-        if seconds % size == 0 and (unit != "d" or seconds >= 3 * size):
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"

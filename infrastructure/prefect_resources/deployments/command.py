@@ -24,15 +24,13 @@ from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.version import get_version
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-FAILED = 1
 
 app = typer.Typer(add_completion=False)
 
@@ -69,7 +67,7 @@ def deploy(
         str | None, typer.Option(help="Image of the runs. MILLRACE_IMAGE by default.")
     ] = None,
     pool: Annotated[str | None, typer.Option(help="Another work pool than the files name.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: plan_table.DryRun = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove deployments that no file has any more.")
     ] = False,
@@ -102,7 +100,7 @@ def deploy(
             for each in faults:
                 console.print(f"{name}: {each}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"Failed: {', '.join(work.failures)}.", highlight=False, soft_wrap=True)
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _read(settings: Settings, targets: Sequence[str]) -> Work:

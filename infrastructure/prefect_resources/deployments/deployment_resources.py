@@ -11,6 +11,7 @@ from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
 from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
 from prefect_flows.core.names import run_tag
+from prefect_flows.core.prefect_api import read_all, read_or_none
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -88,26 +89,15 @@ class DeploymentKind:
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """Return the deployment with this name."""
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            found = client.read_deployment_by_name(name)
-        except ObjectNotFound:
-            return None
-        return Actual(found.id, name, _data(found))
+        found = read_or_none(client.read_deployment_by_name, name)
+        return None if found is None else Actual(found.id, name, _data(found))
 
     def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every deployment of the targets that has our tag."""
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
         pattern = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-        page = 200
-        found: list[DeploymentResponse] = []
-        while True:
-            some = client.read_deployments(deployment_filter=pattern, limit=page, offset=len(found))
-            found += some
-            if len(some) < page:
-                break
+        found = read_all(client.read_deployments, deployment_filter=pattern)
         flows = {each.flow_id: client.read_flow(each.flow_id).name for each in found}
         return [
             Actual(each.id, f"{flows[each.flow_id]}{SLASH}{each.name}", _data(each))

@@ -31,7 +31,7 @@ from prefect_flows.core.documents import DocumentError, parse_yaml_with_nodes, r
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.names import TargetName
 from prefect_flows.core.settings import Settings
-from prefect_flows.core.validation_messages import validation_message
+from prefect_flows.core.validation_messages import format_fault, validation_message
 
 SOURCES = "prefect_flows/sources"
 FILE = "prefect.yaml"
@@ -250,8 +250,7 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
             path[:2] = [_name(document, path[1])]
         else:
             faults = whole
-        at = ".".join(str(part) for part in path)
-        faults.append(f"{at}: {validation_message(fault)} ({file.name}, line {line})")
+        faults.append(f"{format_fault({**fault, 'loc': path})} ({file.name}, line {line})")
     if whole:
         raise _invalid_file_error(
             file, [*whole, *(each for some in of_deployment.values() for each in some)]

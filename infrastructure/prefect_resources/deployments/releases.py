@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from infrastructure.prefect_resources.deployments.deployment_resources import DEPLOYMENT
 from infrastructure.prefect_resources.reconcile.resources import Desired
+from prefect_flows.core.markup import markdown_table
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -71,21 +72,23 @@ def record(client: SyncPrefectClient, release: Release) -> None:
 
 
 def _format_page(release: Release) -> str:
-    lines = [
-        f"# {release.target} at {release.version}",
-        "",
-        f"{release.why.capitalize()}.",
-        "",
-        "| deployment | image | work pool |",
-        "|---|---|---|",
-        *(
-            f"| {each.name} | {each.data['job_variables'].get('image') or release.image or ''} "
-            f"| {each.data['work_pool_name']} |"
-            for each in release.deployments
-        ),
+    rows = [
+        (
+            each.name,
+            each.data["job_variables"].get("image") or release.image or "",
+            str(each.data["work_pool_name"]),
+        )
+        for each in release.deployments
     ]
     definitions = json.dumps({each.name: dict(each.data) for each in release.deployments})
-    return "\n".join(lines) + f"\n\n{OPENING}{definitions}{CLOSING}"
+    return "\n\n".join(
+        [
+            f"# {release.target} at {release.version}",
+            f"{release.why.capitalize()}.",
+            markdown_table(("deployment", "image", "work pool"), rows),
+            f"{OPENING}{definitions}{CLOSING}",
+        ]
+    )
 
 
 def _parse_deployments(page: str) -> list[Desired]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
 from infrastructure.prefect_resources.reconcile.plan import Action, Step
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+Check = Annotated[
+    bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
+]
 
 
 def table(steps: Iterable[Step], *, prune: bool) -> Table:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.core.validation_messages import list_faults
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,7 +35,7 @@ def read(file: Path, model: type[Model]) -> Model:
             f"{file.name} cannot be read: {error}.", where=str(file), fix=fix
         ) from error
     except ValidationError as error:
-        faults = "\n".join(f"  - {fault}" for fault in validation_faults(error))
+        faults = "\n".join(f"  - {fault}" for fault in list_faults(error))
         raise ConfigurationError(
             f"{error.error_count()} fault(s) in {file.name}:\n{faults}", where=str(file), fix=fix
         ) from error

@@ -22,7 +22,7 @@ from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, apply, plan
 from infrastructure.prefect_resources.rollback.drain import held, wait_until_idle
 from infrastructure.prefect_resources.rollback.verify import heartbeats, verify
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, ServerError, after_changes
 from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.core.settings import load_settings
@@ -30,7 +30,6 @@ from prefect_flows.core.settings import load_settings
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-UNHEALTHY = 1
 # Type of work pools whose runs are child processes of the worker, and use its code.
 PROCESS = "process"
 
@@ -94,7 +93,7 @@ def rollback(
         console.print("The deployments are back, and the health check fails:")
         for fault in faults:
             console.print(f"  {fault}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(UNHEALTHY)
+        raise typer.Exit(EXIT_FAILED)
     console.print(f"{target} is at {chosen.version}, and the health check passes.", highlight=False)
 
 

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from prefect_flows.core.command_line import EXIT_FAILED
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 # Ignored checks: a run that failed before, or lost its lease while the server was away, does not
 # affect later runs.
 IGNORED_CHECKS = ("last run", "running")
-HEALTHY, UNHEALTHY = 0, 1
 CHECK_SECONDS = 30.0
 POLL_SECONDS = 3.0
 
@@ -70,7 +71,7 @@ def health(target: str) -> dict[str, str]:
          "--timeout", str(CHECK_SECONDS), "--", target],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if done.returncode not in (HEALTHY, UNHEALTHY):
+    if done.returncode not in (0, EXIT_FAILED):
         return {"health check": done.stderr.strip()}
     found = {}
     for check in json.loads(done.stdout)["checks"]:

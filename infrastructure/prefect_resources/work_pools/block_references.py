@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from prefect_flows.core.prefect_api import read_or_none
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -70,13 +72,10 @@ def missing(client: SyncPrefectClient, wanted: Iterable[Reference]) -> list[str]
 
 
 def _get_fault(client: SyncPrefectClient, reference: Reference) -> str | None:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        block = client.read_block_document_by_name(
-            reference.name, reference.slug, include_secrets=True
-        )
-    except ObjectNotFound:
+    block = read_or_none(
+        client.read_block_document_by_name, reference.name, reference.slug, include_secrets=True
+    )
+    if block is None:
         return "no such block"
     data: Any = block.data
     # As the worker does: a reference to a Secret starts inside its value.

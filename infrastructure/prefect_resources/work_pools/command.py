@@ -13,12 +13,10 @@ from infrastructure.prefect_resources.reconcile.plan import Step, apply, differs
 from infrastructure.prefect_resources.work_pools.block_references import missing, references
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, read_pools
 from infrastructure.prefect_resources.work_pools.work_pool_resources import POOL, desired, kinds
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
 from prefect_flows.core.settings import load_settings
-
-DRIFT = 1
 
 app = typer.Typer(add_completion=False)
 
@@ -30,10 +28,8 @@ def setup_work_pools(
         list[str] | None, typer.Option(help="Only this pool; repeatable. All by default.")
     ] = None,
     file: Annotated[Path, typer.Option(help="The file of the pools.")] = POOLS_FILE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Print the plan; exit code 1 when it changes anything.")
-    ] = False,
+    dry_run: plan_table.DryRun = False,
+    check: plan_table.Check = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned queues.")] = False,
 ) -> None:
     """Create or update the work pools of pools.yaml, their job templates and queues."""
@@ -58,7 +54,7 @@ def setup_work_pools(
             apply(client, steps, prune=prune)
             console.print(plan_table.summary("Work pools and queues", steps, prune=prune))
     if check and differs(steps):
-        raise typer.Exit(DRIFT)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _refuse_other_kinds(steps: list[Step]) -> None:

@@ -10,6 +10,7 @@ from infrastructure.prefect_resources.reconcile.resources import Actual, Desired
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
 from infrastructure.prefect_resources.work_pools.job_templates import ENV, template_of
 from infrastructure.prefect_resources.work_pools.pools_file import Pool
+from prefect_flows.core.prefect_api import read_or_none
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -58,11 +59,8 @@ class PoolKind:
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """Return the work pool with this name."""
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            pool = client.read_work_pool(name)
-        except ObjectNotFound:
+        pool = read_or_none(client.read_work_pool, name)
+        if pool is None:
             return None
         return Actual(
             pool.id,
@@ -155,12 +153,7 @@ class QueueKind:
         return True
 
     def _read_queues(self, client: SyncPrefectClient, pool: str) -> list[Actual]:
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            found = client.read_work_queues(work_pool_name=pool)
-        except ObjectNotFound:
-            return []
+        found = read_or_none(client.read_work_queues, work_pool_name=pool) or []
         return [
             Actual(
                 queue.id,

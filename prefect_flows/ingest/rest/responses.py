@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from requests import Response
 
+from prefect_flows.core.formatting import one_line
+
 # Google's reasons for limits per minute, which are worth waiting for, and for limits per day.
 MINUTE_REASONS = {"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"}
 DAILY_LIMIT_REASONS = {"quotaExceeded", "dailyLimitExceeded"}
@@ -98,7 +100,7 @@ def get_error_message(response: Response) -> str:
         text_part = response.text
     text = " ".join([text_part, f"({'; '.join(detail_messages)})" if detail_messages else ""])
     # Google's messages contain HTML links.
-    return " ".join(re.sub(r"<[^>]*>", "", text).split())[:MAX_MESSAGE_LENGTH]
+    return one_line(re.sub(r"<[^>]*>", "", text), MAX_MESSAGE_LENGTH)
 
 
 def get_origin(url: str) -> str:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median_low
 
+from prefect_flows.core.formatting import format_duration, shorten_middle
 from prefect_flows.reporting.charts.graph_layout import Place, compute_layers, compute_layout
 from prefect_flows.reporting.charts.svg import (
     LEGEND,
     STYLE,
     group_of,
-    seconds,
-    shorten_middle,
     text,
 )
 from prefect_flows.transform.lineage import (
@@ -212,7 +211,7 @@ def _folder_layers(
 
 def _build_box(node: LineageNode, result: NodeResult | None, tests: Counter[str]) -> _Box:
     status = result.status if result else "not run"
-    duration = f" · {seconds(result.seconds)}" if result and result.seconds else ""
+    duration = f" · {format_duration(result.seconds)}" if result and result.seconds else ""
     second = f"{node.resource_type} · {status}{duration}"
     if result is None and node.resource_type in {"source", "exposure"}:
         second = node.resource_type

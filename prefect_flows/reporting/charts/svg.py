@@ -1,4 +1,4 @@
-"""Common parts of the SVG charts: status colors, text escaping, formatted durations and sizes."""
+"""Common parts of the SVG charts: status colors, text escaping, formatted sizes."""
 
 from __future__ import annotations
 
@@ -44,26 +44,6 @@ def group_of(status: str | None) -> str:
 def text(value: str) -> str:
     """Escape text for an attribute or element, without characters that XML forbids."""
     return str(escape("".join(c for c in value if c >= " " or c in "\t\n")))
-
-
-def shorten_middle(value: str, characters: int) -> str:
-    """Shorten a text in its middle to at most this many characters."""
-    if len(value) <= characters:
-        return value
-    kept = max(characters - 1, 1)
-    return f"{value[: (kept + 1) // 2]}…{value[len(value) - kept // 2 :]}"
-
-
-def seconds(value: float) -> str:
-    """Format a duration: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
-    if value < 10:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def size(count: int | None) -> str:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
+from prefect_flows.core.formatting import format_duration, shorten_middle
 from prefect_flows.reporting.charts.critical_path import critical_path, span_of
 from prefect_flows.reporting.charts.svg import (
     LEGEND,
     STYLE,
     group_of,
-    seconds,
-    shorten_middle,
     text,
 )
 from prefect_flows.transform.lineage import LineageNode
@@ -174,9 +173,9 @@ def _draw_bar(bar: _Bar, critical: bool, lane_height: float, tooltips: bool) -> 
     top = TOP + bar.lane * lane_height + (lane_height - height) / 2
     duration = sum(each.seconds for each in bar.nodes)
     tooltip = (
-        f"{many} nodes: {node.status}, {seconds(duration)} together"
+        f"{many} nodes: {node.status}, {format_duration(duration)} together"
         if many > 1
-        else f"{node.name}: {node.status}, {seconds(duration)}"
+        else f"{node.name}: {node.status}, {format_duration(duration)}"
     )
     tooltip += ", on the critical path" if critical else ""
     box = f'x="{bar.left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"'
@@ -257,7 +256,7 @@ def _draw_axis(total: float, scale: float, height: float) -> list[str]:
         left = LEFT + number * step * scale
         parts.append(f'<path class="grid" d="M{left:.1f} {TOP - 20}V{height - 22:.1f}"/>')
         if left < WIDTH - 40:
-            label = f"{number * step:g} s" if step < 60 else seconds(number * step)
+            label = f"{number * step:g} s" if step < 60 else format_duration(number * step)
             parts.append(
                 f'<text class="soft" x="{left:.1f}" y="{height - 8:.1f}">{text(label)}</text>'
             )
@@ -266,10 +265,10 @@ def _draw_axis(total: float, scale: float, height: float) -> list[str]:
 
 def _describe(timed: Sequence[_TimedNode], path: Sequence[NodeResult], total: float) -> str:
     """Describe the chart in words, for screen readers."""
-    shown = [f"{node.name} ({seconds(node.seconds)})" for node in path]
+    shown = [f"{node.name} ({format_duration(node.seconds)})" for node in path]
     if len(shown) > 12:
         shown = [*shown[:6], f"… {len(shown) - 12} more …", *shown[-6:]]
     return (
-        f"{len(timed):,} nodes in {seconds(total)}. "
+        f"{len(timed):,} nodes in {format_duration(total)}. "
         f"Critical path, {len(path)} nodes: {', then '.join(shown)}."
     )

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
 
-from prefect_flows.reporting.charts.svg import seconds, size
+from prefect_flows.core.formatting import format_duration
+from prefect_flows.reporting.charts.svg import size
 from prefect_flows.reporting.charts.trend import Point, median_of_passed, trend
 from prefect_flows.reporting.templates import read_packaged_file, templates
 from prefect_flows.state.incidents import Incident
@@ -82,7 +83,6 @@ def index_page(targets: Sequence[TargetOverview], now: datetime) -> str:
             charts={each.target: charts(each) for each in targets},
             class_of=_css_class,
             counted=_count_by_status,
-            http=_web_url,
             moment=_format_time,
             tests_of=_tests_of,
             worst_first=_worst_first,
@@ -96,7 +96,7 @@ def charts(target: TargetOverview) -> list[Chart]:
     series: list[
         tuple[str, str, list[tuple[RunOverview, float | None]], Callable[[float], str]]
     ] = [
-        ("duration", "Duration", [(run, run.seconds) for run in runs], seconds),
+        ("duration", "Duration", [(run, run.seconds) for run in runs], format_duration),
         ("cost", "Cost", [(run, run.cost) for run in runs], lambda value: f"{value:,.2f}"),
         ("billed", "Data billed", [(run, run.bytes_billed) for run in runs], _format_bytes),
     ]
@@ -118,18 +118,11 @@ def charts(target: TargetOverview) -> list[Chart]:
 
 def age(span: timedelta) -> str:
     """Format how long ago something happened."""
-    if span < timedelta(minutes=1):
-        return "under 1 min ago"
-    return f"{span.days} days ago" if span.days >= 2 else f"{seconds(span.total_seconds())} ago"
+    return "under 1 min ago" if span < timedelta(minutes=1) else f"{format_duration(span)} ago"
 
 
 def _format_bytes(value: float) -> str:
     return size(round(value))
-
-
-def _web_url(url: str | None) -> str | None:
-    """Return the URL if it is safe to link to (http or https), else None."""
-    return url if url is not None and url.startswith(("https://", "http://")) else None
 
 
 def _format_time(moment: datetime) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from prefect_flows.core.markup import code_block, escape_markdown
+from prefect_flows.core.formatting import format_duration
+from prefect_flows.core.markup import code_block, escape_markdown, markdown_table
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
-from prefect_flows.reporting.charts.svg import seconds, size, slots
+from prefect_flows.reporting.charts.svg import size, slots
 from prefect_flows.reporting.charts.timeline import timeline
-from prefect_flows.transform.results import count_by_status
-from prefect_flows.transform.run_report import FailureCard, RunReport, StageLine
+from prefect_flows.state.run_summary import StageSummary
+from prefect_flows.transform.results import count_by_status, format_statuses
+from prefect_flows.transform.run_report import FailureCard, RunReport
 
 MAX_BYTES = 200_000
 MAX_IMAGE_BYTES = 60_000
@@ -20,11 +22,11 @@ MAX_CARDS, MAX_SHOWN_TESTS, MAX_SHOWN_MARTS, MAX_SHOWN_ROWS = 20, 100, 100, 10
 
 def cards_markdown(report: RunReport) -> str:
     """Render the run as one page of Markdown, at most 200 kB in UTF-8."""
-    took = f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {seconds(report.seconds)}."
     parts = [
         f"# {escape_markdown(report.project_name)} on {escape_markdown(report.target)}: "
         f"{report.outcome}",
-        f"{took} Run {escape_markdown(report.run_id, 80)}.",
+        f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {format_duration(report.seconds)}. "
+        f"Run {escape_markdown(report.run_id, 80)}.",
     ]
     if report.first_cause:
         parts.append(f"**First cause.** {escape_markdown(report.first_cause, 600)}")
@@ -91,25 +93,21 @@ def _summary(report: RunReport) -> str:
     ]
     total = (
         "all",
-        escape_markdown(_statuses(count_by_status(report.nodes))),
+        escape_markdown(format_statuses(count_by_status(report.nodes))),
         f"{report.seconds:,.1f}",
         "",
         "",
     )
     header = ("stage", "what it did", "seconds", "attempts", "rows")
-    return "## Summary\n\n" + _table(header, [*lines, total], right=(2, 3, 4))
+    return "## Summary\n\n" + markdown_table(header, [*lines, total], right=(2, 3, 4))
 
 
-def _describe_stage(stage: StageLine) -> str:
+def _describe_stage(stage: StageSummary) -> str:
     if stage.skipped is not None:
         return f"skipped: {escape_markdown(stage.skipped)}"
     if not stage.statuses and stage.rows is not None:
         return "loaded"
-    return escape_markdown(_statuses(stage.statuses))
-
-
-def _statuses(statuses: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {status}" for status, count in statuses.items()) or "nothing"
+    return escape_markdown(format_statuses(stage.statuses))
 
 
 def _cards(cards: Sequence[FailureCard]) -> list[str]:
@@ -173,7 +171,7 @@ def _rows(card: FailureCard) -> list[str]:
             ["*null*" if value is None else escape_markdown(value, 80) for value in row[:12]]
             for row in rows
         ]
-        parts.append(_table([escape_markdown(column, 80) for column in columns], cells))
+        parts.append(markdown_table([escape_markdown(column, 80) for column in columns], cells))
     return parts
 
 
@@ -191,7 +189,7 @@ def _slowest(report: RunReport) -> list[str]:
     if not lines:
         return []
     header = ("node", "seconds", "median", "earlier runs", "against the median")
-    return ["## Slowest nodes", _table(header, lines, right=(1, 2, 3))]
+    return ["## Slowest nodes", markdown_table(header, lines, right=(1, 2, 3))]
 
 
 def _costliest(report: RunReport) -> list[str]:
@@ -202,7 +200,7 @@ def _costliest(report: RunReport) -> list[str]:
         for node in report.costliest
     ]
     header = ("node", "data read", "slot seconds")
-    return ["## Costliest nodes", _table(header, lines, right=(1, 2))]
+    return ["## Costliest nodes", markdown_table(header, lines, right=(1, 2))]
 
 
 def _tests(report: RunReport) -> list[str]:
@@ -219,7 +217,7 @@ def _tests(report: RunReport) -> list[str]:
         return []
     parts = [
         f"## Tests that failed or warned ({len(lines):,} of {len(report.tests):,})",
-        _table(("test", "status", "failing rows"), lines[:MAX_SHOWN_TESTS], right=(2,)),
+        markdown_table(("test", "status", "failing rows"), lines[:MAX_SHOWN_TESTS], right=(2,)),
     ]
     if len(lines) > MAX_SHOWN_TESTS:
         parts.append(f"And {len(lines) - MAX_SHOWN_TESTS:,} more.")
@@ -230,10 +228,4 @@ def _marts(report: RunReport) -> list[str]:
     if not report.marts:
         return []
     lines = [(escape_markdown(mart, 80), f"{rows:,}") for mart, rows in report.marts.items()]
-    return ["## Marts", _table(("mart", "rows"), lines[:MAX_SHOWN_MARTS], right=(1,))]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Render a table from cells that are already Markdown; `right` lists right-aligned columns."""
-    rule = ["---:" if place in right else "---" for place in range(len(header))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))
+    return ["## Marts", markdown_table(("mart", "rows"), lines[:MAX_SHOWN_MARTS], right=(1,))]

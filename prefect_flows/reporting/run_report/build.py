@@ -10,11 +10,12 @@ from typing import Any
 from dbt.contracts.graph.manifest import Manifest
 
 from prefect_flows.core.failure_class import FailureClass
+from prefect_flows.core.formatting import one_line
 from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.reporting.run_report.history import SLOWEST, compare_durations
 from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii
 from prefect_flows.reporting.run_report.redaction import redact_message
-from prefect_flows.state.run_summary import PublishedData
+from prefect_flows.state.run_summary import PublishedData, StageSummary
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import (
     TESTS,
@@ -29,7 +30,6 @@ from prefect_flows.transform.run_report import (
     FailingRows,
     FailureCard,
     RunReport,
-    StageLine,
     TestLine,
 )
 
@@ -76,7 +76,7 @@ class ReportInput:
     seconds: float
     lineage: Mapping[str, LineageNode]
     results: Sequence[NodeResult]
-    stages: Sequence[StageLine] = ()
+    stages: Sequence[StageSummary] = ()
     history: Sequence[Mapping[str, float]] = ()
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
     failing_rows: Mapping[str, FailingRows] = field(default_factory=dict)
@@ -152,7 +152,6 @@ def failing_rows(
     sql: str,
     dialect: str,
     pii: frozenset[str],
-    note: str | None = None,
 ) -> FailingRows:
     """Return the rows of a failed test without columns that may hold personal data.
 
@@ -169,7 +168,6 @@ def failing_rows(
             for row in rows
         ],
         hidden_columns=tuple(column for column in columns if column in hidden),
-        note=note,
     )
 
 
@@ -242,7 +240,7 @@ def _worst_first(nodes: Iterable[NodeResult]) -> list[NodeResult]:
 
 
 def _first_cause(card: FailureCard) -> str:
-    message = " ".join((card.message or card.status).split())
+    message = one_line(card.message or card.status)
     return f"{card.resource_type} {card.name} ({card.cause or card.status}): {message}"
 
 

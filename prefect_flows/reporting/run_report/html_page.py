@@ -29,7 +29,6 @@ def html_page(report: RunReport) -> str:
     picture = draw_lineage(report.nodes, report.lineage)
     timeline_svg = timeline(report.nodes, report.lineage)
     passed = [test for test in report.tests if test.status == "pass"]
-    url = report.flow_run_url or ""
     titles = {
         "summary": "Summary",
         "failures": "Failures" if report.cards else "",
@@ -50,7 +49,6 @@ def html_page(report: RunReport) -> str:
             css=Markup(css),  # noqa: S704  # files of this package
             script=Markup(script),  # noqa: S704
             script_hash=_script_hash(script),
-            flow_run_url=url if url.startswith(("https://", "http://")) else None,
             sections=[(anchor, title) for anchor, title in titles.items() if title],
             totals=count_by_status(report.nodes),
             cards=report.cards[:MAX_CARDS],

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
@@ -23,7 +22,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from prefect_flows.reporting.charts.svg import group_of, seconds
+from prefect_flows.core.formatting import format_duration
+from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.transform.results import NodeResult
 
 FRAMES_PER_SECOND = 5
@@ -76,12 +76,7 @@ class LiveDisplay:
             self._contexts.enter_context(live)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._running.clear()
         self._contexts.close()
@@ -134,7 +129,7 @@ class LiveDisplay:
             table.add_row(*_stage_row(name, total, statuses, elapsed, name in ended))
         parts: list[RenderableType] = [table]
         for started, name, kind in running[:MAX_RUNNING]:
-            line = Text(f"  {seconds(now - started):>8}  {kind} {name}", no_wrap=True)
+            line = Text(f"  {format_duration(now - started):>8}  {kind} {name}", no_wrap=True)
             line.truncate(self.console.width, overflow="ellipsis")
             parts.append(line)
         if len(running) > MAX_RUNNING:
@@ -160,7 +155,7 @@ def _stage_row(
         finished_style="red" if failed else "green",
     )
     progress = f"{finished}/{known}" if known else ""
-    return Text(name), bar, Text(progress, justify="right"), Text(seconds(elapsed)), counted
+    return Text(name), bar, Text(progress, justify="right"), Text(format_duration(elapsed)), counted
 
 
 class _PrintAbove(io.TextIOBase):

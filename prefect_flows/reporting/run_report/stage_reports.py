@@ -15,14 +15,14 @@ from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.reporting.run_report.artifact import cards_markdown
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.runtime.base import Runtime
-from prefect_flows.state.run_summary import PublishedData
+from prefect_flows.state.run_summary import PublishedData, StageSummary
 from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.target_state import REPORT, RUN_RESULTS, TargetState
 from prefect_flows.transform.artifacts import run_results
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.lineage import LineageNode, build_lineage
 from prefect_flows.transform.results import NodeResult
-from prefect_flows.transform.run_report import FailingRows, RunReport, StageLine
+from prefect_flows.transform.run_report import FailingRows, RunReport
 from prefect_flows.transform.session import DbtSession
 
 # Number of failed tests whose rows are fetched, and of rows of each.
@@ -186,35 +186,38 @@ def _with_redacted_messages(record: Mapping[str, Any], report: RunReport) -> dic
     }
 
 
-def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageLine]:
+def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageSummary]:
     for source, load in record.get("ingest", {}).items():
         rows = sum(load["rows"].values())
-        yield StageLine(
-            f"extract-{source}", {}, load["extract_seconds"], rows=rows, bytes=load["bytes"]
+        yield StageSummary(
+            stage=f"extract-{source}",
+            seconds=load["extract_seconds"],
+            rows=rows,
+            bytes=load["bytes"],
         )
-        yield StageLine(f"load-{source}", {}, load["load_seconds"], rows=rows)
+        yield StageSummary(stage=f"load-{source}", seconds=load["load_seconds"], rows=rows)
     for stage in ("freshness", "seed", "snapshot", "run", "test", "build"):
         stage_record = record.get(stage)
         if stage_record is None:
             continue
         if "skipped" in stage_record:
-            yield StageLine(f"dbt-{stage}", {}, 0.0, skipped=stage_record["skipped"])
+            yield StageSummary(stage=f"dbt-{stage}", seconds=0.0, skipped=stage_record["skipped"])
         else:
-            yield StageLine(
-                f"dbt-{stage}",
-                stage_record["statuses"],
-                stage_record["seconds"],
+            yield StageSummary(
+                stage=f"dbt-{stage}",
+                seconds=stage_record["seconds"],
+                statuses=stage_record["statuses"],
                 attempts=stage_record["attempts"],
                 rows=stage_record["rows"] or None,
                 bytes=stage_record["bytes"] or None,
             )
     if "publish" in record:
         publish = record["publish"]
-        yield StageLine("publish-prepare", {}, publish["prepare_seconds"])
+        yield StageSummary(stage="publish-prepare", seconds=publish["prepare_seconds"])
         published = {"published": len(publish["models"])} if publish["models"] else {}
-        yield StageLine("publish", published, publish["seconds"])
+        yield StageSummary(stage="publish", statuses=published, seconds=publish["seconds"])
     if "docs" in record:
-        yield StageLine("dbt-docs", {}, record["docs"]["seconds"])
+        yield StageSummary(stage="dbt-docs", seconds=record["docs"]["seconds"])
 
 
 def _published_data(record: Mapping[str, Any]) -> PublishedData | None:

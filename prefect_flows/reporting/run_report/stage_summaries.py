@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prefect_flows.core.markup import code_block, escape_inline
+from prefect_flows.core.markup import code_block, escape_inline, markdown_table
+from prefect_flows.transform.results import format_statuses
 
 MAX_FAILURE_LENGTH = 10_000
 Record = Mapping[str, Any]
@@ -38,9 +39,9 @@ def extraction(record: Record) -> str:
         for source, load in loads.items()
         for r in load["rejected"]
     ]
-    body = _markdown_table(header, lines) if lines else "No source was ingested."
+    body = _table(header, lines) if lines else "No source was ingested."
     if rejected:
-        body += "\n\n" + _markdown_table(("source", "table", "where", "why", "rows"), rejected)
+        body += "\n\n" + _table(("source", "table", "where", "why", "rows"), rejected)
     return _with_title(f"Extraction into {record['target']}", body)
 
 
@@ -60,9 +61,9 @@ def load(record: Record) -> str:
     ]
     header = ("table", "new rows", "removed rows", "seconds of the source", "its rows a second")
     changes = [(d["schema"], change) for d in loads.values() for change in d["schema_changes"]]
-    body = _markdown_table(header, lines) if lines else "No source was loaded."
+    body = _table(header, lines) if lines else "No source was loaded."
     if changes:
-        body += "\n\n" + _markdown_table(("schema", "change"), changes)
+        body += "\n\n" + _table(("schema", "change"), changes)
     return _with_title(f"Load into {record['target']}", body)
 
 
@@ -83,10 +84,10 @@ def run(record: Record, failure: str | None = None) -> str:
     outcome = "Every stage passed."
     if failure is not None:
         outcome = f"**Failed.**\n\n{code_block(failure, '', MAX_FAILURE_LENGTH)}"
-    marts = _markdown_table(
+    marts = _table(
         ("mart", "rows"), [(mart, f"{rows:,}") for mart, rows in record.get("marts", {}).items()]
     )
-    parts = [outcome, _markdown_table(("stage", "what it did", "seconds"), _stage_lines(record))]
+    parts = [outcome, _table(("stage", "what it did", "seconds"), _stage_lines(record))]
     if record.get("marts"):
         parts.append(marts)
     return _with_title(f"Run of {record['target']}", "\n\n".join(parts))
@@ -128,7 +129,7 @@ def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
             resumed = (
                 f", {stage_record['resumed']} of them before" if stage_record["resumed"] else ""
             )
-            what = _statuses(stage_record) + attempts + resumed
+            what = format_statuses(stage_record["statuses"]) + attempts + resumed
             lines.append((f"dbt-{stage}", what, f"{stage_record['seconds']:.1f}"))
     if "publish" in record:
         publish = record["publish"]
@@ -146,13 +147,13 @@ def _stage_tables(record: Record, stages: Iterable[str]) -> str:
     stage_record = {stage: record[stage] for stage in stages if "nodes" in record.get(stage, {})}
     if not stage_record:
         return "Nothing was run."
-    table = _markdown_table(
+    table = _table(
         ("stage", "nodes", "by status", "attempts", "rows", "bytes", "seconds", "rows a second"),
         [
             (
                 f"dbt-{stage}",
                 str(r["nodes"]),
-                _statuses(r),
+                format_statuses(r["statuses"]),
                 str(r["attempts"]),
                 f"{r['rows']:,}" if r["rows"] else "",
                 f"{r['bytes']:,}" if r["bytes"] else "",
@@ -168,7 +169,7 @@ def _stage_tables(record: Record, stages: Iterable[str]) -> str:
         for node in (*r["failed"], *r["warned"])
     ]
     if failed_or_warned:
-        table += "\n\n" + _markdown_table(("status", "node", "cause", "message"), failed_or_warned)
+        table += "\n\n" + _table(("status", "node", "cause", "message"), failed_or_warned)
     return table
 
 
@@ -176,18 +177,9 @@ def _rate(rows: int, seconds: float) -> str:
     return f"{rows / seconds:,.0f}" if seconds else ""
 
 
-def _statuses(stage_record: Record) -> str:
-    return (
-        ", ".join(f"{count} {status}" for status, count in stage_record["statuses"].items())
-        or "nothing"
-    )
-
-
 def _with_title(title: str, body: str) -> str:
     return f"# {title}\n\n{body}\n"
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    escaped = ([escape_inline(value) for value in line] for line in rows)
-    lines = [header, ["---"] * len(header), *escaped]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return markdown_table(header, ([escape_inline(value) for value in line] for line in rows))

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from prefect_flows.core.files import Warn
+from prefect_flows.core.formatting import one_line
 from prefect_flows.reporting.charts.svg import group_of
 from prefect_flows.state.run_summary import (
     MartState,
     RunSummary,
     SourceFreshness,
-    StageSummary,
     TargetHistory,
     TestCounts,
 )
@@ -79,16 +79,7 @@ def run_summary(
         bytes_billed=billed,
         slot_seconds=_sum(node.slot_seconds for node in executed),
         cost=None if billed is None or price_per_tib is None else billed / TIB * price_per_tib,
-        stages=[
-            StageSummary(
-                stage=line.stage,
-                seconds=line.seconds,
-                rows=line.rows,
-                bytes=line.bytes,
-                skipped=line.skipped,
-            )
-            for line in lines
-        ],
+        stages=lines,
         sources=_merge_sources(report, before, freshness or {}),
         marts=_merge_marts(report, before),
         published=report.published
@@ -221,5 +212,4 @@ def _shorten_cause(cause: str | None) -> str | None:
     """Return what is wrong, without place and fix, which are in the report."""
     if cause is None:
         return None
-    what = " ".join(cause.partition("\n  where:")[0].split())
-    return what if len(what) <= MAX_CAUSE_LENGTH else f"{what[: MAX_CAUSE_LENGTH - 1]}…"
+    return one_line(cause.partition("\n  where:")[0], MAX_CAUSE_LENGTH)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 from text_unidecode import unidecode  # type: ignore[import-untyped]
 
-from prefect_flows.sources.files__inbox.file_errors import Malformed, shorten
+from prefect_flows.core.formatting import shorten_middle
+from prefect_flows.sources.files__inbox.file_errors import Malformed
 
 FILE, ROW, LOAD_ID = "_file", "_row", "_dlt_load_id"
 # Columns of the load, and system columns of Postgres.
@@ -62,7 +63,7 @@ class Names:
             latin = transliterate(key)
             # dlt's naming convention raises an error for an empty text.
             name = self._normalize(latin) if latin else ""
-            shown = shorten(repr(key))
+            shown = shorten_middle(repr(key))
             if not name.strip("_"):
                 description = f": {shown} has no letter or digit" if key.strip() else ""
                 raise Malformed(f"column {len(self.columns) + 1} has no name{description}", 1)
@@ -71,7 +72,8 @@ class Names:
             for other, existing in self.columns.items():
                 if existing == name:
                     raise Malformed(
-                        f"{shorten(repr(other))} and {shorten(repr(key))} are both column {name!r}",
+                        f"{shorten_middle(repr(other))} and {shorten_middle(repr(key))} are both "
+                        f"column {name!r}",
                         1,
                     )
             self.columns[key] = name

@@ -19,6 +19,7 @@ from functools import partial
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from prefect_flows.core.formatting import shorten_middle
 from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Quoted, Text
 from prefect_flows.sources.files__inbox.column_names import Names, refuse_many_columns
 from prefect_flows.sources.files__inbox.column_types import (
@@ -34,7 +35,6 @@ from prefect_flows.sources.files__inbox.file_errors import (
     Malformed,
     UnknownColumns,
     first_bad,
-    shorten,
 )
 from prefect_flows.sources.files__inbox.inbox import Content
 
@@ -206,13 +206,13 @@ def _read_header(stream: Text, names: Names, dialect: Dialect) -> list[str]:
         raise Malformed("the first line is empty; a header is expected", 1)
     if len(keys) == 1 and any(other in keys[0] for other in _OTHER_DELIMITERS):
         raise Malformed(
-            f"the header is one column, {shorten(repr(keys[0]))}: the delimiter is not "
+            f"the header is one column, {shorten_middle(repr(keys[0]))}: the delimiter is not "
             f"{dialect.delimiter!r}",
             1,
         )
     for number, key in enumerate(keys):
         if key in keys[:number]:
-            raise Malformed(f"column {shorten(repr(key))} is duplicated", 1)
+            raise Malformed(f"column {shorten_middle(repr(key))} is duplicated", 1)
     names.add(keys)
     return [names.columns[key] for key in keys]
 
@@ -334,7 +334,7 @@ def _bad_value(
         if rows and not fit(rows):
             line, row = rows[first_bad(rows, fit)]
             if found is None or found.line is None or line < found.line:
-                value = shorten(repr(row[index]))
+                value = shorten_middle(repr(row[index]))
                 why = f"column {columns[index]!r}: {value} is not a {format_type(kind)}"
                 if columns[index] not in dialect.declared and _arrow_converts(
                     [row[index]], kind, dialect

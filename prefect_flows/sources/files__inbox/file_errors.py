@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from prefect_flows.core.formatting import shorten_middle
+
 # A reason may quote a value, which may have any length.
 MAX_REASON_LENGTH = 300
-MAX_VALUE_LENGTH = 40
 
 
 class Malformed(Exception):
@@ -20,7 +21,7 @@ class Malformed(Exception):
 
     def __init__(self, why: str, line: int | None = None) -> None:
         super().__init__(why, line)
-        self.why = shorten(why, MAX_REASON_LENGTH)
+        self.why = shorten_middle(why, MAX_REASON_LENGTH)
         self.line = line
 
 
@@ -30,13 +31,6 @@ class UnknownColumns(Exception):
 
 class LongRow(Exception):
     """A row of a file does not fit into a block."""
-
-
-def shorten(text: str, length: int = MAX_VALUE_LENGTH) -> str:
-    """Return a text on one line, with its middle left out if it is long."""
-    text = " ".join(text.split())
-    half = (length - 3) // 2
-    return text if len(text) <= length else f"{text[:half]} … {text[-half:]}"
 
 
 def first_bad(items: Sequence[Any], are_good: Callable[[Sequence[Any]], bool]) -> int:

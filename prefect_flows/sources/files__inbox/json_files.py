@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
+from prefect_flows.core.formatting import shorten_middle
 from prefect_flows.sources.files__inbox.byte_streams import Text
 from prefect_flows.sources.files__inbox.column_names import Names
 from prefect_flows.sources.files__inbox.column_types import (
@@ -35,7 +36,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     is_exact,
     is_valid,
 )
-from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns, shorten
+from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content
 
 BLOCK = 1 << 20
@@ -161,7 +162,7 @@ class _Blocks:
             for key in types.keys() & row.keys():
                 value, kind = row[key], types[key]
                 if value is not None and not _keeps_value(value, kind):
-                    shown = shorten(_format_value(value))
+                    shown = shorten_middle(_format_value(value))
                     why = f"column {key!r}: {shown} is not a {format_type(kind)}"
                     if isinstance(value, _Number) and kind == DOUBLE:
                         why += ", which has fewer digits; declare the column decimal or text"
@@ -482,7 +483,7 @@ def _refuse_unsupported_jsonb(text: str, value: Any) -> None:
 
 def _refuse_unsupported_number(number: str) -> None:
     if _NOT_IN_JSONB.search(number):
-        raise ValueError(f"{shorten(number)} is too large, too small or too long a number")
+        raise ValueError(f"{shorten_middle(number)} is too large, too small or too long a number")
 
 
 def _invalid_json_reason(error: ValueError) -> str:
@@ -497,7 +498,7 @@ def _explain_fault(line: bytes, types: Types, error: Exception) -> str:
     except ValueError as fault:
         return _invalid_json_reason(fault)
     if not isinstance(row, dict):
-        return f"a JSON object belongs here, not {shorten(repr(row))}"
+        return f"a JSON object belongs here, not {shorten_middle(repr(row))}"
     for key, value in row.items():
         kind = types.get(key)
         if kind is None or pa.types.is_null(kind) or value is None:
@@ -505,7 +506,8 @@ def _explain_fault(line: bytes, types: Types, error: Exception) -> str:
         nested = {key} if isinstance(value, (dict, list)) and kind == TEXT else set()
         block = f"{{{json.dumps(key)}: {_format_value(value)}}}\n".encode()
         if not _is_good(block, {key: kind}, nested):
-            return f"column {key!r}: {shorten(_format_value(value))} is not a {format_type(kind)}"
+            shown = shorten_middle(_format_value(value))
+            return f"column {key!r}: {shown} is not a {format_type(kind)}"
     return _clean_arrow_message(error)
 
 

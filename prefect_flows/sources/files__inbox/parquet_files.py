@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prefect_flows.core.formatting import shorten_middle
 from prefect_flows.sources.files__inbox.column_names import Names, refuse_many_columns
 from prefect_flows.sources.files__inbox.column_types import (
     BIGINT,
@@ -38,7 +39,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     is_valid,
     parse,
 )
-from prefect_flows.sources.files__inbox.file_errors import Malformed, first_bad, shorten
+from prefect_flows.sources.files__inbox.file_errors import Malformed, first_bad
 from prefect_flows.sources.files__inbox.inbox import Content
 
 BATCH_ROWS = 65_536
@@ -72,7 +73,7 @@ def _read_batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[
     refuse_many_columns(len(schema.names))
     repeated = [key for key in schema.names if schema.names.count(key) > 1]
     if repeated:
-        raise Malformed(f"column {shorten(repr(repeated[0]))} is duplicated")
+        raise Malformed(f"column {shorten_middle(repr(repeated[0]))} is duplicated")
     names.add(schema.names)
     kinds = {
         field.name: types.get(names.columns[field.name]) or _nearest_type(field) for field in schema
@@ -239,7 +240,7 @@ def _convert_or_refuse(values: pa.Array, kind: pa.DataType, key: str, first_row:
             return True
 
         row = first_bad(values, fit)
-        value = shorten(repr(values[row].as_py()))
+        value = shorten_middle(repr(values[row].as_py()))
         raise Malformed(
             f"column {key!r}: {value} is not a {format_type(kind)}", first_row + row
         ) from error

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from prefect_flows.core.documents import DocumentError, parse_json
-from prefect_flows.core.validation_messages import validation_faults
+from prefect_flows.core.validation_messages import format_faults
 
 Evolution = Literal["evolve", "freeze", "discard_value"]
 
@@ -71,4 +71,4 @@ def parse_tables(text: str) -> dict[str, dict[str, Any] | None]:
     try:
         return TypeAdapter(dict[str, dict[str, Any] | None]).validate_python(parse_json(text))
     except ValidationError as error:
-        raise DocumentError("; ".join(validation_faults(error))) from error
+        raise DocumentError(format_faults(error)) from error

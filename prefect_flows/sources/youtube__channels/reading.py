@@ -35,6 +35,8 @@ from prefect_flows.sources.youtube__channels.tables import (
 
 # Maximum number of results, or of ids in a request.
 MAX_PER_CALL = 50
+# Parts of a channel or video that a request asks for.
+PARTS = "snippet,contentDetails,statistics"
 # A playlist is sorted by publication, except for premieres and videos that became public later.
 LOOKBACK = timedelta(days=7)
 
@@ -113,9 +115,7 @@ class Reading:
         requests += [("forHandle", [name]) for name in names if not _is_id(name)]
         unknown = []
         for parameter, batch in requests:
-            found = self._fetch_items(
-                "channels", "snippet,contentDetails,statistics", parameter, batch
-            )
+            found = self._fetch_items("channels", parameter, batch)
             missing = set(batch) - {channel.get("id") for channel in found}
             unknown += sorted(missing) if parameter == "id" else batch if not found else []
             for channel in found:
@@ -157,7 +157,7 @@ class Reading:
     def _read_videos(self, ids: Sequence[str]) -> Iterator[Batch]:
         """Yield rows of videos and their statistics; private and deleted videos have none."""
         for batch in _batches(ids):
-            found = self._fetch_items("videos", "snippet,contentDetails,statistics", "id", batch)
+            found = self._fetch_items("videos", "id", batch)
             rows, numbers = [], []
             for answer in found:
                 where = f"video {answer.get('id')}"
@@ -237,11 +237,9 @@ class Reading:
             elif refusal.reason != "playlistNotFound":
                 raise
 
-    def _fetch_items(
-        self, path: str, part: str, parameter: str, names: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    def _fetch_items(self, path: str, parameter: str, names: Sequence[str]) -> list[dict[str, Any]]:
         """Fetch items by id or handle; YouTube leaves out the field `items` if there are none."""
-        response = self._client.get(path, params={"part": part, parameter: ",".join(names)})
+        response = self._client.get(path, params={"part": PARTS, parameter: ",".join(names)})
         body = response.json()
         info = body.get("pageInfo") if isinstance(body, dict) else None
         if isinstance(info, dict) and info.get("totalResults") == 0 and "items" not in body:

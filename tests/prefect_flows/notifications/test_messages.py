@@ -13,7 +13,6 @@ from prefect_flows.notifications.messages import (
     build_incident_notice,
     build_recovery_notice,
     build_retry_notice,
-    format_duration,
 )
 from prefect_flows.state.incidents import Incident, IncidentChanges
 from prefect_flows.transform.run_report import FailingRows, FailureCard
@@ -122,12 +121,3 @@ def test_nothing_to_say_is_no_notice() -> None:
     )
     assert build_recovery_notice("prod", [], 0, URL) is None
     assert build_retry_notice("prod", [], URL) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(12, "12 s"), (600, "10 min"), (15_000, "4 h 10 min"), (90_000, "1 day 1 h"),
-     (3 * 86_400, "3 days")],
-)  # fmt: skip
-def test_a_time_as_people_say_it(seconds: int, said: str) -> None:
-    assert format_duration(timedelta(seconds=seconds)) == said

@@ -74,7 +74,7 @@ def test_text_is_not_markup() -> None:
     assert escape_markdown("a|b`c\nd <b>*x*</b> & [x](http://evil) www.evil") == (
         r"a\|b\`c d \<b\>\*x\*\</b\> \& \[x\]\(http\://evil\) www\.evil"
     )
-    assert escape_markdown("x" * 400, 10) == "x" * 10 + "…"
+    assert escape_markdown("x" * 400, 10) == "x" * 9 + "…"
     text = cards_markdown(build_report(facts(10)))
     outside = re.sub(r"^(```+)\w*\n.*?\n\1$", "", text, flags=re.DOTALL | re.MULTILINE)
     assert not re.search(r"(?<!\\)<", outside)

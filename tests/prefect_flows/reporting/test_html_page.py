@@ -14,6 +14,7 @@ import pytest
 
 from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
+from prefect_flows.state.run_summary import StageSummary
 from prefect_flows.transform.run_report import FailingRows, TestLine
 from tests.support.reporting.synthetic import HOSTILE, facts
 
@@ -83,7 +84,7 @@ def test_text_of_users_is_text_everywhere() -> None:
         report, target=bad, run_id=bad, project_name=bad, first_cause=bad, unreported=[bad],
         flow_run_url=f"javascript:{bad}",
         nodes=[replace(n, name=bad, stage=bad, status=bad) for n in report.nodes],
-        stages=[replace(s, stage=bad, statuses={bad: 1}, skipped=None) for s in report.stages],
+        stages=[StageSummary(stage=bad, seconds=1, statuses={bad: 1}) for _ in report.stages],
         cards=[replace(c, name=bad, message=bad, owner=bad, group=bad, path=bad, status=bad,
                        compiled_sql=bad, compiled_path=bad, command=bad, failing_rows=rows,
                        resource_type=bad, blocked=[(bad, bad)]) for c in report.cards] * 30,

@@ -14,8 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.settings import Settings
-from prefect_flows.reporting.charts.svg import seconds
 from prefect_flows.reporting.charts.trend import Point, trend
 from prefect_flows.reporting.overview import index_page as index
 from prefect_flows.reporting.overview.index_page import (
@@ -26,6 +26,7 @@ from prefect_flows.reporting.overview.index_page import (
 from prefect_flows.reporting.overview.pages import publish
 from prefect_flows.reporting.overview.serve import answer
 from prefect_flows.state.incidents import Incident, save_incidents
+from prefect_flows.state.run_summary import StageSummary
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import overview
@@ -118,7 +119,7 @@ def test_text_of_users_is_text_everywhere(store: StateStore) -> None:
     )
     lineage = {i: replace(node, name=bad) for i, node in report.lineage.items()}
     lineage[f"source.p.{bad}"] = replace(lineage["source.p.raw.s0"], unique_id=f"source.p.{bad}")
-    stages = [replace(stage, stage=bad, skipped=bad) for stage in report.stages]
+    stages = [StageSummary(stage=bad, seconds=1, skipped=bad) for _ in report.stages]
     for number in range(3):
         keep_made_up_run(store, replace(report, lineage=lineage, stages=stages), number=number)
     save_incidents(
@@ -239,7 +240,7 @@ def test_a_trend_is_a_whole_picture_with_words(number: int) -> None:
         Point(START + timedelta(days=i), 10.0 + i, "failed" if i == 1 else "passed", i != 0)
         for i in range(number)
     ]
-    svg = ET.fromstring(trend("dev-duration", "Duration of dev", points, seconds) or "")
+    svg = ET.fromstring(trend("dev-duration", "Duration of dev", points, format_duration) or "")
     space = "{http://www.w3.org/2000/svg}"
     words = svg.findtext(f"{space}desc") or ""
     assert f"{number} runs, from 2026-11-20 to" in words
@@ -249,4 +250,4 @@ def test_a_trend_is_a_whole_picture_with_words(number: int) -> None:
     assert all(0 <= float(bar.get("x") or -1) <= 328 for bar in bars)
     assert all(float(bar.get("width") or 0) > 1 for bar in bars)
     assert sum("part" in (bar.get("class") or "") for bar in bars) == 1
-    assert trend("a", "b", points[:1], seconds) is None
+    assert trend("a", "b", points[:1], format_duration) is None

@@ -164,7 +164,7 @@ def test_a_damaged_history_is_set_aside_and_made_again(
     assert store.read(f"{run.folder}/summary.json") is not None
     assert [run.run_id for run in kept(store).runs] == ["run-0", "run-1"], "nothing was lost"
     file.write_text("{}")
-    with pytest.raises(CorruptFileError, match="target: Field required"):
+    with pytest.raises(CorruptFileError, match="target: this field is required"):
         history(store, "dev")
 
 

@@ -35,7 +35,7 @@ FAULTS: dict[str, tuple[bytes, int | None, str]] = {
     "known/day.csv": (b"day\n2024-02-30\n", 2, "column 'day': '2024-02-30' is not a date"),
     "known/first.csv": (b"id,day\n1,x\ny,2024-01-01\n", 2, "column 'day': 'x' is not a date"),
     "known/value.csv": (f"id\n{LONG_TEXT}\n".encode(), 2,
-                        f"column 'id': '{'x' * 17} … {'x' * 17}' is not a bigint"),
+                        f"column 'id': '{'x' * 19}…{'x' * 18}' is not a bigint"),
     "known/zeros.csv": (b"id\n1\n007\n", 3,
                         "column 'id': '007' is not a bigint that would be written so; to convert "
                         "such values, declare the column's type in the parameter types"),
@@ -121,10 +121,10 @@ FAULTS: dict[str, tuple[bytes, int | None, str]] = {
                        "column 'day': row 2 has a year that is not from 1 to 9999"),
     "new/long_number.jsonl": (b'{"a\\u0000": ' + b"9" * 5000 + b"}\n", 1, "it holds a zero byte"),
     "new/long.jsonl": (b'{"a": 1}\n{"a": ' + b"9" * 5000 + b"}\n", 2,
-                       f"column 'a': {'9' * 18} … {'9' * 18} is not a double, which has fewer "
+                       f"column 'a': {'9' * 20}…{'9' * 19} is not a double, which has fewer "
                        "digits; declare the column decimal or text"),
     "known/long_number.jsonl": (b'{"id": ' + b"9" * 5000 + b"}\n", 1,
-                                f"column 'id': {'9' * 18} … {'9' * 18} is not a bigint"),
+                                f"column 'id': {'9' * 20}…{'9' * 19} is not a bigint"),
     "new/objects.jsonl": (b'{"a": ' * 5000 + b"1" + b"}" * 5000 + b"\n", 1,
                           "its objects and lists are nested more than 400 deep"),
     "new/delimiter.csv": (b"a;b\n1;2\n", 1,

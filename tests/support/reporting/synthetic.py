@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.reporting.run_report.build import Compiled, ReportInput, failing_rows
+from prefect_flows.state.run_summary import StageSummary
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult, count_by_status
-from prefect_flows.transform.run_report import StageLine
 
 START = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
 HOSTILE = "<script>alert('x')</script>"
@@ -23,25 +24,32 @@ def facts(nodes: int, *, failures: bool = True, threads: int = 4, seed: int = 7)
     failed = [result for result in results if result.failed]
     seconds = max((r.completed_at or START) - START for r in results).total_seconds()
     rows = {
-        result.unique_id: failing_rows(
-            ("id", "value_field", "email"),
-            [(1, HOSTILE, "a@example.org"), (2, None, "b@example.org")],
-            "select id, status as value_field, email from t",
-            "postgres",
-            frozenset({"email"}),
-            "The first 2 rows of 12.",
+        result.unique_id: replace(
+            failing_rows(
+                ("id", "value_field", "email"),
+                [(1, HOSTILE, "a@example.org"), (2, None, "b@example.org")],
+                "select id, status as value_field, email from t",
+                "postgres",
+                frozenset({"email"}),
+            ),
+            note="The first 2 rows of 12.",
         )
         for result in failed
         if result.resource_type == "test"
     }
     stages = [
-        StageLine("ingest-crm", {}, 3.2, rows=1234567),
-        StageLine("dbt-snapshot", {}, 0, skipped="nothing selected"),
+        StageSummary(stage="ingest-crm", seconds=3.2, rows=1234567),
+        StageSummary(stage="dbt-snapshot", seconds=0, skipped="nothing selected"),
     ]
     for stage in ("dbt-run", "dbt-test"):
         of_stage = [result for result in results if result.stage == stage]
         taken = sum(result.seconds for result in of_stage) / threads
-        stages.append(StageLine(stage, count_by_status(of_stage), taken, 2, 50_000, 3_210_000_000))
+        stages.append(
+            StageSummary(
+                stage=stage, seconds=taken, statuses=count_by_status(of_stage), attempts=2,
+                rows=50_000, bytes=3_210_000_000,
+            )
+        )  # fmt: skip
     return ReportInput(
         target="dev",
         run_id="0190-example",

@@ -10,7 +10,6 @@ SOURCE, DASHED, KIND = (
     "{{ cookiecutter.__dashed }}",
     "{{ cookiecutter.__kind }}",
 )
-MODULE = f"prefect_flows.sources.{SOURCE}.flow"
 NEEDS = {
     "rest_api": f"""\
   edit prefect_flows/sources/{SOURCE}/source.py   the API's address, its fields
