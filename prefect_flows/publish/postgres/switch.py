@@ -177,7 +177,9 @@ def lock_for_switch(
 
 def _set_timeouts(cursor: Any, lock_seconds: float, statement_seconds: float) -> None:
     for name, seconds in (("lock", lock_seconds), ("statement", statement_seconds)):
-        cursor.execute(f"set local {name}_timeout = '{int(seconds * 1000)}ms'")
+        # Zero is no timeout.
+        milliseconds = max(int(seconds * 1000), 1) if seconds else 0
+        cursor.execute(f"set local {name}_timeout = '{milliseconds}ms'")
 
 
 def _lock(cursor: Any, tables: Sequence[sql.Identifier], mode: str) -> None:

@@ -21,6 +21,7 @@ from infrastructure.local import postgres
 from prefect_flows.core.errors import PublishError
 from prefect_flows.core.profiles import Profile
 from prefect_flows.publish.models import PublishedModel
+from prefect_flows.publish.postgres import switch as switching
 from prefect_flows.publish.postgres import warehouse as publishing
 from prefect_flows.publish.postgres.catalog import PublishedState
 from prefect_flows.publish.postgres.warehouse import PostgresPublisher
@@ -952,6 +953,27 @@ def test_a_reader_that_does_not_end_makes_the_switch_fail_for_a_retry(
         cursor.execute("select id from marts.dim")
         assert cursor.fetchall() == [(1,)]
     marts.switch("r2", DIM)
+    assert marts.read(DIM) == [(2,)]
+
+
+def test_a_vacuum_delays_the_switch_but_no_reader(
+    marts: Marts, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock that vacuums hold is waited for before any lock that disturbs readers."""
+    monkeypatch.setattr(switching, "AUTOVACUUM_SECONDS", -0.5)
+    monkeypatch.setattr(publishing, "PAUSE_SECONDS", 0.05)
+    caplog.set_level(logging.INFO, "test")
+    marts.run("r1", {DIM: create("select 1 as id")})
+    marts.build("r2", {DIM: create("select 2 as id")})
+    with closing(marts.open()) as vacuum:
+        vacuum.cursor().execute("lock table marts__a.dim in share update exclusive mode")
+        with in_background(lambda: marts.switch("r2", DIM)) as result:
+            waits_for_lock(marts)
+            marts.query("set lock_timeout = '1ms'")
+            assert marts.read(DIM) == [(1,)]
+            until(lambda: f"process {vacuum.get_backend_pid()} of postgres" in caplog.text)
+            vacuum.rollback()
+    assert isinstance(result[0], float)
     assert marts.read(DIM) == [(2,)]
 
 
