@@ -91,7 +91,6 @@ def own_schema(target_schema: str) -> str:
 RECORDS = "published_relations"
 
 CREATE_RECORDS = """
-create schema if not exists {schema};
 create table if not exists {records} (
     schema_name text not null,
     relation_name text not null,
@@ -146,9 +145,9 @@ def read_states(
         query = sql.SQL(
             "select schema_name, relation_name, live_run, live_since, previous_run, build_run,"
             " is_edited"
-            " from {} where (schema_name, relation_name) in %s"
-        ).format(table(schema, RECORDS))
-        records = {(row[0], row[1]): row[2:] for row in _query(cursor, query, wanted)}
+            " from {} where (schema_name, relation_name) in {}"
+        ).format(table(schema, RECORDS), sql.Literal(wanted))
+        records = {(row[0], row[1]): row[2:] for row in _query(cursor, query)}
     states = {}
     for model in models:
         parent, live_slot = parents.get(model.key, (None, None))
@@ -162,8 +161,18 @@ def read_states(
 
 
 def _query(cursor: Any, query: str | sql.Composable, *values: Any) -> list[tuple[Any, ...]]:
-    cursor.execute(query, values)
+    # Without values, a percent sign in a name is not a placeholder.
+    cursor.execute(query, values or None)
     return list(cursor.fetchall())
+
+
+def create_schema(cursor: Any, name: str) -> None:
+    """Create a schema that does not exist.
+
+    `create schema if not exists` needs the privilege to create it even if it exists.
+    """
+    if not _query(cursor, "select from pg_namespace where nspname = %s", name):
+        cursor.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(name)))
 
 
 def find_relation(cursor: Any, schema: str, name: str) -> Relation | None:

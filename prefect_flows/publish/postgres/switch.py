@@ -15,6 +15,7 @@ from psycopg2 import sql
 from prefect_flows.publish.models import PublishedModel
 from prefect_flows.publish.postgres.catalog import (
     RECORDS,
+    SLOTS,
     Column,
     PublishedState,
     find_dependents,
@@ -46,6 +47,11 @@ end
 $$
 """
 PARENT_FUNCTION = "on_change_by_hand"
+
+# The locks that disturb readers are given up after this part of `deadlock_timeout`.
+DEADLOCK_SHARE = 0.8
+# Postgres cancels an autovacuum that somebody waits for after `deadlock_timeout`.
+AUTOVACUUM_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,14 @@ def find_broken_dependents(
         models: the models to switch.
         states: their states.
     """
+    models = list(models)
+    replaced_views = {
+        name
+        for model in models
+        if (parent := states[model.unique_id].parent) is not None and parent.kind in ("v", "m")
+        for (name,) in _fetch(cursor, "select %s::regclass::text", parent.oid)
+    }
+    own_tables = _find_own_tables(cursor, models)
     broken = []
     for model in models:
         state = states[model.unique_id]
@@ -95,17 +109,14 @@ def find_broken_dependents(
             broken += [
                 f"{dependent} depends on {model}, which is a view and becomes a table"
                 for dependent in find_dependents(cursor, state.parent.oid)
+                if dependent not in replaced_views
             ]
             continue
         if state.live_slot is None:
             broken += [
                 f"the foreign key {name} of {referring} refers to {model}, whose rows move"
-                for referring, name in _fetch(
-                    cursor,
-                    "select conrelid::regclass::text, conname::text from pg_constraint"
-                    " where confrelid = %s and conrelid <> confrelid order by 1, 2",
-                    state.parent.oid,
-                )
+                for oid, referring, name in _find_foreign_keys(cursor, state.parent.oid)
+                if oid not in own_tables
             ]
         child = find_relation(cursor, slot_schema(model.schema, state.build_slot), model.name)
         if child is None:
@@ -122,6 +133,74 @@ def find_broken_dependents(
     return broken
 
 
+def lock_for_switch(
+    cursor: Any,
+    models: Sequence[PublishedModel],
+    states: Mapping[str, PublishedState],
+    *,
+    lock_seconds: float,
+) -> None:
+    """Lock everything that the switch changes, in one transaction with it.
+
+    A statement that reads several models then sees either all old or all new rows.
+
+    The whole wait ends before Postgres looks for deadlocks (`deadlock_timeout`): a reader that
+    waits for one of these locks while it holds another would be cancelled then. The first lock
+    disturbs no reader. It makes autovacuum give way, for which Postgres takes that long.
+
+    Args:
+        cursor: a cursor.
+        models: the models to switch.
+        states: their states.
+        lock_seconds: how long each lock may take.
+    """
+    children = [
+        table(slot_schema(model.schema, slot), model.name)
+        for model in models
+        for slot in (states[model.unique_id].build_slot, states[model.unique_id].live_slot)
+        if slot is not None
+    ]
+    parents = [
+        table(model.schema, model.name)
+        for model in models
+        if (parent := states[model.unique_id].parent) is not None and parent.kind == "r"
+    ]
+    ((deadlock,),) = _fetch(
+        cursor, "select setting::float / 1000 from pg_settings where name = 'deadlock_timeout'"
+    )
+    _set_timeouts(cursor, deadlock + AUTOVACUUM_SECONDS, 0)
+    _lock(cursor, children, "share update exclusive")
+    seconds = deadlock * DEADLOCK_SHARE
+    _set_timeouts(cursor, min(lock_seconds, seconds), seconds)
+    _lock(cursor, [*parents, *children], "access exclusive")
+    _set_timeouts(cursor, min(lock_seconds, deadlock - seconds), 0)
+
+
+def _set_timeouts(cursor: Any, lock_seconds: float, statement_seconds: float) -> None:
+    for name, seconds in (("lock", lock_seconds), ("statement", statement_seconds)):
+        # Zero is no timeout.
+        milliseconds = max(int(seconds * 1000), 1) if seconds else 0
+        cursor.execute(f"set local {name}_timeout = '{milliseconds}ms'")
+
+
+def _lock(cursor: Any, tables: Sequence[sql.Identifier], mode: str) -> None:
+    names = sql.SQL(", ").join(sql.SQL("only {}").format(each) for each in tables)
+    cursor.execute(sql.SQL("lock table {} in {} mode").format(names, sql.SQL(mode)))
+
+
+def find_missing_tables(
+    cursor: Any, models: Iterable[PublishedModel], states: Mapping[str, PublishedState]
+) -> list[str]:
+    """Return the tables that the switch would show, but that do not exist."""
+    missing = []
+    for model in models:
+        schema = slot_schema(model.schema, states[model.unique_id].build_slot)
+        found = find_relation(cursor, schema, model.name)
+        if found is None or found.kind != "r":
+            missing.append(f"{schema}.{model.name}")
+    return missing
+
+
 def switch(
     cursor: Any,
     target_schema: str,
@@ -130,8 +209,7 @@ def switch(
 ) -> None:
     """Make the parents inherit from the build slots; runs in one transaction.
 
-    The parents are locked first, all of them, so that a statement that reads several models sees
-    either all old or all new rows.
+    `lock_for_switch` comes before it in the same transaction.
 
     Args:
         cursor: a cursor; the caller sets the timeouts and commits.
@@ -139,36 +217,106 @@ def switch(
         models: the models to switch.
         states: their states.
     """
-    existing = [model for model in models if states[model.unique_id].parent is not None]
-    tables = [model for model in existing if states[model.unique_id].parent.kind == "r"]  # type: ignore[union-attr]
-    if tables:
-        names = sql.SQL(", ").join(
-            sql.SQL("only {}").format(table(model.schema, model.name)) for model in tables
-        )
-        cursor.execute(sql.SQL("lock table {} in access exclusive mode").format(names))
     cursor.execute(
         sql.SQL(CREATE_PARENT_FUNCTION).format(
             function=table(own_schema(target_schema), PARENT_FUNCTION),
             records=table(own_schema(target_schema), RECORDS),
         )
     )
+    grants = _drop_views(cursor, models, states)
+    _drop_foreign_keys(cursor, models, states)
     for model in models:
-        _switch_model(cursor, target_schema, model, states[model.unique_id])
+        _switch_model(
+            cursor,
+            target_schema,
+            model,
+            states[model.unique_id],
+            grants.get(model.unique_id, set()),
+        )
+
+
+def _find_own_tables(cursor: Any, models: Sequence[PublishedModel]) -> set[int]:
+    """Return the oids of the models' tables: parents, and those in the slots."""
+    names = {
+        (schema, model.name)
+        for model in models
+        for schema in (model.schema, *(slot_schema(model.schema, slot) for slot in SLOTS))
+    }
+    if not names:
+        return set()
+    return {
+        oid
+        for (oid,) in _fetch(
+            cursor,
+            "select c.oid::bigint from pg_class as c join pg_namespace as n"
+            " on n.oid = c.relnamespace where c.relkind = 'r' and (n.nspname, c.relname) in %s",
+            tuple(names),
+        )
+    }
+
+
+def _find_foreign_keys(cursor: Any, oid: int) -> list[tuple[int, str, str]]:
+    """Return the foreign keys of other tables that refer to a table: oid, table, name."""
+    return [
+        (referring, table_name, name)
+        for referring, table_name, name in _fetch(
+            cursor,
+            "select conrelid::bigint, conrelid::regclass::text, conname::text from pg_constraint"
+            " where confrelid = %s and contype = 'f' and conrelid <> confrelid order by 2, 3",
+            oid,
+        )
+    ]
+
+
+def _drop_views(
+    cursor: Any, models: Sequence[PublishedModel], states: Mapping[str, PublishedState]
+) -> dict[str, set[tuple[str, str, bool]]]:
+    """Drop the views that become tables, those that read others first; return id → grants."""
+    grants = {}
+    views = {
+        model.unique_id: (model, parent)
+        for model in models
+        if (parent := states[model.unique_id].parent) is not None and parent.kind in ("v", "m")
+    }
+    while views:
+        unread = [i for i, (_, view) in views.items() if not find_dependents(cursor, view.oid)]
+        # If a reader has made an object since the check, Postgres names it.
+        for unique_id in unread or list(views):
+            model, view = views.pop(unique_id)
+            grants[unique_id] = read_grants(cursor, view.oid)
+            kind = "view" if view.kind == "v" else "materialized view"
+            cursor.execute(sql.SQL(f"drop {kind} {{}}").format(table(model.schema, model.name)))
+    return grants
+
+
+def _drop_foreign_keys(
+    cursor: Any, models: Sequence[PublishedModel], states: Mapping[str, PublishedState]
+) -> None:
+    """Drop the foreign keys among tables that lose their rows, which keep their keys from going."""
+    own_tables = _find_own_tables(cursor, models)
+    for model in models:
+        state = states[model.unique_id]
+        if state.parent is None or state.parent.kind != "r" or state.live_slot is not None:
+            continue
+        for oid, referring, name in _find_foreign_keys(cursor, state.parent.oid):
+            if oid in own_tables:
+                cursor.execute(
+                    sql.SQL("alter table {} drop constraint {}").format(
+                        sql.SQL(referring), sql.Identifier(name)
+                    )
+                )
 
 
 def _switch_model(
-    cursor: Any, target_schema: str, model: PublishedModel, state: PublishedState
+    cursor: Any,
+    target_schema: str,
+    model: PublishedModel,
+    state: PublishedState,
+    grants: set[tuple[str, str, bool]],
 ) -> None:
     parent = table(model.schema, model.name)
     child = table(slot_schema(model.schema, state.build_slot), model.name)
-    found = find_relation(cursor, *child.strings)
-    if found is None or found.kind != "r":
-        raise LookupError(f"no table {'.'.join(child.strings)} to publish")
-    grants: set[tuple[str, str, bool]] = set()
-    if state.parent is not None and state.parent.kind in ("v", "m"):
-        grants = read_grants(cursor, state.parent.oid)
-        kind = "view" if state.parent.kind == "v" else "materialized view"
-        cursor.execute(sql.SQL(f"drop {kind} {{}}").format(parent))
+    child_oid = find_relation(cursor, *child.strings).oid  # type: ignore[union-attr]
     if state.parent is None or state.parent.kind in ("v", "m"):
         cursor.execute(
             sql.SQL("create table {} as select * from only {} with no data").format(parent, child)
@@ -182,7 +330,7 @@ def _switch_model(
             cursor.execute(sql.SQL("truncate only {}").format(parent))
     oid = find_relation(cursor, model.schema, model.name).oid  # type: ignore[union-attr]
     _change_columns(
-        cursor, parent, compare_columns(read_columns(cursor, oid), read_columns(cursor, found.oid))
+        cursor, parent, compare_columns(read_columns(cursor, oid), read_columns(cursor, child_oid))
     )
     cursor.execute(sql.SQL("alter table {} inherit {}").format(child, parent))
     _guard_parent(cursor, target_schema, parent)
@@ -190,9 +338,9 @@ def _switch_model(
     if state.live_slot is not None:
         before = find_relation(cursor, slot_schema(model.schema, state.live_slot), model.name)
         revoked = read_grants(cursor, before.oid) if before is not None else set()
-    granted = read_grants(cursor, found.oid)
+    granted = read_grants(cursor, child_oid)
     _apply_grants(cursor, parent, granted=grants | granted, revoked=revoked - granted)
-    _copy_comments(cursor, found.oid, parent)
+    _copy_comments(cursor, child_oid, parent)
 
 
 def _empty_table(cursor: Any, oid: int, parent: sql.Identifier) -> None:
@@ -200,15 +348,30 @@ def _empty_table(cursor: Any, oid: int, parent: sql.Identifier) -> None:
 
     Readers' views refer to this table, so it stays.
     """
-    # Keys before NOT NULL, which they need. Before version 18, NOT NULL was not a constraint.
+    # Foreign keys before the keys they refer to, and these before NOT NULL, which they need. Before
+    # version 18, NOT NULL was not a constraint.
     for (name,) in _fetch(
         cursor,
         "select conname::text from pg_constraint where conrelid = %s and contype <> 't'"
-        " order by contype = 'n'",
+        " order by contype <> 'f', contype = 'n'",
         oid,
     ):
         cursor.execute(
             sql.SQL("alter table only {} drop constraint {}").format(parent, sql.Identifier(name))
+        )
+    # A default could keep a column from changing its type.
+    for name, what in _fetch(
+        cursor,
+        "select attname::text, case when attidentity <> '' then 'identity'"
+        " when attgenerated <> '' then 'expression' else 'default' end from pg_attribute"
+        " where attrelid = %s and attnum > 0 and (atthasdef or attidentity <> '')"
+        " and not attisdropped",
+        oid,
+    ):
+        cursor.execute(
+            sql.SQL(f"alter table only {{}} alter column {{}} drop {what}").format(
+                parent, sql.Identifier(name)
+            )
         )
     for (name,) in _fetch(
         cursor,
@@ -221,6 +384,11 @@ def _empty_table(cursor: Any, oid: int, parent: sql.Identifier) -> None:
                 parent, sql.Identifier(name)
             )
         )
+    # An index on an expression could keep a column from changing its type.
+    for (name,) in _fetch(
+        cursor, "select indexrelid::regclass::text from pg_index where indrelid = %s", oid
+    ):
+        cursor.execute(sql.SQL("drop index {}").format(sql.SQL(name)))
     cursor.execute(sql.SQL("truncate only {}").format(parent))
 
 

@@ -35,7 +35,7 @@ declare
     keys text := tg_argv[1];
 begin
     if tg_op = 'TRUNCATE' or keys = '' and tg_op <> 'INSERT' then
-        execute format('insert into %s (everything) values (true)', tg_argv[0]);
+        execute format('insert into %s ("everything changed") values (true)', tg_argv[0]);
     elsif keys = '' then
         execute format(
             'insert into %s (transaction_id, row_count)'
@@ -65,6 +65,8 @@ TRIGGERS = (
     ("truncate", ""),
 )
 FUNCTION = "record_changes"
+# The column that a key cannot have the name of.
+EVERYTHING = "everything changed"
 
 
 def copy_published_rows(
@@ -198,13 +200,20 @@ def _record_changes(
         ] or [sql.SQL("transaction_id xid, row_count bigint")]
         cursor.execute(sql.SQL("drop table if exists {}").format(changes))
         cursor.execute(
-            sql.SQL("create table {} ({}, everything boolean)").format(
+            sql.SQL('create table {} ({}, "everything changed" boolean)').format(
                 changes, sql.SQL(", ").join(definitions)
             )
         )
         arguments = (
             changes.as_string(cursor),
             ", ".join(sql.Identifier(key.name).as_string(cursor) for key in keys),
+        )
+        recorded = find_relation(cursor, *slot_table.strings)
+        cursor.execute(
+            sql.SQL("comment on table {} is {}").format(
+                changes,
+                sql.Literal(_hash_columns(cursor, recorded.oid)),  # type: ignore[union-attr]
+            )
         )
         for event, referencing in TRIGGERS:
             cursor.execute(
@@ -222,6 +231,17 @@ def _record_changes(
             )
 
 
+def _hash_columns(cursor: Any, oid: int) -> str:
+    """Return a hash that changes if a column is added, dropped, or dropped and added again."""
+    columns = _fetch(
+        cursor,
+        "select attnum, attname::text, atttypid::bigint, atttypmod from pg_attribute"
+        " where attrelid = %s and attnum > 0 and not attisdropped order by attnum",
+        oid,
+    )
+    return hashlib.sha256(repr(columns).encode()).hexdigest()
+
+
 def _copy_changes(
     cursor: Any,
     target_schema: str,
@@ -233,6 +253,12 @@ def _copy_changes(
 ) -> bool:
     """Copy the rows that changed in either slot since both were equal; False if unknown."""
     build_slot = "b" if live_slot == "a" else "a"
+    # A run that was killed may still write: its statement ends on the server.
+    cursor.execute(
+        sql.SQL("lock table only {} in share row exclusive mode").format(
+            table(slot_schema(model.schema, build_slot), model.name)
+        )
+    )
     for slot, oid in ((live_slot, live_oid), (build_slot, build_oid)):
         if not _is_recorded(cursor, target_schema, model, slot, oid):
             return False
@@ -242,11 +268,22 @@ def _copy_changes(
     live_changes, build_changes = (
         _changes_table(target_schema, model, slot) for slot in (live_slot, build_slot)
     )
-    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
+    generated = {
+        name
+        for (name,) in _fetch(
+            cursor,
+            "select attname::text from pg_attribute where attrelid = %s and attgenerated <> ''",
+            build_oid,
+        )
+    }
+    names = sql.SQL(", ").join(
+        sql.Identifier(column.name) for column in columns if column.name not in generated
+    )
     parts = {
         "live": live, "build": build, "live_changes": live_changes,
         "build_changes": build_changes, "columns": names,
     }  # fmt: skip
+    _drop_foreign_keys(cursor, build_oid)
     # What is copied is no change of its own.
     cursor.execute(sql.SQL("alter table {build} disable trigger user").format(**parts))
     copied = (
@@ -259,6 +296,25 @@ def _copy_changes(
     cursor.execute(sql.SQL("alter table {build} enable trigger user").format(**parts))
     cursor.execute(sql.SQL("truncate {live_changes}, {build_changes}").format(**parts))
     return True
+
+
+def _drop_foreign_keys(cursor: Any, oid: int) -> None:
+    """Drop foreign keys from and to a table of the build slot.
+
+    The rows that they refer to are those of an earlier run, which the new rows need not fit. dbt
+    creates such keys only with a table; it drops them whenever it replaces the table they refer to.
+    """
+    for owner, name in _fetch(
+        cursor,
+        "select conrelid::regclass::text, conname::text from pg_constraint"
+        " where contype = 'f' and %s in (conrelid, confrelid)",
+        oid,
+    ):
+        cursor.execute(
+            sql.SQL("alter table {} drop constraint {}").format(
+                sql.SQL(owner), sql.Identifier(name)
+            )
+        )
 
 
 def _is_recorded(
@@ -277,10 +333,11 @@ def _is_recorded(
         oid,
     )
     recorded = [column.name for column in read_columns(cursor, relation.oid)]
-    wanted = [*(model.unique_key or ("transaction_id", "row_count")), "everything"]
-    if triggers != len(TRIGGERS) or recorded != wanted:
+    wanted = [*(model.unique_key or ("transaction_id", "row_count")), EVERYTHING]
+    ((hashed,),) = _fetch(cursor, "select obj_description(%s, 'pg_class')", relation.oid)
+    if triggers != len(TRIGGERS) or recorded != wanted or hashed != _hash_columns(cursor, oid):
         return False
-    unknown = [sql.SQL("everything")] + [
+    unknown = [sql.Identifier(EVERYTHING)] + [
         sql.SQL("{} is null").format(sql.Identifier(key)) for key in model.unique_key
     ]
     query = sql.SQL("select exists (select from {} where {})").format(
@@ -312,8 +369,8 @@ def _copy_by_key(cursor: Any, unique_key: tuple[str, ...], parts: dict[str, Any]
     )
     cursor.execute(
         sql.SQL(
-            "insert into {build} ({columns}) select {row} from {live} as published"
-            " join changed_keys as changed on {matches}"
+            "insert into {build} ({columns}) overriding system value"
+            " select {row} from {live} as published join changed_keys as changed on {matches}"
         ).format(row=row, matches=matches, **parts)
     )
     return True
@@ -322,12 +379,16 @@ def _copy_by_key(cursor: Any, unique_key: tuple[str, ...], parts: dict[str, Any]
 def _copy_by_transaction(cursor: Any, parts: dict[str, Any]) -> bool:
     """Replace the rows of recorded transactions; False if their number is not the recorded one."""
     for relation, changes, statement in (
-        ("build", "build_changes", "delete from {relation} where xmin = any(%s::xid[])"),
+        (
+            "build",
+            "build_changes",
+            "delete from {relation} where xmin = any({transactions}::xid[])",
+        ),
         (
             "live",
             "live_changes",
-            "insert into {build} ({columns}) select {columns} from {relation}"
-            " where xmin = any(%s::xid[])",
+            "insert into {build} ({columns}) overriding system value"
+            " select {columns} from {relation} where xmin = any({transactions}::xid[])",
         ),
     ):
         ((transactions, rows),) = _fetch(
@@ -341,9 +402,11 @@ def _copy_by_transaction(cursor: Any, parts: dict[str, Any]) -> bool:
             continue
         cursor.execute(
             sql.SQL(statement).format(
-                relation=parts[relation], build=parts["build"], columns=parts["columns"]
-            ),
-            (transactions,),
+                relation=parts[relation],
+                build=parts["build"],
+                columns=parts["columns"],
+                transactions=sql.Literal(transactions),
+            )
         )
         if cursor.rowcount != rows:
             return False

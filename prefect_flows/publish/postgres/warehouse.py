@@ -23,23 +23,30 @@ from prefect_flows.publish.postgres.catalog import (
     RECORDS,
     SLOTS,
     PublishedState,
+    create_schema,
     find_relation,
     own_schema,
     read_states,
     slot_schema,
     table,
 )
-from prefect_flows.publish.postgres.switch import find_broken_dependents, switch
+from prefect_flows.publish.postgres.switch import (
+    find_broken_dependents,
+    find_missing_tables,
+    lock_for_switch,
+    switch,
+)
 from prefect_flows.publish.postgres.sync import copy_published_rows
 
-# The switch waits this long for each lock, and readers that come after it wait as long. It is less
-# than Postgres' own `deadlock_timeout` (1 s), after which Postgres could cancel a reader.
+# The switch waits this long for each lock, and readers that come after it wait as long.
 LOCK_TIMEOUT_SECONDS = 0.5
-# The locks of all models together. Longer than a single lock, because there may be many models.
-LOCKS_TIMEOUT_SECONDS = 2.0
 # Between attempts, readers that waited for the switch run.
 PAUSE_SECONDS = 1.0
 SWITCH_ATTEMPTS = 20
+# How long the switch waits for transactions that cannot see the new rows.
+SNAPSHOTS_TIMEOUT_SECONDS = 60.0
+POLL_SECONDS = 0.2
+MAX_LISTED_SESSIONS = 5
 
 _LOCK_ERRORS = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
 
@@ -123,16 +130,15 @@ class PostgresPublisher:
             PublishError: lists every fault.
         """
         schemas = {model.schema for model in built}
+        own = own_schema(self._target_schema)
         faults = [
             f"the schema {name!r} has {len(name.encode())} bytes; Postgres allows {MAX_NAME_BYTES}"
-            for name in sorted(
-                {own_schema(self._target_schema), *(slot_schema(s, SLOTS[0]) for s in schemas)}
-            )
+            for name in (own, *(slot_schema(schema, SLOTS[0]) for schema in sorted(schemas)))
             if len(name.encode()) > MAX_NAME_BYTES
         ]
         with self._transaction() as cursor:
             for schema in sorted(
-                {own_schema(self._target_schema)}
+                {own}
                 | schemas
                 | {slot_schema(schema, slot) for schema in schemas for slot in SLOTS}
             ):
@@ -194,16 +200,18 @@ class PostgresPublisher:
         with self._transaction() as cursor:
             self._create_schemas(cursor, built)
             if resumed_run is not None:
-                self._take_over(cursor, run, resumed_run)
-            states = read_states(cursor, self._target_schema, built)
+                kept = [model for model in built if model.unique_id not in executed]
+                self._take_over(cursor, kept, run, resumed_run)
         removed = self._remove_leftovers()
         for model in built:
             if model.unique_id not in executed:
                 continue
-            state = states[model.unique_id]
             started = time.monotonic()
             with self._transaction() as cursor:
+                # This locks the record: who changes rows by hand now waits until they are copied,
+                # and the switch finds their change.
                 self._record(cursor, model, previous_run=None, build_run=run)
+                state = read_states(cursor, self._target_schema, [model])[model.unique_id]
                 if model.is_seed:
                     cursor.execute(
                         sql.SQL("drop table if exists {} cascade").format(
@@ -240,18 +248,15 @@ class PostgresPublisher:
             states = read_states(cursor, self._target_schema, models)
             # An attempt whose answer was lost may have published them.
             models = [model for model in models if states[model.unique_id].live_run != run]
-            edited = [
-                str(model)
-                for model in models
-                if states[model.unique_id].build_run not in (run, *_unknown_run(model))
-            ]
+            self._check_unchanged(models, states, run)
+            missing = find_missing_tables(cursor, models, states)
             broken = find_broken_dependents(cursor, models, states)
-        if edited:
+        if missing:
             raise PublishError(
-                f"The rows of {', '.join(edited)} were changed while the run built new ones from "
-                "them. Nothing was published.",
+                f"dbt built no table {', '.join(missing)}. Nothing was published.",
                 where=self._profile.address,
-                fix="run again: the next run starts from the changed rows",
+                fix="use a materialization that builds a table of the model's name, or set "
+                "`meta: {publish: false}`; then run again with --failed",
             )
         if broken:
             raise PublishError(
@@ -263,20 +268,64 @@ class PostgresPublisher:
             )
         return self._switch(models, states, run, log) if models else 0.0
 
-    def show_previous(self, log: Logger) -> list[PublishedModel]:
-        """Show readers the rows of the run before again; return the models that changed.
+    def _check_unchanged(
+        self,
+        models: Sequence[PublishedModel],
+        states: Mapping[str, PublishedState],
+        run: str | None,
+    ) -> None:
+        """Check that nobody changed rows by hand that the run has built new ones from.
 
         Raises:
-            PublishError: no model has complete rows of an earlier run.
+            PublishError: somebody did.
+        """
+        edited = [
+            str(model)
+            for model in models
+            if (
+                states[model.unique_id].is_edited
+                if run is None
+                else states[model.unique_id].build_run not in (run, *_unknown_run(model))
+            )
+        ]
+        if edited:
+            when = "by hand" if run is None else "while the run built new ones from them"
+            raise PublishError(
+                f"The rows of {', '.join(edited)} were changed {when}. Nothing was published.",
+                where=self._profile.address,
+                fix="run again: the next run starts from the changed rows",
+            )
+
+    def show_previous(self, log: Logger) -> list[PublishedModel]:
+        """Undo the last publication; return its models.
+
+        Models that this publication showed for the first time stay as they are.
+
+        Raises:
+            PublishError: a model has no complete rows of an earlier run.
         """
         states = self.read_states()
-        models = [
-            model for model in self.models if states[model.unique_id].previous_run is not None
+        last = max(
+            (s.live_since for s in states.values() if s.live_since is not None), default=None
+        )
+        published = [
+            model
+            for model in self.models
+            if last is not None and states[model.unique_id].live_since == last
         ]
-        if not models:
+        self._check_unchanged(published, states, None)
+        models = [m for m in published if states[m.unique_id].previous_run is not None]
+        overwritten = [
+            str(model)
+            for model in published
+            if states[model.unique_id].previous_run is None
+            and states[model.unique_id].build_run is not None
+        ]
+        if overwritten or not models:
+            why = f"a later run has built over {', '.join(overwritten)}"
             raise PublishError(
-                "There is no previous version: nothing was published twice, or a later run has "
-                "already built over it.",
+                "There is no previous version: "
+                f"{why if overwritten else 'nothing was published twice'}.",
                 where=self._profile.address,
                 fix="correct the model and run the pipeline",
             )
@@ -299,6 +348,7 @@ class PostgresPublisher:
         log: Logger,
     ) -> float:
         """Switch with a lock timeout; `run` is None for the way back."""
+        self._wait_for_snapshots(log)
         for attempt in range(1, SWITCH_ATTEMPTS + 1):
             try:
                 return self._switch_once(models, states, run)
@@ -325,16 +375,12 @@ class PostgresPublisher:
     ) -> float:
         now = datetime.now(UTC)
         with self._transaction() as cursor:
-            for setting, seconds in (
-                ("lock_timeout", LOCK_TIMEOUT_SECONDS),
-                ("statement_timeout", LOCKS_TIMEOUT_SECONDS),
-            ):
-                cursor.execute(f"set local {setting} = '{int(seconds * 1000)}ms'")
-            started = time.monotonic()
             for schema in sorted({model.schema for model in models}):
-                cursor.execute(
-                    sql.SQL("create schema if not exists {}").format(sql.Identifier(schema))
-                )
+                create_schema(cursor, schema)
+            lock_for_switch(cursor, models, states, lock_seconds=LOCK_TIMEOUT_SECONDS)
+            started = time.monotonic()
+            # What somebody changed by hand while this transaction waited is committed now.
+            self._check_unchanged(models, read_states(cursor, self._target_schema, models), run)
             switch(cursor, self._target_schema, models, states)
             for model in models:
                 state = states[model.unique_id]
@@ -354,6 +400,32 @@ class PostgresPublisher:
                 cursor.execute(sql.SQL("analyze {}").format(table(model.schema, model.name)))
         return seconds
 
+    def _wait_for_snapshots(self, log: Logger) -> None:
+        """Wait for transactions whose snapshot may be older than the rows to publish.
+
+        A transaction with REPEATABLE READ or SERIALIZABLE cannot see rows that were committed after
+        its first statement. If it read a model for the first time after the switch, it would find
+        no rows, or those of the run before the last one. One that has read a model already holds a
+        lock, for which the switch waits too. A role without `pg_read_all_stats` sees only its own
+        sessions here.
+        """
+        with self._transaction() as cursor:
+            waiting = _find_old_snapshots(cursor, None)
+        if not waiting:
+            return
+        log.info("Transactions of readers began before the new rows: %s. Waiting.", _list(waiting))
+        deadline = time.monotonic() + SNAPSHOTS_TIMEOUT_SECONDS
+        while waiting and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            with self._transaction() as cursor:
+                waiting = _find_old_snapshots(cursor, list(waiting))
+        if waiting:
+            log.warning(
+                "Transactions of readers began before the new rows and still run: %s. A model that "
+                "such a transaction reads now for the first time has no rows, or old ones.",
+                _list(waiting),
+            )
+
     def _find_blockers(self, models: Sequence[PublishedModel]) -> str:
         with self._transaction() as cursor:
             cursor.execute(
@@ -362,11 +434,22 @@ class PostgresPublisher:
                 " join pg_class as c on c.oid = l.relation"
                 " join pg_namespace as n on n.oid = c.relnamespace"
                 " where (n.nspname, c.relname) in %s and l.granted and a.pid <> pg_backend_pid()"
+                " and a.datname = current_database()"
                 " order by a.xact_start limit 5",
-                (tuple(model.key for model in models),),
+                (
+                    tuple(
+                        (schema, model.name)
+                        for model in models
+                        for schema in (
+                            model.schema,
+                            *(slot_schema(model.schema, slot) for slot in SLOTS),
+                        )
+                    ),
+                ),
             )
             found = [
-                f"process {pid} of {user}{f' ({name})' if name else ''}, {state}"
+                f"process {pid} of {user}{f' ({name})' if name else ''}"
+                f"{f', {state}' if state else ''}"
                 f"{f' since {since:%H:%M:%S}' if since else ''}"
                 for pid, user, name, state, since in cursor.fetchall()
             ]
@@ -374,23 +457,33 @@ class PostgresPublisher:
 
     def _create_schemas(self, cursor: Any, built: Sequence[PublishedModel]) -> None:
         schema = own_schema(self._target_schema)
-        cursor.execute(
-            sql.SQL(CREATE_RECORDS).format(
-                schema=sql.Identifier(schema), records=table(schema, RECORDS)
-            )
-        )
-        for name in sorted({slot_schema(m.schema, slot) for m in built for slot in SLOTS}):
-            cursor.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(name)))
+        for name in sorted({schema, *(slot_schema(m.schema, s) for m in built for s in SLOTS)}):
+            create_schema(cursor, name)
+        cursor.execute(sql.SQL(CREATE_RECORDS).format(records=table(schema, RECORDS)))
 
-    def _take_over(self, cursor: Any, run: str, resumed_run: str) -> None:
-        """Record that what a run built belongs to the run that resumes it."""
+    def _take_over(
+        self, cursor: Any, models: Sequence[PublishedModel], run: str, resumed_run: str
+    ) -> None:
+        """Record that the models that a run built belong to the run that resumes it.
+
+        A model that is built again is not among them: readers go on seeing the resumed run's rows.
+        """
+        if not models:
+            return
         records = table(own_schema(self._target_schema), RECORDS)
+        keys = sql.Literal(tuple(model.key for model in models))
         for column in ("build_run", "live_run"):
             cursor.execute(
-                sql.SQL("update {} set {} = %s where {} = %s").format(
-                    records, sql.Identifier(column), sql.Identifier(column)
-                ),
-                (run, resumed_run),
+                sql.SQL(
+                    "update {records} set {column} = {run} where {column} = {resumed_run}"
+                    " and (schema_name, relation_name) in {keys}"
+                ).format(
+                    records=records,
+                    column=sql.Identifier(column),
+                    run=sql.Literal(run),
+                    resumed_run=sql.Literal(resumed_run),
+                    keys=keys,
+                )
             )
 
     def _record(self, cursor: Any, model: PublishedModel, **values: Any) -> None:
@@ -400,10 +493,14 @@ class PostgresPublisher:
         )
         cursor.execute(
             sql.SQL(
-                "insert into {} (schema_name, relation_name, {}) values %s"
+                "insert into {} (schema_name, relation_name, {}) values {}"
                 " on conflict (schema_name, relation_name) do update set {}"
-            ).format(table(own_schema(self._target_schema), RECORDS), columns, updates),
-            ((model.schema, model.name, *values.values()),),
+            ).format(
+                table(own_schema(self._target_schema), RECORDS),
+                columns,
+                sql.Literal((model.schema, model.name, *values.values())),
+                updates,
+            )
         )
 
     def _remove_leftovers(self) -> list[str]:
@@ -419,7 +516,11 @@ class PostgresPublisher:
             leftovers: list[tuple[str, str, str]] = []
             for schema, name in sorted(recorded):
                 for slot in SLOTS:
-                    names = [f"{name}__dbt_tmp", f"{name}__dbt_backup"]
+                    # dbt shortens the name like this.
+                    names = [
+                        name[: MAX_NAME_BYTES - len(suffix)] + suffix
+                        for suffix in ("__dbt_tmp", "__dbt_backup")
+                    ]
                     if (schema, name) not in known:
                         names.append(name)
                     cursor.execute(
@@ -463,6 +564,36 @@ class PostgresPublisher:
                     fix="correct what Postgres says, then run again with --failed",
                     retryable=classify(error) is FailureClass.TRANSIENT,
                 ) from error
+
+
+# Process and start of its transaction → text.
+_Sessions = dict[tuple[int, datetime], str]
+
+
+def _find_old_snapshots(cursor: Any, among: Sequence[tuple[int, datetime]] | None) -> _Sessions:
+    """Return the transactions of several statements that hold a snapshot.
+
+    Args:
+        cursor: a cursor.
+        among: look only at these; None for all.
+    """
+    cursor.execute(
+        "select pid, xact_start, usename::text, application_name, state from pg_stat_activity"
+        " where datname = current_database() and backend_type = 'client backend'"
+        " and pid <> pg_backend_pid() and backend_xmin is not null"
+        " and (state <> 'active' or query_start > xact_start)"
+        " and (%s or (pid, xact_start) in %s) order by xact_start",
+        (among is None, tuple(among or [(0, datetime.now(UTC))])),
+    )
+    return {
+        (pid, since): f"process {pid} of {user}{f' ({name})' if name else ''}, {state} since "
+        f"{since:%H:%M:%S}"
+        for pid, since, user, name, state in cursor.fetchall()
+    }
+
+
+def _list(sessions: _Sessions) -> str:
+    return "; ".join(list(sessions.values())[:MAX_LISTED_SESSIONS])
 
 
 def _unknown_run(model: PublishedModel) -> tuple[None, ...]:
