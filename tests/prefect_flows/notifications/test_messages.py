@@ -71,6 +71,14 @@ def test_the_first_failing_rows_without_what_is_hidden() -> None:
     assert "id=3" not in notice.body
 
 
+def test_a_failure_says_which_data_readers_see() -> None:
+    sentence = "Readers see the data of run r1, published at 2026-11-30 04:05 UTC."
+    changes = IncidentChanges(new=[incident(0)])
+    notice = build_incident_notice("prod", changes, NotificationPreferences(), {}, URL, sentence)
+    assert notice is not None
+    assert sentence in notice.body.splitlines()
+
+
 def test_an_owner_is_mentioned_as_the_chat_does() -> None:
     preferences = NotificationPreferences(owners={"shop": "<@U024BE7LH>"})
     notice = build_incident_notice(

@@ -7,6 +7,7 @@ import hashlib
 import re
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ import pytest
 
 from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
-from prefect_flows.state.run_summary import StageSummary
+from prefect_flows.state.run_summary import PublishedData, StageSummary
 from prefect_flows.transform.run_report import FailingRows, TestLine
 from tests.support.reporting.synthetic import HOSTILE, facts
 
@@ -82,6 +83,7 @@ def test_text_of_users_is_text_everywhere() -> None:
     lineage = {i: replace(n, name=bad, owner=bad, path=bad) for i, n in report.lineage.items()}
     report = replace(
         report, target=bad, run_id=bad, project_name=bad, first_cause=bad, unreported=[bad],
+        published=PublishedData(run_ids=[bad], since=datetime.now(UTC), blocked=[bad]),
         flow_run_url=f"javascript:{bad}",
         nodes=[replace(n, name=bad, stage=bad, status=bad) for n in report.nodes],
         stages=[StageSummary(stage=bad, seconds=1, statuses={bad: 1}) for _ in report.stages],
@@ -115,6 +117,20 @@ def test_what_a_reader_looks_for_is_there() -> None:
     passed = html_page(build_report(facts(10, failures=False)))
     assert "Every test passed." in passed
     assert "First cause" not in passed
+
+
+def test_a_run_of_a_target_that_publishes_says_what_readers_see() -> None:
+    report = build_report(facts(10))
+    since = datetime(2026, 11, 30, 4, 5, tzinfo=UTC)
+    blocked = PublishedData(run_ids=["r1"], since=since, blocked=["test unique_id: fail"])
+    page = html_page(replace(report, published=blocked))
+    assert "Readers see the data of run r1, published at 2026-11-30 04:05 UTC." in page
+    assert "This run did not publish because of:<ul><li>test unique_id: fail</li></ul>" in page
+    own = PublishedData(run_ids=[report.run_id], since=since)
+    page = html_page(replace(report, published=own))
+    assert "<strong>Published.</strong> Readers see the data of this run since" in page
+    assert "did not publish" not in page
+    assert "Readers see" not in html_page(report)
 
 
 def test_a_run_that_ended_before_its_first_node_has_a_page() -> None:
