@@ -111,6 +111,8 @@ def _run(
     """Run a contestant once, and see that it did what its time will stand for."""
     if not contestant.keeps:
         place.empty(contestant.target)
+    elif contestant.rebuilds:
+        place.forget_reads(contestant.target)
     log = place.folder / "logs" / f"{contestant.name}.log"
     environment = contestant.environment(place) | variables
     command, cwd = contestant.command(place), contestant.cwd(place)
@@ -163,7 +165,7 @@ def _options() -> Options:
     parser.add_argument("--sizes", default="10,300,3000", help="nodes of each project")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of each contestant")
     parser.add_argument("--contestants", default="", help=f"some of: {','.join(names)}")
-    parser.add_argument("--peers", action="store_true", help="Dagster and Airflow too")
+    parser.add_argument("--peers", action="store_true", help="Dagster, Airflow and SQLMesh too")
     parser.add_argument(
         "--timeout", type=float, default=1200.0, help="seconds after which a run is stopped"
     )
