@@ -326,7 +326,9 @@ def main() -> None:
                 for number in range(options.rounds):
                     for contestant in contestants:
                         if not contestant.slow or number < options.slow_rounds:
-                            measured[contestant.name].append(ground.run(contestant))
+                            took = ground.run(contestant)
+                            measured[contestant.name].append(took)
+                            console.print(f"{contestant.name}: {took[0]:.1f} s", markup=False)
                 console.print(_table(task, options.rows, measured))
         finally:
             postgres.stop(Path(name) / "local")
