@@ -8,10 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from ground import KEPT_TARGET, TARGET, BenchmarkError, Place
-from peers import AIRFLOW, DAGSTER, Peer
+import generated_project
+import yaml
+from ground import KEPT_TARGET, TARGET, THREADS, BenchmarkError, Place
+from peers import AIRFLOW, DAGSTER, SQLMESH, Peer
 
 SCRIPTS = Path(__file__).resolve().parent / "contestant_scripts"
 PYTHON = sys.executable
@@ -31,10 +35,11 @@ class Contestant:
         what: as the table says it.
         command: what is measured.
         variables: what it finds in its environment, beside what all find.
-        in_dbt_dir: whether it is called in the dbt project's folder.
+        directory: the folder it is called in, inside the project's.
         reports: whether it reports to the Prefect API.
         target: the target it builds.
         keeps: whether it goes on from the run before; else its database is made anew each time.
+        rebuilds: whether it builds and tests everything again although it keeps its database.
         needs: an option of the pipeline without which it does not take part.
         peer: what has to be installed for it.
         prepare: what a deployment of it does before the first run.
@@ -44,17 +49,18 @@ class Contestant:
     what: str
     command: Callable[[Place], list[str]]
     variables: Callable[[Place], dict[str, str]] = lambda _: {}
-    in_dbt_dir: bool = False
+    directory: str = ""
     reports: bool = False
     target: str = TARGET
     keeps: bool = False
+    rebuilds: bool = False
     needs: str | None = None
     peer: Peer | None = None
     prepare: Callable[[Place, dict[str, str]], None] = field(default=_nothing)
 
     def cwd(self, place: Place) -> Path:
         """The folder it is called in."""
-        return place.dbt_dir if self.in_dbt_dir else place.folder
+        return place.folder / self.directory
 
     def environment(self, place: Place) -> dict[str, str]:
         """The environment it is called with."""
@@ -120,10 +126,92 @@ def _prepare_cosmos(place: Place, environment: dict[str, str]) -> None:
     _run(parse, place, environment | _dbt_variables("cosmos")(place))
 
 
-def _run(command: list[str], place: Place, environment: dict[str, str]) -> None:
+def _sqlmesh_plan(place: Place) -> list[str]:
+    return [str(SQLMESH.bin(place.ground.work) / "sqlmesh"), "plan", "--auto-apply", "--no-prompts"]
+
+
+def _prepare_sqlmesh(
+    directory: str, target: str, place: Place, environment: dict[str, str]
+) -> None:
+    """Write a SQLMesh project of native models, or let SQLMesh read a copy of the dbt project."""
+    folder = place.folder / directory
+    server = place.ground.server
+    connection = {key: server[key] for key in ("host", "port", "user")}
+    connection |= {"type": "postgres", "password": "none"}  # which SQLMesh asks for
+    if "dbt" in directory:
+        shutil.copytree(place.dbt_dir, folder, ignore=shutil.ignore_patterns("target", "logs"))
+        output = connection | {
+            "dbname": place.database(target),
+            "schema": generated_project.SCHEMA,
+            "threads": THREADS,
+        }
+        profiles = {"millrace": {"target": "bench", "outputs": {"bench": output}}}
+        (folder / "profiles.yml").write_text(yaml.safe_dump(profiles))
+        init = [str(SQLMESH.bin(place.ground.work) / "sqlmesh"), "init", "-t", "dbt"]
+        _run(init, place, environment, folder)
+    else:
+        generated_project.write_sqlmesh(folder, place.models)
+        connection |= {"database": place.database(target), "concurrent_tasks": THREADS}
+        config = {
+            "gateways": {"bench": {"connection": connection}},
+            "default_gateway": "bench",
+            "model_defaults": {
+                "dialect": "postgres",
+                "start": f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}",
+            },
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    place.empty(target)
+    if target != TARGET:
+        _run(_sqlmesh_plan(place), place, environment, folder)
+
+
+def _sqlmesh_contestants(models: str, name: str) -> list[Contestant]:
+    """SQLMesh's first run, the scheduled run of each day after it, and a run with nothing due."""
+
+    def contestant(
+        suffix: str, what: str, command: Callable[[Place], list[str]], *, rebuilds: bool = False
+    ) -> Contestant:
+        target = f"bench-{name}{suffix}" if suffix else TARGET
+        return Contestant(
+            name + suffix,
+            f"SQLMesh, {models}: {what}",
+            command,
+            lambda _: {"SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "true"},
+            directory=name + suffix,
+            target=target,
+            keeps=bool(suffix),
+            rebuilds=rebuilds,
+            peer=SQLMESH,
+            prepare=partial(_prepare_sqlmesh, name + suffix, target),
+        )
+
+    def bin_of(place: Place, command: str) -> str:
+        return str(SQLMESH.bin(place.ground.work) / command)
+
+    return [
+        contestant("", "first `sqlmesh plan`", _sqlmesh_plan),
+        contestant(
+            "-next-day",
+            "`sqlmesh run`, everything due",
+            lambda place: [bin_of(place, "python"), str(SCRIPTS / "sqlmesh_next_day.py")],
+            rebuilds=True,
+        ),
+        contestant(
+            "-unchanged",
+            "`sqlmesh run`, nothing due",
+            lambda place: [bin_of(place, "sqlmesh"), "run"],
+        ),
+    ]
+
+
+def _run(
+    command: list[str], place: Place, environment: dict[str, str], cwd: Path | None = None
+) -> None:
     done = subprocess.run(
-        command, cwd=place.dbt_dir, env=environment, capture_output=True, text=True, check=False
-    )
+        command, cwd=cwd or place.dbt_dir, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
         raise BenchmarkError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-500:]}")
 
@@ -134,7 +222,7 @@ CONTESTANTS = [
         "dbt build",
         lambda _: [PYTHON, "-m", "dbt.cli.main", "build"],
         _dbt_variables("dbt"),
-        in_dbt_dir=True,
+        directory="dbt",
     ),
     Contestant(
         "pipeline",
@@ -192,4 +280,6 @@ CONTESTANTS = [
         peer=AIRFLOW,
         prepare=_prepare_cosmos,
     ),
+    *_sqlmesh_contestants("native models", "sqlmesh"),
+    *_sqlmesh_contestants("the dbt project", "sqlmesh-dbt"),
 ]  # fmt: skip

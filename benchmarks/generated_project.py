@@ -8,6 +8,7 @@ runs it. Every root writes down when it starts, by the clock of this machine.
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ LAYERS_ABOVE_THE_ROOTS = 5
 # It is made with the database, before anybody's clock runs.
 STARTED = "bench.started"
 MAKE_STARTED = f"create schema bench; create table {STARTED} (at timestamptz)"
+NOTE_START = f"insert into {STARTED} select clock_timestamp()"
+# SQLMesh's names of dbt's tests.
+AUDITS = {"not_null": "not_null", "unique": "unique_values"}
 
 PROJECT = {
     "name": "bench",
@@ -27,7 +31,7 @@ PROJECT = {
     "flags": {"send_anonymous_usage_stats": False},
     "models": {
         "+materialized": "table",
-        "bench": {"roots": {"+pre-hook": f"insert into {STARTED} select clock_timestamp()"}},
+        "bench": {"roots": {"+pre-hook": NOTE_START}},
     },
 }
 
@@ -52,6 +56,14 @@ class Model:
             "select a.id, a.value + b.value as value\n"
             f"from {first} as a\ninner join {others[0]} as b on a.id = b.id\n"
         )
+
+    @property
+    def sqlmesh(self) -> str:
+        """The same table and tests as a native SQLMesh model."""
+        audits = ", ".join(f"{AUDITS[test]}(columns := ({column}))" for column, test in self.tests)
+        before = "" if self.parents else f"{NOTE_START};\n"
+        sql = re.sub(r"{{ ref\('(\w+)'\) }}", rf"{SCHEMA}.\1", self.sql)
+        return f"MODEL (name {SCHEMA}.{self.name}, kind FULL, audits ({audits}));\n{before}{sql}"
 
     @property
     def properties(self) -> dict[str, object]:
@@ -91,6 +103,13 @@ def scans(project: list[Model]) -> dict[str, int]:
     read = Counter({model.name: len(model.tests) for model in project})
     read.update(parent for model in project for parent in model.parents)
     return dict(read)
+
+
+def write_sqlmesh(folder: Path, project: list[Model]) -> None:
+    """Write the same tables and tests as native SQLMesh models, without the `config.yaml`."""
+    (folder / "models").mkdir(parents=True)
+    for model in project:
+        (folder / "models" / f"{model.name}.sql").write_text(model.sqlmesh)
 
 
 def write(folder: Path, project: list[Model]) -> None:

@@ -1,6 +1,7 @@
 """How fast rows come into Postgres: our sources beside COPY, dlt as it comes, and pandas.
 
-    uv run python benchmarks/loads.py [--rows 1000000] [--rounds 3] [--slow-rounds 1] [--only dlt]
+    uv run --with connectorx==0.4.6 python benchmarks/loads.py [--rows 1000000] [--rounds 3]
+        [--slow-rounds 1] [--only sql__database,dlt]
 
 Two tasks on one embedded Postgres: a table of one database into another (`sql__database`), and a
 CSV file into a table (`files__inbox`): the first file of its table, whose types are found from its
@@ -19,8 +20,10 @@ import sys
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg2
 from rich.console import Console
@@ -89,6 +92,18 @@ p = dlt.pipeline("plain", destination=dlt.destinations.postgres(out), dataset_na
 t = time.perf_counter()
 p.run(sql_table(url.replace("postgresql:", "postgresql+psycopg2:"), table="flights")); done(t)
 """
+# Arrow in Parquet files, which ADBC loads: the fastest way of dlt's own.
+DLT_ARROW = """
+import dlt, adbc_driver_postgresql.dbapi, pyarrow.parquet
+import {module}
+from dlt.sources.sql_database import sql_table
+p = dlt.pipeline("plain", destination=dlt.destinations.postgres(out), dataset_name="plain",
+                 pipelines_dir=g["folder"])
+t = time.perf_counter()
+table = sql_table(url.replace("postgresql:", "postgresql+psycopg2:"), table="flights",
+                  backend="{module}", backend_kwargs={options})
+p.run(table, loader_file_format="parquet"); done(t)
+"""
 DLT_FILE = """
 import os, dlt
 from dlt.sources.filesystem import filesystem, read_csv
@@ -129,6 +144,8 @@ class Contestant:
     slow: bool = False
     # It finds its own tables, and is the second load of them.
     again: bool = False
+    # A package that is not of this project, without which it does not take part.
+    needs: str | None = None
 
 
 TASKS = {
@@ -144,6 +161,26 @@ TASKS = {
             OURS.format(source="sql__database", before="sql__database"),
             "raw_sql__database.flights",
             again=True,
+        ),
+        Contestant(
+            "dlt's sql_table, pyarrow backend",
+            DLT_ARROW.format(module="pyarrow", options="{}"),
+            "plain.flights",
+        ),
+        Contestant(
+            "dlt's sql_table, connectorx backend",
+            DLT_ARROW.format(module="connectorx", options='{"conn": g["socket_url"]}'),
+            "plain.flights",
+            needs="connectorx",
+        ),
+        Contestant(
+            "dlt's sql_table, connectorx backend, streaming",
+            DLT_ARROW.format(
+                module="connectorx",
+                options='{"conn": g["socket_url"], "return_type": "arrow_stream"}',
+            ),
+            "plain.flights",
+            needs="connectorx",
         ),
         Contestant("dlt's sql_table, default settings", DLT_TABLE, "plain.flights", slow=True),
         Contestant("pandas, to_sql(method='multi')", PANDAS_TABLE, "public.pandas", slow=True),
@@ -221,6 +258,8 @@ class Ground:
             given = {
                 "url": f"{url}/source{place}",
                 "out": f"{url}/bench{place}",
+                "socket_url": f"postgresql://{postgres.USER}:x@{quote(self.server.host, safe='')}:"
+                f"{self.server.port}/source",
                 "file": str(self.file),
                 "folder": folder,
                 "rows": self.rows,
@@ -267,19 +306,29 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slow-rounds", type=int, default=1, help="of what takes minutes")
-    parser.add_argument("--only", default="", help="part of a name, of what runs beside COPY")
+    parser.add_argument("--only", default="", help="parts of names, of what runs beside COPY")
     options = parser.parse_args()
     console = Console(width=120)
+
+    def wanted(contestant: Contestant) -> bool:
+        missing = contestant.needs is not None and find_spec(contestant.needs) is None
+        if missing:
+            console.print(f"{contestant.name}: {contestant.needs} is not installed")
+        named = any(part in contestant.name for part in options.only.split(","))
+        return named and not missing
+
     with tempfile.TemporaryDirectory() as name:
         try:
             ground = Ground(Path(name), options.rows)
             for task, (limit, *others) in TASKS.items():
-                contestants = [limit, *(each for each in others if options.only in each.name)]
+                contestants = [limit, *(each for each in others if wanted(each))]
                 measured: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contestants}
                 for number in range(options.rounds):
                     for contestant in contestants:
                         if not contestant.slow or number < options.slow_rounds:
-                            measured[contestant.name].append(ground.run(contestant))
+                            took = ground.run(contestant)
+                            measured[contestant.name].append(took)
+                            console.print(f"{contestant.name}: {took[0]:.1f} s", markup=False)
                 console.print(_table(task, options.rows, measured))
         finally:
             postgres.stop(Path(name) / "local")

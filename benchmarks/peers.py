@@ -1,4 +1,4 @@
-"""Dagster and Airflow, each with its dbt integration in a virtual environment of its own.
+"""Dagster, Airflow and SQLMesh, each with dbt in a virtual environment of its own.
 
 The versions are pinned; dbt is the one of this environment. `uv` installs them from the index that
 it is configured with.
@@ -67,3 +67,6 @@ class Peer:
 
 DAGSTER = Peer("dagster", ("dagster==1.13.27", "dagster-dbt==0.29.27"))
 AIRFLOW = Peer("airflow", ("apache-airflow==3.3.2", "astronomer-cosmos==1.15.1"))
+# time-machine moves the clock, so that a schedule is due.
+SQLMESH = Peer("sqlmesh", ("sqlmesh[postgres]==0.236.4", "time-machine==3.6.0"))
+PEERS = (DAGSTER, AIRFLOW, SQLMESH)

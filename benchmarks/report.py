@@ -15,7 +15,7 @@ from statistics import median
 import psutil
 from counting_proxy import Sent
 from measured_process import Measured
-from peers import AIRFLOW, DAGSTER
+from peers import PEERS
 from rich.console import Console
 from rich.table import Table
 
@@ -135,7 +135,7 @@ def about_this_machine() -> str:
 
 
 def _peers() -> Iterable[str]:
-    return DAGSTER.requirements + AIRFLOW.requirements
+    return (requirement for peer in PEERS for requirement in peer.requirements)
 
 
 def _processor() -> str:
