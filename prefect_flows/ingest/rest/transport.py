@@ -1,7 +1,8 @@
 """HTTP transport of the REST client: retries, timeouts, backoff and rate limit waits.
 
-dlt's own retrying session knows neither the reset time of a rate limit nor truncated responses, and
-raises errors of `requests`. Therefore the retry policy is in the transport below the session.
+dlt's own retrying session knows neither the reset time of a rate limit nor a 200 response that is
+cut off or holds no JSON, sends a secret header to another host on a redirect, and raises errors of
+`requests`. Therefore the retry policy is in the transport below the session.
 """
 
 from __future__ import annotations
