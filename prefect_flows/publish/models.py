@@ -34,6 +34,7 @@ class PublishedModel:
         keeps_rows: whether a run starts from the rows of the last one (incremental, snapshot).
         unique_key: columns that identify a row; empty if the model has no unique key.
         is_seed: whether dbt's seed materialization builds it.
+        has_grants: whether the model's config grants access to it.
     """
 
     unique_id: str
@@ -44,6 +45,7 @@ class PublishedModel:
     keeps_rows: bool
     unique_key: tuple[str, ...]
     is_seed: bool = False
+    has_grants: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -112,6 +114,7 @@ def _to_published_model(node: Any, group: str) -> PublishedModel:
         keeps_rows=config.materialized not in _REBUILT,
         unique_key=(keys,) if isinstance(keys, str) else tuple(str(key) for key in keys),
         is_seed=kind == "seed",
+        has_grants=bool(config.get("grants")),
     )
 
 

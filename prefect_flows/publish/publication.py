@@ -14,7 +14,7 @@ from prefect_flows.publish.models import (
     find_ancestors,
     get_published_models,
 )
-from prefect_flows.publish.postgres.warehouse import PostgresPublisher
+from prefect_flows.publish.publisher import create_publisher
 from prefect_flows.publish.readers import describe_readers
 from prefect_flows.publish.relocation import relocated
 from prefect_flows.state.run_summary import PublishedData
@@ -57,7 +57,7 @@ class Publication:
         ids = {i for kind in ("model", "seed", "snapshot") for i in selected.get(kind, ())}
         self._models = models
         self.built = [model for model in models if model.unique_id in ids]
-        self._publisher = PostgresPublisher(session.profile, session.connection, models)
+        self._publisher = create_publisher(session, models)
         self.readers = PublishedData()
 
     def check(self) -> None:
