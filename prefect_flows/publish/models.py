@@ -123,6 +123,35 @@ def is_view(node: Any) -> bool:
     return str(node.config.materialized) in _VIEWS
 
 
+def find_views_of_published(
+    nodes: Mapping[str, Any], models: Iterable[PublishedModel]
+) -> list[tuple[str, str]]:
+    """Return names of views that are not published, with the published model that each reads.
+
+    dbt would write the name of the build table into their definition: readers of the view would see
+    untested rows, or an error when the table is gone.
+
+    Args:
+        nodes: node id → node of dbt's manifest.
+        models: all published models of the project.
+    """
+    published = {model.unique_id: model for model in models}
+    found = []
+    for node in nodes.values():
+        is_model = str(node.resource_type) == "model"
+        if not is_model or node.unique_id in published or not is_view(node):
+            continue
+        parents = list(node.depends_on.nodes)
+        for parent in parents:
+            if parent in published:
+                found.append((str(node.name), str(published[parent])))
+                break
+            if getattr(nodes.get(parent), "is_ephemeral_model", False):
+                # Its code becomes part of the view.
+                parents += nodes[parent].depends_on.nodes
+    return sorted(found)
+
+
 def blocked_groups(
     built: Iterable[PublishedModel],
     results: Iterable[NodeResult],
