@@ -19,8 +19,8 @@ from prefect_flows.core.postgres import connect
 from prefect_flows.core.prefect_api import load_profile, prefect_client
 from prefect_flows.core.profiles import Profile, profile_from_file
 from prefect_flows.core.settings import load_settings
-from prefect_flows.publish.postgres.catalog import PublishedState
 from prefect_flows.publish.postgres.warehouse import PostgresPublisher
+from prefect_flows.publish.publisher import PublishedState, Publisher
 from prefect_flows.publish.readers import describe_readers
 from prefect_flows.state.configured_store import configured_store
 from prefect_flows.state.run_summary import save_published
@@ -82,7 +82,14 @@ def _load_target(target: str, *, no_prefect: bool) -> tuple[Profile, StateStore]
         return load_profile(client, target), configured_store(settings, client)
 
 
-def _open_publisher(profile: Profile) -> PostgresPublisher:
+def _open_publisher(profile: Profile) -> Publisher:
+    if profile.warehouse == "bigquery":
+        # This imports Google's client, which a Postgres target does not need.
+        from prefect_flows.core.bigquery import open_client
+        from prefect_flows.publish.bigquery.warehouse import BigQueryPublisher
+
+        return BigQueryPublisher.from_records(profile, lambda: closing(open_client(profile)))
+
     @contextmanager
     def open_connection() -> Iterator[Any]:
         with closing(connect(profile, "millrace publish")) as connection:

@@ -34,6 +34,7 @@ class PublishedModel:
         keeps_rows: whether a run starts from the rows of the last one (incremental, snapshot).
         unique_key: columns that identify a row; empty if the model has no unique key.
         is_seed: whether dbt's seed materialization builds it.
+        has_grants: whether the model's config grants access to it.
     """
 
     unique_id: str
@@ -44,6 +45,7 @@ class PublishedModel:
     keeps_rows: bool
     unique_key: tuple[str, ...]
     is_seed: bool = False
+    has_grants: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -112,12 +114,42 @@ def _to_published_model(node: Any, group: str) -> PublishedModel:
         keeps_rows=config.materialized not in _REBUILT,
         unique_key=(keys,) if isinstance(keys, str) else tuple(str(key) for key in keys),
         is_seed=kind == "seed",
+        has_grants=bool(config.get("grants")),
     )
 
 
 def is_view(node: Any) -> bool:
     """Return whether dbt would build the node as a view."""
     return str(node.config.materialized) in _VIEWS
+
+
+def find_views_of_published(
+    nodes: Mapping[str, Any], models: Iterable[PublishedModel]
+) -> list[tuple[str, str]]:
+    """Return names of views that are not published, with the published model that each reads.
+
+    dbt would write the name of the build table into their definition: readers of the view would see
+    untested rows, or an error when the table is gone.
+
+    Args:
+        nodes: node id → node of dbt's manifest.
+        models: all published models of the project.
+    """
+    published = {model.unique_id: model for model in models}
+    found = []
+    for node in nodes.values():
+        is_model = str(node.resource_type) == "model"
+        if not is_model or node.unique_id in published or not is_view(node):
+            continue
+        parents = list(node.depends_on.nodes)
+        for parent in parents:
+            if parent in published:
+                found.append((str(node.name), str(published[parent])))
+                break
+            if getattr(nodes.get(parent), "is_ephemeral_model", False):
+                # Its code becomes part of the view.
+                parents += nodes[parent].depends_on.nodes
+    return sorted(found)
 
 
 def blocked_groups(

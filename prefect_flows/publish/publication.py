@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.logger import Logger
 from prefect_flows.publish.models import (
     PublishedModel,
     blocked_groups,
     find_ancestors,
+    find_views_of_published,
     get_published_models,
 )
-from prefect_flows.publish.postgres.warehouse import PostgresPublisher
+from prefect_flows.publish.publisher import create_publisher
 from prefect_flows.publish.readers import describe_readers
 from prefect_flows.publish.relocation import relocated
 from prefect_flows.state.run_summary import PublishedData
@@ -57,15 +59,25 @@ class Publication:
         ids = {i for kind in ("model", "seed", "snapshot") for i in selected.get(kind, ())}
         self._models = models
         self.built = [model for model in models if model.unique_id in ids]
-        self._publisher = PostgresPublisher(session.profile, session.connection, models)
+        self._publisher = create_publisher(session, models)
         self.readers = PublishedData()
 
     def check(self) -> None:
         """Check that the models can be published, before anything is changed.
 
         Raises:
+            ConfigurationError: a view that is not published reads a published model.
             PublishError: names are too long, or privileges are missing.
         """
+        views = find_views_of_published(self._manifest.nodes, self._models)
+        if views:
+            raise ConfigurationError(
+                "These views are not published, but read published models: "
+                f"{', '.join(f'{view} ({model})' for view, model in views)}. Their readers would "
+                "see untested rows.",
+                where=str(self._session.project_dir),
+                fix="publish each view (config: {meta: {publish: true}}), or make it a table",
+            )
         self._publisher.check(self.built)
         self.readers = describe_readers(self._publisher.read_states().values())
 

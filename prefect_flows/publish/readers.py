@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prefect_flows.publish.postgres.catalog import PublishedState
+from prefect_flows.publish.publisher import PublishedState
 from prefect_flows.state.run_summary import PublishedData
 
 

@@ -373,7 +373,9 @@ class DbtSession:
 
     @contextmanager
     def connection(self) -> Iterator[Any]:
-        """Yield a psycopg2 connection that dbt's adapter opens; a signal cancels its statements.
+        """Yield what dbt's adapter opens: a psycopg2 connection, or BigQuery's client.
+
+        A signal cancels the statements of the connection, but not the jobs that the client sends.
 
         Raises:
             WarehouseUnreachable: the warehouse does not answer.

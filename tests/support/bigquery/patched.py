@@ -11,14 +11,15 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bqemulator.api.routes import datasets, jobs, tables
+from bqemulator.api.routes import datasets, jobs, tables, upload
 from bqemulator.catalog import ddl_sync
 from bqemulator.catalog.models import Clustering, TableMeta, TimePartitioning
 from bqemulator.cli import main
-from bqemulator.domain.errors import AlreadyExistsError, DomainError
+from bqemulator.domain.errors import AlreadyExistsError, DomainError, InvalidQueryError
 from bqemulator.jobs import executor
 from bqemulator.scripting import interpreter
 from bqemulator.scripting.ast import SetStmt
@@ -26,6 +27,8 @@ from bqemulator.scripting.parser import Parser
 from bqemulator.sql.rewriter import aggregate_variants, create_table_schema_ctas
 from bqemulator.sql.rules import TranslationRule, get_all_rules, register
 from bqemulator.sql.translator import SQLTranslator
+from bqemulator.versioning.clone import CloneManager
+from bqemulator.versioning.snapshots import SnapshotManager
 from fastapi import Depends, Request
 from sqlglot import exp, parse_one
 from sqlglot.errors import ParseError
@@ -213,6 +216,120 @@ def definitions() -> None:
     tables._table_to_rest = to_rest_with_statement
 
 
+def copies() -> None:
+    """A copy job replaces rows and columns at once, leaves it the same table, and runs once.
+
+    The emulator fails where the columns differ, and runs a job again whose id is taken. BigQuery
+    copies into no view, and into no table with other partitions.
+    Source: https://cloud.google.com/bigquery/docs/managing-partitioned-tables.
+    """
+    run_job, copy = jobs.execute_copy_job, executor._copy_table_into_destination
+
+    async def run_new_job(project: str, job: str, config: Any, ctx: Any) -> Any:
+        if ctx.catalog.get_job(project, job) is not None:
+            raise AlreadyExistsError(f"Already Exists: Job {project}:US.{job}")
+        return await run_job(project, job, config, ctx)
+
+    async def replace_table(*, write_disposition: str, ctx: Any, **places: Any) -> None:
+        source = [places[f"src_{part}"] for part in ("proj", "ds", "table_id")]
+        target = [places[f"dst_{part}"] for part in ("proj", "ds", "table_id")]
+        new, old = ctx.catalog.get_table(*source), ctx.catalog.get_table(*target)
+        if write_disposition != "WRITE_TRUNCATE" or new is None or old is None:
+            await copy(write_disposition=write_disposition, ctx=ctx, **places)
+            return
+        if old.table_type not in ("TABLE", "CLONE"):
+            raise InvalidQueryError(f"{old.table_id} is not a table")
+        layouts = [(table.time_partitioning, table.range_partitioning) for table in (new, old)]
+        if layouts[0] != layouts[1]:
+            raise InvalidQueryError(f"Incompatible partitioning spec of {old.table_id}")
+        names = [executor.quoted_table_ref(*place) for place in (target, source)]
+        async with ctx.engine.write_lock():
+            ctx.engine.execute(f"CREATE OR REPLACE TABLE {names[0]} AS SELECT * FROM {names[1]}")
+            changes = {"schema_": new.schema_, "num_rows": new.num_rows}
+            ctx.catalog.update_table(old.model_copy(update=changes))
+            ctx.snapshots.record_change(*target)
+
+    jobs.execute_copy_job = run_new_job
+    executor._copy_table_into_destination = replace_table
+
+
+def clones() -> None:
+    """Clones of clones are refused from the fourth on.
+
+    Source: https://cloud.google.com/bigquery/quotas#table_clone_limits.
+    """
+    create = CloneManager.create
+
+    async def create_at_depth(self: CloneManager, *places: str) -> TableMeta:
+        depth, source = 0, self._ctx.catalog.get_table(*places[3:])
+        while source is not None and source.base_table is not None:
+            depth += 1
+            source = self._ctx.catalog.get_table(*source.base_table.split("."))
+        if depth >= 3:
+            raise InvalidQueryError("A chain of clones has at most 3 of them")
+        return await create(self, *places)
+
+    CloneManager.create = create_at_depth
+
+
+def modifications() -> None:
+    """A table tells when its rows were changed last."""
+    record_change = SnapshotManager.record_change
+
+    def record_time(self: SnapshotManager, *place: str) -> Any:
+        table = self._catalog.get_table(*place)
+        if table is not None:
+            changes = {"last_modified_time": datetime.now(UTC)}
+            self._catalog.update_table(table.model_copy(update=changes))
+        return record_change(self, *place)
+
+    SnapshotManager.record_change = record_time
+
+
+def dropped_views() -> None:
+    """A view is deleted as a table is, by the API's `tables.delete`; DuckDB wants `DROP VIEW`."""
+
+    async def drop_view(project_id: str, dataset_id: str, table_id: str, ctx: tables._Ctx) -> None:
+        table = ctx.catalog.get_table(project_id, dataset_id, table_id)
+        if table is not None and table.table_type == "VIEW":
+            async with ctx.engine.write_lock():
+                name = executor.quoted_table_ref(project_id, dataset_id, table_id)
+                ctx.engine.execute(f"DROP VIEW IF EXISTS {name}")
+
+    for route in tables.router.routes:
+        if "DELETE" in route.methods:
+            route.dependencies.append(Depends(drop_view))
+
+
+def access() -> None:
+    """Each table has an access policy, as long as it is not deleted."""
+    policies: dict[tuple[str, str, str], Any] = {}
+    path = "/projects/{project_id}/datasets/{dataset_id}/tables/{table_id}"
+
+    @tables.router.post(f"{path}:getIamPolicy")
+    async def get_policy(project_id: str, dataset_id: str, table_id: str) -> Any:
+        return policies.get((project_id, dataset_id, table_id), {"etag": "none"})
+
+    @tables.router.post(f"{path}:setIamPolicy")
+    async def set_policy(project_id: str, dataset_id: str, table_id: str, request: Request) -> Any:
+        policy = (await request.json())["policy"]
+        policies[project_id, dataset_id, table_id] = policy
+        return policy
+
+    async def forget_policy(project_id: str, dataset_id: str, table_id: str) -> None:
+        policies.pop((project_id, dataset_id, table_id), None)
+
+    for route in tables.router.routes:
+        if "DELETE" in route.methods:
+            route.dependencies.append(Depends(forget_policy))
+
+
+def uploads() -> None:
+    """A small file is uploaded in one request, with the type `*/*` that Google's client gives."""
+    is_permitted = upload._is_permitted_media_type
+    upload._is_permitted_media_type = lambda kind: kind == "*/*" or is_permitted(kind)
+
+
 def preconditions() -> None:
     """A change of a dataset that names an old state of it (`If-Match`) is refused.
 
@@ -284,6 +401,12 @@ if __name__ == "__main__":
     layouts()
     definitions()
     each_job_once()
+    copies()
+    clones()
+    modifications()
+    dropped_views()
+    access()
+    uploads()
     preconditions()
     prices()
     sys.exit(main())

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from google.api_core.exceptions import BadRequest, Conflict, NotFound, PreconditionFailed
-from google.cloud.bigquery import Client, LoadJobConfig, QueryJobConfig
+from google.cloud.bigquery import Client, CopyJobConfig, LoadJobConfig, QueryJobConfig, Table
 from pyarrow import parquet
 
 from tests.support.bigquery.emulator import BigQuery
@@ -252,3 +252,71 @@ def test_a_client_of_the_real_service_is_refused_and_seen(bigquery: BigQuery) ->
     assert bigquery.google.refused
     assert set(bigquery.google.refused) == {"bigquery.googleapis.com"}
     bigquery.google.refused.clear()
+
+
+def copy(client: Client, source: str, target: str, job_id: str | None = None) -> None:
+    config = CopyJobConfig(write_disposition="WRITE_TRUNCATE")
+    names = (f"{client.project}.values_of_types.{name}" for name in (source, target))
+    client.copy_table(*names, job_id=job_id, location="US", job_config=config).result()
+
+
+def test_a_copy_job_replaces_rows_and_columns_once_and_keeps_the_description(
+    client: Client,
+) -> None:
+    run(client, "create table values_of_types.copied (id int64)")
+    table = Table(f"{client.project}.values_of_types.copied")
+    table.description, table.labels = "Described.", {"kept": "yes"}
+    client.update_table(table, ["description", "labels"])
+    run(client, "create table values_of_types.newer as select 1 as id, 'a' as name")
+    copy(client, "newer", "copied", "copy-once")
+    assert rows(client, "select id, name from values_of_types.copied") == [(1, "a")]
+    found = client.get_table("values_of_types.copied")
+    assert [field.name for field in found.schema] == ["id", "name"]
+    assert (found.description, found.labels) == ("Described.", {"kept": "yes"})
+    run(client, "insert into values_of_types.newer values (2, 'b')")
+    with pytest.raises(Conflict):
+        copy(client, "newer", "copied", "copy-once")
+    assert rows(client, "select id from values_of_types.copied") == [(1,)]
+
+
+def test_a_copy_job_writes_no_view_and_no_table_with_other_partitions(client: Client) -> None:
+    run(client, "create table values_of_types.by_day (day date) partition by day")
+    run(client, "create table values_of_types.flat as select date '2024-01-01' as day")
+    run(client, "create view values_of_types.shown as select 1 as id")
+    for target in ("by_day", "shown"):
+        with pytest.raises(BadRequest):
+            copy(client, "flat", target)
+    client.delete_table(f"{client.project}.values_of_types.shown")
+    copy(client, "flat", "shown")
+    assert client.get_table("values_of_types.shown").table_type == "TABLE"
+
+
+def test_clones_are_three_deep_at_most(client: Client) -> None:
+    run(client, "create table values_of_types.clone_0 as select 1 as id")
+    for depth in range(3):
+        names = f"values_of_types.clone_{depth + 1} clone values_of_types.clone_{depth}"
+        run(client, f"drop table if exists {names.split(maxsplit=1)[0]}; create table {names};")
+    assert rows(client, "select id from values_of_types.clone_3") == [(1,)]
+    with pytest.raises(BadRequest):
+        run(client, "create table values_of_types.clone_4 clone values_of_types.clone_3")
+
+
+def test_a_table_tells_when_its_rows_were_changed(client: Client) -> None:
+    run(client, "create table values_of_types.changed as select 1 as id")
+    before = client.get_table("values_of_types.changed").modified
+    run(client, "delete from values_of_types.changed where id = 1")
+    after = client.get_table("values_of_types.changed").modified
+    assert before is not None
+    assert after is not None
+    assert after > before
+
+
+def test_json_is_loaded_in_one_request(client: Client) -> None:
+    """As `load_table_from_json` uploads it: an instant, and a value that is not there."""
+    instant = dt.datetime(2024, 1, 2, 3, 4, 5, 678_000, tzinfo=dt.UTC)
+    run(client, "create table values_of_types.loaded_json (id int64, at_time timestamp)")
+    target = client.get_table("values_of_types.loaded_json")
+    lines = [{"id": 1, "at_time": instant.isoformat()}, {"id": 2}]
+    config = LoadJobConfig(schema=target.schema, write_disposition="WRITE_TRUNCATE")
+    client.load_table_from_json(lines, target, job_config=config).result()
+    assert [row.values() for row in client.list_rows(target)] == [(1, instant), (2, None)]
