@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect_flows.core.logger import Logger
 from prefect_flows.publish.models import PublishedModel
-from prefect_flows.transform.session import DbtSession
+
+if TYPE_CHECKING:
+    from prefect_flows.transform.session import DbtSession
 
 
 class PublishedState(Protocol):
