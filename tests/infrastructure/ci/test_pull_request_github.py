@@ -30,7 +30,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHubServer]:
         monkeypatch.setenv("GITHUB_API_URL", server.url)
         monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
         # Faults are waited for as long as GitHub says, and otherwise less long than a person would.
-        monkeypatch.setattr(github, "FIRST_DELAY", 0.01)
+        monkeypatch.setattr(github, "FIRST_DELAY_SECONDS", 0.01)
         yield server
 
 
