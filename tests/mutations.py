@@ -835,10 +835,10 @@ FAULTS = (
         ),
     ),
     Fault(
-        "schema-of-another-mark-is-dropped",
+        "schema-of-another-owner-is-dropped",
         "The sweep drops a schema that carries the mark of another pull request.",
         "infrastructure/ci/pull_request/names.py",
-        "return mark if schema == get_schema(mark.number) else None",
+        "return owner if schema == get_schema(owner.number) else None",
         "return mark",
         (
             "infrastructure/ci/test_pull_request_removal.py"

@@ -5,7 +5,7 @@ from __future__ import annotations
 REFUSED, BUSY = 2, 75
 
 
-class Refused(Exception):  # the name says what the host does
+class DeliveryRefused(Exception):  # the name says what the host does
     """Nothing was changed; says what is wrong, where, and how to fix it."""
 
     code = REFUSED
@@ -20,7 +20,7 @@ class Refused(Exception):  # the name says what the host does
         return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
 
 
-class Busy(Refused):
+class DeliveryBusy(DeliveryRefused):
     """Another delivery to this folder is in progress."""
 
     code = BUSY

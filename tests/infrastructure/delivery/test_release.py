@@ -232,8 +232,8 @@ def test_a_version_is_released_once() -> None:
 
 def test_the_changelog_of_this_project_is_read() -> None:
     text = (REPOSITORY / changelog.FILE).read_text()
-    assert changelog.sections(text)[0].name == changelog.UNRELEASED
-    for section in changelog.sections(text)[1:]:
+    assert changelog.parse_sections(text)[0].name == changelog.UNRELEASED
+    for section in changelog.parse_sections(text)[1:]:
         parse(section.name, where=changelog.FILE)
         assert section.day is not None
         date.fromisoformat(section.day)
