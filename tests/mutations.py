@@ -836,10 +836,10 @@ FAULTS = (
     ),
     Fault(
         "schema-of-another-owner-is-dropped",
-        "The sweep drops a schema that carries the mark of another pull request.",
+        "The sweep drops a schema that belongs to another pull request.",
         "infrastructure/ci/pull_request/names.py",
         "return owner if schema == get_schema(owner.number) else None",
-        "return mark",
+        "return owner",
         (
             "infrastructure/ci/test_pull_request_removal.py"
             "::test_the_sweep_drops_only_what_a_closed_pull_request_left",

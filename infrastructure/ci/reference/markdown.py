@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format a table; cells must not contain line breaks."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHECK = "automations"
 
 
-def judge_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iterator[Check]:
+def evaluate_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iterator[Check]:
     """Yield one check for each target that has recipients; skip other targets."""
     file = read_automations()
     for target in targets:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from infrastructure.operate.health_check.check_result import Check, Status, lasting
+from infrastructure.operate.health_check.check_result import Check, Status, format_seconds
 from infrastructure.operate.health_check.evaluate import PREFECT
-from infrastructure.operate.health_check.facts import ApiState, Deployed, Target
+from infrastructure.operate.health_check.facts import ApiState, DeploymentState, Target
 from prefect_flows.core.names import PIPELINE
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ UNUSUAL_SECONDS = 1800
 FAILED_STATES = ("FAILED", "CRASHED")
 
 
-def judge_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
+def evaluate_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check how the last run of the pipeline ended, and the last run of each source."""
-    success = target.succeeded[0] if target.succeeded else None
+    success = target.last_successes[0] if target.last_successes else None
     if target.last is None:
         yield Check(
             "last run", target.name, Status.WARNING, "never ran",
             next(
-                (f"{PREFECT} deployment run {d.name}" for d in target.deployed if d.is_pipeline),
+                (f"{PREFECT} deployment run {d.name}" for d in target.deployments if d.is_pipeline),
                 f"uv run millrace run --target {target.name}",
             ),
         )  # fmt: skip
@@ -41,14 +41,14 @@ def judge_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
         if success is None:
             seen += "; no success is known"
         elif success.id != target.last.id and success.end_time is not None:
-            seen += f"; last success {lasting(facts.age(success.end_time))} ago"
+            seen += f"; last success {format_seconds(facts.age(success.end_time))} ago"
         yield _evaluate_state(target.last, target.name, seen)
-    for deployed in target.deployed:
+    for deployed in target.deployments:
         if not deployed.is_pipeline and deployed.last is not None:
             yield _evaluate_source(deployed, deployed.last, facts)
 
 
-def _evaluate_source(deployed: Deployed, last: FlowRun, facts: ApiState) -> Check:
+def _evaluate_source(deployed: DeploymentState, last: FlowRun, facts: ApiState) -> Check:
     return _evaluate_state(last, deployed.name, _describe_end(last, facts))
 
 
@@ -62,12 +62,12 @@ def _evaluate_state(run: FlowRun, subject: str, seen: str) -> Check:
 
 
 def _describe_end(run: FlowRun, facts: ApiState) -> str:
-    ago = f" {lasting(facts.age(run.end_time))} ago" if run.end_time is not None else ""
-    took = f", took {lasting(run.total_run_time.total_seconds())}" if run.start_time else ""
+    ago = f" {format_seconds(facts.age(run.end_time))} ago" if run.end_time is not None else ""
+    took = f", took {format_seconds(run.total_run_time.total_seconds())}" if run.start_time else ""
     return f"{run.state_name}{ago}{took}"
 
 
-def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
+def evaluate_waiting_runs(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check for late runs, and for runs that are stuck in Pending or Cancelling."""
     late = [
         (facts.age(run.expected_start_time), run)
@@ -82,7 +82,8 @@ def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
         yield Check(
             "late runs", target.name,
             Status.FAILED if longest > STUCK_SECONDS else Status.WARNING,
-            f"{len(late)} late, by up to {lasting(longest)}: {_format([run for _, run in late])}",
+            f"{len(late)} late, by up to {format_seconds(longest)}: "
+            f"{_format([run for _, run in late])}",
             "see pool, queues and worker above; to give it up: "
             f"{PREFECT} flow-run cancel {late[0][1].id}",
         )  # fmt: skip
@@ -97,7 +98,8 @@ def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
         longest, first = max(stuck, key=lambda found: found[0])
         yield Check(
             "stuck runs", target.name, Status.FAILED,
-            f"{first.state_name} for {lasting(longest)}: {_format([run for _, run in stuck])}",
+            f"{first.state_name} for {format_seconds(longest)}: "
+            f"{_format([run for _, run in stuck])}",
             f"see the worker's log; then {PREFECT} flow-run cancel {first.id}, "
             f"or {PREFECT} flow-run delete {first.id}",
         )  # fmt: skip
@@ -105,7 +107,7 @@ def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
         yield Check("stuck runs", target.name, Status.OK, "none")
 
 
-def judge_running(target: Target, facts: ApiState) -> Check:
+def evaluate_running_runs(target: Target, facts: ApiState) -> Check:
     """Check the runs that Prefect shows as running.
 
     A run of the pipeline holds its target's lease. If nobody holds it, a run that has been running
@@ -130,16 +132,17 @@ def judge_running(target: Target, facts: ApiState) -> Check:
             "was started with --no-prefect",
             f"if nothing runs: {PREFECT} flow-run delete {lost[0].id}",
         )  # fmt: skip
-    usual = max((run.total_run_time.total_seconds() for run in target.succeeded), default=None)
+    usual = max((run.total_run_time.total_seconds() for run in target.last_successes), default=None)
     longest = max((age for age, _ in running), default=0.0)
     if usual is not None and longest > max(UNUSUAL_FACTOR * usual, UNUSUAL_SECONDS):
         _, first = max(running, key=lambda found: found[0])
         return Check(
             "running", target.name, Status.WARNING,
-            f"{_format([first])} for {lasting(longest)}; the last took {lasting(usual)} or less",
+            f"{_format([first])} for {format_seconds(longest)}; "
+            f"the last took {format_seconds(usual)} or less",
             f"{PREFECT} flow-run logs {first.id}; to end it: {PREFECT} flow-run cancel {first.id}",
         )  # fmt: skip
-    seen = f"{len(running)} for {lasting(longest)}" if running else "none"
+    seen = f"{len(running)} for {format_seconds(longest)}" if running else "none"
     return Check("running", target.name, Status.OK, seen)
 
 

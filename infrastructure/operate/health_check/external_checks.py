@@ -25,7 +25,7 @@ LOW_DISK_BYTES = 2 * GIB
 CRITICAL_DISK_BYTES = GIB // 4
 
 
-def warehouse(profile: Profile, seconds: float) -> Check:
+def check_warehouse(profile: Profile, seconds: float) -> Check:
     """Connect with dbt's adapter and the target's profile, and run `select 1`.
 
     `dbt debug` would parse the project first, and dbt cannot run twice concurrently in one process.
@@ -100,7 +100,7 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
     )
 
 
-def state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
+def check_state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
     """Check the state store, and count unsent notifications and open incidents; read only."""
     target_names = store.names("targets")
     yield Check(
@@ -130,7 +130,7 @@ def _notices(store: StateStore, target: str) -> Check:
     return Check("notices", target, Status.WARNING, seen, fix)
 
 
-def disk(local_dir: Path) -> Check:
+def check_disk(local_dir: Path) -> Check:
     """Check the free disk space of this machine."""
     existing = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
     free = shutil.disk_usage(existing).free

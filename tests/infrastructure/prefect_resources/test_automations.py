@@ -105,7 +105,7 @@ class Stage:
         done = self.project.run("-m", "infrastructure.cli", "health", "--json", "--timeout", "30")
         checks = json.loads(done.stdout)["checks"]
         return {
-            each["subject"]: (each["status"], each["seen"])
+            each["subject"]: (each["status"], each["message"])
             for each in checks
             if each["name"] == "automations"
         }

@@ -327,8 +327,8 @@ def test_a_source_whose_file_is_no_text_is_a_fault_of_it(tmp_path: Path) -> None
     file = tmp_path / "prefect_flows" / "sources" / "a__b" / "prefect.yaml"
     file.parent.mkdir(parents=True)
     file.write_bytes("name: a".encode("utf-16"))
-    with pytest.raises(folder.Unreadable) as refused:
-        folder.Source(tmp_path, "a__b").yaml("prefect_flows/sources/a__b/prefect.yaml")
+    with pytest.raises(folder.UnreadableFileError) as refused:
+        folder.Source(tmp_path, "a__b").read_yaml("prefect_flows/sources/a__b/prefect.yaml")
     assert "it is UTF-16" in str(refused.value)
 
 
