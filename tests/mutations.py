@@ -533,7 +533,7 @@ FAULTS = (
         "plan-prints-secrets",
         "The plan of setup prints a password that changes.",
         "infrastructure/prefect_resources/reconcile/plan.py",
-        'return str(value) if kind.shows(path, value) else "********"',
+        'return str(value) if kind.is_printable(path, value) else "********"',
         "return str(value)",
         (
             "infrastructure/setup_profiles/test_setup.py"
@@ -658,8 +658,8 @@ FAULTS = (
         "drift-is-not-seen",
         "Setup does not see a field that somebody added to a block by hand.",
         "infrastructure/prefect_resources/reconcile/plan.py",
-        "list(wanted) + [key for key in found if path and key not in wanted]",
-        "list(wanted)",
+        "list(desired) + [key for key in found if path and key not in desired]",
+        "list(desired)",
         (
             "infrastructure/setup_profiles/test_setup.py"
             "::test_a_field_that_somebody_added_by_hand_is_drift",

@@ -11,14 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from infrastructure.platforms.docker.parse_project import ARGUMENT, profiles_for
+from infrastructure.platforms.docker.parse_project import ARGUMENT, build_profiles
 from prefect_flows.core.settings import load_settings
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import TargetState
 from prefect_flows.transform.session import DbtSession
 
 settings = load_settings()
-profile = profiles_for(os.environ[ARGUMENT], settings.dbt_dir)[0]
+profile = build_profiles(os.environ[ARGUMENT], settings.dbt_dir)[0]
 with tempfile.TemporaryDirectory() as folder:
     target_path = Path(folder, "dbt")
     store = StateStore(str(Path(folder, "store")))

@@ -176,7 +176,7 @@ def _now() -> str:
 
 def _targets(file: Path) -> dict[str, str]:
     # Imports dbt and Prefect, so only when needed.
-    from infrastructure.platforms.docker.parse_project import ARGUMENT, targets_without_secrets
+    from infrastructure.platforms.docker.parse_project import ARGUMENT, parse_targets
 
     try:
         text = file.read_text()
@@ -186,7 +186,7 @@ def _targets(file: Path) -> dict[str, str]:
             where=str(file),
             fix=f"terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > {file}",
         ) from error
-    targets_without_secrets(text, where=str(file))
+    parse_targets(text, where=str(file))
     return {ARGUMENT: text}
 
 

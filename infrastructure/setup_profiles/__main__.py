@@ -12,7 +12,7 @@ from rich.console import Console
 from infrastructure.prefect_resources import ownership
 from infrastructure.prefect_resources.ownership import Ownership
 from infrastructure.prefect_resources.reconcile import plan_table
-from infrastructure.prefect_resources.reconcile.plan import Action, apply, differs, plan
+from infrastructure.prefect_resources.reconcile.plan import Action, apply, has_changes, plan
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles import profiles_yml
 from infrastructure.setup_profiles.block_resources import KINDS
@@ -80,7 +80,7 @@ def setup_profiles(
     text = (
         None
         if blocks_only
-        else profiles_yml.rendered(settings.profiles_file, profiles, whole=target is None)
+        else profiles_yml.render(settings.profiles_file, profiles, has_all_targets=target is None)
     )
 
     only_look = dry_run or check
@@ -88,10 +88,10 @@ def setup_profiles(
     if not profiles_only:
         keep = every_block if target is None else None
         with prefect_client() as client:
-            projects = ownership.projects_of(settings)
+            projects = ownership.load_projects(settings)
             owned = ownership.claim(client, projects, chosen, profiles, take_over=take_over)
             if not only_look:
-                projects.keep(*owned.projects)
+                projects.save(*owned.projects)
             drift |= _setup_blocks(console, client, owned, keep, prune=prune, only_look=only_look)
     if text is not None:
         drift |= _setup_file(console, settings.profiles_file, text, only_look=only_look)
@@ -126,19 +126,19 @@ def _setup_blocks(
     console: Console,
     client: SyncPrefectClient,
     owned: Ownership,
-    keep: list[Desired] | None,
+    all_desired: list[Desired] | None,
     *,
     prune: bool,
     only_look: bool,
 ) -> bool:
     """Plan, print and apply; return whether something differs."""
-    steps = plan(client, KINDS, owned.blocks, keep=keep)
+    steps = plan(client, KINDS, owned.blocks, all_desired=all_desired)
     steps = ownership.without_others(steps, owned.others)
-    console.print(plan_table.table(steps, prune=prune))
+    console.print(plan_table.format_table(steps, prune=prune))
     if not only_look:
         apply(client, steps, prune=prune)
-        console.print(plan_table.summary("Blocks", steps, prune=prune))
-    return differs(steps)
+        console.print(plan_table.format_summary("Blocks", steps, prune=prune))
+    return has_changes(steps)
 
 
 def _setup_file(console: Console, file: Path, text: str, *, only_look: bool) -> bool:

@@ -113,7 +113,7 @@ class TargetSecret(Strict):
     """Service account key of a BigQuery target: an object, or its JSON text."""
 
 
-SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
+SECRET_BY_TYPE = {"postgres": "password", "bigquery": "service_account_key"}
 
 
 def _state_url(url: str) -> str:
@@ -148,7 +148,7 @@ MODULES = (
 )
 
 
-def parse(text: str | bytes, *, where: str, fix: str) -> Contract:
+def parse_contract(text: str | bytes, *, where: str, fix: str) -> Contract:
     """Validate a document in the format of `terraform output -json`.
 
     Args:
@@ -206,7 +206,7 @@ def _pairing_faults(values: dict[str, Any]) -> list[str]:
         if target is None:
             faults.append(f"dbt_target_secrets.{name}: dbt_targets has no such target")
         elif isinstance(target, dict) and isinstance(secret, dict) and secret:
-            takes = SECRET_OF.get(str(target.get("type")))
+            takes = SECRET_BY_TYPE.get(str(target.get("type")))
             if takes is not None and takes not in secret:
                 faults.append(
                     f"dbt_target_secrets.{name}: a target of type {target['type']} takes {takes}"

@@ -48,7 +48,7 @@ class SlackReceiver(Strict):
             raise ValueError("not an incoming webhook (https://hooks.slack.com/services/…/…/…)")
         return url
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
         return SLACK, {"url": self.url.get_secret_value()}
 
@@ -72,7 +72,7 @@ class TeamsReceiver(Strict):
             raise ValueError("not the address of a workflow (https://…/workflows/…/invoke?…&sig=…)")
         return url
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
         return TEAMS, {"url": self.url.get_secret_value(), "include_image": False}
 
@@ -92,7 +92,7 @@ class DiscordReceiver(Strict):
             raise ValueError("not a webhook (https://discord.com/api/webhooks/…/…)")
         return url
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
         found = _DISCORD.fullmatch(self.url.get_secret_value())
         assert found is not None  # noqa: S101 # validated above
@@ -116,7 +116,7 @@ class WebhookReceiver(Strict):
             raise ValueError("not an address (https://…)")
         return url
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and its data, with URL and headers among the block's secrets."""
         headers = {name: f"{{{{header{i}}}}}" for i, name in enumerate(self.headers)}
         values = {
@@ -153,7 +153,7 @@ class EmailReceiver(Strict):
     ]
     """Recipient addresses."""
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block.
 
         Prefect's own e-mail block is in a package that its server does not have. The Slack block
@@ -200,17 +200,17 @@ class TargetNotices(Strict):
 
 def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
     """Return the block of every receiver, and a variable with each target's preferences."""
-    wanted = []
+    desired = []
     for target, each in notices.items():
         for name, receiver in each.receivers.items():
-            kind, data = receiver.block()
-            wanted.append(Desired(kind, names.notify_block(target, name), data))
+            kind, data = receiver.to_block()
+            desired.append(Desired(kind, names.notify_block(target, name), data))
         preferences = NotificationPreferences(events=each.events, owners=each.owners)
-        wanted.append(
+        desired.append(
             Desired(
                 "variable",
                 names.notification_variable(target),
                 {"value": preferences.model_dump(mode="json")},
             )
         )
-    return wanted
+    return desired

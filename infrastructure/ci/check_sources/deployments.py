@@ -13,7 +13,7 @@ from infrastructure.ci.check_sources.code import SOURCES_PACKAGE, find_flows, li
 from infrastructure.ci.check_sources.folder import Fault, Source
 from infrastructure.prefect_resources.deployments import prefect_yaml
 from infrastructure.prefect_resources.deployments.prefect_yaml import FILE, Deployment
-from infrastructure.prefect_resources.work_pools.block_references import SECRET, references
+from infrastructure.prefect_resources.work_pools.block_references import SECRET, find_references
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest import source_registry
@@ -31,7 +31,7 @@ _NO_SCHEDULE = re.compile(r"^[ ]*schedules: *\[\](?P<behind> *#.*)?$")
 def read_deployments(source: Source) -> list[Deployment] | None:
     """Return the deployments of the source, or None if the file is invalid."""
     try:
-        return prefect_yaml.read(source.project / source.relative_path(FILE))
+        return prefect_yaml.read_deployments(source.project / source.relative_path(FILE))
     except ConfigurationError:
         return None
 
@@ -47,7 +47,7 @@ def check_syntax(source: Source) -> Iterator[Fault]:
         yield Fault(file, "the code of a run is what is installed where it goes", "write pull: []")
     elif read_deployments(source) is None:
         try:
-            prefect_yaml.read(source.project / file)
+            prefect_yaml.read_deployments(source.project / file)
         except ConfigurationError as error:
             for line in error.what.splitlines()[1:] or [error.what]:
                 yield Fault(file, line.removeprefix("  - "), error.fix)
@@ -179,7 +179,7 @@ def _named_secrets(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for each in value:
             yield from _named_secrets(each, path)
     elif isinstance(value, str):
-        referred = list(references(value))
+        referred = list(find_references(value))
         if referred:
             yield from ((path, each.name) for each in referred if each.slug == SECRET)
         elif _NAMES_A_SECRET.search(path.rpartition(".")[2]):
@@ -223,7 +223,7 @@ def _has_explanation(text: str) -> bool:
 def _targets(project: Path) -> list[str]:
     """Return the targets that the pipeline has deployments for."""
     try:
-        found = prefect_yaml.read(project / FILE)
+        found = prefect_yaml.read_deployments(project / FILE)
     except ConfigurationError:  # `millrace deploy` reports this
         return []
     return list(dict.fromkeys(each.target for each in found))

@@ -10,7 +10,7 @@ import typer
 from packaging.version import Version
 from rich.console import Console
 
-from infrastructure.local.files import writable_folder
+from infrastructure.local.files import make_writable_folder
 from infrastructure.operate.backup import archive, postgres, sqlite
 from infrastructure.operate.backup.archive import Manifest
 from infrastructure.operate.backup.database import Postgres, Sqlite, get_configured_database
@@ -45,7 +45,7 @@ def create(
     folder = to or local_dir / "backups"
     database = get_configured_database(local_dir)
     made_here = not folder.exists()
-    writable_folder(folder)
+    make_writable_folder(folder)
     if made_here:
         folder.chmod(0o700)
     with private_folder("backup", folder, ".unfinished-") as scratch:
@@ -157,7 +157,8 @@ def _print_key_location(console: Console, blocks: KeyCheck) -> None:
     if blocks.undecryptable:
         text = (
             f"{blocks.undecryptable} of {blocks.blocks} blocks cannot be decrypted: their key is "
-            "neither in this backup nor here; keep the server's PREFECT_SERVER_ENCRYPTION_KEY elsewhere"
+            "neither in this backup nor here; keep the server's "
+            "PREFECT_SERVER_ENCRYPTION_KEY elsewhere"
         )
     elif blocks.where == "environment":
         text = "The key of the blocks is not in it: keep PREFECT_SERVER_ENCRYPTION_KEY elsewhere"

@@ -19,7 +19,7 @@ from infrastructure.delivery.build_image import (
     require_dockerfile,
     require_reproducible,
 )
-from infrastructure.platforms.docker.parse_project import profiles_for
+from infrastructure.platforms.docker.parse_project import build_profiles
 from infrastructure.version import get_source_image
 from prefect_flows.core.errors import ConfigurationError
 from tests.support.project import REPOSITORY
@@ -142,10 +142,10 @@ def test_outputs_with_secrets_are_refused() -> None:
         "dbt_target_secrets": {"value": {"prod": {"password": "hunter2"}}},
     }
     with pytest.raises(ConfigurationError) as refused:
-        profiles_for(json.dumps(document), REPOSITORY / "dbt")
+        build_profiles(json.dumps(document), REPOSITORY / "dbt")
     assert "dbt_target_secrets of prod" in refused.value.where
     assert "jq 'del(.dbt_target_secrets)'" in refused.value.fix
     assert "hunter2" not in str(refused.value)
     document.pop("dbt_target_secrets")
-    (profile,) = profiles_for(json.dumps(document), REPOSITORY / "dbt")
+    (profile,) = build_profiles(json.dumps(document), REPOSITORY / "dbt")
     assert (profile.target, profile.output["host"]) == ("prod", "db")

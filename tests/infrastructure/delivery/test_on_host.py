@@ -196,7 +196,7 @@ def test_what_was_wrong_before_does_not_fail_the_rollback(
     engine = cast("_StandIn", delivery._engine)
     # GIVEN a fault from before the delivery, and perhaps one that it caused.
     engine.found = {"state dev": "no state store"}
-    monkeypatch.setattr(delivery._workers, "dismiss", lambda *_: engine.found.update(later))
+    monkeypatch.setattr(delivery._workers, "start_draining", lambda *_: engine.found.update(later))
     assert delivery.run() == result
     assert ("it is gone" in record["why"]) == bool(later)
     assert "no state store" not in record["why"]

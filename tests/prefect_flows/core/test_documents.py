@@ -211,7 +211,7 @@ ARGUMENTS = json.dumps({
 
 
 def read_outputs(text: str, _folder: Path) -> None:
-    found = contract.parse(text, where="here", fix="write it")
+    found = contract.parse_contract(text, where="here", fix="write it")
     blocks = desired.desired_blocks(found, "millrace")
     for name in found.targets:
         yaml.safe_dump(desired.build_profile(blocks, name).dbt_output())
@@ -242,9 +242,9 @@ def in_file(read: Callable[[Path], object]) -> Callable[[str, Path], None]:
 
 
 def read_profiles(file: Path) -> None:
-    outputs = contract.parse(OUTPUTS, where="here", fix="write it")
+    outputs = contract.parse_contract(OUTPUTS, where="here", fix="write it")
     blocks = desired.desired_blocks(outputs, "millrace")
-    profiles_yml.rendered(file, [desired.build_profile(blocks, "dev")], whole=True)
+    profiles_yml.render(file, [desired.build_profile(blocks, "dev")], has_all_targets=True)
 
 
 def read_source(file: Path) -> None:
@@ -275,8 +275,10 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
         automations_file.AUTOMATIONS_FILE.read_text(),
         in_file(automations_file.read_automations),
     ),
-    "prefect.yaml": ((REPOSITORY / "prefect.yaml").read_text(), in_file(prefect_yaml.read)),
-    "prefect.yaml of a source": (SOURCE, in_file(prefect_yaml.read)),
+    "prefect.yaml": (
+        (REPOSITORY / "prefect.yaml").read_text(), in_file(prefect_yaml.read_deployments)
+    ),
+    "prefect.yaml of a source": (SOURCE, in_file(prefect_yaml.read_deployments)),
     "arguments in prefect.yaml": (SOURCE, in_file(read_source)),
     "profiles.yml": (PROFILES, in_file(read_profiles)),
     "dbt_project.yml": (
