@@ -127,7 +127,7 @@ FAULTS = (
         "inbox-loses-the-last-files",
         "The inbox marks small files as loaded and does not load their rows.",
         "prefect_flows/sources/files__inbox/table_loader.py",
-        "spool.finished(last=True)",
+        "spool.take_finished_parts(last=True)",
         "spool.finished()",
         (
             "prefect_flows/sources/test_files__inbox.py"
@@ -160,7 +160,7 @@ FAULTS = (
         "cursor-skips-equal-values",
         "An incremental load of a table skips late rows with the cursor's last value.",
         "prefect_flows/sources/sql__database/readers/base.py",
-        "place >= value if since.again else place > value",
+        "place >= value if since.is_inclusive else place > value",
         "place > value",
         (
             "prefect_flows/sources/test_sql__database.py"
@@ -246,8 +246,8 @@ FAULTS = (
         "stage-timeout-is-ignored",
         "A stage runs on after its timeout.",
         "prefect_flows/core/interrupts.py",
-        "        if interrupts.over.wait(seconds):\n",
-        "        if interrupts.over.wait():\n",
+        "        if interrupts.stopped.wait(seconds):\n",
+        "        if interrupts.stopped.wait():\n",
         (
             "prefect_flows/runtime/test_stages.py::test_it_stops_the_stage_and_leaves_the_handler_as_it_was",
         ),
@@ -356,7 +356,7 @@ FAULTS = (
         "partial-run-counts-as-whole",
         "A run of some models becomes the base of --changed, which then skips changed models.",
         "prefect_flows/pipeline_run.py",
-        'if ended == "passed" and self.parameters.whole and not self.left_out:',
+        'if ended == "passed" and self.parameters.is_full_run and not self.left_out:',
         'if ended == "passed":',
         (
             "prefect_flows/test_changed.py"
@@ -378,7 +378,7 @@ FAULTS = (
         "resume-ignores-changed-code",
         "A resumed run skips nodes whose code has changed since.",
         "prefect_flows/transform/resume.py",
-        'if code.of(unique_id) == entry["code"]:',
+        'if code.get(unique_id) == entry["code"]:',
         'if entry["code"]:',
         (
             "prefect_flows/transform/test_node_hashes.py"

@@ -24,7 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
     store = StateStore(str(Path(folder, "store")))
     started = time.perf_counter()
     state = TargetState(store, profile.target, target_path, settings.parsed_dir)
-    brought = state.bring_partial_parse()
+    brought = state.restore_partial_parse()
     with DbtSession(settings.dbt_dir, profile, target_path, {}) as session:
         nodes = len(session.manifest.nodes)
         seconds = time.perf_counter() - started

@@ -29,7 +29,7 @@ from infrastructure.prefect_resources.rollback.verify import run_health_check
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
 from prefect_flows.core.names import notify_block
-from prefect_flows.core.prefect_api import block_address, notification_blocks, prefect_client
+from prefect_flows.core.prefect_api import block_address, list_notification_blocks, prefect_client
 from prefect_flows.core.settings import load_settings
 from prefect_flows.notifications.messages import Notice
 from prefect_flows.notifications.recipients import build_sender
@@ -77,7 +77,7 @@ def notify(
     try:
         with prefect_client() as client:
             recipients = [
-                block_address(document) for document in notification_blocks(client, target)
+                block_address(document) for document in list_notification_blocks(client, target)
             ]
     except PrefectUnreachable as error:
         typer.echo(f"Cannot read the notification blocks: {error.what}")

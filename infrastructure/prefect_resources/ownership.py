@@ -20,7 +20,7 @@ from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core import names
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import SETUP_COMMAND
-from prefect_flows.core.prefect_api import stored_state_url
+from prefect_flows.core.prefect_api import read_state_url
 from prefect_flows.core.profiles import Profile, profile_from_block
 from prefect_flows.core.settings import Settings
 from prefect_flows.state.state_url import without_login
@@ -233,7 +233,7 @@ def _refuse_other_store(
     client: SyncPrefectClient, blocks: Iterable[Desired], others: Iterable[str]
 ) -> None:
     """Raise an error if the state store's URL would change for targets of other projects."""
-    before = stored_state_url(client)
+    before = read_state_url(client)
     shown = without_login(before or "")
     for block in blocks:
         if block.name == names.STATE_URL_VARIABLE and before not in (None, block.data["value"]):

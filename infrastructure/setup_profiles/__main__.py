@@ -22,7 +22,7 @@ from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.core.prefect_api import prefect_client
-from prefect_flows.core.profiles import Profile, profile_name
+from prefect_flows.core.profiles import Profile, read_profile_name
 from prefect_flows.core.settings import Settings, load_settings
 from prefect_flows.core.temporary_folders import private_folder
 
@@ -73,7 +73,7 @@ def setup_profiles(
     settings = load_settings()
     contract = read_contract(settings, outputs, terraform_dir)
     names = _select_targets(contract, target)
-    every_block = desired_blocks(contract, profile_name(settings.dbt_dir))
+    every_block = desired_blocks(contract, read_profile_name(settings.dbt_dir))
     chosen = filter_targets(every_block, names)
     profiles = [build_profile(every_block, name) for name in names]
     # Before any change, since a file that setup did not write is an error.

@@ -25,7 +25,7 @@ from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ContractError
 from prefect_flows.core.names import TargetName
 from prefect_flows.core.validation_messages import validation_message
-from prefect_flows.state.state_url import get_url_fix, url_fault
+from prefect_flows.state.state_url import find_url_fault, get_url_fix
 
 
 class PostgresTarget(Strict):
@@ -117,7 +117,7 @@ SECRET_BY_TYPE = {"postgres": "password", "bigquery": "service_account_key"}
 
 
 def _state_url(url: str) -> str:
-    if (fault := url_fault(url)) is not None:
+    if (fault := find_url_fault(url)) is not None:
         raise ValueError(f"{fault}; {get_url_fix(url)}")
     return url
 

@@ -6,7 +6,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefect_flows.reporting.charts.svg import NOTHING, group_of, seconds, size, slots
+from prefect_flows.reporting.charts.svg import NOTHING, get_group, seconds, size, slots
 
 
 @cache
@@ -19,7 +19,7 @@ def templates() -> Environment:
         trim_blocks=True,
     )
     environment.globals.update(
-        group_of=group_of,
+        get_group=get_group,
         duration=seconds,
         number=number,
         size=size,

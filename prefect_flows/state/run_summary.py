@@ -164,7 +164,7 @@ class TargetHistory(_Stored):
 _HISTORY, _SUMMARY = TypeAdapter(TargetHistory), TypeAdapter(RunSummary)
 
 
-def history(store: StateStore, target: str, warn: Warn | None = None) -> TargetHistory | None:
+def load_history(store: StateStore, target: str, warn: Warn | None = None) -> TargetHistory | None:
     """Load the history of a target; None before its first run.
 
     Args:

@@ -17,7 +17,7 @@ _BUCKET = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9](/[^?#
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?|%[A-Za-z_]\w*%")
 
 
-def url_fault(url: str) -> str | None:
+def find_url_fault(url: str) -> str | None:
     """Return what is wrong with the URL of a state store; None if nothing is.
 
     The text shows only the scheme or the name of a variable, because the rest of the URL may be a

@@ -37,7 +37,7 @@ from infrastructure.version import get_version
 from prefect_flows.core.errors import CorruptFileError, RunCancelled, StageFailed, after_changes
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicy
-from prefect_flows.reporting.run_report.history import medians
+from prefect_flows.reporting.run_report.history import get_medians
 from prefect_flows.runtime.base import LocalRuntime, Runtime
 from prefect_flows.runtime.parameters import BUILD_RESOURCE_TYPES as BUILDABLE
 from prefect_flows.state.target_state import (
@@ -314,7 +314,7 @@ class _BuildInProgress:
         """Return median seconds and scanned bytes per node in production."""
         try:
             run_results = state.store.load(f"{state.folder}/{RUN_RESULTS}", RUN_RESULTS_KIND)
-            return medians(state.timings()), _bytes_by_node(run_results)
+            return get_medians(state.timings()), _bytes_by_node(run_results)
         except CorruptFileError as error:
             # The file belongs to production, whose next run moves it aside.
             log.warning("The usual times of models are not known. %s", error)

@@ -28,7 +28,7 @@ from prefect_flows.core.errors import (
     did_you_mean,
 )
 from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND
-from prefect_flows.core.prefect_api import existing_targets, load_profile
+from prefect_flows.core.prefect_api import list_targets, load_profile
 from prefect_flows.core.settings import Settings
 from prefect_flows.state.configured_store import configured_store
 
@@ -58,7 +58,7 @@ class Checks:
         try:
             with api_queries.open_client(seconds / 2) as client:
                 server = api_queries.read_server(client)
-                existing = existing_targets(client)
+                existing = list_targets(client)
         except PrefectUnreachable as error:
             return [self._unreachable_check(error)]
         except (httpx.HTTPError, ValueError) as error:

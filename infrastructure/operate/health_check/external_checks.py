@@ -13,7 +13,7 @@ from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.notifications.outbox import Outbox
-from prefect_flows.state.incidents import open_incidents
+from prefect_flows.state.incidents import load_open_incidents
 from prefect_flows.state.store import StateStore
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def check_state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Che
 
 def _notices(store: StateStore, target: str) -> Check:
     """Check for open incidents and unsent notifications."""
-    broken = f"{len(open_incidents(store, target))} open incident(s)"
+    broken = f"{len(load_open_incidents(store, target))} open incident(s)"
     outbox = Outbox.read(store, target)
     if not outbox.waiting:
         return Check("notices", target, Status.OK, f"none unsent; {broken}")

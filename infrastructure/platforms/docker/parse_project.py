@@ -23,7 +23,7 @@ from infrastructure.setup_profiles.contract import Contract
 from infrastructure.setup_profiles.desired import build_profile, desired_blocks
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.core.profiles import Profile, profile_name
+from prefect_flows.core.profiles import Profile, read_profile_name
 from prefect_flows.core.settings import load_settings
 from prefect_flows.state.target_state import PARTIAL_PARSE
 from prefect_flows.transform.session import DbtSession
@@ -53,7 +53,7 @@ def parse_targets(text: str, *, where: str) -> Contract:
 
 def build_profiles(text: str, dbt_dir: Path) -> list[Profile]:
     """Return the profile of each target in the outputs, or a dummy profile without outputs."""
-    name = profile_name(dbt_dir)
+    name = read_profile_name(dbt_dir)
     if text.strip():
         known = parse_targets(text, where=f"the build argument {ARGUMENT}")
         blocks = desired_blocks(known, name)

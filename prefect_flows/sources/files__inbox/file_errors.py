@@ -10,7 +10,7 @@ MAX_REASON_LENGTH = 300
 MAX_VALUE_LENGTH = 40
 
 
-class Malformed(Exception):
+class MalformedFile(Exception):
     """A file is invalid, or does not fit its table.
 
     Attributes:
@@ -39,7 +39,7 @@ def shorten(text: str, length: int = MAX_VALUE_LENGTH) -> str:
     return text if len(text) <= length else f"{text[:half]} … {text[-half:]}"
 
 
-def first_bad(items: Sequence[Any], are_good: Callable[[Sequence[Any]], bool]) -> int:
+def find_first_bad(items: Sequence[Any], are_good: Callable[[Sequence[Any]], bool]) -> int:
     """Find the index of the first item that makes `are_good` false, by bisection; one item must."""
     good, bad = 0, len(items)
     while bad - good > 1:

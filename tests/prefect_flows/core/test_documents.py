@@ -23,7 +23,7 @@ from infrastructure.setup_profiles import contract, desired, profiles_yml
 from prefect_flows import pipeline
 from prefect_flows.core.documents import DocumentError, parse_json, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, MillraceError
-from prefect_flows.core.profiles import profile_name
+from prefect_flows.core.profiles import read_profile_name
 from prefect_flows.core.settings import load_settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.arguments import build_source_arguments
@@ -259,7 +259,7 @@ def read_source(file: Path) -> None:
 def read_project(file: Path) -> None:
     (file.parent / "dbt_project.yml").write_bytes(file.read_bytes())
     source_registry.disabled_sources(file.parent / "dbt_project.yml", {})
-    profile_name(file.parent)
+    read_profile_name(file.parent)
 
 
 SOURCE = (source_registry.FOLDER / "files__inbox" / "prefect.yaml").read_text()

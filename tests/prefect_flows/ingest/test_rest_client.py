@@ -178,7 +178,7 @@ def test_a_limit_longer_than_the_patience_says_until_when(api) -> None:
 def test_the_waits_of_a_call_are_bounded_together(api) -> None:
     api.troubles += [Answer({}, 429, {"Retry-After": "1"})] * 9
     with pytest.raises(IngestionError, match=r"waits no longer than 1\.5 s"):
-        read(api, patience=RetryPolicy(longest_wait=1.5))
+        read(api, retry_policy=RetryPolicy(longest_wait=1.5))
     assert len(api.asked) == 2
 
 

@@ -46,7 +46,7 @@ def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: P
     outbox = Outbox()
     outbox.add([notice("old", 90)], ["team"])
     outbox.deliver(lambda *_: "away", seconds=5)
-    outbox.keep(store, "dev")
+    outbox.save(store, "dev")
 
     again = Outbox.read(store, "dev")
     again.add([notice("new")], ["team"])

@@ -200,7 +200,7 @@ def test_more_than_a_thousand_results_are_split_by_time(
 def test_the_halves_of_a_search_meet_without_a_gap(seconds: int) -> None:
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     whole = Search("Python", 100, begin, begin + timedelta(seconds=seconds))
-    first, second = whole.halves()
+    first, second = whole.split()
     assert (first.begin, second.end) == (whole.begin, whole.end)
     assert second.begin - first.end == timedelta(seconds=1)
 

@@ -59,7 +59,9 @@ def a_day_passes(postgres: Warehouse, monkeypatch: pytest.MonkeyPatch) -> Callab
     def passes() -> None:
         days[0] += 1
         day = TODAY + timedelta(days=days[0])
-        monkeypatch.setattr("prefect_flows.sources.youtube__channels.reading.today", lambda: day)
+        monkeypatch.setattr(
+            "prefect_flows.sources.youtube__channels.channel_reader.today", lambda: day
+        )
 
     return passes
 

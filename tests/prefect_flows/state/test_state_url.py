@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.state.state_url import url_fault, without_login
+from prefect_flows.state.state_url import find_url_fault, without_login
 from prefect_flows.state.store import StateStore
 from tests.support.object_stores import server
 from tests.support.project import Project, Scratch
@@ -22,7 +22,7 @@ from tests.support.project import Project, Scratch
      "file:///srv/state", "gs://bucket", "gcs://bucket/a/b", "s3://my.bucket-1/a b/c/"],
 )  # fmt: skip
 def test_a_folder_or_a_bucket_is_taken(url: str) -> None:
-    assert url_fault(url) is None
+    assert find_url_fault(url) is None
 
 
 @pytest.mark.parametrize(
