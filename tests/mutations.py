@@ -76,9 +76,9 @@ FAULTS = (
         "rest-changed-shape-is-empty",
         "An API that renames the field of its rows loads nothing, without an error.",
         "prefect_flows/ingest/rest/client.py",
-        '        raise unexpected_shape_error(response, f"{rows!r} is no list of objects")\n',
+        '        raise unexpected_shape_error(response, f"{rows!r} is not a list of objects")\n',
         "        return Page([], {})\n",
-        ("prefect_flows/ingest/test_rest_client.py::test_another_shape_is_no_empty_page",),
+        ("prefect_flows/ingest/test_rest_client.py::test_another_shape_is_not_an_empty_page",),
     ),
     Fault(
         "killed-load-stays",
@@ -258,9 +258,7 @@ FAULTS = (
         "prefect_flows/ingest/rest/responses.py",
         "if status not in {403, 429, 503} or reason in DAILY_LIMIT_REASONS:",
         "if status not in {403, 429, 503}:",
-        (
-            "prefect_flows/ingest/test_rest_client.py::test_a_quota_of_the_day_is_no_matter_of_waiting",
-        ),
+        ("prefect_flows/ingest/test_rest_client.py::test_a_daily_quota_is_not_waited_for",),
     ),
     Fault(
         "failed-source-is-hidden",
@@ -609,7 +607,7 @@ FAULTS = (
         "return parts.geturl()",
         (
             "prefect_flows/reporting/test_metrics.py"
-            "::test_a_gateway_that_fails_is_said_without_its_password",
+            "::test_a_gateway_that_fails_is_reported_without_its_password",
         ),
     ),
     Fault(
@@ -793,7 +791,9 @@ FAULTS = (
         "infrastructure/delivery/on_host/folder.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
-        ("infrastructure/delivery/test_on_host.py::test_the_second_is_told_of_the_first",),
+        (
+            "infrastructure/delivery/test_on_host.py::test_the_second_delivery_is_refused_and_names_the_first",
+        ),
     ),
     Fault(
         "tag-is-delivered",
@@ -809,7 +809,7 @@ FAULTS = (
         "infrastructure/local/postgres.py",
         "            _close_to_others(info.socket_dir, folder)\n",
         "            pass\n",
-        ("infrastructure/local/test_local.py::test_a_path_too_long_for_a_socket_is_no_obstacle",),
+        ("infrastructure/local/test_local.py::test_a_path_too_long_for_a_socket_works",),
     ),
     # Pull requests.
     Fault(

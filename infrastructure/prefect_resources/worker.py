@@ -2,7 +2,7 @@
 
 `prefect worker start` of Prefect 3.9 does not. On SIGTERM or SIGINT, a process worker immediately
 sends SIGKILL to every flow run, before any of them can report, and Prefect shows such a run as
-Running forever. Leaving the runs behind is no solution: a run whose worker is gone crashes at its
+Running forever. Leaving the runs behind does not help: a run whose worker is gone crashes at its
 next log line, since nobody reads the pipe.
 
 On the first signal, this worker stops polling and waits for its runs, and still sends heartbeats.

@@ -43,7 +43,8 @@ def setup_profiles(
         str | None, typer.Option(help="File of `terraform output -json`; - is standard input.")
     ] = None,
     terraform_dir: Annotated[
-        Path | None, typer.Option(help="Root module whose outputs Terraform is asked for.")
+        Path | None,
+        typer.Option(help="Root module whose outputs to read (terraform output)."),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")

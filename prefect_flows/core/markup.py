@@ -37,7 +37,7 @@ def escape_markdown(value: str, characters: int = 300) -> str:
 def escape_inline(value: str, characters: int = 1000) -> str:
     """Escape a value for a table cell or within a line; names stay readable: `raw_shop.orders`."""
     text = _line(value, characters).translate(_INLINE_ESCAPES)
-    # Underscores between letters are no markup.
+    # Underscores between letters are not markup.
     marks = r"(?<!\w)_++|_++(?![^\W_])"
     return _without_links(re.sub(marks, lambda found: r"\_" * len(found[0]), text))
 

@@ -41,7 +41,7 @@ def _faults(url: str) -> Iterator[str]:
         return
     if scheme not in SCHEMES:
         kind = f"{scheme}://" if _SCHEME.fullmatch(f"{scheme}:") else "its URL"
-        yield f"{kind} is no kind of state store"
+        yield f"{kind} is not a kind of state store"
     elif scheme == "file":
         if not rest.startswith("/"):
             yield "the path after file:// must begin with /"

@@ -117,7 +117,7 @@ class Source:
             raise UnreadableFileError(Fault(file, str(error), "correct it")) from error
         if not isinstance(document, Mapping):
             raise UnreadableFileError(
-                Fault(file, "it holds no mapping", "write `key: value` lines")
+                Fault(file, "it does not contain a mapping", "write `key: value` lines")
             )
         return document
 

@@ -236,7 +236,7 @@ class _UnknownOutcome(Exception):
 
 
 def _get_rate_limit_wait(answer: httpx.Response) -> float | None:
-    """Return the seconds that a rate limit asks to wait, or None if it is no rate limit.
+    """Return the seconds that a rate limit asks to wait, or None if it is not a rate limit.
 
     See https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
     """

@@ -166,7 +166,9 @@ class Delivery:
             self._log.write_line(f"The backup is there: {self.record['backup']}")
             return
         says = (
-            "the release migrates Prefect's database; runs end first" if migrates else "asked for"
+            "the release migrates Prefect's database; runs end first"
+            if migrates
+            else "requested with --backup"
         )
         with self._step("migration" if migrates else "backup", says):
             if migrates:

@@ -86,7 +86,7 @@ def create(
 def restore(
     file: Annotated[Path, typer.Argument(help="A backup that `create` wrote.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put aside what the database holds now.")
+        bool, typer.Option("--replace", help="Keep the current database under another name.")
     ] = False,
     without_secrets: Annotated[
         bool, typer.Option("--without-secrets", help="Restore although no key opens the blocks.")

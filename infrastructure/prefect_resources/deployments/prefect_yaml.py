@@ -151,7 +151,7 @@ class Deployment(_Strict):
             image: the project's image in the deployed version.
 
         Raises:
-            ConfigurationError: the file asks for a source's own image, but the flow is no source's.
+            ConfigurationError: the file names a source's own image, but the flow is not a source's.
         """
         given = (self.work_pool.job_variables.model_extra or {}).get("image")
         if given != SOURCE_IMAGE:

@@ -145,7 +145,7 @@ def get_rows(response: Response, rows: str) -> Page:
     body = response.json()
     found = body.get(rows) if isinstance(body, dict) else None
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise unexpected_shape_error(response, f"{rows!r} is no list of objects")
+        raise unexpected_shape_error(response, f"{rows!r} is not a list of objects")
     return Page(found, body)
 
 

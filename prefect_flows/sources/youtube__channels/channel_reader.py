@@ -96,7 +96,7 @@ class ChannelReader:
             for channel in playlists
             if channel not in self._uploads or self._uploads[channel]["walk"] is not None
         ]
-        leftovers = [f"{due} known videos are not asked for today"] if due else []
+        leftovers = [f"{due} known videos are not requested today"] if due else []
         leftovers += [f"uploads are not read to the end of {', '.join(unread)}"] if unread else []
         reject(
             VIDEOS.name,

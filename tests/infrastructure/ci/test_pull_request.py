@@ -128,7 +128,7 @@ def change_everything(pull_request: PullRequest) -> None:
     file.write_text(before + rest.partition("group by weather_measure\n")[2])
 
 
-def test_every_kind_of_change_is_built_compared_and_told(
+def test_every_kind_of_change_is_built_compared_and_commented(
     clean: PullRequest, project: Project
 ) -> None:
     production = relations(project, "dev_marts")

@@ -298,7 +298,7 @@ def test_only_what_is_provably_ours_is_dropped(scratch: Scratch, pull_request: P
     assert query("select count(*) from ci_42.numbers") == [(1,)]
 
 
-def test_what_cannot_be_compared_is_said_before_anything_is_built(
+def test_what_cannot_be_compared_is_reported_before_anything_is_built(
     scratch: Scratch, pull_request: PullRequest
 ) -> None:
     done = pull_request.run("build", *pull_request.arguments())

@@ -64,7 +64,7 @@ def test_it_is_written_for_the_python_of_an_old_host() -> None:
         ast.parse(module.read_text(), feature_version=(3, 9))
 
 
-def test_the_second_is_told_of_the_first(folder: Folder) -> None:
+def test_the_second_delivery_is_refused_and_names_the_first(folder: Folder) -> None:
     held = folder.lock("first")
     with pytest.raises(
         DeliveryBusy, match=r"Another delivery is in progress here.*: first"

@@ -212,7 +212,7 @@ def test_the_next_version(part: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text", ["1.2", "1.2.3.4", "01.2.3", "1.2.3-rc.1", "", "v", "vv1.2.3", "1.2.3\n"]
 )
-def test_what_is_no_version(text: str) -> None:
+def test_an_invalid_version_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a semantic version"):
         parse(text, where="here")
 

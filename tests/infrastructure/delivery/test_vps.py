@@ -44,7 +44,7 @@ def test_any_other_image_is_refused(image: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["root@vps.example.com", "vps.example.com", "a@-oProxyCommand=x"])
-def test_root_and_what_is_no_host_are_refused(host: str, known_hosts: Path) -> None:
+def test_root_and_an_invalid_host_are_refused(host: str, known_hosts: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"USER@HOST|by root"):
         build_connection(host, 22, known_hosts, None)
 
@@ -57,7 +57,7 @@ def test_a_host_that_is_not_known_is_refused_before_it_is_asked(known_hosts: Pat
     assert build_connection("millrace@vps.example.com", 2222, known_hosts, None).port == 2222
 
 
-def test_ssh_learns_nothing_and_takes_nothing_of_whoever_calls(known_hosts: Path) -> None:
+def test_ssh_ignores_the_keys_and_settings_of_the_caller(known_hosts: Path) -> None:
     line = build_connection("millrace@vps.example.com", 22, known_hosts, None).command(
         "echo", "a b; c"
     )

@@ -236,7 +236,7 @@ def test_keep_removes_the_oldest_of_its_own_only(other_project: Project, tmp_pat
     assert f"removed {old[0]}" in done.stdout
 
 
-def test_there_is_no_database_where_none_is(other_project: Project, tmp_path: Path) -> None:
+def test_a_missing_database_is_not_created(other_project: Project, tmp_path: Path) -> None:
     done = backup(other_project, "create", "--to", str(tmp_path), PREFECT_HOME=str(tmp_path / "no"))
     assert done.returncode == 2
     assert "The Prefect server's database does not exist." in done.stderr
@@ -379,7 +379,7 @@ def test_a_program_of_another_version_is_not_taken(major: int) -> None:
          {"PGHOST": "db", "PGPORT": "6543", "PGUSER": "u", "PGDATABASE": "prefect"}, None),
     ],
 )  # fmt: skip
-def test_libpq_is_told_what_asyncpg_would_do(
+def test_libpq_gets_the_tls_mode_of_asyncpg(
     url: str, variables: Mapping[str, str], password: str | None
 ) -> None:
     database = parse_url(make_url(url), search_path=None, tls={})

@@ -414,7 +414,7 @@ def test_a_server_that_asks_who_is_there(ground: Project, tmp_path: Path) -> Non
         assert seen["blocks", ""]["message"] == "setup has made no target's blocks"
 
 
-def test_secrets_are_told_from_references_and_names() -> None:
+def test_secrets_are_distinguished_from_references_and_names() -> None:
     variables = {
         "env": {
             "PREFECT_API_KEY": "{{ prefect.blocks.secret.prefect-api-key }}",

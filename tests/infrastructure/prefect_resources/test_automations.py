@@ -199,7 +199,9 @@ def running(stage: Stage, target: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.operations
-def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) -> None:
+def test_automations_are_created_once_for_targets_with_recipients(
+    anew: Stage, tmp_path: Path
+) -> None:
     stage = anew
     seen = stage.setup("--check", "--file", str(file_of(tmp_path, nowhere={"late": "5m"})))
     assert seen.returncode == 1
@@ -287,7 +289,7 @@ def test_changes_are_seen_and_others_are_left_alone(anew: Stage, tmp_path: Path)
 
 
 @pytest.mark.operations
-def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: Path) -> None:
+def test_owners_are_notified_of_runs_that_cannot_report(anew: Stage, tmp_path: Path) -> None:
     stage = anew
     file = file_of(
         tmp_path,
@@ -396,7 +398,7 @@ def test_a_target_takes_what_it_does_not_change_from_the_defaults(tmp_path: Path
     assert (own.pending, own.missing, own.crashed) == (usual.pending, usual.missing, True)
 
 
-def test_a_name_is_no_other_targets_and_a_pattern_matches_one_target() -> None:
+def test_a_name_belongs_to_one_target_and_a_pattern_matches_one_target() -> None:
     """`prod` finds nothing of `prod-eu`: names are compared by tag, whole."""
     times = read_automations().get_times("prod")
     prod = [

@@ -182,7 +182,7 @@ def test_a_value_that_is_none_is_refused_by_the_api(
 
 
 @pytest.mark.operations
-def test_the_same_again_changes_nothing_and_is_no_release(
+def test_deploying_the_same_version_again_changes_nothing(
     prepared: Project, deployed: dict[str, dict[str, Any]]
 ) -> None:
     before = prepared.asked("artifacts", artifacts={"key": {"any_": ["releases-prod"]}})
@@ -310,7 +310,7 @@ def test_the_pipeline_has_no_source_to_take_an_image_of(
 
 
 @pytest.mark.operations
-def test_what_the_api_refuses_is_said(
+def test_what_the_api_refuses_is_reported(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
     change(changed_file, "dbt-dev", parameters={"target": "dev", "strategy": "sideways"})

@@ -163,7 +163,7 @@ NOTICES = {
 }
 
 
-def test_who_is_told_becomes_blocks_and_a_variable() -> None:
+def test_recipients_become_blocks_and_a_variable() -> None:
     receivers = NOTICES["receivers"] | {  # type: ignore[operator]
         "chat": {"type": "discord", "url": "https://discord.com/api/webhooks/123/madeUpSecret"},
         "mail": {

@@ -44,9 +44,9 @@ FAULTS_OF_JSON = {
     '{"a": ' + "9" * DEEP + "}": "a number has 5,000 digits",
     '{"a": [1, 1e999]}': "a.1: no finite number",
     '{"a": NaN}': "NaN is not a JSON value",
-    r'{"a": "\ud800"}': "a: a text has half of a surrogate pair, which is no character",
-    r'{"\udfff": 1}': "\\udfff: a text has half of a surrogate pair, which is no character",
-    '{"a": "s3cret\udcff"}': "a: a text has half of a surrogate pair, which is no character",
+    r'{"a": "\ud800"}': "a: a text has half of a surrogate pair, which is not a character",
+    r'{"\udfff": 1}': "\\udfff: a text has half of a surrogate pair, which is not a character",
+    '{"a": "s3cret\udcff"}': "a: a text has half of a surrogate pair, which is not a character",
     r'{"a": {"b": "s3cret\u0000"}}': "a.b: a text has a zero character",
     '{"a": s3cret}': "not JSON: Expecting value: line 1 column 7 (char 6)",
 }
@@ -57,7 +57,7 @@ FAULTS_OF_YAML = {
     "a: 2026-13-45": "it is not YAML: invalid date or number",
     "a: .inf": "a: no finite number",
     'a: "s3cret\\0"': "a: a text has a zero character",
-    'a: "\\ud800"': "a: a text has half of a surrogate pair, which is no character",
+    'a: "\\ud800"': "a: a text has half of a surrogate pair, which is not a character",
     "a: \x07": "it is not YAML: character U+0007 is not allowed",
     "a: [s3cret": "it is not YAML: line 1, column 11: expected ',' or ']', but got '<stream end>'",
     "a: !!python/object/apply:os.system [s3cret]":
@@ -292,7 +292,7 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
 
 @pytest.mark.parametrize("examples", [15, pytest.param(3_000, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("parser", PARSERS)
-def test_whatever_is_written_is_read_or_refused_in_a_sentence(
+def test_any_document_is_read_or_refused_with_a_message(
     parser: str, examples: int, tmp_path: Path
 ) -> None:
     document, read = PARSERS[parser]
@@ -325,7 +325,7 @@ def test_whatever_is_written_is_read_or_refused_in_a_sentence(
         read(document, tmp_path)
 
 
-def test_a_source_whose_file_is_no_text_is_a_fault_of_it(tmp_path: Path) -> None:
+def test_a_source_with_a_binary_file_has_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "prefect_flows" / "sources" / "a__b" / "prefect.yaml"
     file.parent.mkdir(parents=True)
     file.write_bytes("name: a".encode("utf-16"))
@@ -373,7 +373,7 @@ def test_a_block_with_an_object_gives_a_source_its_text() -> None:
 
 
 @pytest.mark.parametrize("tables", ["5", '{"a": 5}', '{"a": 1, "a": 2}', "[" * DEEP])
-def test_tables_of_a_database_that_are_none_are_said(
+def test_invalid_tables_of_a_database_are_reported(
     tables: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = typer.Typer()
@@ -385,7 +385,7 @@ def test_tables_of_a_database_that_are_none_are_said(
 
 
 @pytest.mark.parametrize("option", ["--select", "--exclude", "--source", "--target", "--strategy"])
-def test_an_option_that_is_no_text_is_named(option: str) -> None:
+def test_an_option_that_is_not_text_is_named(option: str) -> None:
     name = {"--source": "sources"}.get(option, option.removeprefix("--"))
     value: Any = ["x\udcff"] if option in ("--select", "--exclude", "--source") else "x\udcff"
     with pytest.raises(ConfigurationError) as refused:

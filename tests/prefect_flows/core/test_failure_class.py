@@ -85,7 +85,7 @@ def refused(project: Project) -> Iterator[dict[str, Any]]:
     project.query("drop role busy; drop role closed")
 
 
-def test_a_refused_connection_is_what_the_server_said(refused: dict[str, Any]) -> None:
+def test_a_refused_connection_shows_the_message_of_the_server(refused: dict[str, Any]) -> None:
     """psycopg2 has no code of these."""
     for changed, code, cause in (
         ({}, "53300", FailureClass.TRANSIENT),

@@ -57,7 +57,7 @@ def test_a_passed_run_has_no_card_and_no_cause() -> None:
     assert len(report.tests) == 6
 
 
-def test_what_ended_the_run_can_be_said_without_a_node() -> None:
+def test_the_cause_of_a_failed_run_needs_no_node() -> None:
     given = replace(facts(10, failures=False), outcome="timed out", first_cause="dbt-run: 900 s")
     assert build_report(given).first_cause == "dbt-run: 900 s"
 

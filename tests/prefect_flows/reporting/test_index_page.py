@@ -147,7 +147,7 @@ def test_a_target_that_cannot_be_read_hides_no_other(store: StateStore) -> None:
     assert text.count("Last good run") == 1, "dev is there"
 
 
-def test_a_run_that_has_not_ended_is_said(store: StateStore) -> None:
+def test_a_run_that_has_not_ended_is_reported(store: StateStore) -> None:
     keep_made_up_run(store, made_up_report())
     header = RunHeader(
         id="now", target="dev", parameters={}, url=None, started_at=NOW - timedelta(hours=1)

@@ -93,7 +93,7 @@ def test_a_type_holds_every_value(values: list[str | None], kind: pa.DataType | 
         assert guess.get_type == kind
 
 
-def test_what_stands_under_a_null_is_no_value() -> None:
+def test_a_value_under_a_null_is_ignored() -> None:
     """Arrow may keep text there that nobody is to see."""
     text = pa.array(["1", "07"])
     masked = pa.Array.from_buffers(

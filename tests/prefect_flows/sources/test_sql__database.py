@@ -577,7 +577,7 @@ def test_a_large_table_is_read_in_parts_and_each_row_once(
     assert all(counts[0])
 
 
-def test_a_copy_ends_when_dlt_is_told_to_stop(shop, url, tmp_path: Path) -> None:
+def test_a_copy_ends_when_dlt_is_signalled_to_stop(shop, url, tmp_path: Path) -> None:
     generated(shop, 100_000)
     reader = get_reader(url, None, 1)
     signals.set_received_signal(signal.SIGINT)

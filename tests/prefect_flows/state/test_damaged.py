@@ -83,7 +83,7 @@ def test_an_outbox_too(store: StateStore) -> None:
     assert len(warnings) == 1
 
 
-def test_who_only_looks_changes_nothing_and_is_told(store: StateStore) -> None:
+def test_a_dry_run_changes_nothing_and_prints_the_plan(store: StateStore) -> None:
     for damage in DAMAGES:
         store.write("targets/dev/run_results.json", damage)
         with pytest.raises(CorruptFileError, match=r"targets/dev/run_results\.json"):
