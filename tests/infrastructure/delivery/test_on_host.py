@@ -170,10 +170,10 @@ class _StandIn(Engine):
             output = json.dumps(self.found)
         return subprocess.CompletedProcess(arguments, 0, output, "")
 
-    def containers(self, release: Release, service: str) -> list[Container]:
+    def list_containers(self, release: Release, service: str) -> list[Container]:
         return []
 
-    def until_healthy(self, *arguments: Any) -> None:
+    def wait_until_healthy(self, *arguments: Any) -> None:
         pass
 
 

@@ -379,7 +379,7 @@ def test_a_program_of_another_version_is_not_taken(major: int) -> None:
          {"PGHOST": "db", "PGPORT": "6543", "PGUSER": "u", "PGDATABASE": "prefect"}, None),
     ],
 )  # fmt: skip
-def test_libpq_gets_the_tls_mode_of_asyncpg(
+def test_libpq_connects_as_asyncpg_does(
     url: str, variables: Mapping[str, str], password: str | None
 ) -> None:
     database = parse_url(make_url(url), search_path=None, tls={})

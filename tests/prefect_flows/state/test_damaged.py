@@ -83,7 +83,7 @@ def test_an_outbox_too(store: StateStore) -> None:
     assert len(warnings) == 1
 
 
-def test_a_dry_run_changes_nothing_and_prints_the_plan(store: StateStore) -> None:
+def test_a_reader_reports_a_corrupt_file_and_leaves_it_in_place(store: StateStore) -> None:
     for damage in DAMAGES:
         store.write("targets/dev/run_results.json", damage)
         with pytest.raises(CorruptFileError, match=r"targets/dev/run_results\.json"):
