@@ -13,7 +13,7 @@ DIRTY = "-dirty"
 SHORT_COMMIT_LENGTH = 12
 
 
-def named(commit: str, *, dirty: bool) -> str:
+def format_version(commit: str, *, dirty: bool) -> str:
     """Return the short commit, with `-dirty` if files differ from it."""
     return commit[:SHORT_COMMIT_LENGTH] + DIRTY * dirty
 
@@ -29,7 +29,7 @@ def get_version(settings: Settings) -> str:
     if settings.version is not None:
         return settings.version
     commit = git(settings.project_dir, "rev-parse", "HEAD")
-    return named(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
+    return format_version(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
 
 
 def get_source_image(image: str, source: str) -> str:

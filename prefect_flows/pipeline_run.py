@@ -44,8 +44,8 @@ from prefect_flows.state.runs import (
     Run,
     RunHeader,
     RunStatus,
-    failed_run,
-    interrupted_run,
+    find_failed_run,
+    find_interrupted_run,
     prune,
     runs_folder,
 )
@@ -133,7 +133,7 @@ def _load_failed_parameters(parameters: Parameters, store: StateStore, log: Logg
         ConfigurationError: the last run passed, or other parameters than its own were given.
     """
     target = parameters.target
-    failed = failed_run(store, target, log.warning)
+    failed = find_failed_run(store, target, log.warning)
     if failed is None:
         raise ConfigurationError(
             f"Target {target!r} has no run that failed: its last run passed, or it never ran.",
@@ -214,7 +214,7 @@ class _PipelineRun:
         self.is_stored = False
         self.publication: Publication | None = None
         self.left_out: list[str] = []
-        self.whole = parameters.whole and not parameters.changed
+        self.whole = parameters.is_full_run and not parameters.changed
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
         self.state = TargetState(store, parameters.target, target_path, settings.parsed_dir)
@@ -280,7 +280,7 @@ class _PipelineRun:
             )
             if not deps["installed"]:
                 self.log.info("The installed dbt packages match package-lock.yml.")
-        if self.state.bring_partial_parse():
+        if self.state.restore_partial_parse():
             self.log.info("Copied the partial parse from the image.")
         self._connect(session)
         # Before the selection, because compiling changes nodes.
@@ -484,9 +484,9 @@ class _PipelineRun:
         resumes = None
         within = timedelta(hours=self.settings.resume_within_hours)
         if parameters.failed:
-            resumes = failed_run(self.stored.store, parameters.target, self.log.warning)
+            resumes = find_failed_run(self.stored.store, parameters.target, self.log.warning)
         elif parameters.resume:
-            resumes = interrupted_run(
+            resumes = find_interrupted_run(
                 self.stored.store,
                 parameters.target,
                 parameters.identity(),
@@ -594,7 +594,7 @@ class _PipelineRun:
         finally:
             if stage == "freshness" and dbt.returned is not None:
                 dbt.returned.write(str(self.session.target_path / SOURCES))
-                self.state.keep(SOURCES)
+                self.state.save(SOURCES)
         self.stored.journal.add([stage_entry(name, self.record[stage])])
 
     def _snapshots_after_models(self, selected: Mapping[str, list[str]]) -> list[str]:
@@ -679,8 +679,8 @@ class _PipelineRun:
             return {}
 
         self.runtime.run_stage("dbt-docs", self.settings.stages.dbt_docs, work)
-        self.state.keep("catalog.json")
-        self.state.keep("static_index.html", DOCS)
+        self.state.save("catalog.json")
+        self.state.save("static_index.html", DOCS)
         self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
 
     def _finish(self, ended: RunStatus, failure: str | None, cause: MillraceError | None) -> None:
@@ -710,8 +710,8 @@ class _PipelineRun:
             if self.session.is_parsed:
                 if "docs" not in self.record:
                     self.session.write_manifest()
-                if ended == "passed" and self.parameters.whole and not self.left_out:
-                    self.state.keep_last_good(self.code.all())
+                if ended == "passed" and self.parameters.is_full_run and not self.left_out:
+                    self.state.save_last_good(self.code.all())
             # Imported here, so that the import does not delay the first model.
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 

@@ -57,7 +57,7 @@ def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:
                     source, context.profile, resolved, runtime.run_stage, settings.stages
                 )
         except MillraceError as error:
-            error.of_sources = {source: error}
+            error.source_errors = {source: error}
             notify(RunOutcome(target, started, "failed", error, {}))
             raise
         notify(RunOutcome(target, started, "passed", None, {"ingest": {source: record}}))

@@ -76,9 +76,9 @@ FAULTS = (
         "rest-changed-shape-is-empty",
         "An API that renames the field of its rows loads nothing, without an error.",
         "prefect_flows/ingest/rest/client.py",
-        '        raise unexpected_shape_error(response, f"{rows!r} is no list of objects")\n',
+        '        raise unexpected_shape_error(response, f"{rows!r} is not a list of objects")\n',
         "        return Page([], {})\n",
-        ("prefect_flows/ingest/test_rest_client.py::test_another_shape_is_no_empty_page",),
+        ("prefect_flows/ingest/test_rest_client.py::test_another_shape_is_not_an_empty_page",),
     ),
     Fault(
         "killed-load-stays",
@@ -127,7 +127,7 @@ FAULTS = (
         "inbox-loses-the-last-files",
         "The inbox marks small files as loaded and does not load their rows.",
         "prefect_flows/sources/files__inbox/table_loader.py",
-        "spool.finished(last=True)",
+        "spool.take_finished_parts(last=True)",
         "spool.finished()",
         (
             "prefect_flows/sources/test_files__inbox.py"
@@ -160,7 +160,7 @@ FAULTS = (
         "cursor-skips-equal-values",
         "An incremental load of a table skips late rows with the cursor's last value.",
         "prefect_flows/sources/sql__database/readers/base.py",
-        "place >= value if since.again else place > value",
+        "place >= value if since.is_inclusive else place > value",
         "place > value",
         (
             "prefect_flows/sources/test_sql__database.py"
@@ -246,8 +246,8 @@ FAULTS = (
         "stage-timeout-is-ignored",
         "A stage runs on after its timeout.",
         "prefect_flows/core/interrupts.py",
-        "        if interrupts.over.wait(seconds):\n",
-        "        if interrupts.over.wait():\n",
+        "        if interrupts.stopped.wait(seconds):\n",
+        "        if interrupts.stopped.wait():\n",
         (
             "prefect_flows/runtime/test_stages.py::test_it_stops_the_stage_and_leaves_the_handler_as_it_was",
         ),
@@ -258,9 +258,7 @@ FAULTS = (
         "prefect_flows/ingest/rest/responses.py",
         "if status not in {403, 429, 503} or reason in DAILY_LIMIT_REASONS:",
         "if status not in {403, 429, 503}:",
-        (
-            "prefect_flows/ingest/test_rest_client.py::test_a_quota_of_the_day_is_no_matter_of_waiting",
-        ),
+        ("prefect_flows/ingest/test_rest_client.py::test_a_daily_quota_is_not_waited_for",),
     ),
     Fault(
         "failed-source-is-hidden",
@@ -356,7 +354,7 @@ FAULTS = (
         "partial-run-counts-as-whole",
         "A run of some models becomes the base of --changed, which then skips changed models.",
         "prefect_flows/pipeline_run.py",
-        'if ended == "passed" and self.parameters.whole and not self.left_out:',
+        'if ended == "passed" and self.parameters.is_full_run and not self.left_out:',
         'if ended == "passed":',
         (
             "prefect_flows/test_changed.py"
@@ -378,7 +376,7 @@ FAULTS = (
         "resume-ignores-changed-code",
         "A resumed run skips nodes whose code has changed since.",
         "prefect_flows/transform/resume.py",
-        'if code.of(unique_id) == entry["code"]:',
+        'if code.get(unique_id) == entry["code"]:',
         'if entry["code"]:',
         (
             "prefect_flows/transform/test_node_hashes.py"
@@ -521,8 +519,8 @@ FAULTS = (
         "password-in-a-plain-field",
         "The password of a warehouse can be read from a block without asking for secrets.",
         "infrastructure/setup_profiles/desired.py",
-        '                "extras": _given(target, "sslmode"),\n',
-        '                "extras": _given(target, "sslmode")\n'
+        '                "extras": _given(target, "sslmode", "publish"),\n',
+        '                "extras": _given(target, "sslmode", "publish")\n'
         '                | ({"password": password.get_secret_value()} if password else {}),\n',
         (
             "infrastructure/setup_profiles/test_setup.py"
@@ -533,7 +531,7 @@ FAULTS = (
         "plan-prints-secrets",
         "The plan of setup prints a password that changes.",
         "infrastructure/prefect_resources/reconcile/plan.py",
-        'return str(value) if kind.shows(path, value) else "********"',
+        'return str(value) if kind.is_printable(path, value) else "********"',
         "return str(value)",
         (
             "infrastructure/setup_profiles/test_setup.py"
@@ -609,7 +607,7 @@ FAULTS = (
         "return parts.geturl()",
         (
             "prefect_flows/reporting/test_metrics.py"
-            "::test_a_gateway_that_fails_is_said_without_its_password",
+            "::test_a_gateway_that_fails_is_reported_without_its_password",
         ),
     ),
     Fault(
@@ -658,8 +656,8 @@ FAULTS = (
         "drift-is-not-seen",
         "Setup does not see a field that somebody added to a block by hand.",
         "infrastructure/prefect_resources/reconcile/plan.py",
-        "list(wanted) + [key for key in found if path and key not in wanted]",
-        "list(wanted)",
+        "list(desired) + [key for key in found if path and key not in desired]",
+        "list(desired)",
         (
             "infrastructure/setup_profiles/test_setup.py"
             "::test_a_field_that_somebody_added_by_hand_is_drift",
@@ -793,7 +791,9 @@ FAULTS = (
         "infrastructure/delivery/on_host/folder.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
-        ("infrastructure/delivery/test_on_host.py::test_the_second_is_told_of_the_first",),
+        (
+            "infrastructure/delivery/test_on_host.py::test_the_second_delivery_is_refused_and_names_the_first",
+        ),
     ),
     Fault(
         "tag-is-delivered",
@@ -809,7 +809,7 @@ FAULTS = (
         "infrastructure/local/postgres.py",
         "            _close_to_others(info.socket_dir, folder)\n",
         "            pass\n",
-        ("infrastructure/local/test_local.py::test_a_path_too_long_for_a_socket_is_no_obstacle",),
+        ("infrastructure/local/test_local.py::test_a_path_too_long_for_a_socket_works",),
     ),
     # Pull requests.
     Fault(
@@ -835,11 +835,11 @@ FAULTS = (
         ),
     ),
     Fault(
-        "schema-of-another-mark-is-dropped",
-        "The sweep drops a schema that carries the mark of another pull request.",
+        "schema-of-another-owner-is-dropped",
+        "The sweep drops a schema that belongs to another pull request.",
         "infrastructure/ci/pull_request/names.py",
-        "return mark if schema == get_schema(mark.number) else None",
-        "return mark",
+        "return owner if schema == get_schema(owner.number) else None",
+        "return owner",
         (
             "infrastructure/ci/test_pull_request_removal.py"
             "::test_the_sweep_drops_only_what_a_closed_pull_request_left",

@@ -11,20 +11,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from infrastructure.platforms.docker.parse_project import ARGUMENT, profiles_for
+from infrastructure.platforms.docker.parse_project import ARGUMENT, build_profiles
 from prefect_flows.core.settings import load_settings
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import TargetState
 from prefect_flows.transform.session import DbtSession
 
 settings = load_settings()
-profile = profiles_for(os.environ[ARGUMENT], settings.dbt_dir)[0]
+profile = build_profiles(os.environ[ARGUMENT], settings.dbt_dir)[0]
 with tempfile.TemporaryDirectory() as folder:
     target_path = Path(folder, "dbt")
     store = StateStore(str(Path(folder, "store")))
     started = time.perf_counter()
     state = TargetState(store, profile.target, target_path, settings.parsed_dir)
-    brought = state.bring_partial_parse()
+    brought = state.restore_partial_parse()
     with DbtSession(settings.dbt_dir, profile, target_path, {}) as session:
         nodes = len(session.manifest.nodes)
         seconds = time.perf_counter() - started

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
-from infrastructure.version import get_source_image, git, named
+from infrastructure.version import format_version, get_source_image, git
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import load_settings
@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False)
 
 
 @dataclass(frozen=True)
-class Code:
+class GitState:
     """The code to build: commit, its date and remote, and whether files are uncommitted."""
 
     commit: str
@@ -50,10 +50,10 @@ class Code:
     @property
     def version(self) -> str:
         """Version of the image and of its deployments."""
-        return named(self.commit, dirty=self.dirty)
+        return format_version(self.commit, dirty=self.dirty)
 
 
-def code_in(folder: Path) -> Code:
+def read_git_state(folder: Path) -> GitState:
     """Read commit and remote of a folder from git.
 
     Raises:
@@ -62,7 +62,7 @@ def code_in(folder: Path) -> Code:
     commit = git(folder, "rev-parse", "HEAD")
     remotes = git(folder, "remote").splitlines()
     source = git(folder, "remote", "get-url", remotes[0]) if remotes else ""
-    return Code(
+    return GitState(
         commit,
         git(folder, "show", "--no-patch", "--format=%cI", "HEAD"),
         # The URL of the remote may contain a token, and labels are public.
@@ -71,12 +71,12 @@ def code_in(folder: Path) -> Code:
     )
 
 
-def default_bases(dockerfile: str) -> dict[str, str]:
+def parse_base_images(dockerfile: str) -> dict[str, str]:
     """Parse the base images of the Dockerfile: build argument → reference."""
     return {name: image for name, image in _DEFAULT.findall(dockerfile) if name in BASES}
 
 
-def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
+def require_reproducible(code: GitState, bases: Mapping[str, str]) -> None:
     """Check that the release can be rebuilt: a commit, and base images with a digest.
 
     Raises:
@@ -101,8 +101,8 @@ def refuse_unrepeatable(code: Code, bases: Mapping[str, str]) -> None:
         )
 
 
-def command(
-    context: Path, tag: str, code: Code, bases: Mapping[str, str], more: Mapping[str, str]
+def build_command(
+    context: Path, tag: str, code: GitState, bases: Mapping[str, str], more: Mapping[str, str]
 ) -> list[str]:
     """Return the command line that builds the project's image."""
     arguments = {
@@ -121,7 +121,7 @@ def command(
     return ["docker", "build", "--tag", tag, *build_args, str(context)]
 
 
-def command_of_source(context: Path, base: str, source: str) -> list[str]:
+def build_source_command(context: Path, base: str, source: str) -> list[str]:
     """Return the command line that builds a source's image on top of the project's."""
     tag = get_source_image(base, source)
     folder = context / SOURCES / source
@@ -152,7 +152,7 @@ def require_dockerfile(folder: Path, source: str) -> None:
 
 
 @contextmanager
-def context_of(folder: Path, code: Code) -> Iterator[Path]:
+def export_context(folder: Path, code: GitState) -> Iterator[Path]:
     """Export the commit to a temporary folder; yield the folder itself if it is dirty."""
     if code.dirty:
         yield folder
@@ -176,7 +176,7 @@ def _now() -> str:
 
 def _targets(file: Path) -> dict[str, str]:
     # Imports dbt and Prefect, so only when needed.
-    from infrastructure.platforms.docker.parse_project import ARGUMENT, targets_without_secrets
+    from infrastructure.platforms.docker.parse_project import ARGUMENT, parse_targets
 
     try:
         text = file.read_text()
@@ -186,7 +186,7 @@ def _targets(file: Path) -> dict[str, str]:
             where=str(file),
             fix=f"terraform -chdir=DIR output -json | jq 'del(.dbt_target_secrets)' > {file}",
         ) from error
-    targets_without_secrets(text, where=str(file))
+    parse_targets(text, where=str(file))
     return {ARGUMENT: text}
 
 
@@ -241,40 +241,46 @@ def main(
     With --source: only the own images of these sources, on the image that is there already.
     """
     folder = load_settings().project_dir
-    code = code_in(folder)
+    code = read_git_state(folder)
     name = tag or f"{NAME}:{code.version}"
     arguments = engine_arg or []
     if source:
         if release:
-            refuse_unrepeatable(code, {})
+            require_reproducible(code, {})
         _build_sources(folder, code, name, source, arguments, quiet=quiet)
         return
     base_options = {"PYTHON_IMAGE": python_image, "UV_IMAGE": uv_image}
-    bases = default_bases((folder / "Dockerfile").read_text()) | {
+    bases = parse_base_images((folder / "Dockerfile").read_text()) | {
         name: image for name, image in base_options.items() if image is not None
     }
     if release:
-        refuse_unrepeatable(code, bases)
+        require_reproducible(code, bases)
     targets = {} if outputs is None else _targets(outputs)
     fix = (
         "correct that; behind a proxy or an index of one's own: --engine-arg "
         "--build-arg=UV_DEFAULT_INDEX=…"
     )
-    with context_of(folder, code) as context:
-        line = command(context, name, code, bases, targets)
+    with export_context(folder, code) as context:
+        line = build_command(context, name, code, bases, targets)
         _build([*line[:-1], *arguments, line[-1]], fix=fix, quiet=quiet)
     _say(name)
 
 
 def _build_sources(
-    folder: Path, code: Code, base: str, sources: list[str], arguments: list[str], *, quiet: bool
+    folder: Path,
+    code: GitState,
+    base: str,
+    sources: list[str],
+    arguments: list[str],
+    *,
+    quiet: bool,
 ) -> None:
     for source in sources:
         require_dockerfile(folder, source)
     fix = f"correct that; the image {base} is made by: {BUILD_COMMAND}"
-    with context_of(folder, code) as context:
+    with export_context(folder, code) as context:
         for source in sources:
-            line = command_of_source(context, base, source)
+            line = build_source_command(context, base, source)
             _build([*line[:-1], *arguments, line[-1]], fix=fix, quiet=quiet)
             _say(get_source_image(base, source))
 

@@ -27,7 +27,12 @@ from infrastructure.delivery.manifests import CAUSE, SERVER, WORKER, Manifests
 from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK, STUCK
 from infrastructure.delivery.on_host.engine import Log
 from infrastructure.delivery.on_host.errors import StepFailed, collect_failure, refuse_new_faults
-from infrastructure.delivery.prefect_calls import CLI, INSIDE, ClusterRequest, Prefect
+from infrastructure.delivery.prefect_calls import (
+    CLI,
+    CONTAINER_CLI,
+    ClusterRequest,
+    PrefectCommands,
+)
 
 REVISION = "deployment.kubernetes.io/revision"
 DUMP_SCRIPT = (
@@ -43,29 +48,36 @@ FAILURES = (StepFailed, KubectlError)
 class ClusterDelivery:
     """A delivery to a namespace."""
 
-    def __init__(self, cluster: Kubectl, built: Manifests, wish: ClusterRequest, name: str) -> None:
-        self._cluster, self._built, self._wish = cluster, built, wish
+    def __init__(
+        self, cluster: Kubectl, manifests: Manifests, request: ClusterRequest, name: str
+    ) -> None:
+        self._cluster, self._manifests, self._request = cluster, manifests, request
         # Longer than the longest step, so that nobody takes over while it waits.
-        self._lease = Lease(cluster, name, wish.health_seconds + 300)
+        self._lease = Lease(cluster, name, request.health_seconds + 300)
         self._name = name
         self._log = Log()
         self._pool_before: dict[str, Any] | None = None
         self._known: dict[str, str] = {}
         self._deployed = ""
         self.record: dict[str, Any] = {
-            "id": name, "target": wish.target, "image": wish.image, "version": wish.version,
+            "id": name, "target": request.target, "image": request.image,
+            "version": request.version,
             "result": "under way", "why": None, "steps": [],
         }  # fmt: skip
 
     def run(self) -> str:
         """Deliver, or roll back; return the result."""
-        self._lease.take()
-        before = self._lease.good or self._revisions()
+        self._lease.acquire()
+        before = self._lease.good_revisions or self._revisions()
         was = self._get_version(SERVER)
-        if self._lease.killed:
-            self._log.say(f"{self._lease.killed} was killed; what worked before it: {before}")
+        if self._lease.killed_holder:
+            self._log.write_line(
+                f"{self._lease.killed_holder} was killed; what worked before it: {before}"
+            )
         good: dict[str, int] | None = None
-        self._log.say(f"{self._wish.target}: {was or 'nothing'} → {self._wish.version}")
+        self._log.write_line(
+            f"{self._request.target}: {was or 'nothing'} → {self._request.version}"
+        )
         try:
             try:
                 self._deliver(first=not before)
@@ -76,85 +88,97 @@ class ClusterDelivery:
                     # `rollout undo` creates a new revision, and removes the old one.
                     good = self._revisions()
                 return result
-            self._notify(f"is at {self._wish.version}", f"It was at {was}." if was else "")
+            self._notify(f"is at {self._request.version}", f"It was at {was}." if was else "")
             return DELIVERED
         finally:
-            self._lease.free(good)
+            self._lease.release(good)
 
     def _deliver(self, *, first: bool) -> None:
         if not first:
-            with self._prefect() as ask:
-                self._known = ask.faults(0, ())
-                self._pool_before = ask.pool()
+            with self._prefect() as prefect:
+                self._known = prefect.find_faults(0, ())
+                self._pool_before = prefect.read_pool()
             for each in self._known.values():
-                self._log.say(f"wrong before this delivery: {each}")
+                self._log.write_line(f"wrong before this delivery: {each}")
             with self._step("backup", "Prefect's database, on its own volume"):
                 file = f"prefect-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump"
-                self._log.quote(
+                self._log.write_output(
                     self._cluster.run(
                         "exec", "statefulset/prefect-database", "--container", "postgres", "--",
                         "sh", "-c", DUMP_SCRIPT, "sh", file,
                     )
                 )  # fmt: skip
-        with self._step("apply", self._wish.image):
-            listed = {"apiVersion": "v1", "kind": "List", "items": self._built.objects}
-            self._log.quote(self._cluster.run(*APPLY, "--filename", "-", text=json.dumps(listed)))
+        with self._step("apply", self._request.image):
+            listed = {"apiVersion": "v1", "kind": "List", "items": self._manifests.objects}
+            self._log.write_output(
+                self._cluster.run(*APPLY, "--filename", "-", text=json.dumps(listed))
+            )
         self._rollout(SERVER)
         with self._step("version", "is the image of this commit?"):
             self._check_version()
-        with self._prefect() as ask:
-            self._setup(ask)
+        with self._prefect() as prefect:
+            self._setup(prefect)
         # The worker waits for its work pool, which the first delivery has just created.
         self._rollout(WORKER)
-        with self._step("check", "the health check"), self._prefect() as ask:
-            refuse_new_faults(ask.faults(self._wish.health_seconds, self._known), self._known)
+        with self._step("check", "the health check"), self._prefect() as prefect:
+            refuse_new_faults(
+                prefect.find_faults(self._request.health_seconds, self._known), self._known
+            )
 
-    def _setup(self, ask: Prefect) -> None:
-        if self._wish.outputs is None:
-            self._log.say("blocks: not looked at; --outputs names Terraform's outputs")
+    def _setup(self, prefect: PrefectCommands) -> None:
+        if self._request.outputs is None:
+            self._log.write_line("blocks: not looked at; --outputs names Terraform's outputs")
         else:
             with self._step("blocks", "are they as Terraform's outputs say?"):
-                self._log.quote(
-                    ask.run(
+                self._log.write_output(
+                    prefect.run(
                         CLI, "setup", "--outputs", "-", "--blocks-only", "--check",
-                        text=self._wish.outputs,
+                        text=self._request.outputs,
                     )
                 )  # fmt: skip
-        with self._step("pool", self._wish.pool):
-            self._log.quote(ask.run(CLI, "pools", "--pool", self._wish.pool))
-        self._deployed = ask.run(INSIDE, "deployed", self._wish.target).strip()
+        with self._step("pool", self._request.pool):
+            self._log.write_output(prefect.run(CLI, "pools", "--pool", self._request.pool))
+        self._deployed = prefect.run(CONTAINER_CLI, "deployed", self._request.target).strip()
         with self._step("deploy", "the deployments of the target"):
-            self._log.quote(
-                ask.run(
-                    CLI, "deploy", self._wish.target, "--image", self._wish.image,
-                    "--pool", self._wish.pool,
+            self._log.write_output(
+                prefect.run(
+                    CLI, "deploy", self._request.target, "--image", self._request.image,
+                    "--pool", self._request.pool,
                 )
             )  # fmt: skip
         with self._step("automations", "what finds late, stuck and killed runs"):
-            self._log.quote(ask.run(CLI, "automations", "--target", self._wish.target))
+            self._log.write_output(
+                prefect.run(CLI, "automations", "--target", self._request.target)
+            )
 
     def _check_version(self) -> None:
         pod = ["exec", f"deployment/{SERVER}", "--container", "server", "--"]
         version = self._cluster.run(*pod, "printenv", "MILLRACE_VERSION").strip()
-        if version != self._wish.version:
-            raise StepFailed(f"the image is of {version}, and this folder of {self._wish.version}")
+        if version != self._request.version:
+            raise StepFailed(
+                f"the image is of {version}, and this folder of {self._request.version}"
+            )
 
     def _rollout(self, name: str, *undo: str) -> None:
         with self._step("rollout", name):
             if undo:
-                self._log.quote(self._cluster.run("rollout", "undo", f"deployment/{name}", *undo))
-            timeout = f"--timeout={self._wish.health_seconds}s"
-            self._log.quote(self._cluster.run("rollout", "status", f"deployment/{name}", timeout))
+                self._log.write_output(
+                    self._cluster.run("rollout", "undo", f"deployment/{name}", *undo)
+                )
+            timeout = f"--timeout={self._request.health_seconds}s"
+            self._log.write_output(
+                self._cluster.run("rollout", "status", f"deployment/{name}", timeout)
+            )
 
     def _handle_failure(self, before: dict[str, int], why: str) -> str:
         self.record["why"] = why
-        self._log.say(f"FAILED: {why}")
+        self._log.write_line(f"FAILED: {why}")
         started_steps = [each["name"] for each in self.record["steps"]]
         if "apply" not in started_steps:
-            self._log.say("Nothing was changed.")
+            self._log.write_line("Nothing was changed.")
             return REFUSED
         if not before:
-            self._log.say(
+            self._log.write_line(
                 "There is no release before it: everything is left as it is for inspection."
             )
             return STUCK
@@ -164,7 +188,7 @@ class ClusterDelivery:
             self.record["why"] += "; and the rollback fails: " + "; ".join(faults)
             self._notify("needs manual intervention", str(self.record["why"]))
             return STUCK
-        self._notify(f"was rolled back to {was}", f"{self._wish.version} failed: {why}")
+        self._notify(f"was rolled back to {was}", f"{self._request.version} failed: {why}")
         return ROLLED_BACK
 
     def _roll_back(self, before: dict[str, int], started_steps: Sequence[str]) -> list[str]:
@@ -174,15 +198,19 @@ class ClusterDelivery:
             if now.get(name) != revision:
                 with collect_failure(faults, FAILURES):
                     self._rollout(name, f"--to-revision={revision}")
-        with collect_failure(faults, FAILURES), self._prefect() as ask:
+        with collect_failure(faults, FAILURES), self._prefect() as prefect:
             if "pool" in started_steps and self._pool_before is not None:
                 with self._step("back: pool", "as it was"):
-                    ask.pool_back(self._pool_before)
+                    prefect.restore_pool(self._pool_before)
             if "deploy" in started_steps and self._deployed:
                 with self._step("back: deploy", f"the deployments at {self._deployed}"):
-                    self._log.quote(ask.run(INSIDE, "back", self._wish.target, self._deployed))
+                    self._log.write_output(
+                        prefect.run(CONTAINER_CLI, "back", self._request.target, self._deployed)
+                    )
             with self._step("back: check", "the health check"):
-                refuse_new_faults(ask.faults(self._wish.health_seconds, self._known), self._known)
+                refuse_new_faults(
+                    prefect.find_faults(self._request.health_seconds, self._known), self._known
+                )
         return faults
 
     def _revisions(self) -> dict[str, int]:
@@ -199,24 +227,26 @@ class ClusterDelivery:
         return found["metadata"].get("annotations", {}).get(CAUSE, "") if found else ""
 
     @contextmanager
-    def _prefect(self) -> Iterator[Prefect]:
-        given = self._cluster.secret("prefect-api-auth", "auth-string")
-        with self._cluster.forwarded(SERVER, 4200) as port:
-            yield Prefect(f"http://127.0.0.1:{port}/api", given, self._wish)
+    def _prefect(self) -> Iterator[PrefectCommands]:
+        given = self._cluster.read_secret("prefect-api-auth", "auth-string")
+        with self._cluster.forward_port(SERVER, 4200) as port:
+            yield PrefectCommands(f"http://127.0.0.1:{port}/api", given, self._request)
 
     def _notify(self, what: str, text: str) -> None:
         try:
-            with self._prefect() as ask:
-                subject = f"Millrace: {self._wish.target} {what}"
-                output = ask.run(INSIDE, "notify", self._wish.target, subject, text=text)
+            with self._prefect() as prefect:
+                subject = f"Millrace: {self._request.target} {what}"
+                output = prefect.run(
+                    CONTAINER_CLI, "notify", self._request.target, subject, text=text
+                )
         except FAILURES as error:
             output = str(error)
-        self._log.say(f"notice: {output.strip()}")
+        self._log.write_line(f"notice: {output.strip()}")
 
     @contextmanager
     def _step(self, name: str, says: str) -> Iterator[None]:
         self._lease.renew()
-        self._log.say(f"{name}: {says}")
+        self._log.write_line(f"{name}: {says}")
         step = {"name": name, "seconds": 0.0}
         self.record["steps"].append(step)
         began = time.monotonic()

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from infrastructure.delivery import cluster
 from infrastructure.delivery import ssh as by_ssh
-from infrastructure.delivery.connection import Connection, connection
-from infrastructure.delivery.kubectl import kubectl
+from infrastructure.delivery.connection import Connection, build_connection
+from infrastructure.delivery.kubectl import build_kubectl
 from infrastructure.delivery.manifests import build
 from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK
 from infrastructure.delivery.prefect_calls import ClusterRequest
@@ -81,11 +81,11 @@ def ssh(
     REGISTRY_USERNAME and REGISTRY_PASSWORD belong to a user who may pull. Exit code 0: delivered;
     1: rolled back; 2: nothing was changed; 3: neither release works, and a person is needed.
     """
-    wish = by_ssh.HostDelivery(
+    request = by_ssh.HostDelivery(
         target=_check_target(target), image=image, folder=folder, drain_seconds=drain_timeout,
         health_seconds=health_timeout, always_backup=backup, apply_blocks=apply_blocks,
     )  # fmt: skip
-    _deliver(connection(host, port, known_hosts, identity), wish)
+    _deliver(build_connection(host, port, known_hosts, identity), request)
 
 
 @app.command()
@@ -104,11 +104,11 @@ def back(
 
     Exit codes as of `ssh`.
     """
-    wish = by_ssh.HostDelivery(
+    request = by_ssh.HostDelivery(
         target=_check_target(target), image=None, folder=folder, drain_seconds=drain_timeout,
         health_seconds=health_timeout,
     )  # fmt: skip
-    _deliver(connection(host, port, known_hosts, identity), wish)
+    _deliver(build_connection(host, port, known_hosts, identity), request)
 
 
 @app.command()
@@ -135,12 +135,14 @@ def kubernetes(
     by_digest, settings = by_ssh.require_digest(image), load_settings()
     version = get_version(settings)
     built = build(settings.project_dir / kustomization, by_digest, version)
-    wish = ClusterRequest(
+    request = ClusterRequest(
         target=_check_target(target), image=by_digest, version=version, pool=pool,
         outputs=None if outputs is None else _text(outputs), health_seconds=health_timeout,
     )  # fmt: skip
     name = by_ssh.new_name()
-    delivery = cluster.ClusterDelivery(kubectl(context, built.namespace), built, wish, name)
+    delivery = cluster.ClusterDelivery(
+        build_kubectl(context, built.namespace), built, request, name
+    )
     result = delivery.run()
     record = delivery.record | {"result": result}
     file = settings.local_dir / "deliveries" / f"{name}.json"
@@ -172,8 +174,8 @@ def _check_target(target: str) -> str:
     return target
 
 
-def _deliver(to: Connection, wish: by_ssh.HostDelivery) -> None:
-    _report_result(by_ssh.deliver(to, load_settings(), wish))
+def _deliver(to: Connection, request: by_ssh.HostDelivery) -> None:
+    _report_result(by_ssh.deliver(to, load_settings(), request))
 
 
 def _report_result(record: dict[str, Any]) -> None:

@@ -77,10 +77,10 @@ class Connection:
                 self.command(*remote), input=text, capture_output=True, check=False
             )
         except OSError as error:
-            raise self.unreachable(str(error)) from error
+            raise self.build_unreachable_error(str(error)) from error
         stderr = done.stderr.decode(errors="replace").strip()
         if done.returncode == LOST:
-            raise self.unreachable(stderr)
+            raise self.build_unreachable_error(stderr)
         if done.returncode != 0:
             # The program on the host formats its errors like this project.
             what, _, rest = stderr.partition("\n  where: ")
@@ -108,7 +108,7 @@ class Connection:
             stderr = running.stderr.read().decode(errors="replace").strip()
         return running.returncode, count, stderr
 
-    def unreachable(self, message: str) -> HostUnreachable:
+    def build_unreachable_error(self, message: str) -> HostUnreachable:
         """Build the error for a message of ssh."""
         fix = f"see that it runs, and: ssh -p {self.port} {self.user}@{self.name}"
         if "verification failed" in message or "HOST IDENTIFICATION HAS CHANGED" in message:
@@ -127,7 +127,7 @@ class Connection:
         )
 
 
-def connection(host: str, port: int, known_hosts: Path, identity: Path | None) -> Connection:
+def build_connection(host: str, port: int, known_hosts: Path, identity: Path | None) -> Connection:
     """Check the options of the command line, and return the connection.
 
     Raises:

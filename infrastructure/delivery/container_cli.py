@@ -20,16 +20,16 @@ from infrastructure.prefect_resources.deployments.deployment_resources import De
 from infrastructure.prefect_resources.deployments.releases import (
     DEPLOYED,
     Release,
-    record,
-    releases,
+    list_releases,
+    record_release,
 )
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
-from infrastructure.prefect_resources.rollback.verify import health
+from infrastructure.prefect_resources.rollback.verify import run_health_check
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
 from prefect_flows.core.names import notify_block
-from prefect_flows.core.prefect_api import block_address, notification_blocks, prefect_client
+from prefect_flows.core.prefect_api import block_address, list_notification_blocks, prefect_client
 from prefect_flows.core.settings import load_settings
 from prefect_flows.notifications.messages import Notice
 from prefect_flows.notifications.recipients import build_sender
@@ -50,7 +50,7 @@ def faults(
     deadline = time.monotonic() + seconds
     expected = set(json.loads(known))
     while True:
-        found = health(target)
+        found = run_health_check(target)
         if set(found) <= expected or time.monotonic() > deadline:
             typer.echo(json.dumps(found))
             return
@@ -62,7 +62,7 @@ def faults(
 def deployed(target: Annotated[str, typer.Argument(help="The target.")]) -> None:
     """Print the version that a target's deployments are at; an empty line where there is none."""
     with prefect_client() as client:
-        known = releases(client, target)
+        known = list_releases(client, target)
     typer.echo(known[0].version if known else "")
 
 
@@ -77,7 +77,7 @@ def notify(
     try:
         with prefect_client() as client:
             recipients = [
-                block_address(document) for document in notification_blocks(client, target)
+                block_address(document) for document in list_notification_blocks(client, target)
             ]
     except PrefectUnreachable as error:
         typer.echo(f"Cannot read the notification blocks: {error.what}")
@@ -126,7 +126,7 @@ def back(
     console = Console()
     load_settings()
     with prefect_client() as client:
-        known = releases(client, target)
+        known = list_releases(client, target)
         chosen = next((r for r in known if r.version == version and r.why == DEPLOYED), None)
         if chosen is None:
             raise ConfigurationError(
@@ -135,7 +135,7 @@ def back(
                 fix=f"in a checkout of it: uv run millrace deploy {target}",
             )
         deployments = chosen.deployments
-        steps = plan(client, [DeploymentKind([target])], deployments, keep=deployments)
+        steps = plan(client, [DeploymentKind([target])], deployments, all_desired=deployments)
         current = known[0]
         current_names = {each.name for each in current.deployments}
         steps = [
@@ -143,11 +143,11 @@ def back(
             for each in steps
             if each.action is not Action.ORPHANED or _is_named(each, current_names)
         ]
-        console.print(plan_table.table(steps, prune=True))
+        console.print(plan_table.format_table(steps, prune=True))
         apply(client, steps, prune=True)
         if current.version != version:
             why = f"rolled back from {current.version}"
-            record(client, Release(target, version, chosen.image, why, deployments))
+            record_release(client, Release(target, version, chosen.image, why, deployments))
 
 
 def _is_named(step: Step, names: set[str]) -> bool:

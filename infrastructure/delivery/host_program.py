@@ -24,7 +24,7 @@ class Program:
     content: bytes
 
 
-def program() -> Program:
+def build_program() -> Program:
     """Pack the modules; equal modules give an equal file name."""
     digest = hashlib.sha256(MAIN.encode())
     with tempfile.TemporaryDirectory(prefix="millrace-deliver-") as scratch:

@@ -55,7 +55,7 @@ class Kubectl:
         """Apply, create or replace an object."""
         self.run(verb, "--filename", "-", text=json.dumps(manifest))
 
-    def secret(self, name: str, key: str) -> str:
+    def read_secret(self, name: str, key: str) -> str:
         """Read a value of a Secret; pass it on only in a process's environment.
 
         Raises:
@@ -72,7 +72,7 @@ class Kubectl:
         return base64.b64decode(value).decode()
 
     @contextmanager
-    def forwarded(self, service: str, port: int) -> Iterator[int]:
+    def forward_port(self, service: str, port: int) -> Iterator[int]:
         """Forward a loopback port of this machine to a service.
 
         Raises:
@@ -99,7 +99,7 @@ class Kubectl:
                 running.terminate()
 
 
-def kubectl(context: str, namespace: str) -> Kubectl:
+def build_kubectl(context: str, namespace: str) -> Kubectl:
     """Return kubectl for a context that exists.
 
     Raises:

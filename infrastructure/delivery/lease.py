@@ -32,10 +32,10 @@ class Lease:
         self._cluster = cluster
         self._holder = holder
         self._seconds = seconds
-        self.good: dict[str, int] = {}
-        self.killed = ""
+        self.good_revisions: dict[str, int] = {}
+        self.killed_holder = ""
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Acquire the Lease.
 
         Raises:
@@ -51,13 +51,13 @@ class Lease:
                 raise self._busy("one that has just started") from error
             return
         spec = found["spec"]
-        self.good = json.loads(found["metadata"].get("annotations", {}).get(GOOD, "{}"))
+        self.good_revisions = json.loads(found["metadata"].get("annotations", {}).get(GOOD, "{}"))
         holder = spec.get("holderIdentity") or NO_HOLDER
         if holder:
             renewed = datetime.strptime(spec["renewTime"], TIME_FORMAT).replace(tzinfo=UTC)
             if datetime.now(UTC) - renewed < timedelta(seconds=spec["leaseDurationSeconds"]):
                 raise self._busy(holder)
-            self.killed = holder
+            self.killed_holder = holder
         self._replace(found, self._holder)
 
     def renew(self) -> None:
@@ -71,9 +71,9 @@ class Lease:
             raise self._busy("a delivery that took over this lease")
         self._replace(found, self._holder)
 
-    def free(self, good: Mapping[str, int] | None) -> None:
+    def release(self, good: Mapping[str, int] | None) -> None:
         """Release the Lease, and store the good revisions if they are given."""
-        self.good = dict(good) if good is not None else self.good
+        self.good_revisions = dict(good) if good is not None else self.good_revisions
         found = self._cluster.get("lease", LEASE_NAME)
         if found is not None and found["spec"].get("holderIdentity") == self._holder:
             self._replace(found, NO_HOLDER)
@@ -92,7 +92,7 @@ class Lease:
             "metadata": {
                 "name": LEASE_NAME,
                 "namespace": self._cluster.namespace,
-                "annotations": {GOOD: json.dumps(self.good)},
+                "annotations": {GOOD: json.dumps(self.good_revisions)},
                 **metadata,
             },
             "spec": {

@@ -15,7 +15,7 @@ import httpx
 
 from infrastructure.delivery.on_host.errors import StepFailed
 
-INSIDE = "infrastructure.delivery.container_cli"
+CONTAINER_CLI = "infrastructure.delivery.container_cli"
 CLI = "infrastructure.cli"
 
 
@@ -36,14 +36,14 @@ class ClusterRequest:
     health_seconds: int
 
 
-class Prefect:
+class PrefectCommands:
     """Commands against the Prefect API; credentials are passed only in their environment."""
 
-    def __init__(self, url: str, given: str, wish: ClusterRequest) -> None:
+    def __init__(self, url: str, auth_string: str, request: ClusterRequest) -> None:
         from prefect.client.base import PrefectHttpxSyncClient
 
-        self._wish = wish
-        user, _, password = given.partition(":")
+        self._request = request
+        user, _, password = auth_string.partition(":")
         # Prefect's own client, because it handles the CSRF tokens.
         self._http = PrefectHttpxSyncClient(
             base_url=url, auth=(user, password), enable_csrf_support=True,
@@ -52,8 +52,8 @@ class Prefect:
         self._environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
         } | {
-            "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": given,
-            "MILLRACE_IMAGE": wish.image, "MILLRACE_VERSION": wish.version,
+            "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth_string,
+            "MILLRACE_IMAGE": request.image, "MILLRACE_VERSION": request.version,
         }  # fmt: skip
 
     def run(self, module: str, *arguments: str, text: str | None = None) -> str:
@@ -71,26 +71,26 @@ class Prefect:
             raise StepFailed(f"{program} {arguments[0]}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
-    def faults(self, seconds: float, known: Iterable[str]) -> dict[str, str]:
+    def find_faults(self, seconds: float, known: Iterable[str]) -> dict[str, str]:
         """Return the faults that the health check of the target finds, by check and subject."""
         output = self.run(
-            INSIDE, "faults", self._wish.target, "--seconds", f"{seconds:.0f}",
+            CONTAINER_CLI, "faults", self._request.target, "--seconds", f"{seconds:.0f}",
             "--known", json.dumps(list(known)),
         )  # fmt: skip
         return dict(json.loads(output.strip().splitlines()[-1]))
 
-    def pool(self) -> dict[str, Any] | None:
+    def read_pool(self) -> dict[str, Any] | None:
         """Return the work pool, or None if it does not exist."""
-        answer = self._http.get(f"/work_pools/{self._wish.pool}")
+        answer = self._http.get(f"/work_pools/{self._request.pool}")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         if answer.is_error:
-            raise StepFailed(f"work pool {self._wish.pool}: {answer.status_code}")
+            raise StepFailed(f"work pool {self._request.pool}: {answer.status_code}")
         return dict(answer.json())
 
-    def pool_back(self, before: dict[str, Any]) -> None:
+    def restore_pool(self, before: dict[str, Any]) -> None:
         """Restore job template and description of the work pool."""
         body = {key: before[key] for key in ("base_job_template", "description")}
-        answer = self._http.patch(f"/work_pools/{self._wish.pool}", json=body)
+        answer = self._http.patch(f"/work_pools/{self._request.pool}", json=body)
         if answer.is_error:
-            raise StepFailed(f"work pool {self._wish.pool}: {answer.status_code} {answer.text}")
+            raise StepFailed(f"work pool {self._request.pool}: {answer.status_code} {answer.text}")

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from infrastructure.delivery.connection import LOST, Connection, RemoteCommandError
-from infrastructure.delivery.host_program import program
+from infrastructure.delivery.host_program import build_program
 from infrastructure.version import get_version
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
@@ -107,14 +107,14 @@ class Host:
         self._folder = folder
         self._program = ""
 
-    def send(self) -> None:
+    def upload_program(self) -> None:
         """Send the program unless it is there; an older one, which may be running, stays.
 
         Raises:
             HostUnreachable: the host cannot be reached.
             RemoteCommandError: the file cannot be written.
         """
-        packed = program()
+        packed = build_program()
         self._program = f"{self._folder}/programs/{packed.name}"
         script = (
             'set -eu; umask 077; mkdir -p "${1%/*}"; [ -s "$1" ] && exit 0; '
@@ -122,7 +122,7 @@ class Host:
         )
         self._connection.run("sh", "-c", script, "sh", self._program, text=packed.content)
 
-    def ask(self, *command: str, document: object = None) -> Any:
+    def call(self, *command: str, document: object = None) -> Any:
         """Run a command of the program, and return its JSON output."""
         text = b"" if document is None else json.dumps(document).encode()
         output = self._connection.run("python3", self._program, self._folder, *command, text=text)
@@ -148,11 +148,11 @@ class Host:
                 raise RemoteCommandError(what, where=where, fix=fix)
             attempts_left = RECONNECT_ATTEMPTS if count else attempts_left - 1
             if not attempts_left:
-                raise self._connection.unreachable(stderr)
+                raise self._connection.build_unreachable_error(stderr)
             time.sleep(RECONNECT_SECONDS)
 
 
-def deliver(connection: Connection, settings: Settings, wish: HostDelivery) -> dict[str, Any]:
+def deliver(connection: Connection, settings: Settings, request: HostDelivery) -> dict[str, Any]:
     """Deliver a release and return the record of the delivery.
 
     Raises:
@@ -160,17 +160,17 @@ def deliver(connection: Connection, settings: Settings, wish: HostDelivery) -> d
         HostUnreachable: the host does not respond, or no longer responds.
     """
     credentials = registry_credentials()
-    image = None if wish.image is None else require_digest(wish.image)
-    version = None if wish.image is None else get_version(settings)
-    host = Host(connection, wish.folder)
-    host.send()
+    image = None if request.image is None else require_digest(request.image)
+    version = None if request.image is None else get_version(settings)
+    host = Host(connection, request.folder)
+    host.upload_program()
     if image is None:
-        release, compose = _get_previous_release(host, connection, wish)
+        release, compose = _get_previous_release(host, connection, request)
         image = release["image"]
     else:
         compose = (settings.project_dir / "compose.yaml").read_text()
         _say(f"{connection.address}: pulls {image}")
-        info = host.ask("pull", image, document=credentials)
+        info = host.call("pull", image, document=credentials)
         if info["version"] != version:
             raise ConfigurationError(
                 f"The image is of {info['version']}, and this folder, whose compose.yaml goes with "
@@ -181,40 +181,40 @@ def deliver(connection: Connection, settings: Settings, wish: HostDelivery) -> d
         name = f"{version}-{image[-12:]}-{hashlib.sha256(compose.encode()).hexdigest()[:6]}"
         release = {"id": name, "image": image, **info}
     name = new_name()
-    request = {
+    document = {
         "release": release,
         "compose": compose,
         "environment": {
             "MILLRACE_IMAGE": image,
-            "WORKER_PATIENCE": wish.drain_seconds,
-            "WORKER_GRACE": f"{wish.drain_seconds + WORKER_SHUTDOWN_SECONDS}s",
+            "WORKER_PATIENCE": request.drain_seconds,
+            "WORKER_GRACE": f"{request.drain_seconds + WORKER_SHUTDOWN_SECONDS}s",
         },
-        "target": wish.target,
-        "back": wish.image is None,
-        "drain_seconds": wish.drain_seconds,
-        "health_seconds": wish.health_seconds,
-        "always_backup": wish.always_backup,
-        "apply_blocks": wish.apply_blocks,
+        "target": request.target,
+        "back": request.image is None,
+        "drain_seconds": request.drain_seconds,
+        "health_seconds": request.health_seconds,
+        "always_backup": request.always_backup,
+        "apply_blocks": request.apply_blocks,
         "by": f"{getpass.getuser()}@{socket.gethostname()}",
     }
-    host.ask("begin", name, document=request)
-    _say(f"Delivery {name}: {connection.address}:{wish.folder}/deliveries/{name}")
+    host.call("begin", name, document=document)
+    _say(f"Delivery {name}: {connection.address}:{request.folder}/deliveries/{name}")
     host.follow(name, sys.stdout.buffer)
-    return dict(host.ask("show", name))
+    return dict(host.call("show", name))
 
 
 def _get_previous_release(
-    host: Host, connection: Connection, wish: HostDelivery
+    host: Host, connection: Connection, request: HostDelivery
 ) -> tuple[dict[str, str], str]:
-    good = host.ask("good")
+    good = host.call("good")
     if len(good) < 2:
         raise ConfigurationError(
             f"There is no release before the current one; kept are {len(good)}.",
-            where=f"{connection.address}:{wish.folder}",
+            where=f"{connection.address}:{request.folder}",
             fix="check out the commit to go to, and deliver its image with `deliver ssh`",
         )
     release = dict(good[1])
-    file = f"{wish.folder}/releases/{release['id']}/compose.yaml"
+    file = f"{request.folder}/releases/{release['id']}/compose.yaml"
     return release, connection.run("cat", file)
 
 

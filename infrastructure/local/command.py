@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.local import postgres, prefect_server
-from infrastructure.local.files import only_one
+from infrastructure.local.files import lock_local_dir
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ServerError
 from prefect_flows.core.settings import load_settings
@@ -33,9 +33,9 @@ def up(
     console = Console()
     settings = load_settings()
     local = settings.local_dir
-    with only_one(local, "local-up", UP_WAIT_SECONDS):
+    with lock_local_dir(local, "local-up", UP_WAIT_SECONDS):
         console.print("Prefect server: starting (the first time takes a while)")
-        ran_before = prefect_server.find(local) is not None
+        ran_before = prefect_server.find_server(local) is not None
         server = prefect_server.launch(settings.project_dir, local, port)
         console.print("Postgres: starting")
         try:
@@ -45,7 +45,7 @@ def up(
                 prefect_server.stop(settings.project_dir, local)
             raise
         console.print(f"Postgres: ready, {database.host} port {database.port}", soft_wrap=True)
-        server = prefect_server.wait(server, settings.project_dir, local, port)
+        server = prefect_server.wait_until_healthy(server, settings.project_dir, local, port)
         console.print(f"Prefect server: ready, {server.ui_url}", soft_wrap=True)
         console.print(_password_hint(local), soft_wrap=True)
 
@@ -56,7 +56,7 @@ def status() -> None:
     """Say whether both run; exit code 1 when one does not."""
     console = Console()
     settings = load_settings()
-    server = prefect_server.find(settings.local_dir)
+    server = prefect_server.find_server(settings.local_dir)
     prefect_up = server is not None and server.is_healthy()
     postgres_up = postgres.is_running(settings.local_dir)
     console.print(f"Postgres: {'running' if postgres_up else 'not running'}")
@@ -78,7 +78,7 @@ def down() -> None:
     """Stop both servers; what they hold stays."""
     console = Console()
     settings = load_settings()
-    with only_one(settings.local_dir, "local-up", UP_WAIT_SECONDS):
+    with lock_local_dir(settings.local_dir, "local-up", UP_WAIT_SECONDS):
         stopped = prefect_server.stop(settings.project_dir, settings.local_dir)
         console.print(f"Prefect server: {'stopped' if stopped else 'was not running'}")
         stopped = postgres.stop(settings.local_dir)

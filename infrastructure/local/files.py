@@ -21,7 +21,7 @@ ROOM = (
 )
 
 
-def writable_folder(folder: Path) -> Path:
+def make_writable_folder(folder: Path) -> Path:
     """Create a folder, and check that it is writable.
 
     Raises:
@@ -35,11 +35,11 @@ def writable_folder(folder: Path) -> Path:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise not_writable(error, folder) from error
+        raise build_not_writable_error(error, folder) from error
     return folder
 
 
-def not_writable(error: OSError, place: Path) -> ServerError:
+def build_not_writable_error(error: OSError, place: Path) -> ServerError:
     """Build the error for a full disk or a folder without write permission."""
     fix = "give yourself write permission there, or clone the project where you have it"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -58,7 +58,7 @@ def write_local(file: Path, text: str, mode: int = 0o644) -> None:
     try:
         write_file(file, text.encode(), mode)
     except OSError as error:
-        raise not_writable(error, file.parent) from error
+        raise build_not_writable_error(error, file.parent) from error
 
 
 def warn(text: str) -> None:
@@ -67,7 +67,7 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def only_one(local_dir: Path, what: str, wait_seconds: float = 0) -> Iterator[None]:
+def lock_local_dir(local_dir: Path, what: str, wait_seconds: float = 0) -> Iterator[None]:
     """Hold a file lock while the context is open; it is released if the process dies.
 
     Args:
@@ -78,7 +78,7 @@ def only_one(local_dir: Path, what: str, wait_seconds: float = 0) -> Iterator[No
     Raises:
         ServerError: another process holds the lock.
     """
-    file = writable_folder(local_dir) / f"{what}.lock"
+    file = make_writable_folder(local_dir) / f"{what}.lock"
     holder = local_dir / f"{what}.pid"
     try:
         with FileLock(file, timeout=wait_seconds):

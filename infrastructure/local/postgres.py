@@ -22,7 +22,7 @@ import psycopg2
 from platformdirs.api import RuntimeDirWarning
 from psycopg2 import sql
 
-from infrastructure.local.files import ROOM, writable_folder, write_local
+from infrastructure.local.files import ROOM, make_writable_folder, write_local
 from prefect_flows.core.errors import ServerError
 from prefect_flows.core.formatting import one_line
 
@@ -43,7 +43,7 @@ class Postgres:
     host: str
     port: int
 
-    def outputs(self) -> dict[str, Any]:
+    def to_outputs(self) -> dict[str, Any]:
         """Return the outputs that Terraform would have for it (`terraform output -json`)."""
         dev = {
             "type": "postgres",
@@ -64,7 +64,7 @@ def start(local_dir: Path) -> Postgres:
         ServerError: the folder's path is unsuitable, or Postgres does not start or respond.
     """
     folder = _folder(local_dir)
-    writable_folder(folder.parent)
+    make_writable_folder(folder.parent)
     if any(character.isspace() for character in str(folder)):
         raise ServerError(
             "The embedded Postgres cannot lie in a folder whose path has a space in it.",
@@ -81,7 +81,7 @@ def start(local_dir: Path) -> Postgres:
         _create_database(postgres)
     except (subprocess.SubprocessError, OSError, RuntimeError, psycopg2.Error) as error:
         raise _start_error(error, folder) from error
-    write_local(outputs_file(local_dir), json.dumps(postgres.outputs(), indent=2) + "\n")
+    write_local(outputs_file(local_dir), json.dumps(postgres.to_outputs(), indent=2) + "\n")
     return postgres
 
 

@@ -27,12 +27,12 @@ import tomlkit
 from pydantic import PositiveInt, TypeAdapter
 from tomlkit.exceptions import ParseError
 
-from infrastructure.local.files import warn, writable_folder, write_local
+from infrastructure.local.files import make_writable_folder, warn, write_local
 from prefect_flows.core.errors import ServerError
 from prefect_flows.core.files import read_or_quarantine
 
 HOST = "127.0.0.1"
-USUAL_PORT = 4200
+DEFAULT_PORT = 4200
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 # Mode of files with the password.
@@ -150,7 +150,7 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
         ServerError: the port is taken, the server runs on another port, or `prefect.toml` was not
             written by this module.
     """
-    running = find(local_dir)
+    running = find_server(local_dir)
     _refuse_other_settings(project_dir)
     if running is not None:
         if port not in (None, running.port):
@@ -160,10 +160,10 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
                 fix="uv run millrace down, then up with the other --port",
             )
         return running
-    home = writable_folder(_home(local_dir))
+    home = make_writable_folder(_home(local_dir))
     home.chmod(0o700)  # the server's database contains the blocks and their encryption key
     if port is None:
-        port = USUAL_PORT if _is_free(USUAL_PORT) else _any_free_port()
+        port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else _any_free_port()
     elif not _is_free(port):
         raise ServerError(
             f"Port {port} is taken by another program.",
@@ -213,7 +213,7 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
     return server
 
 
-def wait(
+def wait_until_healthy(
     server: PrefectServer, project_dir: Path, local_dir: Path, port: int | None = None
 ) -> PrefectServer:
     """Wait until the server responds, then write the client settings to `prefect.toml`.
@@ -264,7 +264,7 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
     Raises:
         ServerError: the process does not exit.
     """
-    server = find(local_dir)
+    server = find_server(local_dir)
     _remove_client_settings(project_dir)
     process = server.process() if server is not None else None
     if process is None:
@@ -285,7 +285,7 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
     return True
 
 
-def find(local_dir: Path) -> PrefectServer | None:
+def find_server(local_dir: Path) -> PrefectServer | None:
     """Return the server that was started earlier, if its process is running."""
     file = _state_file(local_dir)
     is_there = file.exists()

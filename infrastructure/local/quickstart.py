@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.console import Console
 
-from infrastructure.local.files import only_one
+from infrastructure.local.files import lock_local_dir
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.settings import load_settings
 
@@ -32,7 +32,7 @@ def quickstart() -> None:
     """Start both servers, run setup, ingest a year of flights, build and test the models."""
     console = Console()
     settings = load_settings()
-    with only_one(settings.local_dir, "quickstart"):
+    with lock_local_dir(settings.local_dir, "quickstart"):
         for command in COMMANDS:
             console.print(f"\n[bold]$ uv run {command}[/bold]", soft_wrap=True)
             program = [sys.executable, "-m", "infrastructure.cli", *shlex.split(command)[1:]]

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.local.files import writable_folder, write_local
+from infrastructure.local.files import make_writable_folder, write_local
 from infrastructure.prefect_resources.reconcile.plan import Action, Step
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core import names
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import SETUP_COMMAND
-from prefect_flows.core.prefect_api import read_or_none, stored_state_url
+from prefect_flows.core.prefect_api import read_or_none, read_state_url
 from prefect_flows.core.profiles import Profile, profile_from_block
 from prefect_flows.core.settings import Settings
 from prefect_flows.state.state_url import without_login
@@ -28,9 +28,9 @@ from prefect_flows.state.state_url import without_login
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-MARK = "project"
+OWNER_FIELD = "project"
 # Profile fields that identify where a target's tables are.
-PLACE = ("type", "host", "port", "dbname", "project", "schema")
+LOCATION_FIELDS = ("type", "host", "port", "dbname", "project", "schema")
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,25 @@ class Projects:
     Attributes:
         file: file with the ids.
         ids: ids of the projects, the clone's own first.
-        named: whether the setting names the project; the file is then not written.
+        is_from_setting: whether the setting names the project; the file is then not written.
     """
 
     file: Path
     ids: Sequence[str] = ()
-    named: bool = False
+    is_from_setting: bool = False
 
-    def is_other(self, mark: str | None) -> bool:
+    def belongs_to_another(self, mark: str | None) -> bool:
         """Return whether a marker is another project's. A clone without a project joins any."""
         return bool(mark and self.ids and mark not in self.ids)
 
-    def keep(self, *ids: str) -> None:
+    def save(self, *ids: str) -> None:
         """Add ids to the clone's file."""
-        if self.named:
+        if self.is_from_setting:
             return
         existing = _ids_in(self.file)
         new = [each for each in ids if each not in existing]
         if new:
-            writable_folder(self.file.parent)
+            make_writable_folder(self.file.parent)
             write_local(self.file, "\n".join([*existing, *new]) + "\n")
 
 
@@ -79,22 +79,22 @@ def _ids_in(file: Path) -> list[str]:
     return ids
 
 
-def projects_of(settings: Settings) -> Projects:
+def load_projects(settings: Settings) -> Projects:
     """Return the projects in the setting and the clone's file."""
     file = settings.local_dir / "projects"
     ids = _ids_in(file)
     if settings.project is None:
         return Projects(file, ids)
-    return Projects(file, [settings.project, *ids], named=True)
+    return Projects(file, [settings.project, *ids], is_from_setting=True)
 
 
-def marks(client: SyncPrefectClient) -> dict[str, str | None]:
+def read_owners(client: SyncPrefectClient) -> dict[str, str | None]:
     """Return existing targets with the project that owns each; None without a marker."""
     prefix = names.profile_block("")
     # None if setup has never been run.
     blocks = read_or_none(client.read_block_documents_by_type, names.PROFILE_TYPE) or []
     return {
-        str(block.name).removeprefix(prefix): block.data.get(MARK)
+        str(block.name).removeprefix(prefix): block.data.get(OWNER_FIELD)
         for block in blocks
         if str(block.name).startswith(prefix)
     }
@@ -136,13 +136,13 @@ def claim(
         ConfigurationError: another project owns a target of this name at another place, or its
             targets share the state store's URL that would change.
     """
-    profiles, blocks, stored = list(profiles), list(blocks), marks(client)
+    profiles, blocks, stored = list(profiles), list(blocks), read_owners(client)
     known = list(projects.ids)
     for profile in profiles:
         mark = stored.get(profile.target)
         if mark is None or mark in known or take_over:
             continue
-        place = _place_of_block(client, profile.target)
+        place = _get_block_place(client, profile.target)
         if place != _get_place(profile.output):
             raise _owned_by_other_error(profile, mark, place, client)
         known.append(mark)
@@ -159,7 +159,7 @@ def claim(
         _refuse_other_store(client, blocks, others)
     return Ownership(
         [
-            replace(block, data=dict(block.data) | {MARK: marked[block.name]})
+            replace(block, data=dict(block.data) | {OWNER_FIELD: marked[block.name]})
             if block.name in marked
             else block
             for block in blocks
@@ -197,10 +197,10 @@ def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
 
 
 def _get_place(output: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: output[key] for key in PLACE if key in output}
+    return {key: output[key] for key in LOCATION_FIELDS if key in output}
 
 
-def _place_of_block(client: SyncPrefectClient, target: str) -> dict[str, Any] | None:
+def _get_block_place(client: SyncPrefectClient, target: str) -> dict[str, Any] | None:
     """Return the place of the stored target; None if setup did not write its blocks."""
     document = client.read_block_document_by_name(
         names.profile_block(target), names.PROFILE_TYPE, include_secrets=True
@@ -229,7 +229,7 @@ def _refuse_other_store(
     client: SyncPrefectClient, blocks: Iterable[Desired], others: Iterable[str]
 ) -> None:
     """Raise an error if the state store's URL would change for targets of other projects."""
-    before = stored_state_url(client)
+    before = read_state_url(client)
     shown = without_login(before or "")
     for block in blocks:
         if block.name == names.STATE_URL_VARIABLE and before not in (None, block.data["value"]):

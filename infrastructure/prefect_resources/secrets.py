@@ -32,7 +32,7 @@ def setup_secret(
     name: Annotated[str, typer.Argument(help="Name of the block.")],
     type_: Annotated[Type, typer.Option("--type", help="Type of the block.")] = Type.SECRET,
 ) -> None:
-    """Create or replace a block. Its value comes from standard input, or is asked for.
+    """Create or replace a block. Its value comes from standard input, or from a prompt.
 
     For a Secret: one line of text, or a JSON object whose members templates refer to. For registry
     credentials: a JSON object with username, password and registry_url.

@@ -2,7 +2,7 @@
 
 `prefect worker start` of Prefect 3.9 does not. On SIGTERM or SIGINT, a process worker immediately
 sends SIGKILL to every flow run, before any of them can report, and Prefect shows such a run as
-Running forever. Leaving the runs behind is no solution: a run whose worker is gone crashes at its
+Running forever. Leaving the runs behind does not help: a run whose worker is gone crashes at its
 next log line, since nobody reads the pipe.
 
 On the first signal, this worker stops polling and waits for its runs, and still sends heartbeats.
@@ -69,13 +69,13 @@ class PollGate:
         self._open = False
 
     @property
-    def runs(self) -> int:
+    def active_runs(self) -> int:
         """Number of active flow runs; each holds a token of the worker's limiter."""
         return self._worker.limiter.borrowed_tokens
 
-    async def emptied(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until all runs, and a poll in progress, have finished."""
-        while self._polling or self.runs:  # noqa: ASYNC110 - Prefect's limiter tells nobody
+        while self._polling or self.active_runs:  # noqa: ASYNC110 - Prefect's limiter tells nobody
             await anyio.sleep(POLL_SECONDS)
 
 
@@ -88,7 +88,9 @@ def terminate_runs() -> int:
     return len(children)
 
 
-async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: Console) -> None:
+async def run_worker(
+    worker: Worker, *, patience: float, healthcheck: bool, console: Console
+) -> None:
     """Run the worker until the first signal, and then until its runs have finished."""
     gate = PollGate(worker)
     async with anyio.create_task_group() as group:
@@ -105,13 +107,13 @@ async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: 
                 group.cancel_scope.cancel()
                 return
             console.print(
-                f"Stopping: no new runs; waiting for {gate.runs} in progress,"
+                f"Stopping: no new runs; waiting for {gate.active_runs} in progress,"
                 f" {patience:.0f} s at most."
             )
             async with anyio.create_task_group() as waiting:
 
                 async def until_emptied() -> None:
-                    await gate.emptied()
+                    await gate.wait_until_idle()
                     waiting.cancel_scope.cancel()
 
                 waiting.start_soon(until_emptied)
@@ -121,11 +123,11 @@ async def serve(worker: Worker, *, patience: float, healthcheck: bool, console: 
                 with anyio.move_on_after(SHUTDOWN_GRACE_SECONDS):
                     await anyio.sleep_forever()
                 waiting.cancel_scope.cancel()
-        console.print("Stopped." if not gate.runs else f"Left {gate.runs} run(s).")
+        console.print("Stopped." if not gate.active_runs else f"Left {gate.active_runs} run(s).")
         group.cancel_scope.cancel()
 
 
-def type_of(pool: str) -> str:
+def get_worker_type(pool: str) -> str:
     """Return the type of a work pool.
 
     Raises:
@@ -145,7 +147,7 @@ def type_of(pool: str) -> str:
             ) from exc
 
 
-def worker_class(pool: str, kind: str) -> type[Worker]:
+def get_worker_class(pool: str, kind: str) -> type[Worker]:
     """Return Prefect's worker class for a type.
 
     Raises:
@@ -176,9 +178,11 @@ def main(
     healthcheck: Annotated[bool, typer.Option(help="Answer /health on port 8080.")] = False,
 ) -> None:
     """A Prefect worker that lets its runs finish when you stop it."""
-    worker = worker_class(pool, type_of(pool))(
+    worker = get_worker_class(pool, get_worker_type(pool))(
         work_pool_name=pool, name=name, work_queues=queue or [], limit=limit,
         create_pool_if_not_found=False,
     )  # fmt: skip
     console = Console(soft_wrap=True)
-    anyio.run(lambda: serve(worker, patience=patience, healthcheck=healthcheck, console=console))
+    anyio.run(
+        lambda: run_worker(worker, patience=patience, healthcheck=healthcheck, console=console)
+    )

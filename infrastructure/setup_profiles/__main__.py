@@ -12,7 +12,7 @@ from rich.console import Console
 from infrastructure.prefect_resources import ownership
 from infrastructure.prefect_resources.ownership import Ownership
 from infrastructure.prefect_resources.reconcile import plan_table
-from infrastructure.prefect_resources.reconcile.plan import Action, apply, differs, plan
+from infrastructure.prefect_resources.reconcile.plan import Action, apply, has_changes, plan
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.setup_profiles import profiles_yml
 from infrastructure.setup_profiles.block_resources import KINDS
@@ -22,7 +22,7 @@ from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.core.prefect_api import prefect_client
-from prefect_flows.core.profiles import Profile, profile_name
+from prefect_flows.core.profiles import Profile, read_profile_name
 from prefect_flows.core.settings import Settings, load_settings
 from prefect_flows.core.temporary_folders import private_folder
 
@@ -41,7 +41,8 @@ def setup_profiles(
         str | None, typer.Option(help="File of `terraform output -json`; - is standard input.")
     ] = None,
     terraform_dir: Annotated[
-        Path | None, typer.Option(help="Root module whose outputs Terraform is asked for.")
+        Path | None,
+        typer.Option(help="Root module whose outputs to read (terraform output)."),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")
@@ -69,14 +70,14 @@ def setup_profiles(
     settings = load_settings()
     contract = read_contract(settings, outputs, terraform_dir)
     names = _select_targets(contract, target)
-    every_block = desired_blocks(contract, profile_name(settings.dbt_dir))
+    every_block = desired_blocks(contract, read_profile_name(settings.dbt_dir))
     chosen = filter_targets(every_block, names)
     profiles = [build_profile(every_block, name) for name in names]
     # Before any change, since a file that setup did not write is an error.
     text = (
         None
         if blocks_only
-        else profiles_yml.rendered(settings.profiles_file, profiles, whole=target is None)
+        else profiles_yml.render(settings.profiles_file, profiles, has_all_targets=target is None)
     )
 
     only_look = dry_run or check
@@ -84,10 +85,10 @@ def setup_profiles(
     if not profiles_only:
         keep = every_block if target is None else None
         with prefect_client() as client:
-            projects = ownership.projects_of(settings)
+            projects = ownership.load_projects(settings)
             owned = ownership.claim(client, projects, chosen, profiles, take_over=take_over)
             if not only_look:
-                projects.keep(*owned.projects)
+                projects.save(*owned.projects)
             drift |= _setup_blocks(console, client, owned, keep, prune=prune, only_look=only_look)
     if text is not None:
         drift |= _setup_file(console, settings.profiles_file, text, only_look=only_look)
@@ -122,19 +123,19 @@ def _setup_blocks(
     console: Console,
     client: SyncPrefectClient,
     owned: Ownership,
-    keep: list[Desired] | None,
+    all_desired: list[Desired] | None,
     *,
     prune: bool,
     only_look: bool,
 ) -> bool:
     """Plan, print and apply; return whether something differs."""
-    steps = plan(client, KINDS, owned.blocks, keep=keep)
+    steps = plan(client, KINDS, owned.blocks, all_desired=all_desired)
     steps = ownership.without_others(steps, owned.others)
-    console.print(plan_table.table(steps, prune=prune))
+    console.print(plan_table.format_table(steps, prune=prune))
     if not only_look:
         apply(client, steps, prune=prune)
-        console.print(plan_table.summary("Blocks", steps, prune=prune))
-    return differs(steps)
+        console.print(plan_table.format_summary("Blocks", steps, prune=prune))
+    return has_changes(steps)
 
 
 def _setup_file(console: Console, file: Path, text: str, *, only_look: bool) -> bool:

@@ -45,7 +45,7 @@ PRINTED = frozenset(
 
 
 class _MasksUnknownFields:
-    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+    def is_printable(self, path: tuple[str, ...], value: Any) -> bool:
         return path[-1] in PRINTED and not isinstance(value, Mapping)
 
 
@@ -75,7 +75,7 @@ class BlockKind(_MasksUnknownFields):
         )
         return None if found is None else _to_actual(found)
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every block of the type that has our prefix."""
         # None if the block type is not registered yet.
         found = read_or_none(client.read_block_documents_by_type, self.name) or []
@@ -88,16 +88,16 @@ class BlockKind(_MasksUnknownFields):
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],
     ) -> UUID:
         """Create or replace the block; the blocks that it refers to already exist."""
         from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 
-        data = dict(wanted.data) | {
+        data = dict(desired.data) | {
             key: {"$ref": {"block_document_id": str(ids[name])}}
-            for key, name in wanted.references.items()
+            for key, name in desired.references.items()
         }
         if stored_id is not None:
             client.update_block_document(
@@ -107,7 +107,7 @@ class BlockKind(_MasksUnknownFields):
         type_id, schema_id = self._register_type()
         created = client.create_block_document(
             BlockDocumentCreate(
-                name=wanted.name, data=data, block_type_id=type_id, block_schema_id=schema_id
+                name=desired.name, data=data, block_type_id=type_id, block_schema_id=schema_id
             )
         )
         return created.id
@@ -133,9 +133,9 @@ class LimitKind(_MasksUnknownFields):
 
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """Return the limit with this name."""
-        return next((each for each in self.ours(client) if each.name == name), None)
+        return next((each for each in self.list_owned(client) if each.name == name), None)
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every limit that has our prefix."""
         return [
             Actual(found.id, found.name, {"limit": found.limit})
@@ -146,13 +146,13 @@ class LimitKind(_MasksUnknownFields):
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,  # noqa: ARG002
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
         """Create or update the limit."""
-        client.upsert_global_concurrency_limit_by_name(wanted.name, wanted.data["limit"])
-        return client.read_global_concurrency_limit_by_name(wanted.name).id
+        client.upsert_global_concurrency_limit_by_name(desired.name, desired.data["limit"])
+        return client.read_global_concurrency_limit_by_name(desired.name).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
         """Delete the limit."""
@@ -175,7 +175,7 @@ class VariableKind(_MasksUnknownFields):
             value = without_login(str(value))
         return Actual(found.id, found.name, {"value": value})
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every variable that setup writes."""
         return [
             Actual(found.id, found.name, {"value": found.value})
@@ -187,18 +187,18 @@ class VariableKind(_MasksUnknownFields):
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
         """Create or update the variable."""
         from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 
-        value = wanted.data["value"]
+        value = desired.data["value"]
         if stored_id is not None:
-            client.update_variable(VariableUpdate(name=wanted.name, value=value))
+            client.update_variable(VariableUpdate(name=desired.name, value=value))
             return stored_id
-        return client.create_variable(VariableCreate(name=wanted.name, value=value)).id
+        return client.create_variable(VariableCreate(name=desired.name, value=value)).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
         """Delete the variable."""

@@ -25,7 +25,7 @@ from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ContractError
 from prefect_flows.core.names import TargetName
 from prefect_flows.core.validation_messages import format_fault
-from prefect_flows.state.state_url import get_url_fix, url_fault
+from prefect_flows.state.state_url import find_url_fault, get_url_fix
 
 
 class PostgresTarget(Strict):
@@ -117,11 +117,11 @@ class TargetSecret(Strict):
     """Service account key of a BigQuery target: an object, or its JSON text."""
 
 
-SECRET_OF = {"postgres": "password", "bigquery": "service_account_key"}
+SECRET_BY_TYPE = {"postgres": "password", "bigquery": "service_account_key"}
 
 
 def _state_url(url: str) -> str:
-    if (fault := url_fault(url)) is not None:
+    if (fault := find_url_fault(url)) is not None:
         raise ValueError(f"{fault}; {get_url_fix(url)}")
     return url
 
@@ -152,7 +152,7 @@ MODULES = (
 )
 
 
-def parse(text: str | bytes, *, where: str, fix: str) -> Contract:
+def parse_contract(text: str | bytes, *, where: str, fix: str) -> Contract:
     """Validate a document in the format of `terraform output -json`.
 
     Args:
@@ -210,7 +210,7 @@ def _pairing_faults(values: dict[str, Any]) -> list[str]:
         if target is None:
             faults.append(f"dbt_target_secrets.{name}: dbt_targets has no such target")
         elif isinstance(target, dict) and isinstance(secret, dict) and secret:
-            takes = SECRET_OF.get(str(target.get("type")))
+            takes = SECRET_BY_TYPE.get(str(target.get("type")))
             if takes is not None and takes not in secret:
                 faults.append(
                     f"dbt_target_secrets.{name}: a target of type {target['type']} takes {takes}"

@@ -61,7 +61,7 @@ class SlackReceiver(Strict):
     ]
     """Address of the incoming webhook."""
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
         return SLACK, {"url": self.url.get_secret_value()}
 
@@ -85,7 +85,7 @@ class TeamsReceiver(Strict):
             raise ValueError("not the address of a workflow (https://…/workflows/…/invoke?…&sig=…)")
         return url
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
         return TEAMS, {"url": self.url.get_secret_value(), "include_image": False}
 
@@ -100,7 +100,7 @@ class DiscordReceiver(Strict):
     ]
     """Address of the webhook."""
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block."""
         found = _DISCORD.fullmatch(self.url.get_secret_value())
         assert found is not None  # noqa: S101 # validated above
@@ -117,7 +117,7 @@ class WebhookReceiver(Strict):
     headers: Annotated[dict[Text, SecretStr], Field(default_factory=dict)]
     """Headers of the request: name → value."""
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and its data, with URL and headers among the block's secrets."""
         headers = {name: f"{{{{header{i}}}}}" for i, name in enumerate(self.headers)}
         values = {
@@ -154,7 +154,7 @@ class EmailReceiver(Strict):
     ]
     """Recipient addresses."""
 
-    def block(self) -> tuple[str, dict[str, Any]]:
+    def to_block(self) -> tuple[str, dict[str, Any]]:
         """Return the block type and the data of its block.
 
         Prefect's own e-mail block is in a package that its server does not have. The Slack block
@@ -201,17 +201,17 @@ class TargetNotices(Strict):
 
 def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
     """Return the block of every receiver, and a variable with each target's preferences."""
-    wanted = []
+    desired = []
     for target, each in notices.items():
         for name, receiver in each.receivers.items():
-            kind, data = receiver.block()
-            wanted.append(Desired(kind, names.notify_block(target, name), data))
+            kind, data = receiver.to_block()
+            desired.append(Desired(kind, names.notify_block(target, name), data))
         preferences = NotificationPreferences(events=each.events, owners=each.owners)
-        wanted.append(
+        desired.append(
             Desired(
                 "variable",
                 names.notification_variable(target),
                 {"value": preferences.model_dump(mode="json")},
             )
         )
-    return wanted
+    return desired

@@ -24,13 +24,14 @@ DEFAULT_TARGET = "dev"
 _TARGETS = "# Targets that setup replaces (others stay as they are, comments do not): "
 
 
-def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
+def render(file: Path, profiles: Iterable[Profile], *, has_all_targets: bool) -> str:
     """Render the new content of the file.
 
     Args:
         file: the current file, if any.
         profiles: one profile per target.
-        whole: whether these are all targets; otherwise setup's other targets stay in the file.
+        has_all_targets: whether these are all targets; otherwise setup's other targets stay in
+            the file.
 
     Raises:
         ConfigurationError: setup did not write the file, the file cannot be read, or it has a
@@ -45,7 +46,7 @@ def rendered(file: Path, profiles: Iterable[Profile], *, whole: bool) -> str:
         changed = {target for target in new if outputs.get(target, new[target]) != new[target]}
         _refuse_added(file, changed - before)
     kept = (before or set()) - set(new)
-    if whole:
+    if has_all_targets:
         outputs = {target: output for target, output in outputs.items() if target not in kept}
         kept = set()
     outputs |= new

@@ -31,13 +31,13 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
     """
     if terraform_dir is not None:
         command = f"terraform -chdir={terraform_dir} output -json"
-        return contract.parse(
+        return contract.parse_contract(
             _run_terraform(terraform_dir),
             where=command,
             fix=f"terraform -chdir={terraform_dir} apply",
         )
     if outputs == STDIN:
-        return contract.parse(
+        return contract.parse_contract(
             sys.stdin.buffer.read(),
             where="standard input",
             fix="pipe `terraform output -json` into it",
@@ -53,7 +53,7 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
             f"{shlex.quote(str(file))}; or start the embedded default: {LOCAL_UP_COMMAND}",
         ) from error
     fix = f"terraform -chdir=DIR output -json > {shlex.quote(str(file))}"
-    return contract.parse(text, where=str(file), fix=fix)
+    return contract.parse_contract(text, where=str(file), fix=fix)
 
 
 def _default_file(settings: Settings) -> Path:

@@ -208,7 +208,7 @@ def _refuse_invalid_text(value: str, path: str) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise DocumentError(
-            f"{at}a text has half of a surrogate pair, which is no character"
+            f"{at}a text has half of a surrogate pair, which is not a character"
         ) from None
 
 

@@ -39,7 +39,7 @@ class MillraceError(Exception):
         is_infrastructure_error: whether this is an infrastructure error, not one of data, code or
             configuration.
         retryable: whether a retry may succeed.
-        of_sources: name → error of each source that was not ingested because of this error.
+        source_errors: name → error of each source that was not ingested because of this error.
         rerun: the command that runs the rest of a failed run; None if no run had started.
     """
 
@@ -52,7 +52,7 @@ class MillraceError(Exception):
         self.where = where
         self.fix = fix
         self.retryable = retryable
-        self.of_sources: Mapping[str, MillraceError] = {}
+        self.source_errors: Mapping[str, MillraceError] = {}
         self.rerun: str | None = None
 
     def after_changes(self) -> None:

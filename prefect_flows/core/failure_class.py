@@ -65,7 +65,7 @@ POSTGRES_REFUSALS = {
 }
 
 
-def postgres_code(error: psycopg2.Error) -> str | None:
+def get_sqlstate(error: psycopg2.Error) -> str | None:
     """Return the SQLSTATE of a Postgres error; None if the server sent none."""
     if error.pgcode is not None:
         return error.pgcode
@@ -81,18 +81,18 @@ def postgres_cause(error: psycopg2.Error) -> FailureClass:
     A connection error without a SQLSTATE comes from the client: the connection was refused or lost.
     It counts as transient, because the pipeline has connected with the same credentials before.
     """
-    code = postgres_code(error)
+    code = get_sqlstate(error)
     if code is None:
         lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
         return FailureClass.TRANSIENT if lost else FailureClass.CODE
     return POSTGRES_CAUSES.get(code) or POSTGRES_CAUSES.get(code[:2]) or FailureClass.CODE
 
 
-def is_refusal_that_may_pass(error: BaseException) -> bool:
+def is_transient_refusal(error: BaseException) -> bool:
     """Return whether Postgres answered with a transient error, such as too many connections."""
     return any(
         isinstance(link, psycopg2.Error)
-        and postgres_code(link) is not None
+        and get_sqlstate(link) is not None
         and postgres_cause(link) is FailureClass.TRANSIENT
         for link in exception_chain(error)
     )

@@ -12,9 +12,9 @@ from prefect_flows.core.failure_class import (
     FailureClass,
     classify,
     exception_chain,
+    get_sqlstate,
     is_google_api_error,
     is_google_auth_error,
-    postgres_code,
 )
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.profiles import Profile
@@ -28,7 +28,7 @@ def get_hint(error: BaseException, profile: Profile) -> str:
 def _postgres_hint(error: BaseException) -> str | None:
     """Return what fixes a refusal by a Postgres that is full or starting; None for other errors."""
     codes = {
-        postgres_code(link) for link in exception_chain(error) if isinstance(link, psycopg2.Error)
+        get_sqlstate(link) for link in exception_chain(error) if isinstance(link, psycopg2.Error)
     }
     if "53300" in codes:
         return (

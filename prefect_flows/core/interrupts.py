@@ -27,13 +27,13 @@ class Interrupts:
         handler: our handler for it, which raises the interrupt.
 
     Attributes:
-        over: set when no more signals are sent.
-        ending: set before `end` is called; the handler must not raise any more.
+        stopped: set when no more signals are sent.
+        is_ending: set before `end` is called; the handler must not raise any more.
     """
 
     def __init__(self, number: signal.Signals, handler: object) -> None:
-        self.over = threading.Event()
-        self.ending = False
+        self.stopped = threading.Event()
+        self.is_ending = False
         self._number = number
         self._handler = handler
         self._last_handler: object = None
@@ -43,7 +43,9 @@ class Interrupts:
         """Send the signal, unless the handler of a library has already received it."""
         with self._lock:
             handler = signal.getsignal(self._number)
-            if self.over.is_set() or (handler is self._last_handler and handler != self._handler):
+            if self.stopped.is_set() or (
+                handler is self._last_handler and handler != self._handler
+            ):
                 return
             self._last_handler = handler
             signal.pthread_kill(threading.main_thread().ident or 0, self._number)
@@ -51,12 +53,12 @@ class Interrupts:
     def end(self) -> None:
         """Stop sending; signals that were sent are handled when this returns."""
         with self._lock:
-            self.over.set()
+            self.stopped.set()
         # A system call makes a pending signal arrive now, at the current handler.
         signal.sigpending()
 
 
-def is_interrupt_under_way() -> bool:
+def is_handling_interrupt() -> bool:
     """Return whether the caller runs while a KeyboardInterrupt is handled."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
@@ -89,16 +91,16 @@ def _timeout_by_signal(seconds: float, error: MillraceError) -> Iterator[None]:
         if not expired.is_set():
             if callable(before):
                 before(number, frame)
-        elif not (interrupts.ending or is_interrupt_under_way()):
+        elif not (interrupts.is_ending or is_handling_interrupt()):
             raise KeyboardInterrupt
 
     def run_timer() -> None:
-        if interrupts.over.wait(seconds):
+        if interrupts.stopped.wait(seconds):
             return
         expired.set()
-        while not interrupts.over.is_set():
+        while not interrupts.stopped.is_set():
             interrupts.send()
-            interrupts.over.wait(INTERRUPT_INTERVAL_SECONDS)
+            interrupts.stopped.wait(INTERRUPT_INTERVAL_SECONDS)
 
     interrupts = Interrupts(signal.SIGINT, handle)
     signal.signal(signal.SIGINT, handle)
@@ -107,7 +109,7 @@ def _timeout_by_signal(seconds: float, error: MillraceError) -> Iterator[None]:
     try:
         yield
     finally:
-        interrupts.ending = True
+        interrupts.is_ending = True
         interrupts.end()
         timer.join()
         signal.signal(signal.SIGINT, before)

@@ -39,7 +39,7 @@ def escape_markdown(value: str, characters: int = 300) -> str:
 def escape_inline(value: str) -> str:
     """Escape a value for a table cell or within a line; names stay readable: `raw_shop.orders`."""
     text = one_line(value, 1000).translate(_INLINE_ESCAPES)
-    # Underscores between letters are no markup.
+    # Underscores between letters are not markup.
     marks = r"(?<!\w)_++|_++(?![^\W_])"
     return _without_links(re.sub(marks, lambda found: r"\_" * len(found[0]), text))
 

@@ -135,12 +135,12 @@ def require_target(client: SyncPrefectClient, target: str) -> None:
     try:
         client.read_global_concurrency_limit_by_name(concurrency_limit(target))
     except ObjectNotFound as error:
-        if target not in existing_targets(client):
+        if target not in list_targets(client):
             raise _block_missing(client, target) from error
 
 
 def _block_missing(client: SyncPrefectClient, target: str) -> BlockMissing:
-    existing = existing_targets(client)
+    existing = list_targets(client)
     known = f"targets that exist: {', '.join(existing)}" if existing else "no target exists yet"
     similar = did_you_mean(target, existing)
     setup = f"{SETUP_COMMAND} --target {target}"
@@ -162,13 +162,13 @@ def read_secret(client: SyncPrefectClient, name: str) -> Any | None:
     return document.data["value"]
 
 
-def stored_state_url(client: SyncPrefectClient) -> str | None:
+def read_state_url(client: SyncPrefectClient) -> str | None:
     """Return the state store's URL from Terraform's outputs; None if they have none."""
     variable = client.read_variable_by_name(STATE_URL_VARIABLE)
     return None if variable is None else str(variable.value)
 
 
-def existing_targets(client: SyncPrefectClient) -> list[str]:
+def list_targets(client: SyncPrefectClient) -> list[str]:
     """Return the names of the targets that have a `DbtCliProfile` block, sorted."""
     prefix = profile_block("")
     # None if setup has never been run, and so has not registered the block type.
@@ -180,7 +180,7 @@ def existing_targets(client: SyncPrefectClient) -> list[str]:
     )
 
 
-def notification_blocks(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
+def list_notification_blocks(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
     """Return the documents of a target's notification blocks, of all block types, sorted."""
     alone = notify_block(target)
     found = client.request(

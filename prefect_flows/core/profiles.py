@@ -153,7 +153,7 @@ def profile_from_block(data: Mapping[str, Any]) -> Profile:
     return Profile.from_output(data["name"], data["target"], output)
 
 
-def profile_name(dbt_dir: Path) -> str:
+def read_profile_name(dbt_dir: Path) -> str:
     """Read the profile's name from `dbt_project.yml`.
 
     Raises:
@@ -191,7 +191,7 @@ def profile_from_file(file: Path, target: str) -> Profile:
     fix = f"{SETUP_COMMAND} --profiles-only"
     if not file.exists():
         raise ConfigurationError(f"{file.name} does not exist.", where=str(file), fix=fix)
-    name = profile_name(file.parent)
+    name = read_profile_name(file.parent)
     try:
         document = read_profile(str(file.parent))
         raw = document.get(name)

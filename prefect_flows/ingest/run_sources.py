@@ -23,7 +23,7 @@ def ingest_sources(
     arguments: Mapping[str, Mapping[str, Any]],
     run_stage: RunStage,
     settings: Settings,
-    keep: Callable[[str, dict[str, Any]], None],
+    save: Callable[[str, dict[str, Any]], None],
     log: Logger,
 ) -> None:
     """Load sources into a target in parallel; one that fails does not stop the others.
@@ -52,9 +52,9 @@ def ingest_sources(
             # In the main thread, where a timeout and an interrupt stop it immediately.
             ((source, task),) = tasks.items()
             try:
-                keep(source, task())
+                save(source, task())
             except MillraceError as error:
-                error.of_sources = {source: error}
+                error.source_errors = {source: error}
                 raise
             return
         # pyarrow imports pandas lazily, and dlt checks each object against its classes. In parallel
@@ -63,7 +63,7 @@ def ingest_sources(
             importlib.import_module("pandas")
         for source, future in run_parallel(tasks, settings.max_parallel_sources):
             try:
-                keep(source, future.result())
+                save(source, future.result())
             except MillraceError as error:
                 failed[source] = error
                 log.error("%s", error)  # noqa: TRY400 # expected: no traceback
@@ -71,5 +71,5 @@ def ingest_sources(
         first, *others = failed
         if others:
             failed[first].what += f" Others failed too, see the log: {', '.join(others)}."
-        failed[first].of_sources = failed
+        failed[first].source_errors = failed
         raise failed[first]

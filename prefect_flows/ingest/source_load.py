@@ -117,7 +117,7 @@ def ingest(source: str, profile: Profile, **arguments: Any) -> LoadRecord:
     with configure_dlt(profile), SourceLoad(source, profile, arguments) as load:
         load.extract()
         load.load()
-        return load.done
+        return load.record
 
 
 def ingest_source(
@@ -136,7 +136,7 @@ def ingest_source(
         run_stage(f"extract-{source}", policies.extract, load.extracting)
         with after_changes():
             run_stage(f"load-{source}", policies.load, load.loading)
-        return load.done.as_record()
+        return load.record.as_record()
 
 
 class SourceLoad:
@@ -150,7 +150,7 @@ class SourceLoad:
         self.source = source
         self.profile = profile
         self.arguments = arguments
-        self.done = LoadRecord(source, raw_schema(source))
+        self.record = LoadRecord(source, raw_schema(source))
         self._attempts = 0
         self._extracted: Path | None = None
         self._incomplete_tables: list[str] = []
@@ -167,26 +167,26 @@ class SourceLoad:
     def extracting(self, log: Logger) -> dict[str, Any]:
         """Run the stage `extract-<source>`."""
         self.extract()
-        for table, rows in self.done.rows.items():
+        for table, rows in self.record.rows.items():
             log.info("%s: %s rows", table, f"{rows:,}")
-        for table, rows in self.done.removed.items():
+        for table, rows in self.record.removed.items():
             log.warning("%s: %s rows of a killed load were deleted", table, f"{rows:,}")
-        for rejection in self.done.rejected:
+        for rejection in self.record.rejected:
             log.warning("%s: refused %s: %s", rejection.table, rejection.where, rejection.why)
-        return self.done.as_record()
+        return self.record.as_record()
 
     def loading(self, log: Logger) -> dict[str, Any]:
         """Run the stage `load-<source>`."""
-        before = self.done.removed
+        before = self.record.removed
         self.load()
-        for change in self.done.schema_changes:
-            log.info("%s: %s", self.done.schema, change)
-        for table, rows in self.done.rows.items():
-            log.info("%s.%s: %s new rows", self.done.schema, table, f"{rows:,}")
-        for table, rows in self.done.removed.items():
+        for change in self.record.schema_changes:
+            log.info("%s: %s", self.record.schema, change)
+        for table, rows in self.record.rows.items():
+            log.info("%s.%s: %s new rows", self.record.schema, table, f"{rows:,}")
+        for table, rows in self.record.removed.items():
             if rows > before.get(table, 0):
-                log.info("%s.%s: %s rows removed", self.done.schema, table, f"{rows:,}")
-        return self.done.as_record()
+                log.info("%s.%s: %s rows removed", self.record.schema, table, f"{rows:,}")
+        return self.record.as_record()
 
     def extract(self) -> None:
         """Read the source into the Parquet files that `load` loads.
@@ -216,9 +216,9 @@ class SourceLoad:
             for file in folder.rglob("load/normalized/*/new_jobs/*")
             if not file.name.startswith("_dlt")
         )
-        self.done = LoadRecord(
+        self.record = LoadRecord(
             self.source,
-            self.done.schema,
+            self.record.schema,
             rows={name: counts.get(name, 0) for name in tables},
             bytes=file_bytes,
             extract_seconds=round(time.monotonic() - started, 2),
@@ -241,7 +241,7 @@ class SourceLoad:
         started = time.monotonic()
         folder = self._new_folder()
         shutil.copytree(self._extracted, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
-        removed = dict(self.done.removed)
+        removed = dict(self.record.removed)
         with self._translate_errors():
             pipeline = self._pipeline(folder)
             (load_id,) = pipeline.list_normalized_load_packages()
@@ -254,10 +254,10 @@ class SourceLoad:
                 changes = _schema_changes(pipeline.load())
             module = importlib.import_module(source_function(self.source).__module__)
             if (after_load := getattr(module, "after_load", None)) is not None:
-                for table, rows in after_load(pipeline, list(self.done.rows)).items():
+                for table, rows in after_load(pipeline, list(self.record.rows)).items():
                     removed[table] = removed.get(table, 0) + rows
-        self.done = replace(
-            self.done,
+        self.record = replace(
+            self.record,
             load_seconds=round(time.monotonic() - started, 2),
             load_ids=[load_id],
             removed=removed,
@@ -275,7 +275,7 @@ class SourceLoad:
         return dlt.pipeline(
             pipeline_name=self.source,
             destination=build_destination(self.profile),
-            dataset_name=self.done.schema,
+            dataset_name=self.record.schema,
             pipelines_dir=str(folder),
         )
 
@@ -284,7 +284,9 @@ class SourceLoad:
         try:
             yield
         except DltException as error:
-            raise translate_dlt_error(error, self.source, self.done.schema, self.profile) from error
+            raise translate_dlt_error(
+                error, self.source, self.record.schema, self.profile
+            ) from error
 
 
 def _schema_changes(info: Any) -> list[str]:

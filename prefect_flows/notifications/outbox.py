@@ -29,7 +29,7 @@ ALL_RECIPIENTS = "*"
 Send = Callable[[str, Notice], str | None]
 
 
-class Waiting(BaseModel):
+class PendingNotice(BaseModel):
     """A notification that at least one recipient has not received.
 
     Attributes:
@@ -53,7 +53,7 @@ class Outbox(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    waiting: list[Waiting] = []
+    waiting: list[PendingNotice] = []
     given_up: int = 0
 
     @classmethod
@@ -68,7 +68,7 @@ class Outbox(BaseModel):
         """
         return store.load(f"targets/{target}/{OUTBOX_FILE}", TypeAdapter(cls), warn) or cls()
 
-    def keep(self, store: StateStore, target: str) -> None:
+    def save(self, store: StateStore, target: str) -> None:
         """Save the outbox in the state store.
 
         Raises:
@@ -91,7 +91,7 @@ class Outbox(BaseModel):
                 if ALL_RECIPIENTS in waiting.unsent:
                     waiting.unsent = dict(unsent)
                 waiting.unsent = {n: why for n, why in waiting.unsent.items() if n in unsent}
-        self.waiting += [Waiting(notice=notice, unsent=dict(unsent)) for notice in notices]
+        self.waiting += [PendingNotice(notice=notice, unsent=dict(unsent)) for notice in notices]
         self.waiting = [waiting for waiting in self.waiting if waiting.unsent]
         self.given_up += max(0, len(self.waiting) - MAX_WAITING)
         self.waiting = self.waiting[-MAX_WAITING:]
@@ -137,12 +137,12 @@ class _SenderThread(threading.Thread):
     """Daemon thread that sends to one recipient; it never delays the end of the process."""
 
     def __init__(
-        self, receiver: str, todo: list[Waiting], given_up: int, send: Send, deadline: float
+        self, receiver: str, todo: list[PendingNotice], given_up: int, send: Send, deadline: float
     ) -> None:
         super().__init__(name=f"notices to {receiver}", daemon=True)
         self.receiver = receiver
         self.todo = todo
-        self.sent: list[Waiting] = []
+        self.sent: list[PendingNotice] = []
         self.why: str | None = None
         self._given_up = given_up
         self._send = send

@@ -21,7 +21,7 @@ from prefect_flows.core.markup import (
 )
 from prefect_flows.notifications.messages import Notice
 
-# Shorter values of a block are not masked: they are no secrets, and occur in ordinary messages.
+# Shorter values of a block are not masked: they are not secrets, and occur in ordinary messages.
 MIN_SECRET_LENGTH = 8
 SLACK = "slack-webhook"
 # Block types whose chats interpret markup, with the function that escapes it.
@@ -77,7 +77,7 @@ def build_sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None
                 builtin_types[slug].load(name) if slug in builtin_types else Block.load(receiver)
             )
             if not isinstance(block, NotificationBlock):
-                return f"{receiver} is no notification block"
+                return f"{receiver} is not a notification block"
             data = block.model_dump(context={"include_secrets": True})
             secrets = sorted(_secret_candidates(data), key=len, reverse=True)
             with block.raise_on_failure():

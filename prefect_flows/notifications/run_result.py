@@ -19,7 +19,7 @@ from prefect_flows.state.incidents import (
     Incident,
     IncidentChanges,
     compare_incidents,
-    open_incidents,
+    load_open_incidents,
     save_incidents,
 )
 from prefect_flows.state.runs import RunStatus
@@ -100,7 +100,7 @@ class _Notifier:
         target = self.run.target
         try:
             return (
-                open_incidents(self.store, target, self.log.warning),
+                load_open_incidents(self.store, target, self.log.warning),
                 Outbox.read(self.store, target, self.log.warning),
             )
         except StateStoreError as error:
@@ -120,7 +120,7 @@ class _Notifier:
         if not self.stored or outbox == self._saved_outbox:
             return
         try:
-            outbox.keep(self.store, self.run.target)
+            outbox.save(self.store, self.run.target)
             self._saved_outbox = outbox.model_copy(deep=True)
         except StateStoreError as error:
             self.log.warning("Cannot save unsent notifications: %s", error)
@@ -173,14 +173,14 @@ def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
             id="error", name="run", cause="It ended unexpectedly; its log says why.", **timestamps
         )
         return
-    for source, error in run.error.of_sources.items():
+    for source, error in run.error.source_errors.items():
         yield Incident(
             id=_source_incident_id(source),
             name=f"source {source}",
             **_error_fields(error),
             **timestamps,
         )
-    if not run.error.of_sources:
+    if not run.error.source_errors:
         yield Incident(
             id=f"error {type(run.error).__name__}",
             name="run",

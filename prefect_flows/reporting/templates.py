@@ -7,7 +7,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefect_flows.core.formatting import format_duration, truncate_long
-from prefect_flows.reporting.charts.svg import NOTHING, group_of, size, slots
+from prefect_flows.reporting.charts.svg import NOTHING, get_group, size, slots
 
 
 @cache
@@ -20,7 +20,7 @@ def templates() -> Environment:
         trim_blocks=True,
     )
     environment.globals.update(
-        group_of=group_of,
+        get_group=get_group,
         duration=format_duration,
         number=number,
         size=size,

@@ -19,7 +19,7 @@ from prefect_flows.core.errors import RunCancelled
 from prefect_flows.core.interrupts import (
     INTERRUPT_INTERVAL_SECONDS,
     Interrupts,
-    is_interrupt_under_way,
+    is_handling_interrupt,
 )
 
 SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -87,13 +87,13 @@ class CancellationHandler:
         def handle(number: int, _frame: FrameType | None) -> None:
             self.request(SIGNAL_NAMES[signal.Signals(number)])
             # A second Ctrl-C also interrupts the cleanup after the first: the user does not wait.
-            if not interrupts.ending and (
-                number == signal.SIGINT or not (self._has_effect or is_interrupt_under_way())
+            if not interrupts.is_ending and (
+                number == signal.SIGINT or not (self._has_effect or is_handling_interrupt())
             ):
                 raise KeyboardInterrupt
 
         def repeat() -> None:
-            while not interrupts.over.wait(INTERRUPT_INTERVAL_SECONDS):
+            while not interrupts.stopped.wait(INTERRUPT_INTERVAL_SECONDS):
                 if self.reason is not None:
                     interrupts.send()
 
@@ -108,7 +108,7 @@ class CancellationHandler:
         try:
             yield
         finally:
-            interrupts.ending = True
+            interrupts.is_ending = True
             interrupts.end()
             thread.join()
             for number, handler in before.items():

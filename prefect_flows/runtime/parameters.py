@@ -72,7 +72,7 @@ class Parameters(BaseModel):
         return self.model_dump(mode="json", exclude={"resume", "failed", "wait"})
 
     @property
-    def whole(self) -> bool:
+    def is_full_run(self) -> bool:
         """Whether the run builds and tests the whole dbt project."""
         built = {"seed", "snapshot", "run", "test"}
         return not (self.select or self.exclude or built & set(self.skip))

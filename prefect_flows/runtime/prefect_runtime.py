@@ -26,7 +26,7 @@ from prefect_flows.core.names import SETUP_COMMAND, concurrency_limit, notify_bl
 from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.core.prefect_api import (
     block_address,
-    notification_blocks,
+    list_notification_blocks,
     prefect_client,
     read_secret,
 )
@@ -130,7 +130,7 @@ class PrefectRuntime:
             raise PrefectUnreachable("The Prefect API does not answer.", where=where, fix=fix)
         try:
             with prefect_client() as client:
-                blocks = notification_blocks(client, self._target)
+                blocks = list_notification_blocks(client, self._target)
                 return [block_address(block) for block in blocks]
         except httpx.HTTPError as error:
             raise PrefectUnreachable(

@@ -10,7 +10,7 @@ import filelock
 from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.runtime.base import WAIT_LOG_SECONDS, Holder, Runtime, target_busy_error
 from prefect_flows.runtime.parameters import Parameters
-from prefect_flows.state.runs import last_run
+from prefect_flows.state.runs import get_last_run
 from prefect_flows.state.store import StateStore
 
 
@@ -28,7 +28,7 @@ def target_lock(parameters: Parameters, store: StateStore, runtime: Runtime) -> 
 
     def holder() -> str:
         try:
-            last = last_run(store, target)
+            last = get_last_run(store, target)
         except CorruptFileError as error:
             return f"an unknown run: {error.where} is corrupt"
         if last is None or last[1].ended is not None:

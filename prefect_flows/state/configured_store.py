@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.core.prefect_api import read_secret, stored_state_url
+from prefect_flows.core.prefect_api import read_secret, read_state_url
 from prefect_flows.core.settings import Settings
 from prefect_flows.core.validation_messages import format_faults
 from prefect_flows.state.state_url import LOGIN_BLOCK
@@ -52,7 +52,7 @@ def configured_store(
     Raises:
         ConfigurationError: the URL, or the login in the block `state-store-login`, is not valid.
     """
-    url = url or settings.state_url or stored_state_url(client) or settings.default_state_url
+    url = url or settings.state_url or read_state_url(client) or settings.default_state_url
     model = _LOGINS.get(url.partition("://")[0])
     value = None if model is None else read_secret(client, LOGIN_BLOCK)
     if model is None or value is None:

@@ -115,7 +115,7 @@ def compare_incidents(
     )
 
 
-def open_incidents(store: StateStore, target: str, warn: Warn | None = None) -> list[Incident]:
+def load_open_incidents(store: StateStore, target: str, warn: Warn | None = None) -> list[Incident]:
     """Load the open incidents of a target, oldest first.
 
     Args:

@@ -202,7 +202,7 @@ class TargetHistory(_Stored):
 _HISTORY, _SUMMARY = TypeAdapter(TargetHistory), TypeAdapter(RunSummary)
 
 
-def history(store: StateStore, target: str, warn: Warn | None = None) -> TargetHistory | None:
+def load_history(store: StateStore, target: str, warn: Warn | None = None) -> TargetHistory | None:
     """Load the history of a target; None before its first run.
 
     Args:
@@ -248,7 +248,7 @@ def save_published(store: StateStore, target: str, published: PublishedData) -> 
     Raises:
         StateStoreError: the store cannot be read or written.
     """
-    before = history(store, target)
+    before = load_history(store, target)
     if before is None:
         return
     last = before.last.model_copy(update={"published": published})

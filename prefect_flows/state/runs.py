@@ -126,7 +126,7 @@ def runs_folder(target: str) -> str:
     return f"runs/{target}"
 
 
-def interrupted_run(
+def find_interrupted_run(
     store: StateStore, target: str, parameters: Mapping[str, Any], within: timedelta, warn: Warn
 ) -> ResumableRun | None:
     """Return the last run of a target if it was interrupted and had the same parameters.
@@ -141,7 +141,7 @@ def interrupted_run(
         warn: is called with a message about a corrupt header or journal.
     """
     try:
-        last = last_run(store, target)
+        last = get_last_run(store, target)
     except CorruptFileError as error:
         warn(f"{error.what} The run starts over.\n  where: {error.where}")
         return None
@@ -157,20 +157,20 @@ def interrupted_run(
     return ResumableRun(header, folder, Journal.read(store, folder, warn))
 
 
-def failed_run(store: StateStore, target: str, warn: Warn) -> ResumableRun | None:
+def find_failed_run(store: StateStore, target: str, warn: Warn) -> ResumableRun | None:
     """Return the last run of a target if it did not pass: it failed, or was cancelled or killed.
 
     Raises:
         CorruptFileError: its header is corrupt.
     """
-    last = last_run(store, target)
+    last = get_last_run(store, target)
     if last is None or last[1].ended == "passed":
         return None
     folder, header = last
     return ResumableRun(header, folder, Journal.read(store, folder, warn))
 
 
-def last_run(store: StateStore, target: str) -> tuple[str, RunHeader] | None:
+def get_last_run(store: StateStore, target: str) -> tuple[str, RunHeader] | None:
     """Return the folder and header of the run that started last.
 
     Raises:

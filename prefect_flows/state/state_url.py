@@ -17,7 +17,7 @@ _BUCKET = re.compile(r"(?!.*//)[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9](/[^?#
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?|%[A-Za-z_]\w*%")
 
 
-def url_fault(url: str) -> str | None:
+def find_url_fault(url: str) -> str | None:
     """Return what is wrong with the URL of a state store; None if nothing is.
 
     The text shows only the scheme or the name of a variable, because the rest of the URL may be a
@@ -41,7 +41,7 @@ def _faults(url: str) -> Iterator[str]:
         return
     if scheme not in SCHEMES:
         kind = f"{scheme}://" if _SCHEME.fullmatch(f"{scheme}:") else "its URL"
-        yield f"{kind} is no kind of state store"
+        yield f"{kind} is not a kind of state store"
     elif scheme == "file":
         if not rest.startswith("/"):
             yield "the path after file:// must begin with /"

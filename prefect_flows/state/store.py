@@ -45,7 +45,7 @@ from prefect_flows.core.files import (
     write_file,
 )
 from prefect_flows.state.object_store_errors import object_store_errors
-from prefect_flows.state.state_url import get_url_fix, url_fault, without_login
+from prefect_flows.state.state_url import find_url_fault, get_url_fix, without_login
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class StateStore:
     """
 
     def __init__(self, url: str, login: Mapping[str, Any] | None = None) -> None:
-        if (fault := url_fault(url)) is not None:
+        if (fault := find_url_fault(url)) is not None:
             raise ConfigurationError(
                 f"The state store cannot be used: {fault}.",
                 where=f"state_url {without_login(url)!r}",
@@ -134,11 +134,11 @@ class StateStore:
         except CorruptFileError as error:
             if warn is None:
                 raise
-            where = f"{self.url}/{self.set_aside(path)}"
+            where = f"{self.url}/{self.quarantine(path)}"
             warn(f"{error.what} It was renamed; the run continues without it.\n  where: {where}")
             return None
 
-    def set_aside(self, path: str) -> str:
+    def quarantine(self, path: str) -> str:
         """Rename a corrupt file, and return its new path."""
         aside = corrupt_file_name(path)
         with self._convert_errors("written", aside):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from prefect_flows.core.errors import StateStoreError
 from prefect_flows.core.names import TARGET_PATTERN
-from prefect_flows.state.incidents import Incident, open_incidents
-from prefect_flows.state.run_summary import SUMMARY, RunOverview, TargetHistory, history
-from prefect_flows.state.runs import RunHeader, last_run, runs_folder
+from prefect_flows.state.incidents import Incident, load_open_incidents
+from prefect_flows.state.run_summary import SUMMARY, RunOverview, TargetHistory, load_history
+from prefect_flows.state.runs import RunHeader, get_last_run, runs_folder
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import DOCS, REPORT
 
@@ -42,14 +42,14 @@ class TargetOverview:
     has_docs: bool = False
     faults: list[str] = field(default_factory=list)
 
-    def report_of(self, run: RunOverview) -> str | None:
+    def get_report_url(self, run: RunOverview) -> str | None:
         """Return the path of a run's report in the store; None if it has none or was pruned."""
         if not run.has_report or run.folder not in self.folders:
             return None
         return f"{runs_folder(self.target)}/{run.folder}/{REPORT}"
 
 
-def overview(store: StateStore) -> list[TargetOverview]:
+def load_overviews(store: StateStore) -> list[TargetOverview]:
     """Load the overview of every target, by name; one that cannot be read is listed with its error.
 
     Raises:
@@ -68,12 +68,12 @@ def load_overview(store: StateStore, target: str) -> TargetOverview:
     try:
         files = store.names(f"targets/{target}")
         folders = store.names(runs_folder(target))
-        past = history(store, target)
+        past = load_history(store, target)
         unfinished = _unfinished(store, target, past)
     except StateStoreError as error:
         faults.append(str(error))
     try:
-        incidents = open_incidents(store, target)
+        incidents = load_open_incidents(store, target)
     except StateStoreError as error:
         faults.append(str(error))
     return TargetOverview(
@@ -89,7 +89,7 @@ def load_overview(store: StateStore, target: str) -> TargetOverview:
 
 
 def _unfinished(store: StateStore, target: str, past: TargetHistory | None) -> RunHeader | None:
-    found = last_run(store, target)
+    found = get_last_run(store, target)
     if found is None:
         return None
     folder, header = found

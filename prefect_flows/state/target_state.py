@@ -81,7 +81,7 @@ class TargetState:
         self._target_path = target_path
         self._parsed_by_image = None if parsed_dir is None else parsed_dir / target / PARTIAL_PARSE
 
-    def bring_partial_parse(self) -> bool:
+    def restore_partial_parse(self) -> bool:
         """Copy the image's partial parse to a target path without one; return whether it did.
 
         The partial parse never comes from the state store: it contains the code of models and
@@ -109,16 +109,16 @@ class TargetState:
         """Load node id → hash at the last good run; None before the first one."""
         return self.store.load(f"{self.folder}/{HASHES}", _HASHES, warn)
 
-    def keep_last_good(self, hashes: Mapping[str, str]) -> None:
+    def save_last_good(self, hashes: Mapping[str, str]) -> None:
         """Save the manifest and hashes that `--changed` compares with.
 
         The hashes are written last. If the process is killed before that, the hashes of an older
         run mark too many nodes as changed, but never too few.
         """
-        self.keep(MANIFEST)
+        self.save(MANIFEST)
         self.write(HASHES, json.dumps(dict(hashes)).encode())
 
-    def keep(self, name: str, as_name: str | None = None) -> None:
+    def save(self, name: str, as_name: str | None = None) -> None:
         """Save one of dbt's artifacts, if dbt has written it."""
         self.store.put(self._target_path / name, f"{self.folder}/{as_name or name}")
 

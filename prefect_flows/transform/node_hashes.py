@@ -55,9 +55,9 @@ class CodeHashes:
         server = [credentials.type, credentials.unique_field, getattr(credentials, "port", None)]
         self._server = [*server, credentials.database]
         for unique_id in chain.from_iterable(self._resources()):
-            self.of(unique_id)
+            self.get(unique_id)
 
-    def of(self, unique_id: str) -> str:
+    def get(self, unique_id: str) -> str:
         """Return the hash of a node; a constant for an id that is not in the manifest."""
         waiting = [unique_id]
         while waiting:
@@ -212,7 +212,7 @@ def find_changed_nodes(
         code: the current hashes.
     """
     changed = {
-        kind: [i for i in unique_ids if code.of(i) != before.get(i)]
+        kind: [i for i in unique_ids if code.get(i) != before.get(i)]
         for kind, unique_ids in selected.items()
     }
     return {kind: unique_ids for kind, unique_ids in changed.items() if unique_ids}

@@ -69,7 +69,7 @@ def node_entry(result: NodeResult, code: CodeHashes) -> Entry:
     """Build the journal entry of a node."""
     return {
         "node": result.unique_id,
-        "code": code.of(result.unique_id),
+        "code": code.get(result.unique_id),
         "result": _RESULT.dump_python(result, mode="json"),
     }
 
@@ -106,7 +106,7 @@ def load_resume_state(entries: Sequence[Entry], code: CodeHashes, warn: Warn) ->
         unique_id = entry["node"]
         if not result.done:
             continue
-        if code.of(unique_id) == entry["code"]:
+        if code.get(unique_id) == entry["code"]:
             nodes[unique_id] = result
             kept[unique_id] = entry
         else:

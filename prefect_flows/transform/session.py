@@ -30,7 +30,7 @@ from prefect_flows.core.errors import (
     StageFailed,
     WarehouseUnreachable,
 )
-from prefect_flows.core.failure_class import FailureClass, classify, is_refusal_that_may_pass
+from prefect_flows.core.failure_class import FailureClass, classify, is_transient_refusal
 from prefect_flows.core.files import make_folder
 from prefect_flows.core.google_credentials import google_credentials
 from prefect_flows.core.hints import get_hint
@@ -350,7 +350,7 @@ class DbtSession:
 
     @contextmanager
     def _warehouse(
-        self, is_retryable: Callable[[BaseException], bool] = is_refusal_that_may_pass
+        self, is_retryable: Callable[[BaseException], bool] = is_transient_refusal
     ) -> Iterator[Any]:
         assert self.manifest is not None  # noqa: S101 # what reads it parses
         if self.profile.warehouse == "bigquery":

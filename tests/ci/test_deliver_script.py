@@ -117,7 +117,7 @@ def test_over_ssh_the_agent_has_the_key_and_nothing_else_does(deliver, key, code
     assert gone(int(seen["environment"]["SSH_AGENT_PID"]))
 
 
-def test_the_agent_of_whoever_calls_is_left_alone(deliver) -> None:
+def test_the_ssh_agent_of_the_caller_is_not_used(deliver) -> None:
     _, seen = deliver(DELIVER_TARGET="prod", DELIVER_HOST="a@b", DELIVER_KNOWN_HOSTS="b x y")
     assert "SSH_AGENT_PID" not in seen["environment"]
 
@@ -144,7 +144,7 @@ def test_to_a_cluster(deliver) -> None:
           "DELIVER_SSH_KEY": "no key"}, "error in libcrypto|invalid format"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_said_before_anything_is_delivered(
+def test_what_is_missing_is_reported_before_anything_is_delivered(
     deliver, environment: dict[str, str], said: str
 ) -> None:
     done, seen = deliver(**environment)

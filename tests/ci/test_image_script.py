@@ -169,7 +169,7 @@ def test_what_is_not_there_is_not_built_when_it_is_looked_for(ground: Ground) ->
 
 
 @pytest.mark.parametrize("fault", ["ERROR: 503 Service Unavailable", "ERROR: dial tcp: timeout"])
-def test_a_registry_that_does_not_answer_is_no_empty_one(ground: Ground, fault: str) -> None:
+def test_an_unreachable_registry_is_not_treated_as_empty(ground: Ground, fault: str) -> None:
     for way in ("--push", "--find"):
         done = ground.run("image", "ghcr.io/owner/name", way, FAULT=fault)
         assert done.returncode != 0

@@ -303,7 +303,7 @@ def test_all_jobs_passed_or_had_nothing_to_do(results: list[str], code: int) -> 
         ("verify", ["heads/main", "a@sha256:1"], "SIGN_IMAGES is no"),
     ],
 )  # fmt: skip
-def test_what_is_not_done_is_said_loudly(
+def test_a_skipped_step_is_reported_as_a_warning(
     tmp_path: Path, script: str, arguments: list[str], said: str
 ) -> None:
     summary = tmp_path / "summary.md"

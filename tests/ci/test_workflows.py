@@ -146,7 +146,7 @@ def test_a_job_has_an_end_and_its_rights(job: Job) -> None:
     assert writes <= WRITING
 
 
-def test_whoever_writes_is_there() -> None:
+def test_every_job_that_writes_is_listed() -> None:
     assert {(job.file, job.name) for job in jobs()} >= {entry[:2] for entry in WRITING}
 
 

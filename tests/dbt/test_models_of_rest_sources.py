@@ -142,7 +142,7 @@ def dbt(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
     ],
     ids=str,
 )
-def test_the_project_parses_without_a_warning_whatever_is_off(
+def test_the_project_parses_without_a_warning_with_any_source_disabled(
     off: list[str], tmp_path: Path
 ) -> None:
     nobody = {

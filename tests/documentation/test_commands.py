@@ -109,7 +109,7 @@ def missing(block: Block) -> set[str]:
 
 
 @pytest.mark.parametrize("block", [b for b in COMMANDS if b.kind == "tested by"], ids=str)
-def test_what_is_said_to_test_a_block_gives_the_same_command(block: Block) -> None:
+def test_testing_a_block_gives_the_same_command(block: Block) -> None:
     assert missing(block) == set(), f"{block}: {block.what} never says these"
 
 

@@ -8,9 +8,9 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from infrastructure.ci.reference.command import pages
-from infrastructure.ci.reference.commands import programs
-from infrastructure.ci.reference.schemas import rows
+from infrastructure.ci.reference.command import build_pages
+from infrastructure.ci.reference.commands import find_programs
+from infrastructure.ci.reference.schemas import build_rows
 from infrastructure.cli import app
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import PREFIX, Settings
@@ -23,12 +23,14 @@ FIX = "uv run millrace reference"
 
 
 def test_every_page_says_what_the_code_says() -> None:
-    stale = [str(page) for page, text in pages().items() if (REPOSITORY / page).read_text() != text]
+    stale = [
+        str(page) for page, text in build_pages().items() if (REPOSITORY / page).read_text() != text
+    ]
     assert stale == [], f"not up to date: {FIX}"
 
 
 def test_every_command_has_help() -> None:
-    for program in programs(REPOSITORY):
+    for program in find_programs(REPOSITORY):
         if program.subcommand is not None:
             result = CliRunner().invoke(app, [*program.name.split()[1:], "--help"])
             code, said = result.exit_code, result.stdout
@@ -110,7 +112,7 @@ def test_an_option_or_a_setting_without_a_word_is_refused(copy: Project) -> None
     assert "The option 'grams' has no help text." in done.stderr
 
     with pytest.raises(ConfigurationError, match="'grams' has no description"):
-        rows({"properties": {"grams": {"type": "integer"}}}, where="settings.py")
+        build_rows({"properties": {"grams": {"type": "integer"}}}, where="settings.py")
 
 
 def test_the_example_of_env_names_every_setting_and_no_other() -> None:
@@ -120,5 +122,5 @@ def test_the_example_of_env_names_every_setting_and_no_other() -> None:
 
 
 def test_what_is_listed_first_is_what_a_newcomer_types_first() -> None:
-    first = [program.line for program in programs(REPOSITORY)[:2]]
+    first = [program.line for program in find_programs(REPOSITORY)[:2]]
     assert first == ["uv run millrace quickstart", "uv run millrace up"]

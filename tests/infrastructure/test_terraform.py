@@ -127,7 +127,7 @@ def test_a_module_that_was_not_applied_gives_no_outputs(scratch: Scratch, module
     assert f"terraform -chdir={module} apply" in done.stderr
 
 
-def test_a_folder_that_is_no_module_is_named(scratch: Scratch, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_module_is_named(scratch: Scratch, tmp_path: Path) -> None:
     done = scratch.setup("--terraform-dir", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert "Terraform gives no outputs:" in done.stderr

@@ -18,7 +18,7 @@ end $$
 """
 
 
-def test_marts_are_counted_whatever_their_names_and_one_that_cannot_be_read_is_said(
+def test_marts_of_any_name_are_counted_and_an_unreadable_one_is_reported(
     scratch: Scratch,
 ) -> None:
     scratch.query(ONCE, scratch.database)

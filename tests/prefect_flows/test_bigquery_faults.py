@@ -176,7 +176,7 @@ def test_a_dataset_that_may_not_be_made_names_the_line_of_terraform(
     assert "infrastructure/terraform/gcp" in said
 
 
-def test_a_catalog_that_cannot_be_read_is_no_success(faulty: Project) -> None:
+def test_an_unreadable_catalog_is_a_failure(faulty: Project) -> None:
     """The emulator lacks the view that dbt reads it from."""
     done = faulty.pipeline(
         *("--target", TARGET, "--no-prefect", "--no-resume", "--select", "numbers"),

@@ -39,7 +39,7 @@ def test_a_target_that_is_misspelt_is_guessed_before_a_run_begins(
     assert project.asked("flow_runs", flow_runs={"name": {"any_": ["scrtach"]}}) == []
 
 
-def test_a_target_that_is_no_name_is_refused_before_a_run_begins(project: Project) -> None:
+def test_a_target_that_is_not_a_name_is_refused_before_a_run_begins(project: Project) -> None:
     done = project.pipeline("--target", "Dev_1", "--skip", "tests", "--vars", "[1]")
 
     assert done.returncode == 2
@@ -95,7 +95,7 @@ def test_a_setting_that_does_not_exist_is_named(scratch: Scratch) -> None:
     assert "Unknown settings: MILLRACE_STAGE__DBT_RUN__RETRIES." in done.stderr
 
 
-def test_an_api_that_is_down_is_said_at_once(scratch: Scratch) -> None:
+def test_an_api_that_is_down_is_reported_immediately(scratch: Scratch) -> None:
     started = time.monotonic()
     done = scratch.run_pipeline(PREFECT_API_URL="http://127.0.0.1:9/api")
 
@@ -107,7 +107,7 @@ def test_an_api_that_is_down_is_said_at_once(scratch: Scratch) -> None:
     assert scratch.relations() == set()
 
 
-def test_no_api_at_all_is_said_instead_of_starting_a_private_one(scratch: Scratch) -> None:
+def test_a_missing_api_is_reported_and_no_ephemeral_one_starts(scratch: Scratch) -> None:
     (scratch.folder / "prefect.toml").unlink()
 
     done = scratch.run_pipeline()
@@ -131,7 +131,7 @@ def point_target_at(scratch: Scratch, **fields: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_warehouse_that_is_down_is_said_before_anything_is_run(scratch: Scratch) -> None:
+def test_a_warehouse_that_is_down_is_reported_before_anything_is_run(scratch: Scratch) -> None:
     point_target_at(scratch, host="127.0.0.1", port=9)
 
     done = scratch.pipeline("--target", scratch.target, "--source", "nyc__flights")
@@ -173,7 +173,7 @@ def test_a_database_that_does_not_exist_is_named(scratch: Scratch) -> None:
     assert 'database "nowhere" does not exist' in done.stderr
 
 
-def test_wrong_credentials_are_said_and_a_secret_is_nowhere(
+def test_wrong_credentials_are_reported_without_the_secret(
     project: Project, scratch: Scratch
 ) -> None:
     # GIVEN a role that has to give a password, which the embedded server asks of no other

@@ -71,6 +71,6 @@ def warehouse(folder: Path) -> Iterator[Warehouse]:
     """A server with one target, while the context lasts."""
     started = postgres.start(folder)
     try:
-        yield on(started, started.outputs()["dbt_targets"]["value"]["dev"]["database"])
+        yield on(started, started.to_outputs()["dbt_targets"]["value"]["dev"]["database"])
     finally:
         postgres.stop(folder)

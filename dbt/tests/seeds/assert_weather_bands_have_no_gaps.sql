@@ -1,4 +1,4 @@
--- Intent: whoever edits the bands must not open a gap (readings would pass for "not observed") or
+-- Intent: edits of the bands must not open a gap (readings would pass for "not observed") or
 -- an overlap (a reading would get one of two bands by chance). Each measure starts at zero, goes
 -- on where the band before ended, has one open end, and one band for "not observed".
 with bands as (

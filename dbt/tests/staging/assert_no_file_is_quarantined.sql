@@ -1,4 +1,4 @@
--- A refused file is told once by the load; here it is told until somebody fixes it. The other files
+-- The load reports a refused file once; this test warns until somebody fixes it. The other files
 -- are loaded, so it warns and stops nothing.
 {{ config(severity='warn', enabled='files__inbox' not in var('disabled_sources')) }}
 

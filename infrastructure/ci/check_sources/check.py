@@ -11,37 +11,37 @@ from infrastructure.ci.check_sources.folder import (
     PACKAGE,
     Fault,
     Source,
-    Unreadable,
-    all_sources,
-    switched_off,
+    UnreadableFileError,
+    list_disabled_sources,
+    list_sources,
 )
 
 Check = Callable[[Source], Iterator[Fault]]
 
 CHECKS: tuple[Check, ...] = (
-    layout.name,
-    layout.files,
-    layout.package,
-    layout.image,
-    layout.readme,
-    code.dlt_source,
-    code.flow,
-    code.imports,
-    code.environment,
-    deployments.understood,
-    deployments.names,
-    deployments.entrypoints,
-    deployments.pools,
-    deployments.secrets,
-    deployments.schedule,
-    models.declaration,
-    models.described,
-    models.switch,
+    layout.check_name,
+    layout.check_files,
+    layout.check_package,
+    layout.check_image,
+    layout.check_readme,
+    code.check_dlt_source,
+    code.check_flow,
+    code.check_imports,
+    code.check_environment,
+    deployments.check_syntax,
+    deployments.check_names,
+    deployments.check_entrypoints,
+    deployments.check_pools,
+    deployments.check_secrets,
+    deployments.check_schedules,
+    models.check_declaration,
+    models.check_descriptions,
+    models.check_switch,
 )
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     """The faults of a source, or a summary of its contents if it has none."""
 
     name: str
@@ -49,42 +49,44 @@ class Result:
     summary: str = ""
 
 
-def check(source: Source) -> Result:
+def check_source(source: Source) -> CheckResult:
     """Run every check on a source and return each fault once."""
     found: dict[Fault, None] = {}
     for each in CHECKS:
         found.update(dict.fromkeys(_faults(each, source)))
     if found:
-        return Result(source.name, list(found))
+        return CheckResult(source.name, list(found))
     counts = {
-        "deployment": len(deployments.read(source) or []),
-        "table": len(models.tables(source)),
-        "staging model": len(models.staging(source)),
+        "deployment": len(deployments.read_deployments(source) or []),
+        "table": len(models.list_tables(source)),
+        "staging model": len(models.list_staging_models(source)),
     }
     summary = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items())
-    return Result(source.name, [], summary + (", off" if source.is_off else ""))
+    return CheckResult(source.name, [], summary + (", off" if source.is_disabled else ""))
 
 
 def _faults(check: Check, source: Source) -> Iterator[Fault]:
     try:
         yield from check(source)
-    except Unreadable as error:
+    except UnreadableFileError as error:
         # The `files` check already reports a missing file.
         if (source.project / error.fault.file).is_file():
             yield error.fault
 
 
-def between(project: Path) -> Iterator[Fault]:
+def check_across_sources(project: Path) -> Iterator[Fault]:
     """Yield the faults that span sources: duplicate packages, unknown switches, missing targets."""
-    known = all_sources(project)
-    yield from models.unknown_switches(switched_off(project), [s.name for s in known])
-    yield from deployments.without_target(project, known)
+    known = list_sources(project)
+    yield from models.check_unknown_switches(
+        list_disabled_sources(project), [s.name for s in known]
+    )
+    yield from deployments.check_targets(project, known)
     by_package: dict[str, str] = {}
     for source in known:
         other = by_package.setdefault(source.package, source.name)
         if other != source.name:
             yield Fault(
-                source.place(PACKAGE),
+                source.relative_path(PACKAGE),
                 f"package, image and secrets of {source.name} are called like those of {other}: "
                 f"{source.package}",
                 "rename one of the folders",

@@ -16,13 +16,13 @@ from infrastructure.ci.check_sources.folder import PACKAGE, Fault, Source
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
 FLOW_LINES = 60
-PACKAGE_OF_SOURCES = SOURCES.replace("/", ".")
+SOURCES_PACKAGE = SOURCES.replace("/", ".")
 # A source must not read these itself: parameters and Secret blocks provide the values.
 FORBIDDEN_READS = ("os.environ", "os.getenv", "Secret.load")
 SECRET_ANNOTATION = re.compile(r"\bTSecret(Str)?Value\b")
 
 
-def malformed(requirement: str) -> bool:
+def is_malformed_requirement(requirement: str) -> bool:
     """Return whether a line of `dependencies` is not a valid requirement."""
     try:
         Requirement(requirement)
@@ -41,17 +41,17 @@ def _functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, list[ast.exp
             yield node, node.decorator_list
 
 
-def source_function(source: Source) -> ast.FunctionDef | None:
+def find_source_function(source: Source) -> ast.FunctionDef | None:
     """Return the syntax tree of the dlt source that has the folder's name, or None."""
-    for function, decorators in _functions(source.python(source.place("source.py"))):
+    for function, decorators in _functions(source.parse_python(source.relative_path("source.py"))):
         if function.name == source.name and "dlt.source" in map(_get_name, decorators):
             return function
     return None
 
 
-def secret_parameters(source: Source) -> set[str]:
+def list_secret_parameters(source: Source) -> set[str]:
     """Return the parameters of the source function that are filled from Secret blocks."""
-    function = source_function(source)
+    function = find_source_function(source)
     if function is None:
         return set()
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
@@ -62,19 +62,19 @@ def secret_parameters(source: Source) -> set[str]:
     }
 
 
-def flows(source: Source) -> list[str]:
+def find_flows(source: Source) -> list[str]:
     """Return the names of the flows in `flow.py`."""
     return [
         function.name
-        for function, decorators in _functions(source.python(source.place("flow.py")))
+        for function, decorators in _functions(source.parse_python(source.relative_path("flow.py")))
         if "flow" in map(_get_name, decorators)
     ]
 
 
-def dlt_source(source: Source) -> Iterator[Fault]:
+def check_dlt_source(source: Source) -> Iterator[Fault]:
     """Check that there is a dlt source with the folder's name and a schema contract."""
-    file = source.place("source.py")
-    function = source_function(source)
+    file = source.relative_path("source.py")
+    function = find_source_function(source)
     if function is None:
         yield Fault(
             file,
@@ -93,7 +93,7 @@ def dlt_source(source: Source) -> Iterator[Fault]:
         yield Fault(file, "dlt knows the source by another name", f'write name="{source.name}"')
     called = {
         each.arg
-        for call in ast.walk(source.python(file))
+        for call in ast.walk(source.parse_python(file))
         if isinstance(call, ast.Call)
         for each in call.keywords
     }
@@ -105,41 +105,41 @@ def dlt_source(source: Source) -> Iterator[Fault]:
         )
 
 
-def flow(source: Source) -> Iterator[Fault]:
+def check_flow(source: Source) -> Iterator[Fault]:
     """Check that `flow.py` has one flow and is short."""
-    file = source.place("flow.py")
-    lines = len(source.text(file).splitlines())
+    file = source.relative_path("flow.py")
+    lines = len(source.read_text(file).splitlines())
     if lines >= FLOW_LINES:
         yield Fault(
             file,
             f"it has {lines} lines, and a source's flow has fewer than {FLOW_LINES}",
             "move what it does to source.py, and what others need too to prefect_flows",
         )
-    found = flows(source)
+    found = find_flows(source)
     if len(found) != 1:
         yield Fault(file, f"it has {len(found)} flows", "write one function under @flow(name=…)")
 
 
-def imports(source: Source) -> Iterator[Fault]:
+def check_imports(source: Source) -> Iterator[Fault]:
     """Check that third-party packages are declared, and that no other source is imported.
 
     `infrastructure` is not installed where flow runs execute, so it must not be imported either.
     """
     declared = _list_dependencies(source, PACKAGE) | _list_dependencies(
-        source, source.place(PACKAGE)
+        source, source.relative_path(PACKAGE)
     )
     reported = set()
     for file in source.modules:
-        for module in sorted(set(_list_imports(source.python(file)))):
+        for module in sorted(set(_list_imports(source.parse_python(file)))):
             top = module.partition(".")[0]
-            other = module.removeprefix(f"{PACKAGE_OF_SOURCES}.").partition(".")[0]
+            other = module.removeprefix(f"{SOURCES_PACKAGE}.").partition(".")[0]
             if top == "infrastructure":
                 yield Fault(
                     file,
                     f"it imports {module}, which is not installed where runs go",
                     "move what both need to prefect_flows",
                 )
-            elif module.startswith(f"{PACKAGE_OF_SOURCES}.") and other != source.name:
+            elif module.startswith(f"{SOURCES_PACKAGE}.") and other != source.name:
                 yield Fault(
                     file,
                     f"it imports the source {other}",
@@ -157,10 +157,10 @@ def imports(source: Source) -> Iterator[Fault]:
                     )
 
 
-def environment(source: Source) -> Iterator[Fault]:
+def check_environment(source: Source) -> Iterator[Fault]:
     """Check that the code reads no environment variables and loads no Secret blocks itself."""
     for file in source.modules:
-        for node in ast.walk(source.python(file)):
+        for node in ast.walk(source.parse_python(file)):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in FORBIDDEN_READS:
                 yield Fault(
                     file,
@@ -175,20 +175,22 @@ def _list_imports(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
-            if node.module == PACKAGE_OF_SOURCES:
+            if node.module == SOURCES_PACKAGE:
                 yield from (f"{node.module}.{each.name}" for each in node.names)
             else:
                 yield node.module
 
 
 def _list_dependencies(source: Source, file: str) -> set[str]:
-    project = source.toml(file).get("project", {})
+    project = source.read_toml(file).get("project", {})
     requirements = [
         *project.get("dependencies", []),
         *(each for some in project.get("optional-dependencies", {}).values() for each in some),
     ]
     return {
-        canonicalize_name(Requirement(each).name) for each in requirements if not malformed(each)
+        canonicalize_name(Requirement(each).name)
+        for each in requirements
+        if not is_malformed_requirement(each)
     }
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from infrastructure.ci.check_sources.check import Result, between, check
-from infrastructure.ci.check_sources.folder import COPY, all_sources
+from infrastructure.ci.check_sources.check import CheckResult, check_across_sources, check_source
+from infrastructure.ci.check_sources.folder import NEW_SOURCE_COMMAND, list_sources
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
@@ -27,18 +27,18 @@ def check_sources(
     """List every fault of the sources' folders, with its file and what fixes it."""
     console = Console(soft_wrap=True, markup=False, highlight=False)
     project = load_settings().project_dir
-    known = {each.name: each for each in all_sources(project)}
+    known = {each.name: each for each in list_sources(project)}
     unknown = [name for name in source or [] if name not in known]
     if unknown:
         raise ConfigurationError(
             f"There is no source {', '.join(map(repr, unknown))}; there are: {', '.join(known)}."
             f"{did_you_mean(unknown[0], known)}",
             where=str(project / SOURCES),
-            fix=f"name one of them, or make it: {COPY}",
+            fix=f"name one of them, or make it: {NEW_SOURCE_COMMAND}",
         )
-    results = [check(known[name]) for name in source or known]
-    if not source and (shared := list(between(project))):
-        results.append(Result("all", shared))
+    results = [check_source(known[name]) for name in source or known]
+    if not source and (shared := list(check_across_sources(project))):
+        results.append(CheckResult("all", shared))
     for result in results:
         if not result.faults:
             console.print(f"{result.name}: in order: {result.summary}")

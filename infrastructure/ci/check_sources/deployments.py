@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from infrastructure.ci.check_sources.code import PACKAGE_OF_SOURCES, flows, secret_parameters
+from infrastructure.ci.check_sources.code import SOURCES_PACKAGE, find_flows, list_secret_parameters
 from infrastructure.ci.check_sources.folder import Fault, Source
 from infrastructure.prefect_resources.deployments import prefect_yaml
 from infrastructure.prefect_resources.deployments.prefect_yaml import FILE, Deployment
-from infrastructure.prefect_resources.work_pools.block_references import SECRET, references
+from infrastructure.prefect_resources.work_pools.block_references import SECRET, find_references
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest import source_registry
@@ -28,35 +28,35 @@ _NAMES_A_SECRET = re.compile(r"secret|_block$", re.IGNORECASE)
 _NO_SCHEDULE = re.compile(r"^[ ]*schedules: *\[\](?P<behind> *#.*)?$")
 
 
-def read(source: Source) -> list[Deployment] | None:
+def read_deployments(source: Source) -> list[Deployment] | None:
     """Return the deployments of the source, or None if the file is invalid."""
     try:
-        return prefect_yaml.read(source.project / source.place(FILE))
+        return prefect_yaml.read_deployments(source.project / source.relative_path(FILE))
     except ConfigurationError:
         return None
 
 
-def understood(source: Source) -> Iterator[Fault]:
+def check_syntax(source: Source) -> Iterator[Fault]:
     """Check that `millrace deploy` accepts the file, and that `pull` is empty.
 
     Runs use the code that is installed in their environment, so there is nothing to pull.
     """
-    file = source.place(FILE)
-    document = source.yaml(file)
+    file = source.relative_path(FILE)
+    document = source.read_yaml(file)
     if document.get("pull") != []:
         yield Fault(file, "the code of a run is what is installed where it goes", "write pull: []")
-    elif read(source) is None:
+    elif read_deployments(source) is None:
         try:
-            prefect_yaml.read(source.project / file)
+            prefect_yaml.read_deployments(source.project / file)
         except ConfigurationError as error:
             for line in error.what.splitlines()[1:] or [error.what]:
                 yield Fault(file, line.removeprefix("  - "), error.fix)
 
 
-def names(source: Source) -> Iterator[Fault]:
+def check_names(source: Source) -> Iterator[Fault]:
     """Check that names are `<owner>--<name>--<target>`, with one deployment per target."""
-    file = source.place(FILE)
-    found = read(source)
+    file = source.relative_path(FILE)
+    found = read_deployments(source)
     if found is None:
         return
     for each in found:
@@ -68,12 +68,14 @@ def names(source: Source) -> Iterator[Fault]:
         yield Fault(file, f"there are several for the target {target}", "leave one of them")
 
 
-def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
+def check_targets(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
     """Yield one fault for each target that only some of the sources have a deployment for.
 
     A target for which no source has a deployment is fine: the pipeline loads every source.
     """
-    found = {source.name: each for source in known if (each := read(source)) is not None}
+    found = {
+        source.name: each for source in known if (each := read_deployments(source)) is not None
+    }
     for target in _targets(project):
         names_without = [
             n for n, some in found.items() if target not in {each.target for each in some}
@@ -90,41 +92,41 @@ def without_target(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
             )
 
 
-def entrypoints(source: Source) -> Iterator[Fault]:
+def check_entrypoints(source: Source) -> Iterator[Fault]:
     """Check that the entrypoint of each deployment is the flow of this source."""
-    expected = [f"{PACKAGE_OF_SOURCES}.{source.name}.flow.{name}" for name in flows(source)]
-    for each in read(source) or []:
+    expected = [f"{SOURCES_PACKAGE}.{source.name}.flow.{name}" for name in find_flows(source)]
+    for each in read_deployments(source) or []:
         if expected and each.entrypoint not in expected:
             yield Fault(
-                source.place(FILE),
+                source.relative_path(FILE),
                 f"{each.name} would run {each.entrypoint}",
                 f"write entrypoint: {expected[0]}",
             )
 
 
-def pools(source: Source) -> Iterator[Fault]:
+def check_pools(source: Source) -> Iterator[Fault]:
     """Check that dev uses the process work pool, and every other target a container pool."""
     pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
     container = [name for name, pool in pools_by_name.items() if pool["kind"] in CONTAINERS]
-    for each in read(source) or []:
+    for each in read_deployments(source) or []:
         pool = each.work_pool.name
         allowed = [DEV_POOL] if each.target == DEV else container
         if pool not in allowed:
             known = "" if pool in pools_by_name else f", which {POOLS_PATH} does not have"
             yield Fault(
-                source.place(FILE),
+                source.relative_path(FILE),
                 f"{each.name} goes to {pool}{known}",
                 f"write {' or '.join(allowed)}",
             )
 
 
-def secrets(source: Source) -> Iterator[Fault]:
+def check_secrets(source: Source) -> Iterator[Fault]:
     """Check that each target has its own secrets, and that none is in plain text."""
-    file = source.place(FILE)
-    hidden = secret_parameters(source)
+    file = source.relative_path(FILE)
+    hidden = list_secret_parameters(source)
     targets = _targets(source.project)
     pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
-    for each in read(source) or []:
+    for each in read_deployments(source) or []:
         for name in sorted(hidden & set(each.parameters)):
             block = (
                 f"{source_registry.dashed_name(source.name)}-{name.replace('_', '-')}-{each.target}"
@@ -177,19 +179,19 @@ def _named_secrets(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for each in value:
             yield from _named_secrets(each, path)
     elif isinstance(value, str):
-        referred = list(references(value))
+        referred = list(find_references(value))
         if referred:
             yield from ((path, each.name) for each in referred if each.slug == SECRET)
         elif _NAMES_A_SECRET.search(path.rpartition(".")[2]):
             yield path, value
 
 
-def schedule(source: Source) -> Iterator[Fault]:
+def check_schedules(source: Source) -> Iterator[Fault]:
     """Check that prod's deployment has a schedule, or a comment that says why not."""
-    file = source.place(FILE)
-    if read(source) is None:
+    file = source.relative_path(FILE)
+    if read_deployments(source) is None:
         return
-    document = source.yaml(file)
+    document = source.read_yaml(file)
     for each in document["deployments"]:
         if each["parameters"]["target"] != PROD:
             continue
@@ -200,7 +202,7 @@ def schedule(source: Source) -> Iterator[Fault]:
                 "write schedules: [{cron: 0 4 * * *, timezone: UTC}]; or, with a comment that says "
                 "why, schedules: []",
             )
-        elif not each["schedules"] and not _has_explanation(source.text(file)):
+        elif not each["schedules"] and not _has_explanation(source.read_text(file)):
             yield Fault(
                 file,
                 f"{each['name']} has no schedule, and nothing says why",
@@ -221,7 +223,7 @@ def _has_explanation(text: str) -> bool:
 def _targets(project: Path) -> list[str]:
     """Return the targets that the pipeline has deployments for."""
     try:
-        found = prefect_yaml.read(project / FILE)
+        found = prefect_yaml.read_deployments(project / FILE)
     except ConfigurationError:  # `millrace deploy` reports this
         return []
     return list(dict.fromkeys(each.target for each in found))

@@ -20,7 +20,9 @@ PACKAGE = "pyproject.toml"
 PROJECT = "dbt/dbt_project.yml"
 STAGING = "dbt/models/staging"
 TESTS = "tests/prefect_flows/sources"
-COPY = "uvx cookiecutter infrastructure/config/source_template --output-dir prefect_flows/sources"
+NEW_SOURCE_COMMAND = (
+    "uvx cookiecutter infrastructure/config/source_template --output-dir prefect_flows/sources"
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -35,7 +37,7 @@ class Fault:
         return f"{self.file}: {self.what}; {self.fix}"
 
 
-class Unreadable(Exception):
+class UnreadableFileError(Exception):
     """A file is missing or cannot be parsed; carries the fault to report."""
 
     def __init__(self, fault: Fault) -> None:
@@ -55,7 +57,7 @@ class Source:
     project: Path
     name: str
 
-    def place(self, file: str) -> str:
+    def relative_path(self, file: str) -> str:
         """Return the path of a file in the source's folder, relative to the project."""
         return f"{SOURCES}/{self.name}/{file}"
 
@@ -89,54 +91,60 @@ class Source:
         """Schema that the source is loaded into."""
         return raw_schema(self.name)
 
-    def text(self, file: str) -> str:
+    def read_text(self, file: str) -> str:
         """Read a file.
 
         Raises:
-            Unreadable: the file is missing or is not text.
+            UnreadableFileError: the file is missing or is not text.
         """
         try:
             return read_text(self.project / file)
         except (OSError, documents.DocumentError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise Unreadable(Fault(file, f"it cannot be read: {reason}", "add it")) from error
+            raise UnreadableFileError(
+                Fault(file, f"it cannot be read: {reason}", "add it")
+            ) from error
 
-    def yaml(self, file: str) -> Mapping[str, Any]:
+    def read_yaml(self, file: str) -> Mapping[str, Any]:
         """Parse a YAML file that contains a mapping.
 
         Raises:
-            Unreadable: the file is missing, or does not contain a YAML mapping.
+            UnreadableFileError: the file is missing, or does not contain a YAML mapping.
         """
         try:
-            document = parse_yaml(self.text(file))
+            document = parse_yaml(self.read_text(file))
         except documents.DocumentError as error:
-            raise Unreadable(Fault(file, str(error), "correct it")) from error
+            raise UnreadableFileError(Fault(file, str(error), "correct it")) from error
         if not isinstance(document, Mapping):
-            raise Unreadable(Fault(file, "it holds no mapping", "write `key: value` lines"))
+            raise UnreadableFileError(
+                Fault(file, "it does not contain a mapping", "write `key: value` lines")
+            )
         return document
 
-    def toml(self, file: str) -> Mapping[str, Any]:
+    def read_toml(self, file: str) -> Mapping[str, Any]:
         """Parse a TOML file.
 
         Raises:
-            Unreadable: the file is missing, or is not TOML.
+            UnreadableFileError: the file is missing, or is not TOML.
         """
         try:
-            return tomllib.loads(self.text(file))
+            return tomllib.loads(self.read_text(file))
         except tomllib.TOMLDecodeError as error:
-            raise Unreadable(Fault(file, f"it is not TOML: {error}", "correct it")) from error
+            raise UnreadableFileError(
+                Fault(file, f"it is not TOML: {error}", "correct it")
+            ) from error
 
-    def python(self, file: str) -> ast.Module:
+    def parse_python(self, file: str) -> ast.Module:
         """Parse a Python file without running it.
 
         Raises:
-            Unreadable: the file is missing, or is not valid Python.
+            UnreadableFileError: the file is missing, or is not valid Python.
         """
         try:
-            return ast.parse(self.text(file))
+            return ast.parse(self.read_text(file))
         except SyntaxError as error:
             what = f"line {error.lineno} is not Python: {error.msg}"
-            raise Unreadable(Fault(file, what, "correct it")) from error
+            raise UnreadableFileError(Fault(file, what, "correct it")) from error
 
     @property
     def modules(self) -> Iterator[str]:
@@ -146,18 +154,18 @@ class Source:
             yield str(file.relative_to(self.project))
 
     @cached_property
-    def is_off(self) -> bool:
+    def is_disabled(self) -> bool:
         """Whether `disabled_sources` in `dbt_project.yml` contains this source."""
-        return self.name in switched_off(self.project)
+        return self.name in list_disabled_sources(self.project)
 
 
-def switched_off(project: Path) -> list[str]:
+def list_disabled_sources(project: Path) -> list[str]:
     """Return the sources that `dbt_project.yml` disables."""
     document = parse_yaml(read_text(project / PROJECT))
     return list((document.get("vars") or {}).get("disabled_sources") or [])
 
 
-def all_sources(project: Path) -> list[Source]:
+def list_sources(project: Path) -> list[Source]:
     """Return a source for every folder of `prefect_flows/sources`, valid or not."""
     return [
         Source(project, folder.name)

@@ -6,8 +6,14 @@ import re
 from collections.abc import Iterator
 
 from infrastructure.ci.check_sources import models
-from infrastructure.ci.check_sources.code import malformed
-from infrastructure.ci.check_sources.folder import COPY, PACKAGE, REQUIRED, Fault, Source
+from infrastructure.ci.check_sources.code import is_malformed_requirement
+from infrastructure.ci.check_sources.folder import (
+    NEW_SOURCE_COMMAND,
+    PACKAGE,
+    REQUIRED,
+    Fault,
+    Source,
+)
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
@@ -16,7 +22,7 @@ MAX_NAME_LENGTH = 40
 USER = "10001:10001"
 
 
-def name(source: Source) -> Iterator[Fault]:
+def check_name(source: Source) -> Iterator[Fault]:
     """Check that the folder is named `<owner>__<name>`."""
     folder = f"{SOURCES}/{source.name}"
     if not NAME_PATTERN.fullmatch(source.name):
@@ -34,21 +40,23 @@ def name(source: Source) -> Iterator[Fault]:
         )
 
 
-def files(source: Source) -> Iterator[Fault]:
+def check_files(source: Source) -> Iterator[Fault]:
     """Check that the source has its required files, including tests and dbt models."""
-    required = [source.place(file) for file in REQUIRED]
+    required = [source.relative_path(file) for file in REQUIRED]
     required += [source.sources_yml]
-    required += [] if models.any_table(source) else [source.models_yml]
+    required += [] if models.get_any_table(source) else [source.models_yml]
     required += [source.tests]
     for file in required:
         if not (source.project / file).is_file():
-            yield Fault(file, "it is missing", f"copy that of another source, or: {COPY}")
+            yield Fault(
+                file, "it is missing", f"copy that of another source, or: {NEW_SOURCE_COMMAND}"
+            )
 
 
-def package(source: Source) -> Iterator[Fault]:
+def check_package(source: Source) -> Iterator[Fault]:
     """Check that the package is a member of the uv workspace and only adds dependencies."""
-    file = source.place(PACKAGE)
-    document = source.toml(file)
+    file = source.relative_path(PACKAGE)
+    document = source.read_toml(file)
     project, uv = document.get("project", {}), document.get("tool", {}).get("uv", {})
     if project.get("name") != source.package:
         yield Fault(
@@ -57,7 +65,7 @@ def package(source: Source) -> Iterator[Fault]:
             f'write name = "{source.package}" under [project]',
         )
     dependencies = project.get("dependencies", [])
-    for each in filter(malformed, dependencies):
+    for each in filter(is_malformed_requirement, dependencies):
         yield Fault(file, f"{each!r} is not a valid dependency", 'write it like "requests>=2.32"')
     if "millrace" not in dependencies:
         yield Fault(file, "the project is not a dependency", 'write dependencies = ["millrace", …]')
@@ -75,10 +83,10 @@ def package(source: Source) -> Iterator[Fault]:
         )
 
 
-def image(source: Source) -> Iterator[Fault]:
+def check_image(source: Source) -> Iterator[Fault]:
     """Check that the Dockerfile extends the project's image and keeps its user."""
-    file = source.place("Dockerfile")
-    lines = [line.split("#")[0].split() for line in source.text(file).splitlines()]
+    file = source.relative_path("Dockerfile")
+    lines = [line.split("#")[0].split() for line in source.read_text(file).splitlines()]
     instructions = {line[0].upper(): line[1:] for line in lines if line}
     if instructions.get("FROM", [])[:1] not in (["${BASE_IMAGE}"], ["$BASE_IMAGE"]):
         yield Fault(
@@ -94,8 +102,8 @@ def image(source: Source) -> Iterator[Fault]:
         )
 
 
-def readme(source: Source) -> Iterator[Fault]:
+def check_readme(source: Source) -> Iterator[Fault]:
     """Check that the README begins with the source's name."""
-    file = source.place("README.md")
-    if source.text(file).partition("\n")[0] != f"# {source.name}":
+    file = source.relative_path("README.md")
+    if source.read_text(file).partition("\n")[0] != f"# {source.name}":
         yield Fault(file, "it does not begin with the source's name", f"write # {source.name}")

@@ -6,37 +6,37 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from infrastructure.ci.check_sources.folder import PROJECT, Fault, Source, Unreadable
+from infrastructure.ci.check_sources.folder import PROJECT, Fault, Source, UnreadableFileError
 
 LOADED_AT = ("loaded_at_field", "loaded_at_query")
 
 
 def _find_declaration(source: Source) -> Mapping[str, Any] | None:
-    found = _mappings(source.yaml(source.sources_yml).get("sources"))
+    found = _mappings(source.read_yaml(source.sources_yml).get("sources"))
     named = [each for each in found if each.get("name") == source.name]
     return named[0] if len(found) == len(named) == 1 else None
 
 
-def tables(source: Source) -> list[str]:
+def list_tables(source: Source) -> list[str]:
     """Return the tables that the source declares to dbt."""
     declared = _find_declaration(source) or {}
     return [str(each.get("name")) for each in _mappings(declared.get("tables"))]
 
 
-def any_table(source: Source) -> bool:
+def get_any_table(source: Source) -> bool:
     """Return whether the source loads tables on request: `tables: []`, so no staging models."""
     try:
         return (_find_declaration(source) or {}).get("tables") == []
-    except Unreadable:
+    except UnreadableFileError:
         return False
 
 
-def staging(source: Source) -> list[str]:
+def list_staging_models(source: Source) -> list[str]:
     """Return the names of the models in the source's staging folder."""
     return [file.stem for file in sorted((source.project / source.models).glob("**/*.sql"))]
 
 
-def declaration(source: Source) -> Iterator[Fault]:
+def check_declaration(source: Source) -> Iterator[Fault]:
     """Check that one dbt source is declared, with its raw schema, an owner and freshness."""
     file = source.sources_yml
     declared = _find_declaration(source)
@@ -52,7 +52,7 @@ def declaration(source: Source) -> Iterator[Fault]:
             f"dbt would read schema {declared.get('schema')}",
             f"write schema: {source.schema}",
         )
-    if not any_table(source) and not tables(source):
+    if not get_any_table(source) and not list_tables(source):
         yield Fault(
             file, "it declares no table",
             "write tables: with a name and a description; tables: [] where any table may be asked "
@@ -72,10 +72,10 @@ def declaration(source: Source) -> Iterator[Fault]:
             yield Fault(file, f"{' or '.join(keys)} is not declared", fix)
 
 
-def described(source: Source) -> Iterator[Fault]:
+def check_descriptions(source: Source) -> Iterator[Fault]:
     """Check that staging models have the source's prefix, and that each has a description."""
-    found = staging(source)
-    if not found and any_table(source):
+    found = list_staging_models(source)
+    if not found and get_any_table(source):
         return
     if not found:
         yield Fault(
@@ -103,9 +103,9 @@ def described(source: Source) -> Iterator[Fault]:
             )
 
 
-def switch(source: Source) -> Iterator[Fault]:
+def check_switch(source: Source) -> Iterator[Fault]:
     """Check that a disabled source also disables its dbt source and models."""
-    if not source.is_off:
+    if not source.is_disabled:
         return
     expression = f"{{{{ '{source.name}' not in var('disabled_sources') }}}}"
     fix = f'write enabled: "{expression}" under its config'
@@ -118,7 +118,7 @@ def switch(source: Source) -> Iterator[Fault]:
 
 
 def _models(source: Source) -> list[Mapping[str, Any]]:
-    return _mappings(source.yaml(source.models_yml).get("models"))
+    return _mappings(source.read_yaml(source.models_yml).get("models"))
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
@@ -126,7 +126,7 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
-def unknown_switches(off: list[str], names: list[str]) -> Iterator[Fault]:
+def check_unknown_switches(off: list[str], names: list[str]) -> Iterator[Fault]:
     """Yield a fault for each name in `disabled_sources` that is not a source."""
     for name in off:
         if name not in names:

@@ -42,15 +42,15 @@ _PLAIN = (*_NUMBERS, "STRING", "BOOLEAN", "BOOL", "DATE", "DATETIME", "TIME", "T
 class BigQueryDialect:
     """SQL dialect of BigQuery."""
 
-    def quoted(self, name: str) -> str:
+    def quote(self, name: str) -> str:
         """Quote a column's name."""
         return f"`{name}`"
 
-    def relation(self, relation: Relation) -> str:
+    def quote_relation(self, relation: Relation) -> str:
         """Format the fully qualified name of a relation."""
         return f"`{relation.database}`.`{relation.schema}`.`{relation.name}`"
 
-    def family(self, type_name: str) -> str:
+    def get_type_family(self, type_name: str) -> str:
         """Return `number` for numeric types, otherwise the type without its modifiers."""
         bare = re.sub(r"\(.*?\)", "", type_name)
         return "number" if bare in _NUMBERS else bare
@@ -59,14 +59,14 @@ class BigQueryDialect:
         """Return whether the type is floating point, whose sums depend on the order of rows."""
         return type_name in ("FLOAT", "FLOAT64")
 
-    def comparable(self, expression: str, type_name: str) -> str:
+    def cast_to_comparable(self, expression: str, type_name: str) -> str:
         """Convert an expression to a type with equality: arrays, structs and JSON have none."""
-        plain = self.family(type_name) in ("number", "BYTES", *_PLAIN)
+        plain = self.get_type_family(type_name) in ("number", "BYTES", *_PLAIN)
         return expression if plain else f"to_json_string({expression})"
 
-    def text(self, expression: str, type_name: str) -> str:
+    def cast_to_text(self, expression: str, type_name: str) -> str:
         """Cast an expression to text."""
-        plain = self.family(type_name) in ("number", *_PLAIN)
+        plain = self.get_type_family(type_name) in ("number", *_PLAIN)
         return f"cast({expression} as string)" if plain else f"to_json_string({expression})"
 
 
@@ -79,7 +79,7 @@ class BigQueryWarehouse:
 
     def __init__(self, profile: Profile, limits: Limits) -> None:
         self.dialect = BigQueryDialect()
-        self.at_once = MAX_PARALLEL_QUERIES
+        self.max_parallel_queries = MAX_PARALLEL_QUERIES
         self._profile = profile
         self._limits = limits
         output = profile.output
@@ -92,39 +92,39 @@ class BigQueryWarehouse:
         )
 
     @contextmanager
-    def held(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:
+    def lock(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:
         """Lock a dataset with a lease in its labels, and renew the lease in the background."""
         deadline = time.monotonic() + wait
         lease = Lease(self._client, self._reference(schema))
         with self._translate_errors():
-            if owner is not None and self.mark(schema) is None:
+            if owner is not None and self.get_owner(schema) is None:
                 self._create(schema, owner)
-            exists = self.mark(schema) is not None
-            while exists and not lease.take():
+            exists = self.get_owner(schema) is not None
+            while exists and not lease.acquire():
                 if time.monotonic() >= deadline:
                     raise lock_error(schema, self._profile.address)
                 time.sleep(POLL_SECONDS)
         if not exists:  # there is nothing to lock
             yield
             return
-        with lease.renewed():
+        with lease.keep_renewed():
             yield
 
-    def mark(self, schema: str) -> SchemaOwner | None:
+    def get_owner(self, schema: str) -> SchemaOwner | None:
         """Return the owner of a dataset, or None if there is no such dataset."""
         with self._translate_errors():
             try:
                 dataset = self._client.get_dataset(self._reference(schema))
             except NotFound:
                 return None
-        owner = SchemaOwner.read(dataset.description, schema)
+        owner = SchemaOwner.parse(dataset.description, schema)
         if owner is None:
             raise foreign_schema_error(schema, self._profile.address)
         return owner
 
-    def renew(self, schema: str, owner: SchemaOwner) -> None:
+    def reset(self, schema: str, owner: SchemaOwner) -> None:
         """Empty a dataset and set its owner. The dataset itself stays, and so do its grants."""
-        if self.mark(schema) is None:
+        if self.get_owner(schema) is None:
             raise foreign_schema_error(schema, self._profile.address)
         reference = self._reference(schema)
         with self._translate_errors():
@@ -140,23 +140,23 @@ class BigQueryWarehouse:
 
     def drop(self, schema: str) -> None:
         """Delete a dataset and its contents."""
-        if self.mark(schema) is not None:
+        if self.get_owner(schema) is not None:
             with self._translate_errors():
                 self._client.delete_dataset(
                     self._reference(schema), delete_contents=True, not_found_ok=True
                 )
 
-    def marked(self) -> dict[str, SchemaOwner | None]:
+    def list_owners(self) -> dict[str, SchemaOwner | None]:
         """Return every dataset named like one of a pull request, with its owner if it has one."""
         found: dict[str, SchemaOwner | None] = {}
         with self._translate_errors():
             for item in self._client.list_datasets(str(self._profile.output["project"])):
                 if parse_number(item.dataset_id) is not None:
                     dataset = self._client.get_dataset(item.reference)
-                    found[item.dataset_id] = SchemaOwner.read(dataset.description, item.dataset_id)
+                    found[item.dataset_id] = SchemaOwner.parse(dataset.description, item.dataset_id)
         return found
 
-    def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
+    def get_column_types(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
         """Return names (lowercase) and types of the columns of the relations that exist."""
 
         def get_columns(relation: Relation) -> dict[str, str] | None:
@@ -171,13 +171,13 @@ class BigQueryWarehouse:
             found = zip(relations, threads.map(get_columns, relations), strict=True)
             return {relation: columns for relation, columns in found if columns is not None}
 
-    def price(self, sql: str) -> int:
+    def estimate_bytes(self, sql: str) -> int:
         """Return the bytes that a query would scan, from a dry run."""
         config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
         with self._translate_errors():
             return int(self._client.query(sql, job_config=config).total_bytes_processed or 0)
 
-    def ask(self, sql: str) -> Mapping[str, Any]:
+    def fetch_row(self, sql: str) -> Mapping[str, Any]:
         """Run a query that returns one row, and return the row."""
         config = bigquery.QueryJobConfig(
             # BigQuery bills at least 10 MB per table.

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from infrastructure.ci.pull_request.build_record import MANIFEST, PRODUCTION, Build, Built
+from infrastructure.ci.pull_request.build_record import MANIFEST, PRODUCTION, Build, ChangedNode
 from infrastructure.ci.pull_request.changes import (
     MATERIALIZED,
     Changes,
-    changes_since,
-    contract_breaks,
+    collect_contract_breaks,
+    find_changes,
     require_ci_schema,
 )
 from infrastructure.ci.pull_request.context import Context
@@ -37,7 +37,7 @@ from infrastructure.version import get_version
 from prefect_flows.core.errors import CorruptFileError, RunCancelled, StageFailed, after_changes
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicy
-from prefect_flows.reporting.run_report.history import medians
+from prefect_flows.reporting.run_report.history import get_medians
 from prefect_flows.runtime.base import LocalRuntime, Runtime
 from prefect_flows.runtime.parameters import BUILD_RESOURCE_TYPES as BUILDABLE
 from prefect_flows.state.target_state import (
@@ -62,7 +62,7 @@ NO_LIMITS = Limits(seconds=600, bytes=0)
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """What to build.
 
     Attributes:
@@ -79,10 +79,10 @@ class Request:
     repository: str | None
     vars: Mapping[str, Any] = field(default_factory=dict)
     wait: float = 1800
-    rows: bool = True
+    with_rows: bool = True
 
 
-def build(request: Request, ground: Context) -> Build:
+def build(request: BuildRequest, context: Context) -> Build:
     """Build and test a pull request, and write the build record to its folder.
 
     Raises:
@@ -90,30 +90,30 @@ def build(request: Request, ground: Context) -> Build:
     """
     started, started_at = time.monotonic(), datetime.now(UTC)
     build_id = uuid.uuid4().hex
-    profile = ground.profile_of(request.number)
-    folder = get_folder(ground.settings, request.number)
+    profile = context.get_ci_profile(request.number)
+    folder = get_folder(context.settings, request.number)
     owner = SchemaOwner(
         number=request.number, repository=request.repository, build=build_id, built_at=started_at
     )
-    version = get_version(ground.settings)
-    manifest = ground.manifest_of(request.production)
+    version = get_version(context.settings)
+    manifest = context.read_manifest(request.production)
     runtime = LocalRuntime()
     with (
         _cancelled_by_signals(request.number, runtime),
         closing(get_warehouse(profile, NO_LIMITS)) as warehouse,
-        warehouse.held(get_schema(request.number), owner, request.wait),
+        warehouse.lock(get_schema(request.number), owner, request.wait),
     ):
-        before = warehouse.mark(get_schema(request.number))
-        if before is not None and before.is_of_another(request.repository):
+        before = warehouse.get_owner(get_schema(request.number))
+        if before is not None and before.belongs_to_another(request.repository):
             raise other_repository_error(before, str(request.repository), profile.address)
         state = _reset_folder(folder, manifest)
         building = _BuildInProgress(
-            request, ground, profile, folder, state, json.loads(manifest), runtime
+            request, context, profile, folder, state, json.loads(manifest), runtime
         )
         with building.session:
             changes = building.changes()
             if building.has_relations(changes):
-                warehouse.renew(get_schema(request.number), owner)
+                warehouse.reset(get_schema(request.number), owner)
             else:
                 warehouse.drop(get_schema(request.number))
             record = Build(
@@ -127,11 +127,11 @@ def build(request: Request, ground: Context) -> Build:
                 repository=request.repository,
                 started_at=started_at,
                 seconds=0,
-                outcome="refused" if changes.refused else "nothing",
-                breaks=dict(changes.breaks),
-                refused=changes.refused,
+                outcome="refused" if changes.refusal else "nothing",
+                contract_breaks=dict(changes.contract_breaks),
+                refusal=changes.refusal,
             )
-            if changes.refused is None:
+            if changes.refusal is None:
                 with after_changes():
                     record = building.run(record, changes)
     record = record.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
@@ -173,8 +173,8 @@ class _BuildInProgress:
 
     def __init__(
         self,
-        request: Request,
-        ground: Context,
+        request: BuildRequest,
+        context: Context,
         profile: Profile,
         folder: Path,
         state: Path,
@@ -182,13 +182,13 @@ class _BuildInProgress:
         runtime: Runtime,
     ) -> None:
         self._request = request
-        self._ground = ground
+        self._context = context
         self._folder = folder
         self._state = state
         self._production = production
         self._runtime = runtime
         self.session = DbtSession(
-            ground.settings.dbt_dir,
+            context.settings.dbt_dir,
             profile,
             folder / "target",
             dict(request.vars) | {ONE_SCHEMA: True},
@@ -199,12 +199,12 @@ class _BuildInProgress:
     def changes(self) -> Changes:
         """Compare the project with production, and check that dbt writes only to the CI schema."""
         session = self.session
-        if session.has_packages() and self._ground.settings.parsed_dir is None:
+        if session.has_packages() and self._context.settings.parsed_dir is None:
             session.install_packages()
-        session.check_connection(self._ground.settings.unreachable_seconds, log)
-        changes = changes_since(session, self._state, self._production)
+        session.check_connection(self._context.settings.unreachable_seconds, log)
+        changes = find_changes(session, self._state, self._production)
         require_ci_schema(session, changes)
-        kinds = counts_of(changes)
+        kinds = count_by_change(changes)
         log.info("Against %s: %s.", self._request.production, kinds or "no model differs")
         return changes
 
@@ -216,7 +216,7 @@ class _BuildInProgress:
     def run(self, record: Build, changes: Changes) -> Build:
         """Run dbt and return the record with its results."""
         selection = Selection(since=self._state)
-        with contract_breaks({}):  # `changes` recorded them
+        with collect_contract_breaks({}):  # `changes` recorded them
             results = self._run(selection, self.session.selected(selection))
         self.session.write_manifest()
         shutil.copyfile(self.session.target_path / MANIFEST, self._folder / MANIFEST)
@@ -224,12 +224,12 @@ class _BuildInProgress:
         all_of_them = list(results.values())
         failed = any(result.failed for result in all_of_them)
         failures = build_failures(
-            self.session, record, all_of_them, self._production, rows=self._request.rows
+            self.session, record, all_of_them, self._production, rows=self._request.with_rows
         )
         return record.model_copy(
             update={
                 "outcome": "failed" if failed else "passed" if results else "nothing",
-                "built": list(self._built(changes, results)),
+                "nodes": list(self._build_nodes(changes, results)),
                 "tests": count_by_status(tests),
                 "failures": list(failures) if failed else [],
             }
@@ -239,7 +239,7 @@ class _BuildInProgress:
         self, selection: Selection, selected: Mapping[str, Sequence[str]]
     ) -> dict[str, NodeResult]:
         """Run all models, then all tests, so that a failed test does not skip downstream models."""
-        policies = self._ground.settings.stages
+        policies = self._context.settings.stages
         models = [i for kind in BUILDABLE if kind not in TESTS for i in selected.get(kind, [])]
         without_tests = [f for kind in sorted(TESTS) for f in ("--exclude-resource-type", kind)]
         flags = [*DEFERRING, *without_tests]
@@ -288,13 +288,15 @@ class _BuildInProgress:
         name, fqn = display_name(node), (*node.fqn,)
         return NodeResult(unique_id, name, kind, path, fqn, SKIPPED, None, 0.0, None)
 
-    def _built(self, changes: Changes, results: Mapping[str, NodeResult]) -> Iterator[Built]:
-        state = self._ground.state_of(self._request.production)
+    def _build_nodes(
+        self, changes: Changes, results: Mapping[str, NodeResult]
+    ) -> Iterator[ChangedNode]:
+        state = self._context.get_target_state(self._request.production)
         usual, read = self._production_metrics(state)
         for unique_id, change in changes.kinds.items():
             result = results.get(unique_id)
             seconds, _ = usual.get(unique_id, (None, 0))
-            yield Built(
+            yield ChangedNode(
                 unique_id=unique_id,
                 change=change,
                 parts=changes.parts.get(unique_id, []),
@@ -312,14 +314,14 @@ class _BuildInProgress:
         """Return median seconds and scanned bytes per node in production."""
         try:
             run_results = state.store.load(f"{state.folder}/{RUN_RESULTS}", RUN_RESULTS_KIND)
-            return medians(state.timings()), _bytes_by_node(run_results)
+            return get_medians(state.timings()), _bytes_by_node(run_results)
         except CorruptFileError as error:
             # The file belongs to production, whose next run moves it aside.
             log.warning("The usual times of models are not known. %s", error)
             return {}, {}
 
 
-def counts_of(changes: Changes) -> str:
+def count_by_change(changes: Changes) -> str:
     """Format the number of models, seeds and snapshots per kind of change."""
     kinds = list(changes.kinds.values())
     return ", ".join(

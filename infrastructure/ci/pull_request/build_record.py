@@ -23,7 +23,7 @@ class _RecordModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Built(_RecordModel):
+class ChangedNode(_RecordModel):
     """A model, seed or snapshot that the pull request changes, or that is downstream of a change.
 
     Attributes:
@@ -89,11 +89,11 @@ class Build(_RecordModel):
     started_at: datetime
     seconds: float
     outcome: Outcome
-    built: Sequence[Built] = ()
+    nodes: Sequence[ChangedNode] = ()
     tests: dict[str, int] = {}
     failures: Sequence[Failure] = ()
-    breaks: dict[str, Sequence[str]] = {}
-    refused: str | None = None
+    contract_breaks: dict[str, Sequence[str]] = {}
+    refusal: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the record to the build folder."""

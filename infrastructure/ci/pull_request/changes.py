@@ -47,11 +47,11 @@ class Changes:
 
     kinds: Mapping[str, Change] = field(default_factory=dict)
     parts: Mapping[str, list[str]] = field(default_factory=dict)
-    breaks: Mapping[str, list[str]] = field(default_factory=dict)
-    refused: str | None = None
+    contract_breaks: Mapping[str, list[str]] = field(default_factory=dict)
+    refusal: str | None = None
 
 
-def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any]) -> Changes:
+def find_changes(session: DbtSession, state: Path, production: Mapping[str, Any]) -> Changes:
     """Return what dbt finds new, modified, downstream or removed.
 
     Args:
@@ -64,7 +64,7 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
     """
     broken: dict[str, list[str]] = {}
     try:
-        with contract_breaks(broken):
+        with collect_contract_breaks(broken):
             selected = _list_nodes(session, "state:modified+", state)
             modified = _list_nodes(session, "state:modified", state)
             new = _list_nodes(session, "state:new", state)
@@ -73,7 +73,7 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
                 for unique_id in _list_nodes(session, f"state:modified.{part}", state) - new:
                     parts.setdefault(unique_id, []).append(label)
     except ContractBreakingChangeError as error:
-        return Changes(breaks=broken, refused=one_line(str(error)))
+        return Changes(contract_breaks=broken, refusal=one_line(str(error)))
     kinds: dict[str, Change] = {}
     for unique_id in sorted(selected):
         if unique_id.partition(".")[0] in MATERIALIZED:
@@ -90,7 +90,7 @@ def changes_since(session: DbtSession, state: Path, production: Mapping[str, Any
 
 
 @contextmanager
-def contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
+def collect_contract_breaks(broken: dict[str, list[str]]) -> Iterator[None]:
     """Collect dbt's events about broken contracts, which dbt fires at every state comparison.
 
     Args:

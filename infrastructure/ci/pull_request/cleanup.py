@@ -18,7 +18,7 @@ log = logging.getLogger("millrace")
 NO_LIMITS = Limits(seconds=600, bytes=0)
 
 
-def close(number: int, ground: Context, wait: float) -> bool:
+def close(number: int, context: Context, wait: float) -> bool:
     """Drop the schema of a pull request, and delete its build folder on this machine.
 
     Returns:
@@ -27,14 +27,14 @@ def close(number: int, ground: Context, wait: float) -> bool:
     Raises:
         ConfigurationError: Millrace did not create the schema, or something outside depends on it.
     """
-    with closing(get_warehouse(ground.profile_of(number), NO_LIMITS)) as warehouse:
+    with closing(get_warehouse(context.get_ci_profile(number), NO_LIMITS)) as warehouse:
         dropped = _drop(warehouse, get_schema(number), wait)
-    shutil.rmtree(get_folder(ground.settings, number), ignore_errors=True)
+    shutil.rmtree(get_folder(context.settings, number), ignore_errors=True)
     return dropped
 
 
 def sweep(
-    ground: Context, repository: str, open_pull_requests: Callable[[], set[int]], *, dry_run: bool
+    context: Context, repository: str, open_pull_requests: Callable[[], set[int]], *, dry_run: bool
 ) -> dict[str, str]:
     """Drop the schemas of this repository's pull requests that are no longer open.
 
@@ -45,15 +45,15 @@ def sweep(
         Schema → `dropped`, or why it was left.
     """
     found: dict[str, str] = {}
-    with closing(get_warehouse(ground.profile, NO_LIMITS)) as warehouse:
-        owners = warehouse.marked()
+    with closing(get_warehouse(context.profile, NO_LIMITS)) as warehouse:
+        owners = warehouse.list_owners()
         still_open = open_pull_requests() if owners else set()
         for schema, owner in owners.items():
             number = parse_number(schema)
             if owner is None or number is None:
-                found[schema] = "left: it carries no mark of ours"
+                found[schema] = "left: Millrace did not create it"
             elif owner.repository is None or owner.repository.lower() != repository.lower():
-                found[schema] = f"left: it is of {owner.repository or 'no repository'}"
+                found[schema] = f"left: it belongs to {owner.repository or 'no repository'}"
             elif number in still_open:
                 found[schema] = "left: its pull request is open"
             elif dry_run:
@@ -74,8 +74,8 @@ def _drop_if_free(warehouse: Warehouse, schema: str) -> str:
 
 
 def _drop(warehouse: Warehouse, schema: str, wait: float) -> bool:
-    with warehouse.held(schema, None, wait):
-        exists = warehouse.mark(schema) is not None
+    with warehouse.lock(schema, None, wait):
+        exists = warehouse.get_owner(schema) is not None
         if exists:
             warehouse.drop(schema)
     return exists

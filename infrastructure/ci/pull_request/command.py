@@ -63,15 +63,17 @@ def build(
 
     Exit code 0: all passed; 1: a model or a test failed; 2: nothing was built.
     """
-    from infrastructure.ci.pull_request.build import Request, build
+    from infrastructure.ci.pull_request.build import BuildRequest, build
     from infrastructure.ci.pull_request.context import load_context
 
     context = load_context(target, production, prefect=not no_prefect)
-    request = Request(number, production, repository, _json(vars), wait, rows=not without_rows)
+    request = BuildRequest(
+        number, production, repository, _json(vars), wait, with_rows=not without_rows
+    )
     record = build(request, context)
     console = Console()
     console.print(
-        f"{record.schema_name}: {record.outcome}, {len(record.built)} models differ, "
+        f"{record.schema_name}: {record.outcome}, {len(record.nodes)} models differ, "
         f"{sum(record.tests.values())} tests, {record.seconds:,.1f} s",
         highlight=False,
     )
@@ -97,15 +99,15 @@ def compare(
 
     Exit code 0, whatever differs; 2: it cannot be compared.
     """
-    from infrastructure.ci.pull_request.comment import comment
-    from infrastructure.ci.pull_request.compare import compare, manifests
+    from infrastructure.ci.pull_request.comment import build_comment
+    from infrastructure.ci.pull_request.compare import compare, read_manifests
     from infrastructure.ci.pull_request.context import load_context
     from infrastructure.ci.pull_request.warehouse import Limits
 
     context = load_context(target, production, prefect=not no_prefect)
     limits = Limits(seconds, round(gigabytes * 1e9))
     build, comparison = compare(number, production, context, limits, wait)
-    text = comment(build, comparison, *manifests(context, number))
+    text = build_comment(build, comparison, *read_manifests(context, number))
     try:
         output.write_text(text)
     except OSError as error:

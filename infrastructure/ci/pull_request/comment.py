@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from infrastructure.ci.pull_request.build_record import Build, Built, Failure
+from infrastructure.ci.pull_request.build_record import Build, ChangedNode, Failure
 from infrastructure.ci.pull_request.differences import Comparison, Difference
 from infrastructure.ci.pull_request.formatting import (
-    and_more,
     format_columns,
     format_count,
     format_details,
+    format_omitted,
     format_rows,
     format_time,
     is_slower,
 )
-from infrastructure.ci.pull_request.lineage_diagram import MINUS, get_name, mermaid
+from infrastructure.ci.pull_request.lineage_diagram import MINUS, build_mermaid, get_name
 from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.markup import code_block, markdown_table
 from prefect_flows.core.markup import escape_for_github as escaped
@@ -26,7 +26,7 @@ from prefect_flows.transform.results import format_statuses
 # First line of the comment, by which it is found again; GitHub does not render it.
 MARKER = "<!-- millrace pull request -->"
 # GitHub's limit is 65,536 characters; counting bytes is stricter.
-MOST_BYTES = 60_000
+MAX_BYTES = 60_000
 # Maximum models, failures and failing rows; the next level is tried if the comment is too long.
 LEVELS = ((200, 20, 20), (100, 20, 10), (50, 10, 10), (25, 5, 5), (10, 3, 3))
 DOCUMENTATION = "documentation/pull_requests.md"
@@ -34,16 +34,16 @@ DOCUMENTATION = "documentation/pull_requests.md"
 _ORDER = ("failed", "differs", "unknown", "new", "removed", "same")
 
 
-def comment(
+def build_comment(
     build: Build, comparison: Comparison, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> str:
     """Format the comment, at most 60,000 bytes."""
-    picture = mermaid(build, comparison, before, after)
+    picture = build_mermaid(build, comparison, before, after)
     text = ""
     for models, failures, rows in LEVELS:
         parts = _Sections(build, comparison, models, failures, rows)
         text = "\n\n".join([*parts.all(), *_lineage(picture), parts.end()]) + "\n"
-        if len(text.encode()) <= MOST_BYTES:
+        if len(text.encode()) <= MAX_BYTES:
             return text
     raise AssertionError("the shortest comment does not fit")
 
@@ -61,10 +61,10 @@ class _Sections:
         failed = {each.unique_id for each in build.failures}
         self._classes = {
             each.unique_id: _class(each, self._found.get(each.unique_id), failed)
-            for each in build.built
+            for each in build.nodes
         }
         self._ordered = sorted(
-            build.built, key=lambda b: (_ORDER.index(self._classes[b.unique_id]), b.unique_id)
+            build.nodes, key=lambda b: (_ORDER.index(self._classes[b.unique_id]), b.unique_id)
         )
 
     def all(self) -> Iterable[str]:
@@ -72,8 +72,8 @@ class _Sections:
         build = self._build
         yield f"{MARKER}\n## {self._title()}"
         yield self._how()
-        if build.refused:
-            yield "dbt builds nothing of this:\n\n" + code_block(build.refused, "text", 2000)
+        if build.refusal:
+            yield "dbt builds nothing of this:\n\n" + code_block(build.refusal, "text", 2000)
         yield from self._breaks()
         yield from self._failures()
         yield from self._models()
@@ -87,9 +87,9 @@ class _Sections:
 
     def _title(self) -> str:
         build = self._build
-        if build.refused:
+        if build.refusal:
             return "The contract of a versioned model is broken"
-        differ = len(build.built)
+        differ = len(build.nodes)
         if not differ and not build.tests:
             return "No model differs from production"
         failed = len(build.failures)
@@ -111,7 +111,7 @@ class _Sections:
             f"`{build.schema_name}` with target `{build.target}`, against the last good run of "
             f"`{build.production}`. Tests: {tests}."
         )
-        format_count = [self._classes[b.unique_id] for b in build.built]
+        classes = [self._classes[b.unique_id] for b in build.nodes]
         labels = {
             "differs": "differ in rows or columns",
             "same": "do not differ",
@@ -120,22 +120,18 @@ class _Sections:
             "failed": "not built",
             "unknown": "not compared",
         }
-        if build.built:
-            parts = [
-                f"{format_count.count(c):,} {word}"
-                for c, word in labels.items()
-                if c in format_count
-            ]
-            text += f" Of {len(format_count):,} models, seeds and snapshots: {', '.join(parts)}."
+        if build.nodes:
+            parts = [f"{classes.count(c):,} {word}" for c, word in labels.items() if c in classes]
+            text += f" Of {len(classes):,} models, seeds and snapshots: {', '.join(parts)}."
         return text
 
     def _breaks(self) -> Iterable[str]:
-        if not self._build.breaks:
+        if not self._build.contract_breaks:
             return
         yield "### Contract breaks"
-        listed = list(self._build.breaks.items())[: self._most_models]
+        listed = list(self._build.contract_breaks.items())[: self._most_models]
         lines = [f"- **{escaped(m, 120)}**: {escaped(' '.join(b), 400)}" for m, b in listed]
-        yield "\n".join([*lines, *and_more(len(self._build.breaks), len(listed))])
+        yield "\n".join([*lines, *format_omitted(len(self._build.contract_breaks), len(listed))])
 
     def _failures(self) -> Iterable[str]:
         failures = self._build.failures
@@ -144,7 +140,7 @@ class _Sections:
         yield "### Failures"
         for failure in failures[: self._most_failures]:
             yield from self._failure(failure)
-        yield from and_more(len(failures), self._most_failures)
+        yield from format_omitted(len(failures), self._most_failures)
 
     def _failure(self, failure: Failure) -> Iterable[str]:
         facts = [f"{escaped(failure.resource_type)} in `{failure.path}`"]
@@ -176,7 +172,7 @@ class _Sections:
             return
         yield "### Models"
         shown = self._ordered[: self._most_models]
-        has_bytes = any(built.bytes is not None for built in self._build.built)
+        has_bytes = any(built.bytes is not None for built in self._build.nodes)
         header = ["model", "change", "rows", "added", "removed", "changed", "columns", "seconds"]
         header += ["read"] if has_bytes else []
         lines = [self._line(built, has_bytes=has_bytes) for built in shown]
@@ -187,7 +183,7 @@ class _Sections:
             counts = ", ".join(f"{classes.count(c):,} {c}" for c in _ORDER if c in classes)
             yield f"And {len(omitted):,} more: {counts}."
 
-    def _line(self, built: Built, *, has_bytes: bool) -> list[str]:
+    def _line(self, built: ChangedNode, *, has_bytes: bool) -> list[str]:
         found = self._found.get(built.unique_id) or Difference(unique_id=built.unique_id)
         change: str = built.change
         if built.parts:
@@ -222,7 +218,7 @@ class _Sections:
                 f"{escaped(n, 80)}: {escaped(b, 40)} → {escaped(a, 40)}"
                 for n, (b, a) in found.types.items()
             ]
-            by_count = sorted(found.changed_in.items(), key=lambda item: -item[1])
+            by_count = sorted(found.changed_by_column.items(), key=lambda item: -item[1])
             parts += [f"{escaped(name, 80)} in {count:,} rows" for name, count in by_count]
             if parts:
                 text = "; ".join(parts[:15]) + ("; …" if len(parts) > 15 else "")
@@ -237,16 +233,16 @@ class _Sections:
             and each.notes
             and self._classes[built.unique_id] != "failed"
         ]
-        left_out = sorted({name for each in self._found.values() for name in each.left_out})
-        if left_out:
-            named = ", ".join(escaped(name, 80) for name in left_out[:20])
+        skipped = sorted({name for each in self._found.values() for name in each.skipped_columns})
+        if skipped:
+            named = ", ".join(escaped(name, 80) for name in skipped[:20])
             lines.insert(0, f"- Left out of every comparison, since each build changes it: {named}")
         yield from format_details(
             "What was not compared, and what to know", lines, self._most_models
         )
 
     def _costs(self) -> Iterable[str]:
-        known = [b for b in self._build.built if b.usual_seconds is not None and b.seconds]
+        known = [b for b in self._build.nodes if b.usual_seconds is not None and b.seconds]
         if not known:
             return
         here, there = (
@@ -269,9 +265,9 @@ class _Sections:
             )
             sentences.append(f"Slower: {named}.")
         if self._comparison.bytes is not None:
-            read = sum(b.bytes or 0 for b in self._build.built)
+            read = sum(b.bytes or 0 for b in self._build.nodes)
             usual = sum(b.usual_bytes or 0 for b in known)
-            slots = sum(b.slot_seconds or 0 for b in self._build.built)
+            slots = sum(b.slot_seconds or 0 for b in self._build.nodes)
             sentences.append(
                 f"Building read {size(read)} (production's last run of the same: {size(usual)}) "
                 f"in {slots:,.1f} slot seconds; comparing read {size(self._comparison.bytes)}."
@@ -279,7 +275,7 @@ class _Sections:
         yield " ".join(sentences)
 
 
-def _class(built: Built, found: Difference | None, failed: set[str]) -> str:
+def _class(built: ChangedNode, found: Difference | None, failed: set[str]) -> str:
     if built.change == "removed":
         return "removed"
     if built.unique_id in failed or built.status in ("error", "skipped"):

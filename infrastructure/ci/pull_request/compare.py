@@ -17,7 +17,7 @@ from infrastructure.ci.pull_request.build_record import (
     MANIFEST,
     PRODUCTION,
     Build,
-    Built,
+    ChangedNode,
 )
 from infrastructure.ci.pull_request.columns import get_key, get_volatile_columns
 from infrastructure.ci.pull_request.comparison_query import Sides
@@ -45,23 +45,23 @@ SCHEMA_CHANGE_NOTES = {
 
 
 def compare(
-    number: int, production: str, ground: Context, limits: Limits, wait: float
+    number: int, production: str, context: Context, limits: Limits, wait: float
 ) -> tuple[Build, Comparison]:
     """Compare the last build of a pull request with production, and store the result.
 
     Args:
         number: number of the pull request.
         production: target to compare with.
-        ground: targets and state store.
+        context: targets and state store.
         limits: time limit per query, and limit of bytes for all queries together.
         wait: seconds to wait for the lock of the schema.
 
     Raises:
         ConfigurationError: there is no such build, or the schema contains another one.
     """
-    folder = get_folder(ground.settings, number)
-    build = Build.read(folder, number, ground.profile.target)
-    requested = (ground.profile.target, production)
+    folder = get_folder(context.settings, number)
+    build = Build.read(folder, number, context.profile.target)
+    requested = (context.profile.target, production)
     if (build.target, build.production) != requested:
         raise ConfigurationError(
             f"The last build of pull request {number} is of target {build.target!r} against "
@@ -69,14 +69,14 @@ def compare(
             where=str(folder),
             fix="name these, or build it again",
         )
-    if not build.built:
+    if not build.nodes:
         return build, _store(folder, Comparison(build=build.id, differences=[]))
-    profile = ground.profile_of(number)
+    profile = context.get_ci_profile(number)
     with (
         closing(get_warehouse(profile, limits)) as warehouse,
-        warehouse.held(build.schema_name, None, wait),
+        warehouse.lock(build.schema_name, None, wait),
     ):
-        owner = warehouse.mark(build.schema_name)
+        owner = warehouse.get_owner(build.schema_name)
         if owner is None or owner.build != build.id:
             raise ConfigurationError(
                 f"The schema {build.schema_name} "
@@ -93,9 +93,9 @@ def compare(
     return build, _store(folder, comparison)
 
 
-def manifests(ground: Context, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_manifests(context: Context, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return production's manifest and that of the build; empty ones if nothing was built."""
-    folder = get_folder(ground.settings, number)
+    folder = get_folder(context.settings, number)
     empty: dict[str, Any] = {"nodes": {}, "parent_map": {}, "child_map": {}}
     files = (folder / PRODUCTION / MANIFEST, folder / MANIFEST)
     before, after = (json.loads(f.read_text()) if f.exists() else dict(empty) for f in files)
@@ -118,30 +118,34 @@ class _ComparisonInProgress:
         self._before: Mapping[str, Any] = json.loads((folder / PRODUCTION / MANIFEST).read_text())
         self._budget = threading.Lock()
         self._bytes = 0
-        self._sold = False
+        self._is_billed = False
 
     def run(self) -> Comparison:
         """Compare every relation that exists on both sides."""
         relations = []
-        for built in self._build.built:
+        for built in self._build.nodes:
             relations += [_relation(m, built.unique_id) for m in (self._before, self._after)]
-        types = self._warehouse.columns([r for r in dict.fromkeys(relations) if r is not None])
+        types = self._warehouse.get_column_types(
+            [r for r in dict.fromkeys(relations) if r is not None]
+        )
         differences = []
-        with ThreadPoolExecutor(self._warehouse.at_once) as threads:
-            compared = threads.map(lambda built: self._difference(built, types), self._build.built)
-            for built, found in zip(self._build.built, compared, strict=True):
+        with ThreadPoolExecutor(self._warehouse.max_parallel_queries) as threads:
+            compared = threads.map(lambda built: self._difference(built, types), self._build.nodes)
+            for built, found in zip(self._build.nodes, compared, strict=True):
                 notes = list(found.notes)
                 if found.is_same is False and built.change != "new":
                     notes += self._incremental_notes(found)
                 differences.append(found.model_copy(update={"notes": notes}))
-                log.info("%s  %s", built.unique_id, found.said)
+                log.info("%s  %s", built.unique_id, found.summary)
         return Comparison(
             build=self._build.id,
             differences=differences,
-            bytes=self._bytes if self._sold else None,
+            bytes=self._bytes if self._is_billed else None,
         )
 
-    def _difference(self, built: Built, types: Mapping[Relation, Mapping[str, str]]) -> Difference:
+    def _difference(
+        self, built: ChangedNode, types: Mapping[Relation, Mapping[str, str]]
+    ) -> Difference:
         """Compare one node."""
         unique_id = built.unique_id
         before = _relation(self._before, unique_id)
@@ -164,7 +168,7 @@ class _ComparisonInProgress:
             columns_removed=_columns_only_in(sides.before_types, sides.after_types),
             types={
                 name: (sides.before_types[name], sides.after_types[name])
-                for name in sides.common
+                for name in sides.common_columns
                 if sides.before_types[name] != sides.after_types[name]
             },
         )
@@ -194,7 +198,9 @@ class _ComparisonInProgress:
         """Count the rows of a relation that production does not have."""
         difference = Difference(unique_id=unique_id, notes=notes, columns_added=dict(types))
         try:
-            (rows,) = self._query_counts(comparison_query.rows(self._warehouse.dialect, relation))
+            (rows,) = self._query_counts(
+                comparison_query.row_count_sql(self._warehouse.dialect, relation)
+            )
         except (QueryLimitExceeded, QueryFailed) as error:
             return difference.model_copy(update={"notes": [*notes, _get_reason(error)]})
         return difference.model_copy(update={"rows_after": rows})
@@ -204,8 +210,8 @@ class _ComparisonInProgress:
         unique_id = difference.unique_id
         node = self._after["nodes"][unique_id]
         volatile = get_volatile_columns(node)
-        left_out = [name for name in sides.common if name.lower() in volatile]
-        names = {name.lower(): name for name in sides.common}
+        skipped = [name for name in sides.common_columns if name.lower() in volatile]
+        names = {name.lower(): name for name in sides.common_columns}
         key_columns = get_key(self._after, unique_id)
         key = [names[each.lower()] for each in key_columns if each.lower() in names]
         if len(key) < len(key_columns):
@@ -214,7 +220,7 @@ class _ComparisonInProgress:
             why = "no key: neither a primary key nor a unique test says what a row is known by"
         else:
             why = ""
-        found: dict[str, Any] = {"left_out": left_out}
+        found: dict[str, Any] = {"skipped_columns": skipped}
         try:
             before, keys_before = self._count_rows_and_keys(sides.before, sides.before_types, key)
             after, keys_after = self._count_rows_and_keys(sides.after, sides.after_types, key)
@@ -231,15 +237,15 @@ class _ComparisonInProgress:
                 listed = ", ".join(key_columns)
                 why = f"{listed} is not unique (duplicate or null in {' and '.join(repeated)})"
             if key:
-                columns = [n for n in sides.common if n not in key and n not in left_out]
-                sql = comparison_query.rows_compared(self._warehouse.dialect, sides, key, columns)
+                columns = [n for n in sides.common_columns if n not in key and n not in skipped]
+                sql = comparison_query.comparison_sql(self._warehouse.dialect, sides, key, columns)
                 added, removed, changed, *each = self._query_counts(sql)
                 found |= {
                     "key": key,
                     "added": added,
                     "removed": removed,
                     "changed": changed,
-                    "changed_in": {
+                    "changed_by_column": {
                         name: count for name, count in zip(columns, each, strict=True) if count
                     },
                 }
@@ -256,19 +262,19 @@ class _ComparisonInProgress:
         """Return the number of rows and of distinct keys of a relation."""
         dialect = self._warehouse.dialect
         if not key:
-            (rows,) = self._query_counts(comparison_query.rows(dialect, relation))
+            (rows,) = self._query_counts(comparison_query.row_count_sql(dialect, relation))
             return rows, rows
         rows, keys = self._query_counts(
-            comparison_query.rows_and_keys(dialect, relation, types, key)
+            comparison_query.rows_and_keys_sql(dialect, relation, types, key)
         )
         return rows, keys
 
     def _query_counts(self, sql: str) -> list[int]:
         """Run a query that returns counts, if its cost fits the remaining budget."""
-        price = self._warehouse.price(sql)
+        price = self._warehouse.estimate_bytes(sql)
         if price is not None:
             with self._budget:
-                self._sold = True
+                self._is_billed = True
                 if self._bytes + price > self._limits.bytes:
                     raise QueryLimitExceeded(
                         f"it would read {price:,} bytes, and {self._bytes:,} of "
@@ -277,7 +283,7 @@ class _ComparisonInProgress:
                         fix="let it read more with --gigabytes NUMBER",
                     )
                 self._bytes += price
-        return [int(value or 0) for value in self._warehouse.ask(sql).values()]
+        return [int(value or 0) for value in self._warehouse.fetch_row(sql).values()]
 
 
 def _relation(manifest: Mapping[str, Any], unique_id: str) -> Relation | None:

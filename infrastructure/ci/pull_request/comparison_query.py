@@ -9,7 +9,7 @@ from infrastructure.ci.pull_request.warehouse import Dialect, Relation
 
 # Floating-point sums depend on the order of rows, which no warehouse guarantees. A smaller
 # relative difference counts as equal.
-FLOATS_DIFFER_BY = "1e-9"
+FLOAT_TOLERANCE = "1e-9"
 
 Types = Mapping[str, str]
 
@@ -24,18 +24,20 @@ class Sides:
     after_types: Types
 
     @property
-    def common(self) -> list[str]:
+    def common_columns(self) -> list[str]:
         """Columns that both relations have, in production's order."""
         return [name for name in self.before_types if name in self.after_types]
 
 
-def rows_and_keys(dialect: Dialect, relation: Relation, types: Types, key: Sequence[str]) -> str:
+def rows_and_keys_sql(
+    dialect: Dialect, relation: Relation, types: Types, key: Sequence[str]
+) -> str:
     """Build a query for the number of rows, and of distinct keys without nulls."""
-    columns = [dialect.comparable(dialect.quoted(name), types[name]) for name in key]
+    columns = [dialect.cast_to_comparable(dialect.quote(name), types[name]) for name in key]
     named = ", ".join(f"{column} as k{place}" for place, column in enumerate(columns))
     grouped = ", ".join(f"k{place}" for place in range(len(columns)))
-    present = " and ".join(f"{dialect.quoted(name)} is not null" for name in key)
-    name = dialect.relation(relation)
+    present = " and ".join(f"{dialect.quote(name)} is not null" for name in key)
+    name = dialect.quote_relation(relation)
     return (
         f"select (select count(*) from {name}) as row_count, "  # noqa: S608 (dbt's own names)
         f"(select count(*) from (select {grouped} from "
@@ -44,12 +46,12 @@ def rows_and_keys(dialect: Dialect, relation: Relation, types: Types, key: Seque
     )
 
 
-def rows(dialect: Dialect, relation: Relation) -> str:
+def row_count_sql(dialect: Dialect, relation: Relation) -> str:
     """Build a query for the number of rows."""
-    return f"select count(*) as row_count from {dialect.relation(relation)}"  # noqa: S608
+    return f"select count(*) as row_count from {dialect.quote_relation(relation)}"  # noqa: S608
 
 
-def rows_compared(
+def comparison_sql(
     dialect: Dialect, sides: Sides, key: Sequence[str], columns: Sequence[str]
 ) -> str:
     """Build a query for the rows added, removed and changed, and the changed rows per column.
@@ -65,7 +67,7 @@ def rows_compared(
         different = f"{before} is distinct from {after}"
         if dialect.is_float(sides.before_types[name]) and dialect.is_float(sides.after_types[name]):
             different = (
-                f"({different} and not coalesce(abs({before} - {after}) <= {FLOATS_DIFFER_BY} * "
+                f"({different} and not coalesce(abs({before} - {after}) <= {FLOAT_TOLERANCE} * "
                 f"greatest(abs({before}), abs({after})), false))"
             )
         differing.append(different)
@@ -90,13 +92,17 @@ def rows_compared(
 def _subquery(
     dialect: Dialect, relation: Relation, key: Sequence[str], columns: Sequence[str]
 ) -> str:
-    named = [f"{dialect.quoted(name)} as k{place}" for place, name in enumerate(key)]
-    named += [f"{dialect.quoted(name)} as v{place}" for place, name in enumerate(columns)]
-    return f"(select 1 as is_there, {', '.join(named)} from {dialect.relation(relation)})"  # noqa: S608
+    named = [f"{dialect.quote(name)} as k{place}" for place, name in enumerate(key)]
+    named += [f"{dialect.quote(name)} as v{place}" for place, name in enumerate(columns)]
+    return f"(select 1 as is_there, {', '.join(named)} from {dialect.quote_relation(relation)})"  # noqa: S608
 
 
 def _comparable_pair(dialect: Dialect, sides: Sides, name: str, column: str) -> tuple[str, str]:
     """Return a column of both sides as comparable expressions; as text if their types differ."""
     before, after = sides.before_types[name], sides.after_types[name]
-    to = dialect.comparable if dialect.family(before) == dialect.family(after) else dialect.text
+    to = (
+        dialect.cast_to_comparable
+        if dialect.get_type_family(before) == dialect.get_type_family(after)
+        else dialect.cast_to_text
+    )
     return to(f"b.{column}", before), to(f"a.{column}", after)

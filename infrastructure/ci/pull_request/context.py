@@ -30,23 +30,23 @@ class Context:
     profile: Profile
     store: StateStore
 
-    def profile_of(self, number: int) -> Profile:
+    def get_ci_profile(self, number: int) -> Profile:
         """Return the profile with the CI schema of a pull request."""
         output = {key: value for key, value in self.profile.output.items() if key != "dataset"}
         return replace(self.profile, output=output | {"schema": get_schema(number)})
 
-    def state_of(self, production: str) -> TargetState:
+    def get_target_state(self, production: str) -> TargetState:
         """Return the state of the production target in the state store."""
         return TargetState(self.store, production, self.settings.target_path(production))
 
-    def manifest_of(self, production: str) -> bytes:
+    def read_manifest(self, production: str) -> bytes:
         """Return the manifest of production's last successful run.
 
         Raises:
             ConfigurationError: there is none.
             CorruptFileError: the file is corrupt.
         """
-        path = f"{self.state_of(production).folder}/{MANIFEST}"
+        path = f"{self.get_target_state(production).folder}/{MANIFEST}"
         data = self.store.read(path)
         if data is None:
             raise ConfigurationError(

@@ -33,7 +33,7 @@ class Lease:
         self._id = uuid.uuid4().hex
         self._lost: str | None = None
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Acquire or extend the lease; return whether this process holds it."""
         # The etag also changes when something other than the lease changes, so try again.
         for _ in range(ATTEMPTS):
@@ -46,7 +46,7 @@ class Lease:
         return False
 
     @contextmanager
-    def renewed(self) -> Iterator[None]:
+    def keep_renewed(self) -> Iterator[None]:
         """Renew the lease in a background thread, and release it at the end.
 
         Raises:
@@ -72,7 +72,7 @@ class Lease:
         held_until = time.monotonic() + LEASE_SECONDS
         while not over.wait(RENEW_SECONDS):
             try:
-                if not self.take():
+                if not self.acquire():
                     self._lost = "another one has it"
                     return
                 held_until = time.monotonic() + LEASE_SECONDS

@@ -23,13 +23,13 @@ class Difference(BaseModel):
     unique_id: str
     notes: Sequence[str] = ()
     key: Sequence[str] = ()
-    left_out: Sequence[str] = ()
+    skipped_columns: Sequence[str] = ()
     rows_before: int | None = None
     rows_after: int | None = None
     added: int | None = None
     removed: int | None = None
     changed: int | None = None
-    changed_in: dict[str, int] = {}
+    changed_by_column: dict[str, int] = {}
     columns_added: dict[str, str] = {}
     columns_removed: dict[str, str] = {}
     types: dict[str, tuple[str, str]] = {}
@@ -45,7 +45,7 @@ class Difference(BaseModel):
         return not (self.added or self.removed or self.changed)
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """Summary for the log."""
         if self.added is not None:
             rows = f"{self.added:,} added, {self.removed:,} removed, "

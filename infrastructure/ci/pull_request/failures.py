@@ -7,7 +7,7 @@ from typing import Any
 
 from infrastructure.ci.pull_request.build_record import Build, Failure, Rows
 from prefect_flows.reporting.run_report import build as reports
-from prefect_flows.reporting.run_report.stage_reports import rows_of_failed_tests
+from prefect_flows.reporting.run_report.stage_reports import fetch_failing_rows
 from prefect_flows.transform.lineage import build_lineage
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.session import DbtSession
@@ -37,7 +37,7 @@ def build_failures(
         for i, node in production["nodes"].items()
         if node.get("compiled_code")
     } | reports.get_compiled(session.manifest)
-    found = dict(rows_of_failed_tests(session, results, lineage, compiled)) if rows else {}
+    found = dict(fetch_failing_rows(session, results, lineage, compiled)) if rows else {}
     report = reports.build_report(
         reports.ReportInput(
             target=record.target,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from infrastructure.ci.pull_request.build_record import Built
+from infrastructure.ci.pull_request.build_record import ChangedNode
 from infrastructure.ci.pull_request.differences import Difference
 from infrastructure.ci.pull_request.lineage_diagram import format_signed
 from prefect_flows.reporting.charts.svg import NOTHING
@@ -14,11 +14,11 @@ from prefect_flows.reporting.run_report.history import FACTOR, SLOWER_BY_SECONDS
 def format_details(title: str, lines: Sequence[str], most: int) -> Iterable[str]:
     """Yield a collapsed `<details>` section, if there are lines."""
     if lines:
-        shown = "\n".join([*lines[:most], *and_more(len(lines), most)])
+        shown = "\n".join([*lines[:most], *format_omitted(len(lines), most)])
         yield f"<details><summary>{title} ({len(lines):,})</summary>\n\n{shown}\n\n</details>"
 
 
-def and_more(all_of_them: int, shown: int) -> list[str]:
+def format_omitted(all_of_them: int, shown: int) -> list[str]:
     """Return a line with the number of items that are not shown, if any."""
     return [f"- and {all_of_them - shown:,} more"] if all_of_them > shown else []
 
@@ -45,7 +45,7 @@ def format_count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
-def format_time(built: Built) -> str:
+def format_time(built: ChangedNode) -> str:
     """Format the build's seconds, and production's usual ones."""
     if built.status is None:
         return NOTHING
@@ -53,7 +53,7 @@ def format_time(built: Built) -> str:
     return f"{built.seconds:,.1f} ({usual})"
 
 
-def is_slower(built: Built) -> bool:
+def is_slower(built: ChangedNode) -> bool:
     """Return whether a model is slower, by the rule of the run report."""
     usual = built.usual_seconds
     return usual is not None and (

@@ -25,9 +25,9 @@ TOKEN, API_URL = "GITHUB_TOKEN", "GITHUB_API_URL"
 PUBLIC = "https://api.github.com"
 API_VERSION = "2022-11-28"
 ATTEMPTS = 5
-FIRST_DELAY = 1.0
+FIRST_DELAY_SECONDS = 1.0
 # Seconds to wait for a rate limit at most; after that, rerun the workflow later.
-LONGEST_WAIT = 300.0
+MAX_WAIT_SECONDS = 300.0
 PER_PAGE = 100
 MAX_PAGES = 100
 
@@ -157,7 +157,7 @@ class GitHub:
                     return None
                 if attempt == ATTEMPTS - 1:
                     raise error.refusal from error
-                _wait(FIRST_DELAY * 2**attempt, error.refusal.what)
+                _wait(FIRST_DELAY_SECONDS * 2**attempt, error.refusal.what)
             else:
                 return _json(answer) if answer.content else {}
         raise AssertionError("the last attempt returns or raises")
@@ -184,13 +184,13 @@ class GitHub:
                     raise _UnknownOutcome(refusal) from error
                 if last:
                     raise refusal from error
-                _wait(FIRST_DELAY * 2**attempt, refusal.what)
+                _wait(FIRST_DELAY_SECONDS * 2**attempt, refusal.what)
                 continue
             if answer.is_success or (method == "DELETE" and answer.status_code == 404):
                 return answer
             refusal = self._explain_refusal(method, url, answer)
             limited = _get_rate_limit_wait(answer)
-            if limited is not None and not last and waited + limited <= LONGEST_WAIT:
+            if limited is not None and not last and waited + limited <= MAX_WAIT_SECONDS:
                 waited += limited
                 _wait(limited, refusal.what)
             elif answer.status_code in (408, 500, 502, 503, 504):
@@ -198,7 +198,7 @@ class GitHub:
                     raise _UnknownOutcome(refusal)
                 if last:
                     raise refusal
-                _wait(FIRST_DELAY * 2**attempt, refusal.what)
+                _wait(FIRST_DELAY_SECONDS * 2**attempt, refusal.what)
             else:
                 raise refusal
         raise AssertionError("the last attempt returns or raises")
@@ -237,7 +237,7 @@ class _UnknownOutcome(Exception):
 
 
 def _get_rate_limit_wait(answer: httpx.Response) -> float | None:
-    """Return the seconds that a rate limit asks to wait, or None if it is no rate limit.
+    """Return the seconds that a rate limit asks to wait, or None if it is not a rate limit.
 
     See https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
     """

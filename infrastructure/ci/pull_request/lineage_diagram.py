@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infrastructure.ci.pull_request.build_record import Build, Built
+from infrastructure.ci.pull_request.build_record import Build, ChangedNode
 from infrastructure.ci.pull_request.differences import Comparison, Difference
 from prefect_flows.core.formatting import shorten_middle
 from prefect_flows.transform.lineage import nearest, reach
@@ -29,7 +29,7 @@ STYLES = {
 _RANK = ("failed", "modified", "new", "removed", "downstream")
 
 
-def mermaid(
+def build_mermaid(
     build: Build,
     comparison: Comparison,
     before: Mapping[str, Any],
@@ -44,7 +44,7 @@ def mermaid(
         after: manifest of the pull request.
     """
     found = {each.unique_id: each for each in comparison.differences}
-    built = {each.unique_id: each for each in build.built}
+    built = {each.unique_id: each for each in build.nodes}
     if not built:
         return None
     failed = {each.unique_id for each in build.failures}
@@ -80,7 +80,7 @@ def mermaid(
     return "\n".join(lines), _note(built, shown, len(edges))
 
 
-def _note(built: Mapping[str, Built], shown: Sequence[str], edges: int) -> str:
+def _note(built: Mapping[str, ChangedNode], shown: Sequence[str], edges: int) -> str:
     note = "Orange: modified; green: new; dashed: removed; blue: downstream; grey: not built here."
     if len(shown) < len(built):
         note += f" {len(built) - len(shown):,} of {len(built):,} models are left out."
@@ -89,7 +89,7 @@ def _note(built: Mapping[str, Built], shown: Sequence[str], edges: int) -> str:
     return note
 
 
-def _label(unique_id: str, built: Built, difference: Difference | None) -> str:
+def _label(unique_id: str, built: ChangedNode, difference: Difference | None) -> str:
     second = built.change if not built.parts else f"{built.change}: {', '.join(built.parts)}"
     label = f"{_escape_label(get_name(unique_id))}<br/>{_escape_label(second)}"
     figures = _figures(difference)

@@ -53,19 +53,19 @@ class SchemaOwner(BaseModel):
     build: str
     built_at: datetime
 
-    def is_of_another(self, repository: str | None) -> bool:
+    def belongs_to_another(self, repository: str | None) -> bool:
         """Return whether it belongs to another repository; False if either is unknown."""
         both = self.repository is not None and repository is not None
         return both and str(self.repository).lower() != str(repository).lower()
 
     @classmethod
-    def read(cls, text: str | None, schema: str) -> SchemaOwner | None:
-        """Parse the owner of a schema; None if the text is no owner, or that of another schema."""
+    def parse(cls, text: str | None, schema: str) -> SchemaOwner | None:
+        """Parse the owner of a schema; None if the text is not the owner of this schema."""
         try:
-            mark = cls.model_validate(json.loads(text or ""))
+            owner = cls.model_validate(json.loads(text or ""))
         except (json.JSONDecodeError, ValidationError):
             return None
-        return mark if schema == get_schema(mark.number) else None
+        return owner if schema == get_schema(owner.number) else None
 
 
 def foreign_schema_error(schema: str, where: str) -> ConfigurationError:
@@ -74,14 +74,14 @@ def foreign_schema_error(schema: str, where: str) -> ConfigurationError:
         f"The schema {schema} exists, and has no Millrace owner for this pull request.",
         where=where,
         fix=f"see what it holds; rename it, or drop it by hand, then try again: {schema} is "
-        "never dropped by itself without its mark",
+        "never dropped by itself without its owner",
     )
 
 
-def other_repository_error(mark: SchemaOwner, repository: str, where: str) -> ConfigurationError:
+def other_repository_error(owner: SchemaOwner, repository: str, where: str) -> ConfigurationError:
     """Build the error for a schema that a pull request of another repository uses."""
     return ConfigurationError(
-        f"The schema {get_schema(mark.number)} is that of a pull request of {mark.repository}, and "
+        f"The schema {get_schema(owner.number)} belongs to a pull request of {owner.repository}, "
         f"not of {repository}.",
         where=where,
         fix="give the pull requests of each repository a target in a database, or a project, of "

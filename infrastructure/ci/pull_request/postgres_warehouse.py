@@ -34,7 +34,7 @@ _TEXTS = ("text", "character varying", "character")
 _WITHOUT_EQUALITY = ("json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle")
 
 _OWNERS_QUERY = """
-select nspname as schema, obj_description(oid, 'pg_namespace') as mark
+select nspname as schema, obj_description(oid, 'pg_namespace') as owner
 from pg_namespace where nspname ~ '^ci_[1-9][0-9]*$' order by 1
 """
 _COLUMNS_QUERY = """
@@ -73,15 +73,15 @@ order by 1
 class PostgresDialect:
     """SQL dialect of Postgres."""
 
-    def quoted(self, name: str) -> str:
+    def quote(self, name: str) -> str:
         """Quote a column's name."""
         return '"' + name.replace('"', '""') + '"'
 
-    def relation(self, relation: Relation) -> str:
+    def quote_relation(self, relation: Relation) -> str:
         """Format a relation's name; the connection determines the database."""
-        return f"{self.quoted(relation.schema)}.{self.quoted(relation.name)}"
+        return f"{self.quote(relation.schema)}.{self.quote(relation.name)}"
 
-    def family(self, type_name: str) -> str:
+    def get_type_family(self, type_name: str) -> str:
         """Return `number` or `text` for such types, otherwise the type without its modifiers."""
         bare = re.sub(r"\(.*?\)", "", type_name)
         if bare in _NUMBERS:
@@ -92,12 +92,12 @@ class PostgresDialect:
         """Return whether the type is floating point, whose sums depend on the order of rows."""
         return type_name in ("real", "double precision")
 
-    def comparable(self, expression: str, type_name: str) -> str:
+    def cast_to_comparable(self, expression: str, type_name: str) -> str:
         """Convert an expression to a type with equality."""
         without = type_name.removesuffix("[]") in _WITHOUT_EQUALITY
-        return self.text(expression, type_name) if without else expression
+        return self.cast_to_text(expression, type_name) if without else expression
 
-    def text(self, expression: str, type_name: str) -> str:  # noqa: ARG002
+    def cast_to_text(self, expression: str, type_name: str) -> str:  # noqa: ARG002
         """Cast an expression to text."""
         return f"cast({expression} as text)"
 
@@ -111,13 +111,13 @@ class PostgresWarehouse:
 
     def __init__(self, profile: Profile, limits: Limits) -> None:
         self.dialect = PostgresDialect()
-        self.at_once = 1  # there is only one connection
+        self.max_parallel_queries = 1  # there is only one connection
         self._profile = profile
         self._limits = limits
         self._connection = self._connect()
 
     @contextmanager
-    def held(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
+    def lock(self, schema: str, owner: SchemaOwner | None, wait: float) -> Iterator[None]:  # noqa: ARG002
         """Lock a schema with an advisory lock, which Postgres releases when the session ends."""
         number = parse_number(schema)
         deadline = time.monotonic() + wait
@@ -133,21 +133,21 @@ class PostgresWarehouse:
             # Fails if the session, and with it the lock, was lost meanwhile.
             self._one("select pg_advisory_unlock(%s, %s)", LOCK_NAMESPACE, number)
 
-    def mark(self, schema: str) -> SchemaOwner | None:
+    def get_owner(self, schema: str) -> SchemaOwner | None:
         """Return the owner of a schema, or None if there is no such schema."""
         found = self._rows(
-            "select obj_description(oid, 'pg_namespace') as mark from pg_namespace "
+            "select obj_description(oid, 'pg_namespace') as owner from pg_namespace "
             "where nspname = %s",
             schema,
         )
         if not found:
             return None
-        owner = SchemaOwner.read(found[0]["mark"], schema)
+        owner = SchemaOwner.parse(found[0]["owner"], schema)
         if owner is None:
             raise foreign_schema_error(schema, self._profile.address)
         return owner
 
-    def renew(self, schema: str, owner: SchemaOwner) -> None:
+    def reset(self, schema: str, owner: SchemaOwner) -> None:
         """Recreate a schema with its owner, in one transaction."""
         name = sql.Identifier(schema)
         self._require_no_dependents(schema)
@@ -157,7 +157,7 @@ class PostgresWarehouse:
                 name, sql.Literal(owner.model_dump_json())
             ),
         ]
-        if self.mark(schema) is not None:
+        if self.get_owner(schema) is not None:
             statements.insert(0, sql.SQL("drop schema {} cascade").format(name))
         # Postgres runs statements that are sent together as one transaction.
         self._run(sql.SQL("; ").join(statements))
@@ -165,17 +165,17 @@ class PostgresWarehouse:
     def drop(self, schema: str) -> None:
         """Drop a schema and its contents, unless objects in other schemas depend on it."""
         self._require_no_dependents(schema)
-        if self.mark(schema) is not None:
+        if self.get_owner(schema) is not None:
             self._run(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
 
-    def marked(self) -> dict[str, SchemaOwner | None]:
+    def list_owners(self) -> dict[str, SchemaOwner | None]:
         """Return every schema named like one of a pull request, with its owner if it has one."""
         return {
-            row["schema"]: SchemaOwner.read(row["mark"], row["schema"])
+            row["schema"]: SchemaOwner.parse(row["owner"], row["schema"])
             for row in self._rows(_OWNERS_QUERY)
         }
 
-    def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
+    def get_column_types(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
         """Return names and types of the columns of the relations that exist."""
         if not relations:
             return {}
@@ -186,10 +186,10 @@ class PostgresWarehouse:
             columns[row["name"]] = row["type"]
         return found
 
-    def price(self, sql: str) -> None:
+    def estimate_bytes(self, sql: str) -> None:
         """Return None: Postgres has no price per byte; the time limit bounds a query."""
 
-    def ask(self, sql: str) -> Mapping[str, Any]:
+    def fetch_row(self, sql: str) -> Mapping[str, Any]:
         """Run a query that returns one row, and return the row."""
         try:
             self._one("select set_config('statement_timeout', %s, false)", self._milliseconds)

@@ -33,22 +33,22 @@ class QueryFailed(MillraceError):
 class Dialect(Protocol):
     """SQL dialect of a warehouse."""
 
-    def quoted(self, name: str) -> str:
+    def quote(self, name: str) -> str:
         """Quote a column's name."""
 
-    def relation(self, relation: Relation) -> str:
+    def quote_relation(self, relation: Relation) -> str:
         """Format the full name of a relation."""
 
-    def family(self, type_name: str) -> str:
+    def get_type_family(self, type_name: str) -> str:
         """Return the family of a type; two families are compared as text."""
 
     def is_float(self, type_name: str) -> bool:
         """Return whether the type is floating point, whose sums depend on the order of rows."""
 
-    def comparable(self, expression: str, type_name: str) -> str:
+    def cast_to_comparable(self, expression: str, type_name: str) -> str:
         """Convert an expression to a type with equality, for example JSON to text."""
 
-    def text(self, expression: str, type_name: str) -> str:
+    def cast_to_text(self, expression: str, type_name: str) -> str:
         """Cast an expression to text."""
 
 
@@ -64,10 +64,10 @@ class Warehouse(Protocol):
         """SQL dialect."""
 
     @property
-    def at_once(self) -> int:
+    def max_parallel_queries(self) -> int:
         """Maximum number of concurrent queries."""
 
-    def held(
+    def lock(
         self, schema: str, owner: SchemaOwner | None, wait: float
     ) -> AbstractContextManager[None]:
         """Lock a schema, so that nobody else builds, compares or drops it.
@@ -76,36 +76,36 @@ class Warehouse(Protocol):
 
         Args:
             schema: name of the schema.
-            mark: owner of a build; the schema is created with it if it is missing. None otherwise.
+            owner: owner of a build, which creates a missing schema; None otherwise.
             wait: seconds to wait for the lock.
 
         Raises:
             TargetBusy: another process still holds the lock.
         """
 
-    def mark(self, schema: str) -> SchemaOwner | None:
+    def get_owner(self, schema: str) -> SchemaOwner | None:
         """Return the owner of a schema, or None if there is no such schema.
 
         Raises:
             ConfigurationError: Millrace did not create the schema.
         """
 
-    def renew(self, schema: str, owner: SchemaOwner) -> None:
+    def reset(self, schema: str, owner: SchemaOwner) -> None:
         """Empty a locked schema and set its owner."""
 
     def drop(self, schema: str) -> None:
         """Drop a locked schema and its contents."""
 
-    def marked(self) -> dict[str, SchemaOwner | None]:
+    def list_owners(self) -> dict[str, SchemaOwner | None]:
         """Return every schema named like one of a pull request, with its owner if it has one."""
 
-    def columns(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
+    def get_column_types(self, relations: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
         """Return names and types of the columns of the relations that exist."""
 
-    def price(self, sql: str) -> int | None:
+    def estimate_bytes(self, sql: str) -> int | None:
         """Return the bytes that a query would scan; None if they are not billed."""
 
-    def ask(self, sql: str) -> Mapping[str, Any]:
+    def fetch_row(self, sql: str) -> Mapping[str, Any]:
         """Run a query that returns one row, and return the row.
 
         Raises:

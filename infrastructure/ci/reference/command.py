@@ -18,13 +18,13 @@ FOLDER = Path("documentation") / "reference"
 HEAD = "<!-- Made by `uv run millrace reference`; do not edit. -->"
 
 
-def pages() -> dict[Path, str]:
+def build_pages() -> dict[Path, str]:
     """Generate every page: path in the project → text."""
     texts = {
-        "commands.md": commands.page(ROOT),
-        "flows.md": schemas.flows_page(),
-        "settings.md": schemas.settings_page(),
-        "outputs.md": schemas.outputs_page(),
+        "commands.md": commands.build_page(ROOT),
+        "flows.md": schemas.build_flows_page(),
+        "settings.md": schemas.build_settings_page(),
+        "outputs.md": schemas.build_outputs_page(),
     }
     return {FOLDER / name: f"{HEAD}\n\n{text}\n" for name, text in texts.items()}
 
@@ -38,7 +38,7 @@ def main(
 ) -> None:
     """Write the pages of the reference anew."""
     console = Console()
-    generated = pages()
+    generated = build_pages()
     existing = set((ROOT / FOLDER).glob("*.md"))
     stale = [
         file for file, text in generated.items()

@@ -60,7 +60,7 @@ class Program:
             f"```text\n{part}\n```" if part.startswith("uv run ") else part
             for part in text.split("\n\n")
         ]
-        return "\n\n".join([sentence(paragraphs[0]), *paragraphs[1:]])
+        return "\n\n".join([get_first_sentence(paragraphs[0]), *paragraphs[1:]])
 
     @property
     def summary(self) -> str:
@@ -97,7 +97,7 @@ class Program:
         return None
 
 
-def programs(root: Path) -> list[Program]:
+def find_programs(root: Path) -> list[Program]:
     """Return the subcommands of `millrace` in the order of its help, then other modules by name."""
     found = []
     for name, subcommand in SUBCOMMANDS.items():
@@ -127,18 +127,18 @@ def _is_guard(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
 
 
-def sentence(text: str) -> str:
+def get_first_sentence(text: str) -> str:
     """Capitalize the first letter; a code span stays as it is."""
     return text[:1].upper() + text[1:]
 
 
-def page(root: Path) -> str:
+def build_page(root: Path) -> str:
     """Generate the page of all commands."""
-    all_of_them = programs(root)
+    all_of_them = find_programs(root)
     overview = markdown_table(
         ["command", "what it does"],
         [
-            [f"[`{program.name}`](#{anchor(program.name)})", escape_cell(program.summary)]
+            [f"[`{program.name}`](#{get_anchor(program.name)})", escape_cell(program.summary)]
             for program in all_of_them
         ],
     )
@@ -151,7 +151,7 @@ def page(root: Path) -> str:
     ])  # fmt: skip
 
 
-def anchor(heading: str) -> str:
+def get_anchor(heading: str) -> str:
     """Return the anchor that GitHub and mkdocs generate for a heading."""
     return heading.lower().replace(".", "").replace(" ", "-")
 

@@ -21,7 +21,7 @@ WORDS = {"string": "text", "integer": "whole number", "boolean": "true, false"}
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
-def kind(schema: dict[str, Any]) -> str:
+def format_type(schema: dict[str, Any]) -> str:
     """Describe the type of a value and its limits."""
     match schema:
         case {"const": value}:
@@ -34,21 +34,21 @@ def kind(schema: dict[str, Any]) -> str:
             name = path.rpartition("/")[2]
             said = f"[{name}](#{name.lower()})"
         case {"anyOf": kinds} | {"oneOf": kinds}:
-            words = [kind(one) for one in kinds if one.get("type") != "null"]
+            words = [format_type(one) for one in kinds if one.get("type") != "null"]
             said = " or ".join(dict.fromkeys(words))
         case {"type": "array", "items": inner}:
-            said = f"list of {kind(inner)}"
+            said = f"list of {format_type(inner)}"
         case {"type": "object", "patternProperties": patterns}:
-            said = f"object of {kind(next(iter(patterns.values())))}"
+            said = f"object of {format_type(next(iter(patterns.values())))}"
         case {"type": "object", "additionalProperties": dict() as value}:
-            said = f"object of {kind(value)}"
+            said = f"object of {format_type(value)}"
         case _:
             said = WORDS.get(schema.get("type", ""), schema.get("type", "anything"))
     limits = [f"{sign} {schema[limit]:g}" for limit, sign in LIMITS.items() if limit in schema]
     return ", ".join([said, *limits])
 
 
-def rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[str]]:
+def build_rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[str]]:
     """Return name, type, default and description of each property.
 
     Raises:
@@ -66,7 +66,7 @@ def rows(schema: dict[str, Any], *, prefix: str = "", where: str) -> list[list[s
         required = name in schema.get("required", [])
         default = "required" if required else _format_default(field.get("default"))
         label = f"`{prefix}{name.upper() if prefix else name}`"
-        found.append([label, kind(field), default, escape_cell(field["description"])])
+        found.append([label, format_type(field), default, escape_cell(field["description"])])
     return found
 
 
@@ -79,7 +79,7 @@ def _format_default(default: Any) -> str:
 HEADS = ["name", "type", "default", "what it is"]
 
 
-def settings_page() -> str:
+def build_settings_page() -> str:
     """Generate the page of all settings."""
     schema = Settings.model_json_schema()
     # The default of `project_dir` depends on the machine; stages get their own table.
@@ -92,7 +92,9 @@ def settings_page() -> str:
         "Variables of the environment, or lines of `.env` in the project's folder. A deployment "
         "overrides its own with `job_variables.env`. A variable that begins with `MILLRACE_` and "
         "is none of these is refused.",
-        markdown_table(HEADS, rows(schema, prefix=PREFIX, where="prefect_flows/core/settings.py")),
+        markdown_table(
+            HEADS, build_rows(schema, prefix=PREFIX, where="prefect_flows/core/settings.py")
+        ),
         "## Stages",
         escape_cell(stages["description"])
         + " `MILLRACE_STAGES__DBT_RUN__RETRIES=4` changes one: the stage and its setting, in "
@@ -101,7 +103,7 @@ def settings_page() -> str:
             ["setting", "type", "what it is"],
             [
                 [row[0], row[1], row[3]]
-                for row in rows(StagePolicy.model_json_schema(), where=SETTINGS_FILE)
+                for row in build_rows(StagePolicy.model_json_schema(), where=SETTINGS_FILE)
             ],
         ),
         markdown_table(
@@ -118,7 +120,7 @@ def settings_page() -> str:
     ])  # fmt: skip
 
 
-def outputs_page() -> str:
+def build_outputs_page() -> str:
     """Generate the page of Terraform's outputs."""
     where = "infrastructure/setup_profiles/contract.py"
     schema = contract.Contract.model_json_schema()
@@ -127,16 +129,16 @@ def outputs_page() -> str:
         "What every root module gives, and the embedded default; setup validates the whole "
         "document before it writes anything. [The contract](../contract.md) says what becomes "
         "of it.",
-        markdown_table(HEADS, rows(schema, where=where)),
+        markdown_table(HEADS, build_rows(schema, where=where)),
         *(
             f"## {name}\n\n{part['description']}\n\n"
-            f"{markdown_table(HEADS, rows(part, where=where))}"
+            f"{markdown_table(HEADS, build_rows(part, where=where))}"
             for name, part in schema["$defs"].items()
         ),
     ])  # fmt: skip
 
 
-def flows_page() -> str:
+def build_flows_page() -> str:
     """Generate the page of the parameters of every deployed flow."""
     parts = [
         "# Parameters of flows",
@@ -154,6 +156,6 @@ def flows_page() -> str:
                     f"## {flow.name}",
                     f"`{name}.{flow.fn.__name__}`",
                     (flow.description or "").partition("\n\nArgs:")[0].strip(),
-                    markdown_table(HEADS, rows(schema, where=where)),
+                    markdown_table(HEADS, build_rows(schema, where=where)),
                 ]
     return "\n\n".join(parts)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from infrastructure.delivery.on_host.engine import Engine, Log
 from infrastructure.delivery.on_host.errors import StepFailed
-from infrastructure.delivery.on_host.folder import KEPT_BACKUPS, Folder, Release
+from infrastructure.delivery.on_host.folder import MAX_BACKUPS, Folder, Release
 
 DUMP_TIMEOUT_SECONDS = 3600
 TOOL = ["exec", "--no-TTY", "database"]
 
 
-def keep(engine: Engine, folder: Folder, log: Log, release: Release) -> Path:
+def dump(engine: Engine, folder: Folder, log: Log, release: Release) -> Path:
     """Dump the database and return the file, which contains the secrets of every block.
 
     Raises:
@@ -44,13 +44,13 @@ def keep(engine: Engine, folder: Folder, log: Log, release: Release) -> Path:
         draft.rename(file)
     finally:
         draft.unlink(missing_ok=True)
-    log.say(f"backup {file.name}, {file.stat().st_size / 1e6:.1f} MB")
-    for old in sorted(folder.backups.glob("prefect-*.dump"))[:-KEPT_BACKUPS]:
+    log.write_line(f"backup {file.name}, {file.stat().st_size / 1e6:.1f} MB")
+    for old in sorted(folder.backups.glob("prefect-*.dump"))[:-MAX_BACKUPS]:
         old.unlink()
     return file
 
 
-def put_back(engine: Engine, release: Release, file: Path) -> None:
+def restore(engine: Engine, release: Release, file: Path) -> None:
     """Restore a dump; the server must be stopped.
 
     Raises:
@@ -71,7 +71,7 @@ def put_back(engine: Engine, release: Release, file: Path) -> None:
     engine.compose(release, *TOOL, "dropdb", "--username=prefect", old_name, quiet=True)
 
 
-def revision(engine: Engine, release: Release) -> str:
+def get_revision(engine: Engine, release: Release) -> str:
     """Return the Alembic revision of the database.
 
     Raises:

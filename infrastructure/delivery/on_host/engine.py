@@ -16,7 +16,7 @@ from infrastructure.delivery.on_host.errors import StepFailed
 from infrastructure.delivery.on_host.folder import Folder, Release
 
 # Variables of the login shell must not override those of the release.
-NOT_OURS = ("MILLRACE_IMAGE", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES")
+IGNORED_VARIABLES = ("MILLRACE_IMAGE", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES")
 POLL_SECONDS = 1.0
 # A container that restarts repeatedly has failed; more time does not help.
 MAX_RESTARTS = 2
@@ -45,12 +45,12 @@ class Log:
         self._file = file
         self._started = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """Write a line."""
         seconds = time.monotonic() - self._started
         self._write(f"{time.strftime('%H:%M:%S', time.gmtime())} {seconds:4.0f} s  {text}\n")
 
-    def quote(self, text: str) -> None:
+    def write_output(self, text: str) -> None:
         """Write the output of a program, indented."""
         lines = text.rstrip().splitlines()
         self._write("".join(f"                   | {line.rstrip()}\n" for line in lines))
@@ -80,7 +80,7 @@ class Engine:
         source: IO[bytes] | None = None,
         sink: IO[bytes] | None = None,
         seconds: float = 600,
-        passes: Sequence[int] = (0,),
+        ok_codes: Sequence[int] = (0,),
         quiet: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program and log its output.
@@ -96,7 +96,9 @@ class Engine:
         Raises:
             StepFailed: the exit code is another one, or the timeout is over.
         """
-        environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in IGNORED_VARIABLES
+        }
         name = " ".join(command)
         try:
             done = subprocess.run(
@@ -112,10 +114,10 @@ class Engine:
             raise StepFailed(f"no end within {seconds:.0f} s: {name}") from None
         stdout = (done.stdout or b"").decode(errors="replace")
         stderr = done.stderr.decode(errors="replace")
-        failed = done.returncode not in passes
+        failed = done.returncode not in ok_codes
         if failed or not quiet:
-            self._log.quote(stderr)
-            self._log.quote(stdout)
+            self._log.write_output(stderr)
+            self._log.write_output(stdout)
         if failed:
             last = [line for line in (stderr + stdout).splitlines() if line.strip()][-1:]
             raise StepFailed(f"exit code {done.returncode}: {name}: {' '.join(last).strip()}")
@@ -125,7 +127,7 @@ class Engine:
         self, release: Release, *arguments: str, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run `docker compose` with the files of a release."""
-        folder = self._folder.of_release(release.id)
+        folder = self._folder.get_release_folder(release.id)
         return self.run(
             "docker", "compose", "--ansi", "never", "--project-directory", str(self._folder.path),
             "--env-file", str(self._folder.path / ".env"),
@@ -133,29 +135,31 @@ class Engine:
             "--file", str(folder / "compose.yaml"), *arguments, **options,
         )  # fmt: skip
 
-    def inside(
+    def run_in_setup_container(
         self, release: Release, *command: str, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a new container of the `setup` service, with its secrets."""
         run = ["--profile", "setup", "run", "--rm", "--no-deps", "--no-TTY"]
         return self.compose(release, *run, "setup", *command, **options)
 
-    def project(self, release: Release) -> str:
+    def get_project_name(self, release: Release) -> str:
         """Return the name of the Compose project."""
         if release.id not in self._projects:
             config = self.compose(release, "config", "--format", "json", quiet=True).stdout
             self._projects[release.id] = str(json.loads(config)["name"])
         return self._projects[release.id]
 
-    def containers(self, release: Release, service: str) -> list[Container]:
+    def list_containers(self, release: Release, service: str) -> list[Container]:
         """Return the containers of a service, of any release."""
-        labels = {"project": self.project(release), "service": service, "oneoff": "False"}
+        labels = {"project": self.get_project_name(release), "service": service, "oneoff": "False"}
         filters = [f"--filter=label=com.docker.compose.{key}={labels[key]}" for key in labels]
         names = self.run("docker", "ps", "--all", "--quiet", "--no-trunc", *filters, quiet=True)
         if not names.stdout.split():
             return []
         # `docker inspect` fails for a container that was removed meanwhile.
-        inspected = self.run("docker", "inspect", *names.stdout.split(), quiet=True, passes=(0, 1))
+        inspected = self.run(
+            "docker", "inspect", *names.stdout.split(), quiet=True, ok_codes=(0, 1)
+        )
         return [
             Container(
                 each["Id"], each["Config"]["Image"], each["State"]["Status"],
@@ -164,7 +168,7 @@ class Engine:
             for each in json.loads(inspected.stdout)
         ]  # fmt: skip
 
-    def until_healthy(
+    def wait_until_healthy(
         self, release: Release, service: str, known: Sequence[str], seconds: float
     ) -> None:
         """Wait until the new containers of a service are healthy.
@@ -177,12 +181,12 @@ class Engine:
         """
         deadline = time.monotonic() + seconds
         while True:
-            new = [each for each in self.containers(release, service) if each.id not in known]
+            new = [each for each in self.list_containers(release, service) if each.id not in known]
             for each in new:
                 fault = _get_fault(each)
                 if fault is not None:
                     tail = self.run("docker", "logs", "--tail", "20", each.id, quiet=True)
-                    self._log.quote(tail.stdout + tail.stderr)
+                    self._log.write_output(tail.stdout + tail.stderr)
                     raise StepFailed(f"{service} of {release.version} {fault}")
             if new and all(each.health == "healthy" for each in new):
                 return

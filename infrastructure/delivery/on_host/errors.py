@@ -8,7 +8,7 @@ from contextlib import contextmanager
 REFUSED, BUSY = 2, 75
 
 
-class Refused(Exception):  # the name says what the host does
+class DeliveryRefused(Exception):  # the name says what the host does
     """Nothing was changed; says what is wrong, where, and how to fix it."""
 
     code = REFUSED
@@ -23,7 +23,7 @@ class Refused(Exception):  # the name says what the host does
         return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
 
 
-class Busy(Refused):
+class DeliveryBusy(DeliveryRefused):
     """Another delivery to this folder is in progress."""
 
     code = BUSY

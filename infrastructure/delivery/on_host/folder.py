@@ -6,7 +6,7 @@ millrace/
   current.json              the last release whose health check passed
   releases/<id>/            compose.yaml, release.json, release.env
   deliveries/<id>/          log, record.json
-  leaving.json              workers that were asked to stop, and wait for their runs
+  draining.json             workers that were asked to stop, and wait for their runs
   backups/                  dumps of Prefect's database from before migrations
   lock                      held while a delivery, or a command that it started, runs
 """
@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from infrastructure.delivery.on_host.errors import Busy, Refused
+from infrastructure.delivery.on_host.errors import DeliveryBusy, DeliveryRefused
 
-KEPT_RELEASES, KEPT_DELIVERIES, KEPT_BACKUPS = 5, 50, 5
+MAX_RELEASES, MAX_DELIVERIES, MAX_BACKUPS = 5, 50, 5
 UNDER_WAY = "under way"
 COMPOSE = """\
 #!/bin/sh
@@ -59,11 +59,11 @@ class Folder:
         self.secrets = path / ".local" / "secrets"
         self.backups = path / "backups"
 
-    def of_release(self, name: str) -> Path:
+    def get_release_folder(self, name: str) -> Path:
         """Return the folder of a release."""
         return self.path / "releases" / name
 
-    def of_delivery(self, name: str) -> Path:
+    def get_delivery_folder(self, name: str) -> Path:
         """Return the folder of a delivery."""
         return self.path / "deliveries" / name
 
@@ -79,18 +79,18 @@ class Folder:
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode().strip() or "unknown"
             os.close(descriptor)
-            raise Busy(
+            raise DeliveryBusy(
                 f"Another delivery is in progress here, or a command that it left: {holder}.",
                 where=f"{self.path}/lock",
-                fix=f"wait for it; it writes {self.of_delivery(holder)}/log",
+                fix=f"wait for it; it writes {self.get_delivery_folder(holder)}/log",
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, delivery.encode(), 0)
         return descriptor
 
-    def add(self, release: Release, compose: str, environment: dict[str, str]) -> None:
+    def add_release(self, release: Release, compose: str, environment: dict[str, str]) -> None:
         """Store a release, so that a later rollback can return to it."""
-        folder = self.of_release(release.id)
+        folder = self.get_release_folder(release.id)
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "compose.yaml", compose)
         lines = [f"{name}={value}\n" for name, value in environment.items()]
@@ -98,16 +98,16 @@ class Folder:
         write(folder / "release.json", json.dumps(asdict(release), indent=2))
         (self.path / ".env").touch(0o600)
 
-    def release(self, name: str) -> Release:
+    def read_release(self, name: str) -> Release:
         """Read a stored release."""
-        file = self.of_release(name) / "release.json"
+        file = self.get_release_folder(name) / "release.json"
         fix = f"deliver that release again, or another of {file.parent.parent}"
         try:
             return Release(**_read(file, fix))
         except TypeError as error:
             raise _corrupt_file_error(file, str(error), fix) from error
 
-    def good(self) -> list[str]:
+    def list_good_releases(self) -> list[str]:
         """Return the ids of the releases whose health check passed, the current one first."""
         file = self.path / "current.json"
         if not file.exists():
@@ -119,57 +119,57 @@ class Folder:
             raise _corrupt_file_error(file, "good is not a list of releases", fix)
         return [str(name) for name in good]
 
-    def current(self) -> Release | None:
+    def get_current_release(self) -> Release | None:
         """Return the last release whose health check passed, or None before the first."""
-        good = self.good()
-        return self.release(good[0]) if good else None
+        good = self.list_good_releases()
+        return self.read_release(good[0]) if good else None
 
-    def passed(self, release: Release) -> list[Release]:
+    def mark_as_good(self, release: Release) -> list[Release]:
         """Make a release the current one; return the deleted releases whose images are unused."""
-        names = [release.id, *(name for name in self.good() if name != release.id)]
-        write(self.path / "current.json", json.dumps({"good": names[:KEPT_RELEASES]}, indent=2))
+        names = [release.id, *(name for name in self.list_good_releases() if name != release.id)]
+        write(self.path / "current.json", json.dumps({"good": names[:MAX_RELEASES]}, indent=2))
         write(self.path / "compose", COMPOSE.format(id=release.id), mode=0o700)
         gone = []
         for folder in (self.path / "releases").iterdir():
-            if folder.name not in names[:KEPT_RELEASES]:
-                gone.append(self.release(folder.name))
+            if folder.name not in names[:MAX_RELEASES]:
+                gone.append(self.read_release(folder.name))
                 shutil.rmtree(folder)
-        still = {self.release(name).image for name in names[:KEPT_RELEASES]}
+        still = {self.read_release(name).image for name in names[:MAX_RELEASES]}
         return [each for each in gone if each.image not in still]
 
-    def leaving(self) -> set[str]:
+    def read_draining_workers(self) -> set[str]:
         """Return the ids of worker containers that were asked to stop."""
-        file = self.path / "leaving.json"
+        file = self.path / "draining.json"
         fix = f"see which workers still run (docker ps), stop the old ones, then: rm {file}"
         return set(_read(file, fix, list)) if file.exists() else set()
 
-    def leave(self, containers: set[str]) -> None:
+    def save_draining_workers(self, containers: set[str]) -> None:
         """Store the ids of worker containers that were asked to stop."""
-        write(self.path / "leaving.json", json.dumps(sorted(containers)))
+        write(self.path / "draining.json", json.dumps(sorted(containers)))
 
-    def begun(self, name: str, record: dict[str, Any]) -> None:
+    def create_record(self, name: str, record: dict[str, Any]) -> None:
         """Create the record of a delivery, and delete the oldest ones."""
         folder = self.path / "deliveries"
         folder.mkdir(exist_ok=True)
-        for old in sorted(folder.iterdir())[: -KEPT_DELIVERIES + 1]:
+        for old in sorted(folder.iterdir())[: -MAX_DELIVERIES + 1]:
             shutil.rmtree(old)
-        self.of_delivery(name).mkdir()
-        self.note(name, record)
+        self.get_delivery_folder(name).mkdir()
+        self.save_record(name, record)
 
-    def note(self, name: str, record: dict[str, Any]) -> None:
+    def save_record(self, name: str, record: dict[str, Any]) -> None:
         """Save the record of a delivery."""
-        write(self.of_delivery(name) / "record.json", json.dumps(record, indent=2))
+        write(self.get_delivery_folder(name) / "record.json", json.dumps(record, indent=2))
 
-    def record(self, name: str) -> dict[str, Any] | None:
+    def read_record(self, name: str) -> dict[str, Any] | None:
         """Read the record of a delivery; None if there is none."""
-        file = self.of_delivery(name) / "record.json"
+        file = self.get_delivery_folder(name) / "record.json"
         fix = f"read {file.with_name('log')}, then put the record aside: mv {file} {file}.damaged"
         return _read(file, fix) if file.exists() else None
 
-    def unfinished(self) -> dict[str, Any] | None:
+    def find_killed_delivery(self) -> dict[str, Any] | None:
         """Return the record of the latest delivery if it was killed; requires the lock."""
         for folder in sorted((self.path / "deliveries").glob("*"), reverse=True):
-            record = self.record(folder.name)
+            record = self.read_record(folder.name)
             if record is not None:
                 return record if record.get("result") == UNDER_WAY else None
         return None
@@ -209,5 +209,5 @@ def _read(file: Path, fix: str, kind: type[Any] = dict) -> Any:
     return found
 
 
-def _corrupt_file_error(file: Path, why: str, fix: str) -> Refused:
-    return Refused(f"A file of this host is damaged: {why}.", where=str(file), fix=fix)
+def _corrupt_file_error(file: Path, why: str, fix: str) -> DeliveryRefused:
+    return DeliveryRefused(f"A file of this host is damaged: {why}.", where=str(file), fix=fix)

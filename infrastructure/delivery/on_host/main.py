@@ -14,9 +14,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from infrastructure.delivery.on_host.delivery import DELIVERED, STUCK, Delivery, ended
+from infrastructure.delivery.on_host.delivery import DELIVERED, STUCK, Delivery, record_end
 from infrastructure.delivery.on_host.engine import Log
-from infrastructure.delivery.on_host.errors import Refused
+from infrastructure.delivery.on_host.errors import DeliveryRefused
 from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release
 
 VERSION_KEY = "org.opencontainers.image.version"
@@ -29,14 +29,14 @@ FREE_BYTES = 4 << 30
 FOLLOW_SECONDS = 0.5
 
 
-def look(folder: Folder) -> None:
+def check_host(folder: Folder) -> None:
     """Check that the host can run a delivery.
 
     Raises:
         Refused: something is missing.
     """
     if os.geteuid() == 0:
-        raise Refused(
+        raise DeliveryRefused(
             "Deliveries are made by an ordinary user.", where="root on the host",
             fix="adduser --disabled-password millrace, let it use the engine "
             "(documentation/delivery.md), and name it in --host",
@@ -48,20 +48,20 @@ def look(folder: Folder) -> None:
         except OSError as error:
             fault = str(error)
         if fault:
-            raise Refused(
+            raise DeliveryRefused(
                 f"{' '.join(program)}: {fault}", where=f"{os.uname().nodename}, in a login of SSH",
                 fix="install engine and Compose, and let this user use them: sudo usermod "
                 "--append --groups docker USER, or a rootless engine (documentation/delivery.md)",
             )  # fmt: skip
     free = shutil.disk_usage(folder.path).free
     if free < FREE_BYTES:
-        raise Refused(
+        raise DeliveryRefused(
             f"{free / 1e9:.1f} GB are free, and an image with its layers needs 4.",
             where=str(folder.path), fix="docker image prune, or a larger disk",
         )  # fmt: skip
 
 
-def look_at_secrets(folder: Folder, image: str) -> None:
+def check_secrets(folder: Folder, image: str) -> None:
     """Check that the secrets exist; a delivery never generates secrets for production.
 
     Raises:
@@ -70,7 +70,7 @@ def look_at_secrets(folder: Folder, image: str) -> None:
     missing = [name for name in SECRETS if not (folder.secrets / name).is_file()]
     own = folder.path / ".env"
     if missing and not (own.exists() and "SECRETS_DIR=" in own.read_text()):
-        raise Refused(
+        raise DeliveryRefused(
             f"Secrets are missing: {', '.join(missing)}.",
             where=str(folder.secrets),
             fix=f"on the host: mkdir -p {folder.secrets} && docker run --rm --network none "
@@ -112,10 +112,12 @@ def _docker(arguments: list[str], environment: dict[str, str], text: str, fix: s
         check=False,
     )  # fmt: skip
     if done.returncode:
-        raise Refused(f"docker {arguments[0]}: {done.stderr.strip()}", where=arguments[-1], fix=fix)
+        raise DeliveryRefused(
+            f"docker {arguments[0]}: {done.stderr.strip()}", where=arguments[-1], fix=fix
+        )
 
 
-def facts(image: str) -> dict[str, str]:
+def inspect_image(image: str) -> dict[str, str]:
     """Return version and Alembic head of the image.
 
     Raises:
@@ -134,14 +136,14 @@ def facts(image: str) -> dict[str, str]:
     )  # fmt: skip
     if head.returncode or VERSION_KEY not in labels:
         why = head.stderr.strip()[-300:] or f"no {VERSION_KEY}"
-        raise Refused(
+        raise DeliveryRefused(
             f"It is not an image of this project: {why}", where=image,
             fix="build it with millrace image",
         )  # fmt: skip
     return {"version": labels[VERSION_KEY], "head": head.stdout.strip().splitlines()[-1]}
 
 
-def begin(folder: Folder, name: str, request: dict[str, Any]) -> None:
+def start_delivery(folder: Folder, name: str, request: dict[str, Any]) -> None:
     """Take the lock, and continue the delivery in a background process.
 
     Raises:
@@ -149,20 +151,20 @@ def begin(folder: Folder, name: str, request: dict[str, Any]) -> None:
     """
     lock = folder.lock(name)
     release = Release(**request.pop("release"))
-    folder.add(release, request.pop("compose"), request.pop("environment"))
-    killed = folder.unfinished()
+    folder.add_release(release, request.pop("compose"), request.pop("environment"))
+    killed = folder.find_killed_delivery()
     record = {
         "id": name, "release": release.id, "image": release.image, "version": release.version,
         **request, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "result": UNDER_WAY, "why": None, "begun": [], "steps": [], "backup": None, "deployed": "",
         "notice": None,
     }  # fmt: skip
-    folder.begun(name, record)
+    folder.create_record(name, record)
     if killed is not None:
-        ended(folder, killed["id"], dict(killed), "killed")
+        record_end(folder, killed["id"], dict(killed), "killed")
         record["killed"] = killed
-        folder.note(name, record)
-    log = folder.of_delivery(name) / "log"
+        folder.save_record(name, record)
+    log = folder.get_delivery_folder(name) / "log"
     log.touch()
     if os.fork():
         return
@@ -181,25 +183,26 @@ def begin(folder: Folder, name: str, request: dict[str, Any]) -> None:
             traceback.print_exc()
             record["why"] = "a fault of the delivery itself, see the log"
             result = STUCK
-        ended(folder, name, record, result)
+        record_end(folder, name, record, result)
         os._exit(0 if result == DELIVERED else 1)
 
 
-def follow(folder: Folder, name: str, offset: int) -> dict[str, Any]:
+def stream_log(folder: Folder, name: str, offset: int) -> dict[str, Any]:
     """Print the log from an offset until the delivery has ended; return its record."""
-    with (folder.of_delivery(name) / "log").open("rb") as stream:
+    with (folder.get_delivery_folder(name) / "log").open("rb") as stream:
         stream.seek(offset)
         while True:
-            record = folder.record(name)
+            record = folder.read_record(name)
             piece = stream.read()
             if piece:
                 sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
             elif record is not None and record["result"] != UNDER_WAY:
                 return record
-            elif _is_dead(folder) and folder.record(name) == record:
-                raise Refused(
-                    "The delivery was killed on the host.", where=str(folder.of_delivery(name)),
+            elif _is_dead(folder) and folder.read_record(name) == record:
+                raise DeliveryRefused(
+                    "The delivery was killed on the host.",
+                    where=str(folder.get_delivery_folder(name)),
                     fix="deliver again: it goes on, or goes back first",
                 )  # fmt: skip
             time.sleep(FOLLOW_SECONDS)
@@ -236,23 +239,23 @@ def main() -> int:
     folder = Folder(path.resolve())
     try:
         return _run_command(folder, arguments)
-    except Refused as error:
+    except DeliveryRefused as error:
         sys.stderr.write(f"{error}\n")
         return error.code
 
 
 def _run_command(folder: Folder, arguments: argparse.Namespace) -> int:
     if arguments.command == "pull":
-        look(folder)
+        check_host(folder)
         pull(arguments.image, json.loads(sys.stdin.read() or "{}"))
-        look_at_secrets(folder, arguments.image)
-        print(json.dumps(facts(arguments.image)))  # noqa: T201 # the client reads it
+        check_secrets(folder, arguments.image)
+        print(json.dumps(inspect_image(arguments.image)))  # noqa: T201 # the client reads it
     elif arguments.command == "good":
-        print(json.dumps([vars(folder.release(name)) for name in folder.good()]))  # noqa: T201
+        print(json.dumps([vars(folder.read_release(name)) for name in folder.list_good_releases()]))  # noqa: T201
     elif arguments.command == "begin":
-        begin(folder, arguments.name, json.loads(sys.stdin.read()))
+        start_delivery(folder, arguments.name, json.loads(sys.stdin.read()))
     elif arguments.command == "follow":
-        follow(folder, arguments.name, arguments.offset)
+        stream_log(folder, arguments.name, arguments.offset)
     elif arguments.command == "show":
-        print(json.dumps(folder.record(arguments.name)))  # noqa: T201
+        print(json.dumps(folder.read_record(arguments.name)))  # noqa: T201
     return 0

@@ -22,75 +22,83 @@ class Workers:
         self._folder = folder
         self._log = log
         # Asked to stop by this delivery or an earlier one; they accept no more runs.
-        self._leaving = folder.leaving()
+        self._draining = folder.read_draining_workers()
 
-    def services(self, release: Release) -> list[str]:
+    def list_enabled_services(self, release: Release) -> list[str]:
         """Return the worker services that the Compose profiles of this host enable."""
         enabled = self._engine.compose(release, "config", "--services", quiet=True).stdout.split()
         return [name for name in SERVICES if name in enabled]
 
-    def clear(self, release: Release) -> None:
+    def remove_exited(self, release: Release) -> None:
         """Remove containers that have exited, since Compose would start them again."""
         running = set()
         for service in SERVICES:
-            for each in self._engine.containers(release, service):
+            for each in self._engine.list_containers(release, service):
                 if each.running:
                     running.add(each.id)
                 else:
                     self._engine.run(
-                        "docker", "rm", "--volumes", each.id, passes=(0, 1), quiet=True
+                        "docker", "rm", "--volumes", each.id, ok_codes=(0, 1), quiet=True
                     )
-        self._leaving &= running
-        self._folder.leave(self._leaving)
+        self._draining &= running
+        self._folder.save_draining_workers(self._draining)
 
-    def others(self, release: Release, service: str, kept: Release | None) -> list[Container]:
+    def list_old_workers(
+        self, release: Release, service: str, previous: Release | None
+    ) -> list[Container]:
         """Return running containers of other releases that were not asked to stop yet.
 
         Args:
             kept: the previous release. If it has the same image, the containers of the two look
                 alike, and all count as previous.
         """
-        alike = kept is not None and kept.id != release.id and kept.image == release.image
+        alike = (
+            previous is not None and previous.id != release.id and previous.image == release.image
+        )
         return [
             each
-            for each in self._engine.containers(release, service)
-            if each.running and each.id not in self._leaving
+            for each in self._engine.list_containers(release, service)
+            if each.running and each.id not in self._draining
             and (alike or each.image != release.image)
         ]  # fmt: skip
 
-    def bring(self, release: Release, service: str, kept: Release | None, seconds: float) -> None:
+    def start(
+        self, release: Release, service: str, previous: Release | None, seconds: float
+    ) -> None:
         """Start a worker of this release next to the others, and wait until it is healthy.
 
         Raises:
             StepFailed: it does not become healthy. The other workers still accept runs.
         """
-        self.clear(release)
-        existing = self._engine.containers(release, service)
-        others = {each.id for each in self.others(release, service, kept)} | self._leaving
+        self.remove_exited(release)
+        existing = self._engine.list_containers(release, service)
+        others = {
+            each.id for each in self.list_old_workers(release, service, previous)
+        } | self._draining
         if any(each.id not in others for each in existing):
-            self._log.say(f"{service}: one of {release.version} is there")
+            self._log.write_line(f"{service}: one of {release.version} is there")
         else:
             self._engine.compose(
                 release, "up", "--detach", "--no-deps", "--no-recreate",
                 "--scale", f"{service}={len(existing) + 1}", service,
             )  # fmt: skip
-        self._engine.until_healthy(release, service, list(others), seconds)
+        self._engine.wait_until_healthy(release, service, list(others), seconds)
 
-    def dismiss(self, release: Release, kept: Release | None, drain_seconds: int) -> int:
+    def start_draining(self, release: Release, previous: Release | None, drain_seconds: int) -> int:
         """Ask the workers of other releases to stop; return their number."""
         count = 0
         for service in SERVICES:
-            for each in self.others(release, service, kept):
+            for each in self.list_old_workers(release, service, previous):
                 # The container may have exited meanwhile.
                 self._engine.run(
-                    "docker", "kill", "--signal", "TERM", each.id, passes=(0, 1), quiet=True
+                    "docker", "kill", "--signal", "TERM", each.id, ok_codes=(0, 1), quiet=True
                 )
-                self._log.say(
+                self._log.write_line(
                     f"{service} {each.id[:12]} takes no more runs, and waits for those it has "
                     f"begun, {drain_seconds} s at most"
                 )
-                self._leaving.add(each.id)
-                self._folder.leave(self._leaving)
+                self._draining.add(each.id)
+                self._folder.save_draining_workers(self._draining)
                 count += 1
                 # A separate process without the lock, so that it does not block the next delivery.
                 subprocess.Popen(
@@ -105,7 +113,7 @@ class Workers:
         names = [
             each.id
             for service in SERVICES
-            for each in self._engine.containers(release, service)
+            for each in self._engine.list_containers(release, service)
             if each.running
         ]
         if names:
@@ -113,4 +121,4 @@ class Workers:
             self._engine.run(
                 "docker", "stop", "--time", str(seconds), *names, seconds=seconds + 60, quiet=True
             )
-        self.clear(release)
+        self.remove_exited(release)

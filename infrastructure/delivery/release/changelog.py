@@ -34,12 +34,12 @@ class Section:
     start: int
 
     @property
-    def says_something(self) -> bool:
+    def has_text(self) -> bool:
         """Whether there is at least one list entry, and not only headings."""
         return _ENTRY.search(self.text) is not None
 
 
-def sections(changelog: str) -> list[Section]:
+def parse_sections(changelog: str) -> list[Section]:
     """Parse all sections, in the order of the file."""
     found = list(_HEADING.finditer(changelog))
     ends = [*(heading.start() for heading in found), len(changelog)][1:]
@@ -60,7 +60,7 @@ def get_section(changelog: str, name: str) -> Section:
     Raises:
         ConfigurationError: there is no such section, or it is empty.
     """
-    all_sections = sections(changelog)
+    all_sections = parse_sections(changelog)
     found = [section for section in all_sections if section.name == name]
     if len(found) != 1:
         names = ", ".join(section.name for section in all_sections) or "none"
@@ -69,7 +69,7 @@ def get_section(changelog: str, name: str) -> Section:
             where=FILE,
             fix=f"have one section that begins with: ## [{name}]",
         )
-    if not found[0].says_something:
+    if not found[0].has_text:
         raise ConfigurationError(
             f"The section [{name}] says nothing: a release that changes nothing is none.",
             where=FILE,
@@ -85,7 +85,7 @@ def release_section(changelog: str, version: str, day: date) -> str:
         ConfigurationError: the unreleased section is empty, or the version already has a section.
     """
     unreleased = get_section(changelog, UNRELEASED)
-    if any(section.name == version for section in sections(changelog)):
+    if any(section.name == version for section in parse_sections(changelog)):
         raise ConfigurationError(
             f"The section [{version}] is there already.",
             where=FILE,

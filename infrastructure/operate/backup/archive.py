@@ -49,7 +49,7 @@ class Manifest:
     """
 
     kind: Kind
-    made: str
+    created_at: str
     prefect: str
     revision: str
     server: str
@@ -60,7 +60,7 @@ class Manifest:
 
 def write(folder: Path, manifest: Manifest, database: Path) -> Path:
     """Write a backup to a folder, and return the file."""
-    moment = datetime.fromisoformat(manifest.made).astimezone(UTC)
+    moment = datetime.fromisoformat(manifest.created_at).astimezone(UTC)
     file = folder / f"prefect-backup-{moment:%Y%m%dT%H%M%SZ}-{manifest.kind}.tar.gz"
     if file.exists():
         raise BackupError(
@@ -138,7 +138,7 @@ def _unpack(file: Path, folder: Path) -> tuple[Manifest, Path]:
     return Manifest(**json.loads((folder / MANIFEST).read_text())), folder / DATABASE
 
 
-def remove_beyond(folder: Path, keep: int) -> list[Path]:
+def prune(folder: Path, keep: int) -> list[Path]:
     """Delete the oldest backups of a folder, and keep the newest `keep`."""
     ours = sorted(
         (file for file in folder.iterdir() if NAME_PATTERN.fullmatch(file.name) and file.is_file()),

@@ -10,11 +10,11 @@ import typer
 from packaging.version import Version
 from rich.console import Console
 
-from infrastructure.local.files import writable_folder
+from infrastructure.local.files import make_writable_folder
 from infrastructure.operate.backup import archive, postgres, sqlite
 from infrastructure.operate.backup.archive import Manifest
-from infrastructure.operate.backup.database import Postgres, Sqlite, configured
-from infrastructure.operate.backup.encryption_keys import Opened
+from infrastructure.operate.backup.database import Postgres, Sqlite, get_configured_database
+from infrastructure.operate.backup.encryption_keys import KeyCheck
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import BackupError
 from prefect_flows.core.settings import load_settings
@@ -43,16 +43,20 @@ def create(
     console = Console()
     local_dir = load_settings().local_dir
     folder = to or local_dir / "backups"
-    database = configured(local_dir)
+    database = get_configured_database(local_dir)
     made_here = not folder.exists()
-    writable_folder(folder)
+    make_writable_folder(folder)
     if made_here:
         folder.chmod(0o700)
     with private_folder("backup", folder, ".unfinished-") as scratch:
         copy = scratch / archive.DATABASE
         if isinstance(database, Sqlite):
-            sqlite.copy(database, copy)
-            revision, rows, blocks = sqlite.revision(copy), sqlite.rows(copy), sqlite.blocks(copy)
+            sqlite.back_up(database, copy)
+            revision, rows, blocks = (
+                sqlite.read_revision(copy),
+                sqlite.count_rows(copy),
+                sqlite.read_blocks(copy),
+            )
             server = sqlite.VERSION
         else:
             seen = postgres.dump(database, copy)
@@ -60,7 +64,7 @@ def create(
             server = seen.server
         manifest = Manifest(
             kind=_kind(database),
-            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             prefect=prefect.__version__,
             revision=revision,
             server=server,
@@ -73,7 +77,7 @@ def create(
     console.print(f"{file} ({file.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
     _print_key_location(console, blocks)
     if keep is not None:
-        for old in archive.remove_beyond(folder, keep):
+        for old in archive.prune(folder, keep):
             console.print(f"removed {old.name}", highlight=False, soft_wrap=True)
 
 
@@ -82,7 +86,7 @@ def create(
 def restore(
     file: Annotated[Path, typer.Argument(help="A backup that `create` wrote.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put aside what the database holds now.")
+        bool, typer.Option("--replace", help="Keep the current database under another name.")
     ] = False,
     without_secrets: Annotated[
         bool, typer.Option("--without-secrets", help="Restore although no key opens the blocks.")
@@ -92,7 +96,7 @@ def restore(
     import prefect
 
     console = Console()
-    database = configured(load_settings().local_dir)
+    database = get_configured_database(load_settings().local_dir)
     with private_folder("restore") as scratch:
         manifest, copy = archive.read(file, scratch)
         if manifest.kind != _kind(database):
@@ -116,14 +120,15 @@ def restore(
             )
         kept: Path | str | None
         if isinstance(database, Sqlite):
-            blocks = sqlite.blocks(copy)
-            if blocks.closed and not without_secrets:
-                raise postgres.closed(blocks, str(file))
-            kept = sqlite.put(database, copy, manifest)
+            blocks = sqlite.read_blocks(copy)
+            if blocks.undecryptable and not without_secrets:
+                raise postgres.build_decryption_error(blocks, str(file))
+            kept = sqlite.restore(database, copy, manifest)
         else:
-            kept = postgres.put(database, copy, manifest, allow_closed=without_secrets)
+            kept = postgres.restore(database, copy, manifest, without_secrets=without_secrets)
     console.print(
-        f"{database.address}: restored as of {manifest.made}, {_format_counts(manifest.rows)}",
+        f"{database.address}: restored as of {manifest.created_at}, "
+        f"{_format_counts(manifest.rows)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if kept is not None:
@@ -147,12 +152,13 @@ def _format_counts(rows: object) -> str:
     return ", ".join(f"{rows[table]} {name}" for table, name in names.items())
 
 
-def _print_key_location(console: Console, blocks: Opened) -> None:
+def _print_key_location(console: Console, blocks: KeyCheck) -> None:
     """Print where the blocks' encryption key is, so that it is kept before it is needed."""
-    if blocks.closed:
+    if blocks.undecryptable:
         text = (
-            f"{blocks.closed} of {blocks.blocks} blocks are closed with a key that is not in this "
-            "backup, nor here: keep the server's PREFECT_SERVER_ENCRYPTION_KEY elsewhere"
+            f"{blocks.undecryptable} of {blocks.blocks} blocks cannot be decrypted: their key is "
+            "neither in this backup nor here; keep the server's "
+            "PREFECT_SERVER_ENCRYPTION_KEY elsewhere"
         )
     elif blocks.where == "environment":
         text = "The key of the blocks is not in it: keep PREFECT_SERVER_ENCRYPTION_KEY elsewhere"

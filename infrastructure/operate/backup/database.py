@@ -62,7 +62,7 @@ class Postgres:
         return parameters | {"dbname": database or self.name}
 
 
-def configured(local_dir: Path) -> Sqlite | Postgres:
+def get_configured_database(local_dir: Path) -> Sqlite | Postgres:
     """Return the database of a Prefect server that is started in this environment.
 
     If neither home nor URL is set, it is the database of `millrace up`, whose `down` removes the
@@ -87,7 +87,7 @@ def configured(local_dir: Path) -> Sqlite | Postgres:
         return Sqlite(Path(url.database.removeprefix("file:")))
     if kind == "postgresql":
         args = settings.sqlalchemy.connect_args
-        return of_url(url, search_path=args.search_path, tls=dict(args.tls))
+        return parse_url(url, search_path=args.search_path, tls=dict(args.tls))
     raise BackupError(
         "The Prefect server's database is neither a SQLite file nor Postgres: "
         f"{url.render_as_string()}.",
@@ -96,7 +96,7 @@ def configured(local_dir: Path) -> Sqlite | Postgres:
     )
 
 
-def of_url(url: URL, search_path: str | None, tls: dict[str, object]) -> Postgres:
+def parse_url(url: URL, search_path: str | None, tls: dict[str, object]) -> Postgres:
     """Convert a database URL the way SQLAlchemy and asyncpg read it."""
 
     def get_query_value(name: str) -> str | None:

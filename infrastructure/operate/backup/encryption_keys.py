@@ -22,7 +22,7 @@ BLOCKS_QUERY = "select data from block_document"
 
 
 @dataclass(frozen=True)
-class Opened:
+class KeyCheck:
     """Result of trying an encryption key on all blocks.
 
     Attributes:
@@ -35,10 +35,10 @@ class Opened:
     where: Literal["database", "environment"]
     sha256: str | None
     blocks: int
-    closed: int
+    undecryptable: int
 
 
-def opened(stored: object | None, blocks: Iterable[object]) -> Opened:
+def check_key(stored: object | None, blocks: Iterable[object]) -> KeyCheck:
     """Try the key that a server in this environment would use on every block.
 
     Args:
@@ -52,7 +52,7 @@ def opened(stored: object | None, blocks: Iterable[object]) -> Opened:
     for data in blocks:
         count += 1
         closed += not _can_decrypt(key, data)
-    return Opened(
+    return KeyCheck(
         where, None if key is None else hashlib.sha256(key.encode()).hexdigest(), count, closed
     )
 

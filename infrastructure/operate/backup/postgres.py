@@ -15,8 +15,13 @@ from psycopg2.extensions import make_dsn
 
 from infrastructure.operate.backup.archive import PRIVATE, Manifest
 from infrastructure.operate.backup.database import TABLES, Postgres
-from infrastructure.operate.backup.encryption_keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
-from infrastructure.operate.backup.postgres_programs import call, program
+from infrastructure.operate.backup.encryption_keys import (
+    BLOCKS_QUERY,
+    KEY_QUERY,
+    KeyCheck,
+    check_key,
+)
+from infrastructure.operate.backup.postgres_programs import find_program, run_program
 from prefect_flows.core.errors import BackupError
 from prefect_flows.core.formatting import one_line
 
@@ -31,16 +36,16 @@ NAME_LENGTH = 63
 
 
 @dataclass(frozen=True)
-class Seen:
+class Metadata:
     """Metadata of a database."""
 
     server: str
     revision: str
     rows: dict[str, int]
-    blocks: Opened
+    blocks: KeyCheck
 
 
-def dump(database: Postgres, to: Path) -> Seen:
+def dump(database: Postgres, to: Path) -> Metadata:
     """Dump a consistent snapshot of the database while the server runs.
 
     Raises:
@@ -51,8 +56,8 @@ def dump(database: Postgres, to: Path) -> Seen:
         (snapshot,) = _fetch_row(connection, "select pg_export_snapshot()")
         metadata = _collect_metadata(connection)
         to.touch(PRIVATE)
-        call(
-            program("pg_dump", _major(connection)),
+        run_program(
+            find_program("pg_dump", _major(connection)),
             ["--format=custom", "--no-owner", "--no-privileges", "--compress=1",
              f"--snapshot={snapshot}", f"--file={to}"],
             database, {},
@@ -68,7 +73,9 @@ def is_empty(database: Postgres) -> bool:
         return not any(_count_rows(connection).values())
 
 
-def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: bool) -> str | None:
+def restore(
+    database: Postgres, dumped: Path, manifest: Manifest, *, without_secrets: bool
+) -> str | None:
     """Restore a dump; return the new name of the replaced database, or None if there was none.
 
     Raises:
@@ -83,10 +90,10 @@ def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: b
         major = _major(server)
         _refuse_older_server(major, manifest, database)
         _refuse_if_in_use(server, database)
-        tool = program("pg_restore", major)
+        tool = find_program("pg_restore", major)
         _execute(server, "create database {} template template0 encoding 'UTF8'", new_name)
         try:
-            call(
+            run_program(
                 tool,
                 ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
                  f"--dbname={make_dsn(dbname=new_name)}", "--", str(dumped)],
@@ -94,7 +101,7 @@ def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: b
             )  # fmt: skip
             with _connect(database, new_name) as connection:
                 _verify(
-                    _collect_metadata(connection), manifest, database, allow_closed=allow_closed
+                    _collect_metadata(connection), manifest, database, allow_closed=without_secrets
                 )
             _refuse_if_in_use(server, database)
             exists = _exists(database)
@@ -111,36 +118,38 @@ def put(database: Postgres, dumped: Path, manifest: Manifest, *, allow_closed: b
     return old_name if exists else None
 
 
-def _verify(seen: Seen, manifest: Manifest, database: Postgres, *, allow_closed: bool) -> None:
+def _verify(seen: Metadata, manifest: Manifest, database: Postgres, *, allow_closed: bool) -> None:
     if seen.rows != dict(manifest.rows) or seen.revision != manifest.revision:
         raise BackupError(
             f"The restored database is not the one of the backup: {seen.rows}.",
             where=database.address,
             fix="take another backup",
         )
-    if seen.blocks.closed and not allow_closed:
-        raise closed(seen.blocks, database.address)
+    if seen.blocks.undecryptable and not allow_closed:
+        raise build_decryption_error(seen.blocks, database.address)
 
 
-def closed(blocks: Opened, where: str) -> BackupError:
+def build_decryption_error(blocks: KeyCheck, where: str) -> BackupError:
     """Build the error for blocks that a server in this environment cannot decrypt."""
     return BackupError(
-        f"{blocks.closed} of {blocks.blocks} blocks cannot be opened: their key is not in the "
-        "database, but in the environment of the server that wrote them.",
+        f"{blocks.undecryptable} of {blocks.blocks} blocks cannot be decrypted: their key is "
+        "not in the database, but in the environment of the server that wrote them.",
         where=where,
         fix="set PREFECT_SERVER_ENCRYPTION_KEY to that server's key; if it is lost: "
         "--without-secrets restores the rest, and setup writes the blocks anew",
     )
 
 
-def _collect_metadata(connection: Connection) -> Seen:
+def _collect_metadata(connection: Connection) -> Metadata:
     stored = _fetch_row(connection, KEY_QUERY)
     with connection.cursor() as cursor:
         cursor.execute(BLOCKS_QUERY)
-        blocks = opened(stored[0] if stored else None, (data for (data,) in cursor.fetchall()))
+        blocks = check_key(stored[0] if stored else None, (data for (data,) in cursor.fetchall()))
     revision = _fetch_row(connection, "select version_num from alembic_version")
     (version,) = _fetch_row(connection, "show server_version")
-    return Seen(str(version), str(revision[0]) if revision else "", _count_rows(connection), blocks)
+    return Metadata(
+        str(version), str(revision[0]) if revision else "", _count_rows(connection), blocks
+    )
 
 
 def _count_rows(connection: Connection) -> dict[str, int]:

@@ -15,7 +15,7 @@ from prefect_flows.core.errors import BackupError
 from prefect_flows.core.formatting import one_line
 
 
-def program(name: str, server_major: int) -> Path:
+def find_program(name: str, server_major: int) -> Path:
     """Find a program of the server's major version on the PATH or in the usual folders.
 
     An older program rejects a newer server, and a newer program may write what the server does not
@@ -40,7 +40,9 @@ def program(name: str, server_major: int) -> Path:
     )
 
 
-def call(file: Path, arguments: list[str], database: Postgres, variables: dict[str, str]) -> None:
+def run_program(
+    file: Path, arguments: list[str], database: Postgres, variables: dict[str, str]
+) -> None:
     """Run a Postgres program, with the password only in its environment.
 
     Raises:

@@ -12,14 +12,19 @@ from pathlib import Path
 
 from infrastructure.operate.backup.archive import PRIVATE, Manifest
 from infrastructure.operate.backup.database import TABLES, Sqlite
-from infrastructure.operate.backup.encryption_keys import BLOCKS_QUERY, KEY_QUERY, Opened, opened
+from infrastructure.operate.backup.encryption_keys import (
+    BLOCKS_QUERY,
+    KEY_QUERY,
+    KeyCheck,
+    check_key,
+)
 from prefect_flows.core.errors import BackupError
 
 LOCK_TIMEOUT_SECONDS = 60.0
 VERSION = sqlite3.sqlite_version
 
 
-def copy(database: Sqlite, to: Path) -> None:
+def back_up(database: Sqlite, to: Path) -> None:
     """Copy a consistent snapshot of the database while the server runs.
 
     The copy is made in one step, since SQLite restarts it whenever another process writes between
@@ -42,13 +47,13 @@ def copy(database: Sqlite, to: Path) -> None:
         copied.execute("pragma journal_mode = delete")
 
 
-def revision(file: Path) -> str:
+def read_revision(file: Path) -> str:
     """Return the Alembic revision of the database."""
     with _open_readonly(file) as connection:
         return str(connection.execute("select version_num from alembic_version").fetchone()[0])
 
 
-def rows(file: Path) -> dict[str, int]:
+def count_rows(file: Path) -> dict[str, int]:
     """Count the rows of the main tables."""
     with _open_readonly(file) as connection:
         return {
@@ -57,22 +62,22 @@ def rows(file: Path) -> dict[str, int]:
         }
 
 
-def blocks(file: Path) -> Opened:
+def read_blocks(file: Path) -> KeyCheck:
     """Check whether a server in this environment could decrypt the blocks."""
     with _open_readonly(file) as connection:
         stored = connection.execute(KEY_QUERY).fetchone()
         found = connection.execute(BLOCKS_QUERY)
-        return opened(stored[0] if stored else None, (data for (data,) in found))
+        return check_key(stored[0] if stored else None, (data for (data,) in found))
 
 
 def is_empty(database: Sqlite) -> bool:
     """Return whether the file is missing or new, so that a restore loses nothing."""
     if not database.file.exists():
         return True
-    return not any(rows(database.file).values())
+    return not any(count_rows(database.file).values())
 
 
-def put(database: Sqlite, restored: Path, manifest: Manifest) -> Path | None:
+def restore(database: Sqlite, restored: Path, manifest: Manifest) -> Path | None:
     """Replace the database with a restored file; return the renamed old file, if any.
 
     Raises:
@@ -109,7 +114,7 @@ def _verify(file: Path, manifest: Manifest) -> None:
         (verdict,) = connection.execute("pragma integrity_check").fetchone()
     if verdict != "ok":
         raise _unreadable_error(sqlite3.DatabaseError(verdict), file)
-    found = rows(file)
+    found = count_rows(file)
     if found != dict(manifest.rows):
         raise BackupError(
             f"The restored database has other rows than the backup: {found}.",

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.operate.health_check.facts import ApiState, Deployed, Pool, Server, Target
+from infrastructure.operate.health_check.facts import (
+    ApiState,
+    DeploymentState,
+    Pool,
+    Server,
+    Target,
+)
 from prefect_flows.core.names import PIPELINE, concurrency_limit
 from prefect_flows.core.prefect_api import prefect_client, read_all, read_or_none
 
@@ -21,12 +27,12 @@ if TYPE_CHECKING:
 USUAL_RUNS = 10
 # A run may have released its lease and be about to finish: look again after this time.
 SECOND_LOOK_SECONDS = 5.0
-ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-UNFINISHED = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+ENDED_STATES = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+UNFINISHED_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
 @contextmanager
-def asking(seconds: float) -> Iterator[SyncPrefectClient]:
+def open_client(seconds: float) -> Iterator[SyncPrefectClient]:
     """Yield a client with a request timeout and without retries."""
     from prefect.settings import (
         PREFECT_API_REQUEST_TIMEOUT,
@@ -39,7 +45,7 @@ def asking(seconds: float) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def server(client: SyncPrefectClient) -> Server:
+def read_server(client: SyncPrefectClient) -> Server:
     """Return the versions of server and client; the first request that is authenticated."""
     import prefect
     from prefect.client.base import ServerType
@@ -52,7 +58,7 @@ def server(client: SyncPrefectClient) -> Server:
     )
 
 
-def facts(client: SyncPrefectClient, names: Sequence[str]) -> ApiState:
+def read_api_state(client: SyncPrefectClient, names: Sequence[str]) -> ApiState:
     """Query deployments, runs and work pools of the targets."""
     from prefect.client.schemas.filters import FlowFilter
 
@@ -99,9 +105,9 @@ def _target(
         upcoming = _read_runs(
             client, by_deployment, ["SCHEDULED"], "EXPECTED_START_TIME_ASC", 1, after=now
         )
-        last = _read_runs(client, by_deployment, ENDED, "END_TIME_DESC", 1)
+        last = _read_runs(client, by_deployment, ENDED_STATES, "END_TIME_DESC", 1)
         deployed.append(
-            Deployed(
+            DeploymentState(
                 deployment,
                 flow_names[str(deployment.flow_id)],
                 upcoming[0].expected_start_time if upcoming else None,
@@ -111,7 +117,7 @@ def _target(
     # A flow run gets the target's name when it starts, however it was started. A run that has not
     # started yet is found by its deployment.
     by_name = {"name": {"any_": [name]}}
-    ended = _read_runs(client, by_name, ENDED, "END_TIME_DESC", 1, PIPELINE)
+    ended = _read_runs(client, by_name, ENDED_STATES, "END_TIME_DESC", 1, PIPELINE)
     ended += [d.last for d in deployed if d.is_pipeline and d.last is not None]
     holders = _count_lease_holders(client, name)
     unfinished = _read_unfinished(client, name, deployments, now)
@@ -141,7 +147,9 @@ def _read_unfinished(
     found = {
         run.id: run
         for which, flow in ways
-        for run in _read_runs(client, which, UNFINISHED, "EXPECTED_START_TIME_ASC", 200, flow, now)
+        for run in _read_runs(
+            client, which, UNFINISHED_STATES, "EXPECTED_START_TIME_ASC", 200, flow, now
+        )
     }
     return list(found.values())
 

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 CHECK = "automations"
 
 
-def judge_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iterator[Check]:
+def evaluate_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iterator[Check]:
     """Yield one check for each target that has recipients; skip other targets."""
     file = read_automations()
     for target in targets:
         asked = get_desired(client, file, [target])
-        if asked.left_out:
+        if asked.skipped:
             continue
         kind = AutomationKind([target])
-        steps = plan(client, [kind], asked.wanted, keep=asked.wanted)
+        steps = plan(client, [kind], asked.automations, all_desired=asked.automations)
         changed = [f"{s.action} {s.name}" for s in steps if s.action is not Action.UNCHANGED]
-        paused = sorted({each.name for each in asked.wanted} & kind.paused(client))
+        paused = sorted({each.name for each in asked.automations} & kind.paused(client))
         if changed:
             seen = f"differs from the file: {'; '.join(changed)}"
             yield Check(CHECK, target, Status.WARNING, seen, f"{COMMAND} --target {target}")

@@ -39,27 +39,27 @@ class Check:
     name: str
     subject: str
     status: Status
-    seen: str
+    message: str
     fix: str | None = None
     seconds: float = 0.0
 
 
-def overall(checks: Iterable[Check]) -> Status:
+def get_overall_status(checks: Iterable[Check]) -> Status:
     """Return `failed` if a check failed, else `warning` if one warns, else `ok`."""
     found = {check.status for check in checks}
     return next((s for s in (Status.FAILED, Status.WARNING) if s in found), Status.OK)
 
 
-def document(checks: Iterable[Check]) -> dict[str, Any]:
+def to_document(checks: Iterable[Check]) -> dict[str, Any]:
     """Build the document that `--json` prints. Keys may be added, but never renamed."""
     checks = list(checks)
     return {
-        "status": overall(checks),
+        "status": get_overall_status(checks),
         "checks": [asdict(check) | {"seconds": round(check.seconds, 3)} for check in checks],
     }
 
 
-def redacted(check: Check, secrets: Iterable[str]) -> Check:
+def redact_check(check: Check, secrets: Iterable[str]) -> Check:
     """Return the check on one line, with all secrets masked."""
 
     def clean(text: str) -> str:
@@ -68,5 +68,5 @@ def redacted(check: Check, secrets: Iterable[str]) -> Check:
         return one_line(USERINFO.sub("***@", text))
 
     return replace(
-        check, seen=clean(check.seen), fix=None if check.fix is None else clean(check.fix)
+        check, message=clean(check.message), fix=None if check.fix is None else clean(check.fix)
     )

@@ -8,13 +8,17 @@ from contextlib import contextmanager
 import httpx
 
 from infrastructure.operate.health_check import api_queries, external_checks
-from infrastructure.operate.health_check.automation_checks import judge_automations
+from infrastructure.operate.health_check.automation_checks import evaluate_automations
 from infrastructure.operate.health_check.check_result import Check, Status
-from infrastructure.operate.health_check.evaluate import judge_deployments, judge_pool, judge_server
+from infrastructure.operate.health_check.evaluate import (
+    evaluate_deployments,
+    evaluate_pool,
+    evaluate_server,
+)
 from infrastructure.operate.health_check.evaluate_runs import (
-    judge_last_run,
-    judge_running,
-    judge_waiting,
+    evaluate_last_run,
+    evaluate_running_runs,
+    evaluate_waiting_runs,
 )
 from infrastructure.prefect_resources.automations.desired_automations import COMMAND as AUTOMATIONS
 from prefect_flows.core.errors import (
@@ -24,7 +28,7 @@ from prefect_flows.core.errors import (
     did_you_mean,
 )
 from prefect_flows.core.names import LOCAL_UP_COMMAND, SETUP_COMMAND
-from prefect_flows.core.prefect_api import existing_targets, load_profile
+from prefect_flows.core.prefect_api import list_targets, load_profile
 from prefect_flows.core.settings import Settings
 from prefect_flows.state.configured_store import configured_store
 
@@ -42,9 +46,9 @@ class Checks:
         named: targets to check; None for all that have a profile block.
     """
 
-    def __init__(self, settings: Settings, named: Sequence[str] | None) -> None:
+    def __init__(self, settings: Settings, targets: Sequence[str] | None) -> None:
         self._settings = settings
-        self._named = list(dict.fromkeys(named or []))
+        self._named = list(dict.fromkeys(targets or []))
         self.targets: list[str] = list(self._named)
         # Masked in all output, in case the error of a library contains one.
         self.secrets = _get_client_secrets()
@@ -52,15 +56,15 @@ class Checks:
     def api(self, seconds: float) -> list[Check]:
         """Check that the API responds, accepts the credentials, and has a compatible version."""
         try:
-            with api_queries.asking(seconds / 2) as client:
-                server = api_queries.server(client)
-                existing = existing_targets(client)
+            with api_queries.open_client(seconds / 2) as client:
+                server = api_queries.read_server(client)
+                existing = list_targets(client)
         except PrefectUnreachable as error:
             return [self._unreachable_check(error)]
         except (httpx.HTTPError, ValueError) as error:
             seen = f"the URL is not a Prefect API: {type(error).__name__}: {error}"
             return [Check("api", "", Status.FAILED, seen, START_SERVER)]
-        checks = [judge_server(server)]
+        checks = [evaluate_server(server)]
         if not self._named:
             self.targets = existing
         missing = [name for name in self.targets if name not in existing]
@@ -98,7 +102,7 @@ class Checks:
         with _errors_as_checks(
             "database", "", "see the server's log, and that its database runs"
         ) as checks:
-            with api_queries.asking(seconds) as client:
+            with api_queries.open_client(seconds) as client:
                 client.request("GET", "/ready")
                 runs = client.count_flow_runs()
             checks.append(Check("database", "", Status.OK, f"answers; {runs} flow runs in it"))
@@ -107,52 +111,52 @@ class Checks:
     def runs(self, seconds: float) -> list[Check]:
         """Check work pools, workers, deployments and runs of the targets."""
         with _errors_as_checks("runs", "", START_SERVER) as checks:
-            with api_queries.asking(seconds) as client:
-                facts = api_queries.facts(client, self.targets)
+            with api_queries.open_client(seconds) as client:
+                facts = api_queries.read_api_state(client, self.targets)
             if not facts.pools:
                 seen = "no deployment of these targets names a work pool"
                 checks.extend(Check(n, "", Status.SKIPPED, seen) for n in ("pool", "worker"))
             for pool in facts.pools:
-                checks.extend(judge_pool(pool, facts))
+                checks.extend(evaluate_pool(pool, facts))
             for target in facts.targets:
-                checks.extend(judge_deployments(target, facts))
-                checks.extend(judge_last_run(target, facts))
-                checks.extend(judge_waiting(target, facts))
-                checks.append(judge_running(target, facts))
+                checks.extend(evaluate_deployments(target, facts))
+                checks.extend(evaluate_last_run(target, facts))
+                checks.extend(evaluate_waiting_runs(target, facts))
+                checks.append(evaluate_running_runs(target, facts))
         return checks
 
     def automations(self, seconds: float) -> list[Check]:
         """Check that the automations are as their file defines them."""
         with (
             _errors_as_checks("automations", "", AUTOMATIONS) as checks,
-            api_queries.asking(seconds) as client,
+            api_queries.open_client(seconds) as client,
         ):
-            checks.extend(judge_automations(client, self.targets))
+            checks.extend(evaluate_automations(client, self.targets))
         return checks
 
     def warehouse(self, target: str, seconds: float) -> list[Check]:
         """Check that dbt can connect to the warehouse of a target."""
         with _errors_as_checks("warehouse", target, f"{SETUP_COMMAND} --target {target}") as checks:
-            with api_queries.asking(seconds) as client:
+            with api_queries.open_client(seconds) as client:
                 profile = load_profile(client, target)
             self.secrets |= set(profile.secrets.values())
             # Time out before the check as a whole does, to report the cause.
-            checks.append(external_checks.warehouse(profile, seconds * 0.8))
+            checks.append(external_checks.check_warehouse(profile, seconds * 0.8))
         return checks
 
     def state_store(self, seconds: float) -> list[Check]:
         """Check that the state store responds, and list unsent notifications."""
         with _errors_as_checks("state store", "", "") as checks:
-            with api_queries.asking(seconds) as client:
+            with api_queries.open_client(seconds) as client:
                 store = configured_store(self._settings, client)
-            checks.extend(external_checks.state_store(store, self.targets))
+            checks.extend(external_checks.check_state_store(store, self.targets))
         return checks
 
     def disk(self, seconds: float) -> list[Check]:  # noqa: ARG002 # as the others
         """Check that this machine has free disk space."""
-        return [external_checks.disk(self._settings.local_dir)]
+        return [external_checks.check_disk(self._settings.local_dir)]
 
-    def not_asked(self) -> list[Check]:
+    def list_skipped(self) -> list[Check]:
         """Return skipped checks for everything that needs the API."""
         seen = "the API has to answer first"
         names = ("database", "pool", "worker", "deployment", "last run", "late runs", "stuck runs",

@@ -18,9 +18,9 @@ from rich.table import Table
 from infrastructure.operate.health_check.check_result import (
     Check,
     Status,
-    document,
-    overall,
-    redacted,
+    get_overall_status,
+    redact_check,
+    to_document,
 )
 from infrastructure.operate.health_check.checks import Checks
 from infrastructure.operate.health_check.parallel_checks import run_checks
@@ -61,12 +61,12 @@ def healthcheck(
     # The checks report the errors that libraries would log.
     logging.disable(logging.CRITICAL)
     questions = Checks(load_settings(), targets)
-    checks = [redacted(check, questions.secrets) for check in _run_checks(questions, timeout)]
+    checks = [redact_check(check, questions.secrets) for check in _run_checks(questions, timeout)]
     if as_json:
-        typer.echo(json.dumps(document(checks), indent=2))
+        typer.echo(json.dumps(to_document(checks), indent=2))
     else:
         _print(checks)
-    if overall(checks) is Status.FAILED:
+    if get_overall_status(checks) is Status.FAILED:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -90,7 +90,7 @@ def _run_checks(questions: Checks, timeout: float) -> list[Check]:
 
     first = run({"api": questions.api, "disk": questions.disk})
     if any(check.name == "api" and check.status is Status.FAILED for check in first):
-        return [*first, *questions.not_asked()]
+        return [*first, *questions.list_skipped()]
     jobs: dict[str, Callable[[float], list[Check]]] = {
         "database": questions.database,
         "runs": questions.runs,
@@ -104,11 +104,11 @@ def _run_checks(questions: Checks, timeout: float) -> list[Check]:
 
 def _print(checks: list[Check]) -> None:
     console = Console()
-    table = Table("check", "of", "status", "seen", "s", title="Health", title_justify="left")
+    table = Table("check", "of", "status", "message", "s", title="Health", title_justify="left")
     table.columns[3].overflow = "fold"
     for check in checks:
         status = f"[{COLORS[check.status]}]{check.status}[/]"
-        table.add_row(check.name, check.subject, status, check.seen, f"{check.seconds:.1f}")
+        table.add_row(check.name, check.subject, status, check.message, f"{check.seconds:.1f}")
     console.print(table)
     for check in checks:
         if check.fix is not None:
@@ -116,4 +116,4 @@ def _print(checks: list[Check]) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     count = {status: sum(check.status is status for check in checks) for status in Status}
     parts = ", ".join(f"{count[status]} {status}" for status in reversed(Status) if count[status])
-    console.print(f"{overall(checks)}: {parts}", highlight=False)
+    console.print(f"{get_overall_status(checks)}: {parts}", highlight=False)

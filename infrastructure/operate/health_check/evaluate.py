@@ -10,7 +10,13 @@ from typing import Any
 from packaging.version import Version
 
 from infrastructure.operate.health_check.check_result import USERINFO, Check, Status
-from infrastructure.operate.health_check.facts import ApiState, Deployed, Pool, Server, Target
+from infrastructure.operate.health_check.facts import (
+    ApiState,
+    DeploymentState,
+    Pool,
+    Server,
+    Target,
+)
 from prefect_flows.core.formatting import format_duration
 
 PREFECT = "uv run prefect"
@@ -32,7 +38,7 @@ SECRET_NAME = re.compile(
 REFERENCE_PATTERN = re.compile(r".*\{\{.*\}\}.*|\$\w+|\$\{\w+\}|\*+")
 
 
-def judge_server(server: Server) -> Check:
+def evaluate_server(server: Server) -> Check:
     """Check that the client is not newer than the server, and both have one major version."""
     seen = f"{server.url} answers, Prefect {server.version}, client {server.client_version}"
     if server.is_cloud:
@@ -50,7 +56,7 @@ def judge_server(server: Server) -> Check:
     )  # fmt: skip
 
 
-def judge_pool(pool: Pool, facts: ApiState) -> Iterator[Check]:
+def evaluate_pool(pool: Pool, facts: ApiState) -> Iterator[Check]:
     """Check that a work pool exists, is not paused, and has an online worker."""
     if pool.pool is None:
         command = f"{POOLS_COMMAND} --pool {pool.name}"
@@ -64,15 +70,15 @@ def judge_pool(pool: Pool, facts: ApiState) -> Iterator[Check]:
     else:
         status = (pool.pool.status or "unknown").lower().replace("_", " ")
         yield Check("pool", pool.name, Status.OK, f"type {pool.pool.type}, {status}")
-    yield _judge_queues(pool, facts)
-    yield _judge_workers(pool, facts)
+    yield _evaluate_queues(pool, facts)
+    yield _evaluate_workers(pool, facts)
 
 
-def _judge_queues(pool: Pool, facts: ApiState) -> Check:
+def _evaluate_queues(pool: Pool, facts: ApiState) -> Check:
     used = {
         deployed.deployment.work_queue_name or "default"
         for target in facts.targets
-        for deployed in target.deployed
+        for deployed in target.deployments
         if deployed.deployment.work_pool_name == pool.name
     }
     known = {queue.name: queue for queue in pool.queues}
@@ -91,7 +97,7 @@ def _judge_queues(pool: Pool, facts: ApiState) -> Check:
     return Check("queues", pool.name, Status.OK, ", ".join(sorted(used)))
 
 
-def _judge_workers(pool: Pool, facts: ApiState) -> Check:
+def _evaluate_workers(pool: Pool, facts: ApiState) -> Check:
     assert pool.pool is not None  # noqa: S101 # judged only when there is one
     if pool.pool.is_push_pool or pool.pool.is_managed_pool:
         return Check(
@@ -124,18 +130,18 @@ def _judge_workers(pool: Pool, facts: ApiState) -> Check:
     return Check("worker", pool.name, Status.FAILED, seen, fix)
 
 
-def judge_deployments(target: Target, facts: ApiState) -> Iterator[Check]:
+def evaluate_deployments(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check that the target has a deployment of the pipeline, and that its deployments can run."""
-    if not any(deployed.is_pipeline for deployed in target.deployed):
+    if not any(deployed.is_pipeline for deployed in target.deployments):
         seen = "no deployment of the pipeline"
         fix = f"{DEPLOY_COMMAND} {target.name}"
         yield Check("deployment", target.name, Status.WARNING, seen, fix)
-    for deployed in target.deployed:
-        yield _judge_deployment(deployed, target, facts)
-        yield _judge_secrets(deployed, target)
+    for deployed in target.deployments:
+        yield _evaluate_deployment(deployed, target, facts)
+        yield _evaluate_secrets(deployed, target)
 
 
-def _judge_deployment(deployed: Deployed, target: Target, facts: ApiState) -> Check:
+def _evaluate_deployment(deployed: DeploymentState, target: Target, facts: ApiState) -> Check:
     deployment, name = deployed.deployment, deployed.name
     if deployment.work_pool_name is None:
         return Check(
@@ -153,7 +159,7 @@ def _judge_deployment(deployed: Deployed, target: Target, facts: ApiState) -> Ch
     return Check("deployment", name, Status.WARNING if fix else Status.OK, seen, fix)
 
 
-def _describe_schedule(deployed: Deployed, facts: ApiState) -> tuple[str, str | None]:
+def _describe_schedule(deployed: DeploymentState, facts: ApiState) -> tuple[str, str | None]:
     """Describe the schedule of a deployment; return a fix if it will not run."""
     deployment = deployed.deployment
     inactive = [schedule for schedule in deployment.schedules if not schedule.active]
@@ -174,11 +180,11 @@ def _describe_schedule(deployed: Deployed, facts: ApiState) -> tuple[str, str | 
     )
 
 
-def _judge_secrets(deployed: Deployed, target: Target) -> Check:
+def _evaluate_secrets(deployed: DeploymentState, target: Target) -> Check:
     paths = [
-        *plain_secrets(deployed.deployment.job_variables, "job_variables"),
-        *plain_secrets(deployed.deployment.pull_steps, "pull_steps"),
-        *plain_secrets(deployed.deployment.parameters, "parameters"),
+        *find_plaintext_secrets(deployed.deployment.job_variables, "job_variables"),
+        *find_plaintext_secrets(deployed.deployment.pull_steps, "pull_steps"),
+        *find_plaintext_secrets(deployed.deployment.parameters, "parameters"),
     ]
     if not paths:
         return Check("secrets", deployed.name, Status.OK, "none in clear in the deployment")
@@ -189,14 +195,14 @@ def _judge_secrets(deployed: Deployed, target: Target) -> Check:
     )  # fmt: skip
 
 
-def plain_secrets(value: Any, path: str) -> Iterator[str]:
+def find_plaintext_secrets(value: Any, path: str) -> Iterator[str]:
     """Yield the paths of values whose name means a secret, or that are URLs with a password."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from plain_secrets(inner, f"{path}.{key}")
+            yield from find_plaintext_secrets(inner, f"{path}.{key}")
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from plain_secrets(inner, f"{path}[{index}]")
+            yield from find_plaintext_secrets(inner, f"{path}[{index}]")
     elif isinstance(value, str) and value and not REFERENCE_PATTERN.fullmatch(value.strip()):
         found = USERINFO.search(value)
         in_url = found is not None and ":" in found.group() and "{{" not in found.group()

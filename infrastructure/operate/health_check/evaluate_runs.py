@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from infrastructure.operate.health_check.check_result import Check, Status
 from infrastructure.operate.health_check.evaluate import PREFECT
-from infrastructure.operate.health_check.facts import ApiState, Deployed, Target
+from infrastructure.operate.health_check.facts import ApiState, DeploymentState, Target
 from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.names import PIPELINE
 
@@ -26,14 +26,14 @@ UNUSUAL_SECONDS = 1800
 FAILED_STATES = ("FAILED", "CRASHED")
 
 
-def judge_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
+def evaluate_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check how the last run of the pipeline ended, and the last run of each source."""
-    success = target.succeeded[0] if target.succeeded else None
+    success = target.last_successes[0] if target.last_successes else None
     if target.last is None:
         yield Check(
             "last run", target.name, Status.WARNING, "never ran",
             next(
-                (f"{PREFECT} deployment run {d.name}" for d in target.deployed if d.is_pipeline),
+                (f"{PREFECT} deployment run {d.name}" for d in target.deployments if d.is_pipeline),
                 f"uv run millrace run --target {target.name}",
             ),
         )  # fmt: skip
@@ -44,12 +44,12 @@ def judge_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
         elif success.id != target.last.id and success.end_time is not None:
             seen += f"; last success {format_duration(facts.age(success.end_time))} ago"
         yield _evaluate_state(target.last, target.name, seen)
-    for deployed in target.deployed:
+    for deployed in target.deployments:
         if not deployed.is_pipeline and deployed.last is not None:
             yield _evaluate_source(deployed, deployed.last, facts)
 
 
-def _evaluate_source(deployed: Deployed, last: FlowRun, facts: ApiState) -> Check:
+def _evaluate_source(deployed: DeploymentState, last: FlowRun, facts: ApiState) -> Check:
     return _evaluate_state(last, deployed.name, _describe_end(last, facts))
 
 
@@ -68,7 +68,7 @@ def _describe_end(run: FlowRun, facts: ApiState) -> str:
     return f"{run.state_name}{ago}{took}"
 
 
-def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
+def evaluate_waiting_runs(target: Target, facts: ApiState) -> Iterator[Check]:
     """Check for late runs, and for runs that are stuck in Pending or Cancelling."""
     late = [
         (facts.age(run.expected_start_time), run)
@@ -108,7 +108,7 @@ def judge_waiting(target: Target, facts: ApiState) -> Iterator[Check]:
         yield Check("stuck runs", target.name, Status.OK, "none")
 
 
-def judge_running(target: Target, facts: ApiState) -> Check:
+def evaluate_running_runs(target: Target, facts: ApiState) -> Check:
     """Check the runs that Prefect shows as running.
 
     A run of the pipeline holds its target's lease. If nobody holds it, a run that has been running
@@ -133,7 +133,7 @@ def judge_running(target: Target, facts: ApiState) -> Check:
             "was started with --no-prefect",
             f"if nothing runs: {PREFECT} flow-run delete {lost[0].id}",
         )  # fmt: skip
-    usual = max((run.total_run_time.total_seconds() for run in target.succeeded), default=None)
+    usual = max((run.total_run_time.total_seconds() for run in target.last_successes), default=None)
     longest = max((age for age, _ in running), default=0.0)
     if usual is not None and longest > max(UNUSUAL_FACTOR * usual, UNUSUAL_SECONDS):
         _, first = max(running, key=lambda found: found[0])

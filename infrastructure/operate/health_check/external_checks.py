@@ -14,7 +14,7 @@ from prefect_flows.core.formatting import one_line
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.notifications.outbox import Outbox
-from prefect_flows.state.incidents import open_incidents
+from prefect_flows.state.incidents import load_open_incidents
 from prefect_flows.state.store import StateStore
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ LOW_DISK_BYTES = 2 * GIB
 CRITICAL_DISK_BYTES = GIB // 4
 
 
-def warehouse(profile: Profile, seconds: float) -> Check:
+def check_warehouse(profile: Profile, seconds: float) -> Check:
     """Connect with dbt's adapter and the target's profile, and run `select 1`.
 
     `dbt debug` would parse the project first, and dbt cannot run twice concurrently in one process.
@@ -101,7 +101,7 @@ def _unreachable(profile: Profile, error: Exception) -> WarehouseUnreachable:
     )
 
 
-def state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
+def check_state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
     """Check the state store, and count unsent notifications and open incidents; read only."""
     target_names = store.names("targets")
     yield Check(
@@ -113,7 +113,7 @@ def state_store(store: StateStore, targets: Sequence[str]) -> Iterator[Check]:
 
 def _notices(store: StateStore, target: str) -> Check:
     """Check for open incidents and unsent notifications."""
-    broken = f"{len(open_incidents(store, target))} open incident(s)"
+    broken = f"{len(load_open_incidents(store, target))} open incident(s)"
     outbox = Outbox.read(store, target)
     if not outbox.waiting:
         return Check("notices", target, Status.OK, f"none unsent; {broken}")
@@ -131,7 +131,7 @@ def _notices(store: StateStore, target: str) -> Check:
     return Check("notices", target, Status.WARNING, seen, fix)
 
 
-def disk(local_dir: Path) -> Check:
+def check_disk(local_dir: Path) -> Check:
     """Check the free disk space of this machine."""
     existing = next(folder for folder in (local_dir, *local_dir.parents) if folder.exists())
     free = shutil.disk_usage(existing).free

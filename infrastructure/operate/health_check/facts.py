@@ -35,7 +35,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Deployed:
+class DeploymentState:
     """A deployment of a target with its next scheduled run and its last finished run."""
 
     deployment: DeploymentResponse
@@ -66,9 +66,9 @@ class Target:
     """
 
     name: str
-    deployed: Sequence[Deployed]
+    deployments: Sequence[DeploymentState]
     last: FlowRun | None
-    succeeded: Sequence[FlowRun]
+    last_successes: Sequence[FlowRun]
     unfinished: Sequence[FlowRun]
     holders: int | None
 

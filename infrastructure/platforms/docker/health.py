@@ -17,7 +17,7 @@ from pathlib import Path
 TIMEOUT_SECONDS = 5
 
 
-def role_of(command: str) -> str:
+def get_role(command: str) -> str:
     """Return the role that a command line starts: `server`, `worker` or `other`."""
     if "prefect server start" in command:
         return "server"
@@ -25,7 +25,7 @@ def role_of(command: str) -> str:
     return "worker" if starts_worker else "other"
 
 
-def address(role: str, environment: dict[str, str]) -> str | None:
+def get_address(role: str, environment: dict[str, str]) -> str | None:
     """Return the health endpoint of a role, or None if running is enough."""
     if role == "server":
         # The endpoint needs no credentials.
@@ -37,7 +37,7 @@ def address(role: str, environment: dict[str, str]) -> str | None:
     return None
 
 
-def fault(url: str) -> str | None:
+def find_fault(url: str) -> str | None:
     """Return what is wrong with an endpoint, or None if it is healthy."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS):  # noqa: S310 # http alone
@@ -60,9 +60,9 @@ def main() -> int:
     )
     given = parser.parse_args().role
     first_process = Path("/proc/1/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    role = given or role_of(first_process)
-    url = address(role, dict(os.environ))
-    wrong = None if url is None else fault(url)
+    role = given or get_role(first_process)
+    url = get_address(role, dict(os.environ))
+    wrong = None if url is None else find_fault(url)
     sys.stdout.write(f"{role}: {wrong or 'healthy'}\n")
     return 0 if wrong is None else 1
 

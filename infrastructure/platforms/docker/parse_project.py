@@ -23,7 +23,7 @@ from infrastructure.setup_profiles.contract import Contract
 from infrastructure.setup_profiles.desired import build_profile, desired_blocks
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.core.profiles import Profile, profile_name
+from prefect_flows.core.profiles import Profile, read_profile_name
 from prefect_flows.core.settings import load_settings
 from prefect_flows.state.target_state import PARTIAL_PARSE
 from prefect_flows.transform.session import DbtSession
@@ -31,14 +31,14 @@ from prefect_flows.transform.session import DbtSession
 ARGUMENT = "DBT_TARGETS"
 
 
-def targets_without_secrets(text: str, *, where: str) -> Contract:
+def parse_targets(text: str, *, where: str) -> Contract:
     """Parse Terraform's outputs, and check that they contain no secrets.
 
     Raises:
         ContractError: the outputs are invalid.
         ConfigurationError: they contain secrets, which would stay in the image's layers.
     """
-    found = contract.parse(
+    found = contract.parse_contract(
         text, where=where, fix="terraform -chdir=DIR output -json, without dbt_target_secrets"
     )
     if found.secrets:
@@ -51,11 +51,11 @@ def targets_without_secrets(text: str, *, where: str) -> Contract:
     return found
 
 
-def profiles_for(text: str, dbt_dir: Path) -> list[Profile]:
+def build_profiles(text: str, dbt_dir: Path) -> list[Profile]:
     """Return the profile of each target in the outputs, or a dummy profile without outputs."""
-    name = profile_name(dbt_dir)
+    name = read_profile_name(dbt_dir)
     if text.strip():
-        known = targets_without_secrets(text, where=f"the build argument {ARGUMENT}")
+        known = parse_targets(text, where=f"the build argument {ARGUMENT}")
         blocks = desired_blocks(known, name)
         return [build_profile(blocks, target) for target in known.targets]
     output = {
@@ -90,7 +90,7 @@ def main(
     console = Console()
     settings = load_settings()
     text = os.environ.get(ARGUMENT, "")
-    for profile in profiles_for(text, settings.dbt_dir):
+    for profile in build_profiles(text, settings.dbt_dir):
         file = parse(settings.dbt_dir, profile, folder / profile.target)
         if text.strip():
             console.print(f"{profile.target}: parsed, {file.stat().st_size / 1e6:.1f} MB")

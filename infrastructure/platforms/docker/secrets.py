@@ -28,7 +28,7 @@ TARGETS = ("dev", "staging", "prod")
 app = typer.Typer(add_completion=False)
 
 
-def warehouse(password: str) -> dict[str, Any]:
+def build_warehouse(password: str) -> dict[str, Any]:
     """Return the block `warehouse-postgres`: Compose's warehouse, for flow runs in its network."""
     return {
         "host": "warehouse",
@@ -39,9 +39,9 @@ def warehouse(password: str) -> dict[str, Any]:
     }
 
 
-def outputs(password: str) -> dict[str, Any]:
+def build_outputs(password: str) -> dict[str, Any]:
     """Return the targets in Compose's warehouse, as Terraform would output them."""
-    connection = warehouse(password)
+    connection = build_warehouse(password)
     connection.pop("password")
     targets = {
         name: {"type": "postgres", **connection, "schema": f"dbt_{name}", "threads": 4}
@@ -56,7 +56,7 @@ def outputs(password: str) -> dict[str, Any]:
     }
 
 
-def make(folder: Path) -> dict[str, bool]:
+def create_secrets(folder: Path) -> dict[str, bool]:
     """Create the missing files; return name → whether it was created.
 
     Raises:
@@ -72,8 +72,8 @@ def make(folder: Path) -> dict[str, bool]:
         }
         password = (folder / "warehouse-password").read_text()
         for name, document in (
-            ("warehouse-postgres.json", warehouse(password)),
-            ("terraform-outputs.json", outputs(password)),
+            ("warehouse-postgres.json", build_warehouse(password)),
+            ("terraform-outputs.json", build_outputs(password)),
             # Registry credentials cannot be generated.
             ("registry.json", {}),
         ):
@@ -111,7 +111,7 @@ def main(
     """Make the files that compose.yaml mounts as secrets; those that exist stay as they are."""
     console = Console()
     folder = folder or load_settings().local_dir / "secrets"
-    for name, was_made in make(folder).items():
+    for name, was_made in create_secrets(folder).items():
         console.print(f"{folder / name}: {'made' if was_made else 'stays'}", soft_wrap=True)
 
 

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 
-def answers(url: str) -> bool:
+def is_api_up(url: str) -> bool:
     """Return whether the server is healthy."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - a setting of ours
@@ -44,7 +44,7 @@ def main() -> int:
     until = time.monotonic() + patience
     server = Path("/proc") / os.environ["MAINPID"]
     while time.monotonic() < until:
-        if answers(url):
+        if is_api_up(url):
             return 0
         if not server.exists():
             sys.stderr.write("The Prefect server has ended: its own lines above say why.\n")

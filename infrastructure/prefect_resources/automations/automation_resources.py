@@ -22,7 +22,7 @@ PRINTED = frozenset({"type", "block_document_id", "subject", "body", "state", "m
 UNORDERED = ("after", "expect", "for_each")
 
 
-def desired(target: str | None, finding: Finding, blocks: Mapping[str, UUID]) -> Desired:
+def build_desired(target: str | None, finding: Finding, blocks: Mapping[str, UUID]) -> Desired:
     """Build the automation of a finding.
 
     Args:
@@ -48,7 +48,7 @@ def desired(target: str | None, finding: Finding, blocks: Mapping[str, UUID]) ->
     return Desired(
         AUTOMATION,
         automation(target, finding.name),
-        normal({
+        normalize({
             "description": finding.description,
             "tags": [TAG] if target is None else [TAG, run_tag(target)],
             "trigger": finding.trigger,
@@ -76,7 +76,7 @@ class AutomationKind:
         """Return the automation with this name."""
         return next((_to_actual(each) for each in self._read(client) if each.name == name), None)
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every automation of the targets that has our tag and name prefix."""
         return [
             _to_actual(each)
@@ -88,12 +88,12 @@ class AutomationKind:
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
         """Create or update the automation. An update restarts the windows of its trigger."""
-        written = _core(wanted.name, wanted.data)
+        written = _core(desired.name, desired.data)
         if stored_id is None:
             return client.create_automation(written)
         client.update_automation(stored_id, written)
@@ -103,7 +103,7 @@ class AutomationKind:
         """Delete the automation."""
         client.delete_automation(stored_id)
 
-    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+    def is_printable(self, path: tuple[str, ...], value: Any) -> bool:
         """Return False for actions that were added by hand: a webhook's may contain a secret."""
         return path[0] != "actions" or (path[-1] in PRINTED and not isinstance(value, Mapping))
 
@@ -118,7 +118,7 @@ class AutomationKind:
         return self._all
 
 
-def normal(data: Mapping[str, Any]) -> dict[str, Any]:
+def normalize(data: Mapping[str, Any]) -> dict[str, Any]:
     """Normalize an automation's fields: fill in Prefect's defaults, and sort sets.
 
     Actions become a mapping by their position, so that a plan names the field that changes.
@@ -151,4 +151,4 @@ def _core(name: str, data: Mapping[str, Any]) -> AutomationCore:
 
 
 def _to_actual(found: Automation) -> Actual:
-    return Actual(found.id, found.name, normal(found.model_dump(mode="json")))
+    return Actual(found.id, found.name, normalize(found.model_dump(mode="json")))

@@ -49,7 +49,7 @@ class Times(_Strict):
     crashed: Annotated[bool, Field(strict=True)]
 
 
-class OwnTimes(_Strict):
+class TargetTimes(_Strict):
     """Times that one target overrides."""
 
     late: Time = None
@@ -59,7 +59,7 @@ class OwnTimes(_Strict):
     crashed: Annotated[bool, Field(strict=True)] = True
 
 
-class OfServer(_Strict):
+class ServerTimes(_Strict):
     """Times of automations for the whole server."""
 
     zombies: Time
@@ -69,17 +69,17 @@ class AutomationsFile(_Strict):
     """Content of `automations.yaml`."""
 
     version: Literal[1]
-    server: OfServer
+    server: ServerTimes
     defaults: Times
-    targets: Mapping[TargetName, OwnTimes] = Field(default_factory=dict)
+    targets: Mapping[TargetName, TargetTimes] = Field(default_factory=dict)
 
-    def times(self, target: str) -> Times:
+    def get_times(self, target: str) -> Times:
         """Return the times of a target: the defaults with its own on top."""
-        own = self.targets.get(target, OwnTimes())
+        own = self.targets.get(target, TargetTimes())
         given = {name: getattr(own, name) for name in own.model_fields_set}
         return self.defaults.model_copy(update=given)
 
-    def asks_for_missing(self, target: str) -> bool:
+    def overrides_missing(self, target: str) -> bool:
         """Return whether the target sets `missing`, so that it applies without a schedule."""
         own = self.targets.get(target)
         return own is not None and own.missing is not None

@@ -16,9 +16,9 @@ from infrastructure.prefect_resources.automations.automations_file import (
 )
 from infrastructure.prefect_resources.automations.desired_automations import COMMAND, get_desired
 from infrastructure.prefect_resources.deployments import preflight
-from infrastructure.prefect_resources.ownership import projects_of
+from infrastructure.prefect_resources.ownership import load_projects
 from infrastructure.prefect_resources.reconcile import plan_table
-from infrastructure.prefect_resources.reconcile.plan import apply, differs, plan
+from infrastructure.prefect_resources.reconcile.plan import apply, has_changes, plan
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError, did_you_mean
 from prefect_flows.core.names import SETUP_COMMAND, notify_block
@@ -46,22 +46,25 @@ def setup_automations(
     console = Console()
     asked_for = read_automations(file)
     with prefect_client() as client:
-        made = preflight.load_available(client).targets
+        made = preflight.load_existing_resources(client).targets
         _refuse_unknown(client, target or [], sorted(made))
         others = _other_projects_targets(client, made, target or [])
         existing = sorted(set(made) - others)
         asked = get_desired(client, asked_for, target or existing)
         steps = plan(
-            client, [AutomationKind(target or [], others)], asked.wanted, keep=asked.wanted
+            client,
+            [AutomationKind(target or [], others)],
+            asked.automations,
+            all_desired=asked.automations,
         )
-        shown = plan_table.table(steps, prune=prune)
-        for name in asked.left_out:
+        shown = plan_table.format_table(steps, prune=prune)
+        for name in asked.skipped:
             shown.add_row("left out", f"target {name}", f"there is no block {notify_block(name)}")
         console.print(shown)
         if not dry_run and not check:
             apply(client, steps, prune=prune)
-            console.print(plan_table.summary("Automations", steps, prune=prune))
-    for name in asked.left_out:
+            console.print(plan_table.format_summary("Automations", steps, prune=prune))
+    for name in asked.skipped:
         again = f"{COMMAND} --target {name}"
         console.print(
             f"Target {name}: no notification blocks, so no automations. Name receivers in "
@@ -73,7 +76,7 @@ def setup_automations(
             f"Target {name}: {file.name} has times for it, and setup has not made it.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    if check and differs(steps):
+    if check and has_changes(steps):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -81,8 +84,8 @@ def _other_projects_targets(
     client: SyncPrefectClient, made: Mapping[str, str | None], names: Sequence[str]
 ) -> set[str]:
     """Return the targets of other projects; raise an error if one of them is named."""
-    projects = projects_of(load_settings())
-    others = {name for name, mark in made.items() if projects.is_other(mark)}
+    projects = load_projects(load_settings())
+    others = {name for name, mark in made.items() if projects.belongs_to_another(mark)}
     if named := sorted(others & set(names)):
         raise ConfigurationError(
             f"Another project ({made[named[0]]}) made the target {named[0]!r}.",

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from infrastructure.prefect_resources.automations.automation_resources import desired
+from infrastructure.prefect_resources.automations.automation_resources import build_desired
 from infrastructure.prefect_resources.automations.automations_file import AutomationsFile
-from infrastructure.prefect_resources.automations.triggers import of_target, zombies
+from infrastructure.prefect_resources.automations.triggers import (
+    build_target_findings,
+    build_zombie_finding,
+)
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core.names import PIPELINE, run_tag
-from prefect_flows.core.prefect_api import block_address, notification_blocks
+from prefect_flows.core.prefect_api import block_address, list_notification_blocks
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -25,32 +28,35 @@ class DesiredAutomations:
     """Desired automations.
 
     Attributes:
-        wanted: the automations.
-        left_out: targets without automations, because they have no notification block.
+        automations: the automations.
+        skipped: targets without automations, because they have no notification block.
     """
 
-    wanted: list[Desired] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    automations: list[Desired] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def get_desired(
     client: SyncPrefectClient, file: AutomationsFile, targets: Sequence[str]
 ) -> DesiredAutomations:
     """Return the desired automations of these targets and of the server."""
-    asked = DesiredAutomations()
+    desired = DesiredAutomations()
     for name in targets:
         blocks = {
-            block_address(block): UUID(block["id"]) for block in notification_blocks(client, name)
+            block_address(block): UUID(block["id"])
+            for block in list_notification_blocks(client, name)
         }
         if not blocks:
-            asked.left_out.append(name)
+            desired.skipped.append(name)
             continue
-        scheduled = file.asks_for_missing(name) or _is_scheduled(client, name)
-        found = of_target(name, file.times(name), scheduled=scheduled)
-        asked.wanted += [desired(name, finding, blocks) for finding in found]
+        scheduled = file.overrides_missing(name) or _is_scheduled(client, name)
+        found = build_target_findings(name, file.get_times(name), scheduled=scheduled)
+        desired.automations += [build_desired(name, finding, blocks) for finding in found]
     if file.server.zombies is not None:
-        asked.wanted.append(desired(None, zombies(file.server.zombies), blocks={}))
-    return asked
+        desired.automations.append(
+            build_desired(None, build_zombie_finding(file.server.zombies), blocks={})
+        )
+    return desired
 
 
 def _is_scheduled(client: SyncPrefectClient, target: str) -> bool:

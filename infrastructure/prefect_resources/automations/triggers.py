@@ -54,7 +54,7 @@ class Finding:
     body: str = ""
 
 
-def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding]:
+def build_target_findings(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding]:
     """Yield the findings of a target.
 
     Args:
@@ -130,7 +130,7 @@ def of_target(target: str, times: Times, *, scheduled: bool) -> Iterable[Finding
         )  # fmt: skip
 
 
-def zombies(after: timedelta) -> Finding:
+def build_zombie_finding(after: timedelta) -> Finding:
     """Return the finding for runs that are shown as running, but whose process is gone."""
     return Finding(
         "zombies",

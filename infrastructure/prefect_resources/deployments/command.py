@@ -14,12 +14,12 @@ from infrastructure.prefect_resources.deployments import prefect_yaml, preflight
 from infrastructure.prefect_resources.deployments.deployment_resources import (
     SLASH,
     DeploymentKind,
-    desired,
+    build_desired,
 )
-from infrastructure.prefect_resources.deployments.flow_schema import schemas_of
+from infrastructure.prefect_resources.deployments.flow_schema import load_schemas
 from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
 from infrastructure.prefect_resources.deployments.releases import Release
-from infrastructure.prefect_resources.ownership import projects_of
+from infrastructure.prefect_resources.ownership import load_projects
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
 from infrastructure.prefect_resources.reconcile.resources import Desired
@@ -36,20 +36,20 @@ app = typer.Typer(add_completion=False)
 
 
 @dataclass
-class Work:
+class DeployPlan:
     """Deployments to write, and failures so far.
 
     Attributes:
         declared: valid deployments of the files.
-        wanted: name of a deployment, without its flow → its desired state.
+        desired: name of a deployment, without its flow → its desired state.
         failures: name of a deployment or file → its faults, one line each.
-        unread: targets of invalid deployments; contains None if a target is unknown.
+        unknown_targets: targets of invalid deployments; contains None if a target is unknown.
     """
 
     declared: list[Deployment] = field(default_factory=list)
-    wanted: dict[str, Desired] = field(default_factory=dict)
+    desired: dict[str, Desired] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
-    unread: set[str | None] = field(default_factory=set)
+    unknown_targets: set[str | None] = field(default_factory=set)
 
     @property
     def targets(self) -> list[str]:
@@ -79,9 +79,11 @@ def deploy(
     image = image or settings.image
     work = _read(settings, target or [])
     with prefect_client() as client:
-        available = preflight.load_available(client)
-        projects = projects_of(settings)
-        others = {name for name, mark in available.targets.items() if projects.is_other(mark)}
+        available = preflight.load_existing_resources(client)
+        projects = load_projects(settings)
+        others = {
+            name for name, mark in available.targets.items() if projects.belongs_to_another(mark)
+        }
         without = sorted(set(available.targets) - set(work.targets) - others)
         for name in without if not target else []:
             console.print(
@@ -90,7 +92,7 @@ def deploy(
             )  # fmt: skip
         _check(client, settings, work, available, version=version, pool=pool, image=image)
         steps = _plan(client, work, target or [], others)
-        console.print(plan_table.table(steps, prune=prune))
+        console.print(plan_table.format_table(steps, prune=prune))
         if not dry_run:
             _write(client, work, steps, prune=prune)
             _record(client, work, steps, Release("", version, image, releases.DEPLOYED, []))
@@ -103,27 +105,27 @@ def deploy(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _read(settings: Settings, targets: Sequence[str]) -> Work:
+def _read(settings: Settings, targets: Sequence[str]) -> DeployPlan:
     """Read every file; faults in one file do not keep the others from being deployed.
 
     Raises:
         ConfigurationError: no file has a deployment for a given target.
     """
-    work = Work()
+    work = DeployPlan()
     known: set[str] = set()
-    for file in prefect_yaml.files_of(settings):
+    for file in prefect_yaml.list_deployment_files(settings):
         try:
-            valid, invalid = prefect_yaml.read_each(file)
+            valid, invalid = prefect_yaml.read_valid_and_invalid(file)
         except ConfigurationError as error:
             work.failures[str(file.relative_to(settings.project_dir))] = [str(error)]
-            work.unread.add(None)
+            work.unknown_targets.add(None)
             continue
         known |= {each.target for each in valid}
-        work.declared += prefect_yaml.of_targets(valid, targets)
+        work.declared += prefect_yaml.filter_by_target(valid, targets)
         for each in invalid:
             if not targets or each.target is None or each.target in targets:
                 work.failures[each.name] = [f"{fault}; correct {file}" for fault in each.faults]
-                work.unread.add(each.target)
+                work.unknown_targets.add(each.target)
     without = [name for name in targets if name not in work.targets]
     if without and not work.failures:
         raise ConfigurationError(
@@ -138,19 +140,21 @@ def _read(settings: Settings, targets: Sequence[str]) -> Work:
 def _check(
     client: SyncPrefectClient,
     settings: Settings,
-    work: Work,
-    available: preflight.Available,
+    work: DeployPlan,
+    available: preflight.ExistingResources,
     *,
     version: str,
     pool: str | None,
     image: str | None,
 ) -> None:
     """Add the desired state of each deployment, or its faults, to `work`."""
-    projects = projects_of(settings)
-    schemas = schemas_of({each.entrypoint for each in work.declared}, settings)
+    projects = load_projects(settings)
+    schemas = load_schemas({each.entrypoint for each in work.declared}, settings)
     for each in work.declared:
         found = list(
-            preflight.faults(client, available, each, projects=projects, pool=pool, image=image)
+            preflight.find_faults(
+                client, available, each, projects=projects, pool=pool, image=image
+            )
         )
         schema = schemas[each.entrypoint]
         if isinstance(schema, ConfigurationError):
@@ -159,13 +163,13 @@ def _check(
             work.failures[each.name] = found
             continue
         known = available.pools[pool or each.work_pool.name]
-        work.wanted[each.name] = desired(
+        work.desired[each.name] = build_desired(
             each, schema, version=version, pool=pool, image=image, variables=known.variables
         )
 
 
 def _plan(
-    client: SyncPrefectClient, work: Work, targets: Sequence[str], others: Collection[str]
+    client: SyncPrefectClient, work: DeployPlan, targets: Sequence[str], others: Collection[str]
 ) -> list[Step]:
     """Plan the deployments; nothing is orphaned while a file cannot be read.
 
@@ -179,8 +183,8 @@ def _plan(
     steps = plan(
         client,
         [DeploymentKind(targets, others)],
-        work.wanted.values(),
-        keep=work.wanted.values() if readable else None,
+        work.desired.values(),
+        all_desired=work.desired.values() if readable else None,
     )
     return [
         step
@@ -189,7 +193,9 @@ def _plan(
     ]
 
 
-def _write(client: SyncPrefectClient, work: Work, steps: Sequence[Step], *, prune: bool) -> None:
+def _write(
+    client: SyncPrefectClient, work: DeployPlan, steps: Sequence[Step], *, prune: bool
+) -> None:
     """Apply each step by itself, so that an error of the API does not stop the others."""
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -203,23 +209,25 @@ def _write(client: SyncPrefectClient, work: Work, steps: Sequence[Step], *, prun
             ]
 
 
-def _record(client: SyncPrefectClient, work: Work, steps: Sequence[Step], like: Release) -> None:
+def _record(
+    client: SyncPrefectClient, work: DeployPlan, steps: Sequence[Step], like: Release
+) -> None:
     """Record a release for each target that changed and has no failure."""
     for target in work.targets:
         names = [each.name for each in work.declared if each.target == target]
         changed = {_name_without_flow(s) for s in steps if s.action is not Action.UNCHANGED} & set(
             names
         )
-        complete = not {None, target} & work.unread and not set(names) & set(work.failures)
+        complete = not {None, target} & work.unknown_targets and not set(names) & set(work.failures)
         if changed and complete:
-            deployments = [work.wanted[name] for name in names]
-            releases.record(
+            deployments = [work.desired[name] for name in names]
+            releases.record_release(
                 client, Release(target, like.version, like.image, like.why, deployments)
             )
 
 
 def _results(
-    work: Work, steps: Sequence[Step], version: str, *, dry_run: bool, prune: bool
+    work: DeployPlan, steps: Sequence[Step], version: str, *, dry_run: bool, prune: bool
 ) -> Table:
     labels = {
         Action.CREATE: "created",
@@ -230,7 +238,7 @@ def _results(
     result = Table("deployment", "work pool", "result", title=f"Version {version}")
     result.title_justify = "left"
     for step in steps:
-        pool = str(step.wanted.data["work_pool_name"]) if step.wanted is not None else ""
+        pool = str(step.desired.data["work_pool_name"]) if step.desired is not None else ""
         failed = _name_without_flow(step) in work.failures
         done = "failed" if failed else "would be " * dry_run + labels[step.action]
         result.add_row(step.name, pool, done)

@@ -23,7 +23,7 @@ TAG = "millrace"
 SLASH = "/"
 
 
-def desired(
+def build_desired(
     deployment: Deployment,
     flow: FlowSchema,
     *,
@@ -92,7 +92,7 @@ class DeploymentKind:
         found = read_or_none(client.read_deployment_by_name, name)
         return None if found is None else Actual(found.id, name, _data(found))
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every deployment of the targets that has our tag."""
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
@@ -109,7 +109,7 @@ class DeploymentKind:
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
@@ -121,12 +121,12 @@ class DeploymentKind:
         )
         from prefect.client.schemas.objects import ConcurrencyOptions
 
-        fields = dict(wanted.data) | {"pull_steps": []}
+        fields = dict(desired.data) | {"pull_steps": []}
         schedules = fields.pop("schedules")
         fields["concurrency_options"] = ConcurrencyOptions(
             collision_strategy=fields.pop("collision_strategy")
         )
-        flow, name = wanted.name.split(SLASH, maxsplit=1)
+        flow, name = desired.name.split(SLASH, maxsplit=1)
         if stored_id is None:
             return client.create_deployment(
                 client.create_flow_from_name(flow),
@@ -159,7 +159,7 @@ class DeploymentKind:
         """Delete the deployment; its runs stay."""
         client.delete_deployment(stored_id)
 
-    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+    def is_printable(self, path: tuple[str, ...], value: Any) -> bool:
         """Return False for job variables that were added by hand: they may be secret."""
         if path[0] != "job_variables":
             return path[0] != "parameter_openapi_schema"

@@ -35,7 +35,7 @@ class FlowSchema:
     parameters: dict[str, Any]
 
 
-def schemas_of(
+def load_schemas(
     entrypoints: Iterable[str], settings: Settings
 ) -> dict[str, FlowSchema | ConfigurationError]:
     """Load flows and return their parameter schemas.

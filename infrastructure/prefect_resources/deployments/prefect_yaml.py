@@ -151,7 +151,7 @@ class Deployment(_Strict):
             image: the project's image in the deployed version.
 
         Raises:
-            ConfigurationError: the file asks for a source's own image, but the flow is no source's.
+            ConfigurationError: the file names a source's own image, but the flow is not a source's.
         """
         given = (self.work_pool.job_variables.model_extra or {}).get("image")
         if given != SOURCE_IMAGE:
@@ -166,7 +166,7 @@ class Deployment(_Strict):
         return None if image is None else get_source_image(image, self.source)
 
     @model_validator(mode="after")
-    def _is_of_a_target(self) -> Deployment:
+    def _check_target(self) -> Deployment:
         try:
             TypeAdapter(TargetName).validate_python(self.parameters.get("target"))
         except ValidationError:
@@ -188,14 +188,14 @@ class DeploymentsFile(BaseModel):
     deployments: Sequence[Deployment]
 
 
-def files_of(settings: Settings) -> list[Path]:
+def list_deployment_files(settings: Settings) -> list[Path]:
     """Return the root's file, then those of the sources."""
     sources = settings.project_dir / SOURCES
     return [settings.project_dir / FILE, *sorted(sources.glob(f"*/{FILE}"))]
 
 
 @dataclass(frozen=True)
-class Faulty:
+class InvalidDeployment:
     """An invalid deployment of a file.
 
     Attributes:
@@ -207,19 +207,19 @@ class Faulty:
     faults: Sequence[str]
 
 
-def read(file: Path) -> list[Deployment]:
+def read_deployments(file: Path) -> list[Deployment]:
     """Read the deployments of a file.
 
     Raises:
         ConfigurationError: the file cannot be read or is invalid.
     """
-    deployments, faulty = read_each(file)
+    deployments, faulty = read_valid_and_invalid(file)
     if faulty:
         raise _invalid_file_error(file, [fault for each in faulty for fault in each.faults])
     return deployments
 
 
-def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
+def read_valid_and_invalid(file: Path) -> tuple[list[Deployment], list[InvalidDeployment]]:
     """Return the valid and the invalid deployments of a file.
 
     Raises:
@@ -261,7 +261,7 @@ def read_each(file: Path) -> tuple[list[Deployment], list[Faulty]]:
         if index not in of_deployment
     ]
     return valid, [
-        Faulty(_name(document, index), _target(document, index), faults)
+        InvalidDeployment(_name(document, index), _target(document, index), faults)
         for index, faults in of_deployment.items()
     ]
 
@@ -310,6 +310,6 @@ def _line(node: Any, path: Sequence[Any]) -> int:
     return int(line) + 1
 
 
-def of_targets(deployments: Iterable[Deployment], targets: Sequence[str]) -> list[Deployment]:
+def filter_by_target(deployments: Iterable[Deployment], targets: Sequence[str]) -> list[Deployment]:
     """Return the deployments of the given targets; all if no target is given."""
     return [each for each in deployments if not targets or each.target in targets]

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
-from infrastructure.prefect_resources.ownership import Projects, marks
-from infrastructure.prefect_resources.work_pools.block_references import missing, references
+from infrastructure.prefect_resources.ownership import Projects, read_owners
+from infrastructure.prefect_resources.work_pools.block_references import (
+    find_missing_blocks,
+    find_references,
+)
 from prefect_flows.core import names
 from prefect_flows.core.errors import ConfigurationError
 
@@ -30,7 +33,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Available:
+class ExistingResources:
     """Targets and work pools that exist in the API.
 
     Attributes:
@@ -41,10 +44,10 @@ class Available:
     pools: Mapping[str, Pool] = field(default_factory=dict)
 
 
-def load_available(client: SyncPrefectClient) -> Available:
+def load_existing_resources(client: SyncPrefectClient) -> ExistingResources:
     """Read targets and work pools from the API."""
-    return Available(
-        marks(client),
+    return ExistingResources(
+        read_owners(client),
         {
             pool.name: Pool(
                 frozenset(pool.base_job_template.get("variables", {}).get("properties", {})),
@@ -55,9 +58,9 @@ def load_available(client: SyncPrefectClient) -> Available:
     )
 
 
-def faults(
+def find_faults(
     client: SyncPrefectClient,
-    available: Available,
+    available: ExistingResources,
     deployment: Deployment,
     *,
     projects: Projects,
@@ -66,7 +69,7 @@ def faults(
 ) -> Iterable[str]:
     """Yield one line for each problem of a deployment, with the command that fixes it."""
     target, work_pool = deployment.target, deployment.work_pool
-    if projects.is_other(available.targets.get(target)):
+    if projects.belongs_to_another(available.targets.get(target)):
         yield (
             f"another project ({available.targets[target]}) made the target {target!r}; give yours "
             f"another name, or take it over: {names.SETUP_COMMAND} --target {target} --take-over"
@@ -97,7 +100,7 @@ def faults(
         }
     if found is not None and found.has_image:
         yield from _image_faults(deployment, name, image)
-    yield from missing(client, references(job_variables))
+    yield from find_missing_blocks(client, find_references(job_variables))
 
 
 def _image_faults(deployment: Deployment, pool: str, image: str | None) -> Iterable[str]:

@@ -43,7 +43,7 @@ class Release:
     image: str | None
     why: str
     deployments: Sequence[Desired] = field(repr=False)
-    at: datetime | None = None
+    deployed_at: datetime | None = None
 
 
 def artifact_key(target: str) -> str:
@@ -51,7 +51,7 @@ def artifact_key(target: str) -> str:
     return f"releases-{target}"
 
 
-def record(client: SyncPrefectClient, release: Release) -> None:
+def record_release(client: SyncPrefectClient, release: Release) -> None:
     """Record a release, which becomes the target's current one."""
     from prefect.client.schemas.actions import ArtifactCreate
 
@@ -96,7 +96,7 @@ def _parse_deployments(page: str) -> list[Desired]:
     return [Desired(DEPLOYMENT, name, data) for name, data in json.loads(definitions).items()]
 
 
-def releases(client: SyncPrefectClient, target: str) -> list[Release]:
+def list_releases(client: SyncPrefectClient, target: str) -> list[Release]:
     """Return a target's releases, the current one first."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
     from prefect.client.schemas.sorting import ArtifactSort

@@ -30,7 +30,7 @@ class Step:
     Attributes:
         changes: one line per changed field, `field: before → after`, with secrets masked.
         stored_id: id of the stored resource; None if it is to be created.
-        wanted: desired state; None if the resource is orphaned.
+        desired: desired state; None if the resource is orphaned.
     """
 
     action: Action
@@ -38,36 +38,37 @@ class Step:
     name: str
     changes: tuple[str, ...] = ()
     stored_id: UUID | None = None
-    wanted: Desired | None = field(default=None, repr=False)
+    desired: Desired | None = field(default=None, repr=False)
 
 
 def plan(
     client: SyncPrefectClient,
     kinds: Sequence[ResourceType],
-    wanted: Iterable[Desired],
+    desired: Iterable[Desired],
     *,
-    keep: Iterable[Desired] | None = None,
+    all_desired: Iterable[Desired] | None = None,
 ) -> list[Step]:
     """Compare the desired with the actual state.
 
     Args:
         client: client of the Prefect API.
         kinds: resource types, dependents first: the order in which orphans are removed.
-        wanted: resources to create or update.
-        keep: all desired resources; any other of ours is orphaned. None: do not look for orphans.
+        desired: resources to create or update.
+        all_desired: all desired resources; any other that setup created is orphaned. None: do not
+            look for orphans.
     """
     by_name = {kind.name: kind for kind in kinds}
     steps = [
         _build_step(kind, each, kind.find(client, each.name))
-        for each in wanted
+        for each in desired
         for kind in [by_name[each.kind]]
     ]
-    if keep is not None:
-        kept = {(each.kind, each.name) for each in keep}
+    if all_desired is not None:
+        kept = {(each.kind, each.name) for each in all_desired}
         steps += [
             Step(Action.ORPHANED, kind, stored.name, stored_id=stored.id)
             for kind in kinds
-            for stored in kind.ours(client)
+            for stored in kind.list_owned(client)
             if (kind.name, stored.name) not in kept
         ]
     return steps
@@ -82,39 +83,39 @@ def apply(client: SyncPrefectClient, steps: Iterable[Step], *, prune: bool) -> N
     steps = list(steps)
     ids = {step.name: step.stored_id for step in steps if step.stored_id is not None}
     for step in steps:
-        if step.wanted is not None and step.action is not Action.UNCHANGED:
-            ids[step.name] = step.kind.write(client, step.wanted, step.stored_id, ids)
+        if step.desired is not None and step.action is not Action.UNCHANGED:
+            ids[step.name] = step.kind.write(client, step.desired, step.stored_id, ids)
     for step in steps:
         if prune and step.action is Action.ORPHANED and step.stored_id is not None:
             step.kind.remove(client, step.stored_id, step.name)
 
 
-def differs(steps: Iterable[Step]) -> bool:
+def has_changes(steps: Iterable[Step]) -> bool:
     """Return whether a step changes something, or something is orphaned."""
     return any(step.action is not Action.UNCHANGED for step in steps)
 
 
-def _build_step(kind: ResourceType, wanted: Desired, stored: Actual | None) -> Step:
+def _build_step(kind: ResourceType, desired: Desired, stored: Actual | None) -> Step:
     if stored is None:
-        return Step(Action.CREATE, kind, wanted.name, wanted=wanted)
-    changes = tuple(_differences(kind, wanted.data, stored.data)) + tuple(
+        return Step(Action.CREATE, kind, desired.name, desired=desired)
+    changes = tuple(_differences(kind, desired.data, stored.data)) + tuple(
         f"{key}: {before} → {name}"
-        for key, name in wanted.references.items()
+        for key, name in desired.references.items()
         if (before := stored.references.get(key)) != name
     )
     action = Action.UPDATE if changes else Action.UNCHANGED
-    return Step(action, kind, wanted.name, changes, stored.id, wanted)
+    return Step(action, kind, desired.name, changes, stored.id, desired)
 
 
 def _differences(
-    kind: ResourceType, wanted: Mapping[str, Any], found: Any, path: tuple[str, ...] = ()
+    kind: ResourceType, desired: Mapping[str, Any], found: Any, path: tuple[str, ...] = ()
 ) -> Iterable[str]:
     """Yield changed fields; extra fields count only in mappings, which setup owns as a whole."""
     found = found if isinstance(found, Mapping) else {}
-    keys = list(wanted) + [key for key in found if path and key not in wanted]
+    keys = list(desired) + [key for key in found if path and key not in desired]
     for key in keys:
         here = (*path, key)
-        before, after = found.get(key), wanted.get(key)
+        before, after = found.get(key), desired.get(key)
         if isinstance(after, Mapping):
             yield from _differences(kind, after, before, here)
         elif before != after:
@@ -124,4 +125,4 @@ def _differences(
 def _mask(kind: ResourceType, path: tuple[str, ...], value: Any) -> str:
     if value is None:
         return "none"
-    return str(value) if kind.shows(path, value) else "********"
+    return str(value) if kind.is_printable(path, value) else "********"

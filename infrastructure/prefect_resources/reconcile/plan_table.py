@@ -16,7 +16,7 @@ Check = Annotated[
 ]
 
 
-def table(steps: Iterable[Step], *, prune: bool) -> Table:
+def format_table(steps: Iterable[Step], *, prune: bool) -> Table:
     """Build a table with one row per resource and its changed fields."""
     table = Table("action", "object", "changes", title="Plan", title_justify="left")
     for step in steps:
@@ -28,7 +28,7 @@ def table(steps: Iterable[Step], *, prune: bool) -> Table:
     return table
 
 
-def summary(what: str, steps: Sequence[Step], *, prune: bool) -> str:
+def format_summary(what: str, steps: Sequence[Step], *, prune: bool) -> str:
     """Format the number of created, updated, unchanged, and orphaned or removed resources."""
     count = {action: sum(step.action is action for step in steps) for action in Action}
     parts = [

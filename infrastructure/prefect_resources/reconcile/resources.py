@@ -47,13 +47,13 @@ class ResourceType(Protocol):
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """Return the resource with this name."""
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every resource that setup has created, including orphans."""
 
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],
     ) -> UUID:
@@ -61,7 +61,7 @@ class ResourceType(Protocol):
 
         Args:
             client: client of the Prefect API.
-            wanted: desired state.
+            desired: desired state.
             stored_id: id of the stored resource, if any.
             ids: ids of resources that were written or found before, by name.
         """
@@ -69,5 +69,5 @@ class ResourceType(Protocol):
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:
         """Delete the resource."""
 
-    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+    def is_printable(self, path: tuple[str, ...], value: Any) -> bool:
         """Return whether a plan may print a field's value; others are masked."""

@@ -15,13 +15,13 @@ from infrastructure.prefect_resources.deployments.deployment_resources import De
 from infrastructure.prefect_resources.deployments.releases import (
     DEPLOYED,
     Release,
-    record,
-    releases,
+    list_releases,
+    record_release,
 )
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, apply, plan
-from infrastructure.prefect_resources.rollback.drain import held, wait_until_idle
-from infrastructure.prefect_resources.rollback.verify import heartbeats, verify
+from infrastructure.prefect_resources.rollback.drain import pause_pools, wait_until_idle
+from infrastructure.prefect_resources.rollback.verify import read_heartbeats, verify
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, ServerError, after_changes
 from prefect_flows.core.prefect_api import prefect_client
@@ -62,16 +62,17 @@ def rollback(
     console = Console()
     load_settings()
     with prefect_client() as client:
-        current, chosen = _choose(releases(client, target), target, to)
+        current, chosen = _choose(list_releases(client, target), target, to)
         console.print(
-            f"{target}: {current.version} → {chosen.version}, of {chosen.at:%Y-%m-%d %H:%M} UTC",
+            f"{target}: {current.version} → {chosen.version}, "
+            f"deployed at {chosen.deployed_at:%Y-%m-%d %H:%M} UTC",
             highlight=False,
         )
-        wanted = chosen.deployments
-        steps = plan(client, [DeploymentKind([target])], wanted, keep=wanted)
+        desired = chosen.deployments
+        steps = plan(client, [DeploymentKind([target])], desired, all_desired=desired)
         added = [step.name for step in steps if step.action is Action.ORPHANED]
         steps = [step for step in steps if step.action is not Action.ORPHANED]
-        console.print(plan_table.table(steps, prune=False))
+        console.print(plan_table.format_table(steps, prune=False))
         if added:
             console.print(f"Younger than that, left as they are: {', '.join(added)}")
         pools = _process_pools(client, chosen)
@@ -79,15 +80,15 @@ def rollback(
             raise _restart_required_error(target, pools)
         if dry_run:
             return
-        with held(client, pools):
+        with pause_pools(client, pools):
             wait_until_idle(client, pools, drain_timeout, console)
             apply(client, steps, prune=False)
             with after_changes():
                 _restart(restart, chosen, console)
         watched = pools if restart is not None else []
-        before = heartbeats(client, watched)
+        before = read_heartbeats(client, watched)
         why = f"rolled back from {current.version}"
-        record(client, Release(target, chosen.version, chosen.image, why, wanted))
+        record_release(client, Release(target, chosen.version, chosen.image, why, desired))
         faults = verify(client, target, before, verify_timeout)
     if faults:
         console.print("The deployments are back, and the health check fails:")

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 3.0
 # A worker reports a run to the API a moment after taking it, so one idle poll proves nothing.
-QUIET_POLLS = 2
+IDLE_POLLS = 2
 
 
 @contextmanager
-def held(client: SyncPrefectClient, pools: Sequence[str]) -> Iterator[None]:
+def pause_pools(client: SyncPrefectClient, pools: Sequence[str]) -> Iterator[None]:
     """Pause the work pools while the context is open; pools that were paused before stay paused."""
     from prefect.client.schemas.actions import WorkPoolUpdate
 
@@ -44,7 +44,7 @@ def wait_until_idle(
     """
     deadline = time.monotonic() + seconds
     quiet, printed = 0, ""
-    while pools and quiet < QUIET_POLLS:
+    while pools and quiet < IDLE_POLLS:
         running = _find_active_runs(client, pools)
         quiet = 0 if running else quiet + 1
         text = f"Waiting for {len(running)} run(s): {', '.join(running)}"

@@ -22,7 +22,7 @@ CHECK_SECONDS = 30.0
 POLL_SECONDS = 3.0
 
 
-def heartbeats(client: SyncPrefectClient, pools: Iterable[str]) -> dict[str, datetime | None]:
+def read_heartbeats(client: SyncPrefectClient, pools: Iterable[str]) -> dict[str, datetime | None]:
     """Return the latest worker heartbeat of each work pool; None if there is none."""
     return {
         name: max(
@@ -56,15 +56,15 @@ def verify(
     while True:
         faults = [
             f"worker {name}: none has reported since the restart; see its log, and start it"
-            for name, last in heartbeats(client, before).items()
+            for name, last in read_heartbeats(client, before).items()
             if last == before[name]
-        ] or list(health(target).values())
+        ] or list(run_health_check(target).values())
         if not faults or time.monotonic() > deadline:
             return faults
         time.sleep(POLL_SECONDS)
 
 
-def health(target: str) -> dict[str, str]:
+def run_health_check(target: str) -> dict[str, str]:
     """Run the health check of a target; return failed checks → one line with the reason."""
     done = subprocess.run(
         [sys.executable, "-m", "infrastructure.cli", "health", "--json",

@@ -41,16 +41,16 @@ def is_reference(value: str) -> bool:
     return re.match(REFERENCE, value) is not None
 
 
-def references(value: Any) -> Iterable[Reference]:
+def find_references(value: Any) -> Iterable[Reference]:
     """Yield every reference in a nested value."""
     from prefect.utilities.templating import find_placeholders
 
     if isinstance(value, Mapping):
         for each in value.values():
-            yield from references(each)
+            yield from find_references(each)
     elif isinstance(value, list):
         for each in value:
-            yield from references(each)
+            yield from find_references(each)
     elif isinstance(value, str) and PREFIX in value:
         for placeholder in find_placeholders(value):
             if placeholder.name.startswith(PREFIX):
@@ -58,10 +58,10 @@ def references(value: Any) -> Iterable[Reference]:
                 yield Reference(slug, name, key[0] if key else "")
 
 
-def missing(client: SyncPrefectClient, wanted: Iterable[Reference]) -> list[str]:
+def find_missing_blocks(client: SyncPrefectClient, desired: Iterable[Reference]) -> list[str]:
     """Return one line for each reference that a worker could not resolve, with the fix."""
     faults = []
-    for reference in sorted(set(wanted)):
+    for reference in sorted(set(desired)):
         fault = _get_fault(client, reference)
         if fault is not None:
             command = f"uv run millrace secret {reference.name}"

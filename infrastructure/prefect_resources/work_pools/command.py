@@ -9,10 +9,17 @@ import typer
 from rich.console import Console
 
 from infrastructure.prefect_resources.reconcile import plan_table
-from infrastructure.prefect_resources.reconcile.plan import Step, apply, differs, plan
-from infrastructure.prefect_resources.work_pools.block_references import missing, references
+from infrastructure.prefect_resources.reconcile.plan import Step, apply, has_changes, plan
+from infrastructure.prefect_resources.work_pools.block_references import (
+    find_missing_blocks,
+    find_references,
+)
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, read_pools
-from infrastructure.prefect_resources.work_pools.work_pool_resources import POOL, desired, kinds
+from infrastructure.prefect_resources.work_pools.work_pool_resources import (
+    POOL,
+    build_desired,
+    kinds,
+)
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
@@ -35,12 +42,12 @@ def setup_work_pools(
     """Create or update the work pools of pools.yaml, their job templates and queues."""
     console = Console()
     pools = read_pools(load_settings(), file, pool)
-    wanted = desired(pools)
+    desired = build_desired(pools)
     with prefect_client() as client:
-        steps = plan(client, kinds(pools), wanted, keep=wanted)
-        console.print(plan_table.table(steps, prune=prune))
+        steps = plan(client, kinds(pools), desired, all_desired=desired)
+        console.print(plan_table.format_table(steps, prune=prune))
         _refuse_other_kinds(steps)
-        faults = missing(client, references([dict(each.data) for each in wanted]))
+        faults = find_missing_blocks(client, find_references([dict(each.data) for each in desired]))
         if faults:
             listed = "\n".join(f"  - {fault}" for fault in faults)
             raise BlockMissing(
@@ -52,8 +59,8 @@ def setup_work_pools(
             )
         if not dry_run and not check:
             apply(client, steps, prune=prune)
-            console.print(plan_table.summary("Work pools and queues", steps, prune=prune))
-    if check and differs(steps):
+            console.print(plan_table.format_summary("Work pools and queues", steps, prune=prune))
+    if check and has_changes(steps):
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -29,7 +29,7 @@ ENV = "env"
 DEFINITIONS = ("$defs", "definitions")
 
 
-def default_template(kind: Kind) -> dict[str, Any]:
+def get_default_template(kind: Kind) -> dict[str, Any]:
     """Return Prefect's base job template for a kind of work pool.
 
     Raises:
@@ -48,14 +48,14 @@ def default_template(kind: Kind) -> dict[str, Any]:
     return deepcopy(cast("dict[str, Any]", worker.get_default_base_job_template()))
 
 
-def template_of(name: str, pool: Pool) -> dict[str, Any]:
+def build_template(name: str, pool: Pool) -> dict[str, Any]:
     """Build the base job template of a work pool.
 
     Raises:
         ConfigurationError: the pool sets a job variable that the template does not have, or an
             invalid value.
     """
-    template = default_template(pool.kind)
+    template = get_default_template(pool.kind)
     properties = template["variables"]["properties"]
     properties |= deepcopy(dict(pool.variables))
     for each in properties.values():
@@ -86,7 +86,7 @@ def template_of(name: str, pool: Pool) -> dict[str, Any]:
             f"--type {pool.kind} shows all that a template has",
         )
     properties[ENV] = properties[ENV] | {"default": dict(pool.env)}
-    template["job_configuration"] = laid_over(template["job_configuration"], pool.job_configuration)
+    template["job_configuration"] = merge(template["job_configuration"], pool.job_configuration)
     return template
 
 
@@ -100,15 +100,15 @@ def _accept_reference(variable: dict[str, Any]) -> None:
         variable["anyOf"].append({"type": "string", "pattern": REFERENCE})
 
 
-def laid_over(below: Any, above: Any) -> Any:
+def merge(below: Any, above: Any) -> Any:
     """Return `below` merged with `above`, recursively, with lists merged item by item.
 
     A null in a mapping removes the key.
     """
     if isinstance(below, Mapping) and isinstance(above, Mapping):
-        merged = {**below, **{k: laid_over(below.get(k), v) for k, v in above.items()}}
+        merged = {**below, **{k: merge(below.get(k), v) for k, v in above.items()}}
         return {k: v for k, v in merged.items() if not (k in above and above[k] is None)}
     if isinstance(below, list) and isinstance(above, list):
-        both = [laid_over(b, a) for b, a in zip(below, above, strict=False)]
+        both = [merge(b, a) for b, a in zip(below, above, strict=False)]
         return both + deepcopy(above[len(below) :]) + deepcopy(below[len(above) :])
     return deepcopy(above)

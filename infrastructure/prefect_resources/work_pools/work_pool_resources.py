@@ -8,7 +8,7 @@ from uuid import UUID
 
 from infrastructure.prefect_resources.reconcile.resources import Actual, Desired, ResourceType
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
-from infrastructure.prefect_resources.work_pools.job_templates import ENV, template_of
+from infrastructure.prefect_resources.work_pools.job_templates import ENV, build_template
 from infrastructure.prefect_resources.work_pools.pools_file import Pool
 from prefect_flows.core.prefect_api import read_or_none
 
@@ -24,11 +24,11 @@ SLASH = "/"
 DEFAULT_QUEUE = "default"
 
 
-def desired(pools: Mapping[str, Pool]) -> list[Desired]:
+def build_desired(pools: Mapping[str, Pool]) -> list[Desired]:
     """Return the desired state of every work pool, each followed by its queues by priority."""
-    wanted = []
+    desired = []
     for name, pool in pools.items():
-        wanted.append(
+        desired.append(
             Desired(
                 POOL,
                 name,
@@ -36,12 +36,12 @@ def desired(pools: Mapping[str, Pool]) -> list[Desired]:
                     "type": pool.kind,
                     "description": pool.description,
                     "concurrency_limit": pool.concurrency_limit,
-                    TEMPLATE: template_of(name, pool),
+                    TEMPLATE: build_template(name, pool),
                 },
             )
         )
         by_priority = sorted(pool.queues.items(), key=lambda each: each[1].priority)
-        wanted += [
+        desired += [
             Desired(
                 QUEUE,
                 f"{name}{SLASH}{queue_name}",
@@ -49,7 +49,7 @@ def desired(pools: Mapping[str, Pool]) -> list[Desired]:
             )
             for queue_name, queue in by_priority
         ]
-    return wanted
+    return desired
 
 
 class PoolKind:
@@ -73,31 +73,31 @@ class PoolKind:
             },
         )
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:  # noqa: ARG002
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:  # noqa: ARG002
         """Return no pool: one that the file does not name may be another project's."""
         return []
 
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
         """Create or update the work pool, except its type, which the command checks before."""
         from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 
-        changeable = {key: value for key, value in wanted.data.items() if key != "type"}
+        changeable = {key: value for key, value in desired.data.items() if key != "type"}
         if stored_id is not None:
-            client.update_work_pool(wanted.name, WorkPoolUpdate(**changeable))
+            client.update_work_pool(desired.name, WorkPoolUpdate(**changeable))
             return stored_id
-        return client.create_work_pool(WorkPoolCreate(name=wanted.name, **wanted.data)).id
+        return client.create_work_pool(WorkPoolCreate(name=desired.name, **desired.data)).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
         """Delete the work pool."""
         client.delete_work_pool(name)
 
-    def shows(self, path: tuple[str, ...], value: Any) -> bool:
+    def is_printable(self, path: tuple[str, ...], value: Any) -> bool:
         """Return False for possible secrets, since a template may have been edited by hand."""
         if isinstance(value, Mapping):
             return False
@@ -117,11 +117,11 @@ class QueueKind:
     def find(self, client: SyncPrefectClient, name: str) -> Actual | None:
         """Return the queue with this name."""
         return next(
-            (each for each in self._read_queues(client, _pool_of_queue(name)) if each.name == name),
+            (each for each in self._read_queues(client, _get_pool_name(name)) if each.name == name),
             None,
         )
 
-    def ours(self, client: SyncPrefectClient) -> Iterable[Actual]:
+    def list_owned(self, client: SyncPrefectClient) -> Iterable[Actual]:
         """Return every queue of our pools except Prefect's default queue."""
         return [
             queue
@@ -133,22 +133,22 @@ class QueueKind:
     def write(
         self,
         client: SyncPrefectClient,
-        wanted: Desired,
+        desired: Desired,
         stored_id: UUID | None,
         ids: Mapping[str, UUID],  # noqa: ARG002
     ) -> UUID:
         """Create or update the queue."""
         if stored_id is not None:
-            client.update_work_queue(stored_id, **wanted.data)
+            client.update_work_queue(stored_id, **desired.data)
             return stored_id
-        pool, name = wanted.name.split(SLASH)
-        return client.create_work_queue(name, work_pool_name=pool, **wanted.data).id
+        pool, name = desired.name.split(SLASH)
+        return client.create_work_queue(name, work_pool_name=pool, **desired.data).id
 
     def remove(self, client: SyncPrefectClient, stored_id: UUID, name: str) -> None:  # noqa: ARG002
         """Delete the queue."""
         client.delete_work_queue_by_id(stored_id)
 
-    def shows(self, path: tuple[str, ...], value: Any) -> bool:  # noqa: ARG002
+    def is_printable(self, path: tuple[str, ...], value: Any) -> bool:  # noqa: ARG002
         """Return True: a queue has no secret."""
         return True
 
@@ -169,5 +169,5 @@ def kinds(pools: Iterable[str]) -> tuple[ResourceType, ...]:
     return QueueKind(pools), PoolKind()
 
 
-def _pool_of_queue(queue: str) -> str:
+def _get_pool_name(queue: str) -> str:
     return queue.split(SLASH, maxsplit=1)[0]

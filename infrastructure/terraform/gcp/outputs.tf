@@ -13,7 +13,7 @@ output "dbt_targets" {
 }
 
 output "dbt_target_secrets" {
-  description = "The key of each target that asked for one."
+  description = "The key of each target that sets create_key."
   value = {
     for name, key in google_service_account_key.dbt : name => { service_account_key = base64decode(key.private_key) }
   }
@@ -26,7 +26,7 @@ output "state_url" {
 }
 
 output "dbt_target_notices" {
-  description = "Who is told of each target, and of what."
+  description = "Who is notified about each target, and of which events."
   value       = var.notices
   sensitive   = true
 }

@@ -119,12 +119,12 @@ variable "image_repository" {
 
 variable "notices" {
   description = <<-EOT
-    Target's name => who is told of it, and of what. What is given here stands in Terraform's state.
+    Target's name => who is notified, and of which events. These values are stored in Terraform's state.
       receivers  name => where; `type` is slack, teams, discord, webhook or email:
                  slack, teams, discord  url: the channel's webhook
                  webhook                url, headers: gets JSON {"subject", "body"}
                  email                  server, port (587), security (starttls, ssl, none), user, password, sender, recipients
-      events     what is told: failure, recovery, warning, stale, success, retry; the first four when not given
+      events     events that are sent: failure, recovery, warning, stale, success, retry; the first four when not given
       owners     `meta.owner` of dbt => how the chat mentions them
   EOT
   type = map(object({

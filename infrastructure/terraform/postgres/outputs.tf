@@ -21,7 +21,7 @@ output "state_url" {
 }
 
 output "dbt_target_notices" {
-  description = "Who is told of each target, and of what."
+  description = "Who is notified about each target, and of which events."
   value       = var.notices
   sensitive   = true
 }

@@ -55,7 +55,7 @@ def rest_client(
     secret_header: str = "Authorization",  # noqa: S107 (a header's name)
     headers: Mapping[str, str] | None = None,
     paginator: BasePaginator | None = None,
-    patience: RetryPolicy | None = None,
+    retry_policy: RetryPolicy | None = None,
     access: str = "see who may ask the API, and with which token",
     before_call: Callable[[], None] | None = None,
 ) -> RESTClient:
@@ -67,7 +67,7 @@ def rest_client(
         secret_header: the header that carries it, such as `X-Goog-Api-Key`.
         headers: sent with each call; nothing secret.
         paginator: how to get the next page; a single page by default.
-        patience: how often and how long a call is retried.
+        retry_policy: how often and how long a call is retried.
         access: how to fix a refused secret (401, 403), in a sentence.
         before_call: called before each attempt; an exception it raises ends the call.
 
@@ -90,9 +90,9 @@ def rest_client(
             where=f"the header {secret_header}",
             fix=access,
         )
-    patience = patience or RetryPolicy()
-    session = Session(timeout=patience.timeout, raise_for_status=False)
-    transport = Transport(api_url, secret, patience, access, before_call)
+    retry_policy = retry_policy or RetryPolicy()
+    session = Session(timeout=retry_policy.timeout, raise_for_status=False)
+    transport = Transport(api_url, secret, retry_policy, access, before_call)
     session.adapters.clear()
     session.mount("", transport)
     return RESTClient(
@@ -145,7 +145,7 @@ def get_rows(response: Response, rows: str) -> Page:
     body = response.json()
     found = body.get(rows) if isinstance(body, dict) else None
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise unexpected_shape_error(response, f"{rows!r} is no list of objects")
+        raise unexpected_shape_error(response, f"{rows!r} is not a list of objects")
     return Page(found, body)
 
 

@@ -140,7 +140,7 @@ def build_resources(
     return [resource(table) for table in tables]
 
 
-def fingerprint(row: Mapping[str, Any]) -> str:
+def get_fingerprint(row: Mapping[str, Any]) -> str:
     """Return a hash of 8 characters for a row; short, since the state keeps one for each row."""
     text = json.dumps(row, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -100,14 +100,14 @@ class Transport(HTTPAdapter):
         self,
         api_url: str,
         secret: str | None,
-        patience: RetryPolicy,
+        retry_policy: RetryPolicy,
         access: str,
         before_call: Callable[[], None] | None,
     ) -> None:
         super().__init__()
         self._origin = get_origin(api_url)
         self._secret = secret
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._access = access
         self._before_call = before_call or (lambda: None)
 
@@ -118,7 +118,7 @@ class Transport(HTTPAdapter):
             IngestionError: the retry policy ended without a complete response.
             ApiError: the API refuses the call.
         """
-        where, patience = format_request(request), self._patience
+        where, policy = format_request(request), self._retry_policy
         if get_origin(request.url or "") != self._origin:
             raise IngestionError(
                 f"The API links or redirects to another host than its own, {self._origin}: it is "
@@ -133,23 +133,23 @@ class Transport(HTTPAdapter):
                 return self._send_once(request, *args, **options)
             except TransientError as fault:
                 failures += 1
-                delay = patience.first_delay * 2 ** (failures - 1)
-                if failures >= patience.attempts:
+                delay = policy.first_delay * 2 ** (failures - 1)
+                if failures >= policy.attempts:
                     raise IngestionError(
                         f"The API failed {failures} times in a row, last error: {fault}.",
                         where=where,
                         fix="run it again when the API answers; nothing of this load was kept",
                         retryable=True,
                     ) from fault
-                description = f"{fault}; try {failures + 1} of {patience.attempts} in {delay:g} s"
+                description = f"{fault}; try {failures + 1} of {policy.attempts} in {delay:g} s"
             except _RateLimited as limit:
                 if limit.seconds is None:
-                    delay = patience.limit_delay * 2**limits
+                    delay = policy.limit_delay * 2**limits
                 else:
                     # An API that keeps answering 0 must not be called without a pause.
                     delay = max(limit.seconds, 0.1 * 2**limits)
                 limits, waited = limits + 1, waited + delay
-                if waited > patience.longest_wait:
+                if waited > policy.longest_wait:
                     self._raise_rate_limit_error(where, limit, delay)
                 description = f"{limit}; retrying at {format_utc(time.time() + delay)}"
             run_logger().warning("%s: %s.", where, description)
@@ -167,7 +167,7 @@ class Transport(HTTPAdapter):
                 fix="correct the certificates of this machine, or the parameter api_url",
             ) from error
         except Timeout as error:
-            connect, read = self._patience.timeout
+            connect, read = self._retry_policy.timeout
             raise TransientError(
                 f"no answer ({connect:g} s to connect, {read:g} s to go on)"
             ) from error
@@ -218,7 +218,7 @@ class Transport(HTTPAdapter):
             ) from error
 
     def _raise_rate_limit_error(self, where: str, limit: _RateLimited, delay: float) -> NoReturn:
-        until, longest = format_utc(time.time() + delay), self._patience.longest_wait
+        until, longest = format_utc(time.time() + delay), self._retry_policy.longest_wait
         raise IngestionError(
             f"The API's rate limit is reached ({limit}), until {until}; a call waits no longer "
             f"than {longest:g} s.",

@@ -12,7 +12,7 @@ from prefect_flows.transform.results import NodeResult
 CLOCK_TOLERANCE = timedelta(milliseconds=50)
 
 
-def critical_path(
+def find_critical_path(
     nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]
 ) -> list[NodeResult]:
     """Return the nodes that the end of the run waited for, in order.
@@ -20,7 +20,7 @@ def critical_path(
     It starts from the node that ended last, and repeatedly goes back to the parent that ended last
     before that node started. It follows a parent that was not executed to its own parents.
     """
-    spans = {node.unique_id: (node, *span) for node in nodes if (span := span_of(node))}
+    spans = {node.unique_id: (node, *span) for node in nodes if (span := get_span(node))}
     if not spans:
         return []
     edges = get_parents(lineage)
@@ -38,7 +38,7 @@ def critical_path(
         path.append(max(candidates, key=lambda i: (spans[i][2], i)))
 
 
-def span_of(node: NodeResult) -> tuple[datetime, datetime] | None:
+def get_span(node: NodeResult) -> tuple[datetime, datetime] | None:
     """Return start and end of a node in this run; None if the run did not execute it."""
     if node.started_at is None or node.completed_at is None or node.resumed:
         return None

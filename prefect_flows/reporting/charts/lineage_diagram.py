@@ -13,7 +13,7 @@ from prefect_flows.reporting.charts.graph_layout import Place, compute_layers, c
 from prefect_flows.reporting.charts.svg import (
     LEGEND,
     STYLE,
-    group_of,
+    get_group,
     text,
 )
 from prefect_flows.transform.lineage import (
@@ -115,7 +115,7 @@ def _tests_by_node(
             continue
         about = (node.attached_to,) if node.attached_to else node.parents
         for each in about:
-            tests[each][group_of(result.status)] += 1
+            tests[each][get_group(result.status)] += 1
     return tests
 
 
@@ -215,7 +215,7 @@ def _build_box(node: LineageNode, result: NodeResult | None, tests: Counter[str]
     second = f"{node.resource_type} · {status}{duration}"
     if result is None and node.resource_type in {"source", "exposure"}:
         second = node.resource_type
-    return _Box(node.name, second, group_of(result.status if result else None), tests)
+    return _Box(node.name, second, get_group(result.status if result else None), tests)
 
 
 def _draw_svg(

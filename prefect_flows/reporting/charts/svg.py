@@ -33,7 +33,7 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 """
 
 
-def group_of(status: str | None) -> str:
+def get_group(status: str | None) -> str:
     """Return the group of a status, which determines its color."""
     for group, statuses in STATUSES_BY_GROUP.items():
         if status in statuses:

@@ -10,11 +10,11 @@ from datetime import datetime
 from itertools import pairwise
 
 from prefect_flows.core.formatting import format_duration, shorten_middle
-from prefect_flows.reporting.charts.critical_path import critical_path, span_of
+from prefect_flows.reporting.charts.critical_path import find_critical_path, get_span
 from prefect_flows.reporting.charts.svg import (
     LEGEND,
     STYLE,
-    group_of,
+    get_group,
     text,
 )
 from prefect_flows.transform.lineage import LineageNode
@@ -51,7 +51,7 @@ class _Bar:
     nodes: tuple[NodeResult, ...]
 
 
-def timeline(
+def draw_timeline(
     nodes: Sequence[NodeResult],
     lineage: Mapping[str, LineageNode],
     sliver: float = SLIVER,
@@ -65,7 +65,7 @@ def timeline(
         sliver: bars narrower than this, in thousandths of the width, are merged.
         tooltips: False where they cannot be shown, as in an image.
     """
-    timed = [(node, *span) for node in nodes if (span := span_of(node))]
+    timed = [(node, *span) for node in nodes if (span := get_span(node))]
     if not timed:
         return ""
     start = min(started_at for _, started_at, _ in timed)
@@ -78,7 +78,7 @@ def timeline(
 
     lanes = _assign_lanes(timed)
     number = min(max(lanes.values()) + 1, MAX_LANES)
-    path = critical_path(nodes, lineage)
+    path = find_critical_path(nodes, lineage)
     critical = {node.unique_id for node in path}
     bars = _merge_bars(timed, lanes, critical, place, sliver)
     lane_height = min(LANE, LANES_HEIGHT / number)
@@ -147,7 +147,7 @@ def _merge_bars(
             if (
                 open_bar is not None
                 and not is_separate
-                and group_of(open_bar.nodes[0].status) == group_of(node.status)
+                and get_group(open_bar.nodes[0].status) == get_group(node.status)
                 and bar.left - open_bar.right < sliver
             ):
                 nodes = (*open_bar.nodes, node)
@@ -167,7 +167,7 @@ def _merge_bars(
 
 def _draw_bar(bar: _Bar, critical: bool, lane_height: float, tooltips: bool) -> list[str]:
     node, many = bar.nodes[0], len(bar.nodes)
-    group = group_of(node.status)
+    group = get_group(node.status)
     width = max(bar.right - bar.left, 3.0 if group == "failed" else 0.6)
     height = lane_height - max(2.0, lane_height / 4)
     top = TOP + bar.lane * lane_height + (lane_height - height) / 2
@@ -209,7 +209,7 @@ def _draw_critical_path(
 
 
 def _draw_legend(timed: Iterable[_TimedNode]) -> list[str]:
-    counted = Counter(group_of(node.status) for node, _, _ in timed)
+    counted = Counter(get_group(node.status) for node, _, _ in timed)
     parts, left = [], float(LEFT)
     for group, words in LEGEND.items():
         if group not in counted:

@@ -41,7 +41,7 @@ class Point:
     whole: bool = True
 
 
-def trend(
+def draw_trend(
     name: str, title: str, points: Sequence[Point], shown: Callable[[float], str]
 ) -> str | None:
     """Draw the chart as SVG text; None for fewer than two runs.

@@ -21,7 +21,7 @@ from prefect_flows.state.incidents import Kind
 from prefect_flows.state.run_summary import RunSummary
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target_overview import TargetOverview, load_overview, overview
+from prefect_flows.state.target_overview import TargetOverview, load_overview, load_overviews
 from prefect_flows.state.target_state import RUN_RESULTS, RUN_RESULTS_KIND, ResultEntry
 from prefect_flows.transform.results import FAILED, WRITTEN
 
@@ -124,7 +124,7 @@ def load_all_facts(store: StateStore) -> list[TargetFacts]:
     Raises:
         StateStoreError: see `load_facts`; or the store cannot be listed.
     """
-    return [TargetFacts(known, _load_nodes(store, known.target)) for known in overview(store)]
+    return [TargetFacts(known, _load_nodes(store, known.target)) for known in load_overviews(store)]
 
 
 def build_registry(facts: Iterable[TargetFacts]) -> CollectorRegistry:

@@ -15,12 +15,12 @@ from markupsafe import Markup
 
 from prefect_flows.core.formatting import format_duration
 from prefect_flows.reporting.charts.svg import size
-from prefect_flows.reporting.charts.trend import Point, median_of_passed, trend
+from prefect_flows.reporting.charts.trend import Point, draw_trend, median_of_passed
 from prefect_flows.reporting.templates import read_packaged_file, templates
 from prefect_flows.state.incidents import Incident
 from prefect_flows.state.run_summary import RunOverview, SourceFreshness
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target_overview import TargetOverview, overview
+from prefect_flows.state.target_overview import TargetOverview, load_overviews
 
 INDEX = "index.html"
 # Each rewrite requires another run that ended during the last write.
@@ -49,11 +49,11 @@ def write_index(store: StateStore) -> int:
         StateStoreError: the store cannot be listed or written.
     """
     written = 0
-    targets = overview(store)
+    targets = load_overviews(store)
     while written < MAX_WRITES:
         store.write(INDEX, index_page(targets, datetime.now(UTC)).encode())
         written += 1
-        before, targets = targets, overview(store)
+        before, targets = targets, load_overviews(store)
         if targets == before:
             break
     return written
@@ -107,7 +107,7 @@ def charts(target: TargetOverview) -> list[Chart]:
             for run, value in values
             if value is not None
         ]
-        svg = trend(f"{target.target}-{name}", f"{title} of {target.target}", points, shown)
+        svg = draw_trend(f"{target.target}-{name}", f"{title} of {target.target}", points, shown)
         if svg is not None:
             usual = median_of_passed(points)
             note = f"last {shown(points[-1].value)}"

@@ -9,8 +9,8 @@ from prefect_flows.core.errors import StateStoreError
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.overview.index_page import write_index
-from prefect_flows.reporting.run_report.summary import freshness_of, run_summary
-from prefect_flows.state.run_summary import history, save_history, save_summary
+from prefect_flows.reporting.run_report.summary import load_freshness, run_summary
+from prefect_flows.state.run_summary import load_history, save_history, save_summary
 from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.transform.run_report import RunReport
@@ -37,8 +37,8 @@ def save_run(
     store, target = stored.store, stored.header.target
     before, freshness, readable = None, None, True
     try:
-        before = history(store, target, log.warning)
-        freshness = freshness_of(store, target, log.warning)
+        before = load_history(store, target, log.warning)
+        freshness = load_freshness(store, target, log.warning)
     except StateStoreError as error:
         # The run's own summary is still saved, so that the history can be rebuilt from it.
         readable = False

@@ -20,7 +20,7 @@ from prefect_flows.core.errors import ServerError, StateStoreError
 from prefect_flows.reporting.metrics.exposition import build_registry, load_all_facts
 from prefect_flows.reporting.overview.index_page import index_page
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target_overview import overview
+from prefect_flows.state.target_overview import load_overviews
 
 HOST = "127.0.0.1"
 HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
@@ -32,7 +32,7 @@ _PAGES = re.compile(
 Answer = tuple[HTTPStatus, str, bytes]
 
 
-def answer(store: StateStore, path: str) -> Answer:
+def build_response(store: StateStore, path: str) -> Answer:
     """Return status, content type and body for a request.
 
     Args:
@@ -41,7 +41,7 @@ def answer(store: StateStore, path: str) -> Answer:
     requested = unquote(path.partition("?")[0]).removeprefix("/")
     try:
         if requested in {"", "index.html"}:
-            page = index_page(overview(store), datetime.now(UTC))
+            page = index_page(load_overviews(store), datetime.now(UTC))
             return HTTPStatus.OK, HTML, page.encode()
         if requested == "metrics":
             metrics = generate_latest(build_registry(load_all_facts(store)))
@@ -102,7 +102,7 @@ def _build_handler(store: StateStore) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, *, with_body: bool) -> None:
             status, kind, body = (
-                answer(store, self.path)
+                build_response(store, self.path)
                 if self._is_this_machine()
                 else (HTTPStatus.FORBIDDEN, TEXT, b"Ask for it as 127.0.0.1 or localhost.\n")
             )

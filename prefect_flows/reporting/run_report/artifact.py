@@ -9,7 +9,7 @@ from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.markup import code_block, escape_markdown, markdown_table
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
 from prefect_flows.reporting.charts.svg import size, slots
-from prefect_flows.reporting.charts.timeline import timeline
+from prefect_flows.reporting.charts.timeline import draw_timeline
 from prefect_flows.state.run_summary import StageSummary
 from prefect_flows.transform.results import count_by_status, format_statuses
 from prefect_flows.transform.run_report import FailureCard, RunReport
@@ -52,7 +52,7 @@ def picture_markdown(report: RunReport) -> str | None:
     mode. In a large run, neighbors share bars until the image is small enough.
     """
     for sliver in (1.0, 3.0, 8.0, 25.0):
-        svg = timeline(report.nodes, report.lineage, sliver, tooltips=False)
+        svg = draw_timeline(report.nodes, report.lineage, sliver, tooltips=False)
         if not svg:
             return None
         image = _image("Timeline of the run", svg)

@@ -11,7 +11,7 @@ from dbt.contracts.graph.manifest import Manifest
 
 from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.core.formatting import one_line
-from prefect_flows.reporting.charts.svg import group_of
+from prefect_flows.reporting.charts.svg import get_group
 from prefect_flows.reporting.run_report.history import SLOWEST, compare_durations
 from prefect_flows.reporting.run_report.pii import hidden_columns, propagate_pii
 from prefect_flows.reporting.run_report.redaction import redact_message
@@ -92,7 +92,7 @@ def build_report(facts: ReportInput) -> RunReport:
     """Build the report of a run, without values in the messages of nodes near personal data."""
     sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
     # Messages about a success do not come from the database, and hold no values.
-    not_successful = [node.unique_id for node in facts.results if group_of(node.status) != "good"]
+    not_successful = [node.unique_id for node in facts.results if get_group(node.status) != "good"]
     personal = _nodes_near_personal_data(facts.lineage, not_successful)
     nodes = [
         replace(node, message=redact_message(node.message, sql.get(node.unique_id)))
@@ -133,7 +133,7 @@ def build_report(facts: ReportInput) -> RunReport:
     )
 
 
-def personal_columns_near(
+def find_personal_columns_near(
     lineage: Mapping[str, LineageNode],
     unique_ids: Sequence[str],
     compiled: Mapping[str, Compiled],

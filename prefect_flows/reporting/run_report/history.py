@@ -19,7 +19,7 @@ SLOWER_BY_SECONDS = 1.0
 SLOWEST = 10
 
 
-def medians(history: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, int]]:
+def get_medians(history: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, int]]:
     """Return the median seconds and the number of runs by node id.
 
     Args:
@@ -36,7 +36,7 @@ def compare_durations(
     nodes: Iterable[NodeResult], history: Sequence[Mapping[str, float]]
 ) -> list[NodeTiming]:
     """Compare every executed node with earlier runs, slowest first."""
-    known = medians(history)
+    known = get_medians(history)
     executed = [node for node in nodes if node.seconds > 0 and not node.resumed]
     executed.sort(key=lambda node: (-node.seconds, node.unique_id))
     return [_compare(node, *known.get(node.unique_id, (None, 0))) for node in executed]

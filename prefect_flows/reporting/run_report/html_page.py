@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from markupsafe import Markup, escape
 
-from prefect_flows.reporting.charts.critical_path import critical_path
+from prefect_flows.reporting.charts.critical_path import find_critical_path
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
-from prefect_flows.reporting.charts.svg import group_of, size, slots
-from prefect_flows.reporting.charts.timeline import timeline
+from prefect_flows.reporting.charts.svg import get_group, size, slots
+from prefect_flows.reporting.charts.timeline import draw_timeline
 from prefect_flows.reporting.templates import number, read_packaged_file, templates
 from prefect_flows.transform.results import count_by_status
 from prefect_flows.transform.run_report import NodeTiming, RunReport
@@ -27,7 +27,7 @@ def html_page(report: RunReport) -> str:
     """Render the page; every name, message, statement and value in it is escaped."""
     css, script = read_packaged_file("report.css"), read_packaged_file("report.js")
     picture = draw_lineage(report.nodes, report.lineage)
-    timeline_svg = timeline(report.nodes, report.lineage)
+    timeline_svg = draw_timeline(report.nodes, report.lineage)
     passed = [test for test in report.tests if test.status == "pass"]
     titles = {
         "summary": "Summary",
@@ -56,7 +56,7 @@ def html_page(report: RunReport) -> str:
             most_rows=MAX_SHOWN_ROWS,
             most_blocked=MAX_SHOWN_BLOCKED,
             timeline=Markup(timeline_svg),  # noqa: S704  # escaped where it is drawn
-            path=critical_path(report.nodes, report.lineage),
+            path=find_critical_path(report.nodes, report.lineage),
             lineage=picture,
             lineage_svg=Markup(picture.svg) if picture else "",  # noqa: S704  # likewise
             tests_open=[test for test in report.tests if test.status != "pass"],
@@ -80,7 +80,7 @@ def _node_rows(report: RunReport) -> Iterator[Markup]:
         yield Markup(  # noqa: S704  # each value is escaped or a number
             f'<tr><th scope="row">{escape(node.name)}</th><td>{escape(node.resource_type)}</td>'
             f"<td>{escape(node.stage)}</td>"
-            f'<td class="s-{group_of(node.status)}">{escape(status)}</td>'
+            f'<td class="s-{get_group(node.status)}">{escape(status)}</td>'
             f'<td class="n">{node.seconds:.2f}</td><td class="n">{number(node.rows)}</td>{costs}'
             f'<td class="n">{node.attempts}</td><td>{escape(owner)}</td></tr>\n'
         )

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_flows.core.formatting import format_duration
-from prefect_flows.reporting.charts.svg import group_of
+from prefect_flows.reporting.charts.svg import get_group
 from prefect_flows.transform.results import NodeResult
 
 FRAMES_PER_SECOND = 5
@@ -144,8 +144,8 @@ def _stage_row(
     known = max(total, finished)
     counted = Text(no_wrap=True)
     for status, count in statuses.most_common():
-        counted.append(f"{count} {status}  ", style=_STYLES[group_of(status)])
-    failed = any(group_of(status) == "failed" for status in statuses)
+        counted.append(f"{count} {status}  ", style=_STYLES[get_group(status)])
+    failed = any(get_group(status) == "failed" for status in statuses)
     bar = ProgressBar(
         total=known or None,
         completed=known if ended and not total else finished,

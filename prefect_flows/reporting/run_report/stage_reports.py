@@ -100,7 +100,7 @@ class RunReporter:
             stages=list(_stage_lines(record)),
             history=history,
             compiled=compiled,
-            failing_rows=dict(rows_of_failed_tests(session, results, lineage, compiled))
+            failing_rows=dict(fetch_failing_rows(session, results, lineage, compiled))
             if status == "failed"
             else {},
             marts=record.get("marts", {}),
@@ -142,7 +142,7 @@ class RunReporter:
         self._stored.store.put(self._session.log_dir / "dbt.log", f"{self._stored.folder}/dbt.log")
 
 
-def rows_of_failed_tests(
+def fetch_failing_rows(
     session: DbtSession,
     results: Sequence[NodeResult],
     lineage: Mapping[str, LineageNode],
@@ -157,7 +157,7 @@ def rows_of_failed_tests(
         and result.unique_id in compiled
     ][:MAX_TESTS_WITH_ROWS]
     dialect = session.profile.warehouse
-    personal = reports.personal_columns_near(lineage, failed, compiled, dialect)
+    personal = reports.find_personal_columns_near(lineage, failed, compiled, dialect)
     for unique_id in failed:
         sql = compiled[unique_id].sql or ""
         try:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from prefect_flows.core.files import Warn
 from prefect_flows.core.formatting import one_line
-from prefect_flows.reporting.charts.svg import group_of
+from prefect_flows.reporting.charts.svg import get_group
 from prefect_flows.state.run_summary import (
     MartState,
     RunSummary,
@@ -91,7 +91,7 @@ def run_summary(
 
 
 def _count_tests(nodes: Iterable[NodeResult]) -> TestCounts:
-    found = Counter(group_of(node.status) for node in nodes if node.resource_type in TESTS)
+    found = Counter(get_group(node.status) for node in nodes if node.resource_type in TESTS)
     return TestCounts(
         passed=found["good"],
         warned=found["warned"],
@@ -142,7 +142,7 @@ class _SourcesFile(BaseModel):
     results: list[_SourceResult]
 
 
-def freshness_of(
+def load_freshness(
     store: StateStore, target: str, warn: Warn | None = None
 ) -> dict[str, SourceFreshness]:
     """Return the last freshness result by source id.

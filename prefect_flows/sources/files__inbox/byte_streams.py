@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from prefect_flows.sources.files__inbox.file_errors import Malformed
+from prefect_flows.sources.files__inbox.file_errors import MalformedFile
 
 CHUNK = 1 << 20
 _QUOTE = ord('"')
@@ -41,7 +41,7 @@ class _Stream(io.RawIOBase):
         return len(data)
 
 
-class Hashed(_Stream):
+class HashingStream(_Stream):
     """Stream that computes the SHA-256 of what is read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -61,14 +61,14 @@ class Hashed(_Stream):
         return self._hash.hexdigest()
 
 
-class Text(_Stream):
+class TextStream(_Stream):
     """Stream of UTF-8 text without a byte order mark, which always ends with a line break.
 
     Attributes:
         lines: line breaks read so far.
 
     Raises:
-        Malformed: from `read`, for a byte that is not UTF-8, or a zero byte, which no warehouse
+        MalformedFile: from `read`, for a byte that is not UTF-8, or a zero byte, which no warehouse
             accepts.
     """
 
@@ -80,9 +80,9 @@ class Text(_Stream):
         self.lines = 0
         first = self._read_checked(CHUNK)
         self.is_empty = not first
-        self.give_back(first.removeprefix(b"\xef\xbb\xbf"))
+        self.unread(first.removeprefix(b"\xef\xbb\xbf"))
 
-    def give_back(self, data: bytes) -> None:
+    def unread(self, data: bytes) -> None:
         """Push bytes back, to be read next."""
         self._pushed_back = data + self._pushed_back
 
@@ -102,22 +102,22 @@ class Text(_Stream):
         try:
             data = self._stream.read(size)
         except EOFError as error:
-            raise Malformed("its compressed data ends in the middle: it is cut off") from error
+            raise MalformedFile("its compressed data ends in the middle: it is cut off") from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise Malformed(f"its compressed data is damaged: {error}") from error
+            raise MalformedFile(f"its compressed data is damaged: {error}") from error
         if data:
             self._check(data)
             self.lines += data.count(b"\n")
             self._last = data[-1:]
         elif self._undecoded:
-            raise Malformed("the text is not UTF-8: it ends within a character", self.lines + 1)
+            raise MalformedFile("the text is not UTF-8: it ends within a character", self.lines + 1)
         return data
 
     def _check(self, data: bytes) -> None:
         if self._undecoded or not data.isascii():
             self._decode(self._undecoded + data)
         if (at := data.find(0)) >= 0:
-            raise Malformed("it holds a zero byte", self._line(data, at))
+            raise MalformedFile("it holds a zero byte", self._line(data, at))
 
     def _decode(self, data: bytes) -> None:
         try:
@@ -125,7 +125,7 @@ class Text(_Stream):
             self._undecoded = b""
         except UnicodeDecodeError as error:
             if error.reason != "unexpected end of data":
-                raise Malformed(
+                raise MalformedFile(
                     f"byte 0x{data[error.start]:02x} is not UTF-8 (convert the file to UTF-8)",
                     self._line(data, error.start),
                 ) from error
@@ -135,7 +135,7 @@ class Text(_Stream):
         return self.lines + data.count(b"\n", 0, at) + 1
 
 
-class Quoted(_Stream):
+class QuoteChecker(_Stream):
     """Stream that checks the quotation marks of a CSV file, since pyarrow accepts any.
 
     Args:
@@ -182,23 +182,23 @@ class Quoted(_Stream):
 
 
 @contextmanager
-def text(raw: _Stream, *, compressed: bool) -> Iterator[Text]:
+def open_text(raw: _Stream, *, compressed: bool) -> Iterator[TextStream]:
     """Open the text of a file, decompressed if it is compressed.
 
     Raises:
-        Malformed: the file is empty.
+        MalformedFile: the file is empty.
     """
     if compressed:
         with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
-            stream = Text(unpacked)
+            stream = TextStream(unpacked)
             _refuse_empty(stream)
             yield stream
     else:
-        stream = Text(raw)
+        stream = TextStream(raw)
         _refuse_empty(stream)
         yield stream
 
 
-def _refuse_empty(stream: Text) -> None:
+def _refuse_empty(stream: TextStream) -> None:
     if stream.is_empty:
-        raise Malformed("the file is empty")
+        raise MalformedFile("the file is empty")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from text_unidecode import unidecode  # type: ignore[import-untyped]
 
 from prefect_flows.core.formatting import shorten_middle
-from prefect_flows.sources.files__inbox.file_errors import Malformed
+from prefect_flows.sources.files__inbox.file_errors import MalformedFile
 
 FILE, ROW, LOAD_ID = "_file", "_row", "_dlt_load_id"
 # Columns of the load, and system columns of Postgres.
@@ -33,10 +33,10 @@ def refuse_many_columns(columns: int) -> None:
     """Refuse more columns than a table can have.
 
     Raises:
-        Malformed: there are too many columns.
+        MalformedFile: there are too many columns.
     """
     if columns > MAX_COLUMNS:
-        raise Malformed(f"it makes {columns:,} columns, and a table takes {MAX_COLUMNS:,}", 1)
+        raise MalformedFile(f"it makes {columns:,} columns, and a table takes {MAX_COLUMNS:,}", 1)
 
 
 class Names:
@@ -54,8 +54,8 @@ class Names:
         """Add names for new keys.
 
         Raises:
-            Malformed: two keys have the same column name, a key has no name or a reserved one, or
-                there are too many keys.
+            MalformedFile: two keys have the same column name, a key has no name or a reserved one,
+                or there are too many keys.
         """
         keys = [key for key in keys if key not in self.columns]
         refuse_many_columns(len(self.columns) + len(keys))
@@ -66,12 +66,14 @@ class Names:
             shown = shorten_middle(repr(key))
             if not name.strip("_"):
                 description = f": {shown} has no letter or digit" if key.strip() else ""
-                raise Malformed(f"column {len(self.columns) + 1} has no name{description}", 1)
+                raise MalformedFile(f"column {len(self.columns) + 1} has no name{description}", 1)
             if name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES):
-                raise Malformed(f"column {shown} has a name that the load or a warehouse uses", 1)
+                raise MalformedFile(
+                    f"column {shown} has a name that the load or a warehouse uses", 1
+                )
             for other, existing in self.columns.items():
                 if existing == name:
-                    raise Malformed(
+                    raise MalformedFile(
                         f"{shorten_middle(repr(other))} and {shorten_middle(repr(key))} are both "
                         f"column {name!r}",
                         1,

@@ -119,11 +119,11 @@ class TypeInference:
         self._has_value = False
 
     @property
-    def kind(self) -> pa.DataType | None:
+    def get_type(self) -> pa.DataType | None:
         """The inferred type; None if every value was null."""
         return self._possible[0] if self._has_value else None
 
-    def see(self, values: pa.Array) -> None:
+    def update(self, values: pa.Array) -> None:
         """Narrow the type by more values, given as text."""
         if values.null_count == len(values):
             return
@@ -132,11 +132,11 @@ class TypeInference:
             kind for kind in self._possible if kind == TEXT or parse(values, kind) is not None
         )
 
-    def typed(self, values: pa.Array) -> pa.Array | None:
+    def cast(self, values: pa.Array) -> pa.Array | None:
         """Convert text values to the inferred type; None if they do not fit it."""
         if values.null_count == len(values):
-            return pa.nulls(len(values), self.kind)
-        return None if self.kind is None else parse(values, self.kind)
+            return pa.nulls(len(values), self.get_type)
+        return None if self.get_type is None else parse(values, self.get_type)
 
 
 def parse(values: pa.Array, kind: pa.DataType) -> pa.Array | None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from prefect_flows.core.formatting import shorten_middle
-from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Quoted, Text
+from prefect_flows.sources.files__inbox.byte_streams import CHUNK, QuoteChecker, TextStream
 from prefect_flows.sources.files__inbox.column_names import Names, refuse_many_columns
 from prefect_flows.sources.files__inbox.column_types import (
     TEXT,
@@ -32,9 +32,9 @@ from prefect_flows.sources.files__inbox.column_types import (
 )
 from prefect_flows.sources.files__inbox.file_errors import (
     LongRow,
-    Malformed,
+    MalformedFile,
     UnknownColumns,
-    first_bad,
+    find_first_bad,
 )
 from prefect_flows.sources.files__inbox.inbox import Content
 
@@ -83,12 +83,12 @@ def read(
     """Yield the rows of a file, with typed columns.
 
     Raises:
-        Malformed: the file is not valid CSV, or a value does not fit its column.
+        MalformedFile: the file is not valid CSV, or a value does not fit its column.
         UnknownColumns: a column of the file has no type yet.
         LongRow: a row is longer than a block of the dialect.
     """
     try:
-        with content.text() as stream:
+        with content.open_text() as stream:
             columns = _read_header(stream, names, dialect)
             if not types.keys() >= set(columns):
                 raise UnknownColumns
@@ -114,23 +114,23 @@ def read_guessing(
     This parses the file only once if its later rows agree with the first ones, as they mostly do.
 
     Raises:
-        Malformed: the file is not valid CSV.
+        MalformedFile: the file is not valid CSV.
         UnknownColumns: later rows need other types, or a row is invalid. `infer` and `read` then
             find the types or the fault.
     """
     try:
-        with content.text() as stream:
+        with content.open_text() as stream:
             columns = _read_header(stream, names, dialect)
             guesses = {column: TypeInference() for column in columns if column not in types}
             kinds = {column: types.get(column, TEXT) for column in columns}
             parsers = _build_parsers(kinds, dialect)
-            parsers |= {column: guess.typed for column, guess in guesses.items()}
+            parsers |= {column: guess.cast for column, guess in guesses.items()}
             quoted = _check_quotes(stream, dialect)
             first = True
             for batch in _read_batches(quoted, columns, kinds, dialect):
                 if first:
                     for column, guess in guesses.items():
-                        guess.see(batch[column])
+                        guess.update(batch[column])
                     first = False
                 yield _convert_batch(batch, parsers)
     except (pa.ArrowInvalid, _DoesNotFit) as error:
@@ -139,8 +139,8 @@ def read_guessing(
         raise UnknownColumns
 
 
-def _check_quotes(stream: Text, dialect: Dialect) -> Quoted:
-    return Quoted(stream, dialect.delimiter, dialect.escape)
+def _check_quotes(stream: TextStream, dialect: Dialect) -> QuoteChecker:
+    return QuoteChecker(stream, dialect.delimiter, dialect.escape)
 
 
 def _build_parsers(kinds: Types, dialect: Dialect) -> dict[str, Parser]:
@@ -167,58 +167,58 @@ def infer(content: Content, names: Names, types: Types, dialect: Dialect) -> Typ
     """Infer the types of new columns from all rows; the null type for a column without a value.
 
     Raises:
-        Malformed: the file is not valid CSV.
+        MalformedFile: the file is not valid CSV.
         LongRow: a row is longer than a block of the dialect.
     """
     try:
-        with content.text() as stream:
+        with content.open_text() as stream:
             columns = _read_header(stream, names, dialect)
             guesses = {column: TypeInference() for column in columns if column not in types}
             as_text = dict.fromkeys(columns, TEXT)
             for batch in _read_batches(stream, columns, as_text, dialect, only=list(guesses)):
                 for column, guess in guesses.items():
-                    guess.see(batch[column])
+                    guess.update(batch[column])
     except pa.ArrowInvalid as error:
         _raise_if_row_is_long(error, dialect)
         raise _find_fault(content, columns, {}, dialect) or _arrow_error(error) from error
-    return {column: guess.kind or pa.null() for column, guess in guesses.items()}
+    return {column: guess.get_type or pa.null() for column, guess in guesses.items()}
 
 
-def _read_header(stream: Text, names: Names, dialect: Dialect) -> list[str]:
+def _read_header(stream: TextStream, names: Names, dialect: Dialect) -> list[str]:
     """Return the column names of the header, and leave the stream at its start."""
     csv.field_size_limit(sys.maxsize)
     start = stream.read(CHUNK)
-    stream.give_back(start)
+    stream.unread(start)
     lines = io.StringIO(start.decode(errors="ignore"), newline="")
     rows = csv.reader(lines, delimiter=dialect.delimiter, escapechar=dialect.escape)
     try:
         keys = next(rows, [])
     except csv.Error as error:
-        raise Malformed(_explain_csv_error(error), 1) from error
+        raise MalformedFile(_explain_csv_error(error), 1) from error
     if len(start) >= CHUNK - len(codecs.BOM_UTF8) and not lines.read(1):
-        raise Malformed(
+        raise MalformedFile(
             f"the header is longer than {CHUNK >> 20} MB, or a quotation mark in it is never "
             "closed",
             1,
         )
     refuse_many_columns(len(keys))
     if not keys:
-        raise Malformed("the first line is empty; a header is expected", 1)
+        raise MalformedFile("the first line is empty; a header is expected", 1)
     if len(keys) == 1 and any(other in keys[0] for other in _OTHER_DELIMITERS):
-        raise Malformed(
+        raise MalformedFile(
             f"the header is one column, {shorten_middle(repr(keys[0]))}: the delimiter is not "
             f"{dialect.delimiter!r}",
             1,
         )
     for number, key in enumerate(keys):
         if key in keys[:number]:
-            raise Malformed(f"column {shorten_middle(repr(key))} is duplicated", 1)
+            raise MalformedFile(f"column {shorten_middle(repr(key))} is duplicated", 1)
     names.add(keys)
     return [names.columns[key] for key in keys]
 
 
 def _read_batches(
-    stream: Text | Quoted,
+    stream: TextStream | QuoteChecker,
     columns: Sequence[str],
     types: Types,
     dialect: Dialect,
@@ -255,11 +255,11 @@ def _convert_options(
 
 def _find_fault(
     content: Content, columns: Sequence[str], types: Types, dialect: Dialect
-) -> Malformed | None:
+) -> MalformedFile | None:
     """Search row by row for the first invalid row; None if all rows are valid."""
     typed = {columns.index(column): kind for column, kind in types.items() if kind != TEXT}
     with (
-        content.text() as stream,
+        content.open_text() as stream,
         io.TextIOWrapper(io.BufferedReader(stream, CHUNK), "utf-8", newline="") as text,
     ):
         lines = _BoundedLines(text)
@@ -276,7 +276,7 @@ def _find_fault(
                 batch_characters += lines.in_row
                 lines.in_row = 0
                 if row and len(row) != len(columns):
-                    fault = Malformed(
+                    fault = MalformedFile(
                         f"it has {len(row)} values, and the header {len(columns)}", start
                     )
                     break
@@ -288,9 +288,9 @@ def _find_fault(
                         return bad
                     batch, batch_characters = [], 0
         except csv.Error as error:
-            fault = Malformed(_explain_csv_error(error), start)
+            fault = MalformedFile(_explain_csv_error(error), start)
         except _RowTooLong:
-            fault = Malformed(f"{_TOO_LONG}, or a quotation mark is never closed", start)
+            fault = MalformedFile(f"{_TOO_LONG}, or a quotation mark is never closed", start)
         return _bad_value(batch, columns, typed, dialect) or fault
 
 
@@ -317,9 +317,9 @@ class _BoundedLines:
 def _bad_value(
     rows: list[tuple[int, list[str]]], columns: Sequence[str], types: dict[int, pa.DataType],
     dialect: Dialect,
-) -> Malformed | None:  # fmt: skip
+) -> MalformedFile | None:  # fmt: skip
     """Return the first value that does not fit its column."""
-    found: Malformed | None = None
+    found: MalformedFile | None = None
     for index, kind in types.items():
 
         def fit(
@@ -332,7 +332,7 @@ def _bad_value(
             return parse(pa.array(as_text, TEXT), to) is not None
 
         if rows and not fit(rows):
-            line, row = rows[first_bad(rows, fit)]
+            line, row = rows[find_first_bad(rows, fit)]
             if found is None or found.line is None or line < found.line:
                 value = shorten_middle(repr(row[index]))
                 why = f"column {columns[index]!r}: {value} is not a {format_type(kind)}"
@@ -343,7 +343,7 @@ def _bad_value(
                         " that would be written so; to convert such values, declare the column's "
                         "type in the parameter types"
                     )
-                found = Malformed(why, line)
+                found = MalformedFile(why, line)
     return found
 
 
@@ -385,8 +385,8 @@ def _raise_if_row_is_long(error: Exception, dialect: Dialect) -> None:
         raise LongRow from error
 
 
-def _arrow_error(error: Exception) -> Malformed:
+def _arrow_error(error: Exception) -> MalformedFile:
     """Return pyarrow's message as an error, for a fault that no row explains."""
     if "straddling" in str(error):
-        return Malformed(_TOO_LONG)
-    return Malformed(re.sub(r"^CSV parse error: ", "", str(error)))
+        return MalformedFile(_TOO_LONG)
+    return MalformedFile(re.sub(r"^CSV parse error: ", "", str(error)))

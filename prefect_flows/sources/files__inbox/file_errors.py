@@ -11,7 +11,7 @@ from prefect_flows.core.formatting import shorten_middle
 MAX_REASON_LENGTH = 300
 
 
-class Malformed(Exception):
+class MalformedFile(Exception):
     """A file is invalid, or does not fit its table.
 
     Attributes:
@@ -33,7 +33,7 @@ class LongRow(Exception):
     """A row of a file does not fit into a block."""
 
 
-def first_bad(items: Sequence[Any], are_good: Callable[[Sequence[Any]], bool]) -> int:
+def find_first_bad(items: Sequence[Any], are_good: Callable[[Sequence[Any]], bool]) -> int:
     """Find the index of the first item that makes `are_good` false, by bisection; one item must."""
     good, bad = 0, len(items)
     while bad - good > 1:

@@ -20,7 +20,12 @@ from fsspec.utils import glob_translate
 from prefect_flows.core.documents import parse_json
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.core.passwords import remove_login
-from prefect_flows.sources.files__inbox.byte_streams import CHUNK, Hashed, Text, text
+from prefect_flows.sources.files__inbox.byte_streams import (
+    CHUNK,
+    HashingStream,
+    TextStream,
+    open_text,
+)
 from prefect_flows.state.object_store_errors import object_store_errors
 
 # Keys of fsspec's file information; the first that a file system has is used.
@@ -92,9 +97,9 @@ class Inbox:
             ) from error
         self._root = str(root).rstrip("/")
 
-    def files(self) -> list[File]:
+    def list_files(self) -> list[File]:
         """List all files, sorted by name, without hidden ones and those that begin with `_`."""
-        with self.said("listed"):
+        with self.translate_errors("listed"):
             self._fs.invalidate_cache()
             if not self._fs.exists(self._root) and isinstance(self._fs, LocalFileSystem):
                 raise FileNotFoundError(self._root)
@@ -112,19 +117,19 @@ class Inbox:
 
     def is_as_listed(self, file: File) -> bool:
         """Return whether a file is unchanged since it was listed; False if it was removed."""
-        with self.said("read", file.name):
+        with self.translate_errors("read", file.name):
             self._fs.invalidate_cache()
             try:
                 return self._to_file(file.path, self._fs.info(file.path)).stamp == file.stamp
             except FileNotFoundError:
                 return False
 
-    def content(self, file: File, folder: Path) -> Content:
+    def open_content(self, file: File, folder: Path) -> Content:
         """Return the content of a file; `folder` holds a local copy if a reader needs one."""
         return Content(self._fs, file, folder)
 
     @contextmanager
-    def said(self, done: str, name: str = "") -> Iterator[None]:
+    def translate_errors(self, done: str, name: str = "") -> Iterator[None]:
         """Turn errors of the store into IngestionErrors that name the file.
 
         They are retryable unless the file is missing or access is denied.
@@ -155,23 +160,23 @@ class Content:
         self.digest = ""
 
     @contextmanager
-    def text(self) -> Iterator[Text]:
+    def open_text(self) -> Iterator[TextStream]:
         """Open the file's text, decompressed.
 
         Raises:
-            Malformed: the file is empty; from reading: it is truncated, or not UTF-8.
+            MalformedFile: the file is empty; from reading: it is truncated, or not UTF-8.
         """
         with self._fs.open(self._file.path, "rb") as stored:
-            raw = Hashed(stored)
-            with text(raw, compressed=self._file.is_compressed) as stream:
+            raw = HashingStream(stored)
+            with open_text(raw, compressed=self._file.is_compressed) as stream:
                 yield stream
             self.digest = raw.digest()
 
     @contextmanager
-    def on_this_machine(self) -> Iterator[Path]:
+    def open_local(self) -> Iterator[Path]:
         """Provide the file as a local file, for readers that need random access."""
         with self._fs.open(self._file.path, "rb") as stored:
-            raw = Hashed(stored)
+            raw = HashingStream(stored)
             if isinstance(self._fs, LocalFileSystem):
                 self.digest = raw.digest()
                 yield Path(self._file.path)
@@ -201,7 +206,7 @@ def _parse_options(options_json: str | None, url: str) -> dict[str, Any]:
     return options
 
 
-def pattern(glob: str) -> re.Pattern[str]:
+def compile_glob(glob: str) -> re.Pattern[str]:
     """Compile a glob pattern: `*` matches within a folder, `**` across folders."""
     return re.compile(glob_translate(glob))
 

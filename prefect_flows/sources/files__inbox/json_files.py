@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from prefect_flows.core.formatting import shorten_middle
-from prefect_flows.sources.files__inbox.byte_streams import Text
+from prefect_flows.sources.files__inbox.byte_streams import TextStream
 from prefect_flows.sources.files__inbox.column_names import Names
 from prefect_flows.sources.files__inbox.column_types import (
     BIGINT,
@@ -36,7 +36,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     is_exact,
     is_valid,
 )
-from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns
+from prefect_flows.sources.files__inbox.file_errors import MalformedFile, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content
 
 BLOCK = 1 << 20
@@ -80,7 +80,7 @@ class _Number(str):
 class _Blocks:
     """Blocks of whole lines of a file, and the keys seen so far that hold objects or lists."""
 
-    def __init__(self, stream: Text) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self._stream = stream
         self.nested: set[str] = set()
         self.first_line = 1
@@ -92,7 +92,7 @@ class _Blocks:
             if not end:
                 rest += data
                 if len(rest) > MAX_LINE_BYTES:
-                    raise Malformed(
+                    raise MalformedFile(
                         f"the line is longer than {MAX_LINE_BYTES >> 20} MB", self.first_line
                     )
                 continue
@@ -105,7 +105,7 @@ class _Blocks:
         """Parse a block into a table; pyarrow infers the type of keys that are not in `types`.
 
         Raises:
-            Malformed: a line is not an object, or a value does not fit its column.
+            MalformedFile: a line is not an object, or a value does not fit its column.
         """
         self._refuse_invalid_json(block)
         try:
@@ -135,7 +135,7 @@ class _Blocks:
                 return table
             self.nested |= found
 
-    def _find_fault(self, block: bytes, types: Types, error: Exception) -> Malformed:
+    def _find_fault(self, block: bytes, types: Types, error: Exception) -> MalformedFile:
         """Find the first line that is not a row of the table, by bisection."""
         lines = list(enumerate(block.split(b"\n")[:-1], self.first_line))
         lines = [(number, line) for number, line in lines if line.strip()]
@@ -146,13 +146,13 @@ class _Blocks:
             data = b"".join(line + b"\n" for _, line in lines[:middle])
             good, bad = (middle, bad) if _is_good(data, types, self.nested) else (good, middle)
         number, line = lines[bad - 1]
-        return Malformed(_explain_fault(line, types, error), number)
+        return MalformedFile(_explain_fault(line, types, error), number)
 
     def refuse_other_numbers(self, block: bytes, types: Types) -> None:
         """Refuse numbers that a double or decimal column would change.
 
         Raises:
-            Malformed: there is such a number.
+            MalformedFile: there is such a number.
         """
         has_decimal = any(pa.types.is_decimal(kind) for kind in types.values())
         if not types or not (has_decimal or _has_long_number(block)):
@@ -166,7 +166,7 @@ class _Blocks:
                     why = f"column {key!r}: {shown} is not a {format_type(kind)}"
                     if isinstance(value, _Number) and kind == DOUBLE:
                         why += ", which has fewer digits; declare the column decimal or text"
-                    raise Malformed(why, number)
+                    raise MalformedFile(why, number)
 
     def _refuse_invalid_json(self, block: bytes) -> None:
         """Refuse NaN, infinity and deep nesting, which pyarrow accepts."""
@@ -177,17 +177,17 @@ class _Blocks:
             brackets = line.count(b"[") + line.count(b"{")
             if brackets > MAX_NESTING or b"NaN" in line or b"Inf" in line:
                 if _depth(line) > MAX_NESTING:
-                    raise Malformed(_TOO_DEEP, number)
+                    raise MalformedFile(_TOO_DEEP, number)
                 try:
                     _loads(line)
                 except ValueError as error:
-                    raise Malformed(_invalid_json_reason(error), number) from error
+                    raise MalformedFile(_invalid_json_reason(error), number) from error
 
     def _refuse_zero_bytes(self, block: bytes) -> None:
         for number, line in enumerate(block.split(b"\n"), self.first_line):
             # The backslash of `\u0000` may be escaped itself.
             if b"\\u0000" in line and "\\x00" in repr(_loads(line)).replace("\\\\", ""):
-                raise Malformed("it holds a zero byte", number)
+                raise MalformedFile("it holds a zero byte", number)
 
 
 def read(
@@ -199,10 +199,10 @@ def read(
         declared: columns with a declared type, which take numbers that are rounded.
 
     Raises:
-        Malformed: a line is not a JSON object, or holds a value that does not fit its column.
+        MalformedFile: a line is not a JSON object, or holds a value that does not fit its column.
         UnknownColumns: a key of a line has no type yet.
     """
-    with content.text() as stream:
+    with content.open_text() as stream:
         blocks = _Blocks(stream)
         keys: Types = {}
         exact: Types = {}
@@ -233,11 +233,11 @@ def infer(content: Content, names: Names, types: Types) -> Types:
     """Infer the types of new keys from all lines; the null type for a key without a value.
 
     Raises:
-        Malformed: a line is not a JSON object, or a key has different types in different lines.
+        MalformedFile: a line is not a JSON object, or a key has different types in different lines.
     """
     known: Types = {}
     found: dict[str, pa.DataType | TypeInference | None] = {}
-    with content.text() as stream:
+    with content.open_text() as stream:
         blocks = _Blocks(stream)
         for block in blocks:
             table = blocks.parse(block, known)
@@ -252,7 +252,7 @@ def infer(content: Content, names: Names, types: Types) -> Types:
             for key in [key for key in table.column_names if key in found]:
                 found[key] = _narrow_type(found[key], key, table, blocks, block)
     return {
-        names.columns[key]: (kind.kind or TEXT)
+        names.columns[key]: (kind.get_type or TEXT)
         if isinstance(kind, TypeInference)
         else (kind or pa.null())
         for key, kind in found.items()
@@ -296,11 +296,11 @@ def _narrow_text_type(
     if isinstance(before, pa.DataType):
         blocks.parse(block, {key: before})  # raises with the line
     guess = before if isinstance(before, TypeInference) else TypeInference(only_times=True)
-    if guess.kind != TEXT:
+    if guess.get_type != TEXT:
         # A time that pyarrow parsed may have lost digits of its text.
         is_text = table.schema.field(key).type == TEXT
         text = table if is_text else blocks.parse(block, {key: TEXT})
-        guess.see(text[key].combine_chunks())
+        guess.update(text[key].combine_chunks())
     return guess
 
 

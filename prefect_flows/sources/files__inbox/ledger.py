@@ -59,7 +59,7 @@ class FileStatus:
     is_being_replaced: bool = False
 
 
-def known_files(pipeline: dlt.Pipeline, table: str) -> dict[str, FileStatus]:
+def read_known_files(pipeline: dlt.Pipeline, table: str) -> dict[str, FileStatus]:
     """Return the files of a table that completed loads have loaded or refused, by name."""
     with pipeline.sql_client() as client:
         files, loads = (client.make_qualified_table_name(name) for name in (TABLE, "_dlt_loads"))
@@ -100,7 +100,7 @@ def mark_replaced(pipeline: dlt.Pipeline, table: str, files: list[str]) -> None:
             )
 
 
-def entry(
+def build_entry(
     table: str, file: File, status: str, *, digest: str | None = None, rows: int = 0,
     line: int | None = None, reason: str | None = None,
 ) -> dict[str, object]:  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefect_flows.sources.files__inbox.file_errors import Malformed
+from prefect_flows.sources.files__inbox.file_errors import MalformedFile
 
 # Postgres keeps a row within a page of 8 kB, except for texts of more than this many bytes.
 _MAX_ROW_BYTES, _INLINE_BYTES = 8_160, 24
@@ -24,7 +24,7 @@ def refuse_far_times(name: str, values: pa.Array, first_row: int) -> None:
     """Refuse dates and timestamps outside of the years 1 to 9999, the range of all warehouses.
 
     Raises:
-        Malformed: there is one.
+        MalformedFile: there is one.
     """
     if not (pa.types.is_date(values.type) or pa.types.is_timestamp(values.type)):
         return
@@ -34,14 +34,14 @@ def refuse_far_times(name: str, values: pa.Array, first_row: int) -> None:
     far = pc.or_(pc.less(numbers, first), pc.greater(numbers, last))
     if pc.any(far).as_py():
         row = first_row + pc.index(pc.fill_null(far, False), True).as_py()
-        raise Malformed(f"column {name!r}: row {row:,} has a year that is not from 1 to 9999")
+        raise MalformedFile(f"column {name!r}: row {row:,} has a year that is not from 1 to 9999")
 
 
 def refuse_wide_rows(columns: Sequence[pa.Array], first_row: int) -> None:
     """Refuse rows that do not fit into a Postgres page.
 
     Raises:
-        Malformed: there is one.
+        MalformedFile: there is one.
     """
     if len(columns) <= _MAX_SAFE_COLUMNS:
         return
@@ -58,7 +58,7 @@ def refuse_wide_rows(columns: Sequence[pa.Array], first_row: int) -> None:
     # Numbers are aligned to 8 bytes: a text before one may need padding.
     widths += 7 * min(fixed, len(columns) - fixed)
     if (widest := int(widths.argmax())) >= 0 and widths[widest] > _MAX_ROW_BYTES:
-        raise Malformed(
+        raise MalformedFile(
             f"row {first_row + widest:,} may need {widths[widest]:,} bytes, and Postgres keeps "
             f"{_MAX_ROW_BYTES:,} of a row; split its columns over several files"
         )

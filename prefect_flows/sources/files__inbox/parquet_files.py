@@ -39,7 +39,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     is_valid,
     parse,
 )
-from prefect_flows.sources.files__inbox.file_errors import Malformed, first_bad
+from prefect_flows.sources.files__inbox.file_errors import MalformedFile, find_first_bad
 from prefect_flows.sources.files__inbox.inbox import Content
 
 BATCH_ROWS = 65_536
@@ -51,21 +51,21 @@ def read(content: Content, names: Names, types: Types) -> Iterator[pa.RecordBatc
     """Yield the rows of a file in the table's types; a new column keeps its own type.
 
     Raises:
-        Malformed: the file is not valid Parquet, or a value does not fit its column.
+        MalformedFile: the file is not valid Parquet, or a value does not fit its column.
     """
-    with content.on_this_machine() as path:
+    with content.open_local() as path:
         if path.stat().st_size == 0:
-            raise Malformed("the file is empty")
+            raise MalformedFile("the file is empty")
         try:
             texts = [field.name for field in pq.read_schema(path) if _has_long_values(field.type)]
             with pq.ParquetFile(path, read_dictionary=texts) as file:
                 yield from _read_batches(file, names, types)
         except pa.ArrowInvalid as error:
-            raise Malformed(f"not a valid Parquet file: {error}") from error
+            raise MalformedFile(f"not a valid Parquet file: {error}") from error
         except OSError as error:
             if error.errno is not None:  # an I/O error of this machine, not a fault of the file
                 raise
-            raise Malformed(f"not a valid Parquet file: {error}") from error
+            raise MalformedFile(f"not a valid Parquet file: {error}") from error
 
 
 def _read_batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[pa.RecordBatch]:
@@ -73,7 +73,7 @@ def _read_batches(file: pq.ParquetFile, names: Names, types: Types) -> Iterator[
     refuse_many_columns(len(schema.names))
     repeated = [key for key in schema.names if schema.names.count(key) > 1]
     if repeated:
-        raise Malformed(f"column {shorten_middle(repr(repeated[0]))} is duplicated")
+        raise MalformedFile(f"column {shorten_middle(repr(repeated[0]))} is duplicated")
     names.add(schema.names)
     kinds = {
         field.name: types.get(names.columns[field.name]) or _nearest_type(field) for field in schema
@@ -139,7 +139,7 @@ def _nearest_type(field: pa.Field) -> pa.DataType:
         return TEXT
     if _is_bytes(kind):
         return BINARY
-    raise Malformed(f"column {field.name!r} is of type {kind}, for which there is no column")
+    raise MalformedFile(f"column {field.name!r} is of type {kind}, for which there is no column")
 
 
 def _cast(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa.Array:
@@ -188,7 +188,7 @@ def _as_json(values: pa.Array, key: str, first_row: int) -> pa.Array:
         try:
             plain = _to_json_value(value.as_py())
         except (ValueError, OverflowError) as error:
-            raise Malformed(f"column {key!r}: {error}", row) from error
+            raise MalformedFile(f"column {key!r}: {error}", row) from error
         texts.append(None if plain is None else json.dumps(plain, ensure_ascii=False))
     return pa.array(texts, TEXT)
 
@@ -216,18 +216,18 @@ def _to_json_value(value: Any) -> Any:
 
 def _refuse_bad_text(values: pa.Array, key: str, first_row: int) -> None:
     if not is_valid(values):
-        row = first_bad(values, is_valid)
-        raise Malformed(f"column {key!r}: the text is not UTF-8", first_row + row)
+        row = find_first_bad(values, is_valid)
+        raise MalformedFile(f"column {key!r}: the text is not UTF-8", first_row + row)
     if pc.any(pc.match_substring(values, "\0")).as_py():
         row = pc.index(pc.fill_null(pc.match_substring(values, "\0"), False), True).as_py()
-        raise Malformed(f"column {key!r}: it holds a zero byte", first_row + row)
+        raise MalformedFile(f"column {key!r}: it holds a zero byte", first_row + row)
 
 
 def _convert_or_refuse(values: pa.Array, kind: pa.DataType, key: str, first_row: int) -> pa.Array:
     try:
         return _convert(values, kind)
     except pa.ArrowNotImplementedError as error:
-        raise Malformed(
+        raise MalformedFile(
             f"column {key!r} is {format_type(values.type)}, and the table's {format_type(kind)}"
         ) from error
     except pa.ArrowInvalid as error:
@@ -239,9 +239,9 @@ def _convert_or_refuse(values: pa.Array, kind: pa.DataType, key: str, first_row:
                 return False
             return True
 
-        row = first_bad(values, fit)
+        row = find_first_bad(values, fit)
         value = shorten_middle(repr(values[row].as_py()))
-        raise Malformed(
+        raise MalformedFile(
             f"column {key!r}: {value} is not a {format_type(kind)}", first_row + row
         ) from error
 

@@ -26,7 +26,7 @@ from prefect_flows.ingest.arguments import resolve_location
 from prefect_flows.sources.files__inbox import column_types, ledger
 from prefect_flows.sources.files__inbox.column_names import FILE, transliterate
 from prefect_flows.sources.files__inbox.csv_files import Dialect
-from prefect_flows.sources.files__inbox.inbox import File, Inbox, pattern
+from prefect_flows.sources.files__inbox.inbox import File, Inbox, compile_glob
 from prefect_flows.sources.files__inbox.staged_files import Part
 from prefect_flows.sources.files__inbox.table_loader import Options, TableLoader
 
@@ -79,7 +79,7 @@ def files__inbox(
     dialect = _dialect(delimiter, nulls, escape)
     loaders: dict[str, TableLoader | None] = {}
     resources = []
-    by_table = _group_by_table(inbox.files(), tables)
+    by_table = _group_by_table(inbox.list_files(), tables)
     unassigned = by_table.pop(ledger.NO_TABLE, [])
     for table, files in by_table.items():
         options = Options(
@@ -139,7 +139,7 @@ def _group_by_table(files: list[File], tables: Mapping[str, str] | None) -> dict
                 where="parameter tables",
                 fix="write it in lower case, with letters, digits and single underscores",
             )
-        regex = pattern(glob)
+        regex = compile_glob(glob)
         grouped[table] = [file for file in files if regex.fullmatch(file.name)]
     return grouped
 

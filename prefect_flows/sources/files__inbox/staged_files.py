@@ -82,14 +82,14 @@ class ParsedFile:
     """All rows of one inbox file: in memory, or in Parquet files of its own if there are many."""
 
     rows: int = 0
-    held: list[pa.RecordBatch] = field(default_factory=list)
-    own: _Writer | None = None
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    writer: _Writer | None = None
 
     def discard(self) -> None:
         """Drop the rows and delete the files."""
-        self.held = []
-        if self.own is not None:
-            self.own.discard()
+        self.batches = []
+        if self.writer is not None:
+            self.writer.discard()
 
 
 class Spool:
@@ -106,37 +106,37 @@ class Spool:
         self._held_bytes = 0
         self._finished: list[Part] = []
 
-    def take(self, batches: Iterable[pa.RecordBatch]) -> ParsedFile:
+    def parse(self, batches: Iterable[pa.RecordBatch]) -> ParsedFile:
         """Read an inbox file to its end; an error on the way discards its rows."""
         parsed, size = ParsedFile(), 0
         with ExitStack() as on_error:
             on_error.callback(parsed.discard)
             for batch in batches:
                 parsed.rows += len(batch)
-                parsed.held.append(batch)
+                parsed.batches.append(batch)
                 size += batch.nbytes
                 if size >= ROW_GROUP_BYTES:
-                    if parsed.own is None:
-                        parsed.own = _Writer(self._folder)
-                    parsed.own.write(parsed.held)
-                    parsed.held, size = [], 0
+                    if parsed.writer is None:
+                        parsed.writer = _Writer(self._folder)
+                    parsed.writer.write(parsed.batches)
+                    parsed.batches, size = [], 0
             on_error.pop_all()
         return parsed
 
-    def keep(self, parsed: ParsedFile) -> None:
+    def add(self, parsed: ParsedFile) -> None:
         """Add the rows of a parsed file to the load."""
-        if parsed.own is not None:
-            if parsed.held:
-                parsed.own.write(parsed.held)
-            parsed.own.close()
-            self._finished += parsed.own.parts
+        if parsed.writer is not None:
+            if parsed.batches:
+                parsed.writer.write(parsed.batches)
+            parsed.writer.close()
+            self._finished += parsed.writer.parts
             return
-        self._held += parsed.held
-        self._held_bytes += sum(batch.nbytes for batch in parsed.held)
+        self._held += parsed.batches
+        self._held_bytes += sum(batch.nbytes for batch in parsed.batches)
         if self._held_bytes >= ROW_GROUP_BYTES:
             self._flush()
 
-    def finished(self, *, last: bool = False) -> Iterator[Part]:
+    def take_finished_parts(self, *, last: bool = False) -> Iterator[Part]:
         """Yield the Parquet files that are complete, each once."""
         if last:
             self._flush()

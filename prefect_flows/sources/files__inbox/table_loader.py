@@ -25,7 +25,7 @@ from prefect_flows.sources.files__inbox.column_names import (
     refuse_many_columns,
 )
 from prefect_flows.sources.files__inbox.column_types import BIGINT, TEXT, Types
-from prefect_flows.sources.files__inbox.file_errors import LongRow, Malformed, UnknownColumns
+from prefect_flows.sources.files__inbox.file_errors import LongRow, MalformedFile, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content, File, Inbox
 from prefect_flows.sources.files__inbox.limits import refuse_far_times, refuse_wide_rows
 from prefect_flows.sources.files__inbox.staged_files import ParsedFile, Part, Spool
@@ -42,15 +42,15 @@ class Options:
     Attributes:
         declared: declared column types, which are not inferred.
         min_age_seconds: files changed more recently than this wait for the next run.
-        again: load files again that were loaded before, replacing their rows.
-        quarantined_again: read quarantined files again even if they did not change.
+        full_refresh: load files again that were loaded before, replacing their rows.
+        retry_quarantined: read quarantined files again even if they did not change.
     """
 
     dialect: csv_files.Dialect
     declared: Types
     min_age_seconds: float
-    again: bool
-    quarantined_again: bool
+    full_refresh: bool
+    retry_quarantined: bool
 
 
 @dataclass
@@ -84,14 +84,14 @@ class TableLoader:
         Raises:
             IngestionError: the inbox cannot be read.
         """
-        known = ledger.known_files(self.pipeline, self.table)
+        known = ledger.read_known_files(self.pipeline, self.table)
         new = [file for file in self.files if self._is_new(file, known.get(file.name))]
         new.sort(key=lambda file: not known.get(file.name, ledger.FileStatus()).has_rows)
         spool = Spool(self.folder)
         for file in new:
             self._load_file(file, known.get(file.name, ledger.FileStatus()), spool)
-            yield from spool.finished()
-        yield from spool.finished(last=True)
+            yield from spool.take_finished_parts()
+        yield from spool.take_finished_parts(last=True)
 
     def _is_new(self, file: File, known: ledger.FileStatus | None) -> bool:
         age = (datetime.now(UTC) - file.modified_at).total_seconds()
@@ -101,22 +101,22 @@ class TableLoader:
         if known is None or known.stamp != file.stamp or known.is_being_replaced:
             return True
         if known.is_quarantined:
-            return self.options.quarantined_again or self.options.again
-        return self.options.again
+            return self.options.retry_quarantined or self.options.full_refresh
+        return self.options.full_refresh
 
     def _load_file(self, file: File, known: ledger.FileStatus, spool: Spool) -> None:
         if file.refusal is not None:
-            self._quarantine(file, Malformed(file.refusal))
+            self._quarantine(file, MalformedFile(file.refusal))
             return
-        content = self.inbox.content(file, self.folder)
+        content = self.inbox.open_content(file, self.folder)
         fault, parsed = None, ParsedFile()
-        with self.inbox.said("read", file.name):
+        with self.inbox.translate_errors("read", file.name):
             try:
                 parsed = self._read(file, content, spool)
             except FileNotFoundError:
                 log.info("%s: gone since it was listed", file.name)
                 return
-            except Malformed as error:
+            except MalformedFile as error:
                 fault = error
         if not self.inbox.is_as_listed(file):
             parsed.discard()
@@ -131,18 +131,18 @@ class TableLoader:
                 ledger.mark_replaced(self.pipeline, self.table, [file.name])
                 self.replaces = True
             self._record(file, ledger.LOADED, digest=content.digest, rows=parsed.rows)
-            spool.keep(parsed)
+            spool.add(parsed)
 
     def _has_changed(self, content: Content, known: ledger.FileStatus) -> bool:
         """Return whether the content has to be loaded, although the file was loaded before."""
         changed = known.digest != content.digest
-        return changed or known.is_being_replaced or self.options.again
+        return changed or known.is_being_replaced or self.options.full_refresh
 
     def _read(self, file: File, content: Content, spool: Spool) -> ParsedFile:
         """Read the rows of a file, with larger blocks if a row is too long.
 
         Raises:
-            Malformed: the file is refused.
+            MalformedFile: the file is refused.
         """
         try:
             return self._read_with(self.options.dialect, file, content, spool)
@@ -157,12 +157,12 @@ class TableLoader:
         for batches in _readers(file, content, names, dialect, self.options.declared):
             batch_types: Types = {}
             try:
-                parsed = spool.take(self._with_own_columns(batches(self.types), file, batch_types))
+                parsed = spool.parse(self._with_own_columns(batches(self.types), file, batch_types))
             except UnknownColumns:
                 continue
             self.types |= batch_types
             return parsed
-        raise Malformed("it was changed while it was read")
+        raise MalformedFile("it was changed while it was read")
 
     def _with_own_columns(
         self, batches: Iterator[pa.RecordBatch], file: File, batch_types: Types
@@ -201,13 +201,13 @@ class TableLoader:
             )
             row += count
 
-    def _quarantine(self, file: File, fault: Malformed) -> None:
+    def _quarantine(self, file: File, fault: MalformedFile) -> None:
         self._record(file, ledger.QUARANTINED, line=fault.line, reason=fault.why)
         at = f", line {fault.line}" if fault.line is not None else ""
         reject(self.table, where=f"{self.inbox.url}/{file.name}{at}", why=fault.why)
 
     def _record(self, file: File, status: str, **facts: object) -> None:
-        self.entries.append(ledger.entry(self.table, file, status, **facts))  # type: ignore[arg-type]
+        self.entries.append(ledger.build_entry(self.table, file, status, **facts))  # type: ignore[arg-type]
 
 
 def _readers(
@@ -218,7 +218,7 @@ def _readers(
     Each takes the table's column types, and raises `UnknownColumns` if it needs other ones.
 
     Raises:
-        Malformed: no reader supports the extension.
+        MalformedFile: no reader supports the extension.
     """
     if file.suffix in CSV:
         if file.suffix == ".tsv":
@@ -249,7 +249,7 @@ def _readers(
         # Parquet holds its own schema.
         return [lambda types: parquet_files.read(content, names, types)]
     endings = ", ".join((*CSV, *JSON, *PARQUET))
-    raise Malformed(
+    raise MalformedFile(
         f"unsupported extension, expected one of {endings} (the text ones also with .gz)"
     )
 

@@ -32,7 +32,7 @@ from prefect_flows.ingest.rest.tables import (
     Column,
     Table,
     build_resources,
-    fingerprint,
+    get_fingerprint,
     today,
 )
 from prefect_flows.ingest.source_load import reject
@@ -96,13 +96,13 @@ class Search:
     end: datetime
 
     @property
-    def query(self) -> str:
+    def to_query(self) -> str:
         """The search in GitHub's query syntax."""
         span = f"created:{_format_time(self.begin)}..{_format_time(self.end)}"
         language = f'language:"{self.language}" ' if self.language else ""
         return f"{language}{span} stars:>={self.stars_min}"
 
-    def halves(self) -> list[Search]:
+    def split(self) -> list[Search]:
         """Split the search into two; empty if its time span is too short."""
         if self.end - self.begin < MIN_SPAN:
             return []
@@ -154,7 +154,7 @@ def github__trending(
         secret=token,
         headers={"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"},
         paginator=HeaderLinkPaginator(),
-        patience=RetryPolicy(longest_wait=longest_wait),
+        retry_policy=RetryPolicy(longest_wait=longest_wait),
         access=ACCESS,
     )
 
@@ -171,7 +171,7 @@ def github__trending(
             # Of a repository that is found twice, the last result counts.
             identity = str(row["repo_id"])
             repositories[identity], stars[identity] = row, star
-            seen[identity] = [fingerprint(row), fingerprint(star)]
+            seen[identity] = [get_fingerprint(row), get_fingerprint(star)]
         state["known"] = seen
         yield (
             REPOSITORIES,
@@ -192,8 +192,8 @@ def search(client: RESTClient, criteria: Search) -> Rows:
         IngestionError: see `prefect_flows.ingest.rest.client.pages`.
     """
     found, total, incomplete = _fetch_results(client, criteria)
-    if total > MAX_RESULTS and criteria.halves():
-        return [answer for half in criteria.halves() for answer in search(client, half)]
+    if total > MAX_RESULTS and criteria.split():
+        return [answer for half in criteria.split() for answer in search(client, half)]
     if incomplete or _count_distinct(found) < min(total, MAX_RESULTS):
         # Ranks change between pages: a repository that came twice pushed another one out.
         more, total, incomplete = _fetch_results(client, criteria)
@@ -203,7 +203,7 @@ def search(client: RESTClient, criteria: Search) -> Rows:
         note = "; it says that it ran out of time" if incomplete else ""
         reject(
             REPOSITORIES.name,
-            where=criteria.query,
+            where=criteria.to_query,
             why=f"GitHub finds {total:,} and gives {_count_distinct(found):,}{note}",
             rows=max(missing, 0),
         )
@@ -215,7 +215,7 @@ def _fetch_results(client: RESTClient, criteria: Search) -> tuple[Rows, int, boo
 
     Fetches only the first page of a search that has to be split.
     """
-    params = {"q": criteria.query, "sort": "stars", "order": "desc", "per_page": PAGE_SIZE}
+    params = {"q": criteria.to_query, "sort": "stars", "order": "desc", "per_page": PAGE_SIZE}
     found: Rows = []
     total, incomplete = 0, False
     for page in pages(client, SEARCH_PATH, params, rows="items"):
@@ -233,7 +233,7 @@ def _fetch_results(client: RESTClient, criteria: Search) -> tuple[Rows, int, boo
             incomplete or bool(page.body.get("incomplete_results")),
         )
         found += page
-        if total > MAX_RESULTS and criteria.halves():
+        if total > MAX_RESULTS and criteria.split():
             break
     return found, total, incomplete
 

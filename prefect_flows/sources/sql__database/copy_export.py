@@ -27,7 +27,7 @@ def copy_rows(
     hints: Any,
 ) -> Iterator[Any]:
     """Yield the columns as an empty table, for dlt's schema contract, then files with all rows."""
-    yield dlt.mark.with_hints(reader.no_rows(name, config, columns), hints)
+    yield dlt.mark.with_hints(reader.read_empty(name, config, columns), hints)
     load_id = dlt.current.load_package_state()["load_id"]
     with tempfile.TemporaryDirectory(dir=dlt.current.pipeline().working_dir) as folder:
         for file, rows in reader.copy(

@@ -158,7 +158,9 @@ def _rows_resource(
         disposition: Any = disposition_after_first if has_loaded(name) else "append"
         since = None
         if incremental is not None and incremental.last_value is not None:
-            since = IncrementalCursor(str(config.cursor), incremental.last_value, again=bool(key))
+            since = IncrementalCursor(
+                str(config.cursor), incremental.last_value, is_inclusive=bool(key)
+            )
             _check_last_value(name, since, columns)
         as_text = _loads_as_text(name, columns)
         hints = dlt.mark.make_hints(

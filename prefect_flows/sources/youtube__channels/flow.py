@@ -29,7 +29,7 @@ def ingest_youtube_channels(
         channels: Ids (UC…) or handles (@…).
         target: Name of the target; its block `dbt-cli-profile-<target>` is made by setup.
         quota_budget: Units of YouTube's quota that the load may spend; a call costs one.
-        statistics_days: Age up to which a video's statistics are asked for; all by default.
+        statistics_days: Age up to which a video's statistics are requested; all by default.
         full_refresh: Read all videos again, whatever was loaded before.
 
     Returns:

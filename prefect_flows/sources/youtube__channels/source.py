@@ -17,8 +17,8 @@ from dlt.sources.helpers.rest_client.paginators import JSONResponseCursorPaginat
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.ingest.rest.client import RetryPolicy, rest_client
 from prefect_flows.ingest.rest.tables import Table, build_resources
+from prefect_flows.sources.youtube__channels.channel_reader import ChannelReader
 from prefect_flows.sources.youtube__channels.quota import Quota
-from prefect_flows.sources.youtube__channels.reading import Reading
 from prefect_flows.sources.youtube__channels.tables import TABLES
 
 ACCESS = (
@@ -74,7 +74,7 @@ def youtube__channels(
         paginator=JSONResponseCursorPaginator(
             cursor_path="nextPageToken", cursor_param="pageToken"
         ),
-        patience=RetryPolicy(longest_wait=longest_wait),
+        retry_policy=RetryPolicy(longest_wait=longest_wait),
         access=ACCESS,
         before_call=quota.spend,
     )
@@ -83,6 +83,6 @@ def youtube__channels(
         state = dlt.current.source_state()
         for state_key in ("channels", "uploads", "videos") if full_refresh else ():
             state.pop(state_key, None)
-        yield from Reading(client, quota, state, statistics_days).all_of(channels)
+        yield from ChannelReader(client, quota, state, statistics_days).read_all(channels)
 
     return build_resources(read, TABLES)

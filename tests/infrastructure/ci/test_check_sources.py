@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.ci.check_sources.check import between, check
-from infrastructure.ci.check_sources.folder import Source, all_sources
+from infrastructure.ci.check_sources.check import check_across_sources, check_source
+from infrastructure.ci.check_sources.folder import Source, list_sources
 from tests.support import fork_server
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
@@ -57,7 +57,7 @@ def change(project: Path, file: str, old: str, new: str) -> None:
 
 
 def faults(project: Path, name: str = NAME) -> list[str]:
-    return [str(fault) for fault in check(Source(project, name)).faults]
+    return [str(fault) for fault in check_source(Source(project, name)).faults]
 
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,12 +69,12 @@ def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_source_of_the_project_is_in_order() -> None:
-    found = all_sources(REPOSITORY)
+    found = list_sources(REPOSITORY)
     assert NAME in [source.name for source in found]
-    assert {source.name: check(source).faults for source in found} == {
+    assert {source.name: check_source(source).faults for source in found} == {
         source.name: [] for source in found
     }
-    assert list(between(REPOSITORY)) == []
+    assert list(check_across_sources(REPOSITORY)) == []
 
 
 def test_in_order_it_says_one_line_a_source(project: Path) -> None:
@@ -279,19 +279,19 @@ def test_a_target_without_a_deployment(project: Path) -> None:
     # GIVEN a target of the project that no source has: the pipeline loads them
     change(project, "prefect.yaml", "name: dbt-staging", "name: dbt-qa")
     change(project, "prefect.yaml", "parameters: {target: staging}", "parameters: {target: qa}")
-    assert list(between(project)) == []
+    assert list(check_across_sources(project)) == []
     # WHEN one source has a deployment for it, THEN those that lack one are named, once
     change(project, DEPLOYMENTS, "name: nyc--flights--staging", "name: nyc--flights--qa")
     change(project, DEPLOYMENTS, "parameters: {target: staging}", "parameters: {target: qa}")
     assert faults(project) == []
-    assert [str(fault) for fault in between(project)] == [
+    assert [str(fault) for fault in check_across_sources(project)] == [
         "prefect.yaml: some sources have a deployment for the target qa, and these have none: "
         "acme__one, acme__two; add each to the prefect.yaml of its source: acme--one--qa, "
         "acme--two--qa"
     ]
     for file in others:
         file.write_text((project / DEPLOYMENTS).read_text())
-    assert list(between(project)) == []
+    assert list(check_across_sources(project)) == []
 
 
 def test_a_source_of_any_table_has_no_staging_models(project: Path) -> None:
@@ -367,5 +367,5 @@ def renamed(project: Path, name: str) -> None:
 )  # fmt: skip
 def test_between_sources(project: Path, broken: Callable[[Path], object], said: str) -> None:
     broken(project)
-    assert [str(fault) for fault in between(project)] == [said]
+    assert [str(fault) for fault in check_across_sources(project)] == [said]
     assert f"all: {said}" in command(project).stdout

@@ -128,7 +128,7 @@ def change_everything(pull_request: PullRequest) -> None:
     file.write_text(before + rest.partition("group by weather_measure\n")[2])
 
 
-def test_every_kind_of_change_is_built_compared_and_told(
+def test_every_kind_of_change_is_built_compared_and_commented(
     clean: PullRequest, project: Project
 ) -> None:
     production = relations(project, "dev_marts")
@@ -142,7 +142,7 @@ def test_every_kind_of_change_is_built_compared_and_told(
         "agg_carrier_performance_monthly", "agg_route_performance", "dim_airlines",
         "dim_manufacturers", "fct_flights",
     }  # fmt: skip
-    changes = {each["unique_id"].split(".")[2]: each["change"] for each in build["built"]}
+    changes = {each["unique_id"].split(".")[2]: each["change"] for each in build["nodes"]}
     assert changes == {
         "agg_carrier_performance_monthly": "downstream",
         "agg_delay_by_weather": "removed",
@@ -158,8 +158,8 @@ def test_every_kind_of_change_is_built_compared_and_told(
         # 51 flights less than staging has, and 700 without their tail number.
         "assert_fct_flights_matches_staging",
     }
-    assert set(build["breaks"]) == {"agg_route_performance", "agg_delay_by_weather"}
-    assert "distance_miles" in build["breaks"]["agg_route_performance"][0]
+    assert set(build["contract_breaks"]) == {"agg_route_performance", "agg_delay_by_weather"}
+    assert "distance_miles" in build["contract_breaks"]["agg_route_performance"][0]
 
     comment, found = clean.compare()
 
@@ -170,8 +170,8 @@ def test_every_kind_of_change_is_built_compared_and_told(
     )
     assert (less, other) == (51, 700)
     assert rows(found["fct_flights"]) == (336_776, 336_776 - less, 0, less, other)
-    assert found["fct_flights"]["changed_in"] == {"tail_number": other}
-    assert found["fct_flights"]["left_out"] == ["_loaded_at"]
+    assert found["fct_flights"]["changed_by_column"] == {"tail_number": other}
+    assert found["fct_flights"]["skipped_columns"] == ["_loaded_at"]
     assert found["fct_flights"]["key"] == ["flight_id"]
     assert "incremental" in found["fct_flights"]["notes"][0]
     assert rows(found["dim_airlines"]) == (16, 16, 0, 0, 0)

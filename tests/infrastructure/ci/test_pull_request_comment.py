@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from infrastructure.ci.pull_request.build_record import Build, Built, Failure, Rows
-from infrastructure.ci.pull_request.comment import MARKER, comment
+from infrastructure.ci.pull_request.build_record import Build, ChangedNode, Failure, Rows
+from infrastructure.ci.pull_request.comment import MARKER, build_comment
 from infrastructure.ci.pull_request.differences import Comparison, Difference
 from infrastructure.ci.pull_request.lineage_diagram import MOST_EDGES, MOST_NODES
 
@@ -17,12 +17,12 @@ from infrastructure.ci.pull_request.lineage_diagram import MOST_EDGES, MOST_NODE
 LIMIT = 65_536
 
 
-def build(built: list[Built], failures: list[Failure] | None = None, **more: Any) -> Build:
+def build(built: list[ChangedNode], failures: list[Failure] | None = None, **more: Any) -> Build:
     return Build(
         id="0", number=7, target="ci", production="prod", warehouse="postgres",
         schema_name="ci_7", version="0123456789ab", repository=None,
         started_at=datetime(2026, 1, 1, tzinfo=UTC), seconds=12.0,
-        outcome="failed" if failures else "passed", built=built, failures=failures or [],
+        outcome="failed" if failures else "passed", nodes=built, failures=failures or [],
         tests={"pass": 10}, **more,
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ def a_thousand(letters: int) -> tuple[Build, Comparison, dict[str, Any]]:
     """A thousand models, all of which differ in everything, with long names and failures."""
     names = [f"model.millrace.{'a_long_name_' * (letters // 12)}{n:04d}" for n in range(1000)]
     built = [
-        Built(
+        ChangedNode(
             unique_id=name, change="modified", status="success", seconds=9.0, usual_seconds=1.0,
             parts=["code", "configuration", "macros", "contract", "name", "descriptions"],
         )
@@ -52,7 +52,7 @@ def a_thousand(letters: int) -> tuple[Build, Comparison, dict[str, Any]]:
         Difference(
             unique_id=name, key=["id"], rows_before=10**9, rows_after=10**9 + 1, added=2,
             removed=1, changed=10**6, notes=["a remark on it " * 30],
-            changed_in={f"{'a_long_column_' * 4}{c}": 10**6 for c in range(50)},
+            changed_by_column={f"{'a_long_column_' * 4}{c}": 10**6 for c in range(50)},
             columns_added={f"added_{c}": "character varying(256)" for c in range(50)},
         )
         for name in names
@@ -71,7 +71,7 @@ def a_thousand(letters: int) -> tuple[Build, Comparison, dict[str, Any]]:
     breaks = {name: ["Columns were removed: " + "a_column " * 200] for name in names}
     parents = {name: names[max(0, place - 9) : place] for place, name in enumerate(names)}
     return (
-        build(built, failures, breaks=breaks),
+        build(built, failures, contract_breaks=breaks),
         Comparison(build="0", differences=differences),
         graph(parents),
     )
@@ -80,7 +80,7 @@ def a_thousand(letters: int) -> tuple[Build, Comparison, dict[str, Any]]:
 @pytest.mark.parametrize("letters", [12, 120])
 def test_a_thousand_models_stay_below_the_limit_of_github(letters: int) -> None:
     made, comparison, manifest = a_thousand(letters)
-    text = comment(made, comparison, EMPTY, manifest)
+    text = build_comment(made, comparison, EMPTY, manifest)
     assert len(text) < LIMIT
     # Not by leaving out nearly all: of everything there is a part, and the rest is counted.
     assert len(text) > 15_000
@@ -96,7 +96,7 @@ def test_a_thousand_models_stay_below_the_limit_of_github(letters: int) -> None:
 
 def test_a_thousand_models_without_a_difference_are_listed_shortly() -> None:
     built = [
-        Built(unique_id=f"model.millrace.m{n}", change="downstream", status="success")
+        ChangedNode(unique_id=f"model.millrace.m{n}", change="downstream", status="success")
         for n in range(1000)
     ]
     differences = [
@@ -107,7 +107,7 @@ def test_a_thousand_models_without_a_difference_are_listed_shortly() -> None:
         for each in built
     ]  # fmt: skip
     differences[777] = differences[777].model_copy(update={"changed": 1})
-    text = comment(build(built), Comparison(build="0", differences=differences), EMPTY, EMPTY)
+    text = build_comment(build(built), Comparison(build="0", differences=differences), EMPTY, EMPTY)
     lines = [line for line in text.splitlines() if line.startswith("| m")]
     # What differs comes first, wherever it stands in the project.
     assert lines[1].startswith("| m777 |")
@@ -122,10 +122,10 @@ def test_nothing_in_a_name_or_a_message_is_markup() -> None:
         owner="@owners", message="```\n<b>@everybody</b>\n```", failures=1,
         rows=Rows(columns=["a|b"], rows=[["@x|<i>\nsecond line"]]),
     )  # fmt: skip
-    built = Built(unique_id=name, change="modified", parts=["code"], status="success")
+    built = ChangedNode(unique_id=name, change="modified", parts=["code"], status="success")
     difference = Difference(unique_id=name, notes=["<!-- --> @note"], rows_after=1)
-    text = comment(
-        build([built], [failure], breaks={"a<b": ["@c"]}),
+    text = build_comment(
+        build([built], [failure], contract_breaks={"a<b": ["@c"]}),
         Comparison(build="0", differences=[difference]),
         EMPTY,
         graph({name: []}),

@@ -30,7 +30,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHubServer]:
         monkeypatch.setenv("GITHUB_API_URL", server.url)
         monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
         # Faults are waited for as long as GitHub says, and otherwise less long than a person would.
-        monkeypatch.setattr(github, "FIRST_DELAY", 0.01)
+        monkeypatch.setattr(github, "FIRST_DELAY_SECONDS", 0.01)
         yield server
 
 
@@ -66,7 +66,7 @@ def test_it_is_found_on_a_later_page(server: GitHubServer) -> None:
     assert server.comments[8]["body"] == BODY + "new"
 
 
-def test_a_comment_of_somebody_else_is_left_alone_whatever_it_begins_with(
+def test_a_comment_of_another_author_is_never_edited(
     server: GitHubServer,
 ) -> None:
     server.add(BODY, "somebody")
@@ -165,7 +165,7 @@ def test_a_refusal_says_what_fixes_it_and_is_not_repeated(
     assert server.comments == []
 
 
-def test_a_token_that_is_wrong_is_said_and_not_shown(
+def test_a_token_that_is_wrong_is_reported_and_not_shown(
     server: GitHubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_TOKEN", "another-secret")
@@ -185,13 +185,13 @@ def test_the_token_is_not_carried_to_another_server(server: GitHubServer) -> Non
         write()
 
 
-def test_what_is_no_json_is_no_answer_of_github(server: GitHubServer) -> None:
+def test_a_response_without_json_is_not_accepted_from_github(server: GitHubServer) -> None:
     server.faults.append(Fault("GET", 200, text="<html>a proxy's page</html>"))
     with pytest.raises(GitHubError, match="is not JSON"):
         write()
 
 
-def test_a_comment_under_another_name_is_said_at_once(server: GitHubServer) -> None:
+def test_a_comment_under_another_name_is_reported_immediately(server: GitHubServer) -> None:
     with pytest.raises(GitHubError, match="was written by github-actions"):
         write(author="me")
 

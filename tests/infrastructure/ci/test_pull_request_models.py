@@ -94,8 +94,8 @@ def test_rows_are_matched_by_key_and_values_by_what_they_mean(
     comment, found = pull_request.compare()
 
     assert rows(found["keyed"]) == (4, 5, 2, 1, 2)
-    assert found["keyed"]["changed_in"] == {"name": 1, "total": 1, "document": 1}
-    assert found["keyed"]["left_out"] == ["_loaded_at", "exported_at"]
+    assert found["keyed"]["changed_by_column"] == {"name": 1, "total": 1, "document": 1}
+    assert found["keyed"]["skipped_columns"] == ["_loaded_at", "exported_at"]
     assert rows(found["without_key"]) == (2, 3, None, None, None)
     assert "no key: neither a primary key nor a unique test" in found["without_key"]["notes"][0]
     assert rows(found["twice"]) == (2, 2, None, None, None)
@@ -275,10 +275,10 @@ def test_only_what_is_provably_ours_is_dropped(scratch: Scratch, pull_request: P
         query("drop view public.watching")
         done = pull_request.run(*sweep, **environment)
         assert done.stdout.splitlines() == [
-            "ci_1: left: it carries no mark of ours",
-            "ci_2: left: it carries no mark of ours",
-            "ci_3: left: it is of other/project",
-            "ci_4: left: it is of no repository",
+            "ci_1: left: Millrace did not create it",
+            "ci_2: left: Millrace did not create it",
+            "ci_3: left: it belongs to other/project",
+            "ci_4: left: it belongs to no repository",
             "ci_42: dropped",
         ]
         # THEN only that one is gone
@@ -298,7 +298,7 @@ def test_only_what_is_provably_ours_is_dropped(scratch: Scratch, pull_request: P
     assert query("select count(*) from ci_42.numbers") == [(1,)]
 
 
-def test_what_cannot_be_compared_is_said_before_anything_is_built(
+def test_what_cannot_be_compared_is_reported_before_anything_is_built(
     scratch: Scratch, pull_request: PullRequest
 ) -> None:
     done = pull_request.run("build", *pull_request.arguments())

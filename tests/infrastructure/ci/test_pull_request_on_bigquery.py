@@ -98,8 +98,8 @@ def test_it_is_built_priced_compared_and_dropped(
     comment, found = pull_request.compare()
     assert rows(found["keyed"]) == (3, 3, 1, 1, 1)
     # An array and a struct are compared as text; the last digits of a number are no difference.
-    assert found["keyed"]["changed_in"] == {"list": 1, "pair": 1}
-    assert found["keyed"]["left_out"] == ["_loaded_at"]
+    assert found["keyed"]["changed_by_column"] == {"list": 1, "pair": 1}
+    assert found["keyed"]["skipped_columns"] == ["_loaded_at"]
     assert found["fresh"]["rows_after"] == 3
     assert cells(comment, "keyed")[2:6] == ["3", "1", "1", "1"]
     assert "comparing read " in comment
@@ -153,7 +153,7 @@ def test_of_two_that_see_it_free_one_gets_it(
         with bigquery.client() as own:
             mine = Lease(own, dataset)
             ready.wait()
-            return mine.take()
+            return mine.acquire()
 
     for _ in range(5):
         with ThreadPoolExecutor(4) as threads:
@@ -177,22 +177,22 @@ def test_a_lease_is_renewed_given_back_and_outlived(
     monkeypatch.setattr(dataset_lease, "LEASE_SECONDS", 3)
     monkeypatch.setattr(dataset_lease, "RENEW_SECONDS", 0.5)
     first, second = Lease(client, dataset), Lease(client, dataset)
-    assert first.take()
-    with first.renewed():
+    assert first.acquire()
+    with first.keep_renewed():
         time.sleep(4.5)
-        assert not second.take(), "it is held for longer than one lease lasts"
+        assert not second.acquire(), "it is held for longer than one lease lasts"
         # A change of something else is no reason to lose it.
         fresh = client.get_dataset(dataset)
         fresh.description = "changed"
         client.update_dataset(fresh, ["description"])
         time.sleep(1)
-    assert second.take(), "it was given back"
+    assert second.acquire(), "it was given back"
     # Its holder was killed: it ends by itself.
-    assert not first.take()
+    assert not first.acquire()
     time.sleep(4)
-    assert first.take()
+    assert first.acquire()
     # A holder that lost it says so.
     with pytest.raises(TargetBusy, match="was lost: another one has it"):  # noqa: SIM117
-        with first.renewed():
+        with first.keep_renewed():
             lose(client, dataset)
     assert client.get_dataset(dataset).labels[HOLDER] == "somebody"

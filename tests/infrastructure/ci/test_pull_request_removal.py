@@ -41,19 +41,19 @@ def test_the_sweep_drops_only_what_a_closed_pull_request_left(
     make("ci_4", 1)
     make("ci_5", 5, "somebody/else")
     make("ci_6", 6, None)
-    ground = Context(Settings(local_dir=tmp_path), database.profile, StateStore(str(tmp_path)))
+    context = Context(Settings(local_dir=tmp_path), database.profile, StateStore(str(tmp_path)))
 
-    planned = sweep(ground, OURS, lambda: {2}, dry_run=True)
-    found = sweep(ground, OURS, lambda: {2}, dry_run=False)
+    planned = sweep(context, OURS, lambda: {2}, dry_run=True)
+    found = sweep(context, OURS, lambda: {2}, dry_run=False)
 
     assert planned == found | {"ci_1": "would be dropped"}
     assert found == {
         "ci_1": "dropped",
         "ci_2": "left: its pull request is open",
-        "ci_3": "left: it carries no mark of ours",
-        "ci_4": "left: it carries no mark of ours",
-        "ci_5": "left: it is of somebody/else",
-        "ci_6": "left: it is of no repository",
+        "ci_3": "left: Millrace did not create it",
+        "ci_4": "left: Millrace did not create it",
+        "ci_5": "left: it belongs to somebody/else",
+        "ci_6": "left: it belongs to no repository",
     }
     schemas = database.query("select nspname from pg_namespace where nspname like 'ci%' order by 1")
     assert [name for (name,) in schemas] == ["ci_2", "ci_3", "ci_4", "ci_5", "ci_6"]

@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 from infrastructure.delivery.build_image import (
-    Code,
-    code_in,
-    command,
-    command_of_source,
-    context_of,
-    default_bases,
-    refuse_unrepeatable,
+    GitState,
+    build_command,
+    build_source_command,
+    export_context,
+    parse_base_images,
+    read_git_state,
     require_dockerfile,
+    require_reproducible,
 )
-from infrastructure.platforms.docker.parse_project import profiles_for
+from infrastructure.platforms.docker.parse_project import build_profiles
 from infrastructure.version import get_source_image
 from prefect_flows.core.errors import ConfigurationError
 from tests.support.project import REPOSITORY
 
 DIGEST = "@sha256:" + "0" * 64
 PINNED = {"PYTHON_IMAGE": "python:3.11" + DIGEST, "UV_IMAGE": "uv:1" + DIGEST}
-CLEAN = Code("a" * 40, "2026-11-21T10:00:00+00:00", "", dirty=False)
+CLEAN = GitState("a" * 40, "2026-11-21T10:00:00+00:00", "", dirty=False)
 
 
 @pytest.fixture
@@ -46,32 +46,32 @@ def clone(tmp_path: Path) -> Path:
 
 
 def test_the_version_is_the_commit(clone: Path) -> None:
-    code = code_in(clone)
+    code = read_git_state(clone)
     assert code.version == code.commit[:12]
     assert not code.dirty
 
 
 def test_a_label_carries_no_token(clone: Path) -> None:
-    assert code_in(clone).source == "https://example.com/millrace.git"
+    assert read_git_state(clone).source == "https://example.com/millrace.git"
 
 
 def test_a_file_that_git_does_not_know_makes_it_dirty(clone: Path) -> None:
     (clone / "new.txt").write_text("")
-    code = code_in(clone)
+    code = read_git_state(clone)
     assert code.version == code.commit[:12] + "-dirty"
-    with context_of(clone, code) as context:
+    with export_context(clone, code) as context:
         assert context == clone
 
 
 def test_the_context_is_the_commit_alone(clone: Path) -> None:
-    with context_of(clone, code_in(clone)) as context:
+    with export_context(clone, read_git_state(clone)) as context:
         assert [file.name for file in context.iterdir()] == ["kept.txt"]
         assert stat.filemode((context / "kept.txt").stat().st_mode) == "-rw-r--r--"
 
 
 def test_a_release_refuses_what_is_not_committed() -> None:
     with pytest.raises(ConfigurationError) as refused:
-        refuse_unrepeatable(Code("a" * 40, "", "", dirty=True), PINNED)
+        require_reproducible(GitState("a" * 40, "", "", dirty=True), PINNED)
     assert "files of this folder differ" in refused.value.what
     assert "git stash --include-untracked" in refused.value.fix
 
@@ -79,19 +79,19 @@ def test_a_release_refuses_what_is_not_committed() -> None:
 def test_a_release_refuses_bases_without_a_digest_and_says_how_to_find_it() -> None:
     bases = PINNED | {"UV_IMAGE": "astral/uv:0.13.8"}
     with pytest.raises(ConfigurationError) as refused:
-        refuse_unrepeatable(CLEAN, bases)
+        require_reproducible(CLEAN, bases)
     assert refused.value.what == (
         "A release names its base images by digest: UV_IMAGE=astral/uv:0.13.8."
     )
     assert "docker buildx imagetools inspect astral/uv:0.13.8" in refused.value.fix
     assert "--uv-image astral/uv:0.13.8@sha256:" in refused.value.fix
-    refuse_unrepeatable(CLEAN, PINNED)
+    require_reproducible(CLEAN, PINNED)
 
 
 def test_the_dockerfile_names_both_bases() -> None:
-    bases = default_bases((REPOSITORY / "Dockerfile").read_text())
+    bases = parse_base_images((REPOSITORY / "Dockerfile").read_text())
     assert set(bases) == set(PINNED)
-    line = command(Path("context"), "millrace:x", CLEAN, bases, {})
+    line = build_command(Path("context"), "millrace:x", CLEAN, bases, {})
     assert line[:4] == ["docker", "build", "--tag", "millrace:x"]
     assert "MILLRACE_VERSION=" + "a" * 12 in line
     assert "CREATED=2026-11-21T10:00:00+00:00" in line
@@ -118,7 +118,7 @@ def test_without_a_version_there_is_nothing_to_share(image: str) -> None:
 
 
 def test_a_sources_image_stands_on_the_projects() -> None:
-    line = command_of_source(Path("context"), "r.example.com/millrace:x", "nyc__flights")
+    line = build_source_command(Path("context"), "r.example.com/millrace:x", "nyc__flights")
     assert line[:4] == ["docker", "build", "--tag", "r.example.com/millrace-nyc-flights:x"]
     assert "BASE_IMAGE=r.example.com/millrace:x" in line
     assert "org.opencontainers.image.title=millrace-nyc-flights" in line
@@ -142,10 +142,10 @@ def test_outputs_with_secrets_are_refused() -> None:
         "dbt_target_secrets": {"value": {"prod": {"password": "hunter2"}}},
     }
     with pytest.raises(ConfigurationError) as refused:
-        profiles_for(json.dumps(document), REPOSITORY / "dbt")
+        build_profiles(json.dumps(document), REPOSITORY / "dbt")
     assert "dbt_target_secrets of prod" in refused.value.where
     assert "jq 'del(.dbt_target_secrets)'" in refused.value.fix
     assert "hunter2" not in str(refused.value)
     document.pop("dbt_target_secrets")
-    (profile,) = profiles_for(json.dumps(document), REPOSITORY / "dbt")
+    (profile,) = build_profiles(json.dumps(document), REPOSITORY / "dbt")
     assert (profile.target, profile.output["host"]) == ("prod", "db")

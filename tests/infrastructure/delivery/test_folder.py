@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.delivery.on_host.errors import Refused
+from infrastructure.delivery.on_host.errors import DeliveryRefused
 from infrastructure.delivery.on_host.folder import UNDER_WAY, Folder, Release, write
 
 RELEASE = Release("r1", "image@sha256:1", "v1", "head")
@@ -16,33 +16,33 @@ DAMAGES = ("", "{", "1", "null", "\0\0")
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     folder = Folder(tmp_path)
-    folder.add(RELEASE, "services: {}", {})
-    folder.passed(RELEASE)
-    folder.leave({"worker-1"})
-    folder.begun("d1", {"result": UNDER_WAY})
+    folder.add_release(RELEASE, "services: {}", {})
+    folder.mark_as_good(RELEASE)
+    folder.save_draining_workers({"worker-1"})
+    folder.create_record("d1", {"result": UNDER_WAY})
     return folder
 
 
 def test_what_is_written_is_read(folder: Folder) -> None:
-    assert folder.current() == RELEASE
-    assert folder.leaving() == {"worker-1"}
-    assert folder.unfinished() == {"result": UNDER_WAY}
+    assert folder.get_current_release() == RELEASE
+    assert folder.read_draining_workers() == {"worker-1"}
+    assert folder.find_killed_delivery() == {"result": UNDER_WAY}
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "[]", "{}"])
 def test_a_damaged_file_is_named_with_what_fixes_it(folder: Folder, damage: str) -> None:
     for name, read in (
-        ("releases/r1/release.json", lambda: folder.release("r1")),
-        ("current.json", folder.good),
-        ("leaving.json", folder.leaving),
-        ("deliveries/d1/record.json", folder.unfinished),
+        ("releases/r1/release.json", lambda: folder.read_release("r1")),
+        ("current.json", folder.list_good_releases),
+        ("draining.json", folder.read_draining_workers),
+        ("deliveries/d1/record.json", folder.find_killed_delivery),
     ):
         file = folder.path / name
         before = file.read_text()
         file.write_text(damage)
-        if (name, damage) in {("leaving.json", "[]"), ("deliveries/d1/record.json", "{}")}:
+        if (name, damage) in {("draining.json", "[]"), ("deliveries/d1/record.json", "{}")}:
             continue
-        with pytest.raises(Refused, match="A file of this host is damaged") as refused:
+        with pytest.raises(DeliveryRefused, match="A file of this host is damaged") as refused:
             read()
         assert refused.value.where == str(file)
         file.write_text(before)

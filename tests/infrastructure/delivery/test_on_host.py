@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import pytest
 
-from infrastructure.delivery.host_program import program
+from infrastructure.delivery.host_program import build_program
 from infrastructure.delivery.on_host.delivery import Delivery
 from infrastructure.delivery.on_host.engine import Container, Engine, Log
-from infrastructure.delivery.on_host.errors import Busy, StepFailed
-from infrastructure.delivery.on_host.folder import KEPT_RELEASES, UNDER_WAY, Folder, Release, write
+from infrastructure.delivery.on_host.errors import DeliveryBusy, StepFailed
+from infrastructure.delivery.on_host.folder import MAX_RELEASES, UNDER_WAY, Folder, Release, write
 from tests.support.project import REPOSITORY, until
 
 
@@ -34,19 +34,19 @@ def folder(tmp_path: Path) -> Folder:
 def _lock(folder: Folder) -> int | None:
     try:
         return folder.lock("next")
-    except Busy:
+    except DeliveryBusy:
         return None
 
 
 def kept(folder: Folder, number: int, image: str | None = None) -> Release:
     made = release(number, image)
-    folder.add(made, "services: {}", {"MILLRACE_IMAGE": made.image})
+    folder.add_release(made, "services: {}", {"MILLRACE_IMAGE": made.image})
     return made
 
 
 def test_the_program_needs_nothing_but_python(tmp_path: Path) -> None:
     file = tmp_path / "deliver.pyz"
-    packed = program()
+    packed = build_program()
     file.write_bytes(packed.content)
     done = subprocess.run(
         # No packages, no folder of ours.
@@ -55,7 +55,7 @@ def test_the_program_needs_nothing_but_python(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
     assert (tmp_path / "here").stat().st_mode & 0o777 == 0o700
-    assert program().name == packed.name
+    assert build_program().name == packed.name
 
 
 def test_it_is_written_for_the_python_of_an_old_host() -> None:
@@ -64,9 +64,11 @@ def test_it_is_written_for_the_python_of_an_old_host() -> None:
         ast.parse(module.read_text(), feature_version=(3, 9))
 
 
-def test_the_second_is_told_of_the_first(folder: Folder) -> None:
+def test_the_second_delivery_is_refused_and_names_the_first(folder: Folder) -> None:
     held = folder.lock("first")
-    with pytest.raises(Busy, match=r"Another delivery is in progress here.*: first") as caught:
+    with pytest.raises(
+        DeliveryBusy, match=r"Another delivery is in progress here.*: first"
+    ) as caught:
         folder.lock("second")
     assert "deliveries/first/log" in caught.value.fix
     os.close(held)
@@ -85,33 +87,33 @@ def test_a_command_that_a_killed_delivery_left_keeps_the_lock(folder: Folder) ->
     with subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY) as first:
         until((folder.path / "begun").exists)
         first.send_signal(signal.SIGKILL)
-    with pytest.raises(Busy, match="killed"):
+    with pytest.raises(DeliveryBusy, match="killed"):
         folder.lock("next")
     until((folder.path / "ended").exists)
     os.close(until(lambda: _lock(folder)))
 
 
 def test_what_was_killed_is_known(folder: Folder) -> None:
-    assert folder.unfinished() is None
-    folder.begun("20260101T000000Z-a", {"id": "a", "result": "delivered"})
-    assert folder.unfinished() is None
-    folder.begun("20260102T000000Z-b", {"id": "b", "result": UNDER_WAY})
-    assert folder.unfinished() == {"id": "b", "result": UNDER_WAY}
-    folder.begun("20260103T000000Z-c", {"id": "c", "result": "rolled back"})
-    assert folder.unfinished() is None
+    assert folder.find_killed_delivery() is None
+    folder.create_record("20260101T000000Z-a", {"id": "a", "result": "delivered"})
+    assert folder.find_killed_delivery() is None
+    folder.create_record("20260102T000000Z-b", {"id": "b", "result": UNDER_WAY})
+    assert folder.find_killed_delivery() == {"id": "b", "result": UNDER_WAY}
+    folder.create_record("20260103T000000Z-c", {"id": "c", "result": "rolled back"})
+    assert folder.find_killed_delivery() is None
 
 
 def test_the_last_releases_that_worked_are_kept(folder: Folder) -> None:
-    assert folder.current() is None
-    for number in range(KEPT_RELEASES):
-        assert folder.passed(kept(folder, number)) == []
+    assert folder.get_current_release() is None
+    for number in range(MAX_RELEASES):
+        assert folder.mark_as_good(kept(folder, number)) == []
     failed = kept(folder, 90)
     again = kept(folder, 91, image=release(3).image)
     # The oldest goes, and what never worked; an image that a kept release has stays.
-    assert set(folder.passed(again)) == {release(0), failed}
-    assert folder.current() == again
-    assert folder.good()[1] == release(KEPT_RELEASES - 1).id
-    assert len(list((folder.path / "releases").iterdir())) == KEPT_RELEASES
+    assert set(folder.mark_as_good(again)) == {release(0), failed}
+    assert folder.get_current_release() == again
+    assert folder.list_good_releases()[1] == release(MAX_RELEASES - 1).id
+    assert len(list((folder.path / "releases").iterdir())) == MAX_RELEASES
     text = (folder.path / "compose").read_text()
     assert f"releases/{again.id}/compose.yaml" in text
     assert (folder.path / "compose").stat().st_mode & 0o777 == 0o700
@@ -168,10 +170,10 @@ class _StandIn(Engine):
             output = json.dumps(self.found)
         return subprocess.CompletedProcess(arguments, 0, output, "")
 
-    def containers(self, release: Release, service: str) -> list[Container]:
+    def list_containers(self, release: Release, service: str) -> list[Container]:
         return []
 
-    def until_healthy(self, *arguments: Any) -> None:
+    def wait_until_healthy(self, *arguments: Any) -> None:
         pass
 
 
@@ -182,19 +184,19 @@ def test_what_was_wrong_before_does_not_fail_the_rollback(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, later: dict[str, str], result: str
 ) -> None:
     monkeypatch.setattr("infrastructure.delivery.on_host.delivery.Engine", _StandIn)
-    folder.passed(kept(folder, 1))
+    folder.mark_as_good(kept(folder, 1))
     kept(folder, 2)
     record = {
         "target": "dev", "release": "r2", "begun": [], "steps": [], "back": False, "by": "me",
         "health_seconds": 1, "drain_seconds": 1, "always_backup": False, "apply_blocks": False,
         "backup": None, "deployed": "",
     }  # fmt: skip
-    folder.begun("two", record)
+    folder.create_record("two", record)
     delivery = Delivery(folder, Log(folder.path / "log"), folder.lock("two"), "two", record)
     engine = cast("_StandIn", delivery._engine)
     # GIVEN a fault from before the delivery, and perhaps one that it caused.
     engine.found = {"state dev": "no state store"}
-    monkeypatch.setattr(delivery._workers, "dismiss", lambda *_: engine.found.update(later))
+    monkeypatch.setattr(delivery._workers, "start_draining", lambda *_: engine.found.update(later))
     assert delivery.run() == result
     assert ("it is gone" in record["why"]) == bool(later)
     assert "no state store" not in record["why"]

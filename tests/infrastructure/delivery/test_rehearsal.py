@@ -307,7 +307,7 @@ def test_back_to_the_release_before(forge: Forge, host: Host, story: dict[str, P
     )
 
 
-def test_no_secret_is_left_or_said(host: Host) -> None:
+def test_no_secret_is_stored_or_printed(host: Host) -> None:
     secrets = [os.environ["REGISTRY_PASSWORD"]]
     secrets += [
         (host.folder / ".local/secrets" / name).read_text().rpartition(":")[2]

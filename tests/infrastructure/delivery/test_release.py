@@ -212,7 +212,7 @@ def test_the_next_version(part: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text", ["1.2", "1.2.3.4", "01.2.3", "1.2.3-rc.1", "", "v", "vv1.2.3", "1.2.3\n"]
 )
-def test_what_is_no_version(text: str) -> None:
+def test_an_invalid_version_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a semantic version"):
         parse(text, where="here")
 
@@ -232,8 +232,8 @@ def test_a_version_is_released_once() -> None:
 
 def test_the_changelog_of_this_project_is_read() -> None:
     text = (REPOSITORY / changelog.FILE).read_text()
-    assert changelog.sections(text)[0].name == changelog.UNRELEASED
-    for section in changelog.sections(text)[1:]:
+    assert changelog.parse_sections(text)[0].name == changelog.UNRELEASED
+    for section in changelog.parse_sections(text)[1:]:
         parse(section.name, where=changelog.FILE)
         assert section.day is not None
         date.fromisoformat(section.day)

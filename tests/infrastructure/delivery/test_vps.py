@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.delivery.connection import connection
+from infrastructure.delivery.connection import build_connection
 from infrastructure.delivery.ssh import Host, registry_credentials, require_digest
 from prefect_flows.core.errors import ConfigurationError
 
@@ -44,21 +44,23 @@ def test_any_other_image_is_refused(image: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["root@vps.example.com", "vps.example.com", "a@-oProxyCommand=x"])
-def test_root_and_what_is_no_host_are_refused(host: str, known_hosts: Path) -> None:
+def test_root_and_an_invalid_host_are_refused(host: str, known_hosts: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"USER@HOST|by root"):
-        connection(host, 22, known_hosts, None)
+        build_connection(host, 22, known_hosts, None)
 
 
 def test_a_host_that_is_not_known_is_refused_before_it_is_asked(known_hosts: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"The key of other\.example\.com is not known"):
-        connection("millrace@other.example.com", 22, known_hosts, None)
+        build_connection("millrace@other.example.com", 22, known_hosts, None)
     with pytest.raises(ConfigurationError, match=r"The key of \[vps.example.com\]:23 is not known"):
-        connection("millrace@vps.example.com", 23, known_hosts, None)
-    assert connection("millrace@vps.example.com", 2222, known_hosts, None).port == 2222
+        build_connection("millrace@vps.example.com", 23, known_hosts, None)
+    assert build_connection("millrace@vps.example.com", 2222, known_hosts, None).port == 2222
 
 
-def test_ssh_learns_nothing_and_takes_nothing_of_whoever_calls(known_hosts: Path) -> None:
-    line = connection("millrace@vps.example.com", 22, known_hosts, None).command("echo", "a b; c")
+def test_ssh_ignores_the_keys_and_settings_of_the_caller(known_hosts: Path) -> None:
+    line = build_connection("millrace@vps.example.com", 22, known_hosts, None).command(
+        "echo", "a b; c"
+    )
     done = subprocess.run(["ssh", "-G", *line[1:-2]], capture_output=True, text=True, check=True)
     options = dict(each.split(" ", 1) for each in done.stdout.splitlines() if " " in each)
     assert options["stricthostkeychecking"] == "true"
@@ -73,7 +75,7 @@ def test_ssh_learns_nothing_and_takes_nothing_of_whoever_calls(known_hosts: Path
 
 @pytest.mark.parametrize("folder", ["/srv/x", "../x", "a/../b", "-x", "a b", ""])
 def test_a_folder_is_in_the_users_home(folder: str, known_hosts: Path) -> None:
-    to = connection("millrace@vps.example.com", 22, known_hosts, None)
+    to = build_connection("millrace@vps.example.com", 22, known_hosts, None)
     with pytest.raises(ConfigurationError, match="Not a folder in the user's home"):
         Host(to, folder)
 

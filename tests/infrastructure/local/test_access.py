@@ -280,10 +280,10 @@ def test_a_server_of_an_older_version_is_not_taken_for_a_safe_one(
     (home / "millrace-server.json").write_text(json.dumps({"pid": process.pid, "port": old.port}))
     try:
         # Linux shows an empty command line for a moment after a program has started.
-        until(lambda: prefect_server.find(project.local))
+        until(lambda: prefect_server.find_server(project.local))
         running = prefect_server.launch(project.folder, project.local)
         with pytest.raises(ServerError, match="runs without a password") as error:
-            prefect_server.wait(running, project.folder, project.local)
+            prefect_server.wait_until_healthy(running, project.folder, project.local)
         assert error.value.fix == prefect_server.RESTART_COMMANDS
         assert "It asks for no password" in local(project, "status").stdout
         assert not (project.folder / "prefect.toml").exists()

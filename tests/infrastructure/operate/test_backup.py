@@ -21,8 +21,8 @@ from cryptography.fernet import Fernet
 from sqlalchemy.engine import make_url
 
 from infrastructure.operate.backup import archive
-from infrastructure.operate.backup.database import of_url
-from infrastructure.operate.backup.postgres_programs import program
+from infrastructure.operate.backup.database import parse_url
+from infrastructure.operate.backup.postgres_programs import find_program
 from prefect_flows.core.errors import BackupError
 from tests.support.ordinary_postgres import ordinary_postgres
 from tests.support.prefect_servers import server
@@ -192,7 +192,10 @@ def test_a_backup_that_is_not_fit_is_refused(own_project: Project, tmp_path: Pat
     assert "The backup was made by Prefect 99.0.0, and this is" in refused(newer)
     of_postgres = archive.write(tmp_path / "other", replace(manifest, kind="postgres"), database)
     assert "The backup is of postgres; the server here has" in refused(of_postgres)
-    lying = {"rows": {**manifest.rows, "flow_run": 12345}, "made": "2026-01-01T00:00:00+00:00"}
+    lying = {
+        "rows": {**manifest.rows, "flow_run": 12345},
+        "created_at": "2026-01-01T00:00:00+00:00",
+    }
     of_less = archive.write(tmp_path / "other", replace(manifest, **lying), database)
     assert "other rows than the backup" in refused(of_less)
 
@@ -233,7 +236,7 @@ def test_keep_removes_the_oldest_of_its_own_only(other_project: Project, tmp_pat
     assert f"removed {old[0]}" in done.stdout
 
 
-def test_there_is_no_database_where_none_is(other_project: Project, tmp_path: Path) -> None:
+def test_a_missing_database_is_not_created(other_project: Project, tmp_path: Path) -> None:
     done = backup(other_project, "create", "--to", str(tmp_path), PREFECT_HOME=str(tmp_path / "no"))
     assert done.returncode == 2
     assert "The Prefect server's database does not exist." in done.stderr
@@ -358,7 +361,7 @@ def test_a_restore_that_fails_leaves_the_database_as_it_was(
 
 def test_a_program_of_another_version_is_not_taken(major: int) -> None:
     with pytest.raises(BackupError) as raised:
-        program("pg_dump", 12)
+        find_program("pg_dump", 12)
     assert "There is no pg_dump of version 12, which the server has (" in str(raised.value)
     assert f"is of version {major}" in str(raised.value)
     assert "apt-get install postgresql-client-12" in str(raised.value)
@@ -376,10 +379,10 @@ def test_a_program_of_another_version_is_not_taken(major: int) -> None:
          {"PGHOST": "db", "PGPORT": "6543", "PGUSER": "u", "PGDATABASE": "prefect"}, None),
     ],
 )  # fmt: skip
-def test_libpq_is_told_what_asyncpg_would_do(
+def test_libpq_connects_as_asyncpg_does(
     url: str, variables: Mapping[str, str], password: str | None
 ) -> None:
-    database = of_url(make_url(url), search_path=None, tls={})
+    database = parse_url(make_url(url), search_path=None, tls={})
     assert database.variables == variables
     assert database.password == password
     assert "p@ss" not in repr(database)

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from infrastructure.operate.health_check.evaluate import plain_secrets
+from infrastructure.operate.health_check.evaluate import find_plaintext_secrets
 from tests.support.bigquery.emulator import BigQuery
 from tests.support.bigquery.proxy import Fault
 from tests.support.prefect_servers import server
@@ -86,8 +86,8 @@ def checks(
     assert done.returncode == code, done.stdout + done.stderr
     assert set(document) == {"status", "checks"}
     for check in document["checks"]:
-        assert set(check) == {"name", "subject", "status", "seen", "fix", "seconds"}
-        assert "\n" not in check["seen"]
+        assert set(check) == {"name", "subject", "status", "message", "fix", "seconds"}
+        assert "\n" not in check["message"]
         assert (check["fix"] is not None) == (check["status"] in ("warning", "failed")), check
     assert (document["status"] == "failed") == (code == 1)
     return {(check["name"], check["subject"]): check for check in document["checks"]}
@@ -175,8 +175,8 @@ def test_a_laptop_after_setup(ground: Project) -> None:
         ("warehouse", "dev"): "ok",
     }
     assert seen["deployment", "dev"]["fix"] == "uv run millrace deploy dev"
-    assert seen["last run", "dev"]["seen"] == "never ran"
-    assert re.search(r"Prefect (\S+), client \1$", seen["api", ""]["seen"])
+    assert seen["last run", "dev"]["message"] == "never ran"
+    assert re.search(r"Prefect (\S+), client \1$", seen["api", ""]["message"])
 
 
 def test_the_table_names_what_fixes(ground: Project) -> None:
@@ -189,7 +189,7 @@ def test_the_table_names_what_fixes(ground: Project) -> None:
 def test_a_target_that_setup_does_not_know(ground: Project) -> None:
     seen = checks(ground, "prod", code=1)
     blocks = seen["blocks", "prod"]
-    assert blocks["seen"] == "no profile block; targets that exist: dev"
+    assert blocks["message"] == "no profile block; targets that exist: dev"
     assert blocks["fix"] == "uv run millrace setup --target prod"
     assert ("warehouse", "dev") not in seen
 
@@ -203,14 +203,14 @@ def test_a_target_that_setup_does_not_know(ground: Project) -> None:
 def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
     seen = checks(deployed, code=1)
     assert seen["pool", "default-pool"]["status"] == "ok"
-    assert seen["queues", "default-pool"]["seen"] == "dev"
-    assert seen["worker", "default-pool"]["seen"] == "no worker ever asked this pool"
+    assert seen["queues", "default-pool"]["message"] == "dev"
+    assert seen["worker", "default-pool"]["message"] == "no worker ever asked this pool"
     fix = seen["worker", "default-pool"]["fix"]
     assert "uv run millrace worker --pool default-pool" in fix
     name = "dbt-full-pipeline/dbt-dev"
     assert re.fullmatch(
         r"(version \w+, )?(next run \d{4}-\d\d-\d\d 02:00 UTC|its runs are being scheduled)",
-        seen["deployment", name]["seen"],
+        seen["deployment", name]["message"],
     )
     assert seen["secrets", name]["status"] == "ok"
 
@@ -218,11 +218,11 @@ def test_a_worker_that_comes_and_is_killed(deployed: Project) -> None:
         workers = f"{deployed.api_url}/work_pools/default-pool/workers/filter"
         until(lambda: deployed.http.post(workers, json={}).json())
         online = checks(deployed, code=0)["worker", "default-pool"]
-        assert re.fullmatch(r"1 online; last heartbeat: laptop [\d.]+ s ago", online["seen"])
+        assert re.fullmatch(r"1 online; last heartbeat: laptop [\d.]+ s ago", online["message"])
     time.sleep(4)
     gone = checks(deployed, code=1)["worker", "default-pool"]
     assert re.fullmatch(
-        r"none online; the last heartbeat, of laptop, came [\d.]+ s ago", gone["seen"]
+        r"none online; the last heartbeat, of laptop, came [\d.]+ s ago", gone["message"]
     )
 
 
@@ -235,9 +235,9 @@ def test_what_is_paused_is_resumed_by_the_command_that_is_given(deployed: Projec
     prefect(deployed, "api", "POST", f"/deployments/{deployment}/pause_deployment")
 
     paused = checks(deployed, code=1)
-    assert paused["pool", "default-pool"]["seen"] == "is paused: no run of it begins"
-    assert paused["queues", "default-pool"]["seen"] == "dev paused: no run of it begins"
-    assert paused["deployment", name]["seen"] == "is paused"
+    assert paused["pool", "default-pool"]["message"] == "is paused: no run of it begins"
+    assert paused["queues", "default-pool"]["message"] == "dev paused: no run of it begins"
+    assert paused["deployment", name]["message"] == "is paused"
     for key in (("pool", "default-pool"), ("queues", "default-pool"), ("deployment", name)):
         assert paused[key]["status"] == "warning"
         fixed(deployed, paused[key])
@@ -272,7 +272,7 @@ def test_a_run_that_failed(deployed: Project) -> None:
     done = deployed.pipeline("--target", "dev", "--skip", "ingest", "--select", "no_such_model")
     assert done.returncode != 0
     last = checks(deployed, code=1)["last run", "dev"]
-    assert re.fullmatch(r"Failed [\d.]+ s ago, took [\d.]+ s; no success is known", last["seen"])
+    assert re.fullmatch(r"Failed [\d.]+ s ago, took [\d.]+ s; no success is known", last["message"])
     fixed(deployed, last)
 
 
@@ -281,7 +281,7 @@ def test_a_run_that_is_late(deployed: Project) -> None:
     created = deployed.run("-c", LATE)
     assert created.returncode == 0, created.stderr
     late = checks(deployed, code=1)["late runs", "dev"]
-    assert re.match(rf"1 late, by up to 10 min.*: \S+ \({created.stdout.strip()}", late["seen"])
+    assert re.match(rf"1 late, by up to 10 min.*: \S+ \({created.stdout.strip()}", late["message"])
     assert f"prefect flow-run cancel {created.stdout.strip()}" in late["fix"]
     deployed.http.delete(f"/flow_runs/{created.stdout.strip()}").raise_for_status()
 
@@ -301,7 +301,7 @@ def test_a_run_that_is_stuck_or_lost(deployed: Project, state: str, name: str, s
     run = created.stdout.strip()
     ten_minutes_pass(deployed, run)
     found = checks(deployed, code=1)[name, "dev"]
-    assert re.fullmatch(seen.format(run), found["seen"])
+    assert re.fullmatch(seen.format(run), found["message"])
     assert found["status"] == "failed"
     assert run in found["fix"]
     deployed.http.delete(f"/flow_runs/{run}").raise_for_status()
@@ -330,9 +330,9 @@ def test_a_warehouse_that_refuses_and_one_that_hangs(ground: Project, tmp_path: 
     assert done.returncode == 1
     assert "pass-of-hangs" not in done.stdout + done.stderr
     seen = {(c["name"], c["subject"]): c for c in json.loads(done.stdout)["checks"]}
-    assert "Connection refused" in seen["warehouse", "refuses"]["seen"]
+    assert "Connection refused" in seen["warehouse", "refuses"]["message"]
     assert seen["warehouse", "refuses"]["fix"].endswith("uv run millrace setup --target refuses")
-    assert re.search("timeout expired|no answer within", seen["warehouse", "hangs"]["seen"])
+    assert re.search("timeout expired|no answer within", seen["warehouse", "hangs"]["message"])
     assert seen["warehouse", "dev"]["status"] == "ok"
     assert seen["state store", ""]["status"] == "ok"
     done = ground.setup("--blocks-only", "--prune")
@@ -349,13 +349,13 @@ def test_bigquery_that_answers_and_refuses(
     done = ground.setup("--outputs", str(file), "--blocks-only", "--target", "lake", **google)
     assert done.returncode == 0, done.stderr
     lake = checks(ground, "lake", code=0, **google)["warehouse", "lake"]
-    assert lake["seen"] == "bigquery health answers"
+    assert lake["message"] == "bigquery health answers"
     bigquery.proxy.fault(
         Fault("POST /bigquery/v2/projects/health/", 403, "accessDenied", times=None)
     )
     lake = checks(ground, "lake", code=1, **google)["warehouse", "lake"]
     bigquery.proxy.clear()
-    assert "accessDenied" in lake["seen"] or "403" in lake["seen"]
+    assert "accessDenied" in lake["message"] or "403" in lake["message"]
     assert "roles/bigquery.jobUser in project health" in lake["fix"]
     done = ground.setup("--blocks-only", "--prune")
     assert done.returncode == 0, done.stderr
@@ -363,7 +363,7 @@ def test_bigquery_that_answers_and_refuses(
 
 def test_a_state_store_that_does_not_answer(ground: Project) -> None:
     store = checks(ground, code=1, MILLRACE_STATE_URL="/dev/null/state")["state store", ""]
-    assert store["seen"].startswith("The state store cannot be listed: NotADirectoryError")
+    assert store["message"].startswith("The state store cannot be listed: NotADirectoryError")
 
 
 @pytest.mark.operations
@@ -378,7 +378,7 @@ def test_an_api_that_does_not_answer(ground: Project) -> None:
             assert seen["api", ""]["status"] == "failed"
             assert "start it: uv run millrace up" in seen["api", ""]["fix"]
             assert seen["warehouse", ""]["status"] == "skipped"
-            assert seen["warehouse", ""]["seen"] == "the API has to answer first"
+            assert seen["warehouse", ""]["message"] == "the API has to answer first"
             assert "pass-of-url" not in str(seen)
 
 
@@ -403,18 +403,18 @@ def test_a_server_that_asks_who_is_there(ground: Project, tmp_path: Path) -> Non
     with server(ground, tmp_path / "log", **settings) as url:
         api = {"PREFECT_API_URL": url}
         nobody = checks(ground, code=1, **api)["api", ""]
-        assert "401 Unauthorized" in nobody["seen"]
-        assert nobody["seen"].endswith("Sent as credentials: nothing.")
+        assert "401 Unauthorized" in nobody["message"]
+        assert nobody["message"].endswith("Sent as credentials: nothing.")
         wrong = health(ground, "--json", **api, PREFECT_API_AUTH_STRING="admin:a-wrong-password")
         assert wrong.returncode == 1
         assert "Sent as credentials: PREFECT_API_AUTH_STRING." in wrong.stdout
         assert "wrong-password" not in wrong.stdout + wrong.stderr
         seen = checks(ground, code=0, **api, PREFECT_API_AUTH_STRING=right)
         assert seen["api", ""]["status"] == "ok"
-        assert seen["blocks", ""]["seen"] == "setup has made no target's blocks"
+        assert seen["blocks", ""]["message"] == "setup has made no target's blocks"
 
 
-def test_secrets_are_told_from_references_and_names() -> None:
+def test_secrets_are_distinguished_from_references_and_names() -> None:
     variables = {
         "env": {
             "PREFECT_API_KEY": "{{ prefect.blocks.secret.prefect-api-key }}",
@@ -429,7 +429,7 @@ def test_secrets_are_told_from_references_and_names() -> None:
         "secretName": "prefect-jobs-secrets",
         "volumes": [{"api_key": "in clear"}],
     }
-    assert list(plain_secrets(variables, "v")) == [
+    assert list(find_plaintext_secrets(variables, "v")) == [
         "v.env.PGPASSWORD",
         "v.env.URL",
         "v.volumes[0].api_key",

@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from infrastructure.operate.health_check.check_result import Status
-from infrastructure.operate.health_check.evaluate_runs import judge_last_run
+from infrastructure.operate.health_check.evaluate_runs import evaluate_last_run
 from infrastructure.operate.health_check.facts import ApiState, Target
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -30,5 +30,5 @@ def test_how_the_last_run_ended_is_its_status(state: StateType | None, status: S
     if state is not None:
         last = FlowRun(flow_id=uuid4(), state_type=state, state_name=state.value, end_time=NOW)
     target = Target("dev", [], last, [], [], 0)
-    (check,) = judge_last_run(target, ApiState(NOW, [target], [], {}))
+    (check,) = evaluate_last_run(target, ApiState(NOW, [target], [], {}))
     assert check.status is status

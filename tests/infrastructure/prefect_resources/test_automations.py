@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from infrastructure.prefect_resources.automations.automation_resources import desired
+from infrastructure.prefect_resources.automations.automation_resources import build_desired
 from infrastructure.prefect_resources.automations.automations_file import (
     AUTOMATIONS_FILE,
     read_automations,
 )
-from infrastructure.prefect_resources.automations.triggers import of_target, zombies
+from infrastructure.prefect_resources.automations.triggers import (
+    build_target_findings,
+    build_zombie_finding,
+)
 from prefect_flows.core.errors import ConfigurationError
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
 from tests.support.prefect_servers import server
@@ -105,7 +108,7 @@ class Stage:
         done = self.project.run("-m", "infrastructure.cli", "health", "--json", "--timeout", "30")
         checks = json.loads(done.stdout)["checks"]
         return {
-            each["subject"]: (each["status"], each["seen"])
+            each["subject"]: (each["status"], each["message"])
             for each in checks
             if each["name"] == "automations"
         }
@@ -196,7 +199,9 @@ def running(stage: Stage, target: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.operations
-def test_they_are_made_once_where_somebody_is_told(anew: Stage, tmp_path: Path) -> None:
+def test_automations_are_created_once_for_targets_with_recipients(
+    anew: Stage, tmp_path: Path
+) -> None:
     stage = anew
     seen = stage.setup("--check", "--file", str(file_of(tmp_path, nowhere={"late": "5m"})))
     assert seen.returncode == 1
@@ -284,7 +289,7 @@ def test_changes_are_seen_and_others_are_left_alone(anew: Stage, tmp_path: Path)
 
 
 @pytest.mark.operations
-def test_runs_that_cannot_say_so_themselves_are_told_of(anew: Stage, tmp_path: Path) -> None:
+def test_owners_are_notified_of_runs_that_cannot_report(anew: Stage, tmp_path: Path) -> None:
     stage = anew
     file = file_of(
         tmp_path,
@@ -387,19 +392,24 @@ def test_a_file_that_is_none(tmp_path: Path, text: str | None, said: str) -> Non
 
 def test_a_target_takes_what_it_does_not_change_from_the_defaults(tmp_path: Path) -> None:
     file = read_automations(file_of(tmp_path, prod={"stuck": "3h", "late": False}))
-    own, usual = file.times("prod"), file.times("staging")
+    own, usual = file.get_times("prod"), file.get_times("staging")
     assert (own.stuck, own.late) != (usual.stuck, usual.late)
     assert own.late is None
     assert (own.pending, own.missing, own.crashed) == (usual.pending, usual.missing, True)
 
 
-def test_a_name_is_no_other_targets_and_a_pattern_matches_one_target() -> None:
+def test_a_name_belongs_to_one_target_and_a_pattern_matches_one_target() -> None:
     """`prod` finds nothing of `prod-eu`: names are compared by tag, whole."""
-    times = read_automations().times("prod")
-    prod = [desired("prod", each, {}) for each in of_target("prod", times, scheduled=True)]
+    times = read_automations().get_times("prod")
+    prod = [
+        build_desired("prod", each, {})
+        for each in build_target_findings("prod", times, scheduled=True)
+    ]
     tags = {each.data["trigger"]["match_related"][0]["prefect.resource.id"] for each in prod}
     assert tags == {"prefect.tag.millrace:prod"}
     after = read_automations().server.zombies
     assert after is not None
-    (related,) = desired(None, zombies(after), {}).data["trigger"]["match_related"]
+    (related,) = build_desired(None, build_zombie_finding(after), {}).data["trigger"][
+        "match_related"
+    ]
     assert related["prefect.resource.id"] == "prefect.tag.millrace:*"

@@ -13,7 +13,7 @@ import yaml
 from prefect.client.schemas.schedules import CronSchedule
 
 from infrastructure.prefect_resources.deployments.command import _read as read_files
-from infrastructure.prefect_resources.deployments.prefect_yaml import read
+from infrastructure.prefect_resources.deployments.prefect_yaml import read_deployments
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 from tests.support.deploying import (
@@ -182,7 +182,7 @@ def test_a_value_that_is_none_is_refused_by_the_api(
 
 
 @pytest.mark.operations
-def test_the_same_again_changes_nothing_and_is_no_release(
+def test_deploying_the_same_version_again_changes_nothing(
     prepared: Project, deployed: dict[str, dict[str, Any]]
 ) -> None:
     before = prepared.asked("artifacts", artifacts={"key": {"any_": ["releases-prod"]}})
@@ -310,7 +310,7 @@ def test_the_pipeline_has_no_source_to_take_an_image_of(
 
 
 @pytest.mark.operations
-def test_what_the_api_refuses_is_said(
+def test_what_the_api_refuses_is_reported(
     prepared: Project, deployed: dict[str, dict[str, Any]], changed_file: Path
 ) -> None:
     change(changed_file, "dbt-dev", parameters={"target": "dev", "strategy": "sideways"})
@@ -396,7 +396,7 @@ def test_a_file_that_is_wrong(tmp_path: Path, changes: dict[str, Any], said: str
     file.write_text((REPOSITORY / "prefect.yaml").read_text())
     change(file, "dbt-dev", **changes)
     with pytest.raises(ConfigurationError) as error:
-        read(file)
+        read_deployments(file)
     assert said in str(error.value)
     assert "made-up-5" not in str(error.value)
 
@@ -469,5 +469,5 @@ def test_every_source_has_a_file_of_its_own() -> None:
     folders = {file.parent for file in sources.glob("*/source.py")}
     assert folders == {file.parent for file in sources.glob("*/prefect.yaml")}
     assert folders == {file.parent for file in sources.glob("*/pyproject.toml")}
-    names = {each.name for folder in folders for each in read(folder / "prefect.yaml")}
+    names = {each.name for folder in folders for each in read_deployments(folder / "prefect.yaml")}
     assert names == {name for name in ALL if not name.startswith("dbt-")}

@@ -191,7 +191,7 @@ def test_runs_that_do_not_end_in_time_are_left_alone(worker: Worker) -> None:
     assert not pool(project)["is_paused"]
 
 
-def test_a_worker_that_does_not_come_back_is_said(two_releases: Project) -> None:
+def test_a_worker_that_does_not_come_back_is_reported(two_releases: Project) -> None:
     done = rollback(two_releases, "dev", "--restart", "true", "--verify-timeout", "1")
     assert done.returncode == 1
     assert "The deployments are back, and the health check fails:" in done.stdout

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from infrastructure.prefect_resources.work_pools.job_templates import default_template, laid_over
+from infrastructure.prefect_resources.work_pools.job_templates import get_default_template, merge
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, read_pools
-from infrastructure.prefect_resources.work_pools.work_pool_resources import desired
+from infrastructure.prefect_resources.work_pools.work_pool_resources import build_desired
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 from tests.support.project import Project
@@ -189,7 +189,7 @@ def test_a_pool_of_another_type_is_refused(other_project: Project, tmp_path: Pat
 def test_a_file_that_is_wrong(tmp_path: Path, pool: dict[str, Any], said: str) -> None:
     settings = Settings(project_dir=tmp_path)
     with pytest.raises(ConfigurationError) as error:
-        desired(read_pools(settings, pools_file(tmp_path, **pool)))
+        build_desired(read_pools(settings, pools_file(tmp_path, **pool)))
     assert said in str(error.value)
     assert "made-up-9" not in str(error.value)
 
@@ -203,7 +203,7 @@ def test_a_pool_that_the_file_does_not_have(other_project: Project) -> None:
 def test_ours_is_laid_over_prefects_own() -> None:
     below = {"a": {"b": 1, "c": 2}, "list": [{"name": "x", "env": "{{ env }}"}]}
     above = {"a": {"b": None, "d": 3}, "list": [{"envFrom": [1]}, {"name": "y"}]}
-    assert laid_over(below, above) == {
+    assert merge(below, above) == {
         "a": {"c": 2, "d": 3},
         "list": [{"name": "x", "env": "{{ env }}", "envFrom": [1]}, {"name": "y"}],
     }
@@ -214,7 +214,7 @@ def test_every_default_of_the_file_is_a_variable_of_prefects_template() -> None:
     """The file is made for the installed versions: nothing in it is left without effect."""
     document = yaml.safe_load(POOLS_FILE.read_text())
     for pool in document["pools"].values():
-        known = default_template(pool["kind"])["variables"]["properties"]
+        known = get_default_template(pool["kind"])["variables"]["properties"]
         assert set(pool.get("defaults", {})) <= set(known)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from infrastructure.setup_profiles.contract import Contract, parse
+from infrastructure.setup_profiles.contract import Contract, parse_contract
 from infrastructure.setup_profiles.notices import desired_notices
 from prefect_flows.core.errors import ContractError
 from tests.support.project import REPOSITORY
@@ -41,12 +41,12 @@ KEY = {
 
 def parsed(**outputs: Any) -> Contract:
     document = {name: {"sensitive": False, "value": value} for name, value in outputs.items()}
-    return parse(json.dumps(document), where="here", fix="this")
+    return parse_contract(json.dumps(document), where="here", fix="this")
 
 
 def faults_of(text: str) -> list[str]:
     with pytest.raises(ContractError) as error:
-        parse(text, where="outputs.json", fix="terraform apply")
+        parse_contract(text, where="outputs.json", fix="terraform apply")
     assert "where: outputs.json" in str(error.value)
     assert "fix:   terraform apply; documentation/contract.md says what" in str(error.value)
     for module in ("infrastructure/terraform/postgres", "infrastructure/terraform/gcp"):
@@ -163,7 +163,7 @@ NOTICES = {
 }
 
 
-def test_who_is_told_becomes_blocks_and_a_variable() -> None:
+def test_recipients_become_blocks_and_a_variable() -> None:
     receivers = NOTICES["receivers"] | {  # type: ignore[operator]
         "chat": {"type": "discord", "url": "https://discord.com/api/webhooks/123/madeUpSecret"},
         "mail": {

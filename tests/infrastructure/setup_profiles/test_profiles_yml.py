@@ -34,8 +34,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def set_up(file: Path, *profiles: Profile, whole: bool = True) -> dict[str, Any]:
-    file.write_text(profiles_yml.rendered(file, profiles, whole=whole))
-    assert profiles_yml.rendered(file, profiles, whole=whole) == file.read_text(), "not repeatable"
+    file.write_text(profiles_yml.render(file, profiles, has_all_targets=whole))
+    assert profiles_yml.render(file, profiles, has_all_targets=whole) == file.read_text(), (
+        "not repeatable"
+    )
     return dict(yaml.safe_load(file.read_text()))
 
 
@@ -55,7 +57,7 @@ def add(file: Path, profile: str, target: str) -> None:
 def test_a_file_that_setup_did_not_write_is_refused(file: Path, text: str, whole: bool) -> None:
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=r"did not write profiles\.yml") as error:
-        profiles_yml.rendered(file, [profile("dev")], whole=whole)
+        profiles_yml.render(file, [profile("dev")], has_all_targets=whole)
     assert "--blocks-only" in error.value.fix
     assert f"mv {file} {file}.own" in error.value.fix
 
@@ -93,7 +95,7 @@ def test_a_target_that_somebody_added_is_not_replaced_by_one_of_its_name(file: P
     set_up(file, profile("dev"))
     add(file, "millrace", "prod")
     with pytest.raises(ConfigurationError, match="has prod already, and setup did not write"):
-        profiles_yml.rendered(file, [profile("dev"), profile("prod")], whole=True)
+        profiles_yml.render(file, [profile("dev"), profile("prod")], has_all_targets=True)
 
 
 def test_a_profile_that_was_renamed_is_added(file: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_file_without_the_list_of_targets_loses_none(file: Path) -> None:
 def test_a_damaged_file_is_refused(file: Path, text: str) -> None:
     file.write_text(profiles_yml.HEADER + text)
     with pytest.raises(ConfigurationError, match=r"profiles\.yml cannot be read"):
-        profiles_yml.rendered(file, [profile("dev")], whole=True)
+        profiles_yml.render(file, [profile("dev")], has_all_targets=True)
 
 
 def test_setup_changes_nothing_when_the_file_is_not_its_own(

@@ -23,7 +23,7 @@ from infrastructure.setup_profiles import contract, desired, profiles_yml
 from prefect_flows import pipeline
 from prefect_flows.core.documents import DocumentError, parse_json, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, MillraceError
-from prefect_flows.core.profiles import profile_name
+from prefect_flows.core.profiles import read_profile_name
 from prefect_flows.core.settings import load_settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.arguments import build_source_arguments
@@ -44,9 +44,9 @@ FAULTS_OF_JSON = {
     '{"a": ' + "9" * DEEP + "}": "a number has 5,000 digits",
     '{"a": [1, 1e999]}': "a.1: no finite number",
     '{"a": NaN}': "NaN is not a JSON value",
-    r'{"a": "\ud800"}': "a: a text has half of a surrogate pair, which is no character",
-    r'{"\udfff": 1}': "\\udfff: a text has half of a surrogate pair, which is no character",
-    '{"a": "s3cret\udcff"}': "a: a text has half of a surrogate pair, which is no character",
+    r'{"a": "\ud800"}': "a: a text has half of a surrogate pair, which is not a character",
+    r'{"\udfff": 1}': "\\udfff: a text has half of a surrogate pair, which is not a character",
+    '{"a": "s3cret\udcff"}': "a: a text has half of a surrogate pair, which is not a character",
     r'{"a": {"b": "s3cret\u0000"}}': "a.b: a text has a zero character",
     '{"a": s3cret}': "not JSON: Expecting value: line 1 column 7 (char 6)",
 }
@@ -57,7 +57,7 @@ FAULTS_OF_YAML = {
     "a: 2026-13-45": "it is not YAML: invalid date or number",
     "a: .inf": "a: no finite number",
     'a: "s3cret\\0"': "a: a text has a zero character",
-    'a: "\\ud800"': "a: a text has half of a surrogate pair, which is no character",
+    'a: "\\ud800"': "a: a text has half of a surrogate pair, which is not a character",
     "a: \x07": "it is not YAML: character U+0007 is not allowed",
     "a: [s3cret": "it is not YAML: line 1, column 11: expected ',' or ']', but got '<stream end>'",
     "a: !!python/object/apply:os.system [s3cret]":
@@ -211,7 +211,7 @@ ARGUMENTS = json.dumps({
 
 
 def read_outputs(text: str, _folder: Path) -> None:
-    found = contract.parse(text, where="here", fix="write it")
+    found = contract.parse_contract(text, where="here", fix="write it")
     blocks = desired.desired_blocks(found, "millrace")
     for name in found.targets:
         yaml.safe_dump(desired.build_profile(blocks, name).dbt_output())
@@ -242,9 +242,9 @@ def in_file(read: Callable[[Path], object]) -> Callable[[str, Path], None]:
 
 
 def read_profiles(file: Path) -> None:
-    outputs = contract.parse(OUTPUTS, where="here", fix="write it")
+    outputs = contract.parse_contract(OUTPUTS, where="here", fix="write it")
     blocks = desired.desired_blocks(outputs, "millrace")
-    profiles_yml.rendered(file, [desired.build_profile(blocks, "dev")], whole=True)
+    profiles_yml.render(file, [desired.build_profile(blocks, "dev")], has_all_targets=True)
 
 
 def read_source(file: Path) -> None:
@@ -259,7 +259,7 @@ def read_source(file: Path) -> None:
 def read_project(file: Path) -> None:
     (file.parent / "dbt_project.yml").write_bytes(file.read_bytes())
     source_registry.disabled_sources(file.parent / "dbt_project.yml", {})
-    profile_name(file.parent)
+    read_profile_name(file.parent)
 
 
 SOURCE = (source_registry.FOLDER / "files__inbox" / "prefect.yaml").read_text()
@@ -275,8 +275,10 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
         automations_file.AUTOMATIONS_FILE.read_text(),
         in_file(automations_file.read_automations),
     ),
-    "prefect.yaml": ((REPOSITORY / "prefect.yaml").read_text(), in_file(prefect_yaml.read)),
-    "prefect.yaml of a source": (SOURCE, in_file(prefect_yaml.read)),
+    "prefect.yaml": (
+        (REPOSITORY / "prefect.yaml").read_text(), in_file(prefect_yaml.read_deployments)
+    ),
+    "prefect.yaml of a source": (SOURCE, in_file(prefect_yaml.read_deployments)),
     "arguments in prefect.yaml": (SOURCE, in_file(read_source)),
     "profiles.yml": (PROFILES, in_file(read_profiles)),
     "dbt_project.yml": (
@@ -290,7 +292,7 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
 
 @pytest.mark.parametrize("examples", [15, pytest.param(3_000, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("parser", PARSERS)
-def test_whatever_is_written_is_read_or_refused_in_a_sentence(
+def test_any_document_is_read_or_refused_with_a_message(
     parser: str, examples: int, tmp_path: Path
 ) -> None:
     document, read = PARSERS[parser]
@@ -323,12 +325,12 @@ def test_whatever_is_written_is_read_or_refused_in_a_sentence(
         read(document, tmp_path)
 
 
-def test_a_source_whose_file_is_no_text_is_a_fault_of_it(tmp_path: Path) -> None:
+def test_a_source_with_a_binary_file_has_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "prefect_flows" / "sources" / "a__b" / "prefect.yaml"
     file.parent.mkdir(parents=True)
     file.write_bytes("name: a".encode("utf-16"))
-    with pytest.raises(folder.Unreadable) as refused:
-        folder.Source(tmp_path, "a__b").yaml("prefect_flows/sources/a__b/prefect.yaml")
+    with pytest.raises(folder.UnreadableFileError) as refused:
+        folder.Source(tmp_path, "a__b").read_yaml("prefect_flows/sources/a__b/prefect.yaml")
     assert "it is UTF-16" in str(refused.value)
 
 
@@ -371,7 +373,7 @@ def test_a_block_with_an_object_gives_a_source_its_text() -> None:
 
 
 @pytest.mark.parametrize("tables", ["5", '{"a": 5}', '{"a": 1, "a": 2}', "[" * DEEP])
-def test_tables_of_a_database_that_are_none_are_said(
+def test_invalid_tables_of_a_database_are_reported(
     tables: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = typer.Typer()
@@ -383,7 +385,7 @@ def test_tables_of_a_database_that_are_none_are_said(
 
 
 @pytest.mark.parametrize("option", ["--select", "--exclude", "--source", "--target", "--strategy"])
-def test_an_option_that_is_no_text_is_named(option: str) -> None:
+def test_an_option_that_is_not_text_is_named(option: str) -> None:
     name = {"--source": "sources"}.get(option, option.removeprefix("--"))
     value: Any = ["x\udcff"] if option in ("--select", "--exclude", "--source") else "x\udcff"
     with pytest.raises(ConfigurationError) as refused:

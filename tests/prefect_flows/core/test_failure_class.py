@@ -14,9 +14,9 @@ from prefect_flows.core.failure_class import (
     FailureClass,
     classify,
     exception_chain,
-    is_refusal_that_may_pass,
+    get_sqlstate,
+    is_transient_refusal,
     postgres_cause,
-    postgres_code,
     root_cause,
 )
 from prefect_flows.core.profiles import Profile
@@ -85,7 +85,7 @@ def refused(project: Project) -> Iterator[dict[str, Any]]:
     project.query("drop role busy; drop role closed")
 
 
-def test_a_refused_connection_is_what_the_server_said(refused: dict[str, Any]) -> None:
+def test_a_refused_connection_shows_the_message_of_the_server(refused: dict[str, Any]) -> None:
     """psycopg2 has no code of these."""
     for changed, code, cause in (
         ({}, "53300", FailureClass.TRANSIENT),
@@ -96,9 +96,9 @@ def test_a_refused_connection_is_what_the_server_said(refused: dict[str, Any]) -
         with pytest.raises(psycopg2.OperationalError) as error:
             psycopg2.connect(**refused | changed)
         assert error.value.pgcode is None
-        assert postgres_code(error.value) == code
+        assert get_sqlstate(error.value) == code
         assert postgres_cause(error.value) is cause
-        assert is_refusal_that_may_pass(error.value) is (cause is FailureClass.TRANSIENT)
+        assert is_transient_refusal(error.value) is (cause is FailureClass.TRANSIENT)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_a_server_says_when_it_refuses(
     said: str, code: str | None, cause: FailureClass
 ) -> None:
     error = psycopg2.OperationalError(f"connection to server at 192.0.2.1 failed: {said}\n")
-    assert postgres_code(error) == code
+    assert get_sqlstate(error) == code
     assert postgres_cause(error) is cause
 
 

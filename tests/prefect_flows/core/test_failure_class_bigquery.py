@@ -344,7 +344,7 @@ def test_the_error_is_found_behind_that_of_dbt(
         ((404, "notFound"), "correct project (made-up), dataset (scratch) or location"),
     ],
 )
-def test_what_google_refuses_is_said_before_anything_is_run_with_what_fixes_it(
+def test_what_google_refuses_is_reported_before_anything_is_run_with_what_fixes_it(
     google: type[Google], tmp_path: Path, failure: tuple[int, str], fix: str
 ) -> None:
     google.failure = (failure[0], json.dumps(error_of(*failure)).encode())
@@ -362,7 +362,7 @@ def test_what_google_refuses_is_said_before_anything_is_run_with_what_fixes_it(
 
 
 @pytest.mark.bigquery
-def test_a_key_that_google_refuses_is_said_with_how_to_make_another(
+def test_a_key_that_google_refuses_is_reported_with_how_to_make_another(
     google: type[Google], tmp_path: Path
 ) -> None:
     google.token = (400, {"error": "invalid_grant", "error_description": "Made up."})

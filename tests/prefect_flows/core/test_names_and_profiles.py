@@ -159,7 +159,7 @@ def refusing_api() -> Iterator[str]:
         yield f"{url}/api"
 
 
-def test_an_api_that_refuses_is_said_in_words(project: Project, refusing_api: str) -> None:
+def test_an_api_that_refuses_is_reported_in_words(project: Project, refusing_api: str) -> None:
     done = project.setup("--blocks-only", PREFECT_API_URL=refusing_api)
     assert done.returncode == 2
     assert "PrefectUnreachable: The Prefect API refuses: 401 Unauthorized" in done.stderr

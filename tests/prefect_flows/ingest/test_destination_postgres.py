@@ -150,7 +150,7 @@ def test_columns_as_the_table_has_them(target: Warehouse, tmp_path: Path) -> Non
     assert found == [(1, {"ü": [1, None]}, "a", None)]
 
 
-def test_nested_values_go_through_adbc_and_it_is_said_why(
+def test_nested_values_go_through_adbc_and_the_log_explains_why(
     target: Warehouse, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = pa.table({"id": [1, 2], "tags": pa.array([["a", "b"], None])})
@@ -165,7 +165,7 @@ def test_nested_values_go_through_adbc_and_it_is_said_why(
     assert "ADBC: tags: type 1009 of Postgres" in said
 
 
-def test_where_there_is_no_pgpq_all_goes_through_adbc(
+def test_without_pgpq_everything_goes_through_adbc(
     target: Warehouse,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

@@ -106,7 +106,7 @@ def test_a_server_that_is_gone_may_come_back() -> None:
     assert error.value.retryable
 
 
-def test_a_name_that_nobody_knows_is_said(server: Numbers) -> None:
+def test_a_name_that_nobody_knows_is_reported(server: Numbers) -> None:
     """Within dlt, which asks for pages while it handles the end of an iterator."""
     nowhere = Numbers()
     nowhere.url = "http://nowhere.invalid"
@@ -178,7 +178,7 @@ def test_a_limit_longer_than_the_patience_says_until_when(api) -> None:
 def test_the_waits_of_a_call_are_bounded_together(api) -> None:
     api.troubles += [Answer({}, 429, {"Retry-After": "1"})] * 9
     with pytest.raises(IngestionError, match=r"waits no longer than 1\.5 s"):
-        read(api, patience=RetryPolicy(longest_wait=1.5))
+        read(api, retry_policy=RetryPolicy(longest_wait=1.5))
     assert len(api.asked) == 2
 
 
@@ -198,7 +198,7 @@ def test_the_waits_of_a_call_are_bounded_together(api) -> None:
         (400, "no JSON at all", "400 Bad Request: no JSON at all", "correct the parameters"),
     ],
 )  # fmt: skip
-def test_a_refusal_is_said_in_the_api_s_words_and_not_tried_again(
+def test_a_refusal_shows_the_message_of_the_api_and_is_not_retried(
     api, status: int, body: Any, said: str, fix: str
 ) -> None:
     api.troubles.append(Answer(body, status))
@@ -211,7 +211,7 @@ def test_a_refusal_is_said_in_the_api_s_words_and_not_tried_again(
     assert len(api.asked) == 1
 
 
-def test_a_quota_of_the_day_is_no_matter_of_waiting(api) -> None:
+def test_a_daily_quota_is_not_waited_for(api) -> None:
     body = {"error": {"code": 403, "message": "over", "errors": [{"reason": "quotaExceeded"}]}}
     for status in (403, 429):
         api.troubles.append(Answer(body, status))
@@ -223,14 +223,14 @@ def test_a_quota_of_the_day_is_no_matter_of_waiting(api) -> None:
 @pytest.mark.parametrize(
     ("body", "fault"),
     [
-        ({"results": []}, "'items' is no list of objects (the answer is fields results)"),
-        ({"items": {"number": 1}}, "'items' is no list of objects (the answer is fields items)"),
-        ({"items": [1]}, "'items' is no list of objects"),
-        ([{"number": 1}], "'items' is no list of objects (the answer is a list)"),
+        ({"results": []}, "'items' is not a list of objects (the answer is fields results)"),
+        ({"items": {"number": 1}}, "'items' is not a list of objects (the answer is fields items)"),
+        ({"items": [1]}, "'items' is not a list of objects"),
+        ([{"number": 1}], "'items' is not a list of objects (the answer is a list)"),
     ],
     ids=["gone", "no list", "no objects", "a list alone"],
 )
-def test_another_shape_is_no_empty_page(api, body: Any, fault: str) -> None:
+def test_another_shape_is_not_an_empty_page(api, body: Any, fault: str) -> None:
     api.troubles.append(Answer(body))
     with pytest.raises(IngestionError) as error:
         read(api)

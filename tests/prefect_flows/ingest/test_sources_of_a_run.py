@@ -140,7 +140,7 @@ def test_one_that_fails_does_not_hold_up_the_other(
         (["--source-arguments", "{"], "source_arguments: not JSON"),
     ],
 )
-def test_what_a_source_lacks_is_said_before_anything_is_changed(
+def test_what_a_source_lacks_is_reported_before_anything_is_changed(
     scratch: Scratch, given: list[str], message: str
 ) -> None:
     done = run(scratch, *given)
@@ -204,7 +204,7 @@ def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.kills
-def test_told_to_stop_both_stop_and_nothing_is_half_loaded(
+def test_after_a_signal_both_stop_and_nothing_is_half_loaded(
     project: Project, scratch: Scratch, url: str, inbox: Path
 ) -> None:
     scratch.query(
@@ -281,7 +281,7 @@ NOT_LONG = {"MILLRACE_STAGES__EXTRACT__RETRIES": "1",
 
 
 @pytest.mark.operations
-def test_what_a_source_cannot_bring_in_is_told_once(
+def test_rejected_rows_are_notified_once(
     scratch: Scratch, url: str, inbox: Path, receiver: Receiver
 ) -> None:
     notify(scratch, receiver.url)

@@ -12,7 +12,7 @@ from prefect_flows.notifications.outbox import Outbox
 from prefect_flows.state.incidents import (
     Incident,
     compare_incidents,
-    open_incidents,
+    load_open_incidents,
     save_incidents,
 )
 from prefect_flows.state.store import StateStore
@@ -44,16 +44,16 @@ def test_what_a_run_did_not_look_at_stays_open() -> None:
 
 def test_what_is_kept_comes_back_oldest_first(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
-    assert open_incidents(store, "dev") == []
+    assert load_open_incidents(store, "dev") == []
     save_incidents(store, "dev", [incident("late", hours=1), incident("early")])
-    assert open_incidents(store, "dev") == [incident("early"), incident("late", hours=1)]
+    assert load_open_incidents(store, "dev") == [incident("early"), incident("late", hours=1)]
 
 
 def test_a_file_of_another_shape_is_named_with_what_fixes_it(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
     for name in ("incidents.json", "outbox.json"):
         store.write(f"targets/dev/{name}", b'{"waiting": [{"notice": 1}]}')
-    for read, name in ((open_incidents, "incidents.json"), (Outbox.read, "outbox.json")):
+    for read, name in ((load_open_incidents, "incidents.json"), (Outbox.read, "outbox.json")):
         with pytest.raises(CorruptFileError) as damaged:
             read(store, "dev")
         assert damaged.value.where.endswith(f"targets/dev/{name}")

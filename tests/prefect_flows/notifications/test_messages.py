@@ -123,7 +123,7 @@ def test_a_recovery_says_how_long() -> None:
     assert "still open: 2" in notice.body
 
 
-def test_nothing_to_say_is_no_notice() -> None:
+def test_an_empty_text_sends_no_notice() -> None:
     assert (
         build_incident_notice("prod", IncidentChanges(), NotificationPreferences(), {}, URL) is None
     )

@@ -46,7 +46,7 @@ def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: P
     outbox = Outbox()
     outbox.add([notice("old", 90)], ["team"])
     outbox.deliver(lambda *_: "away", seconds=5)
-    outbox.keep(store, "dev")
+    outbox.save(store, "dev")
 
     again = Outbox.read(store, "dev")
     again.add([notice("new")], ["team"])
@@ -61,7 +61,7 @@ def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: P
     assert again.waiting == []
 
 
-def test_who_could_not_be_asked_for_is_told_when_they_can_be() -> None:
+def test_a_notice_is_sent_once_its_recipients_can_be_read() -> None:
     outbox = Outbox()
     outbox.add([notice("a")], None)
     assert len(outbox.waiting) == 1
@@ -69,7 +69,7 @@ def test_who_could_not_be_asked_for_is_told_when_they_can_be() -> None:
     assert [set(waiting.unsent) for waiting in outbox.waiting] == [{"team"}]
 
 
-def test_one_that_is_not_told_any_more_is_not_waited_for() -> None:
+def test_a_removed_recipient_is_not_waited_for() -> None:
     outbox = Outbox()
     outbox.add([notice("a")], ["gone"])
     outbox.add([], ["team"])

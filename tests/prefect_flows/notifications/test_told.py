@@ -67,7 +67,7 @@ def state(scratch: Scratch, name: str) -> Any:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def test_told_once_and_when_it_is_good_again(
+def test_owners_are_notified_once_and_on_recovery(
     project: Project, notified: Scratch, told: Receivers
 ) -> None:
     # A plain read of the blocks shows no secret.
@@ -236,7 +236,7 @@ def test_what_warns_and_what_is_wished_for(
 
 
 @pytest.mark.operations
-def test_what_keeps_a_run_from_beginning_is_told(
+def test_owners_are_notified_of_a_startup_failure(
     project: Project, notified: Scratch, told: Receivers
 ) -> None:
     notified.model("first", "select 1 as id")

@@ -11,7 +11,7 @@ from prefect_flows.reporting.run_report.build import (
     Compiled,
     build_report,
     failing_rows,
-    personal_columns_near,
+    find_personal_columns_near,
 )
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.transform.lineage import EVERY_COLUMN
@@ -57,7 +57,7 @@ def test_a_passed_run_has_no_card_and_no_cause() -> None:
     assert len(report.tests) == 6
 
 
-def test_what_ended_the_run_can_be_said_without_a_node() -> None:
+def test_the_cause_of_a_failed_run_needs_no_node() -> None:
     given = replace(facts(10, failures=False), outcome="timed out", first_cause="dbt-run: 900 s")
     assert build_report(given).first_cause == "dbt-run: 900 s"
 
@@ -109,11 +109,11 @@ def test_rows_of_a_test_on_a_renamed_column_are_left_out() -> None:
     model = "model.p.stg_crm__entity_0"
     test = next(i for i, n in lineage.items() if n.attached_to == model)
     compiled = {model: Compiled(None, "select email as contact, id from s0")}
-    pii = personal_columns_near(lineage, [test], compiled, "postgres")[test]
+    pii = find_personal_columns_near(lineage, [test], compiled, "postgres")[test]
     sql = "select contact as value_field, count(*) as n from m group by contact"
     found = failing_rows(("value_field", "n"), [("a@example.org", 2)], sql, "postgres", pii)
     assert (found.columns, found.hidden_columns, found.rows) == (("n",), ("value_field",), [("2",)])
-    unknown = personal_columns_near(lineage, [test], {}, "postgres")[test]
+    unknown = find_personal_columns_near(lineage, [test], {}, "postgres")[test]
     assert EVERY_COLUMN in unknown
 
 

@@ -20,7 +20,7 @@ def test_the_page_is_bounded(nodes: int) -> None:
     assert size <= MAX_BYTES
 
 
-def test_the_page_is_bounded_whatever_the_cards_hold() -> None:
+def test_the_page_has_a_maximum_size() -> None:
     report = build_report(facts(3000))
     long = "x|`*\n" * 20_000
     wide = FailingRows(tuple("ab" * 50), [("<|é" * 500,) * 100] * 100, tuple("cd" * 999), long)

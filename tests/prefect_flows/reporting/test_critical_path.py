@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from prefect_flows.reporting.charts.critical_path import critical_path
+from prefect_flows.reporting.charts.critical_path import find_critical_path
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
 from tests.support.reporting.synthetic import START, facts
@@ -28,7 +28,7 @@ def test_each_step_back_is_to_the_parent_that_ended_last() -> None:
         for node in (_node("a"), _node("b"), _node("c", "a", "b"), _node("d", "c"), _node("e"))
     }
     nodes = [_ran("a", 0, 2), _ran("b", 0, 5), _ran("c", 5, 6), _ran("d", 6, 9), _ran("e", 0, 8)]
-    assert [node.name for node in critical_path(nodes, lineage)] == ["b", "c", "d"]
+    assert [node.name for node in find_critical_path(nodes, lineage)] == ["b", "c", "d"]
 
 
 def test_what_was_not_executed_is_passed_through() -> None:
@@ -36,23 +36,23 @@ def test_what_was_not_executed_is_passed_through() -> None:
         n.unique_id: n for n in (_node("a"), _node("ephemeral", "a"), _node("b", "ephemeral"))
     }
     nodes = [_ran("a", 0, 2), _ran("b", 2, 3)]
-    assert [node.name for node in critical_path(nodes, lineage)] == ["a", "b"]
+    assert [node.name for node in find_critical_path(nodes, lineage)] == ["a", "b"]
 
 
 def test_a_parent_that_an_earlier_run_made_did_not_keep_this_one_waiting() -> None:
     lineage = {n.unique_id: n for n in (_node("a"), _node("b", "a"))}
     nodes = [_ran("a", 0, 2, resumed=True), _ran("b", 0, 3)]
-    assert [node.name for node in critical_path(nodes, lineage)] == ["b"]
+    assert [node.name for node in find_critical_path(nodes, lineage)] == ["b"]
 
 
 def test_circles_and_empty_runs_end() -> None:
     lineage = {n.unique_id: n for n in (_node("a", "b"), _node("b", "a"))}
-    assert critical_path([], lineage) == []
-    assert len(critical_path([_ran("a", 0, 0), _ran("b", 0, 0)], lineage)) == 2
+    assert find_critical_path([], lineage) == []
+    assert len(find_critical_path([_ran("a", 0, 0), _ran("b", 0, 0)], lineage)) == 2
 
 
 def test_it_ends_with_the_node_that_ended_last() -> None:
     given = facts(1000)
-    path = critical_path(given.results, given.lineage)
+    path = find_critical_path(given.results, given.lineage)
     last = max(node.completed_at for node in given.results if node.completed_at)
     assert path[-1].completed_at == last

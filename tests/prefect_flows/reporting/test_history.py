@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_flows.reporting.run_report.history import compare_durations, medians
+from prefect_flows.reporting.run_report.history import compare_durations, get_medians
 from prefect_flows.transform.results import NodeResult
 
 
@@ -17,8 +17,8 @@ def _node(seconds: float, name: str = "a", *, resumed: bool = False) -> NodeResu
 
 def test_medians_are_of_the_runs_that_executed_the_node() -> None:
     history = [{"a": 1.0, "b": 5.0}, {"a": 9.0}, {"a": 2.0}]
-    assert medians(history) == {"a": (2.0, 3), "b": (5.0, 1)}
-    assert medians([]) == {}
+    assert get_medians(history) == {"a": (2.0, 3), "b": (5.0, 1)}
+    assert get_medians([]) == {}
 
 
 @pytest.mark.parametrize(

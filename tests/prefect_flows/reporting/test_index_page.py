@@ -16,7 +16,7 @@ import pytest
 
 from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.settings import Settings
-from prefect_flows.reporting.charts.trend import Point, trend
+from prefect_flows.reporting.charts.trend import Point, draw_trend
 from prefect_flows.reporting.overview import index_page as index
 from prefect_flows.reporting.overview.index_page import (
     INDEX,
@@ -24,12 +24,12 @@ from prefect_flows.reporting.overview.index_page import (
     write_index,
 )
 from prefect_flows.reporting.overview.pages import publish
-from prefect_flows.reporting.overview.serve import answer
+from prefect_flows.reporting.overview.serve import build_response
 from prefect_flows.state.incidents import Incident, save_incidents
 from prefect_flows.state.run_summary import StageSummary
 from prefect_flows.state.runs import Run, RunHeader
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target_overview import overview
+from prefect_flows.state.target_overview import load_overviews
 from tests.prefect_flows.reporting.test_html_page import Page
 from tests.support.object_stores import gs_bucket
 from tests.support.reporting.made_up_runs import LOG, keep_made_up_run, made_up_report
@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def page(store: StateStore) -> str:
-    return index_page(overview(store), NOW)
+    return index_page(load_overviews(store), NOW)
 
 
 def incident(name: str = "model fct_flights", **changes: object) -> Incident:
@@ -148,7 +148,7 @@ def test_a_target_that_cannot_be_read_hides_no_other(store: StateStore) -> None:
     assert text.count("Last good run") == 1, "dev is there"
 
 
-def test_a_run_that_has_not_ended_is_said(store: StateStore) -> None:
+def test_a_run_that_has_not_ended_is_reported(store: StateStore) -> None:
     keep_made_up_run(store, made_up_report())
     header = RunHeader(
         id="now", target="dev", parameters={}, url=None, started_at=NOW - timedelta(hours=1)
@@ -213,7 +213,7 @@ def test_the_pages_of_a_bucket(tmp_path: Path) -> None:
         links = [a["href"] or "" for a in Page(text).all("a")]
         local = [link for link in links if not link.startswith(("#", "http://"))]
         assert len(local) == 14
-        assert all(answer(store, f"/{link}")[0] == HTTPStatus.OK for link in local)
+        assert all(build_response(store, f"/{link}")[0] == HTTPStatus.OK for link in local)
 
 
 def test_a_page_that_cannot_be_written_fails_no_run(
@@ -240,7 +240,9 @@ def test_a_trend_is_a_whole_picture_with_words(number: int) -> None:
         Point(START + timedelta(days=i), 10.0 + i, "failed" if i == 1 else "passed", i != 0)
         for i in range(number)
     ]
-    svg = ET.fromstring(trend("dev-duration", "Duration of dev", points, format_duration) or "")
+    svg = ET.fromstring(
+        draw_trend("dev-duration", "Duration of dev", points, format_duration) or ""
+    )
     space = "{http://www.w3.org/2000/svg}"
     words = svg.findtext(f"{space}desc") or ""
     assert f"{number} runs, from 2026-11-20 to" in words
@@ -250,4 +252,4 @@ def test_a_trend_is_a_whole_picture_with_words(number: int) -> None:
     assert all(0 <= float(bar.get("x") or -1) <= 328 for bar in bars)
     assert all(float(bar.get("width") or 0) > 1 for bar in bars)
     assert sum("part" in (bar.get("class") or "") for bar in bars) == 1
-    assert trend("a", "b", points[:1], format_duration) is None
+    assert draw_trend("a", "b", points[:1], format_duration) is None

@@ -38,7 +38,7 @@ def test_no_number_of_a_row_is_left(number: str) -> None:
     assert said == "value … (values left out)"
 
 
-def test_what_was_wrong_is_still_said() -> None:
+def test_faults_from_before_are_still_reported() -> None:
     message = (
         'Database Error in model m (models/m.sql)\n  column "nme" does not exist\n'
         "  LINE 5: select nme\n  compiled code at target/run/m.sql"

@@ -217,7 +217,7 @@ def test_a_gateway_is_given_the_metrics_of_the_target(
 
 
 @pytest.mark.parametrize("kind", ["refuses", "answers 500", "no HTTP"])
-def test_a_gateway_that_fails_is_said_without_its_password(
+def test_a_gateway_that_fails_is_reported_without_its_password(
     store: StateStore, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with gateway(500) as (failing, _), socket.create_server(("127.0.0.1", 0)) as other:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_flows.reporting.charts.critical_path import critical_path
+from prefect_flows.reporting.charts.critical_path import find_critical_path
 from prefect_flows.reporting.charts.graph_layout import compute_layout
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
-from prefect_flows.reporting.charts.timeline import timeline
+from prefect_flows.reporting.charts.timeline import draw_timeline
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -19,26 +19,26 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.mark.parametrize(("nodes", "most"), [(10, 10_000), (1000, 150_000), (3000, 350_000)])
 def test_a_timeline_is_whole_and_small(nodes: int, most: int) -> None:
     given = facts(nodes, threads=8)
-    svg = timeline(given.results, given.lineage)
+    svg = draw_timeline(given.results, given.lineage)
     assert len(svg) < most
     root = ET.fromstring(svg)
     described = root.findtext(f"{SVG}desc")
     assert described is not None
     assert "Critical path" in described
     marked = root.findall(f".//{SVG}rect[@class='bar good critical']")
-    assert len(marked) == len(critical_path(given.results, given.lineage))
+    assert len(marked) == len(find_critical_path(given.results, given.lineage))
 
 
 def test_names_stand_only_where_they_fit() -> None:
     few, many = facts(10, failures=False), facts(3000, failures=False)
-    assert timeline(few.results, few.lineage).count('class="name') >= 4
-    assert timeline(many.results, many.lineage).count('class="name') < 200
+    assert draw_timeline(few.results, few.lineage).count('class="name') >= 4
+    assert draw_timeline(many.results, many.lineage).count('class="name') < 200
 
 
 def test_neighbours_share_a_bar_and_the_tooltip_counts_them() -> None:
     given = facts(3000, failures=False)
-    fine = timeline(given.results, given.lineage)
-    coarse = timeline(given.results, given.lineage, sliver=25, tooltips=False)
+    fine = draw_timeline(given.results, given.lineage)
+    coarse = draw_timeline(given.results, given.lineage, sliver=25, tooltips=False)
     assert " nodes: " in fine
     assert len(coarse) < len(fine) / 4
     assert "<title>" not in coarse.split("</style>")[1].split("stage")[0]
@@ -46,13 +46,13 @@ def test_neighbours_share_a_bar_and_the_tooltip_counts_them() -> None:
 
 def test_more_threads_than_lanes_are_still_drawn() -> None:
     given = facts(400, threads=100)
-    root = ET.fromstring(timeline(given.results, given.lineage))
+    root = ET.fromstring(draw_timeline(given.results, given.lineage))
     assert float(root.attrib["height"]) < 700
 
 
 def test_stages_share_lanes() -> None:
     given = facts(100, threads=4, failures=False)
-    root = ET.fromstring(timeline(given.results, given.lineage))
+    root = ET.fromstring(draw_timeline(given.results, given.lineage))
     tops = {bar.attrib["y"] for bar in root.iter(f"{SVG}rect") if "bar" in bar.attrib["class"]}
     assert len(tops) == 4, "the threads of the second stage are others, in the same four lanes"
 
@@ -60,14 +60,14 @@ def test_stages_share_lanes() -> None:
 def test_a_run_that_executed_nothing_has_no_timeline() -> None:
     given = facts(10)
     skipped = [replace(node, started_at=None, completed_at=None) for node in given.results]
-    assert timeline(skipped, given.lineage) == ""
+    assert draw_timeline(skipped, given.lineage) == ""
 
 
 def test_names_are_text() -> None:
     given = facts(10)
     hostile = [replace(node, name=HOSTILE + "\x00&") for node in given.results]
     lineage = {i: replace(n, name=HOSTILE + "\x1b") for i, n in given.lineage.items()}
-    svg = timeline(hostile, lineage)
+    svg = draw_timeline(hostile, lineage)
     picture = draw_lineage(hostile, lineage)
     assert picture is not None
     for drawn in (svg, picture.svg):

@@ -30,7 +30,7 @@ def test_what_cannot_be_followed_hides_everything(sql: str) -> None:
      "explain select email from people", "((((", "with x as (delete from people returning email "
      "as e) select e from x"],
 )  # fmt: skip
-def test_what_is_no_single_query_hides_everything(sql: str) -> None:
+def test_several_statements_hide_every_column(sql: str) -> None:
     assert hidden_columns(sql, "postgres", ["x"], PII) == {"x"}
 
 

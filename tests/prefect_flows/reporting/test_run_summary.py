@@ -13,7 +13,7 @@ from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.metrics.exposition import build_registry, load_all_facts
 from prefect_flows.state import run_summary
-from prefect_flows.state.run_summary import RunSummary, TargetHistory, TestCounts, history
+from prefect_flows.state.run_summary import RunSummary, TargetHistory, TestCounts, load_history
 from prefect_flows.state.store import StateStore
 from tests.support.reporting.made_up_runs import keep_made_up_run, made_up_report, sources_file
 from tests.support.reporting.synthetic import START
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def kept(store: StateStore) -> TargetHistory:
-    found = history(store, "dev")
+    found = load_history(store, "dev")
     assert found is not None
     return found
 
@@ -165,7 +165,7 @@ def test_a_damaged_history_is_set_aside_and_made_again(
     assert [run.run_id for run in kept(store).runs] == ["run-0", "run-1"], "nothing was lost"
     file.write_text("{}")
     with pytest.raises(CorruptFileError, match="target: this field is required"):
-        history(store, "dev")
+        load_history(store, "dev")
 
 
 def test_a_store_that_cannot_be_written_fails_no_run(

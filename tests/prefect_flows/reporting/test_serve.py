@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from prefect_flows.reporting.overview.serve import answer
+from prefect_flows.reporting.overview.serve import build_response
 from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.state.store import StateStore
@@ -43,13 +43,13 @@ def run_folder(store: StateStore) -> str:
 
 def test_the_pages_are_there(store: StateStore) -> None:
     for path in ("/", "/index.html", "/?a=b"):
-        status, kind, body = answer(store, path)
+        status, kind, body = build_response(store, path)
         assert (status, kind) == (HTTPStatus.OK, "text/html; charset=utf-8")
         assert b'href="targets/dev/report.html"' in body
-    assert answer(store, "/targets/dev/docs.html")[2] == b"docs"
-    assert b"millrace on dev" in answer(store, "/targets/dev/report.html")[2]
-    assert answer(store, f"/{run_folder(store)}/report.html")[0] == HTTPStatus.OK
-    status, kind, body = answer(store, "/metrics")
+    assert build_response(store, "/targets/dev/docs.html")[2] == b"docs"
+    assert b"millrace on dev" in build_response(store, "/targets/dev/report.html")[2]
+    assert build_response(store, f"/{run_folder(store)}/report.html")[0] == HTTPStatus.OK
+    status, kind, body = build_response(store, "/metrics")
     assert status == HTTPStatus.OK
     assert kind.startswith("text/plain; version=")
     assert b'millrace_run_outcome{outcome="passed",target="dev"} 1.0' in body
@@ -68,7 +68,7 @@ def test_the_pages_are_there(store: StateStore) -> None:
     ],
 )  # fmt: skip
 def test_nothing_else_is(store: StateStore, path: str) -> None:
-    status, _, body = answer(store, path)
+    status, _, body = build_response(store, path)
     assert status == HTTPStatus.NOT_FOUND
     assert b"secret" not in body
     assert b"outside" not in body
@@ -78,7 +78,7 @@ def test_a_store_that_cannot_be_read_says_so(store: StateStore, tmp_path: Path) 
     file = tmp_path / "store" / "targets" / "dev" / "docs.html"
     file.unlink()
     file.mkdir()
-    status, _, body = answer(store, "/targets/dev/docs.html")
+    status, _, body = build_response(store, "/targets/dev/docs.html")
     assert status == HTTPStatus.SERVICE_UNAVAILABLE
     assert b"fix:" in body
 

@@ -51,7 +51,7 @@ def on_bigquery(tmp_path: Path) -> Project:
 
 
 @pytest.mark.kills
-def test_a_bigquery_that_does_not_answer_is_said_in_time(on_bigquery: Project) -> None:
+def test_a_bigquery_that_does_not_answer_is_reported_in_time(on_bigquery: Project) -> None:
     began = time.monotonic()
 
     done = on_bigquery.pipeline("--target", "scratch", "--no-prefect", "--skip", "ingest")
@@ -65,7 +65,7 @@ def test_a_bigquery_that_does_not_answer_is_said_in_time(on_bigquery: Project) -
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_waited_for_is_said_again_and_again(
+def test_a_wait_is_logged_repeatedly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(bounded_waits, "WAIT_LOG_SECONDS", 0.2)

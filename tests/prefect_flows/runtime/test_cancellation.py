@@ -63,7 +63,7 @@ def slow(scratch: Scratch) -> None:
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "cancelled in Prefect", "no Prefect"])
-def test_told_to_stop_it_cancels_its_statements_and_the_next_run_goes_on(
+def test_a_signal_cancels_the_statements_and_the_next_run_resumes(
     project: Project, scratch: Scratch, how: str
 ) -> None:
     slow(scratch)

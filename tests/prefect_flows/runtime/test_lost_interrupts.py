@@ -111,7 +111,7 @@ def test_no_stage_begins_after_a_request_that_was_swallowed() -> None:
     assert len(begun) == 1
 
 
-def test_an_error_that_was_made_of_an_interrupt_is_neither_said_nor_tried_again() -> None:
+def test_an_error_caused_by_an_interrupt_is_neither_reported_nor_retried() -> None:
     runtime = LocalRuntime()
     begun = []
 

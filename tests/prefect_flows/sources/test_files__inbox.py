@@ -441,7 +441,7 @@ def test_files_that_are_being_written_are_left_for_the_next_run(database, inbox,
     assert load(min_age_seconds=60).rows == {"t": 1, "_files": 1}
 
 
-def test_an_inbox_that_is_not_there_is_said(database, inbox, load) -> None:
+def test_an_inbox_that_is_not_there_is_reported(database, inbox, load) -> None:
     with pytest.raises(IngestionError) as error:
         load(url=str(inbox / "nowhere"))
     assert "The inbox cannot be listed: FileNotFoundError" in str(error.value)

@@ -166,7 +166,7 @@ FAULTS: dict[str, tuple[bytes, int | None, str]] = {
 }  # fmt: skip
 
 
-def test_each_fault_is_said_and_the_other_files_are_loaded(database, inbox: Path) -> None:
+def test_each_fault_is_reported_and_the_other_files_are_loaded(database, inbox: Path) -> None:
     def load() -> dict[str, int]:
         given = {"url": str(inbox), "min_age_seconds": 0}
         return ingest("files__inbox", database.profile, **given).rows

@@ -16,7 +16,7 @@ import pytest
 
 from prefect_flows.sources.files__inbox import csv_files, json_files, parquet_files
 from prefect_flows.sources.files__inbox.column_names import Names
-from prefect_flows.sources.files__inbox.file_errors import Malformed
+from prefect_flows.sources.files__inbox.file_errors import MalformedFile
 from prefect_flows.sources.files__inbox.inbox import Content, Inbox
 from tests.support.ingesting import ended, start_ingesting
 
@@ -41,12 +41,12 @@ def compressed(file: Path, *parts: tuple[bytes, int]) -> None:
         stream.write(packer.flush())
 
 
-def read(folder: Path, name: str, reader: Callable[[Content, Names], object]) -> Malformed:
+def read(folder: Path, name: str, reader: Callable[[Content, Names], object]) -> MalformedFile:
     """Why a reader refuses a file."""
     inbox = Inbox(str(folder))
-    (file,) = [file for file in inbox.files() if file.name == name]
-    with pytest.raises(Malformed) as malformed:
-        reader(inbox.content(file, folder), Names(str.lower))
+    (file,) = [file for file in inbox.list_files() if file.name == name]
+    with pytest.raises(MalformedFile) as malformed:
+        reader(inbox.open_content(file, folder), Names(str.lower))
     return malformed.value
 
 
@@ -156,8 +156,8 @@ def test_nesting_is_counted_and_brackets_in_texts_are_not(
     ):
         (tmp_path / f"{number}.jsonl").write_text(f'{{"a": {value}}}\n')
         inbox = Inbox(str(tmp_path))
-        (file,) = [file for file in inbox.files() if file.name == f"{number}.jsonl"]
-        assert json_files.infer(inbox.content(file, tmp_path), Names(str.lower), {}) == {
+        (file,) = [file for file in inbox.list_files() if file.name == f"{number}.jsonl"]
+        assert json_files.infer(inbox.open_content(file, tmp_path), Names(str.lower), {}) == {
             "a": pa.string()
         }
 
@@ -168,8 +168,8 @@ def test_texts_that_many_rows_share_are_read_in_parts(tmp_path: Path) -> None:
     values = pa.DictionaryArray.from_arrays(shared, pa.array(["x" * 2 * MEGABYTE]))
     pq.write_table(pa.table({"a": values, "b": range(8192)}), tmp_path / "t.parquet")
     inbox = Inbox(str(tmp_path))
-    (file,) = inbox.files()
-    batches = parquet_files.read(inbox.content(file, tmp_path), Names(str.lower), {})
+    (file,) = inbox.list_files()
+    batches = parquet_files.read(inbox.open_content(file, tmp_path), Names(str.lower), {})
     # THEN each part is small, and they follow one another
     first, second = next(batches), next(batches)
     assert max(first.nbytes, second.nbytes) < 80 * MEGABYTE

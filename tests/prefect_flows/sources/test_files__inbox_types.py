@@ -16,7 +16,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from prefect_flows.sources.files__inbox import csv_files, parquet_files
-from prefect_flows.sources.files__inbox.byte_streams import Quoted
+from prefect_flows.sources.files__inbox.byte_streams import QuoteChecker
 from prefect_flows.sources.files__inbox.column_names import Names
 from prefect_flows.sources.files__inbox.column_types import (
     BIGINT,
@@ -31,7 +31,7 @@ from prefect_flows.sources.files__inbox.column_types import (
     TypeInference,
     format_type,
 )
-from prefect_flows.sources.files__inbox.file_errors import Malformed, UnknownColumns
+from prefect_flows.sources.files__inbox.file_errors import MalformedFile, UnknownColumns
 from prefect_flows.sources.files__inbox.inbox import Content, File
 
 FOUND = [
@@ -89,11 +89,11 @@ def test_a_type_holds_every_value(values: list[str | None], kind: pa.DataType | 
                     [longer.slice(2, len(array))]):  # fmt: skip
         guess = TypeInference()
         for batch in batches:
-            guess.see(batch)
-        assert guess.kind == kind
+            guess.update(batch)
+        assert guess.get_type == kind
 
 
-def test_what_stands_under_a_null_is_no_value() -> None:
+def test_a_value_under_a_null_is_ignored() -> None:
     """Arrow may keep text there that nobody is to see."""
     text = pa.array(["1", "07"])
     masked = pa.Array.from_buffers(
@@ -101,8 +101,8 @@ def test_what_stands_under_a_null_is_no_value() -> None:
     )
     assert masked.to_pylist() == ["1", None]
     guess = TypeInference()
-    guess.see(masked)
-    assert guess.kind == BIGINT
+    guess.update(masked)
+    assert guess.get_type == BIGINT
 
 
 # What a column holds at first, and what may come later in it.
@@ -168,7 +168,7 @@ AFTER_A_QUOTE = [
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_quotation_marks_are_looked_at_wherever_a_read_ends(size: int) -> None:
     def looked_at(text: str, escape: str | None = None) -> tuple[bool, bool]:
-        stream = Quoted(io.BytesIO(text.encode() + b"\n"), ",", escape)
+        stream = QuoteChecker(io.BytesIO(text.encode() + b"\n"), ",", escape)
         while stream.read(size):
             pass
         return stream.is_regular, stream.is_open
@@ -193,7 +193,7 @@ def read(folder: Path, text: str, dialect: csv_files.Dialect) -> list[dict[str, 
 
 def test_text_after_a_closing_quotation_mark_is_refused(tmp_path: Path) -> None:
     for text in AFTER_A_QUOTE:
-        with pytest.raises(Malformed, match="text follows the quotation mark") as error:
+        with pytest.raises(MalformedFile, match="text follows the quotation mark") as error:
             read(tmp_path, text, csv_files.Dialect())
         assert error.value.line == (1 if text.startswith('"a"') else 2)
         assert "parameter escape" in error.value.why
@@ -221,7 +221,9 @@ def test_a_value_of_a_known_column_is_converted_only_where_its_type_is_declared(
     for value, kind in values.items():
         (tmp_path / "rows.csv").write_text(f"a,b\n{value},\n")
         types = {"a": kind, "b": TEXT}
-        with pytest.raises(Malformed, match=re.escape(f"column 'a': {value!r} is not a ")) as error:
+        with pytest.raises(
+            MalformedFile, match=re.escape(f"column 'a': {value!r} is not a ")
+        ) as error:
             list(csv_files.read(content, Names(str), types, csv_files.Dialect()))
         refused[value] = "declare the column's type" in error.value.why
         declared = csv_files.Dialect(declared=frozenset(["a"]))
@@ -281,7 +283,7 @@ def test_a_value_of_parquet_is_the_same_in_another_type(
     listed = File("p.parquet", str(tmp_path / "p.parquet"), 0, datetime.now(UTC), "")
     content = Content(LocalFileSystem(), listed, tmp_path)
     if expected is None:
-        with pytest.raises(Malformed, match=f"^.*column 'a'.* {re.escape(format_type(kind))}"):
+        with pytest.raises(MalformedFile, match=f"^.*column 'a'.* {re.escape(format_type(kind))}"):
             list(parquet_files.read(content, Names(str), {"a": kind}))
         return
     (batch,) = parquet_files.read(content, Names(str), {"a": kind})

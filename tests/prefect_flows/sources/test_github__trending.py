@@ -200,12 +200,12 @@ def test_more_than_a_thousand_results_are_split_by_time(
 def test_the_halves_of_a_search_meet_without_a_gap(seconds: int) -> None:
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     whole = Search("Python", 100, begin, begin + timedelta(seconds=seconds))
-    first, second = whole.halves()
+    first, second = whole.split()
     assert (first.begin, second.end) == (whole.begin, whole.end)
     assert second.begin - first.end == timedelta(seconds=1)
 
 
-def test_what_github_does_not_give_is_said(api: GitHub, load: Load) -> None:
+def test_what_github_does_not_give_is_reported(api: GitHub, load: Load) -> None:
     # GIVEN 1,200 repositories made within one second, which no span of time splits
     api.copies(1200, created_at=f"{day(2)}T10:00:00Z")
     done = load()
@@ -218,7 +218,7 @@ def test_what_github_does_not_give_is_said(api: GitHub, load: Load) -> None:
 
 
 @pytest.mark.sources
-def test_results_that_github_calls_incomplete_are_asked_for_again_and_said(
+def test_results_that_github_calls_incomplete_are_asked_for_again_and_reported(
     api: GitHub, load: Load
 ) -> None:
     api.incomplete = True
@@ -272,7 +272,7 @@ def test_a_rate_limit_of_an_hour_ends_the_load_and_says_until_when(
     assert postgres.query(f"select * from {RAW}.repositories order by 1") == before
 
 
-def test_a_token_that_github_refuses_is_said_with_the_command(api: GitHub, load: Load) -> None:
+def test_a_token_that_github_refuses_is_reported_with_the_command(api: GitHub, load: Load) -> None:
     api.troubles.append(Answer({"message": "Bad credentials", "status": "401"}, 401))
     with pytest.raises(IngestionError) as error:
         load(token=TOKEN)

@@ -218,7 +218,7 @@ def test_a_missing_file_is_named(files, load, state) -> None:
     assert state() == before
 
 
-def test_a_warehouse_that_is_down_is_said_without_its_password(files) -> None:
+def test_a_warehouse_that_is_down_is_reported_without_its_password(files) -> None:
     output = {
         "type": "postgres", "host": "127.0.0.1", "port": 9, "user": "dbt", "dbname": "nowhere",
         "password": "made-up-secret", "schema": "dev", "threads": 1,
@@ -263,7 +263,7 @@ def test_it_is_a_flow_of_its_own(project: Project) -> None:
     assert "raw_nyc__flights.flights: 336,776 new rows" in done.stderr
 
 
-def test_a_target_without_blocks_is_said_without_a_stack(project: Project) -> None:
+def test_a_target_without_blocks_is_reported_without_a_stack(project: Project) -> None:
     done = project.run("-m", "prefect_flows.sources.nyc__flights.flow", "--target", "nowhere")
     assert done.returncode == 2
     assert "BlockMissing: Block 'dbt-cli-profile-nowhere' does not exist" in done.stderr

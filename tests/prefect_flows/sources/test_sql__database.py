@@ -216,7 +216,7 @@ def test_a_load_that_is_tried_again_adds_nothing_twice(shop, target, url, rows) 
         load.extract()
         load.load()
         load.load()
-        assert load.done.rows == {"log": 5}
+        assert load.record.rows == {"log": 5}
     assert rows("log", "count(*)") == [(5,)]
 
 
@@ -268,7 +268,7 @@ def test_only_wide_numbers_go_as_inserts(shop, dump, target, url) -> None:
             load.extract()
             jobs = load._extracted.rglob("load/normalized/*/new_jobs/*")
             formats.append({(f.name.split(".")[0], f.name.split(".")[3]) for f in jobs})
-            assert load.done.bytes > 0
+            assert load.record.bytes > 0
             load.load()
     for found in formats:
         # The columns of a table that is copied come as a file without rows.
@@ -341,9 +341,11 @@ def test_a_cursor_of_any_type_loses_no_row(shop, dump, rows) -> None:
 def test_a_cursor_that_was_compared_as_text_before_is_refused() -> None:
     number = Column('"id"::text', arrow=pa.decimal256(76, 38), ordered='"id"')
     for before, columns in (("9", {"id": Column('"id"')}), (Decimal(9), {"id": number})):
-        source._check_last_value("t", IncrementalCursor("id", before, again=True), columns)
+        source._check_last_value("t", IncrementalCursor("id", before, is_inclusive=True), columns)
     with pytest.raises(ConfigurationError, match="'id' as text, in which 9 is more than 12"):
-        source._check_last_value("t", IncrementalCursor("id", "9", again=True), {"id": number})
+        source._check_last_value(
+            "t", IncrementalCursor("id", "9", is_inclusive=True), {"id": number}
+        )
 
 
 @pytest.mark.sources
@@ -575,7 +577,7 @@ def test_a_large_table_is_read_in_parts_and_each_row_once(
     assert all(counts[0])
 
 
-def test_a_copy_ends_when_dlt_is_told_to_stop(shop, url, tmp_path: Path) -> None:
+def test_a_copy_ends_when_dlt_is_signalled_to_stop(shop, url, tmp_path: Path) -> None:
     generated(shop, 100_000)
     reader = get_reader(url, None, 1)
     signals.set_received_signal(signal.SIGINT)

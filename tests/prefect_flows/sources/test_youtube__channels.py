@@ -59,7 +59,9 @@ def a_day_passes(postgres: Warehouse, monkeypatch: pytest.MonkeyPatch) -> Callab
     def passes() -> None:
         days[0] += 1
         day = TODAY + timedelta(days=days[0])
-        monkeypatch.setattr("prefect_flows.sources.youtube__channels.reading.today", lambda: day)
+        monkeypatch.setattr(
+            "prefect_flows.sources.youtube__channels.channel_reader.today", lambda: day
+        )
 
     return passes
 
@@ -303,7 +305,7 @@ def test_retries_cost_units_too(api, load) -> None:
 
 
 @pytest.mark.sources
-def test_a_channel_that_youtube_does_not_know_is_said_and_the_others_load(api, load) -> None:
+def test_a_channel_that_youtube_does_not_know_is_reported_and_the_others_load(api, load) -> None:
     unknown = "UC" + "x" * 22
     done = load(channels=[WHEELS, unknown, "@nobody", WHEELS, "waterwheels"])
     assert done.rows["channels"] == 1
@@ -433,7 +435,7 @@ def test_fields_that_may_go_or_come_do_so(api, load, rows) -> None:
     ],
     ids=["key", "not enabled"],
 )  # fmt: skip
-def test_a_key_that_is_refused_is_said_without_it(api, load, caplog, refusal, said) -> None:
+def test_a_key_that_is_refused_is_reported_without_it(api, load, caplog, refusal, said) -> None:
     api.troubles.append(refusal)
     with caplog.at_level(logging.DEBUG), pytest.raises(IngestionError) as error:
         load()

@@ -13,11 +13,17 @@ from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.core.files import Warn
 from prefect_flows.notifications.outbox import Outbox
 from prefect_flows.reporting.metrics.exposition import load_facts
-from prefect_flows.reporting.run_report.summary import freshness_of
-from prefect_flows.state.incidents import open_incidents
+from prefect_flows.reporting.run_report.summary import load_freshness
+from prefect_flows.state.incidents import load_open_incidents
 from prefect_flows.state.journal import Journal
-from prefect_flows.state.run_summary import history
-from prefect_flows.state.runs import Run, RunHeader, failed_run, interrupted_run, last_run
+from prefect_flows.state.run_summary import load_history
+from prefect_flows.state.runs import (
+    Run,
+    RunHeader,
+    find_failed_run,
+    find_interrupted_run,
+    get_last_run,
+)
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_overview import load_overview
 from prefect_flows.state.target_state import TargetState
@@ -48,9 +54,9 @@ READERS: dict[str, tuple[Callable[[StateStore, Warn], Any], Any]] = {
     "timings.json": (lambda store, warn: target_state(store).timings(warn), []),
     "hashes.json": (lambda store, warn: target_state(store).last_good_hashes(warn), None),
     "manifest.json": (lambda store, warn: target_state(store).last_good(warn), None),
-    "sources.json": (lambda store, warn: freshness_of(store, "dev", warn), {}),
-    "history.json": (lambda store, warn: history(store, "dev", warn), None),
-    "incidents.json": (lambda store, warn: open_incidents(store, "dev", warn), []),
+    "sources.json": (lambda store, warn: load_freshness(store, "dev", warn), {}),
+    "history.json": (lambda store, warn: load_history(store, "dev", warn), None),
+    "incidents.json": (lambda store, warn: load_open_incidents(store, "dev", warn), []),
 }
 
 
@@ -77,7 +83,7 @@ def test_an_outbox_too(store: StateStore) -> None:
     assert len(warnings) == 1
 
 
-def test_who_only_looks_changes_nothing_and_is_told(store: StateStore) -> None:
+def test_a_reader_reports_a_corrupt_file_and_leaves_it_in_place(store: StateStore) -> None:
     for damage in DAMAGES:
         store.write("targets/dev/run_results.json", damage)
         with pytest.raises(CorruptFileError, match=r"targets/dev/run_results\.json"):
@@ -105,15 +111,15 @@ def test_a_run_whose_header_is_damaged_is_not_resumed_nor_one_before_it(
     last = begun(store, "last", 1)
     store.write(f"{last.folder}/run.json", damage)
     warnings: list[str] = []
-    assert interrupted_run(store, "dev", {}, timedelta(hours=1), warnings.append) is None
+    assert find_interrupted_run(store, "dev", {}, timedelta(hours=1), warnings.append) is None
     assert [f"{last.folder}/run.json" in warning for warning in warnings] == [True]
     with pytest.raises(CorruptFileError, match="run the target"):
-        failed_run(store, "dev", warnings.append)
+        find_failed_run(store, "dev", warnings.append)
     assert [f"{last.folder}/run.json" in fault for fault in load_overview(store, "dev").faults] == [
         True
     ]
     begun(store, "next", 0)
-    found = last_run(store, "dev")
+    found = get_last_run(store, "dev")
     assert found is not None
     assert found[1].id == "next", "the target goes on"
 

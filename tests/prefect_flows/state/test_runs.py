@@ -11,9 +11,9 @@ from prefect_flows.state.runs import (
     Run,
     RunHeader,
     RunStatus,
-    failed_run,
-    interrupted_run,
-    last_run,
+    find_failed_run,
+    find_interrupted_run,
+    get_last_run,
     prune,
 )
 from prefect_flows.state.store import StateStore
@@ -51,7 +51,7 @@ def begun(
 
 
 def resumed(store: StateStore, parameters: dict[str, object] | None = None) -> str | None:
-    found = interrupted_run(store, "dev", parameters or {"select": []}, HOURS, unexpected)
+    found = find_interrupted_run(store, "dev", parameters or {"select": []}, HOURS, unexpected)
     return None if found is None else found.header.id
 
 
@@ -72,17 +72,17 @@ def test_none_that_ended_by_itself(store: StateStore, ended: RunStatus) -> None:
 
 
 def test_what_failed_is_in_the_last_run_unless_that_passed(store: StateStore) -> None:
-    assert failed_run(store, "dev", unexpected) is None, "there is no run"
+    assert find_failed_run(store, "dev", unexpected) is None, "there is no run"
     begun(store, "failed", "failed", hours_ago=30)
-    found = failed_run(store, "dev", unexpected)
+    found = find_failed_run(store, "dev", unexpected)
     assert found is not None
     assert (found.header.id, list(found.entries)) == ("failed", [entry("failed")])
     begun(store, "killed", hours_ago=2)
-    found = failed_run(store, "dev", unexpected)
+    found = find_failed_run(store, "dev", unexpected)
     assert found is not None
     assert found.header.id == "killed"
     begun(store, "last", "passed", hours_ago=1)
-    assert failed_run(store, "dev", unexpected) is None, "what failed before it is over"
+    assert find_failed_run(store, "dev", unexpected) is None, "what failed before it is over"
 
 
 def test_a_run_knows_when_the_first_of_those_began_that_it_goes_on_from(store: StateStore) -> None:
@@ -92,9 +92,9 @@ def test_a_run_knows_when_the_first_of_those_began_that_it_goes_on_from(store: S
             id=name, target="dev", parameters={}, url=None, started_at=datetime.now(UTC)
         )
         run = Run(store, header)
-        run.begin(failed_run(store, "dev", unexpected), [])
+        run.begin(find_failed_run(store, "dev", unexpected), [])
         run.end("failed")
-        found = last_run(store, "dev")
+        found = get_last_run(store, "dev")
         assert found is not None
         assert (found[1].id, found[1].begun_at) == (name, first.header.started_at)
 
@@ -104,7 +104,9 @@ def test_none_of_other_parameters_and_none_that_is_too_old(store: StateStore) ->
     assert resumed(store, {"select": ["a"]}) is None
     begun(store, "old", hours_ago=7)
     assert resumed(store) == "last"
-    assert interrupted_run(store, "dev", {"select": []}, timedelta(hours=4), unexpected) is None
+    assert (
+        find_interrupted_run(store, "dev", {"select": []}, timedelta(hours=4), unexpected) is None
+    )
 
 
 def test_a_run_that_was_killed_before_it_was_known_is_none(store: StateStore) -> None:
@@ -118,14 +120,14 @@ def test_a_run_that_was_killed_before_it_was_known_is_none(store: StateStore) ->
 
 def test_going_on_leaves_one_run_to_go_on_from(store: StateStore) -> None:
     begun(store, "killed", hours_ago=1)
-    found = interrupted_run(store, "dev", {"select": []}, HOURS, unexpected)
+    found = find_interrupted_run(store, "dev", {"select": []}, HOURS, unexpected)
     assert found is not None
     header = RunHeader(
         id="next", target="dev", parameters={"select": []}, url=None, started_at=datetime.now(UTC)
     )
     Run(store, header).begin(found, found.entries)
 
-    again = interrupted_run(store, "dev", {"select": []}, HOURS, unexpected)
+    again = find_interrupted_run(store, "dev", {"select": []}, HOURS, unexpected)
     assert again is not None
     assert again.header.id == "next"
     assert again.entries == [entry("killed")]
@@ -139,6 +141,6 @@ def test_pruned_by_count_and_by_age_and_never_the_last(store: StateStore) -> Non
     prune(store, "dev", keep=2, keep_days=30)
     assert [name.rpartition("-")[2] for name in store.names("runs/dev")] == ["6", "7"]
     prune(store, "dev", keep=1, keep_days=0)
-    last = last_run(store, "dev")
+    last = get_last_run(store, "dev")
     assert last is not None
     assert last[1].id == "run-7"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.state.state_url import url_fault, without_login
+from prefect_flows.state.state_url import find_url_fault, without_login
 from prefect_flows.state.store import StateStore
 from tests.support.object_stores import server
 from tests.support.project import Project, Scratch
@@ -22,7 +22,7 @@ from tests.support.project import Project, Scratch
      "file:///srv/state", "gs://bucket", "gcs://bucket/a/b", "s3://my.bucket-1/a b/c/"],
 )  # fmt: skip
 def test_a_folder_or_a_bucket_is_taken(url: str) -> None:
-    assert url_fault(url) is None
+    assert find_url_fault(url) is None
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_a_folder_or_a_bucket_is_taken(url: str) -> None:
         ("s3:", "s3: begins a URL"),
         ("s3:/bucket", "s3: begins a URL"),
         ("gs:bucket", "gs: begins a URL"),
-        ("simplecache::s3://bucket", "its URL is no kind"),
-        ("ftp://127.0.0.1/x", "ftp:// is no kind"),
-        ("github://owner:repository/x", "github:// is no kind"),
-        ("zip:///x.zip", "zip:// is no kind"),
-        ("memory://x", "memory:// is no kind"),
-        ("S3://bucket", "S3:// is no kind"),
+        ("simplecache::s3://bucket", "its URL is not a kind"),
+        ("ftp://127.0.0.1/x", "ftp:// is not a kind"),
+        ("github://owner:repository/x", "github:// is not a kind"),
+        ("zip:///x.zip", "zip:// is not a kind"),
+        ("memory://x", "memory:// is not a kind"),
+        ("S3://bucket", "S3:// is not a kind"),
         ("file://state", "begin with /"),
         ("gs://b", "name of a bucket"),
         ("gs://-bucket", "name of a bucket"),
@@ -81,7 +81,7 @@ def test_a_url_is_shown_without_its_login(url: str, shown: str) -> None:
 def test_a_run_is_refused_in_words_and_nothing_is_written(scratch: Scratch) -> None:
     for url, fault in (
         ("s3://", "the part after s3:// must be the name of a bucket"),
-        ("zip:///x.zip", "zip:// is no kind of state store"),
+        ("zip:///x.zip", "zip:// is not a kind of state store"),
         ("s3://somebody:made-up@bucket/x", "where: state_url 's3://***@bucket/x'"),
     ):
         done = scratch.run_pipeline("--no-prefect", MILLRACE_STATE_URL=url)

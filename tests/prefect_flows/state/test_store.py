@@ -87,7 +87,9 @@ def test_readers_see_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
     assert store.names(".") == ["file"], "an unfinished file was left behind"
 
 
-def test_a_journal_that_cannot_be_written_is_said_and_does_not_stop_the_run(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_written_is_reported_and_does_not_stop_the_run(
+    tmp_path: Path,
+) -> None:
     store = StateStore(str(tmp_path))
     journal = Journal(store, "runs/dev/a")
     journal.begin([])
@@ -107,7 +109,9 @@ def test_a_store_that_cannot_be_is_refused_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])
-def test_a_bucket_that_does_not_exist_is_said(request: pytest.FixtureRequest, kind: str) -> None:
+def test_a_bucket_that_does_not_exist_is_reported(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
     request.getfixturevalue(kind)
     with pytest.raises(StateStoreError, match=rf"where: {kind}://other/run\.json"):
         StateStore(f"{kind}://other").write("run.json", b"")

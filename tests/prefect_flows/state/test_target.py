@@ -24,23 +24,23 @@ def state(tmp_path: Path, image: Path | None) -> TargetState:
 
 
 def test_a_new_container_takes_it_from_its_image(tmp_path: Path, image: Path) -> None:
-    assert state(tmp_path, image).bring_partial_parse()
+    assert state(tmp_path, image).restore_partial_parse()
     assert (tmp_path / "machine" / "dev" / PARTIAL_PARSE).read_bytes() == b"of the image"
 
 
 def test_what_lies_on_the_volume_stays(tmp_path: Path, image: Path) -> None:
-    assert state(tmp_path, image).bring_partial_parse()
-    assert not state(tmp_path, image).bring_partial_parse()
+    assert state(tmp_path, image).restore_partial_parse()
+    assert not state(tmp_path, image).restore_partial_parse()
 
 
 def test_none_where_there_is_none(tmp_path: Path, image: Path) -> None:
-    assert not state(tmp_path, None).bring_partial_parse()
+    assert not state(tmp_path, None).restore_partial_parse()
     other = TargetState(StateStore(str(tmp_path / "store")), "prod", tmp_path / "prod", image)
-    assert not other.bring_partial_parse()
+    assert not other.restore_partial_parse()
 
 
 def test_what_somebody_put_into_the_store_is_not_taken(tmp_path: Path) -> None:
     target = state(tmp_path, None)
     target.write(PARTIAL_PARSE, b"of somebody else")
-    assert not target.bring_partial_parse()
+    assert not target.restore_partial_parse()
     assert not (tmp_path / "machine" / "dev" / PARTIAL_PARSE).exists()

@@ -111,7 +111,7 @@ insert into {raw}.hook_log values ('a', 'b', 'c'), ('a', 'b', 'c')
     ],
     ids=["row", "missing", "more", "type", "layout", "definition"],
 )
-def test_places_that_differ_are_told_apart(doors: Doors, change: str, said: list[str]) -> None:
+def test_differing_relations_are_detected(doors: Doors, change: str, said: list[str]) -> None:
     """Without this, a comparison that sees nothing of BigQuery would pass as well."""
     truths = []
     for side in ("dbt", "pipeline"):

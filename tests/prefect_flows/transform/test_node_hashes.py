@@ -68,7 +68,7 @@ def hashes(project: Path, **variables: object) -> dict[str, str]:
     manifest = parsed.result
     adapter: Any = get_adapter_by_type("postgres")  # type: ignore[no-untyped-call]
     code = CodeHashes(manifest, adapter.config)  # type: ignore[arg-type]
-    return {i.split(".")[2]: code.of(i) for i in (*manifest.nodes, *manifest.sources)}  # type: ignore[union-attr]
+    return {i.split(".")[2]: code.get(i) for i in (*manifest.nodes, *manifest.sources)}  # type: ignore[union-attr]
 
 
 def changed(project: Path, before: dict[str, str]) -> set[str]:

@@ -123,7 +123,7 @@ def test_other_packages_than_those_of_the_lock_are_installed(
     assert not wrong.value.retryable, "a folder that does not exist is a fault of packages.yml"
 
 
-def test_what_dbt_warns_of_while_it_parses_and_selects_is_said(
+def test_what_dbt_warns_of_while_it_parses_and_selects_is_reported(
     dbt: Path, session: DbtSession, warnings: list[str]
 ) -> None:
     (dbt / "packages.yml").unlink()

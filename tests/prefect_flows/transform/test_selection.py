@@ -41,7 +41,7 @@ def read_by_dbt(arguments: list[str]) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("option", ["select", "exclude"])
-def test_a_value_is_no_option_of_dbt(option: str, given: list[str], words: tuple[str]) -> None:
+def test_a_value_is_not_an_option_of_dbt(option: str, given: list[str], words: tuple[str]) -> None:
     selection = Selection(**{option: given}, deferred_to=Path("state"))
 
     read = read_by_dbt(selection.arguments())

@@ -131,9 +131,9 @@ class Host:
         ]
 
     def images(self) -> dict[str, set[str]]:
-        """Service → images of its containers that run and are not leaving."""
-        leaving = self.folder / "leaving.json"
-        gone = json.loads(leaving.read_text()) if leaving.exists() else []
+        """Service → images of its containers that run and are not draining."""
+        draining = self.folder / "draining.json"
+        gone = json.loads(draining.read_text()) if draining.exists() else []
         found: dict[str, set[str]] = {}
         for service in ("server", "worker"):
             names = docker(

@@ -49,12 +49,12 @@ class IncrementalCursor:
     Attributes:
         cursor: column whose values only grow.
         value: its highest value so far.
-        again: whether to read rows with exactly this value again.
+        is_inclusive: whether to read rows with exactly this value again.
     """
 
     cursor: str
     value: Any
-    again: bool
+    is_inclusive: bool
 
 
 class Reader(Protocol):
@@ -88,7 +88,7 @@ def format_url(engine: sqlalchemy.Engine) -> str:
     return engine.url.render_as_string(hide_password=True)
 
 
-def relation(quote: Quote, name: str, config: TableConfig, schema_name: str | None) -> str:
+def format_relation(quote: Quote, name: str, config: TableConfig, schema_name: str | None) -> str:
     """Return the SQL after `from`: the table, or the query in brackets."""
     if config.query is not None:
         # The bracket is on its own line, since the query may end with a comment.
@@ -98,7 +98,7 @@ def relation(quote: Quote, name: str, config: TableConfig, schema_name: str | No
     return table if schema is None else f"{quote(schema)}.{table}"
 
 
-def with_key(
+def add_key(
     engine: sqlalchemy.Engine,
     name: str,
     config: TableConfig,
@@ -144,7 +144,7 @@ def build_select(
         str(columns[since.cursor].ordered)
     )
     value = sqlalchemy.literal(since.value)
-    return select.where((place >= value if since.again else place > value) | place.is_(None))
+    return select.where((place >= value if since.is_inclusive else place > value) | place.is_(None))
 
 
 @contextmanager

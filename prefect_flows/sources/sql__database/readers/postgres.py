@@ -20,11 +20,11 @@ from prefect_flows.sources.sql__database.readers.base import (
     JSON,
     Column,
     IncrementalCursor,
+    add_key,
     build_select,
+    format_relation,
     format_url,
-    relation,
     translate_errors,
-    with_key,
 )
 from prefect_flows.sources.sql__database.table_config import TableConfig
 
@@ -70,7 +70,7 @@ class PostgresReader:
 
     def describe(self, name: str, config: TableConfig) -> tuple[dict[str, Column], list[str]]:
         """Return the columns of a table or query as the server describes them, and its key."""
-        source = relation(_quote, name, config, self._schema_name)
+        source = format_relation(_quote, name, config, self._schema_name)
         with translate_errors(self._engine, name), self._engine.connect() as connection:
             # Not through SQLAlchemy, which treats a percent sign as the start of a parameter.
             cursor: Any = connection.connection.cursor()
@@ -86,7 +86,7 @@ class PostgresReader:
                 )
                 for column in described
             }
-            return with_key(self._engine, name, config, self._schema_name, columns)
+            return add_key(self._engine, name, config, self._schema_name, columns)
 
     def read(
         self,
@@ -117,7 +117,7 @@ class PostgresReader:
                     data = reader.schema.empty_table()
                     yield self._convert(name, config, data, columns, as_text)
 
-    def no_rows(self, name: str, config: TableConfig, columns: Mapping[str, Column]) -> pa.Table:
+    def read_empty(self, name: str, config: TableConfig, columns: Mapping[str, Column]) -> pa.Table:
         """Return the Arrow table that `read` yields for an empty table."""
         from adbc_driver_postgresql import dbapi
 
@@ -142,7 +142,7 @@ class PostgresReader:
             expressions: expressions of the select list, in the source's SQL.
             folder: an empty folder.
         """
-        source = relation(_quote, name, config, self._schema_name)
+        source = format_relation(_quote, name, config, self._schema_name)
         select = f"select {', '.join(expressions)} from {source}"  # noqa: S608
 
         def copy_part(number: int, where: str) -> tuple[Path, int]:
@@ -169,7 +169,7 @@ class PostgresReader:
         columns: Mapping[str, Column],
         since: IncrementalCursor | None,
     ) -> str:
-        source = relation(_quote, name, config, self._schema_name)
+        source = format_relation(_quote, name, config, self._schema_name)
         return str(
             build_select(source, columns, since).compile(
                 # A parameter style in which a percent sign has no meaning.

@@ -14,11 +14,11 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.sources.sql__database.readers.base import (
     Column,
     IncrementalCursor,
+    add_key,
     build_select,
+    format_relation,
     literal_sql,
-    relation,
     translate_errors,
-    with_key,
 )
 from prefect_flows.sources.sql__database.table_config import TableConfig
 
@@ -42,7 +42,7 @@ class SqlAlchemyReader:
         quote = self._quote
         with translate_errors(self._engine, name), self._engine.connect() as connection:
             if config.query is not None:
-                source = relation(quote, name, config, self._schema_name)
+                source = format_relation(quote, name, config, self._schema_name)
                 empty_result = connection.execute(
                     literal_sql(f"select * from {source} where 1 = 0")  # noqa: S608 (the user's own query)
                 )
@@ -65,7 +65,7 @@ class SqlAlchemyReader:
                     )
                     for column, hints in table_to_columns(table, "full_with_precision").items()
                 }
-            return with_key(self._engine, name, config, self._schema_name, columns)
+            return add_key(self._engine, name, config, self._schema_name, columns)
 
     def read(
         self,
@@ -77,7 +77,7 @@ class SqlAlchemyReader:
         as_text: bool = False,  # noqa: ARG002 # numbers are Python objects here
     ) -> Iterator[pa.Table]:
         """Yield the rows in batches; an empty batch if there are none."""
-        source = relation(self._quote, name, config, self._schema_name)
+        source = format_relation(self._quote, name, config, self._schema_name)
         hints: dict[str, Any] = {
             column: dict(described_column.hints) | {"name": column}
             for column, described_column in columns.items()

@@ -185,7 +185,7 @@ def test_a_source_has_an_image_of_its_own_in_the_same_version() -> None:
     assert "Load a year of flights out of New York City." in said
 
 
-def test_a_secret_that_cannot_be_read_is_said_and_not_run() -> None:
+def test_a_secret_that_cannot_be_read_is_reported_and_not_run() -> None:
     done = subprocess.run(
         ["docker", "run", "--rm", *HARDENED, "--env=PGPASSWORD_FILE=/nowhere", IMAGE, "true"],
         capture_output=True, text=True, check=False,

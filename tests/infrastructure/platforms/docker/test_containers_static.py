@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from infrastructure.platforms.docker import secrets
-from infrastructure.platforms.docker.health import address, role_of
-from infrastructure.platforms.docker.secrets import make, outputs
+from infrastructure.platforms.docker.health import get_address, get_role
+from infrastructure.platforms.docker.secrets import build_outputs, create_secrets
 from infrastructure.setup_profiles import contract
 from tests.support.project import REPOSITORY
 
@@ -121,11 +121,11 @@ def test_the_secrets_are_read_by_containers_and_reached_by_their_owner_alone(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "secrets"
-    assert all(make(folder).values())
+    assert all(create_secrets(folder).values())
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o444}
     password = (folder / "database-password").read_text()
-    assert not any(make(folder).values())
+    assert not any(create_secrets(folder).values())
     assert (folder / "database-password").read_text() == password
     document = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["secrets"]
     named = {str(each["file"]).rpartition("/")[2].rstrip("}") for each in document.values()}
@@ -133,7 +133,7 @@ def test_the_secrets_are_read_by_containers_and_reached_by_their_owner_alone(
 
 
 def test_the_warehouse_of_compose_keeps_the_contract() -> None:
-    found = contract.parse(secrets.json.dumps(outputs("x")), where="", fix="")
+    found = contract.parse_contract(secrets.json.dumps(build_outputs("x")), where="", fix="")
     assert list(found.targets) == ["dev", "staging", "prod"]
     assert list(found.secrets) == ["dev", "staging", "prod"]
 
@@ -169,5 +169,5 @@ def test_the_entrypoint_refuses_two_answers_and_leaves_other_names_alone(tmp_pat
     ],
 )  # fmt: skip
 def test_a_container_knows_what_it_is(command: str, role: str, url: str | None) -> None:
-    assert role_of(command) == role
-    assert address(role, {}) == url
+    assert get_role(command) == role
+    assert get_address(role, {}) == url

@@ -93,7 +93,7 @@ def _check_cursor(table: Table, found: sqlalchemy.Table) -> None:
     """Refuse a text for a cursor: the database may have another order of texts than dlt.
 
     Raises:
-        ConfigurationError: rows would be missing, and nobody would be told.
+        ConfigurationError: rows would be missing without an error.
     """
     if table.cursor is not None and isinstance(
         found.columns[table.cursor].type, sqlalchemy.String | sqlalchemy.Uuid

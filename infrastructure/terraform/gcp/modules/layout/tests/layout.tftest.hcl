@@ -124,7 +124,7 @@ run "who_may_work_as_a_service_account" {
 
   assert {
     condition     = alltrue([for account in values(output.service_accounts) : !account.create_key])
-    error_message = "No key unless it is asked for."
+    error_message = "A key is only created for targets that set create_key."
   }
 }
 

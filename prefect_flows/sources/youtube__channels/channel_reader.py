@@ -21,7 +21,7 @@ from dlt.sources.helpers.rest_client.client import RESTClient
 from prefect_flows.core.errors import IngestionError
 from prefect_flows.ingest.rest.client import ApiError, Page, get_rows, pages, run_logger
 from prefect_flows.ingest.rest.responses import DAILY_LIMIT_REASONS
-from prefect_flows.ingest.rest.tables import Table, fingerprint, today
+from prefect_flows.ingest.rest.tables import Table, get_fingerprint, today
 from prefect_flows.ingest.source_load import reject
 from prefect_flows.sources.youtube__channels.quota import Quota, QuotaReached
 from prefect_flows.sources.youtube__channels.tables import (
@@ -43,7 +43,7 @@ LOOKBACK = timedelta(days=7)
 Batch = tuple[Table, list[dict[str, Any]]]
 
 
-class Reading:
+class ChannelReader:
     """One load: makes the calls, and updates the state of the source.
 
     Args:
@@ -67,7 +67,7 @@ class Reading:
             (self._today - timedelta(days=statistics_days)).isoformat() if statistics_days else ""
         )
 
-    def all_of(self, channel_names: Sequence[str]) -> Iterator[Batch]:
+    def read_all(self, channel_names: Sequence[str]) -> Iterator[Batch]:
         """Yield rows of all tables in batches, until everything is read or the quota is used up.
 
         Raises:
@@ -98,7 +98,7 @@ class Reading:
             for channel in playlists
             if channel not in self._uploads or self._uploads[channel]["walk"] is not None
         ]
-        leftovers = [f"{due} known videos are not asked for today"] if due else []
+        leftovers = [f"{due} known videos are not requested today"] if due else []
         leftovers += [f"uploads are not read to the end of {', '.join(unread)}"] if unread else []
         reject(
             VIDEOS.name,
@@ -136,8 +136,8 @@ class Reading:
         playlists[row["channel_id"]] = row["uploads_playlist_id"]
         before = self._channel_fingerprints.get(row["channel_id"], ["", ""])
         after = self._channel_fingerprints[row["channel_id"]] = [
-            fingerprint(row),
-            fingerprint(numbers),
+            get_fingerprint(row),
+            get_fingerprint(numbers),
         ]
         yield CHANNELS, [row] if after[0] != before[0] else []
         yield CHANNEL_STATISTICS, [numbers] if after[1] != before[1] else []
@@ -167,7 +167,7 @@ class Reading:
                 }
                 row = VIDEOS.row(dated, where=where)
                 known = self._videos.setdefault(row["video_id"], [row["channel_id"], "", "", ""])
-                row_fingerprint = fingerprint(row)
+                row_fingerprint = get_fingerprint(row)
                 rows += [row] if row_fingerprint != known[3] else []
                 numbers.append(VIDEO_STATISTICS.row(dated, where=where))
                 known[1], known[3] = row["published_at"].date().isoformat(), row_fingerprint
