@@ -15,6 +15,7 @@ DEFAULT_GROUP = "default"
 FOLDER = "marts"
 
 _TYPES = frozenset({"model", "seed", "snapshot"})
+_TESTS = frozenset({"test", "unit_test"})
 # Materializations that build all rows again. A view would show readers its inputs before they are
 # tested, so a published view is built as a table.
 _VIEWS = frozenset({"view", "materialized_view"})
@@ -175,7 +176,9 @@ def blocked_groups(
     for result in results:
         if not result.failed:
             continue
-        touched = {result.unique_id, *parents.get(result.unique_id, ())}
+        # What a test reads is at fault, unlike what a failed model reads.
+        is_test = result.resource_type in _TESTS
+        touched = {result.unique_id, *(parents.get(result.unique_id, ()) if is_test else ())}
         groups = [group for group, ids in upstream.items() if not ids.isdisjoint(touched)]
         for group in groups or [DEFAULT_GROUP]:
             blocked.setdefault(group, []).append(result)
