@@ -422,8 +422,8 @@ def test_a_copy_has_the_keys_indexes_and_defaults_of_the_published_table(marts: 
     table = (
         "create table {this} (id int generated always as identity primary key, part text unique"
         " default 'p' check (part <> ''), dim int);"
-        " create index on {this} (lower(part)) where dim > 0; create unique\
- on {this} (dim, id)"
+        " create index on {this} (lower(part)) where dim > 0; create unique"
+        " index on {this} (dim, id)"
     )
     marts.run("r1", {FACT: table})
 
