@@ -47,6 +47,7 @@ SWITCH_ATTEMPTS = 20
 SNAPSHOTS_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.2
 MAX_LISTED_SESSIONS = 5
+POSTGRES_18 = 180_000
 
 _LOCK_ERRORS = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
 
@@ -395,9 +396,13 @@ class PostgresPublisher:
                 )
         seconds = time.monotonic() - started
         with self._transaction() as cursor:
+            # For the planner, which estimates queries on the parent by these statistics. Since
+            # Postgres 18, the child would be analyzed too, which autovacuum does.
+            only = "only " if cursor.connection.server_version >= POSTGRES_18 else ""
             for model in models:
-                # For the planner, which estimates queries on the parent by these statistics.
-                cursor.execute(sql.SQL("analyze {}").format(table(model.schema, model.name)))
+                cursor.execute(
+                    sql.SQL(f"analyze {only}{{}}").format(table(model.schema, model.name))
+                )
         return seconds
 
     def _wait_for_snapshots(self, log: Logger) -> None:
