@@ -50,7 +50,9 @@ def api(server: Numbers) -> Numbers:
 
 def read(api: Api, **options: Any) -> list[Any]:
     client = rest_client(
-        api.url, paginator=HeaderLinkPaginator(), **{"secret": SECRET, "patience": SHORT} | options
+        api.url,
+        paginator=HeaderLinkPaginator(),
+        **{"secret": SECRET, "retry_policy": SHORT} | options,
     )
     return [row for page in pages(client, "/numbers", {"q": "a b"}, rows="items") for row in page]
 

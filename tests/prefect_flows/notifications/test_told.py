@@ -155,8 +155,8 @@ def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     health = notified.run("-m", "infrastructure.cli", "health", "scratch", "--json")
     checks = {check["name"]: check for check in json.loads(health.stdout)["checks"]}
     assert checks["notices"]["status"] == "warning"
-    assert checks["notices"]["seen"].startswith("1 unsent since")
-    assert "notify-scratch--team" in checks["notices"]["seen"]
+    assert checks["notices"]["message"].startswith("1 unsent since")
+    assert "notify-scratch--team" in checks["notices"]["message"]
     # WHEN they answer again, THEN the next run tells them, and the others nothing
     told.answers.clear()
     setup(notified, {"receivers": told.contract()})
