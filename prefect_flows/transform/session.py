@@ -158,10 +158,9 @@ class DbtSession:
         self.target_path = target_path
         self.log_dir = target_path / "logs"
         self.vars = dict(vars)
-        self._variables = profile.environment() | {
-            RUN_ID_VARIABLE: run_id,
-            PUBLISHES_VARIABLE: "1" if profile.publishes else "",
-        }
+        self._variables = profile.environment() | {RUN_ID_VARIABLE: run_id}
+        if profile.publishes:
+            self._variables[PUBLISHES_VARIABLE] = "1"
         self._manifest: Manifest | None = None
         self.unmatched: list[str] = []
         # Name of a package → its folder, relative to the dbt project.

@@ -209,7 +209,9 @@ def test_marts_are_published_after_their_tests(shop: Shop) -> None:
     )
 
 
-@pytest.mark.parametrize("strategy", ["run_then_test", "build"])
+@pytest.mark.parametrize(
+    "strategy", ["run_then_test", pytest.param("build", marks=pytest.mark.conformance)]
+)
 def test_a_failed_test_keeps_the_published_rows(shop: Shop, strategy: str) -> None:
     shop.publish()
     before = shop.seen()
@@ -226,6 +228,7 @@ def test_a_failed_test_keeps_the_published_rows(shop: Shop, strategy: str) -> No
     assert shop.seen() == shop.truth()
 
 
+@pytest.mark.conformance
 def test_a_failed_model_keeps_the_published_rows(shop: Shop) -> None:
     shop.publish()
     before = shop.seen()
@@ -269,6 +272,7 @@ unit_tests:
     shop.publish("--failed")
 
 
+@pytest.mark.conformance
 def test_a_test_that_warns_does_not_keep_rows_from_readers(shop: Shop) -> None:
     test = FILES["tests/no_negative_amounts.sql"]
     shop.write(**{"tests/no_negative_amounts.sql": "{{ config(severity='warn') }} " + test})
@@ -276,6 +280,7 @@ def test_a_test_that_warns_does_not_keep_rows_from_readers(shop: Shop) -> None:
     shop.publish()
 
 
+@pytest.mark.conformance
 def test_without_tests_nothing_is_published(shop: Shop) -> None:
     shop.publish()
     before = shop.seen()
@@ -288,11 +293,13 @@ def test_without_tests_nothing_is_published(shop: Shop) -> None:
     shop.publish()
 
 
+@pytest.mark.conformance
 def test_tests_that_are_excluded_do_not_keep_rows_from_readers(shop: Shop) -> None:
     shop.load((4, "cid", -1))
     shop.publish("--exclude", "no_negative_amounts")
 
 
+@pytest.mark.conformance
 def test_a_selection_leaves_other_marts_as_they_are(shop: Shop) -> None:
     shop.publish()
     before = shop.seen()
@@ -447,6 +454,7 @@ def test_a_group_does_not_hold_back_another(shop: Shop, strategy: str) -> None:
     assert shop.ask("select n from shop.campaigns") == [(5,)]
 
 
+@pytest.mark.conformance
 def test_a_failing_test_of_a_common_parent_holds_back_both_groups(shop: Shop) -> None:
     with_marketing(shop)
     shop.write(**{"tests/parent.sql": "select id from {{ ref('stg_orders') }} where amount = 4"})
@@ -544,8 +552,18 @@ PLACES = {
 }  # fmt: skip
 
 
+# The other places go each night.
+EACH_TIME = ("while rows are copied", "after some models", "before the commit", "after the commit")
+
+
 @pytest.mark.kills
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=[] if place in EACH_TIME else [pytest.mark.nightly])
+        for place in PLACES
+    ],
+)
 def test_a_killed_run_is_resumed(shop: Shop, place: str) -> None:
     where, is_published = PLACES[place]
     shop.publish()
@@ -591,6 +609,7 @@ def test_a_run_of_a_selection_between_a_killed_run_and_its_resumption(shop: Shop
     shop.publish()
 
 
+@pytest.mark.conformance
 def test_a_run_of_a_selection_between_a_failed_run_and_failed(shop: Shop) -> None:
     shop.publish()
     shop.load((4, "cid", -1))
