@@ -229,8 +229,8 @@ FIX_POOL = "write docker-pool or k3s-pool"
         (DEPLOYMENTS, "    schedules: []\n", "",
          "nyc--flights--prod does not say when it runs; write schedules: [{cron: 0 4 * * *, "
          "timezone: UTC}]; or, with a comment that says why, schedules: []"),
-        (DEPLOYMENTS, "    # The pipeline loads it every night; this one is for other times, asked "
-         "for by hand.\n", "",
+        (DEPLOYMENTS, "    # The pipeline loads it every night; this one is for other times, and "
+         "you start it by hand.\n", "",
          "nyc--flights--prod has no schedule, and nothing says why; "
          "write a comment over schedules: [] or behind it"),
         (SOURCES_YML, "  - name: nyc__flights", "  - name: flights",

@@ -174,7 +174,7 @@ def test_a_change_outside_of_a_node_s_own_text_reaches_it(
 
 def test_what_is_new_or_differs_has_changed() -> None:
     class Code:
-        def of(self, unique_id: str) -> str:
+        def get(self, unique_id: str) -> str:
             return f"code of {unique_id}"
 
     selected = {"model": ["same", "other", "new"], "test": ["same"]}
@@ -195,7 +195,7 @@ TESTED_RECORD = {
 
 def test_only_what_ended_well_with_the_same_code_is_carried_over() -> None:
     class Code:
-        def of(self, unique_id: str) -> str:
+        def get(self, unique_id: str) -> str:
             return f"code of {unique_id}"
 
     def entry(name: str, status: str, **changes: object) -> dict[str, object]:
