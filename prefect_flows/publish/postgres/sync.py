@@ -65,6 +65,7 @@ TRIGGERS = (
     ("truncate", ""),
 )
 FUNCTION = "record_changes"
+RANDOM_PAGE_COST = 1.1
 # The column that a key cannot have the name of.
 EVERYTHING = "everything changed"
 
@@ -359,6 +360,9 @@ def _copy_by_key(cursor: Any, unique_key: tuple[str, ...], parts: dict[str, Any]
         ).format(keys=keys, **parts)
     )
     cursor.execute("analyze changed_keys")
+    # Postgres' default is for disks that seek: it would read ten million rows rather than look up a
+    # hundred thousand by their index, which took eight times as long.
+    cursor.execute(f"set local random_page_cost = {RANDOM_PAGE_COST}")
     cursor.execute(
         sql.SQL(
             "delete from {build} as published using changed_keys as changed where {matches}"
