@@ -19,6 +19,7 @@ PLACEHOLDER = re.compile(r"…|\.\.\.|\b[A-Z][A-Z_/]+\b(?!=)|<[a-z]+>")
 NEEDS = frozenset({
     "a Google project", "a cluster", "a container engine", "a host", "a forge",
     "a quiet machine", "Terraform's providers", "the internet", "the file",
+    "a target that publishes",
 })  # fmt: skip
 # What a shell is and the project is not, and names of targets.
 SHELL = frozenset({

@@ -202,7 +202,7 @@ def test_a_backup_that_is_not_fit_is_refused(own_project: Project, tmp_path: Pat
     # A server that would start here has another key.
     another = {"PREFECT_SERVER_ENCRYPTION_KEY": Fernet.generate_key().decode()}
     said = refused(file, **another)
-    assert re.search(r"(\d+) of \1 blocks cannot be opened", said)
+    assert re.search(r"(\d+) of \1 blocks cannot be decrypted", said)
     assert "set PREFECT_SERVER_ENCRYPTION_KEY to that server's key" in said
     assert another["PREFECT_SERVER_ENCRYPTION_KEY"] not in said
     done = backup(project, "restore", str(file), "--without-secrets", **(home | another))

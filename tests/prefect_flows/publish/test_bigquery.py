@@ -69,13 +69,19 @@ class Warehouse:
 
 @pytest.fixture
 def warehouse(bigquery: BigQuery) -> Iterator[Warehouse]:
-    with closing(bigquery.client()) as client:
+    """The emulator without datasets of the target, before and after: other tests share it."""
+
+    def remove_datasets(client: Client) -> None:
         for dataset in client.list_datasets():
             if dataset.dataset_id.startswith(TARGET):
                 client.delete_dataset(dataset.reference, delete_contents=True)
         bigquery.proxy.clear()
+
+    with closing(bigquery.client()) as client:
+        remove_datasets(client)
         yield Warehouse(bigquery, client)
         bigquery.proxy.clear()
+        remove_datasets(client)
 
 
 def model(name: str, *, keeps_rows: bool = False) -> PublishedModel:

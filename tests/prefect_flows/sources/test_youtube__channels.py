@@ -233,7 +233,7 @@ def test_a_video_known_before_the_budget_ended_is_asked_for_first(api, load, row
     }  # fmt: skip
     (notice,) = done.rejected
     assert notice.why == (
-        "the budget of 2 units is spent; left for the next load: 3 known videos are not asked for "
+        "the budget of 2 units is spent; left for the next load: 3 known videos are not requested "
         f"today; uploads are not read to the end of {WHEELS}"
     )
     assert notice.rows == 3
