@@ -6,7 +6,8 @@
 {% macro refuse_published_target() -%}
     {%- if execute and not env_var('DBT_ENV_CUSTOM_ENV_MILLRACE_PUBLISHES', '')
         and flags.WHICH in ('run', 'build', 'seed', 'snapshot')
-        and adapter.check_schema_exists(target.database, target.schema ~ '_publish') -%}
+        and adapter.get_relation(
+            target.database, target.schema ~ '_publish', 'published_relations') is not none -%}
         {{ exceptions.raise_compiler_error(
             "Target " ~ target.name ~ " publishes: readers see only tested models, and this would replace "
             ~ "the tables under them.\n  fix: uv run millrace run --target " ~ target.name

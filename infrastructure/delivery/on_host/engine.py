@@ -90,7 +90,7 @@ class Engine:
             source: standard input as a file.
             sink: file for standard output.
             seconds: timeout.
-            passes: exit codes that are not failures.
+            ok_codes: exit codes that are not failures.
             quiet: do not log standard output, which the caller reads.
 
         Raises:
