@@ -78,5 +78,5 @@ def run_health_check(target: str) -> dict[str, str]:
         if check["status"] == "failed" and check["name"] not in IGNORED_CHECKS:
             what = f"{check['name']} {check['subject']}".strip()
             fix = f"; {check['fix']}" if check.get("fix") else ""
-            found[what] = f"{what}: {check['seen']}{fix}"
+            found[what] = f"{what}: {check['message']}{fix}"
     return found
