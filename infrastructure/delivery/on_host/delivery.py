@@ -154,7 +154,9 @@ class Delivery:
         self._check(release)
 
     def _blocks(self, release: Release) -> None:
-        done = self._engine.run_in_setup_container(release, *CHECK_BLOCKS, "--check", ok_codes=(0, 1))
+        done = self._engine.run_in_setup_container(
+            release, *CHECK_BLOCKS, "--check", ok_codes=(0, 1)
+        )
         if done.returncode and not self.record["apply_blocks"]:
             raise StepFailed(
                 "the blocks differ from Terraform's outputs, as listed; deliver with "
