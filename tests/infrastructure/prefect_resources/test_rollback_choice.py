@@ -6,6 +6,7 @@ import pytest
 
 from infrastructure.prefect_resources.deployments.releases import DEPLOYED, Release
 from infrastructure.prefect_resources.rollback.command import _choose
+from infrastructure.prefect_resources.rollback.verify import run_health_check
 from prefect_flows.core.errors import ConfigurationError
 
 
@@ -42,3 +43,14 @@ def test_it_goes_to_the_version_that_is_named() -> None:
 def test_it_refuses_where_there_is_nothing_to_go_to(to: str | None) -> None:
     with pytest.raises(ConfigurationError, match="no release"):
         _choose(known("a"), "dev", to)
+
+
+def test_a_failed_check_is_read_as_the_health_check_prints_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the real command, whose JSON no type checker compares with what reads it."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    found = run_health_check("dev")
+    assert list(found) == ["api"]
+    assert found["api"].startswith("api: The Prefect API does not answer: ")
+    assert "; start it: uv run millrace up" in found["api"]
