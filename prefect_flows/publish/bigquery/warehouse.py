@@ -194,13 +194,7 @@ class BigQueryPublisher:
     ) -> dict[str, Any]:
         """Complete the switch of a killed run, then prepare the build tables.
 
-        Args:
-            built: the models that this run builds, or has built before it was resumed.
-            executed: ids of those that dbt executes now.
-            run: id of this run.
-            resumed_run: id of the run that this one resumes.
-            full_refresh: whether models start without their rows.
-            log: gets what takes long.
+        `Publisher.prepare` describes the arguments.
 
         Returns:
             A record: the models that start from published rows, and the tables that were dropped.

@@ -169,68 +169,50 @@ class PostgresPublisher:
         full_refresh: bool,
         log: Logger,
     ) -> dict[str, Any]:
-        """Prepare the build slots of the models that dbt is going to execute.
-
-        Args:
-            built: the models that this run builds, or has built before it was resumed.
-            executed: ids of those that dbt executes now.
-            run: id of this run.
-            resumed_run: id of the run that this one resumes.
-            full_refresh: whether models start without their rows.
-            log: gets what takes long.
+        """Prepare the build slots of the models that dbt executes; see `Publisher.prepare`.
 
         Returns:
-            A record: how many models start from published rows, and how these were copied.
+            A record: how the published rows were copied, and which leftovers were dropped.
         """
         with self._connected():
-            return self._prepare(
-                built, executed, run, resumed_run, full_refresh=full_refresh, log=log
-            )
-
-    def _prepare(
-        self,
-        built: Sequence[PublishedModel],
-        executed: Collection[str],
-        run: str,
-        resumed_run: str | None,
-        *,
-        full_refresh: bool,
-        log: Logger,
-    ) -> dict[str, Any]:
-        copied: dict[str, list[str]] = {}
-        with self._transaction() as cursor:
-            self._create_schemas(cursor, built)
-            if resumed_run is not None:
-                kept = [model for model in built if model.unique_id not in executed]
-                self._take_over(cursor, kept, run, resumed_run)
-        removed = self._remove_leftovers()
-        for model in built:
-            if model.unique_id not in executed:
-                continue
-            started = time.monotonic()
+            copied: dict[str, list[str]] = {}
             with self._transaction() as cursor:
-                # This locks the record: who changes rows by hand now waits until they are copied,
-                # and the switch finds their change.
-                self._record(cursor, model, previous_run=None, build_run=run)
-                state = read_states(cursor, self._target_schema, [model])[model.unique_id]
-                if model.is_seed:
-                    cursor.execute(
-                        sql.SQL("drop table if exists {} cascade").format(
-                            table(slot_schema(model.schema, state.build_slot), model.name)
-                        )
-                    )
-                elif model.keeps_rows and not full_refresh:
-                    what = copy_published_rows(cursor, self._target_schema, model, state)
-                    copied.setdefault(what, []).append(str(model))
-                    if what == "all rows":
-                        self._record(cursor, model, is_edited=False)
-                        log.info(
-                            "Copied all rows of %s in %.1f s; the next run copies only what "
-                            "changed.",
-                            model,
-                            time.monotonic() - started,
-                        )
-        return {"copied": copied, "removed": removed}
+                self._create_schemas(cursor, built)
+                if resumed_run is not None:
+                    kept = [model for model in built if model.unique_id not in executed]
+                    self._take_over(cursor, kept, run, resumed_run)
+            removed = self._remove_leftovers()
+            for model in built:
+                if model.unique_id in executed:
+                    what = self._prepare_model(model, run, full_refresh=full_refresh, log=log)
+                    if what is not None:
+                        copied.setdefault(what, []).append(str(model))
+            return {"copied": copied, "removed": removed}
+
+    def _prepare_model(
+        self, model: PublishedModel, run: str, *, full_refresh: bool, log: Logger
+    ) -> str | None:
+        """Prepare the build slot of a model; return what was copied, None if dbt starts anew."""
+        started = time.monotonic()
+        with self._transaction() as cursor:
+            # This locks the record: who changes rows by hand now waits until they are copied, and
+            # the switch finds their change.
+            self._record(cursor, model, previous_run=None, build_run=run)
+            state = read_states(cursor, self._target_schema, [model])[model.unique_id]
+            if model.is_seed:
+                build = table(slot_schema(model.schema, state.build_slot), model.name)
+                cursor.execute(sql.SQL("drop table if exists {} cascade").format(build))
+            if not model.keeps_rows or full_refresh:
+                return None
+            what = copy_published_rows(cursor, self._target_schema, model, state)
+            if what == "all rows":
+                self._record(cursor, model, is_edited=False)
+                log.info(
+                    "Copied all rows of %s in %.1f s; the next run copies only what changed.",
+                    model,
+                    time.monotonic() - started,
+                )
+            return what
 
     def switch(self, models: Sequence[PublishedModel], run: str, log: Logger) -> float:
         """Show readers the rows that this run built, of all models in one transaction.
@@ -242,32 +224,29 @@ class PostgresPublisher:
             PublishError: a reader's object would break, or readers hold locks; `retryable` then.
         """
         with self._connected():
-            return self._check_and_switch(models, run, log)
-
-    def _check_and_switch(self, models: Sequence[PublishedModel], run: str, log: Logger) -> float:
-        with self._transaction() as cursor:
-            states = read_states(cursor, self._target_schema, models)
-            # An attempt whose answer was lost may have published them.
-            models = [model for model in models if states[model.unique_id].live_run != run]
-            self._check_unchanged(models, states, run)
-            missing = find_missing_tables(cursor, models, states)
-            broken = find_broken_dependents(cursor, models, states)
-        if missing:
-            raise PublishError(
-                f"dbt built no table {', '.join(missing)}. Nothing was published.",
-                where=self._profile.address,
-                fix="use a materialization that builds a table of the model's name, or set "
-                "`meta: {publish: false}`; then run again with --failed",
-            )
-        if broken:
-            raise PublishError(
-                f"Publishing would break objects of readers: {'; '.join(broken)}. "
-                "Nothing was published.",
-                where=self._profile.address,
-                fix="change or drop these objects, or restore the column; then run again with "
-                "--failed",
-            )
-        return self._switch(models, states, run, log) if models else 0.0
+            with self._transaction() as cursor:
+                states = read_states(cursor, self._target_schema, models)
+                # An attempt whose answer was lost may have published them.
+                models = [model for model in models if states[model.unique_id].live_run != run]
+                self._check_unchanged(models, states, run)
+                missing = find_missing_tables(cursor, models, states)
+                broken = find_broken_dependents(cursor, models, states)
+            if missing:
+                raise PublishError(
+                    f"dbt built no table {', '.join(missing)}. Nothing was published.",
+                    where=self._profile.address,
+                    fix="use a materialization that builds a table of the model's name, or set "
+                    "`meta: {publish: false}`; then run again with --failed",
+                )
+            if broken:
+                raise PublishError(
+                    f"Publishing would break objects of readers: {'; '.join(broken)}. "
+                    "Nothing was published.",
+                    where=self._profile.address,
+                    fix="change or drop these objects, or restore the column; then run again with "
+                    "--failed",
+                )
+            return self._switch(models, states, run, log) if models else 0.0
 
     def _check_unchanged(
         self,
