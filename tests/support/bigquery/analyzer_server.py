@@ -85,6 +85,10 @@ class AnalyzerServer:
     def list_routines(self, body: bytes, dataset: str) -> tuple[int, Any]:
         return 200, {"routines": []}
 
+    def get_routine(self, body: bytes, dataset: str, name: str) -> tuple[int, Any]:
+        """There are none: dbt looks for one where it finds no table of a name."""
+        return _not_found(f"{dataset}.{name}")
+
     def get_table(self, body: bytes, dataset: str, name: str) -> tuple[int, Any]:
         if dataset != RESULTS and (PROJECT, dataset, name) not in self.analyzer.tables:
             return _not_found(f"{dataset}.{name}")
@@ -187,6 +191,7 @@ ROUTES: list[tuple[str, str, Callable[..., tuple[int, Any]]]] = [
     ("GET", DATASETS, AnalyzerServer.list_datasets),
     ("GET", rf"{DATASETS}/(\w+)/tables", AnalyzerServer.list_tables),
     ("GET", rf"{DATASETS}/(\w+)/routines", AnalyzerServer.list_routines),
+    ("GET", rf"{DATASETS}/(\w+)/routines/([\w-]+)", AnalyzerServer.get_routine),
     ("GET", rf"{DATASETS}/(\w+)/tables/([\w-]+)", AnalyzerServer.get_table),
     # Descriptions, which the analyzer has no use for.
     ("PATCH", rf"{DATASETS}/(\w+)/tables/([\w-]+)", AnalyzerServer.get_table),
