@@ -25,6 +25,7 @@ SAVINGS = [
     "skip_debug_events",
     "look_up_relations_by_key",
     "share_jinja_contexts",
+    "reuse_compiled_templates",
     "freeze_gc",
 ]
 VARIANTS = {"dbt as it comes": [], **{name: [name] for name in SAVINGS}, "all": SAVINGS}

@@ -237,6 +237,7 @@ class _PipelineRun:
             runtime.run_id,
             on_warning=lambda text: self.log.warning("dbt: %s", text),
             check_stop=runtime.stop.check,
+            batch_tests=settings.batch_tests,
         )
         self.display = LiveDisplay()
 

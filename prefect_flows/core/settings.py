@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     """Folder with the partial parse of an image's build, one folder per target. Images set it."""
     stages: StagePolicies = StagePolicies()
     """Retries, retry delays and timeouts of each task of the pipeline."""
+    batch_tests: bool = True
+    """Run data tests in few statements: one scan of a table counts the failures of many tests. If
+    false, each test is a statement of its own, as on dbt's command line."""
     max_parallel_sources: int = Field(default=4, ge=1, le=64)
     """Maximum number of sources that are ingested concurrently. Each needs at least one connection
     to the warehouse."""

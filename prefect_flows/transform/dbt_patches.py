@@ -16,6 +16,7 @@ from typing import Any
 
 from dbt.adapters.base.impl import BaseAdapter
 from dbt.adapters.reference_keys import _ReferenceKey
+from dbt_common.clients.jinja import MacroFuzzEnvironment
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
 from jinja2 import environment as jinja_environment
@@ -26,6 +27,9 @@ from prefect_flows.transform.monkeypatch import patched
 # dbt strips these from names before it compares them.
 QUOTES = frozenset("\"`'")
 
+# A longer template is a model's, which is compiled once.
+MAX_REUSED_CHARACTERS = 300
+
 
 @contextmanager
 def patched_dbt() -> Iterator[None]:
@@ -34,6 +38,7 @@ def patched_dbt() -> Iterator[None]:
         skip_debug_events(),
         look_up_relations_by_key(),
         share_jinja_contexts(),
+        reuse_compiled_templates(),
         freeze_gc(),
     ):
         yield
@@ -141,6 +146,29 @@ def share_jinja_contexts() -> Iterator[None]:
         )
 
     with patched(jinja_environment, "new_context", new_context_without_copy):
+        yield
+
+
+@contextmanager
+def reuse_compiled_templates() -> Iterator[None]:
+    """Compile equal templates once.
+
+    All tests of a kind have the same text, for example `{{ test_unique(**kwargs) }}`, and so have
+    their arguments that name the same relation. dbt compiles them for each test.
+    """
+    compile_template = jinja_environment.Environment.compile
+    compiled: dict[tuple[type, str], Any] = {}
+
+    def compile_once(self: jinja_environment.Environment, source: Any, *args: Any) -> Any:
+        if args or not isinstance(source, str) or len(source) > MAX_REUSED_CHARACTERS:
+            return compile_template(self, source, *args)
+        # dbt makes an environment for each template; those of a class are alike.
+        key = type(self), source
+        if key not in compiled:
+            compiled[key] = compile_template(self, source)
+        return compiled[key]
+
+    with patched(MacroFuzzEnvironment, "compile", compile_once):
         yield
 
 

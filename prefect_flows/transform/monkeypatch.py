@@ -6,13 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_INHERITED = object()
+
 
 @contextmanager
 def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace an attribute of a class or module while the context is open, then restore it."""
-    before = getattr(owner, name)
+    """Replace an attribute of an object while the context is open, then restore it.
+
+    The object may inherit the attribute, or an instance may take it from its class.
+    """
+    before = vars(owner).get(name, _INHERITED)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        if before is _INHERITED:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)

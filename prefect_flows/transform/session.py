@@ -52,6 +52,7 @@ from prefect_flows.transform.statement_cancellation import (
     cancel_hooks_on_signal,
     cancel_statements_on_signal,
 )
+from prefect_flows.transform.test_batching.execution import batched_tests, reset_compilation
 from prefect_flows.transform.warehouse_wait import limit_warehouse_wait
 
 # dbt's generated event classes have no types.
@@ -138,6 +139,7 @@ class DbtSession:
             `Recorder` gets the warnings while nodes run.
         check_stop: raises a `KeyboardInterrupt` if the run was cancelled. It is called before each
             node and after each command, because dbt may swallow an interrupt.
+        batch_tests: whether data tests that are ready together run in one statement.
 
     Attributes:
         unmatched: parts of the last selection that match no node.
@@ -152,6 +154,7 @@ class DbtSession:
         run_id: str = "",
         on_warning: Callable[[str], None] | None = None,
         check_stop: Callable[[], None] = lambda: None,
+        batch_tests: bool = False,
     ) -> None:
         self.project_dir = project_dir
         self.profile = profile
@@ -167,6 +170,7 @@ class DbtSession:
         self._folders: Mapping[str, str] = {}
         self._on_warning = on_warning
         self._check_stop = check_stop
+        self._batch_tests = batch_tests
 
     def __enter__(self) -> Self:
         make_folder(self.target_path)
@@ -241,15 +245,9 @@ class DbtSession:
         return (Path(path), code) if code and path else None
 
     def reset_compilation(self, unique_ids: Iterable[str]) -> None:
-        """Reset nodes that an earlier attempt may have compiled, so that dbt compiles them again.
-
-        dbt inserts the CTEs of ephemeral models only once. Without the reset, the next compiled SQL
-        would lack them.
-        """
+        """Reset nodes that an earlier attempt may have compiled."""
         for unique_id in unique_ids:
-            node = self.node(unique_id)
-            if getattr(node, "extra_ctes_injected", False):
-                node.extra_ctes, node.extra_ctes_injected = [], False
+            reset_compilation(self.node(unique_id))
 
     def node(self, unique_id: str) -> Any:
         """Return a node by its id, of any resource type that dbt returns results for."""
@@ -591,6 +589,8 @@ class DbtSession:
                 contexts.enter_context(
                     node_callbacks(recorder.started, recorder.finished, self._check_stop)
                 )
+                if self._batch_tests:
+                    contexts.enter_context(batched_tests(recorder.started))
             return self._invoke(
                 [*command, *arguments, "--no-write-json"],
                 recorder.listen if recorder is not None else on_event,

@@ -108,6 +108,7 @@ SCENARIOS = [
     Scenario(
         "unit_fail", ("unit_fail",), ("+customer_versions",), skip=NO_SOURCE, strategies=BUILD
     ),
+    Scenario("test_configs", ("test_configs",), ("tag:test_configs",), unselected=ONLY_MODELS),
     Scenario("start_hook", ("start_hook",), ("orders",), unselected=ONLY_MODELS),
     Scenario(
         "start_hook before an exposure",

@@ -14,6 +14,11 @@ select {{ column_name }} from {{ model }} where {{ column_name }} > {{ value }}
 {% endtest %}
 
 
+{% test not_below(model, column, value) %}
+select * from {{ model }} where not coalesce({{ column }} >= {{ value }}, false)
+{% endtest %}
+
+
 {# dbt parses it, and the database does not. #}
 {% test misspelled(model) %}
 selekt * from {{ model }}

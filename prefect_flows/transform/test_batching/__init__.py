@@ -1,0 +1,1 @@
+"""Runs the data tests of dbt in few statements."""
