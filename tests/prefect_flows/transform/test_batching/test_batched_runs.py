@@ -1,0 +1,145 @@
+"""Runs of the pipeline whose data tests run in batches, and what remains of each test."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.support.project import Scratch
+
+RUN = ("--no-prefect", "--skip", "docs")
+
+
+def results(scratch: Scratch) -> dict[str, dict[str, Any]]:
+    """Name of each test → its entry in `run_results.json`."""
+    file = scratch.local / "state" / "targets" / "scratch" / "run_results.json"
+    found = json.loads(file.read_text())["results"]
+    return {
+        each["unique_id"].split(".")[2]: each
+        for each in found
+        if each["unique_id"].startswith("test.")
+    }
+
+
+def tested(scratch: Scratch, *tests: Any) -> None:
+    """Make the model `numbers` the only one, with tests of its column `n`: 1, 2, 3."""
+    columns = [{"name": "n", "data_tests": list(tests)}]
+    scratch.model("numbers", "{{ config(materialized='table') }} select generate_series(1, 3) as n")
+    (scratch.folder / "dbt" / "models" / "doubled.sql").unlink(missing_ok=True)
+    scratch.properties(models=[{"name": "numbers", "columns": columns}])
+
+
+def singular(scratch: Scratch, name: str, sql: str) -> None:
+    folder = scratch.folder / "dbt" / "tests"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.sql").write_text(sql)
+
+
+@pytest.mark.parametrize("strategy", ["run_then_test", "build"])
+def test_tests_of_a_model_share_a_statement(scratch: Scratch, strategy: str) -> None:
+    tested(scratch, "not_null", "unique", {"accepted_values": {"arguments": {"values": ["1"]}}})
+
+    scratch.run_pipeline(*RUN, "--strategy", strategy)
+
+    found = results(scratch)
+    (accepted,) = (name for name in found if name.startswith("accepted_values"))
+    assert found[accepted]["status"] == "fail"
+    assert found[accepted]["failures"] > 0
+    assert found[accepted]["millrace"]["cause"] == "data"
+    assert {result["status"] for name, result in found.items() if name != accepted} == {"pass"}
+    for result in found.values():
+        assert result["adapter_response"]["tests_in_statement"] == 3
+        assert [each["name"] for each in result["timing"]] == ["compile", "execute"]
+        assert result["compiled_code"].strip()
+    steps = sorted(
+        (each["started_at"], each["completed_at"])
+        for result in found.values()
+        for each in result["timing"]
+        if each["name"] == "execute"
+    )
+    assert all(end <= start for (_, end), (start, _) in pairwise(steps))
+
+
+def test_a_statement_that_fails_is_split_until_its_culprits_are_alone(scratch: Scratch) -> None:
+    tested(scratch, "not_null", "unique", {"no_test": {"name": "errs"}})
+    macros = scratch.folder / "dbt" / "macros"
+    macros.mkdir(exist_ok=True)
+    (macros / "no_test.sql").write_text(
+        "{% test no_test(model, column_name) %} select no_column from {{ model }} {% endtest %}"
+    )
+    for number in range(6):
+        singular(scratch, f"passes_{number}", "select 1 as n where false")
+    singular(scratch, "divides", "select n from {{ ref('numbers') }} where 1 / (n - n) = 1")
+    singular(scratch, "fails", "select n from {{ ref('numbers') }}")
+
+    done = scratch.run_pipeline(*RUN)
+
+    found = {name: result["status"] for name, result in results(scratch).items()}
+    assert found.pop("errs") == found.pop("divides") == "error"
+    assert found.pop("fails") == "fail"
+    assert set(found.values()) == {"pass"}
+    assert len(found) == 8
+    assert 'column "no_column" does not exist' in done.stderr
+    assert "division by zero" in done.stderr
+    assert results(scratch)["errs"]["millrace"]["cause"] == "code"
+
+
+def test_a_transient_failure_of_a_batch_is_retried(scratch: Scratch) -> None:
+    """It breaks two statements: that of the batch, and that of the test alone."""
+    scratch.query(
+        "create sequence public.tries; create function public.breaks_twice() returns int as $$ "
+        "begin if nextval('public.tries') < 3 then raise exception 'made up' "
+        "using errcode = '40001'; end if; return 0; end $$ language plpgsql",
+        scratch.database,
+    )
+    tested(scratch, "not_null", "unique")
+    singular(scratch, "breaks", "select 1 as n where public.breaks_twice() = 1")
+
+    done = scratch.run_pipeline(*RUN, MILLRACE_STAGES__DBT_TEST__RETRY_DELAY_SECONDS="0.1")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Attempt 2 runs 1 of 3 nodes." in done.stderr
+    assert {result["status"] for result in results(scratch).values()} == {"pass"}
+
+
+def test_tests_that_must_run_alone_do(scratch: Scratch) -> None:
+    tested(
+        scratch,
+        "not_null",
+        "unique",
+        {"not_null": {"name": "stored", "config": {"store_failures": True}}},
+        {"not_null": {"name": "alone", "config": {"meta": {"run_alone": True}}}},
+    )
+
+    scratch.run_pipeline(*RUN)
+
+    shared = {
+        name for name, result in results(scratch).items()
+        if "tests_in_statement" in result["adapter_response"]
+    }  # fmt: skip
+    assert shared == {"not_null_numbers_n", "unique_numbers_n"}
+
+
+@pytest.mark.parametrize("way", ["setting", "macro"])
+def test_batching_is_off(scratch: Scratch, way: str) -> None:
+    """A project whose own macro makes the statement of a test is not batched."""
+    tested(scratch, "not_null", "unique")
+    settings = {}
+    if way == "setting":
+        settings["MILLRACE_BATCH_TESTS"] = "false"
+    else:
+        macros = scratch.folder / "dbt" / "macros"
+        macros.mkdir(exist_ok=True)
+        (macros / "get_test_sql.sql").write_text(
+            "{% macro get_test_sql(main_sql, fail_calc, warn_if, error_if, limit) %}"
+            "select 7 as failures, true as should_warn, true as should_error {% endmacro %}"
+        )
+
+    scratch.run_pipeline(*RUN, **settings)
+
+    found = results(scratch).values()
+    assert {result["failures"] for result in found} == {0 if way == "setting" else 7}
+    assert not any("tests_in_statement" in result["adapter_response"] for result in found)
