@@ -18,6 +18,12 @@ from typing import Any
 import pytest
 import yaml
 
+from prefect_flows.transform.test_batching.execution import MAX_TESTS
+from prefect_flows.transform.test_batching.statement import (
+    DataTest,
+    build_statement,
+    read_rows,
+)
 from tests.support.bigquery.analyzer import Analyzer, SqlError, start_analyzer
 from tests.support.bigquery.analyzer_server import AnalyzerServer, Statement, serve_analyzer
 from tests.support.bigquery.sample import load_sample
@@ -29,6 +35,7 @@ pytestmark = pytest.mark.bigquery
 # The compiled analyzer; git ignores the folder.
 CACHE = REPOSITORY / ".local" / "zetasql"
 DATASET = "analyzed"
+TEST_CONFIGS = ("fail_calc", "warn_if", "error_if", "limit")
 NUMBERS = (PROJECT, "samples", "numbers")
 # The names that BigQuery's API has for the types a contract declares.
 API_TYPES = {"bigint": "INTEGER", "int64": "INTEGER", "float64": "FLOAT"}
@@ -169,6 +176,33 @@ def test_every_node_is_analyzed(server: AnalyzerServer, manifest: dict[str, Any]
     expected = {name for name in nodes if not name.startswith(("seed.", "operation."))}
     assert {"model.millrace.agg_trending_repositories", "model.millrace.fct_flights"} < expected
     assert expected - {found.node for found in server.statements} == set()
+
+
+def test_batches_of_tests_return_what_each_test_does(
+    analyzer: Analyzer, manifest: dict[str, Any]
+) -> None:
+    """The statements in which the pipeline runs the data tests of the project."""
+    tests = [
+        DataTest(node["compiled_code"], *(node["config"][key] for key in TEST_CONFIGS))
+        for node in manifest["nodes"].values()
+        if node["resource_type"] == "test"
+    ]
+    assert len(tests) > 200
+
+    found = []
+    for start in range(0, len(tests), MAX_TESTS):
+        batch = tests[start : start + MAX_TESTS]
+        answer = analyzer.run(build_statement(batch, "bigquery"))
+        found += read_rows(answer.result.rows, len(batch))
+
+    expected = []
+    for test in tests:
+        answer = analyzer.run(
+            f"select {test.fail_calc}, {test.fail_calc} {test.warn_if}, "
+            f"{test.fail_calc} {test.error_if} from (\n{test.sql}\n) dbt_internal_test"
+        )
+        expected += [tuple(row) for row in answer.result.rows]
+    assert found == expected
 
 
 def test_tests_read_rows(analyzer: Analyzer, build: str) -> None:

@@ -24,7 +24,7 @@ from tests.support.project import Project
 # Left out is `fail_fast in tests`, whose statement that takes long needs `pg_sleep`.
 SCENARIO = {scenario.name: scenario for scenario in SCENARIOS}
 # What is compared with each change; the others each night.
-ALWAYS = {"everything", "unit_fail"}
+ALWAYS = {"everything", "unit_fail", "test_configs"}
 CHOSEN: list[tuple[str, Strategy]] = [
     ("sound", "run_then_test"),
     ("sound", "build"),
@@ -35,6 +35,7 @@ CHOSEN: list[tuple[str, Strategy]] = [
     ("tests", "build"),
     ("everything", "build"),
     ("unit_fail", "build"),
+    ("test_configs", "run_then_test"),
     ("start_hook", "build"),
     ("fail_fast in models", "build"),
     ("warnings are errors", "build"),
