@@ -9,6 +9,7 @@ The patches are for dbt-core 1.12, which pyproject.toml pins.
 from __future__ import annotations
 
 import gc
+import inspect
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from dbt.adapters.base.impl import BaseAdapter
 from dbt.adapters.reference_keys import _ReferenceKey
+from dbt_common import behavior_flags
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
@@ -146,6 +148,27 @@ def share_jinja_contexts() -> Iterator[None]:
         )
 
     with patched(jinja_environment, "new_context", new_context_without_copy):
+        yield
+
+
+@contextmanager
+def find_callers_quickly() -> Iterator[None]:
+    """Find the module that defines a behavior flag of an adapter without reading source files.
+
+    dbt asks for the whole stack with `inspect`, which reads the file of each frame: a tenth of a
+    second for the flags of an adapter, below the frames of Prefect and of a command line.
+    """
+
+    def default_source() -> str:
+        frame = inspect.currentframe()
+        own = {__name__, behavior_flags.__name__}
+        while frame is not None and frame.f_globals.get("__name__") in own:
+            frame = frame.f_back
+        return "Unknown" if frame is None else str(frame.f_globals.get("__name__"))
+
+    with patched(
+        behavior_flags.BehaviorFlagRendered, "_default_source", staticmethod(default_source)
+    ):
         yield
 
 

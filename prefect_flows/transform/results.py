@@ -14,6 +14,8 @@ from prefect_flows.core.formatting import one_line
 # Statuses that `dbt retry` runs again, and after which dbt exits with code 1.
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 SKIPPED = "skipped"
+# In dbt's `adapter_response`: the number of tests that its statement ran.
+SHARED_BY = "tests_in_statement"
 # A message lists at most this many failed batches of a microbatch model.
 MAX_LISTED_BATCHES = 3
 # Resource types whose statements write rows; for others, dbt reports the rows of a select.
@@ -114,6 +116,11 @@ class NodeResult:
         """BigQuery slot time of the statement in seconds."""
         milliseconds = self.response.get("slot_ms")
         return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several tests ran in its statement; time and bytes are its share."""
+        return SHARED_BY in self.response
 
     @classmethod
     def from_dbt(

@@ -37,7 +37,7 @@ from prefect_flows.core.hints import get_hint
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.temporary_folders import private_folder
-from prefect_flows.transform.dbt_patches import patched_dbt
+from prefect_flows.transform.dbt_patches import find_callers_quickly, patched_dbt
 from prefect_flows.transform.event_listener import Recorder, get_warning
 from prefect_flows.transform.exception_capture import OnError, capture_errors
 from prefect_flows.transform.node_callbacks import node_callbacks
@@ -630,7 +630,7 @@ class DbtSession:
             # Python starts this child process for dbt's locks, and it outlives the command. Start
             # it now, before the secrets are in the environment.
             resource_tracker.ensure_running()
-        with _INVOCATION_LOCK, set_variables(self._variables):
+        with _INVOCATION_LOCK, set_variables(self._variables), find_callers_quickly():
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):
             # dbtRunner also catches interrupts and the timeouts of tasks; raise them again.

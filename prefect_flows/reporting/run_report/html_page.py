@@ -81,7 +81,8 @@ def _node_rows(report: RunReport) -> Iterator[Markup]:
             f'<tr><th scope="row">{escape(node.name)}</th><td>{escape(node.resource_type)}</td>'
             f"<td>{escape(node.stage)}</td>"
             f'<td class="s-{get_group(node.status)}">{escape(status)}</td>'
-            f'<td class="n">{node.seconds:.2f}</td><td class="n">{number(node.rows)}</td>{costs}'
+            f'<td class="n">{node.seconds:.2f}{"*" if node.is_shared else ""}</td>'
+            f'<td class="n">{number(node.rows)}</td>{costs}'
             f'<td class="n">{node.attempts}</td><td>{escape(owner)}</td></tr>\n'
         )
 

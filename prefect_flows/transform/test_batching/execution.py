@@ -31,6 +31,7 @@ from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.core.failure_class import FailureClass, classify
 from prefect_flows.transform.monkeypatch import patched
+from prefect_flows.transform.results import SHARED_BY
 from prefect_flows.transform.test_batching.statement import (
     DataTest,
     Warehouse,
@@ -52,8 +53,6 @@ CONNECTION = "data-tests"
 MACROS = frozenset({"get_test_sql", "get_limit_subquery_sql", "get_limit_sql", "statement"})
 # A test with `meta: {run_alone: true}` is not batched.
 ALONE = "run_alone"
-# In a result's `adapter_response`: the number of tests that its statement ran.
-SHARED_BY = "tests_in_statement"
 # Entries of BigQuery's `adapter_response` that are amounts; each test gets its share.
 _AMOUNTS = ("bytes_processed", "bytes_billed", "slot_ms")
 
