@@ -36,7 +36,7 @@ from prefect_flows.publish.postgres.switch import (
     lock_for_switch,
     switch,
 )
-from prefect_flows.publish.postgres.sync import copy_published_rows
+from prefect_flows.publish.postgres.sync import copy_published_rows, count_changes
 
 # The switch waits this long for each lock, and readers that come after it wait as long.
 LOCK_TIMEOUT_SECONDS = 0.5
@@ -48,6 +48,8 @@ SNAPSHOTS_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.2
 MAX_LISTED_SESSIONS = 5
 POSTGRES_18 = 180_000
+# Autovacuum analyzes a table again after this share of its rows has changed.
+ANALYZE_SHARE = 0.1
 
 _LOCK_ERRORS = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
 
@@ -355,6 +357,10 @@ class PostgresPublisher:
     ) -> float:
         now = datetime.now(UTC)
         with self._transaction() as cursor:
+            unanalyzed = {
+                model: self._count_unanalyzed(cursor, model, states[model.unique_id])
+                for model in models
+            }
             for schema in sorted({model.schema for model in models}):
                 create_schema(cursor, schema)
             lock_for_switch(cursor, models, states, lock_seconds=LOCK_TIMEOUT_SECONDS)
@@ -372,17 +378,57 @@ class PostgresPublisher:
                     previous_run=state.live_run,
                     build_run=state.live_run,
                     is_edited=False,
+                    unanalyzed_rows=unanalyzed[model],
                 )
         seconds = time.monotonic() - started
+        self._analyze([model for model in models if unanalyzed[model] is None])
+        return seconds
+
+    def _count_unanalyzed(
+        self, cursor: Any, model: PublishedModel, state: PublishedState
+    ) -> int | None:
+        """Return how many rows differ from those that the parent's statistics are of.
+
+        None means that it has to be analyzed: they are too many, or nobody counted them.
+        """
+        if state.unanalyzed_rows is None:
+            return None
+        changed = count_changes(cursor, self._target_schema, model, state.build_slot)
+        if changed is None:
+            return None
+        cursor.execute(
+            "select reltuples from pg_class where oid = %s::regclass",
+            (table(slot_schema(model.schema, state.build_slot), model.name).as_string(cursor),),
+        )
+        ((rows,),) = cursor.fetchall()
+        unanalyzed = state.unanalyzed_rows + changed
+        return unanalyzed if unanalyzed < ANALYZE_SHARE * rows else None
+
+    def _analyze(self, models: Sequence[PublishedModel]) -> None:
+        """Analyze the parents, whose statistics the planner uses for queries of readers.
+
+        Autovacuum does not do it: it analyzes only the slots' tables.
+        """
+        if not models:
+            return
         with self._transaction() as cursor:
-            # For the planner, which estimates queries on the parent by these statistics. Since
-            # Postgres 18, the child would be analyzed too, which autovacuum does.
+            # Since Postgres 18, the child would be analyzed too.
             only = "only " if cursor.connection.server_version >= POSTGRES_18 else ""
             for model in models:
                 cursor.execute(
                     sql.SQL(f"analyze {only}{{}}").format(table(model.schema, model.name))
                 )
-        return seconds
+            # Who changes rows by hand now holds the record. The next run analyzes again then.
+            cursor.execute(
+                sql.SQL(
+                    "update {0} set unanalyzed_rows = 0 where (schema_name, relation_name) in"
+                    " (select schema_name, relation_name from {0}"
+                    " where (schema_name, relation_name) in {1} for update skip locked)"
+                ).format(
+                    table(own_schema(self._target_schema), RECORDS),
+                    sql.Literal(tuple(model.key for model in models)),
+                )
+            )
 
     def _wait_for_snapshots(self, log: Logger) -> None:
         """Wait for transactions whose snapshot may be older than the rows to publish.

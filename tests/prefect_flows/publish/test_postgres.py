@@ -375,6 +375,55 @@ def test_a_failed_attempt_in_the_build_slot_is_undone(marts: Marts) -> None:
     assert marts.read(FACT) == [(1, "r2")]
 
 
+def test_a_statement_of_a_killed_run_ends_before_rows_are_copied(marts: Marts) -> None:
+    marts.run("r1", {FACT: "create table {this} as select 1 as id"})
+    marts.run("r2", {FACT: ""})
+    marts.build("r3", {FACT: ""})
+    with closing(marts.open()) as killed:
+        killed.cursor().execute("insert into marts__a.fact values (9)")
+        with in_background(lambda: marts.build("r4", {FACT: ""})) as run:
+            waits_for_lock(marts)
+            killed.commit()
+    assert run[0]["copied"] == {"changed rows": ["marts.fact"]}
+    assert marts.difference(FACT) == 0
+
+
+def test_autovacuum_does_not_keep_rows_from_being_copied(marts: Marts) -> None:
+    marts.run("r1", {FACT: "create table {this} as select 1 as id"})
+    marts.run("r2", {FACT: "insert into {this} values (2)"})
+    with closing(marts.open()) as vacuum:
+        vacuum.cursor().execute("lock table marts__a.fact in share update exclusive mode")
+        with in_background(lambda: marts.build("r3", {FACT: ""})) as run:
+            try:
+                until(lambda: bool(run))
+            finally:
+                vacuum.rollback()
+    assert run[0]["copied"] == {"changed rows": ["marts.fact"]}
+
+
+def test_readers_statistics_are_renewed_when_a_tenth_of_the_rows_changed(marts: Marts) -> None:
+    def newest_in_statistics() -> list[tuple[Any, ...]]:
+        return marts.query(
+            "select (histogram_bounds::text::int[])[array_length(histogram_bounds::text::int[], 1)]"
+            " from pg_stats where tablename = 'fact' and schemaname = 'marts' and inherited"
+        )
+
+    marts.run("r1", {FACT: create("select generate_series(1, 1000) as id")})
+    assert newest_in_statistics() == [(1000,)]
+    marts.query("analyze marts__a.fact")  # as autovacuum does
+    for number in (1, 2):
+        marts.run(f"add {number}", {FACT: f"insert into {{this}} values ({number + 1000})"})
+        assert newest_in_statistics() == [(1000,)]
+        assert marts.state(FACT).unanalyzed_rows == number
+
+    marts.run("r2", {FACT: "insert into {this} select generate_series(2001, 2098)"})
+
+    assert newest_in_statistics() == [(2098,)]
+    assert marts.state(FACT).unanalyzed_rows == 0
+    marts.run("r3", {FACT: create("select 7 as id union select 8")}, full_refresh=True)
+    assert newest_in_statistics() == [(8,)]
+
+
 def test_rows_of_a_first_run_that_failed_are_dropped(marts: Marts) -> None:
     marts.build("r1", {FACT: create("select 1 as id")})
 
