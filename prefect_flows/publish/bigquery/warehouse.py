@@ -23,7 +23,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -102,6 +102,10 @@ class BigQueryPublisher:
                 for place in sorted(publisher._records(client).read())
             ]
         return publisher
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Do nothing: BigQuery's client has no connection."""
+        return nullcontext()
 
     def read_states(self) -> dict[str, Record]:
         """Return id → what readers see of each model."""

@@ -48,14 +48,10 @@ begin
         );
     else
         if tg_op <> 'DELETE' then
-            execute format(
-                'insert into %1$s (%2$s) select distinct %2$s from new_rows', tg_argv[0], keys
-            );
+            execute format('insert into %1$s (%2$s) select %2$s from new_rows', tg_argv[0], keys);
         end if;
         if tg_op <> 'INSERT' then
-            execute format(
-                'insert into %1$s (%2$s) select distinct %2$s from old_rows', tg_argv[0], keys
-            );
+            execute format('insert into %1$s (%2$s) select %2$s from old_rows', tg_argv[0], keys);
         end if;
     end if;
     return null;

@@ -176,7 +176,7 @@ class PostgresPublisher:
         Returns:
             A record: how the published rows were copied, and which leftovers were dropped.
         """
-        with self._connected():
+        with self.connected():
             copied: dict[str, list[str]] = {}
             with self._transaction() as cursor:
                 self._create_schemas(cursor, built)
@@ -184,28 +184,33 @@ class PostgresPublisher:
                     kept = [model for model in built if model.unique_id not in executed]
                     self._take_over(cursor, kept, run, resumed_run)
             removed = self._remove_leftovers()
-            for model in built:
-                if model.unique_id in executed:
-                    what = self._prepare_model(model, run, full_refresh=full_refresh, log=log)
-                    if what is not None:
-                        copied.setdefault(what, []).append(str(model))
+            models = [model for model in built if model.unique_id in executed]
+            kept = [model for model in models if model.keeps_rows and not full_refresh]
+            self._prepare_rebuilt([model for model in models if model not in kept], run)
+            for model in kept:
+                copied.setdefault(self._copy_rows(model, run, log), []).append(str(model))
             return {"copied": copied, "removed": removed}
 
-    def _prepare_model(
-        self, model: PublishedModel, run: str, *, full_refresh: bool, log: Logger
-    ) -> str | None:
-        """Prepare the build slot of a model; return what was copied, None if dbt starts anew."""
+    def _prepare_rebuilt(self, models: Sequence[PublishedModel], run: str) -> None:
+        """Prepare the build slots of models that dbt builds without their rows."""
+        with self._transaction() as cursor:
+            states = read_states(cursor, self._target_schema, models)
+            for model in models:
+                self._record(cursor, model, previous_run=None, build_run=run)
+                if model.is_seed:
+                    schema = slot_schema(model.schema, states[model.unique_id].build_slot)
+                    cursor.execute(
+                        sql.SQL("drop table if exists {} cascade").format(table(schema, model.name))
+                    )
+
+    def _copy_rows(self, model: PublishedModel, run: str, log: Logger) -> str:
+        """Copy the published rows of a model into its build slot; return what was copied."""
         started = time.monotonic()
         with self._transaction() as cursor:
             # This locks the record: who changes rows by hand now waits until they are copied, and
             # the switch finds their change.
             self._record(cursor, model, previous_run=None, build_run=run)
             state = read_states(cursor, self._target_schema, [model])[model.unique_id]
-            if model.is_seed:
-                build = table(slot_schema(model.schema, state.build_slot), model.name)
-                cursor.execute(sql.SQL("drop table if exists {} cascade").format(build))
-            if not model.keeps_rows or full_refresh:
-                return None
             what = copy_published_rows(cursor, self._target_schema, model, state)
             if what == "all rows":
                 self._record(cursor, model, is_edited=False)
@@ -225,7 +230,7 @@ class PostgresPublisher:
         Raises:
             PublishError: a reader's object would break, or readers hold locks; `retryable` then.
         """
-        with self._connected():
+        with self.connected():
             with self._transaction() as cursor:
                 states = read_states(cursor, self._target_schema, models)
                 # An attempt whose answer was lost may have published them.
@@ -567,8 +572,11 @@ class PostgresPublisher:
         return [f"{schema}.{name}" for schema, name, _ in leftovers]
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def connected(self) -> Iterator[None]:
         """Use one connection for all transactions while the context is open."""
+        if self._connection is not None:
+            yield
+            return
         with self._connect() as connection:
             self._connection = connection
             try:
