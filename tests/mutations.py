@@ -483,6 +483,95 @@ FAULTS = (
             "::test_a_journal_keeps_its_order_and_leaves_out_what_was_cut_off[s3]",
         ),
     ),
+    # Publishing: what readers see.
+    Fault(
+        "publish-in-spite-of-a-failed-test",
+        "Marts are published although a test of one of them failed.",
+        "prefect_flows/publish/models.py",
+        "        if not result.failed:\n            continue\n        # What a test reads",
+        "        if not result.failed or result.resource_type in _TESTS:\n            continue\n"
+        "        # What a test reads",
+        (
+            "prefect_flows/publish/test_models.py::test_a_failure_blocks_the_groups_that_it_touches",
+            "prefect_flows/publish/test_publish_run.py"
+            "::test_a_failed_test_keeps_the_published_rows[run_then_test]",
+        ),
+    ),
+    Fault(
+        "publish-view-stays-a-view",
+        "A mart that is a view is built as one, whose definition names the tables of one slot.",
+        "prefect_flows/publish/relocation.py",
+        "        if is_view(node):\n",
+        "        if False:\n",
+        ("prefect_flows/publish/test_publish_run.py::test_marts_are_published_after_their_tests",),
+    ),
+    Fault(
+        "publish-view-reads-build-schema",
+        "A view that is not published may read a mart, and shows its untested rows.",
+        "prefect_flows/publish/models.py",
+        "            if parent in published:\n",
+        "            if parent in published and str(node.config.materialized) != 'view':\n",
+        (
+            "prefect_flows/publish/test_views_of_published.py"
+            "::test_a_view_of_a_published_model_is_found_also_behind_an_ephemeral_one",
+        ),
+    ),
+    Fault(
+        "publish-deleted-rows-come-back",
+        "Rows that a failed run deleted in the build slot are missing in the next version.",
+        "prefect_flows/publish/postgres/sync.py",
+        "        if tg_op <> 'INSERT' then\n",
+        "        if tg_op = 'UPDATE' then\n",
+        (
+            "prefect_flows/publish/test_postgres.py"
+            "::test_a_failed_attempt_in_the_build_slot_is_undone",
+        ),
+    ),
+    Fault(
+        "publish-rows-of-a-failed-run",
+        "Rows that a failed run wrote into the build slot are published by the next run.",
+        "prefect_flows/publish/postgres/sync.py",
+        "as published using changed_keys as changed where {matches}",
+        "as published using changed_keys as changed where {matches} and false",
+        (
+            "prefect_flows/publish/test_postgres.py"
+            "::test_a_failed_attempt_in_the_build_slot_is_undone",
+        ),
+    ),
+    Fault(
+        "publish-without-a-lock-timeout",
+        "The switch waits for locks while readers wait for it, and Postgres cancels one of them.",
+        "prefect_flows/publish/postgres/switch.py",
+        "    _set_timeouts(cursor, min(lock_seconds, seconds), seconds)\n",
+        "    _set_timeouts(cursor, 0, 0)\n",
+        (
+            "prefect_flows/publish/test_postgres.py"
+            "::test_readers_that_lock_in_another_order_are_never_cancelled",
+        ),
+    ),
+    Fault(
+        "publish-forgets-the-previous-version",
+        "The version before cannot be shown again.",
+        "prefect_flows/publish/postgres/warehouse.py",
+        "previous_run=state.live_run,",
+        "previous_run=None,",
+        (
+            "prefect_flows/publish/test_postgres.py"
+            "::test_the_last_publication_can_be_undone_and_shown_again",
+        ),
+    ),
+    Fault(
+        "publish-drops-grants",
+        "Readers lose the access that dbt grants in the model's config.",
+        "prefect_flows/publish/postgres/switch.py",
+        "granted=grants | granted,",
+        "granted=grants,",
+        (
+            "prefect_flows/publish/test_postgres.py"
+            "::test_grants_of_dbt_come_and_go_and_manual_ones_stay",
+            "prefect_flows/publish/test_postgres.py::test_readers_need_no_privilege_on_the_slots",
+        ),
+    ),
     # Secrets and personal data.
     Fault(
         "api-repeats-the-secret",

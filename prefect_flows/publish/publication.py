@@ -60,6 +60,7 @@ class Publication:
         self._models = models
         self.built = [model for model in models if model.unique_id in ids]
         self._publisher = create_publisher(session, models)
+        self._schemas: dict[str, str] | None = None
         self.readers = PublishedData()
 
     def check(self) -> None:
@@ -78,8 +79,9 @@ class Publication:
                 where=str(self._session.project_dir),
                 fix="publish each view (config: {meta: {publish: true}}), or make it a table",
             )
-        self._publisher.check(self.built)
-        self.readers = describe_readers(self._publisher.read_states().values())
+        with self._publisher.connected():
+            self._publisher.check(self.built)
+            self.readers = describe_readers(self._publisher.read_states().values())
 
     def valid_results(self, done: ResumeState, resumed_run: str) -> ResumeState:
         """Return the results of a resumed run whose rows are still where that run left them.
@@ -116,14 +118,17 @@ class Publication:
             log: gets what takes long.
         """
         executed = {model.unique_id for model in self.built} - set(done)
-        return self._publisher.prepare(
-            self.built,
-            executed,
-            self._run,
-            resumed_run,
-            full_refresh=self._full_refresh,
-            log=log,
-        )
+        with self._publisher.connected():
+            record = self._publisher.prepare(
+                self.built,
+                executed,
+                self._run,
+                resumed_run,
+                full_refresh=self._full_refresh,
+                log=log,
+            )
+            self._schemas = self._get_schemas()
+        return record
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -131,9 +136,13 @@ class Publication:
 
         Models that this run does not build are read where their published rows are.
         """
-        schemas = self._publisher.get_schemas({m.unique_id for m in self.built}, self._run)
+        # A run that builds no published model prepares nothing.
+        schemas = self._get_schemas() if self._schemas is None else self._schemas
         with relocated(self._manifest.nodes, schemas, self._session.render_relation):
             yield
+
+    def _get_schemas(self) -> dict[str, str]:
+        return self._publisher.get_schemas({model.unique_id for model in self.built}, self._run)
 
     def sort_groups(
         self, results: Mapping[str, NodeResult]
@@ -204,6 +213,7 @@ class Publication:
             PublishError: a reader's object would break, or readers hold locks; `retryable` then.
         """
         models = [model for group in groups.values() for model in group]
-        seconds = self._publisher.switch(models, self._run, log)
-        self.readers = describe_readers(self._publisher.read_states().values())
+        with self._publisher.connected():
+            seconds = self._publisher.switch(models, self._run, log)
+            self.readers = describe_readers(self._publisher.read_states().values())
         return {"models": [str(model) for model in models], "locked_seconds": round(seconds, 3)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +46,9 @@ class Publisher(Protocol):
     """
 
     models: list[PublishedModel]
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Keep a connection open for all calls while the context is open."""
 
     def check(self, built: Sequence[PublishedModel]) -> None:
         """Check what can keep these models from being published, before anything is changed."""

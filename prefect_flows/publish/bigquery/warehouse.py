@@ -23,7 +23,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -102,6 +102,10 @@ class BigQueryPublisher:
                 for place in sorted(publisher._records(client).read())
             ]
         return publisher
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Do nothing: BigQuery's client has no connection."""
+        return nullcontext()
 
     def read_states(self) -> dict[str, Record]:
         """Return id → what readers see of each model."""
@@ -281,7 +285,9 @@ class BigQueryPublisher:
             return self._complete(client, location, log)
 
     def show_previous(self, log: Logger) -> list[PublishedModel]:
-        """Show readers the rows of the run before again; return the models that changed.
+        """Undo the last publication; return its models.
+
+        Models that this publication showed for the first time stay as they are.
 
         Raises:
             PublishError: no model has an earlier version.
@@ -291,10 +297,14 @@ class BigQueryPublisher:
             self._complete(client, location, log, interrupted=True)
             records = self._records(client)
             states = records.read()
+            last = max(
+                (r.live_since for r in states.values() if r.live_since is not None), default=None
+            )
             models = [
                 model
                 for model in self.models
-                if states.get(self._place(model), Record()).previous_run is not None
+                if (record := states.get(self._place(model), Record())).previous_run is not None
+                and record.live_since == last
             ]
             if not models:
                 raise PublishError(

@@ -53,6 +53,8 @@ class PublishedState:
         previous_run: the run whose rows are complete in the other slot, and can be shown again.
         build_run: the run that last built into the other slot.
         is_edited: whether somebody changed the published rows by hand since they were published.
+        unanalyzed_rows: how many published rows changed since the parent was analyzed; None if it
+            has to be analyzed.
     """
 
     parent: Relation | None = None
@@ -62,6 +64,7 @@ class PublishedState:
     previous_run: str | None = None
     build_run: str | None = None
     is_edited: bool = False
+    unanalyzed_rows: int | None = None
 
     @property
     def build_slot(self) -> str:
@@ -99,6 +102,8 @@ create table if not exists {records} (
     previous_run text,
     build_run text,
     is_edited boolean not null default false,
+    -- How many rows changed since readers' table was analyzed; null if it has to be analyzed.
+    unanalyzed_rows bigint,
     primary key (schema_name, relation_name)
 )
 """
@@ -144,18 +149,20 @@ def read_states(
     if cursor.fetchone()[0] is not None:
         query = sql.SQL(
             "select schema_name, relation_name, live_run, live_since, previous_run, build_run,"
-            " is_edited"
+            " is_edited, unanalyzed_rows"
             " from {} where (schema_name, relation_name) in {}"
         ).format(table(schema, RECORDS), sql.Literal(wanted))
         records = {(row[0], row[1]): row[2:] for row in _query(cursor, query)}
     states = {}
     for model in models:
         parent, live_slot = parents.get(model.key, (None, None))
-        run, since, previous, build, is_edited = records.get(model.key, (*(None,) * 4, False))
+        run, since, previous, build, is_edited, unanalyzed = records.get(
+            model.key, (*(None,) * 4, False, None)
+        )
         if live_slot is None:
             run = since = previous = None
         states[model.unique_id] = PublishedState(
-            parent, live_slot, run, since, previous, build, is_edited
+            parent, live_slot, run, since, previous, build, is_edited, unanalyzed
         )
     return states
 

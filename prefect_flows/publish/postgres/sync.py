@@ -16,6 +16,7 @@ from psycopg2 import sql
 
 from prefect_flows.publish.models import PublishedModel
 from prefect_flows.publish.postgres.catalog import (
+    SLOTS,
     Column,
     PublishedState,
     find_relation,
@@ -34,6 +35,9 @@ as $$
 declare
     keys text := tg_argv[1];
 begin
+    if current_setting('{copying}', true) = 'on' then
+        return null;
+    end if;
     if tg_op = 'TRUNCATE' or keys = '' and tg_op <> 'INSERT' then
         execute format('insert into %s ("everything changed") values (true)', tg_argv[0]);
     elsif keys = '' then
@@ -44,14 +48,10 @@ begin
         );
     else
         if tg_op <> 'DELETE' then
-            execute format(
-                'insert into %1$s (%2$s) select distinct %2$s from new_rows', tg_argv[0], keys
-            );
+            execute format('insert into %1$s (%2$s) select %2$s from new_rows', tg_argv[0], keys);
         end if;
         if tg_op <> 'INSERT' then
-            execute format(
-                'insert into %1$s (%2$s) select distinct %2$s from old_rows', tg_argv[0], keys
-            );
+            execute format('insert into %1$s (%2$s) select %2$s from old_rows', tg_argv[0], keys);
         end if;
     end if;
     return null;
@@ -65,6 +65,9 @@ TRIGGERS = (
     ("truncate", ""),
 )
 FUNCTION = "record_changes"
+# On while rows are copied, which is no change of its own. Disabling the triggers would do the same,
+# but needs a lock that waits for autovacuum and cancels it.
+COPYING = "millrace.copying"
 RANDOM_PAGE_COST = 1.1
 # The column that a key cannot have the name of.
 EVERYTHING = "everything changed"
@@ -188,12 +191,14 @@ def _record_changes(
 ) -> None:
     """Start to record the changes of both slots, which are equal now."""
     function = table(own_schema(target_schema), FUNCTION)
-    cursor.execute(sql.SQL(CREATE_TRIGGER_FUNCTION).format(function=function))
+    cursor.execute(
+        sql.SQL(CREATE_TRIGGER_FUNCTION).format(function=function, copying=sql.SQL(COPYING))
+    )
     known = {column.name: column for column in columns}
     keys = [known[key] for key in model.unique_key if key in known]
     if len(keys) != len(model.unique_key):
         return  # The key is an expression: all rows are copied every time.
-    for slot in ("a", "b"):
+    for slot in SLOTS:
         changes = _changes_table(target_schema, model, slot)
         slot_table = table(slot_schema(model.schema, slot), model.name)
         definitions: list[sql.Composable] = [
@@ -201,9 +206,11 @@ def _record_changes(
         ] or [sql.SQL("transaction_id xid, row_count bigint")]
         cursor.execute(sql.SQL("drop table if exists {}").format(changes))
         cursor.execute(
-            sql.SQL('create table {} ({}, "everything changed" boolean)').format(
-                changes, sql.SQL(", ").join(definitions)
-            )
+            sql.SQL(
+                # Each run empties it. Autovacuum would make the run wait.
+                'create table {} ({}, "everything changed" boolean)'
+                " with (autovacuum_enabled = false)"
+            ).format(changes, sql.SQL(", ").join(definitions))
         )
         arguments = (
             changes.as_string(cursor),
@@ -254,12 +261,9 @@ def _copy_changes(
 ) -> bool:
     """Copy the rows that changed in either slot since both were equal; False if unknown."""
     build_slot = "b" if live_slot == "a" else "a"
-    # A run that was killed may still write: its statement ends on the server.
-    cursor.execute(
-        sql.SQL("lock table only {} in share row exclusive mode").format(
-            table(slot_schema(model.schema, build_slot), model.name)
-        )
-    )
+    if not _has_changes_tables(cursor, target_schema, model):
+        return False
+    _lock_out_writers(cursor, target_schema, model, build_slot, build_oid)
     for slot, oid in ((live_slot, live_oid), (build_slot, build_oid)):
         if not _is_recorded(cursor, target_schema, model, slot, oid):
             return False
@@ -285,8 +289,7 @@ def _copy_changes(
         "build_changes": build_changes, "columns": names,
     }  # fmt: skip
     _drop_foreign_keys(cursor, build_oid)
-    # What is copied is no change of its own.
-    cursor.execute(sql.SQL("alter table {build} disable trigger user").format(**parts))
+    cursor.execute(sql.SQL("set local {} = 'on'").format(sql.SQL(COPYING)))
     copied = (
         _copy_by_key(cursor, model.unique_key, parts)
         if model.unique_key
@@ -294,9 +297,45 @@ def _copy_changes(
     )
     if not copied:
         return False
-    cursor.execute(sql.SQL("alter table {build} enable trigger user").format(**parts))
     cursor.execute(sql.SQL("truncate {live_changes}, {build_changes}").format(**parts))
     return True
+
+
+def _has_changes_tables(cursor: Any, target_schema: str, model: PublishedModel) -> bool:
+    return all(
+        find_relation(cursor, *_changes_table(target_schema, model, slot).strings) is not None
+        for slot in SLOTS
+    )
+
+
+def _lock_out_writers(
+    cursor: Any, target_schema: str, model: PublishedModel, build_slot: str, build_oid: int
+) -> None:
+    """Wait for statements that write, and keep others from recording changes until the commit.
+
+    A run that was killed may still write into the build slot: its statement ends on the server. A
+    lock on the slot's table would also wait for autovacuum, so it is taken only if somebody writes.
+    """
+    writes = _fetch(
+        cursor,
+        "select from pg_locks where locktype = 'relation' and relation = %s"
+        " and database = (select oid from pg_database where datname = current_database())"
+        " and pid <> pg_backend_pid() and mode not in"
+        " ('AccessShareLock', 'RowShareLock', 'ShareUpdateExclusiveLock')",
+        build_oid,
+    )
+    if writes:
+        cursor.execute(
+            sql.SQL("lock table only {} in share row exclusive mode").format(
+                table(slot_schema(model.schema, build_slot), model.name)
+            )
+        )
+    # A change that is recorded between the copy and the `truncate` would be lost.
+    cursor.execute(
+        sql.SQL("lock table {}, {} in access exclusive mode").format(
+            *(_changes_table(target_schema, model, slot) for slot in SLOTS)
+        )
+    )
 
 
 def _drop_foreign_keys(cursor: Any, oid: int) -> None:
@@ -348,6 +387,26 @@ def _is_recorded(
     return not has_unknown
 
 
+def count_changes(cursor: Any, target_schema: str, model: PublishedModel, slot: str) -> int | None:
+    """Return how many rows of a slot changed since both slots were equal; None if unknown.
+
+    A row that was changed twice counts twice.
+    """
+    if not model.keeps_rows or not _has_changes_tables(cursor, target_schema, model):
+        return None
+    relation = find_relation(cursor, slot_schema(model.schema, slot), model.name)
+    if relation is None or not _is_recorded(cursor, target_schema, model, slot, relation.oid):
+        return None
+    ((count,),) = _fetch(
+        cursor,
+        sql.SQL("select {} from {}").format(
+            sql.SQL("count(*)" if model.unique_key else "coalesce(sum(row_count), 0)::bigint"),
+            _changes_table(target_schema, model, slot),
+        ),
+    )
+    return int(count)
+
+
 def _copy_by_key(cursor: Any, unique_key: tuple[str, ...], parts: dict[str, Any]) -> bool:
     keys = sql.SQL(", ").join(map(sql.Identifier, unique_key))
     matches = sql.SQL(" and ").join(
@@ -357,6 +416,8 @@ def _copy_by_key(cursor: Any, unique_key: tuple[str, ...], parts: dict[str, Any]
         sql.SQL(
             "create temporary table changed_keys on commit drop as"
             " select {keys} from {live_changes} union select {keys} from {build_changes}"
+            # In the order of the index, whose pages are then read and extended one after the other.
+            " order by {keys}"
         ).format(keys=keys, **parts)
     )
     cursor.execute("analyze changed_keys")

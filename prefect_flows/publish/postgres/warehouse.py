@@ -36,7 +36,7 @@ from prefect_flows.publish.postgres.switch import (
     lock_for_switch,
     switch,
 )
-from prefect_flows.publish.postgres.sync import copy_published_rows
+from prefect_flows.publish.postgres.sync import copy_published_rows, count_changes
 
 # The switch waits this long for each lock, and readers that come after it wait as long.
 LOCK_TIMEOUT_SECONDS = 0.5
@@ -48,6 +48,8 @@ SNAPSHOTS_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.2
 MAX_LISTED_SESSIONS = 5
 POSTGRES_18 = 180_000
+# Autovacuum analyzes a table again after this share of its rows has changed.
+ANALYZE_SHARE = 0.1
 
 _LOCK_ERRORS = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
 
@@ -174,7 +176,7 @@ class PostgresPublisher:
         Returns:
             A record: how the published rows were copied, and which leftovers were dropped.
         """
-        with self._connected():
+        with self.connected():
             copied: dict[str, list[str]] = {}
             with self._transaction() as cursor:
                 self._create_schemas(cursor, built)
@@ -182,28 +184,33 @@ class PostgresPublisher:
                     kept = [model for model in built if model.unique_id not in executed]
                     self._take_over(cursor, kept, run, resumed_run)
             removed = self._remove_leftovers()
-            for model in built:
-                if model.unique_id in executed:
-                    what = self._prepare_model(model, run, full_refresh=full_refresh, log=log)
-                    if what is not None:
-                        copied.setdefault(what, []).append(str(model))
+            models = [model for model in built if model.unique_id in executed]
+            kept = [model for model in models if model.keeps_rows and not full_refresh]
+            self._prepare_rebuilt([model for model in models if model not in kept], run)
+            for model in kept:
+                copied.setdefault(self._copy_rows(model, run, log), []).append(str(model))
             return {"copied": copied, "removed": removed}
 
-    def _prepare_model(
-        self, model: PublishedModel, run: str, *, full_refresh: bool, log: Logger
-    ) -> str | None:
-        """Prepare the build slot of a model; return what was copied, None if dbt starts anew."""
+    def _prepare_rebuilt(self, models: Sequence[PublishedModel], run: str) -> None:
+        """Prepare the build slots of models that dbt builds without their rows."""
+        with self._transaction() as cursor:
+            states = read_states(cursor, self._target_schema, models)
+            for model in models:
+                self._record(cursor, model, previous_run=None, build_run=run)
+                if model.is_seed:
+                    schema = slot_schema(model.schema, states[model.unique_id].build_slot)
+                    cursor.execute(
+                        sql.SQL("drop table if exists {} cascade").format(table(schema, model.name))
+                    )
+
+    def _copy_rows(self, model: PublishedModel, run: str, log: Logger) -> str:
+        """Copy the published rows of a model into its build slot; return what was copied."""
         started = time.monotonic()
         with self._transaction() as cursor:
             # This locks the record: who changes rows by hand now waits until they are copied, and
             # the switch finds their change.
             self._record(cursor, model, previous_run=None, build_run=run)
             state = read_states(cursor, self._target_schema, [model])[model.unique_id]
-            if model.is_seed:
-                build = table(slot_schema(model.schema, state.build_slot), model.name)
-                cursor.execute(sql.SQL("drop table if exists {} cascade").format(build))
-            if not model.keeps_rows or full_refresh:
-                return None
             what = copy_published_rows(cursor, self._target_schema, model, state)
             if what == "all rows":
                 self._record(cursor, model, is_edited=False)
@@ -223,7 +230,7 @@ class PostgresPublisher:
         Raises:
             PublishError: a reader's object would break, or readers hold locks; `retryable` then.
         """
-        with self._connected():
+        with self.connected():
             with self._transaction() as cursor:
                 states = read_states(cursor, self._target_schema, models)
                 # An attempt whose answer was lost may have published them.
@@ -355,6 +362,10 @@ class PostgresPublisher:
     ) -> float:
         now = datetime.now(UTC)
         with self._transaction() as cursor:
+            unanalyzed = {
+                model: self._count_unanalyzed(cursor, model, states[model.unique_id])
+                for model in models
+            }
             for schema in sorted({model.schema for model in models}):
                 create_schema(cursor, schema)
             lock_for_switch(cursor, models, states, lock_seconds=LOCK_TIMEOUT_SECONDS)
@@ -372,17 +383,57 @@ class PostgresPublisher:
                     previous_run=state.live_run,
                     build_run=state.live_run,
                     is_edited=False,
+                    unanalyzed_rows=unanalyzed[model],
                 )
         seconds = time.monotonic() - started
+        self._analyze([model for model in models if unanalyzed[model] is None])
+        return seconds
+
+    def _count_unanalyzed(
+        self, cursor: Any, model: PublishedModel, state: PublishedState
+    ) -> int | None:
+        """Return how many rows differ from those that the parent's statistics are of.
+
+        None means that it has to be analyzed: they are too many, or nobody counted them.
+        """
+        if state.unanalyzed_rows is None:
+            return None
+        changed = count_changes(cursor, self._target_schema, model, state.build_slot)
+        if changed is None:
+            return None
+        cursor.execute(
+            "select reltuples from pg_class where oid = %s::regclass",
+            (table(slot_schema(model.schema, state.build_slot), model.name).as_string(cursor),),
+        )
+        ((rows,),) = cursor.fetchall()
+        unanalyzed = state.unanalyzed_rows + changed
+        return unanalyzed if unanalyzed < ANALYZE_SHARE * rows else None
+
+    def _analyze(self, models: Sequence[PublishedModel]) -> None:
+        """Analyze the parents, whose statistics the planner uses for queries of readers.
+
+        Autovacuum does not do it: it analyzes only the slots' tables.
+        """
+        if not models:
+            return
         with self._transaction() as cursor:
-            # For the planner, which estimates queries on the parent by these statistics. Since
-            # Postgres 18, the child would be analyzed too, which autovacuum does.
+            # Since Postgres 18, the child would be analyzed too.
             only = "only " if cursor.connection.server_version >= POSTGRES_18 else ""
             for model in models:
                 cursor.execute(
                     sql.SQL(f"analyze {only}{{}}").format(table(model.schema, model.name))
                 )
-        return seconds
+            # Who changes rows by hand now holds the record. The next run analyzes again then.
+            cursor.execute(
+                sql.SQL(
+                    "update {0} set unanalyzed_rows = 0 where (schema_name, relation_name) in"
+                    " (select schema_name, relation_name from {0}"
+                    " where (schema_name, relation_name) in {1} for update skip locked)"
+                ).format(
+                    table(own_schema(self._target_schema), RECORDS),
+                    sql.Literal(tuple(model.key for model in models)),
+                )
+            )
 
     def _wait_for_snapshots(self, log: Logger) -> None:
         """Wait for transactions whose snapshot may be older than the rows to publish.
@@ -521,8 +572,11 @@ class PostgresPublisher:
         return [f"{schema}.{name}" for schema, name, _ in leftovers]
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def connected(self) -> Iterator[None]:
         """Use one connection for all transactions while the context is open."""
+        if self._connection is not None:
+            yield
+            return
         with self._connect() as connection:
             self._connection = connection
             try:

@@ -211,6 +211,18 @@ def test_a_view_and_a_table_with_other_partitions_are_replaced(warehouse: Wareho
     assert warehouse.ids(f"{TARGET}.fct") == [3]
 
 
+def test_the_way_back_undoes_only_the_last_publication(warehouse: Warehouse) -> None:
+    """A run of a selection has left the other model as it was."""
+    published = publisher(warehouse, model("fct"), model("agg"))
+    publish(warehouse, published, "one", build("fct", 1), build("agg", 1))
+    publish(warehouse, published, "two", build("fct", 2), build("agg", 2))
+    publish(warehouse, publisher(warehouse, model("fct")), "three", build("fct", 3))
+    for shown in (2, 3):
+        assert [str(m) for m in published.show_previous(LOG)] == [f"{TARGET}.fct"]
+        assert warehouse.ids(f"{TARGET}.fct") == [shown]
+        assert warehouse.ids(f"{TARGET}.agg") == [2]
+
+
 def test_rows_that_change_while_a_run_builds_are_not_overwritten(warehouse: Warehouse) -> None:
     published = publisher(warehouse, model("fct", keeps_rows=True))
     publish(warehouse, published, "one", build("fct", 1))

@@ -2,6 +2,10 @@
 
 A small shop: orders that are loaded between runs, a view, a dimension, an incremental fact, and an
 aggregate that is a view in the project. No Prefect server takes part.
+
+Nightly are the cases whose parts other tests have: nodes end alike (test_conformance_published.py),
+which failures block a group (test_models.py), leftovers of a failed run and models that become
+tables (test_postgres.py), and the second strategy.
 """
 
 from __future__ import annotations
@@ -210,7 +214,11 @@ def test_marts_are_published_after_their_tests(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["run_then_test", pytest.param("build", marks=pytest.mark.conformance)]
+    "strategy",
+    [
+        "run_then_test",
+        pytest.param("build", marks=[pytest.mark.conformance, pytest.mark.nightly]),
+    ],
 )
 def test_a_failed_test_keeps_the_published_rows(shop: Shop, strategy: str) -> None:
     shop.publish()
@@ -246,6 +254,7 @@ def test_a_failed_model_keeps_the_published_rows(shop: Shop) -> None:
 
 
 @pytest.mark.conformance
+@pytest.mark.nightly
 def test_a_failing_unit_test_keeps_the_published_rows(shop: Shop) -> None:
     shop.publish()
     before = shop.seen()
@@ -354,6 +363,7 @@ def test_a_mart_that_is_removed_or_renamed(shop: Shop) -> None:
 
 
 @pytest.mark.conformance
+@pytest.mark.nightly
 def test_a_mart_that_changes_its_materialization(shop: Shop) -> None:
     shop.publish()
     path, incremental = "models/marts/fct_orders.sql", FILES["models/marts/fct_orders.sql"]
@@ -418,7 +428,9 @@ def with_marketing(
 
 
 @pytest.mark.conformance
-@pytest.mark.parametrize("strategy", ["run_then_test", "build"])
+@pytest.mark.parametrize(
+    "strategy", ["run_then_test", pytest.param("build", marks=pytest.mark.nightly)]
+)
 def test_a_group_does_not_hold_back_another(shop: Shop, strategy: str) -> None:
     with_marketing(shop)
     shop.publish("--strategy", strategy)
@@ -492,7 +504,7 @@ models:
     data_type: text
     constraints: [{type: foreign_key, to: ref('dim_customers'), to_columns: [customer]}]
 """})  # fmt: skip
-    for _ in range(5):
+    for _ in range(4):
         shop.publish()
         copy = shop.ask("select id, customer from shop.fct_copy order by 1")
         assert copy == shop.ask("select id, customer from public.orders order by 1")
@@ -581,6 +593,7 @@ def test_a_killed_run_is_resumed(shop: Shop, place: str) -> None:
 
 
 @pytest.mark.kills
+@pytest.mark.nightly
 def test_a_killed_run_that_is_not_resumed(shop: Shop) -> None:
     shop.publish()
     shop.load((4, "cid", 40))
@@ -610,6 +623,7 @@ def test_a_run_of_a_selection_between_a_killed_run_and_its_resumption(shop: Shop
 
 
 @pytest.mark.conformance
+@pytest.mark.nightly
 def test_a_run_of_a_selection_between_a_failed_run_and_failed(shop: Shop) -> None:
     shop.publish()
     shop.load((4, "cid", -1))
@@ -623,6 +637,7 @@ def test_a_run_of_a_selection_between_a_failed_run_and_failed(shop: Shop) -> Non
 
 
 @pytest.mark.conformance
+@pytest.mark.nightly
 def test_nodes_end_alike_with_and_without_publishing(
     server: postgres.Postgres, tmp_path: Path
 ) -> None:

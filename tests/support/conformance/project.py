@@ -102,10 +102,16 @@ class Warehouse(Protocol):
 
 
 class Doors:
-    """The project of the scenarios, its two places, and the two ways of running it."""
+    """The project of the scenarios, its two places, and the two ways of running it.
 
-    def __init__(self, project: Project, folder: Path, warehouse: Warehouse) -> None:
+    With `publish`, the pipeline's target publishes every model, seed and snapshot.
+    """
+
+    def __init__(
+        self, project: Project, folder: Path, warehouse: Warehouse, *, publish: bool = False
+    ) -> None:
         self.warehouse = warehouse
+        self.publish = publish
         self.project = neighbour(project, folder, CONFORMANCE_DBT)
         self.project.environment = warehouse.environment
         self._set_up()
@@ -113,7 +119,8 @@ class Doors:
     def _set_up(self) -> None:
         """Blocks for the pipeline; for the command line, the same profile with its own place."""
         own = self.warehouse.target("pipeline")
-        targets = {name: own | {"threads": threads} for name, threads in TARGETS.items()}
+        given = {"publish": True} if self.publish else {}
+        targets = {name: own | given | {"threads": threads} for name, threads in TARGETS.items()}
         outputs = self.project.folder / "outputs.json"
         outputs.write_text(json.dumps({"dbt_targets": {"value": targets}}))
         chosen = [argument for name in TARGETS for argument in ("--target", name)]
@@ -123,6 +130,7 @@ class Doors:
         document = yaml.safe_load((self.project.folder / "dbt" / "profiles.yml").read_text())
         for output in document["millrace"]["outputs"].values():
             output.update(self.warehouse.in_profile("dbt"))
+            output.pop("publish", None)
         self.command_line = self.project.folder / "command_line"
         self.command_line.mkdir()
         (self.command_line / "profiles.yml").write_text(yaml.safe_dump(document))
@@ -149,6 +157,9 @@ class Doors:
         file = self.project.folder / "dbt" / "dbt_project.yml"
         settings = yaml.safe_load((CONFORMANCE_DBT / "dbt_project.yml").read_text())
         settings["flags"] |= scenario.flags
+        if self.publish:
+            for kind in ("models", "seeds", "snapshots"):
+                settings[kind]["conformance"]["+meta"] = {"publish": True}
         file.write_text(yaml.safe_dump(settings, sort_keys=False))
         shutil.rmtree(state_folder(self.project, scenario.target), ignore_errors=True)
         now = datetime.now(UTC)
