@@ -990,6 +990,62 @@ FAULTS = (
         "\"''\"",
         ("dbt/test_macros.py::test_rows_that_differ_have_different_keys",),
     ),
+    # Batches of data tests.
+    Fault(
+        "batched-failure-becomes-a-warning",
+        "A failure of a batched test and its warning change places.",
+        "prefect_flows/transform/test_batching/statement.py",
+        "    should_warn, should_error = (verdict",
+        "    should_error, should_warn = (verdict",
+        (
+            "prefect_flows/transform/test_batching/test_statement.py::"
+            "test_every_test_gets_the_values_of_its_own_statement",
+        ),
+    ),
+    Fault(
+        "batched-test-ignores-where",
+        "Batched tests with the config `where` read all rows.",
+        "prefect_flows/transform/test_batching/statement.py",
+        '    return _Read(kind, match["source"], relation, expression, rest)',
+        "    return _Read(kind, relation, relation, expression, rest)",
+        (
+            "prefect_flows/transform/test_batching/test_statement.py::"
+            "test_every_test_gets_the_values_of_its_own_statement",
+        ),
+    ),
+    Fault(
+        "batched-test-ignores-limit",
+        "A scan counts more rows than the config `limit` allows.",
+        "prefect_flows/transform/test_batching/statement.py",
+        "    elif test.fail_calc == COUNT_ROWS and test.limit is None:",
+        "    elif test.fail_calc == COUNT_ROWS:",
+        (
+            "prefect_flows/transform/test_batching/test_statement.py::"
+            "test_every_test_gets_the_values_of_its_own_statement",
+        ),
+    ),
+    Fault(
+        "batched-test-without-a-count-passes",
+        "A batched test whose `fail_calc` returns null passes.",
+        "prefect_flows/transform/test_batching/execution.py",
+        "                self._run_alone(test.runner, finish)\n                continue\n",
+        "                verdict = (0, False, False)\n",
+        (
+            "prefect_flows/transform/test_batching/test_batched_runs.py::"
+            "test_a_statement_that_fails_is_split_until_its_culprits_are_alone",
+        ),
+    ),
+    Fault(
+        "batched-bytes-count-for-each-test",
+        "The report counts the bytes of a batch once for each of its tests.",
+        "prefect_flows/transform/test_batching/execution.py",
+        "                share[key] = each + (index < more)",
+        "                share[key] = amount",
+        (
+            "prefect_flows/transform/test_batching/test_batched_runs.py::"
+            "test_the_shares_of_a_statement_add_up",
+        ),
+    ),
 )
 
 

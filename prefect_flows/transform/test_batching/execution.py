@@ -37,6 +37,7 @@ from prefect_flows.transform.test_batching.statement import (
     Warehouse,
     build_statement,
     read_rows,
+    shares_scan,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -195,27 +196,38 @@ class _Batches:
             left = {runner.node.unique_id: runner for runner in runners}
 
             def finish(result: Any, left: dict[str, Any] = left) -> None:
-                del left[result.node.unique_id]
+                left.pop(result.node.unique_id, None)
                 callback(result)
+
+            def run_apart(
+                runner: Any,
+                left: dict[str, Any] = left,
+                finish: Callable[[Any], None] = finish,
+            ) -> None:
+                del left[runner.node.unique_id]
+                pool.apply_async(self._run_alone, (runner, finish))
 
             def run_one_by_one(
                 error: BaseException,
                 left: dict[str, Any] = left,
-                finish: Callable[[Any], None] = finish,
+                run_apart: Callable[[Any], None] = run_apart,
             ) -> None:
                 # A macro raised what is no error of dbt. dbt's way has an error for its test alone.
                 _LOG.warning("A batch of tests failed and its tests run one by one: %r", error)
                 for runner in list(left.values()):
-                    pool.apply_async(self._run_alone, (runner, finish))
+                    run_apart(runner)
 
-            pool.apply_async(self._run, (runners, finish), error_callback=run_one_by_one)
+            pool.apply_async(
+                self._run, (runners, finish, run_apart), error_callback=run_one_by_one
+            )
 
     def _group(self, nodes: Sequence[Any]) -> list[list[Any]]:
         """Divide tests into batches; tests of one relation stay together if they are not many."""
         units: dict[str, list[Any]] = defaultdict(list)
         for node in nodes:
-            # Nothing is shared with a test that is a query of its own.
-            units[getattr(node, "attached_node", None) or node.unique_id].append(node)
+            read = node.depends_on.nodes
+            only = read[0] if len(read) == 1 else node.unique_id
+            units[getattr(node, "attached_node", None) or only].append(node)
         if self._warehouse == "bigquery":
             # Each statement is a job: as few as keep all threads busy.
             size = math.ceil(len(nodes) / self._task.config.threads)
@@ -237,24 +249,45 @@ class _Batches:
         return [*batches, packed] if packed else batches
 
     def _takes_long(self, unit: str) -> bool:
-        """Return whether tests may compute something: those of a view, and queries of their own."""
+        """Return whether tests compute a view: those of the view, or a query of its own."""
         node = self._manifest.nodes.get(unit)
         if node is None:
             return False
-        return node.resource_type == "test" or node.relation_name in self._views
+        read = node.depends_on.nodes if node.resource_type == "test" else [unit]
+        return any(
+            each in self._manifest.nodes
+            and self._manifest.nodes[each].relation_name in self._views
+            for each in read
+        )
 
-    def _run(self, runners: Sequence[TestRunner], finish: Callable[[Any], None]) -> None:
+    def _run(
+        self,
+        runners: Sequence[TestRunner],
+        finish: Callable[[Any], None],
+        run_apart: Callable[[Any], None],
+    ) -> None:
         """Compile tests and run them together; called in one of dbt's threads."""
         compiled = []
         for runner in runners:
             if (test := self._compile(runner)) is None:
                 self._run_alone(runner, finish)
+            elif len(runners) > 1 and self._shares_nothing(test):
+                run_apart(runner)
             else:
                 compiled.append(test)
         for test in compiled:
             self._started(test.runner.node)
         for part in _split_by_size(compiled):
             self._execute(part, finish)
+
+    def _shares_nothing(self, test: _Compiled) -> bool:
+        """Return whether another thread had better run a test: it computes a view for itself."""
+        return (
+            self._warehouse == "postgres"
+            and isinstance(test.runner.node, SingularTestNode)
+            and self._takes_long(test.runner.node.unique_id)
+            and not shares_scan(test.test)
+        )
 
     def _compile(self, runner: TestRunner) -> _Compiled | None:
         """Compile a test; return None if it must run alone."""

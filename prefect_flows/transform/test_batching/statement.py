@@ -164,6 +164,11 @@ def build_statement(
     return builder.statement()
 
 
+def shares_scan(test: DataTest) -> bool:
+    """Return whether a test reads one relation in a form that can share a scan with others."""
+    return _find_read(test) is not None
+
+
 class _Builder:
     """Collects the parts of a statement; a test that no scan counts stays a branch."""
 

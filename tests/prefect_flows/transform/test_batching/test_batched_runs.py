@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prefect_flows.transform.test_batching.execution import _share
 from tests.support.project import Scratch
 
 RUN = ("--no-prefect", "--skip", "docs")
@@ -64,7 +65,8 @@ def test_tests_of_a_model_share_a_statement(scratch: Scratch, strategy: str) -> 
 
 
 def test_a_statement_that_fails_is_split_until_its_culprits_are_alone(scratch: Scratch) -> None:
-    tested(scratch, "not_null", "unique", {"no_test": {"name": "errs"}})
+    sums_nothing = {"not_null": {"name": "sums_nothing", "config": {"fail_calc": "sum(n)"}}}
+    tested(scratch, "not_null", "unique", {"no_test": {"name": "errs"}}, sums_nothing)
     macros = scratch.folder / "dbt" / "macros"
     macros.mkdir(exist_ok=True)
     (macros / "no_test.sql").write_text(
@@ -78,13 +80,23 @@ def test_a_statement_that_fails_is_split_until_its_culprits_are_alone(scratch: S
     done = scratch.run_pipeline(*RUN)
 
     found = {name: result["status"] for name, result in results(scratch).items()}
-    assert found.pop("errs") == found.pop("divides") == "error"
+    assert found.pop("errs") == found.pop("divides") == found.pop("sums_nothing") == "error"
     assert found.pop("fails") == "fail"
     assert set(found.values()) == {"pass"}
     assert len(found) == 8
     assert 'column "no_column" does not exist' in done.stderr
     assert "division by zero" in done.stderr
     assert results(scratch)["errs"]["millrace"]["cause"] == "code"
+
+
+def test_the_shares_of_a_statement_add_up() -> None:
+    response = {"_message": "SELECT", "bytes_processed": 10, "slot_ms": 2}
+
+    shares = _share(response, 3)
+
+    assert [share["bytes_processed"] for share in shares] == [4, 3, 3]
+    assert [share["slot_ms"] for share in shares] == [1, 1, 0]
+    assert {share["_message"] for share in shares} == {"SELECT"}
 
 
 def test_a_transient_failure_of_a_batch_is_retried(scratch: Scratch) -> None:
