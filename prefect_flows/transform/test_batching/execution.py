@@ -217,9 +217,7 @@ class _Batches:
                 for runner in list(left.values()):
                     run_apart(runner)
 
-            pool.apply_async(
-                self._run, (runners, finish, run_apart), error_callback=run_one_by_one
-            )
+            pool.apply_async(self._run, (runners, finish, run_apart), error_callback=run_one_by_one)
 
     def _group(self, nodes: Sequence[Any]) -> list[list[Any]]:
         """Divide tests into batches; tests of one relation stay together if they are not many."""
@@ -255,8 +253,7 @@ class _Batches:
             return False
         read = node.depends_on.nodes if node.resource_type == "test" else [unit]
         return any(
-            each in self._manifest.nodes
-            and self._manifest.nodes[each].relation_name in self._views
+            each in self._manifest.nodes and self._manifest.nodes[each].relation_name in self._views
             for each in read
         )
 
