@@ -178,12 +178,20 @@ def test_every_node_is_analyzed(server: AnalyzerServer, manifest: dict[str, Any]
     assert expected - {found.node for found in server.statements} == set()
 
 
+def compiled(project: Project, node: dict[str, Any]) -> str:
+    """The compiled SQL of a test; the manifest of a later command does not have it."""
+    file = (
+        project.folder / "dbt/target/compiled" / node["package_name"] / node["original_file_path"]
+    )
+    return (file / node["path"] if file.is_dir() else file).read_text()
+
+
 def test_batches_of_tests_return_what_each_test_does(
-    analyzer: Analyzer, manifest: dict[str, Any]
+    analyzer: Analyzer, project: Project, manifest: dict[str, Any]
 ) -> None:
     """The statements in which the pipeline runs the data tests of the project."""
     tests = [
-        DataTest(node["compiled_code"], *(node["config"][key] for key in TEST_CONFIGS))
+        DataTest(compiled(project, node), *(node["config"][key] for key in TEST_CONFIGS))
         for node in manifest["nodes"].values()
         if node["resource_type"] == "test"
     ]

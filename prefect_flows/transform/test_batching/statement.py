@@ -46,7 +46,9 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 # not_null, expression_is_true, between and all other tests that select the rows that are wrong.
-_ROWS = _pattern(r"  select (?:\*|1|{name}(?:  ,  {name})*) from {from} where\b(?P<condition>.+)")
+_ROWS = _pattern(
+    r"  select (?:\*|1|(?P<columns>{name}(?:  ,  {name})*)) from {from} where\b(?P<condition>.+)"
+)
 _ACCEPTED_VALUES = _pattern(
     r"  with all_values as  \(  select (?P<column>.+?) as value_field, "
     r"count\(\*\) as n_records from {from} group by (?P=column)  \)  "
@@ -272,7 +274,11 @@ def _find_count(sql: str) -> _Read | None:
     match = _ACCEPTED_RANGE.fullmatch(sql) or _ROWS.fullmatch(sql)
     if match is None or _NOT_A_CONDITION.search(match["condition"]):
         return None
-    return _read(match, "rows", _in_lines(match["condition"]))
+    condition = _in_lines(match["condition"])
+    for column in re.findall(_NAME, match.groupdict().get("columns") or ""):
+        # A column that does not exist is an error, also if only the list of columns names it.
+        condition += f" and ({column} is null or true)"
+    return _read(match, "rows", condition)
 
 
 def _read(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import psycopg2
 import pytest
 
 from infrastructure.local import postgres
@@ -159,12 +160,21 @@ def test_tests_share_a_scan(forms: list[str], source: str, reads: int) -> None:
     assert build_statement(tests, "postgres", [VIEW]).count(source) == reads
 
 
+def test_a_selected_column_that_does_not_exist_is_an_error(shop: Warehouse) -> None:
+    tests = [
+        DataTest(f"select {column} from {VIEW} where amount > 30") for column in ("id", "no_column")
+    ]
+
+    with pytest.raises(psycopg2.errors.UndefinedColumn, match="no_column"):
+        shop.query(build_statement(tests, "postgres", [VIEW]))
+
+
 def test_only_what_is_compared_of_a_view_is_kept() -> None:
     tests = [DataTest(FORMS[form].replace("{source}", VIEW)) for form in ("not_null", "unique")]
 
     statement = build_statement(tests, "postgres", [VIEW])
 
-    assert "select (\nid is null\n) as c0,\nid as c1\nfrom" in statement
+    assert "select (\nid is null\n) and (id is null or true) as c0,\nid as c1\nfrom" in statement
     assert "select *" not in statement
 
 
