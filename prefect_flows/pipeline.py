@@ -56,6 +56,7 @@ def dbt_full_pipeline(
     skip: list[Stage] = [],  # noqa: B006
     strategy: Strategy = "run_then_test",
     changed: bool = False,
+    reuse: bool = True,
     resume: bool = True,
     failed: bool = False,
     wait: bool = True,
@@ -76,6 +77,8 @@ def dbt_full_pipeline(
         strategy: run_then_test runs all models, then all tests; build goes through the project
             once, and a failed test stops what is downstream of it.
         changed: Only nodes that changed since the target's last good run, and what depends on them.
+        reuse: Build only what has new data or new code, and run only tests of that and tests that
+            did not pass; if false, build and test everything.
         resume: Continue a run that was interrupted; start over if false.
         failed: Run what failed or was skipped in the target's last run, with the parameters of that
             run. Other parameters than those of that run are refused.
@@ -99,6 +102,7 @@ def dbt_full_pipeline(
         skip=skip,
         strategy=strategy,
         changed=changed,
+        reuse=reuse,
         resume=resume,
         failed=failed,
         wait=wait,
@@ -142,6 +146,10 @@ def main(
     changed: Annotated[
         bool, typer.Option("--changed", help="Only what changed since the last good run, and on.")
     ] = False,
+    no_reuse: Annotated[
+        bool,
+        typer.Option("--no-reuse", help="Build and test also what has no new data and code."),
+    ] = False,
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Start over instead of resuming an interrupted run.")
     ] = False,
@@ -178,6 +186,7 @@ def main(
             "skip": skip or [],
             "strategy": strategy,
             "changed": changed,
+            "reuse": not no_reuse,
             "resume": not no_resume,
             "failed": failed,
             "wait": not no_wait,

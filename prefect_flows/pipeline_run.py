@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import (
     ConfigurationError,
     MillraceError,
@@ -23,6 +24,7 @@ from prefect_flows.core.errors import (
 )
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.passwords import find_passwords
+from prefect_flows.core.postgres import application_name
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings, StagePolicy
 from prefect_flows.ingest import source_registry
@@ -34,6 +36,7 @@ from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
     BUILD_RESOURCE_TYPES,
     DBT_STAGES,
+    FRESHNESS,
     FULL_REFRESH_STAGES,
     RUN_WITH_SNAPSHOTS,
     STAGE_RESOURCE_TYPES,
@@ -55,11 +58,14 @@ from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.node_hashes import CodeHashes, find_changed_nodes
 from prefect_flows.transform.results import NodeResult, descendants
 from prefect_flows.transform.resume import ResumeState, load_resume_state, node_entry, stage_entry
+from prefect_flows.transform.reuse.tracker import NodeTracker
 from prefect_flows.transform.session import DbtSession, Selection
 
 if TYPE_CHECKING:
     from prefect_flows.transform.run_report import RunReport
 
+# In the journal: the versions of the sources that the nodes of a run read.
+SOURCE_VERSIONS = "source-versions"
 # The log names at most this many failures that keep models from being published.
 MAX_LISTED_REASONS = 3
 
@@ -188,6 +194,7 @@ class _PipelineRun:
         last_good: node id → hash in the last good run, for `changed`; None if not needed.
         is_stored: whether the state store has the run, so that something has been changed.
         publication: what the run builds out of sight and publishes; None if its target does not.
+        tracker: decides which nodes are reused; None before the sources are loaded.
         left_out: sources that are excluded because they were never loaded.
         whole: whether the run covers the whole project.
     """
@@ -213,6 +220,7 @@ class _PipelineRun:
         self.last_good: Mapping[str, str] | None = None
         self.is_stored = False
         self.publication: Publication | None = None
+        self.tracker: NodeTracker | None = None
         self.left_out: list[str] = []
         self.whole = parameters.is_full_run and not parameters.changed
         self._started = time.monotonic()
@@ -248,7 +256,9 @@ class _PipelineRun:
         cause: MillraceError | None = None
         # dbt appends to its log; the state store gets only the log of this run.
         (self.session.log_dir / "dbt.log").unlink(missing_ok=True)
-        with self.session, self.display:
+        # What connects to Postgres without a name of its own, such as the loads.
+        name = {"PGAPPNAME": application_name(self.stored.header.id)}
+        with self.session, self.display, set_variables(name):
             try:
                 self._run_stages()
                 ended, failure = "passed", None
@@ -317,6 +327,8 @@ class _PipelineRun:
         self._begin()
         self.record["ingest"] = {}
         self._ingest(arguments)
+        self._check_freshness(selection, selected)
+        selected = self._plan_reuse(selected)
         if self.publication is None:
             self._run_dbt_stages(selection, selected)
         else:
@@ -324,9 +336,58 @@ class _PipelineRun:
         self._count_marts(selected)
         self._generate_docs()
 
+    def _check_freshness(self, selection: Selection, selected: Mapping[str, list[str]]) -> None:
+        try:
+            self._run_dbt("freshness", *FRESHNESS, selection, selected)
+        except StageFailed:
+            if self.publication is not None:
+                self._publish(self.publication)  # only records what is not published
+            raise
+
+    def _plan_reuse(self, selected: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """Return the selected nodes that have to run, and mark them as unfinished."""
+        parameters = self.parameters
+        rebuild = None
+        if parameters.full_refresh:
+            rebuild = "full_refresh is set"
+        elif not (parameters.reuse and self.settings.reuse):
+            rebuild = "reuse is off"
+        resumed = self.done.records.get(SOURCE_VERSIONS)
+        self.tracker = NodeTracker(
+            self.session, self.code, self.state, self.stored.header.id, self.log
+        )
+        stages = DBT_STAGES[parameters.strategy].values()
+        types = {kind for _, of_stage in stages for kind in of_stage}
+        executed = [
+            i for t, ids in self._without_skipped(selected).items() if t in types for i in ids
+        ]
+        plan = self.tracker.make_plan(
+            executed,
+            self.record["ingest"],
+            {i: time for stage in self.stages for i, time in stage.newest_rows().items()},
+            None if resumed is None else resumed["versions"],
+            self.done.nodes,
+            rebuild,
+        )
+        if resumed is None:
+            record = {"versions": dict(self.tracker.source_versions)}
+            self.stored.journal.add([stage_entry(SOURCE_VERSIONS, record)])
+        self.record["reuse"] = plan.as_record()
+        if plan.reused:
+            self.log.info("%s", plan)
+        self.tracker.begin(i for i in plan.reasons if i not in self.done.nodes)
+        left = {t: [i for i in ids if i not in plan.reused] for t, ids in selected.items()}
+        if self.publication is not None:
+            self.publication.select(self._without_skipped(left))
+        return left
+
     def _run_dbt_stages(self, selection: Selection, selected: Mapping[str, list[str]]) -> None:
-        for stage, (command, types) in DBT_STAGES[self.parameters.strategy].items():
-            self._run_dbt(stage, command, types, selection, selected)
+        try:
+            for stage, (command, types) in DBT_STAGES[self.parameters.strategy].items():
+                self._run_dbt(stage, command, types, selection, selected)
+        finally:
+            if self.tracker is not None:
+                self.tracker.examine(self._results())
 
     def _run_and_publish(
         self,
@@ -555,7 +616,7 @@ class _PipelineRun:
             command, nodes = RUN_WITH_SNAPSHOTS, [*nodes, *after_models]
         if stage in parameters.skip or not nodes:
             requested = stage in parameters.skip or left_out.issuperset(types)
-            self.record[stage] = {"skipped": "as asked" if requested else "nothing selected"}
+            self.record[stage] = {"skipped": "as asked" if requested else self._why_empty(types)}
             return
         name = f"dbt-{stage}"
         flags = (
@@ -579,6 +640,7 @@ class _PipelineRun:
             [*self.runtime.listeners, self.display],
             narrowed=narrowed
             or self.last_good is not None
+            or (self.tracker is not None and bool(self.tracker.plan.reused))
             or bool(after_models)
             or stage == "freshness",
         )
@@ -597,6 +659,12 @@ class _PipelineRun:
                 dbt.returned.write(str(self.session.target_path / SOURCES))
                 self.state.save(SOURCES)
         self.stored.journal.add([stage_entry(name, self.record[stage])])
+
+    def _why_empty(self, types: Collection[str]) -> str:
+        nodes = self.session.node
+        reused = () if self.tracker is None else self.tracker.plan.reused
+        is_reused = any(str(nodes(i).resource_type) in types for i in reused)
+        return "nothing changed" if is_reused else "nothing selected"
 
     def _snapshots_after_models(self, selected: Mapping[str, list[str]]) -> list[str]:
         """Return the ids of snapshots downstream of models: `dbt-run` builds these in graph order.
@@ -713,6 +781,9 @@ class _PipelineRun:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.is_full_run and not self.left_out:
                     self.state.save_last_good(self.code.all())
+                if self.tracker is not None and ended in ("passed", "failed"):
+                    blocked = () if self.publication is None else self.publication.unpublished
+                    self.tracker.finish(self._results(), blocked)
             # Imported here, so that the import does not delay the first model.
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 

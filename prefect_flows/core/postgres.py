@@ -12,6 +12,11 @@ from prefect_flows.core.profiles import Profile
 CONNECT_TIMEOUT_SECONDS = 10
 
 
+def application_name(run_id: str) -> str:
+    """Return the name of a run's connections in `pg_stat_activity`, at most 63 bytes."""
+    return f"millrace {run_id}"[:63]
+
+
 def connect(profile: Profile, application_name: str) -> Any:
     """Open a psycopg2 connection to a target.
 

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     batch_tests: bool = True
     """Run data tests in few statements: one scan of a table counts the failures of many tests. If
     false, each test is a statement of its own, as on dbt's command line."""
+    reuse: bool = True
+    """Build only what has new data or new code. If false, every run builds and tests all that it
+    selects, as with `--no-reuse`."""
     max_parallel_sources: int = Field(default=4, ge=1, le=64)
     """Maximum number of sources that are ingested concurrently. Each needs at least one connection
     to the warehouse."""

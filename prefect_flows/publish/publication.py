@@ -51,17 +51,30 @@ class Publication:
     ) -> None:
         self._session = session
         self._run = run
-        self._tests = [*selected.get("test", ()), *selected.get("unit_test", ())]
         self._tests_skipped = tests_skipped
         self._full_refresh = full_refresh
         self._manifest = session.manifest
-        models = get_published_models(session.manifest.nodes)
-        ids = {i for kind in ("model", "seed", "snapshot") for i in selected.get(kind, ())}
-        self._models = models
-        self.built = [model for model in models if model.unique_id in ids]
-        self._publisher = create_publisher(session, models)
+        self._models = get_published_models(session.manifest.nodes)
+        self.select(selected)
+        self._published: set[str] = set()
+        self._publisher = create_publisher(session, self._models)
         self._schemas: dict[str, str] | None = None
         self.readers = PublishedData()
+
+    def select(self, selected: Mapping[str, Collection[str]]) -> None:
+        """Set which nodes the run builds and tests.
+
+        Args:
+            selected: resource type → ids of the nodes.
+        """
+        ids = {i for kind in ("model", "seed", "snapshot") for i in selected.get(kind, ())}
+        self.built = [model for model in self._models if model.unique_id in ids]
+        self._tests = [*selected.get("test", ()), *selected.get("unit_test", ())]
+
+    @property
+    def unpublished(self) -> set[str]:
+        """Ids of the models that this run builds and has not published."""
+        return {model.unique_id for model in self.built} - self._published
 
     def check(self) -> None:
         """Check that the models can be published, before anything is changed.
@@ -215,5 +228,6 @@ class Publication:
         models = [model for group in groups.values() for model in group]
         with self._publisher.connected():
             seconds = self._publisher.switch(models, self._run, log)
+            self._published = {model.unique_id for model in models}
             self.readers = describe_readers(self._publisher.read_states().values())
         return {"models": [str(model) for model in models], "locked_seconds": round(seconds, 3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,10 +12,9 @@ from prefect_flows.core.settings import Stage
 
 Strategy = Literal["run_then_test", "build"]
 
-# Stage → dbt command, and the resource types that it runs.
+# Stage → dbt command, and the resource types that it runs. Freshness comes first.
 FRESHNESS = (["source", "freshness"], ("source",))
 RUN_THEN_TEST = {
-    "freshness": FRESHNESS,
     "seed": (["seed"], ("seed",)),
     "snapshot": (["snapshot"], ("snapshot",)),
     "run": (["run"], ("model",)),
@@ -32,9 +32,9 @@ BUILD_RESOURCE_TYPES = (
     "saved_query",
     "exposure",
 )
-DBT_STAGES = {
+DBT_STAGES: Mapping[str, Mapping[str, tuple[list[str], tuple[str, ...]]]] = {
     "run_then_test": RUN_THEN_TEST,
-    "build": {"freshness": FRESHNESS, "build": (["build"], BUILD_RESOURCE_TYPES)},
+    "build": {"build": (["build"], BUILD_RESOURCE_TYPES)},
 }
 # Stage → the resource types that `skip` excludes.
 STAGE_RESOURCE_TYPES: dict[Stage, tuple[str, ...]] = {
@@ -63,6 +63,7 @@ class Parameters(BaseModel):
     skip: list[Stage] = Field(default_factory=list)
     strategy: Strategy = "run_then_test"
     changed: bool = False
+    reuse: bool = True
     resume: bool = True
     failed: bool = False
     wait: bool = True

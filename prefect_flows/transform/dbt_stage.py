@@ -200,6 +200,14 @@ class DbtStage:
             "warned": [_brief(node) for node in nodes if node.status == "warn"],
         }
 
+    def newest_rows(self) -> dict[str, str]:
+        """Return source id → time of its newest row, after `dbt source freshness`."""
+        return {
+            result.node.unique_id: result.max_loaded_at.isoformat()
+            for result in getattr(self.returned, "results", ())
+            if getattr(result, "max_loaded_at", None) is not None
+        }
+
     def _counted(self) -> list[NodeResult]:
         """Return the results of all nodes, and of failed hooks; like dbt, leave out other hooks."""
         return [r for r in self.results.values() if r.resource_type != "operation" or r.failed]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from dbt.contracts.graph.manifest import Manifest
 _READ_PATTERN = re.compile(r"\b(env_var|var|target)\b(?:\s*\(\s*(['\"])([^'\"]*)\2\s*[,)])?")
 # Keys of a column that reach the warehouse only with `persist_docs`.
 _DESCRIPTION_KEYS = frozenset({"description", "doc_blocks"})
+# Keys of `target` on which no result depends; the name of the connections differs in each run.
+_NO_VALUES_OF_TARGET = frozenset({"threads", "application_name"})
 # Stands for every name, if the name is only known at run time.
 _ANY = ""
 
@@ -48,6 +50,7 @@ class CodeHashes:
         self._manifest = manifest
         self._config = config
         self._nodes: dict[str, str] = {}
+        self._own: dict[str, str] = {}
         self._macros: dict[frozenset[str], tuple[str, frozenset[Read]]] = {}
         self._materialization_ids: dict[str, list[str]] = {}
         credentials: Any = config.credentials
@@ -71,6 +74,19 @@ class CodeHashes:
                 self._nodes[node] = self._hash(node)
         return self._nodes[unique_id]
 
+    def get_own(self, unique_id: str) -> str:
+        """Return the hash of a node without that of its parents."""
+        self.get(unique_id)
+        return self._own[unique_id]
+
+    def macro_texts(self, node: Any, packages: Collection[str]) -> list[str]:
+        """Return the code of all macros of the given packages that a node calls.
+
+        Macros that these macros call are included, and those that materialize the node are not.
+        """
+        found = self._find_macros(_macro_ids(node))
+        return [macro.macro_sql for macro in found if macro.package_name in packages]
+
     def all(self) -> Mapping[str, str]:
         """Return node id → hash."""
         return self._nodes
@@ -81,7 +97,8 @@ class CodeHashes:
     def _hash(self, unique_id: str) -> str:
         node = self._find(unique_id)
         if node is None:
-            return _digest(None)
+            self._own[unique_id] = _digest(None)
+            return self._own[unique_id]
         metadata = getattr(node, "test_metadata", None)
         config = getattr(node, "config", None)
         code = {
@@ -101,7 +118,7 @@ class CodeHashes:
         macros, read_by_macros = self._hash_macros(
             frozenset(_macro_ids(node) + self._materialization_macros(node))
         )
-        return _digest(
+        own = self._own[unique_id] = _digest(
             code
             | {
                 "checksum": self._checksum(node),
@@ -111,9 +128,9 @@ class CodeHashes:
                 "constraints": getattr(node, "constraints", None),
                 "macros": macros,
                 "values": self._read_values(node, _find_reads(code) | read_by_macros),
-                "parents": [self._nodes[i] for i in sorted(self._parents(unique_id))],
             }
         )
+        return _digest([own, *(self._nodes[i] for i in sorted(self._parents(unique_id)))])
 
     def _resources(self) -> list[Mapping[str, Any]]:
         m = self._manifest
@@ -144,7 +161,7 @@ class CodeHashes:
             function, name = read
             if function == "target":
                 target = self._config.to_target_dict()
-                known[read] = {key: value for key, value in target.items() if key != "threads"}
+                known[read] = {k: v for k, v in target.items() if k not in _NO_VALUES_OF_TARGET}
             elif function == "env_var":
                 names = [*self._manifest.env_vars] if name == _ANY else [name]
                 known[read] = {each: os.environ.get(each) for each in names}
@@ -185,18 +202,23 @@ class CodeHashes:
     def _hash_macros(self, macros: frozenset[str]) -> tuple[str, frozenset[Read]]:
         """Return a hash of macros with all macros that they call, and what these read."""
         if macros not in self._macros:
-            found: dict[str, str] = {}
-            waiting = list(macros)
-            while waiting:
-                unique_id = waiting.pop()
-                macro = self._manifest.macros.get(unique_id)
-                if macro is not None and unique_id not in found:
-                    found[unique_id] = macro.macro_sql
-                    # A macro of the project may override one of dbt.
-                    own = f"macro.{self._config.project_name}.{macro.name}"
-                    waiting += [*_macro_ids(macro), own]
+            found = {macro.unique_id: macro.macro_sql for macro in self._find_macros(macros)}
             self._macros[macros] = _digest(found), _find_reads(found)
         return self._macros[macros]
+
+    def _find_macros(self, unique_ids: Iterable[str]) -> list[Any]:
+        """Return macros with all macros that they call."""
+        found: dict[str, Any] = {}
+        waiting = list(unique_ids)
+        while waiting:
+            unique_id = waiting.pop()
+            macro = self._manifest.macros.get(unique_id)
+            if macro is not None and unique_id not in found:
+                found[unique_id] = macro
+                # A macro of the project may override one of dbt.
+                own = f"macro.{self._config.project_name}.{macro.name}"
+                waiting += [*_macro_ids(macro), own]
+        return list(found.values())
 
 
 def find_changed_nodes(

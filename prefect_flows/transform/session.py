@@ -35,6 +35,7 @@ from prefect_flows.core.files import make_folder
 from prefect_flows.core.google_credentials import google_credentials
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.logger import Logger
+from prefect_flows.core.postgres import application_name
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.temporary_folders import private_folder
 from prefect_flows.transform.dbt_patches import find_callers_quickly, patched_dbt
@@ -176,10 +177,11 @@ class DbtSession:
         make_folder(self.target_path)
         self._contexts = ExitStack()
         self._folder = self._contexts.enter_context(private_folder("dbt"))
+        output = self._connection_names() | self.profile.dbt_output()
         document = {
             self.profile.name: {
                 "target": self.profile.target,
-                "outputs": {self.profile.target: self.profile.dbt_output()},
+                "outputs": {self.profile.target: output},
             }
         }
         (self._folder / "profiles.yml").write_text(yaml.safe_dump(document))
@@ -192,6 +194,12 @@ class DbtSession:
         traceback: TracebackType | None,
     ) -> None:
         self._contexts.close()
+
+    def _connection_names(self) -> dict[str, str]:
+        """Return what makes all connections of the run recognizable in `pg_stat_activity`."""
+        if self.profile.warehouse != "postgres":
+            return {}
+        return {"application_name": application_name(self._variables[RUN_ID_VARIABLE])}
 
     @property
     def manifest(self) -> Manifest:

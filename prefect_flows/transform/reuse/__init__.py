@@ -1,0 +1,1 @@
+"""Decides which nodes a run builds, and which results of earlier runs it reuses."""
