@@ -196,6 +196,7 @@ class _PipelineRun:
         publication: what the run builds out of sight and publishes; None if its target does not.
         tracker: decides which nodes are reused; None before the sources are loaded.
         left_out: sources that are excluded because they were never loaded.
+        reuses: whether nodes may be reused.
         whole: whether the run covers the whole project.
     """
 
@@ -222,6 +223,7 @@ class _PipelineRun:
         self.publication: Publication | None = None
         self.tracker: NodeTracker | None = None
         self.left_out: list[str] = []
+        self.reuses = parameters.reuse and settings.reuse
         self.whole = parameters.is_full_run and not parameters.changed
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
@@ -350,7 +352,7 @@ class _PipelineRun:
         rebuild = None
         if parameters.full_refresh:
             rebuild = "full_refresh is set"
-        elif not (parameters.reuse and self.settings.reuse):
+        elif not self.reuses:
             rebuild = "reuse is off"
         resumed = self.done.records.get(SOURCE_VERSIONS)
         self.tracker = NodeTracker(
@@ -372,9 +374,12 @@ class _PipelineRun:
         if resumed is None:
             record = {"versions": dict(self.tracker.source_versions)}
             self.stored.journal.add([stage_entry(SOURCE_VERSIONS, record)])
-        self.record["reuse"] = plan.as_record()
+        if self.reuses:
+            self.record["reuse"] = plan.summarize().model_dump()
         if plan.reused:
             self.log.info("%s", plan)
+        for unique_id, state in plan.reused.items():
+            self.log.debug("%s: reused since run %s", unique_id, state.run)
         self.tracker.begin(i for i in plan.reasons if i not in self.done.nodes)
         left = {t: [i for i in ids if i not in plan.reused] for t, ids in selected.items()}
         if self.publication is not None:
@@ -643,6 +648,7 @@ class _PipelineRun:
             or (self.tracker is not None and bool(self.tracker.plan.reused))
             or bool(after_models)
             or stage == "freshness",
+            reasons=self.tracker.plan.reasons if self.tracker is not None and self.reuses else None,
         )
         self.stages.append(dbt)
         before = self.done.records.get(name)
@@ -788,7 +794,8 @@ class _PipelineRun:
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 
             reporter = RunReporter(self.session, self.stored, self.state, self.runtime)
-            report = reporter.report(self.record, self.stages, ended, failure)
+            plan = self.tracker.plan if self.tracker is not None and self.reuses else None
+            report = reporter.report(self.record, self.stages, ended, failure, plan)
         finally:
             # Record the end of the run even if the report fails; otherwise it counts as killed.
             if self.is_stored:

@@ -126,6 +126,22 @@ class PublishedData(_Stored):
         return f"Readers see data of {', '.join(shown)}{others}, published until {since}."
 
 
+class ReuseSummary(_Stored):
+    """What a run reused.
+
+    Attributes:
+        executed: number of nodes that it executes.
+        reused: number of nodes whose earlier result it keeps.
+        saved_seconds: execution time of the reused nodes when they last ran, all threads together.
+        saved_bytes: bytes that their statements processed then, if known.
+    """
+
+    executed: int
+    reused: int
+    saved_seconds: float = 0.0
+    saved_bytes: int | None = None
+
+
 class RunOverview(_Stored):
     """A run in brief, as a list of runs shows it.
 
@@ -142,6 +158,7 @@ class RunOverview(_Stored):
         bytes_billed: bytes billed for them, if the warehouse reports them.
         slot_seconds: BigQuery slot time in seconds.
         cost: cost of the billed bytes at `price_per_tib`; None if either is unknown.
+        reuse: what it reused; None if reuse was off, or it ended before.
     """
 
     run_id: str
@@ -161,6 +178,7 @@ class RunOverview(_Stored):
     bytes_billed: int | None = None
     slot_seconds: float | None = None
     cost: float | None = None
+    reuse: ReuseSummary | None = None
 
 
 class RunSummary(RunOverview):

@@ -48,6 +48,7 @@ class DbtStage:
         save: writes results to the journal.
         listeners: get the events of the stage.
         narrowed: whether `arguments` select more nodes than `selected`.
+        reasons: node id → why the run executes it, for the log.
 
     Attributes:
         attempts: number of attempts so far.
@@ -72,6 +73,7 @@ class DbtStage:
         listeners: Sequence[EventListener],
         *,
         narrowed: bool = False,
+        reasons: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
         self.name = name
@@ -91,6 +93,7 @@ class DbtStage:
         self._save = save
         self._listeners = listeners
         self._narrowed = narrowed
+        self._reasons = reasons or {}
         # Node id → dbt's own result object.
         self._dbt_results: dict[str, Any] = {}
 
@@ -109,7 +112,8 @@ class DbtStage:
                 len(self.selected),
             )
         self.attempts += 1
-        outcome, ephemeral = self._run(only, [*self._listeners, NodeLog(log, self._compiled_path)])
+        node_log = NodeLog(log, self._compiled_path, self._reasons)
+        outcome, ephemeral = self._run(only, [*self._listeners, node_log])
         if outcome.exception is not None:
             raise self._aborted(outcome.exception) from outcome.exception
         failed = [node for node in self.results.values() if node.failed]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefect_flows.core.formatting import one_line
@@ -16,11 +16,15 @@ class NodeLog:
     Args:
         log: the log of the stage.
         compiled: returns the path of a node's compiled SQL, or None.
+        reasons: node id → why the run executes it.
     """
 
-    def __init__(self, log: Logger, compiled: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, log: Logger, compiled: Callable[[str], str | None], reasons: Mapping[str, str]
+    ) -> None:
         self._log = log
         self._compiled = compiled
+        self._reasons = reasons
         self._total = 0
         self._done = 0
 
@@ -42,7 +46,7 @@ class NodeLog:
                 log = self._log.warning
             path = self._compiled(result.unique_id) if result.failed else None
             log(
-                "%d of %d  %-8s %s %s  %s  %.2f s%s",
+                "%d of %d  %-8s %s %s  %s  %.2f s%s%s",
                 self._done,
                 self._total,
                 result.status,
@@ -50,6 +54,7 @@ class NodeLog:
                 result.name,
                 one_line(result.message or ""),
                 result.seconds,
+                f", because {reason}" if (reason := self._reasons.get(result.unique_id)) else "",
                 f"\n  compiled: {path}" if path else "",
             )
 

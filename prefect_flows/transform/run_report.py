@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from prefect_flows.core.failure_class import FailureClass
-from prefect_flows.state.run_summary import PublishedData, StageSummary
+from prefect_flows.state.run_summary import PublishedData, ReuseSummary, StageSummary
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import NodeResult
@@ -101,6 +101,9 @@ class RunReport:
         marts: name of each mart → its number of rows.
         unreported: one line for each thing that could not be reported to the Prefect API.
         published: what readers see; None if the target does not publish.
+        reuse: what the run reused; None if reuse was off, or the run ended before.
+        reasons: node id → why the run executes it; empty without reuse.
+        reused: id of each reused node → id of the run that executed it.
     """
 
     target: str
@@ -122,6 +125,9 @@ class RunReport:
     marts: dict[str, int] = field(default_factory=dict)
     unreported: list[str] = field(default_factory=list)
     published: PublishedData | None = None
+    reuse: ReuseSummary | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
+    reused: dict[str, str] = field(default_factory=dict)
 
     @property
     def completed_at(self) -> datetime:

@@ -81,6 +81,8 @@ class Project:
             "COLUMNS": "200",
             # All copies of the project are clones of one project; what they make is each other's.
             "MILLRACE_PROJECT": "tests",
+            # Tests start a run to see it build; those of reuse switch it on.
+            "MILLRACE_REUSE": "false",
             **self.environment,
             **environment,
         }

@@ -26,6 +26,7 @@ from prefect_flows.transform.lineage import (
 )
 from prefect_flows.transform.repro_command import build_command
 from prefect_flows.transform.results import SKIPPED, NodeResult
+from prefect_flows.transform.reuse.plan import ReusePlan
 from prefect_flows.transform.run_report import (
     FailingRows,
     FailureCard,
@@ -65,6 +66,7 @@ class ReportInput:
         failing_rows: rows of failed tests by node id, built by `failing_rows`.
         flags: further flags that a command needs to reproduce a failure, for example `--vars …`.
         first_cause: what ended the run, if no failed node explains it.
+        plan: why nodes run or are reused; None if reuse was off, or the run ended before.
     """
 
     target: str
@@ -86,6 +88,7 @@ class ReportInput:
     flags: str = ""
     unreported: Sequence[str] = ()
     published: PublishedData | None = None
+    plan: ReusePlan | None = None
 
 
 def build_report(facts: ReportInput) -> RunReport:
@@ -130,6 +133,9 @@ def build_report(facts: ReportInput) -> RunReport:
         marts=dict(facts.marts),
         unreported=list(facts.unreported),
         published=facts.published,
+        reuse=facts.plan.summarize() if facts.plan else None,
+        reasons=dict(facts.plan.reasons) if facts.plan else {},
+        reused={i: state.run for i, state in facts.plan.reused.items()} if facts.plan else {},
     )
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from prefect_flows.reporting.charts.critical_path import find_critical_path
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
-from prefect_flows.reporting.charts.svg import get_group, size, slots
+from prefect_flows.reporting.charts.svg import NOTHING, get_group, size, slots
 from prefect_flows.reporting.charts.timeline import draw_timeline
 from prefect_flows.reporting.templates import number, read_packaged_file, templates
 from prefect_flows.transform.results import count_by_status
@@ -38,7 +38,7 @@ def html_page(report: RunReport) -> str:
         "costliest": "Costliest" if report.costliest else "",
         "tests": "Tests" if report.tests else "",
         "marts": "Marts" if report.marts else "",
-        "nodes": "All nodes" if report.nodes else "",
+        "nodes": "All nodes" if report.nodes or report.reused else "",
     }
     return (
         templates()
@@ -83,8 +83,23 @@ def _node_rows(report: RunReport) -> Iterator[Markup]:
             f'<td class="s-{get_group(node.status)}">{escape(status)}</td>'
             f'<td class="n">{node.seconds:.2f}{"*" if node.is_shared else ""}</td>'
             f'<td class="n">{number(node.rows)}</td>{costs}'
-            f'<td class="n">{node.attempts}</td><td>{escape(owner)}</td></tr>\n'
+            f'<td class="n">{node.attempts}</td><td>{escape(owner)}</td>'
+            f"{_reason(report, report.reasons.get(node.unique_id, ''))}</tr>\n"
         )
+    for unique_id, run in report.reused.items():
+        known = report.lineage.get(unique_id)
+        name, kind = (known.name, known.resource_type) if known else (unique_id, "")
+        owner = known.owner if known and known.owner else ""
+        nothing = f'<td class="n">{NOTHING}</td>'
+        yield Markup(  # noqa: S704  # each value is escaped
+            f'<tr><th scope="row">{escape(name)}</th><td>{escape(kind)}</td><td></td>'
+            f'<td class="s-skipped">reused</td>{nothing * (6 if report.costliest else 4)}'
+            f"<td>{escape(owner)}</td>{_reason(report, f'as run {run} left it')}</tr>\n"
+        )
+
+
+def _reason(report: RunReport, text: str) -> str:
+    return f"<td>{escape(text)}</td>" if report.reuse else ""
 
 
 def _script_hash(script: str) -> str:

@@ -22,6 +22,7 @@ from prefect_flows.transform.artifacts import run_results
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.lineage import LineageNode, build_lineage
 from prefect_flows.transform.results import NodeResult
+from prefect_flows.transform.reuse.plan import ReusePlan
 from prefect_flows.transform.run_report import FailingRows, RunReport
 from prefect_flows.transform.session import DbtSession
 
@@ -47,6 +48,7 @@ class RunReporter:
         stages: Sequence[DbtStage],
         status: RunStatus,
         failure: str | None,
+        plan: ReusePlan | None,
     ) -> RunReport | None:
         """Save results and report in the state store, and publish them as Prefect artifacts.
 
@@ -62,7 +64,7 @@ class RunReporter:
         if self._session.is_parsed:
             history = self._state.timings(self._runtime.log.warning)
             self._save_results(record, stages, results, history)
-            report = self._build_report(record, results, history, status, failure)
+            report = self._build_report(record, results, history, status, failure, plan)
             self._save_page(report)
             publish(f"{target}-report", cards_markdown(report))
             record = _with_redacted_messages(record, report)
@@ -82,6 +84,7 @@ class RunReporter:
         history: list[dict[str, float]],
         status: RunStatus,
         failure: str | None,
+        plan: ReusePlan | None,
     ) -> RunReport:
         session = self._session
         lineage = build_lineage(session.manifest)
@@ -109,6 +112,7 @@ class RunReporter:
             flags=_flags(session.vars),
             unreported=self._runtime.unreported,
             published=_published_data(record),
+            plan=plan,
         )
         return reports.build_report(facts)
 

@@ -131,6 +131,10 @@ def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
             )
             what = format_statuses(stage_record["statuses"]) + attempts + resumed
             lines.append((f"dbt-{stage}", what, f"{stage_record['seconds']:.1f}"))
+    if "reuse" in record:
+        reuse = record["reuse"]
+        what = f"{reuse['reused']:,} of {reuse['reused'] + reuse['executed']:,} nodes"
+        lines.append(("reused", what, ""))
     if "publish" in record:
         publish = record["publish"]
         blocked = f"; not {', '.join(publish['blocked'])}" if publish["blocked"] else ""

@@ -79,6 +79,7 @@ def run_summary(
         bytes_billed=billed,
         slot_seconds=_sum(node.slot_seconds for node in executed),
         cost=None if billed is None or price_per_tib is None else billed / TIB * price_per_tib,
+        reuse=report.reuse if report else None,
         stages=lines,
         sources=_merge_sources(report, before, freshness or {}),
         marts=_merge_marts(report, before),

@@ -11,6 +11,7 @@ from typing import Any
 from dbt.contracts.graph.manifest import Manifest
 
 from prefect_flows.state.node_states import NodeState
+from prefect_flows.state.run_summary import ReuseSummary
 from prefect_flows.transform.node_hashes import CodeHashes
 from prefect_flows.transform.results import descendants, display_name
 
@@ -35,14 +36,16 @@ class ReusePlan:
     reasons: Mapping[str, str] = field(default_factory=dict)
     reused: Mapping[str, NodeState] = field(default_factory=dict)
 
-    def as_record(self) -> dict[str, Any]:
-        """Return the plan as plain data: reasons, runs of reused nodes, and what reuse saves."""
-        return {
-            "reasons": dict(self.reasons),
-            "reused": {i: state.run for i, state in self.reused.items()},
-            "saved_seconds": round(sum(state.seconds for state in self.reused.values()), 2),
-            "saved_bytes": sum(state.bytes or 0 for state in self.reused.values()),
-        }
+    def summarize(self) -> ReuseSummary:
+        """Return how many nodes run and are reused, and what this saves."""
+        states = self.reused.values()
+        read = [state.bytes for state in states if state.bytes is not None]
+        return ReuseSummary(
+            executed=len(self.reasons),
+            reused=len(self.reused),
+            saved_seconds=round(sum(state.seconds for state in states), 2),
+            saved_bytes=sum(read) if read else None,
+        )
 
     def __str__(self) -> str:
         if not self.reasons:
