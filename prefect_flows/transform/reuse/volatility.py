@@ -113,4 +113,4 @@ def _find_undeclared(query: exp.Expr, inputs: Collection[Relation]) -> Iterator[
         if not table.catalog and schema in aliases:
             continue  # BigQuery: an array of a table, for example `from orders, orders.items`
         if (schema, name) not in inputs:
-            yield table.sql()
+            yield ".".join(part for part in (table.catalog, table.db, table.name) if part)
