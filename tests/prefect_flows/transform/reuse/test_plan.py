@@ -81,10 +81,8 @@ class Parsed:
     sources: SourceVersions
 
     def name(self, unique_id: str) -> str:
-        kind, name = unique_id.split(".", maxsplit=1)[0], unique_id.split(".")[2]
-        if kind == "unit_test":
-            return "unit"
-        return name.partition("_source_")[0].partition("_built_")[0] if kind == "test" else name
+        name = unique_id.split(".")[2]
+        return "unit" if unique_id.startswith("unit_test.") else TESTS.get(name, name)
 
     @property
     def ids(self) -> dict[str, str]:

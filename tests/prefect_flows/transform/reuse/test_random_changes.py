@@ -225,7 +225,7 @@ def open_shop(warehouse: Warehouse, folder: Path, seed: int, *, publish: bool) -
     begin = datetime.now(UTC) - timedelta(days=2)
     for name, text in FILES.items():
         shop.write(name, text.replace("BEGIN", f"{begin:%Y-%m-%d}"))
-    output = warehouse.profile.output
+    output = dict(warehouse.profile.output)
     outputs = {
         "reuse": output | {"schema": "reuse", "publish": publish},
         "whole": output | {"schema": "whole"},
@@ -355,7 +355,7 @@ CHANGES: list[Callable[[Shop], None]] = [
     loosen_test, tighten_test, break_model, repair_model, repair_model, drop_relation,
     change_rows_by_hand, nothing, nothing,
 ]  # fmt: skip
-OPTIONS = [[]] * 6 + [
+OPTIONS: list[list[str]] = [[]] * 6 + [
     ["--strategy", "build"],
     ["--select", "int_orders+"],
     ["--exclude", "agg_names"],
@@ -387,11 +387,11 @@ def run_random_changes(shop: Shop, steps: int, *, publish: bool) -> int:
         whole = shop.pipe("whole", *options)
         seen = "\n".join([*shop.log, *shop.output.values()])
         assert status == whole, seen
-        statuses = [
+        failed = [
             {i: status for i, (status, _) in shop.failures(target).items()}
             for target in ("reuse", "whole")
         ]
-        assert statuses[0] == statuses[1], seen
+        assert failed[0] == failed[1], seen
         if status == 0 or not publish:
             assert shop.rows("reuse") == shop.rows("whole"), seen
         reused += len(shop.results("whole")) - len(shop.results("reuse"))
