@@ -21,7 +21,7 @@ from prefect_flows.transform.reuse.plan import (
     plan_reuse,
 )
 from prefect_flows.transform.reuse.relations import read_relation_states
-from prefect_flows.transform.reuse.volatility import find_in_code, find_in_sql
+from prefect_flows.transform.reuse.volatility import find_in_code
 from prefect_flows.transform.session import DbtSession
 
 # Packages of macros that dbt itself brings. They name the clock, for example to make a snapshot.
@@ -250,6 +250,8 @@ class NodeTracker:
         compiled = getattr(node, "compiled_code", None)
         if metadata is not None or not compiled or kind == "unit_test":
             return None
+        from prefect_flows.transform.reuse.volatile_sql import find_in_sql
+
         return find_in_sql(compiled, self._session.profile.warehouse, self._declared(unique_id))
 
     def _declared(self, unique_id: str) -> set[tuple[str, str]]:

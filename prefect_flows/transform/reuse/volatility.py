@@ -1,20 +1,16 @@
-"""Finds SQL whose result changes although neither code nor inputs do, such as `current_date`."""
+"""Finds names in code with Jinja that make its result change by itself, such as `current_date`."""
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Collection, Iterable, Iterator
-
-from sqlglot import exp, parse_one
-from sqlglot.errors import SqlglotError
+from collections.abc import Iterable
 
 # Jinja comments, SQL comments and quoted text: none of them is code.
 _NO_CODE = re.compile(r"\{#.*?#\}|--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", re.DOTALL)
 _JINJA_BLOCK = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
 # Names in Jinja that differ in each run, or that read more than the declared inputs.
 _VOLATILE_JINJA = re.compile(r"\b(run_started_at|invocation_id|modules\.datetime|graph)\b")
-_VOLATILE_WORDS = re.compile(
+VOLATILE_WORDS = re.compile(
     r"\b(current_date|current_time|current_timestamp|current_datetime|localtime|localtimestamp"
     r"|information_schema)\b"
     r"|\b(now|random|random_normal|rand|gen_random_uuid|generate_uuid|uuid_generate_v[14]|uuidv[47]"
@@ -22,22 +18,6 @@ _VOLATILE_WORDS = re.compile(
     r"|txid_current|pg_current_xact_id)\s*\(",
     re.IGNORECASE,
 )
-_VOLATILE_EXPRESSIONS: dict[type[exp.Expr], str] = {
-    exp.CurrentDate: "current_date",
-    exp.CurrentDatetime: "current_datetime",
-    exp.CurrentTime: "current_time",
-    exp.CurrentTimestamp: "current_timestamp",
-    exp.Localtime: "localtime",
-    exp.Localtimestamp: "localtimestamp",
-    exp.Rand: "random",
-    exp.Uuid: "a random UUID",
-    exp.TableSample: "tablesample",
-    exp.Version: "an earlier version of a table",
-}
-# Postgres reads these texts as a date relative to now.
-_RELATIVE_DATES = frozenset({"now", "today", "tomorrow", "yesterday"})
-
-Relation = tuple[str, str]
 
 
 def find_in_code(texts: Iterable[str]) -> str | None:
@@ -48,69 +28,9 @@ def find_in_code(texts: Iterable[str]) -> str | None:
     """
     for text in texts:
         code = _NO_CODE.sub(" ", text)
-        if (found := _VOLATILE_WORDS.search(code)) is not None:
+        if (found := VOLATILE_WORDS.search(code)) is not None:
             return (found[1] or found[2]).lower()
         for block in _JINJA_BLOCK.findall(code):
             if (found := _VOLATILE_JINJA.search(block)) is not None:
                 return found[1]
     return None
-
-
-def find_in_sql(sql: str, dialect: str, inputs: Collection[Relation]) -> str | None:
-    """Return why the result of compiled SQL may change by itself; None if nothing is found.
-
-    Args:
-        sql: a query.
-        dialect: name of the dbt adapter, which is also sqlglot's name of the dialect.
-        inputs: lower-case schema and name of each relation that the node declares to read, and of
-            its own.
-    """
-    # sqlglot logs what it does not support, and parses it as a command.
-    logging.getLogger("sqlglot").setLevel(logging.ERROR)
-    try:
-        query = parse_one(sql, dialect=dialect)
-    except SqlglotError:
-        return "its SQL cannot be parsed"
-    if isinstance(query, exp.Command):
-        return "its SQL cannot be parsed"
-    for found in _find_volatile(query):
-        return f"it uses {found}"
-    for found in _find_undeclared(query, inputs):
-        return f"it reads {found}, which is neither a ref() nor a source()"
-    return None
-
-
-def _find_volatile(query: exp.Expr) -> Iterator[str]:
-    for node in query.walk():
-        name = _VOLATILE_EXPRESSIONS.get(type(node))
-        if name is not None:
-            yield name
-        elif isinstance(node, exp.Anonymous):
-            name = node.name.lower()
-            if _VOLATILE_WORDS.match(f"{name}("):
-                yield name
-            elif name == "age" and len(node.expressions) == 1:
-                yield "age() of the current date"
-        elif (
-            isinstance(node, exp.Cast)
-            and isinstance(node.this, exp.Literal)
-            and node.this.is_string
-            and node.this.name.strip().lower() in _RELATIVE_DATES
-        ):
-            yield f"'{node.this.name}'"
-
-
-def _find_undeclared(query: exp.Expr, inputs: Collection[Relation]) -> Iterator[str]:
-    ctes = {cte.alias.lower() for cte in query.find_all(exp.CTE)}
-    tables = list(query.find_all(exp.Table))
-    aliases = {table.alias_or_name.lower() for table in tables}
-    for table in tables:
-        schema, name = table.db.lower(), table.name.lower()
-        if not isinstance(table.this, exp.Identifier):
-            continue  # a function
-        if not schema and name in ctes:
-            continue
-        if not table.catalog and schema in aliases:
-            continue  # BigQuery: an array of a table, for example `from orders, orders.items`
-        if (schema, name) not in inputs:
-            yield ".".join(part for part in (table.catalog, table.db, table.name) if part)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_flows.transform.reuse.volatility import find_in_code, find_in_sql
+from prefect_flows.transform.reuse.volatile_sql import find_in_sql
+from prefect_flows.transform.reuse.volatility import find_in_code
 
 INPUTS = {("shop", "orders"), ("shop", "customers")}
 
