@@ -1046,6 +1046,76 @@ FAULTS = (
             "test_the_shares_of_a_statement_add_up",
         ),
     ),
+    Fault(
+        "failed-test-is-reused",
+        "A test that failed does not run again until its inputs change.",
+        "prefect_flows/transform/reuse/plan.py",
+        'PASSED = frozenset({"success", "pass", "no-op"})',
+        'PASSED = frozenset({"success", "pass", "no-op", "fail"})',
+        (
+            "prefect_flows/transform/reuse/test_plan.py::test_what_did_not_pass_runs_until_it_passes",
+        ),
+    ),
+    Fault(
+        "loaded-rows-are-not-built",
+        "Rows of a load in the same run count as old data.",
+        "prefect_flows/transform/reuse/plan.py",
+        "elif each in sources.loaded:",
+        "elif False:",
+        (
+            "prefect_flows/transform/reuse/test_plan.py::test_new_rows_of_a_source_reach_all_nodes_behind_ephemeral_models_and_views",
+        ),
+    ),
+    Fault(
+        "removed-rows-are-not-built",
+        "A load that only removed rows counts as one without changes.",
+        "prefect_flows/transform/reuse/tracker.py",
+        "bool(rows[source.identifier] or removed.get(source.identifier))",
+        "bool(rows[source.identifier])",
+        ("prefect_flows/transform/reuse/test_plan.py::test_loads",),
+    ),
+    Fault(
+        "inputs-of-another-run-are-old",
+        "A node is reused although a partial run has built its input.",
+        "prefect_flows/transform/reuse/plan.py",
+        "elif version != state.inputs[each]:",
+        "elif False:",
+        ("prefect_flows/transform/reuse/test_plan.py::test_an_input_that_another_run_has_built",),
+    ),
+    Fault(
+        "changed-relation-is-reused",
+        "A table whose rows were changed by hand is reused.",
+        "prefect_flows/transform/reuse/plan.py",
+        "elif relation != state.relation:",
+        "elif False:",
+        ("prefect_flows/transform/reuse/test_plan.py::test_code_seeds_and_relations",),
+    ),
+    Fault(
+        "clock-in-a-branch-is-not-seen",
+        "`current_date` in a branch of Jinja that was not compiled is not found.",
+        "prefect_flows/transform/reuse/volatility.py",
+        "if (found := VOLATILE_WORDS.search(code)) is not None:",
+        'if (found := VOLATILE_WORDS.search("")) is not None:',
+        ("prefect_flows/transform/reuse/test_volatility.py::test_names_in_code",),
+    ),
+    Fault(
+        "undeclared-table-is-not-seen",
+        "A table that a model names without source() is not found.",
+        "prefect_flows/transform/reuse/volatile_sql.py",
+        "if (schema, name) not in inputs:",
+        "if False:",
+        ("prefect_flows/transform/reuse/test_volatility.py::test_compiled_sql",),
+    ),
+    Fault(
+        "blocked-mart-is-reused",
+        "A mart that was built and not published is reused, and never published.",
+        "prefect_flows/transform/reuse/tracker.py",
+        "if i in self.plan.reasons and i not in unpublished",
+        "if i in self.plan.reasons",
+        (
+            "prefect_flows/transform/reuse/test_reused_runs.py::test_only_what_reads_new_rows_is_built",
+        ),
+    ),
 )
 
 
