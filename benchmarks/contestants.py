@@ -247,6 +247,15 @@ CONTESTANTS = [
         needs="--changed",
     ),
     Contestant(
+        "pipeline-unchanged",
+        "pipeline, nothing changed",
+        lambda _: [PYTHON, *PIPELINE, KEPT_TARGET],
+        reports=True,
+        target=KEPT_TARGET,
+        keeps=True,
+        needs="--no-reuse",
+    ),
+    Contestant(
         "runner",
         "PrefectDbtRunner in a flow",
         lambda _: [PYTHON, str(SCRIPTS / "prefect_dbt_runner.py")],
