@@ -58,6 +58,7 @@ from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.node_hashes import CodeHashes, find_changed_nodes
 from prefect_flows.transform.results import NodeResult, descendants
 from prefect_flows.transform.resume import ResumeState, load_resume_state, node_entry, stage_entry
+from prefect_flows.transform.reuse.plan import ReusePlan
 from prefect_flows.transform.reuse.tracker import NodeTracker
 from prefect_flows.transform.session import DbtSession, Selection
 
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 
 # In the journal: the versions of the sources that the nodes of a run read.
 SOURCE_VERSIONS = "source-versions"
+REUSE_IS_OFF = "reuse is off"
 # The log names at most this many failures that keep models from being published.
 MAX_LISTED_REASONS = 3
 
@@ -196,7 +198,7 @@ class _PipelineRun:
         publication: what the run builds out of sight and publishes; None if its target does not.
         tracker: decides which nodes are reused; None before the sources are loaded.
         left_out: sources that are excluded because they were never loaded.
-        reuses: whether nodes may be reused.
+        plan: why nodes run or are reused; None if reuse is off.
         whole: whether the run covers the whole project.
     """
 
@@ -223,7 +225,7 @@ class _PipelineRun:
         self.publication: Publication | None = None
         self.tracker: NodeTracker | None = None
         self.left_out: list[str] = []
-        self.reuses = parameters.reuse and settings.reuse
+        self.plan: ReusePlan | None = None
         self.whole = parameters.is_full_run and not parameters.changed
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
@@ -352,8 +354,8 @@ class _PipelineRun:
         rebuild = None
         if parameters.full_refresh:
             rebuild = "full_refresh is set"
-        elif not self.reuses:
-            rebuild = "reuse is off"
+        elif not (parameters.reuse and self.settings.reuse):
+            rebuild = REUSE_IS_OFF
         resumed = self.done.records.get(SOURCE_VERSIONS)
         self.tracker = NodeTracker(
             self.session, self.code, self.state, self.stored.header.id, self.log
@@ -366,7 +368,7 @@ class _PipelineRun:
         plan = self.tracker.make_plan(
             executed,
             self.record["ingest"],
-            {i: time for stage in self.stages for i, time in stage.newest_rows().items()},
+            {i: newest for stage in self.stages for i, newest in stage.newest_rows().items()},
             None if resumed is None else resumed["versions"],
             self.done.nodes,
             rebuild,
@@ -374,7 +376,8 @@ class _PipelineRun:
         if resumed is None:
             record = {"versions": dict(self.tracker.source_versions)}
             self.stored.journal.add([stage_entry(SOURCE_VERSIONS, record)])
-        if self.reuses:
+        if rebuild != REUSE_IS_OFF:
+            self.plan = plan
             self.record["reuse"] = plan.summarize().model_dump()
         if plan.reused:
             self.log.info("%s", plan)
@@ -387,12 +390,8 @@ class _PipelineRun:
         return left
 
     def _run_dbt_stages(self, selection: Selection, selected: Mapping[str, list[str]]) -> None:
-        try:
-            for stage, (command, types) in DBT_STAGES[self.parameters.strategy].items():
-                self._run_dbt(stage, command, types, selection, selected)
-        finally:
-            if self.tracker is not None:
-                self.tracker.examine(self._results())
+        for stage, (command, types) in DBT_STAGES[self.parameters.strategy].items():
+            self._run_dbt(stage, command, types, selection, selected)
 
     def _run_and_publish(
         self,
@@ -645,10 +644,10 @@ class _PipelineRun:
             [*self.runtime.listeners, self.display],
             narrowed=narrowed
             or self.last_good is not None
-            or (self.tracker is not None and bool(self.tracker.plan.reused))
+            or bool(self.plan and self.plan.reused)
             or bool(after_models)
             or stage == "freshness",
-            reasons=self.tracker.plan.reasons if self.tracker is not None and self.reuses else None,
+            reasons=self.plan.reasons if self.plan else None,
         )
         self.stages.append(dbt)
         before = self.done.records.get(name)
@@ -659,16 +658,22 @@ class _PipelineRun:
             self.record[stage] = self.runtime.run_stage(name, policy, dbt.attempt)
         except StageFailed as error:
             self.record[stage] = error.record
+            self._examine(dbt)
             raise
         finally:
             if stage == "freshness" and dbt.returned is not None:
                 dbt.returned.write(str(self.session.target_path / SOURCES))
                 self.state.save(SOURCES)
+        self._examine(dbt)
         self.stored.journal.add([stage_entry(name, self.record[stage])])
+
+    def _examine(self, stage: DbtStage) -> None:
+        if self.tracker is not None:
+            self.tracker.examine(stage.results)
 
     def _why_empty(self, types: Collection[str]) -> str:
         nodes = self.session.node
-        reused = () if self.tracker is None else self.tracker.plan.reused
+        reused = self.plan.reused if self.plan else ()
         is_reused = any(str(nodes(i).resource_type) in types for i in reused)
         return "nothing changed" if is_reused else "nothing selected"
 
@@ -794,8 +799,7 @@ class _PipelineRun:
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 
             reporter = RunReporter(self.session, self.stored, self.state, self.runtime)
-            plan = self.tracker.plan if self.tracker is not None and self.reuses else None
-            report = reporter.report(self.record, self.stages, ended, failure, plan)
+            report = reporter.report(self.record, self.stages, ended, failure, self.plan)
         finally:
             # Record the end of the run even if the report fails; otherwise it counts as killed.
             if self.is_stored:

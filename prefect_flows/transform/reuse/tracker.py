@@ -26,6 +26,8 @@ from prefect_flows.transform.session import DbtSession
 
 # Packages of macros that dbt itself brings. They name the clock, for example to make a snapshot.
 _DBT_PACKAGES = frozenset({"dbt", "dbt_postgres", "dbt_bigquery"})
+# Of nodes that failed, and of those whose result a resumed run keeps: they were not compiled.
+NOT_EXAMINED = "its SQL was not examined"
 
 
 class NodeTracker:
@@ -83,11 +85,18 @@ class NodeTracker:
         Raises:
             WarehouseUnreachable: the warehouse does not answer.
         """
-        sources = self._read_sources(selected, loads, freshness)
-        relations = self._read_relations(i for i in selected if i in self._states)
+        manifest = self._session.manifest
+        inputs = dict.fromkeys(each for i in selected for each in self._inputs.get(i))
+        read = [i for i in inputs if i in manifest.sources]
+        known = [] if rebuild else [i for i in selected if i in self._states]
+        relations = self._read_relations([*read, *known])
+        sources = SourceVersions(
+            {i: relations[i] or freshness.get(i) for i in read},
+            {i for i in read if _has_new_rows(manifest.sources[i], loads)},
+        )
         self.plan = plan_reuse(
             selected,
-            self._session.manifest,
+            manifest,
             self._code,
             self._states,
             relations,
@@ -130,7 +139,9 @@ class NodeTracker:
                 before = self._states.get(unique_id)
                 known = before is not None and before.code == self._code.get(unique_id)
                 self._always[unique_id] = (
-                    before.always if before is not None and known else self._find_always(unique_id)
+                    before.always
+                    if before is not None and known and before.always != NOT_EXAMINED
+                    else self._find_always(unique_id)
                 )
 
     def finish(self, results: Mapping[str, NodeResult], unpublished: Collection[str]) -> None:
@@ -183,7 +194,6 @@ class NodeTracker:
         relations: Mapping[str, str | None],
     ) -> NodeState:
         versions = self._sources.versions
-        not_compiled = "a resumed run kept its result, and its SQL was not examined"
         return NodeState(
             status=result.status,
             run=self._run,
@@ -195,7 +205,7 @@ class NodeTracker:
                 for i in self._inputs.get(unique_id)
             },
             relation=relations.get(unique_id),
-            always=self._always.get(unique_id, not_compiled if result.resumed else None),
+            always=self._always.get(unique_id, NOT_EXAMINED),
             seconds=result.seconds,
             bytes=result.bytes,
         )
@@ -208,25 +218,11 @@ class NodeTracker:
         return True
 
     def _read_relations(self, unique_ids: Iterable[str]) -> dict[str, str | None]:
-        nodes = self._session.manifest.nodes
+        kinds = WITH_RELATION | {"source"}
+        node = self._session.node
         return read_relation_states(
-            self._session,
-            [i for i in unique_ids if i in nodes and str(nodes[i].resource_type) in WITH_RELATION],
+            self._session, [i for i in unique_ids if str(node(i).resource_type) in kinds]
         )
-
-    def _read_sources(
-        self,
-        nodes: Iterable[str],
-        loads: Mapping[str, Mapping[str, Any]],
-        freshness: Mapping[str, str],
-    ) -> SourceVersions:
-        manifest = self._session.manifest
-        read = dict.fromkeys(i for node in nodes for i in self._inputs.get(node))
-        sources = [i for i in read if i in manifest.sources]
-        states = read_relation_states(self._session, sources)
-        versions = {i: states[i] or freshness.get(i) for i in sources}
-        loaded = {i for i in sources if _has_new_rows(manifest.sources[i], loads)}
-        return SourceVersions(versions, loaded)
 
     def _find_always(self, unique_id: str) -> str | None:
         """Return why a node has to run every time; None if nothing says so."""
