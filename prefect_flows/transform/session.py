@@ -177,14 +177,7 @@ class DbtSession:
         make_folder(self.target_path)
         self._contexts = ExitStack()
         self._folder = self._contexts.enter_context(private_folder("dbt"))
-        output = self._connection_names() | self.profile.dbt_output()
-        document = {
-            self.profile.name: {
-                "target": self.profile.target,
-                "outputs": {self.profile.target: output},
-            }
-        }
-        (self._folder / "profiles.yml").write_text(yaml.safe_dump(document))
+        self._write_profile(self.profile.dbt_output())
         return self
 
     def __exit__(
@@ -195,11 +188,19 @@ class DbtSession:
     ) -> None:
         self._contexts.close()
 
-    def _connection_names(self) -> dict[str, str]:
-        """Return what makes all connections of the run recognizable in `pg_stat_activity`."""
-        if self.profile.warehouse != "postgres":
-            return {}
-        return {"application_name": application_name(self._variables[RUN_ID_VARIABLE])}
+    def _write_profile(self, output: Mapping[str, Any]) -> None:
+        target = self.profile.target
+        document = {self.profile.name: {"target": target, "outputs": {target: dict(output)}}}
+        (self._folder / "profiles.yml").write_text(yaml.safe_dump(document))
+
+    def _name_connections(self) -> None:
+        """Name all further connections to Postgres after the run, as `pg_stat_activity` shows it.
+
+        This follows the parse: dbt parses the whole project again if the name has changed.
+        """
+        if self.profile.warehouse == "postgres":
+            name = application_name(self._variables[RUN_ID_VARIABLE])
+            self._write_profile({"application_name": name} | self.profile.dbt_output())
 
     @property
     def manifest(self) -> Manifest:
@@ -218,6 +219,7 @@ class DbtSession:
                     fix=f"correct the file; to reproduce: {self._in_project(['parse'])}",
                 ) from outcome.exception
             (self._manifest,) = outcome.results
+            self._name_connections()
             self._folders = {
                 name: os.path.relpath(package.project_root, self.config.project_root)
                 for name, package in self.config.load_dependencies().items()

@@ -11,6 +11,7 @@ import psycopg2
 
 from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.hints import get_hint
+from prefect_flows.core.postgres import application_name
 from prefect_flows.transform.session import DbtSession
 
 # A Postgres connection adds its counts to the table's when it ends, shortly after the client closed
@@ -53,8 +54,13 @@ _POSTGRES_STATES = """
 """
 
 
-def read_postgres(session: DbtSession, nodes: Mapping[str, Any]) -> dict[str, str | None]:
+def read_postgres(session: DbtSession, nodes: Mapping[str, Any], run: str) -> dict[str, str | None]:
     """Return the state of each relation; relations in other databases are left out.
+
+    Args:
+        session: the dbt project and its target.
+        nodes: node id → node.
+        run: id of the run, which names its connections.
 
     Raises:
         WarehouseUnreachable: Postgres does not answer, or refuses.
@@ -63,7 +69,7 @@ def read_postgres(session: DbtSession, nodes: Mapping[str, Any]) -> dict[str, st
     local = {i: node for i, node in nodes.items() if node.database == database}
     with session.connection() as connection:
         try:
-            return _read(connection, local)
+            return _read(connection, local, run)
         except psycopg2.Error as error:
             raise WarehouseUnreachable(
                 f"Cannot read from Postgres which tables changed: {' '.join(str(error).split())}",
@@ -72,9 +78,9 @@ def read_postgres(session: DbtSession, nodes: Mapping[str, Any]) -> dict[str, st
             ) from error
 
 
-def _read(connection: Any, nodes: Mapping[str, Any]) -> dict[str, str | None]:
+def _read(connection: Any, nodes: Mapping[str, Any], run: str) -> dict[str, str | None]:
     with closing(connection.cursor()) as cursor:
-        _wait_for_statistics(cursor)
+        _wait_for_statistics(cursor, run)
         cursor.execute("select current_setting('track_counts')::bool")
         if not cursor.fetchone()[0]:
             return {}
@@ -88,7 +94,7 @@ def _read(connection: Any, nodes: Mapping[str, Any]) -> dict[str, str | None]:
     return found
 
 
-def _wait_for_statistics(cursor: Any) -> None:
+def _wait_for_statistics(cursor: Any, run: str) -> None:
     """Wait until the closed connections of this run have added their counts.
 
     All connections of a run have the same `application_name`.
@@ -97,8 +103,8 @@ def _wait_for_statistics(cursor: Any) -> None:
     while time.monotonic() < deadline:
         cursor.execute(
             "select count(*) from pg_stat_activity"
-            " where application_name = current_setting('application_name')"
-            " and pid <> pg_backend_pid()"
+            " where application_name = %s and pid <> pg_backend_pid()",
+            (application_name(run),),
         )
         if cursor.fetchone()[0] == 0:
             return

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from prefect_flows.transform.session import DbtSession
 
 
-def read_relation_states(session: DbtSession, unique_ids: Iterable[str]) -> dict[str, str | None]:
+def read_relation_states(
+    session: DbtSession, unique_ids: Iterable[str], run: str
+) -> dict[str, str | None]:
     """Return the state of the relation of each node; None if it is missing or cannot be known.
 
     The state of a view changes with its definition, not with its rows. For a source that is a view,
@@ -20,6 +22,7 @@ def read_relation_states(session: DbtSession, unique_ids: Iterable[str]) -> dict
     Args:
         session: the dbt project and its target.
         unique_ids: ids of sources, seeds, snapshots and models.
+        run: id of the run.
 
     Raises:
         WarehouseUnreachable: the warehouse does not answer.
@@ -29,8 +32,9 @@ def read_relation_states(session: DbtSession, unique_ids: Iterable[str]) -> dict
     if not nodes:
         return found
     if session.profile.warehouse == "bigquery":
-        from prefect_flows.transform.reuse.bigquery_relations import read_bigquery as read
-    else:
-        from prefect_flows.transform.reuse.postgres_relations import read_postgres as read
+        from prefect_flows.transform.reuse.bigquery_relations import read_bigquery
 
-    return found | read(session, nodes)
+        return found | read_bigquery(session, nodes)
+    from prefect_flows.transform.reuse.postgres_relations import read_postgres
+
+    return found | read_postgres(session, nodes, run)

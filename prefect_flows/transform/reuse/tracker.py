@@ -221,7 +221,9 @@ class NodeTracker:
         kinds = WITH_RELATION | {"source"}
         node = self._session.node
         return read_relation_states(
-            self._session, [i for i in unique_ids if str(node(i).resource_type) in kinds]
+            self._session,
+            [i for i in unique_ids if str(node(i).resource_type) in kinds],
+            self._run,
         )
 
     def _find_always(self, unique_id: str) -> str | None:

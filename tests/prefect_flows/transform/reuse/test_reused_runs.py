@@ -49,6 +49,8 @@ def test_only_what_reads_new_rows_is_built(shop: Shop, tmp_path: Path) -> None:
     assert "Nothing changed: all 10 nodes are reused." in log
     assert " of 10  " not in log
     assert shop.relations() == built
+    last = max((shop.local / "state" / "runs" / "shop").iterdir())
+    assert "Unable to do partial parsing" not in (last / "dbt.log").read_text()
 
     # WHEN one table gets rows
     (inbox / "orders" / "2.csv").write_text("id,customer,amount,run\n3,eve,-7,2\n")
