@@ -20,6 +20,9 @@ PASSED = frozenset({"success", "pass", "no-op"})
 # Resource types with a relation in the warehouse.
 WITH_RELATION = frozenset({"model", "seed", "snapshot"})
 
+# BigQuery refreshes a materialized view by itself.
+WITHOUT_ROWS = frozenset({"view", "materialized_view"})
+
 # The part of a time that names the batch of a microbatch model.
 _BATCH_FORMATS = {"hour": "%Y%m%d%H", "day": "%Y%m%d", "month": "%Y%m", "year": "%Y"}
 
@@ -69,8 +72,9 @@ class SourceVersions:
 class Inputs:
     """Node id → the nodes and sources whose rows a node reads.
 
-    Ephemeral models have no rows: the inputs of such a model take its place. A source whose table a
-    node of the project builds is replaced by this node, unless the node is downstream of it.
+    Ephemeral models have no rows: the inputs of such a model take its place. Those of a view are
+    added to it, because its rows change with theirs, whether it is built or not. A source whose
+    table a node of the project builds is replaced by this node, unless that is downstream of it.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -102,8 +106,9 @@ class Inputs:
         node = self._manifest.nodes.get(parent)
         if (node is not None and not node.is_ephemeral_model) or parent in self._manifest.functions:
             yield parent
-        else:
-            yield from self.get(parent)
+            if node is None or node.config.materialized not in WITHOUT_ROWS:
+                return
+        yield from self.get(parent)
 
 
 def plan_reuse(

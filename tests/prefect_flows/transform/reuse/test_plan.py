@@ -232,6 +232,13 @@ def test_an_input_that_is_not_selected(parsed: Parsed) -> None:
     }
 
 
+def test_new_rows_behind_a_view_that_is_not_selected(parsed: Parsed) -> None:
+    changed = replace(parsed.sources, versions={ORDERS: "2 rows"})
+    assert parsed.executed(sources=changed, selected=[parsed.ids["built"]]) == {
+        "built": "raw.orders has changed"
+    }
+
+
 def test_a_microbatch_model_runs_when_a_batch_begins(parsed: Parsed) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     assert parsed.changing("daily", ended_at=yesterday) == {"daily": "a new batch has begun"}
