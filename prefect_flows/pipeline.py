@@ -244,7 +244,7 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
     console.print(f"Flow run: {url}", soft_wrap=True)
     if state.is_cancelled():
         what, _, rest = (state.message or "").partition("\n")
-        raise RunCancelled(what, where="the stage that ran", fix=rest.rpartition("fix:")[2])
+        raise RunCancelled(what, where="the stage that ran", fix=rest.rpartition("fix:")[2].strip())
     result = state.data if isinstance(state.data, BaseException) else state.result()
     if isinstance(result, BaseException):
         raise result

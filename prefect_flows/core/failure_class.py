@@ -80,10 +80,14 @@ def postgres_cause(error: psycopg2.Error) -> FailureClass:
 
     A connection error without a SQLSTATE comes from the client: the connection was refused or lost.
     It counts as transient, because the pipeline has connected with the same credentials before.
+    psycopg2 raises the plain `DatabaseError` if a crashing server closes the connection during a
+    statement and libpq has not yet noticed.
     """
     code = get_sqlstate(error)
     if code is None:
-        lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
+        lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) or (
+            type(error) is psycopg2.DatabaseError
+        )
         return FailureClass.TRANSIENT if lost else FailureClass.CODE
     return POSTGRES_CAUSES.get(code) or POSTGRES_CAUSES.get(code[:2]) or FailureClass.CODE
 

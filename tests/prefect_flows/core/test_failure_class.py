@@ -76,6 +76,13 @@ def test_a_server_that_refuses() -> None:
     assert postgres_cause(error.value) is FailureClass.TRANSIENT
 
 
+def test_a_connection_that_a_crashing_server_closes_in_a_statement() -> None:
+    """psycopg2 raises its plain class then; errors of its own, and of SQL, have a class each."""
+    error = psycopg2.DatabaseError("server closed the connection unexpectedly")
+    assert postgres_cause(error) is FailureClass.TRANSIENT
+    assert postgres_cause(psycopg2.ProgrammingError("no results")) is FailureClass.CODE
+
+
 @pytest.fixture
 def refused(project: Project) -> Iterator[dict[str, Any]]:
     """How to connect to the server with a role that may not have a connection."""

@@ -208,6 +208,7 @@ def test_the_run_ends_as_if_nothing_had_swallowed_its_interrupt(
 
     assert process.returncode == 130, said
     assert "RunCancelled: The run was cancelled by" in said
+    assert "\n  fix:   start it again" in said
     assert "Traceback" not in said
     assert scratch.relations() == set()
     if how != "SIGTERM":
