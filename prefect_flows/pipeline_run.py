@@ -712,7 +712,7 @@ class _PipelineRun:
                 if "docs" not in self.record:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.is_full_run and not self.left_out:
-                    self.state.save_last_good(self.code.all())
+                    self.state.save_last_good(self.code.all(), self.code.variables)
             # Imported here, so that the import does not delay the first model.
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 
