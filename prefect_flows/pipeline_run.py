@@ -791,7 +791,7 @@ class _PipelineRun:
                 if "docs" not in self.record:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.is_full_run and not self.left_out:
-                    self.state.save_last_good(self.code.all())
+                    self.state.save_last_good(self.code.all(), self.code.variables)
                 if self.tracker is not None and ended in ("passed", "failed"):
                     blocked = () if self.publication is None else self.publication.unpublished
                     self.tracker.finish(self._results(), blocked)

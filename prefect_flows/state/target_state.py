@@ -19,6 +19,7 @@ RUNS_OF_TIMINGS = 10
 PARTIAL_PARSE = "partial_parse.msgpack"
 MANIFEST = "manifest.json"
 HASHES = "hashes.json"
+VARIABLES = "variables.json"
 RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
 REPORT = "report.html"
@@ -109,13 +110,18 @@ class TargetState:
         """Load node id → hash at the last good run; None before the first one."""
         return self.store.load(f"{self.folder}/{HASHES}", _HASHES, warn)
 
-    def save_last_good(self, hashes: Mapping[str, str]) -> None:
-        """Save the manifest and hashes that `--changed` compares with.
+    def last_good_variables(self) -> dict[str, str]:
+        """Load node id → hash of its variables at the last good run; empty before the first."""
+        return self.store.load(f"{self.folder}/{VARIABLES}", _HASHES) or {}
+
+    def save_last_good(self, hashes: Mapping[str, str], variables: Mapping[str, str]) -> None:
+        """Save the manifest and hashes that `--changed` and pull requests compare with.
 
         The hashes are written last. If the process is killed before that, the hashes of an older
         run mark too many nodes as changed, but never too few.
         """
         self.save(MANIFEST)
+        self.write(VARIABLES, json.dumps(dict(variables)).encode())
         self.write(HASHES, json.dumps(dict(hashes)).encode())
 
     def save(self, name: str, as_name: str | None = None) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from dbt.config.runtime import RuntimeConfig
@@ -42,13 +41,25 @@ class CodeHashes:
     `invocation_id`).
 
     Args:
-        manifest: the parsed project.
+        manifest: the parsed project; parsed with `--maximum-seed-size-mib 0`, or else the hash of
+            a seed of more than 1 MiB covers only its path.
         config: dbt's runtime configuration, from dbt_project.yml, packages, `--vars` and profile.
+        ignored_variables: names of variables that no hash covers.
+
+    Attributes:
+        variables: node id → hash of the variables alone that the node reads.
     """
 
-    def __init__(self, manifest: Manifest, config: RuntimeConfig) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: RuntimeConfig,
+        ignored_variables: Collection[str] = (),
+    ) -> None:
+        self.variables: dict[str, str] = {}
         self._manifest = manifest
         self._config = config
+        self._ignored_variables = ignored_variables
         self._nodes: dict[str, str] = {}
         self._own: dict[str, str] = {}
         self._macros: dict[frozenset[str], tuple[str, frozenset[Read]]] = {}
@@ -118,16 +129,19 @@ class CodeHashes:
         macros, read_by_macros = self._hash_macros(
             frozenset(_macro_ids(node) + self._materialization_macros(node))
         )
+        checksum = getattr(node, "checksum", None)
+        values = self._read_values(node, _find_reads(code) | read_by_macros)
+        self.variables[unique_id] = _digest([each for each in values if each[0][0] == "var"])
         own = self._own[unique_id] = _digest(
             code
             | {
-                "checksum": self._checksum(node),
+                "checksum": getattr(checksum, "checksum", checksum),
                 "relation": getattr(node, "relation_name", None),
                 "server": self._server,
                 "columns": _columns(node),
                 "constraints": getattr(node, "constraints", None),
                 "macros": macros,
-                "values": self._read_values(node, _find_reads(code) | read_by_macros),
+                "values": values,
             }
         )
         return _digest([own, *(self._nodes[i] for i in sorted(self._parents(unique_id)))])
@@ -139,17 +153,6 @@ class CodeHashes:
 
     def _find(self, unique_id: str) -> Any:
         return next((nodes[unique_id] for nodes in self._resources() if unique_id in nodes), None)
-
-    def _checksum(self, node: Any) -> Any:
-        """Return dbt's checksum of a node; for a large seed, a hash of its file."""
-        checksum = getattr(node, "checksum", None)
-        if getattr(checksum, "name", None) != "path":
-            return getattr(checksum, "checksum", checksum)
-        # For a seed of more than 1 MiB, dbt's checksum is only the path of its file.
-        project = self._config.load_dependencies()[node.package_name]
-        file = Path(project.project_root, node.original_file_path)
-        with file.open("rb") as rows:
-            return hashlib.file_digest(rows, "sha256").hexdigest()
 
     def _read_values(self, node: Any, reads: Iterable[Read]) -> list[tuple[Read, Any]]:
         """Return the values of what a node reads, also of what the text of a variable reads."""
@@ -175,7 +178,8 @@ class CodeHashes:
     def _variables(self, node: Any) -> Mapping[str, Any]:
         """Return dbt's variables for a node, merged from its package, the project and `--vars`."""
         # `RuntimeVar` uses its context only to render values, so None does.
-        return RuntimeVar(None, self._config, node)._merged  # type: ignore[arg-type] # noqa: SLF001 # dbt has no public method
+        merged = RuntimeVar(None, self._config, node)._merged  # type: ignore[arg-type] # noqa: SLF001 # dbt has no public method
+        return {k: v for k, v in merged.items() if k not in self._ignored_variables}
 
     def _materialization_macros(self, node: Any) -> list[str]:
         """Return the ids of the macros that materialize a node; they are not in `depends_on`."""

@@ -8,7 +8,7 @@ import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import resource_tracker
 from pathlib import Path, PurePosixPath
@@ -75,14 +75,11 @@ class Selection:
     Attributes:
         select: values of `--select`.
         exclude: values of `--exclude`.
-        since: folder with the manifest of another target (`--state`). Only nodes that differ from
-            it, and their descendants, are selected (`state:modified+`).
         deferred_to: folder with the manifest of an earlier run, to defer to (`--state`).
     """
 
     select: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    since: Path | None = None
     deferred_to: Path | None = None
 
     def arguments(self) -> list[str]:
@@ -91,16 +88,10 @@ class Selection:
         Each value is in one argument with its option (`--select=…`), so that dbt never reads a part
         of it as another option. An empty value selects nothing, as on dbt's command line.
         """
-        select = [" ".join(value.split()) for value in self.select]
-        if self.since is not None:
-            words = [word for value in select for word in value.split()]
-            changed = " ".join(f"state:modified+,{word}" for word in words)
-            select = [changed if select else "state:modified+"]
-        arguments = [f"--select={value}" for value in select]
+        arguments = [f"--select={' '.join(value.split())}" for value in self.select]
         arguments += [f"--exclude={' '.join(value.split())}" for value in self.exclude]
-        state = self.since or self.deferred_to
-        if state is not None:
-            arguments += ["--state", str(state)]
+        if self.deferred_to is not None:
+            arguments += ["--state", str(self.deferred_to)]
         return arguments
 
     def __str__(self) -> str:
@@ -396,7 +387,7 @@ class DbtSession:
         return str(adapter.Relation.create_from(self.config, node))
 
     def selected(self, selection: Selection) -> dict[str, list[str]]:
-        """Return the ids of the selected nodes by resource type; empty if `since` has no changes.
+        """Return the ids of the selected nodes by resource type.
 
         Raises:
             SelectionError: the selection matches no node, or is not valid.
@@ -408,10 +399,6 @@ class DbtSession:
         self.unmatched = []
         if selection.arguments() or (self.project_dir / "selectors.yml").exists():
             nodes, self.unmatched = self._list(selection, fix)
-            if selection.since is not None:
-                # With `since`, unchanged nodes are unmatched as well. Select again without it.
-                whole = replace(selection, since=None)
-                self.unmatched = self._list(whole, fix)[1] if whole.arguments() else []
             found = [(node["resource_type"], node["unique_id"]) for node in nodes]
         else:
             found = [(str(node.resource_type), node.unique_id) for node in self._nodes()]
@@ -419,7 +406,7 @@ class DbtSession:
         for resource_type, unique_id in found:
             if self._is_executed(unique_id):
                 selected.setdefault(resource_type, []).append(unique_id)
-        if not selected and selection.since is None:
+        if not selected:
             raise SelectionError(
                 "The selection matches no node of the dbt project.",
                 where=str(selection),
@@ -632,6 +619,8 @@ class DbtSession:
             "--log-level", "none",
             "--log-level-file", "info",
             "--log-path", str(self.log_dir),
+            # No limit: with the path of a large seed as its checksum, dbt misses its changes.
+            "--maximum-seed-size-mib", "0",
         ]  # fmt: skip
         if artifacts:
             common += ["--target-path", str(self.target_path)]

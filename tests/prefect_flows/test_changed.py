@@ -75,7 +75,7 @@ def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch:
     assert first.returncode == 0, first.stdout + first.stderr
     assert {file.name for file in kept(scratch).iterdir()} == {
         "manifest.json", "hashes.json", "run_results.json", "timings.json", "catalog.json",
-        "docs.html", "report.html", "history.json", "node_states.json",
+        "docs.html", "report.html", "history.json", "node_states.json", "variables.json",
     }  # fmt: skip
     (run,) = (scratch.local / "state" / "runs" / scratch.target).iterdir()
     assert {file.name for file in run.iterdir()} == {

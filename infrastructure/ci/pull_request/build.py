@@ -202,7 +202,12 @@ class _BuildInProgress:
         if session.has_packages() and self._context.settings.parsed_dir is None:
             session.install_packages()
         session.check_connection(self._context.settings.unreachable_seconds, log)
-        changes = find_changes(session, self._state, self._production)
+        changes = find_changes(
+            session,
+            self._state,
+            self._production,
+            self._context.get_target_state(self._request.production).last_good_variables(),
+        )
         require_ci_schema(session, changes)
         kinds = count_by_change(changes)
         log.info("Against %s: %s.", self._request.production, kinds or "no model differs")
@@ -215,9 +220,13 @@ class _BuildInProgress:
 
     def run(self, record: Build, changes: Changes) -> Build:
         """Run dbt and return the record with its results."""
-        selection = Selection(since=self._state)
+        selection = Selection(deferred_to=self._state)
+        selected = {
+            kind: [unique_id for unique_id in unique_ids if unique_id in changes.selected]
+            for kind, unique_ids in self.session.selected(selection).items()
+        }
         with collect_contract_breaks({}):  # `changes` recorded them
-            results = self._run(selection, self.session.selected(selection))
+            results = self._run(selection, selected)
         self.session.write_manifest()
         shutil.copyfile(self.session.target_path / MANIFEST, self._folder / MANIFEST)
         tests = [r for r in results.values() if r.resource_type in TESTS]
@@ -268,7 +277,7 @@ class _BuildInProgress:
         retries = dict.fromkeys((*BUILDABLE, "operation"), policy.retries)
         stage = DbtStage(
             self.session, f"dbt-{command}", [command], selection.arguments(), nodes, retries,
-            flags, done, lambda _: None, (),
+            flags, done, lambda _: None, (), narrowed=True,
         )  # fmt: skip
         try:
             self._runtime.run_stage(f"dbt-{command}", policy, stage.attempt)

@@ -1,9 +1,9 @@
-"""Find what a pull request changes with dbt's `state:modified` selector and its parts."""
+"""Find what a pull request changes: dbt's `state:modified` selector, and changed variables."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,11 @@ from dbt.contracts.graph import nodes as dbt_nodes
 from dbt.events.types import UnversionedBreakingChange
 from dbt.exceptions import ContractBreakingChangeError
 
+from infrastructure.ci.pull_request.names import ONE_SCHEMA
 from prefect_flows.core.errors import ConfigurationError, SelectionError
 from prefect_flows.core.formatting import one_line
 from prefect_flows.transform.monkeypatch import patched
+from prefect_flows.transform.node_hashes import CodeHashes
 from prefect_flows.transform.session import DbtSession
 
 # Resource types that dbt materializes as a relation.
@@ -32,6 +34,8 @@ PARTS = {
     "relation": "name",
     "persisted_descriptions": "descriptions",
 }
+# What dbt does not compare, and how the comment calls it.
+VARIABLES_PART = "variables"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Changes:
     Attributes:
         kinds: id of a model, seed or snapshot → how it differs.
         parts: id of a modified node → what differs.
+        selected: ids of all nodes that differ, or that depend on one; also tests.
         breaks: name of a model → breaking changes of its contract, as dbt words them.
         refused: dbt's error if a versioned model breaks its contract.
     """
@@ -49,15 +54,22 @@ class Changes:
     parts: Mapping[str, list[str]] = field(default_factory=dict)
     contract_breaks: Mapping[str, list[str]] = field(default_factory=dict)
     refusal: str | None = None
+    selected: frozenset[str] = frozenset()
 
 
-def find_changes(session: DbtSession, state: Path, production: Mapping[str, Any]) -> Changes:
-    """Return what dbt finds new, modified, downstream or removed.
+def find_changes(
+    session: DbtSession,
+    state: Path,
+    production: Mapping[str, Any],
+    variables: Mapping[str, str],
+) -> Changes:
+    """Return what is new, modified, downstream or removed.
 
     Args:
         session: dbt session of the pull request.
         state: folder with production's manifest.
         production: that manifest.
+        variables: node id → hash of the variables that it reads in production.
 
     Raises:
         SelectionError: dbt cannot compare, for example with a manifest of another version.
@@ -74,6 +86,12 @@ def find_changes(session: DbtSession, state: Path, production: Mapping[str, Any]
                     parts.setdefault(unique_id, []).append(label)
     except ContractBreakingChangeError as error:
         return Changes(contract_breaks=broken, refusal=one_line(str(error)))
+    read = CodeHashes(session.manifest, session.config, [ONE_SCHEMA]).variables
+    for unique_id in sorted(read.keys() & variables.keys()):
+        if read[unique_id] != variables[unique_id]:
+            parts.setdefault(unique_id, []).append(VARIABLES_PART)
+            modified.add(unique_id)
+            selected |= _with_descendants(unique_id, session.manifest.child_map)
     kinds: dict[str, Change] = {}
     for unique_id in sorted(selected):
         if unique_id.partition(".")[0] in MATERIALIZED:
@@ -86,7 +104,17 @@ def find_changes(session: DbtSession, state: Path, production: Mapping[str, Any]
     for unique_id, node in production["nodes"].items():
         if node["resource_type"] in MATERIALIZED and unique_id not in present:
             kinds[unique_id] = "removed"
-    return Changes(kinds, parts, broken)
+    return Changes(kinds, parts, broken, selected=frozenset(selected))
+
+
+def _with_descendants(unique_id: str, children: Mapping[str, Sequence[str]]) -> set[str]:
+    found, waiting = set(), [unique_id]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += children.get(node, [])
+    return found
 
 
 @contextmanager

@@ -298,6 +298,36 @@ def test_only_what_is_provably_ours_is_dropped(scratch: Scratch, pull_request: P
     assert query("select count(*) from ci_42.numbers") == [(1,)]
 
 
+def test_variables_and_the_end_of_a_large_seed_are_compared(
+    scratch: Scratch, pull_request: PullRequest
+) -> None:
+    """dbt compares no variables, and only the path of a seed of more than 1 MiB."""
+    project_file = scratch.folder / "dbt" / "dbt_project.yml"
+    text = project_file.read_text()
+    seed = scratch.folder / "dbt" / "seeds" / "large.csv"
+    seed.parent.mkdir()
+    long_rows = ("x" * 2**16 + "\n") * 17
+    scratch.model("limited", table("select {{ var('limit') }} as id"))
+    scratch.model("behind", table("select * from {{ ref('limited') }}"))
+    scratch.model("grown", table("select * from {{ ref('large') }}"))
+    project_file.write_text(text + "vars: {limit: 1, unread: 1}\n")
+    seed.write_text(f"id\n{long_rows}old\n")
+    run_production(scratch)
+
+    project_file.write_text(text + "vars: {limit: 2, unread: 2}\n")
+    seed.write_text(f"id\n{long_rows}new\n")
+    build = pull_request.build()
+
+    changes = {node["unique_id"].split(".")[2]: node["change"] for node in build["nodes"]}
+    assert changes == {
+        "limited": "modified", "behind": "downstream", "large": "modified", "grown": "downstream",
+    }  # fmt: skip
+    comment, found = pull_request.compare()
+    assert cells(comment, "limited")[1] == "modified: variables"
+    assert rows(found["behind"])[:2] == (1, 1)
+    assert scratch.query("select id from ci_42.behind", scratch.database) == [(2,)]
+
+
 def test_what_cannot_be_compared_is_reported_before_anything_is_built(
     scratch: Scratch, pull_request: PullRequest
 ) -> None:

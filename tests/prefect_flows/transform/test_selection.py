@@ -52,20 +52,6 @@ def test_a_value_is_not_an_option_of_dbt(option: str, given: list[str], words: t
     assert read_by_dbt(shlex.split(str(selection))) == read
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ([], ("state:modified+",)),
-        (["a b", "-c"], ("state:modified+,a", "state:modified+,b", "state:modified+,-c")),
-        ([" "], ("",)),
-    ],
-)
-def test_only_what_changed_of_what_was_asked_for(given: list[str], words: tuple[str]) -> None:
-    selection = Selection(given, since=Path("state"))
-
-    assert read_by_dbt(selection.arguments())["select"] == words
-
-
 def test_nothing_selects_nothing_and_an_option_in_a_selection_is_a_name(
     scratch: Scratch,
 ) -> None:
