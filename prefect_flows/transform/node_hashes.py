@@ -10,12 +10,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from dbt.adapters.factory import get_adapter_package_names
 from dbt.config.runtime import RuntimeConfig
 from dbt.context.providers import RuntimeVar
 from dbt.contracts.graph.manifest import Manifest
 
 # `target`, and `var` and `env_var`, whose names may only be known at run time.
 _READ_PATTERN = re.compile(r"\b(env_var|var|target)\b(?:\s*\(\s*(['\"])([^'\"]*)\2\s*[,)])?")
+# A macro of the project that calls others by a name that is only known at run time.
+_BY_NAME_PATTERN = re.compile(r"\bcontext\s*(\[|\.get\b)")
 # Keys of a column that reach the warehouse only with `persist_docs`.
 _DESCRIPTION_KEYS = frozenset({"description", "doc_blocks"})
 # Keys of `target` on which no result depends; the name of the connections differs in each run.
@@ -189,15 +192,20 @@ class CodeHashes:
             materialized = "unit"
         if materialized is None:
             return []
-        strategy = getattr(config, "incremental_strategy", None) or "default"
-        key = f"{materialized} {strategy}"
+        strategy_macro = ""
+        if materialized == "incremental":
+            strategy = getattr(config, "incremental_strategy", None) or "default"
+            strategy_macro = f"get_incremental_{strategy.replace('+', '_')}_sql"
+        elif materialized == "snapshot":
+            strategy_macro = f"snapshot_{getattr(config, 'strategy', None)}_strategy"
+        key = f"{materialized} {strategy_macro}"
         if key not in self._materialization_ids:
             project, manifest = self._config.project_name, self._manifest
             kind = self._config.credentials.type
-            macros = [manifest.find_materialization_macro_by_name(project, materialized, kind)]
-            if materialized == "incremental":
-                name = f"get_incremental_{strategy.replace('+', '_')}_sql"
-                macros.append(manifest.find_macro_by_name(name, project, None))
+            macros = [
+                manifest.find_materialization_macro_by_name(project, materialized, kind),
+                manifest.find_macro_by_name(strategy_macro, project, None),
+            ]
             self._materialization_ids[key] = [
                 macro.unique_id for macro in macros if macro is not None
             ]
@@ -214,6 +222,7 @@ class CodeHashes:
         """Return macros with all macros that they call."""
         found: dict[str, Any] = {}
         waiting = list(unique_ids)
+        internal = get_adapter_package_names(self._config.credentials.type)
         while waiting:
             unique_id = waiting.pop()
             macro = self._manifest.macros.get(unique_id)
@@ -222,6 +231,10 @@ class CodeHashes:
                 # A macro of the project may override one of dbt.
                 own = f"macro.{self._config.project_name}.{macro.name}"
                 waiting += [*_macro_ids(macro), own]
+                by_name = macro.package_name not in internal and _BY_NAME_PATTERN.search(
+                    macro.macro_sql
+                )
+                waiting += self._manifest.macros if by_name else []
         return list(found.values())
 
 

@@ -8,14 +8,16 @@ is written twice.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
 
 from tests.support.bigquery.emulator import BigQuery
 from tests.support.bigquery.proxy import Fault
-from tests.support.project import SCRATCH_DBT, Project, neighbour
+from tests.support.project import PATIENCE, SCRATCH_DBT, Project, neighbour, until
 
 TARGET = "faulty"
 INSERTED = "POST /bigquery/v2/projects/faults/jobs"
@@ -160,6 +162,37 @@ def test_a_slow_answer_is_waited_for(faulty: Project, bigquery: BigQuery) -> Non
     done = run(faulty, "--select", "numbers")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(fault.met) == 1
+
+
+def test_the_job_of_a_hook_is_cancelled(faulty: Project, bigquery: BigQuery) -> None:
+    """The emulator has carried a job out before it answers, so the request alone is seen here."""
+    project_file = faulty.folder / "dbt" / "dbt_project.yml"
+    text = project_file.read_text()
+    project_file.write_text(f'{text}on-run-end: ["select 1 as hooked"]\n')
+    proxy = bigquery.proxy
+    hook = proxy.fault(Fault(INSERTED + ".*select 1 as hooked", delay=10))
+    command = (sys.executable, "prefect_flows/pipeline.py", "--no-prefect", "--no-resume")
+    process = subprocess.Popen(
+        [*command, "--target", TARGET, "--skip", "ingest", "--select", "numbers"],
+        cwd=faulty.folder, env=faulty.variables(), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        until(lambda: bool(hook.met) or process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        project_file.write_text(text)
+    assert process.returncode == 130, output
+    (job,) = (
+        asked.json["jobReference"]["jobId"]
+        for asked in proxy.asked
+        if asked.method == "POST" and "select 1 as hooked" in asked.line
+    )
+    cancelled = [asked.path for asked in proxy.asked if "/cancel" in asked.path]
+    assert cancelled
+    assert all(f"/jobs/{job}/cancel" in path for path in cancelled), cancelled
 
 
 def test_a_dataset_that_may_not_be_made_names_the_line_of_terraform(

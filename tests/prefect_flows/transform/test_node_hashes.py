@@ -110,7 +110,11 @@ SQL = {
     "models/of_environment.sql": "select '{{ env_var('CODE_TEST') }}' as id",
     "models/by_macros.sql": "select {{ outer() }} as id",
     "models/hooked.sql": "{{ config(post_hook=\"select {{ var('of_hook') }}\") }} select 1 as id",
+    "models/hooked_by_macro.sql": "{{ config(post_hook='{{ of_a_hook() }}') }} select 1 as id",
+    "models/by_name.sql": "select {{ by_name('named') }} as id",
     "models/tested.sql": "select 1 as id",
+    "snapshots/kept.sql": "{% snapshot kept %}{{ config(unique_key='id', strategy='own') }}"
+    "select 1 as id{% endsnapshot %}",
     "models/described.sql": "{{ config(persist_docs={'columns': true}) }} select 1 as id",
     "models/limited.sql": "select 1 as id",
     "models/replacing.sql": "{{ config(materialized='incremental', incremental_strategy='own') }}"
@@ -121,7 +125,10 @@ SQL = {
     "macros/in_a_circle.sql": "{% macro outer() %}{{ inner() }}{% endmacro %}"
     "{% macro inner() %}{% if false %}{{ outer() }}{% endif %}{{ var('of_macro') }}{% endmacro %}",
     "macros/own.sql": "{% macro get_incremental_own_sql(arg_dict) %}one{% endmacro %}"
-    "{% macro default__get_delete_insert_merge_sql() %}one{% endmacro %}",
+    "{% macro default__get_delete_insert_merge_sql() %}one{% endmacro %}"
+    "{% macro snapshot_own_strategy(node) %}one{% endmacro %}"
+    "{% macro of_a_hook() %}one{% endmacro %}{% macro named() %}one{% endmacro %}",
+    "macros/by_name.sql": "{% macro by_name(name) %}{{ context[name]() }}{% endmacro %}",
     "models/properties.yml": """
 models:
   - name: tested
@@ -141,7 +148,7 @@ def test_a_change_outside_of_a_node_s_own_text_reaches_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # GIVEN nodes that each depend on one thing that is not in their text
-    for name in ("models", "macros", "seeds"):
+    for name in ("models", "macros", "seeds", "snapshots"):
         (tmp_path / name).mkdir()
     (tmp_path / "profiles.yml").write_text(PROFILE)
     for file, text in SQL.items():
