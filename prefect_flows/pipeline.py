@@ -34,8 +34,9 @@ from prefect_flows.core.settings import STAGES, Stage, load_settings
 from prefect_flows.core.validation_messages import format_faults
 from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest import source_registry
-from prefect_flows.pipeline_run import refuse_plaintext_secrets, run_pipeline
+from prefect_flows.pipeline_run import run_pipeline
 from prefect_flows.reporting.run_report import stage_summaries
+from prefect_flows.run_parameters import refuse_plaintext_secrets
 from prefect_flows.runtime.base import LocalRuntime
 from prefect_flows.runtime.parameters import Parameters, Strategy
 from prefect_flows.runtime.progress import API_ERRORS

@@ -27,7 +27,7 @@ from prefect_flows.core.profiles import read_profile_name
 from prefect_flows.core.settings import load_settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.arguments import build_source_arguments
-from prefect_flows.pipeline_run import refuse_plaintext_secrets
+from prefect_flows.run_parameters import refuse_plaintext_secrets
 from prefect_flows.sources.sql__database import flow as dump_flow
 from tests.support.project import REPOSITORY
 

@@ -1,0 +1,86 @@
+"""What a run was asked to do: sources, parameters of the run that it repeats, secrets."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from pydantic import ValidationError
+
+from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.logger import Logger
+from prefect_flows.core.passwords import find_passwords
+from prefect_flows.core.settings import Settings
+from prefect_flows.ingest import source_registry
+from prefect_flows.runtime.parameters import Parameters
+from prefect_flows.state.runs import find_failed_run, runs_folder
+from prefect_flows.state.store import StateStore
+
+
+def refuse_plaintext_secrets(parameters: Parameters) -> None:
+    """Refuse secrets in the parameters of a run, before anything stores them.
+
+    Raises:
+        ConfigurationError: there is a secret, or a named source does not exist.
+    """
+    if not parameters.source_arguments and not any(find_passwords(parameters.vars, "vars")):
+        return
+    for name in parameters.source_arguments:
+        source_registry.require_source(name)
+    # This imports dlt and Arrow, which takes half a second and 75 MB; most runs do not need it.
+    from prefect_flows.ingest.arguments import refuse_secrets
+
+    refuse_secrets(parameters.source_arguments, parameters.target, parameters.vars)
+
+
+def load_failed_parameters(parameters: Parameters, store: StateStore, log: Logger) -> Parameters:
+    """Return the parameters of the target's last run, which failed, for `--failed`.
+
+    Raises:
+        ConfigurationError: the last run passed, or other parameters than its own were given.
+    """
+    target = parameters.target
+    failed = find_failed_run(store, target, log.warning)
+    if failed is None:
+        raise ConfigurationError(
+            f"Target {target!r} has no run that failed: its last run passed, or it never ran.",
+            where=f"{store.url}/{runs_folder(target)}",
+            fix=f"run all of it: {pipeline_command(target)}",
+        )
+    try:
+        previous = Parameters.model_validate(failed.header.parameters)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"The last run of target {target!r} had parameters that this version does not know.",
+            where=f"{store.url}/{failed.folder}/run.json",
+            fix=f"run all of it: {pipeline_command(target)}",
+        ) from error
+    given, before = parameters.identity(), previous.identity()
+    defaults = Parameters(target=target).identity()
+    differing = [name for name in given if given[name] not in (defaults[name], before[name])]
+    if differing:
+        raise ConfigurationError(
+            "`--failed` uses the parameters of the last run, which differ in "
+            f"{', '.join(differing)}.",
+            where=f"{store.url}/{failed.folder}/run.json",
+            fix=f"leave that out: {pipeline_command(target, '--failed')}",
+        )
+    return previous.model_copy(update={"failed": True, "wait": parameters.wait})
+
+
+def pipeline_command(target: str, *options: str) -> str:
+    """Return the command that runs the pipeline of a target."""
+    return shlex.join(["uv", "run", "millrace", "run", "--target", target, *options])
+
+
+def choose_sources(parameters: Parameters, settings: Settings) -> tuple[list[str], dict[str, Any]]:
+    """Return the sources to ingest, and dbt's variables, which enable named disabled sources."""
+    off = source_registry.disabled_sources(settings.dbt_project_file, parameters.vars)
+    if parameters.sources is None:
+        return [name for name in source_registry.source_names() if name not in off], dict(
+            parameters.vars
+        )
+    chosen = list(dict.fromkeys(parameters.sources))
+    enabled = set(off) & set(chosen)
+    still_off = {source_registry.DISABLED_VARIABLE: [name for name in off if name not in enabled]}
+    return chosen, parameters.vars | (still_off if enabled else {})
