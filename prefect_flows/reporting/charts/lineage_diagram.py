@@ -30,7 +30,7 @@ MAX_BOXES = 60
 BOX_WIDTH, BOX_HEIGHT = 190, 40
 GAP_X, GAP_Y, MARGIN, TOP = 56, 12, 12, 40
 _TITLE_LENGTH = 25
-_SEVERITY_ORDER = ("failed", "warned", "skipped", "good", "other")
+_SEVERITY_ORDER = ("failed", "warned", "skipped", "good", "reused", "other")
 _DIAGRAM_STYLE = """
 .mr-graph .box{fill:var(--paper);stroke:var(--line)}.mr-graph .box.is-failed{stroke:var(--failed);
 stroke-width:2.5}.mr-graph .box.is-skipped{stroke-dasharray:4 3;stroke:var(--skipped)}
@@ -58,8 +58,14 @@ class Diagram:
     note: str
 
 
-def draw_lineage(nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]) -> Diagram | None:
+def draw_lineage(
+    nodes: Sequence[NodeResult],
+    lineage: Mapping[str, LineageNode],
+    reused: Collection[str] = frozenset(),
+) -> Diagram | None:
     """Draw the part of the graph that matters for a run; None if the run executed nothing.
+
+    Reused nodes are drawn if an executed node reads them.
 
     Up to 60 boxes, the diagram is complete. In a larger run with failures, it shows the failed
     nodes, what they block and their direct parents. In a larger run that passed, it shows the
@@ -71,7 +77,10 @@ def draw_lineage(nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode]
     run_nodes = _nodes_of_run(results, lineage)
     if not run_nodes:
         return None
-    boxes = {i: _build_box(lineage[i], results.get(i), tests[i]) for i in run_nodes}
+    boxes = {
+        i: _build_box(lineage[i], results.get(i), tests[i], is_reused=i in reused)
+        for i in run_nodes
+    }
     failed_nodes = [i for i in run_nodes if _has_failure(i, results, tests)]
     if len(run_nodes) <= MAX_BOXES:
         shown, note = run_nodes, f"All {len(run_nodes)} nodes of the run."
@@ -209,13 +218,15 @@ def _folder_layers(
     return {folder: numbers[middle] for folder, middle in middles.items()}
 
 
-def _build_box(node: LineageNode, result: NodeResult | None, tests: Counter[str]) -> _Box:
-    status = result.status if result else "not run"
+def _build_box(
+    node: LineageNode, result: NodeResult | None, tests: Counter[str], *, is_reused: bool
+) -> _Box:
+    status = result.status if result else "reused" if is_reused else "not run"
     duration = f" · {format_duration(result.seconds)}" if result and result.seconds else ""
     second = f"{node.resource_type} · {status}{duration}"
     if result is None and node.resource_type in {"source", "exposure"}:
         second = node.resource_type
-    return _Box(node.name, second, get_group(result.status if result else None), tests)
+    return _Box(node.name, second, get_group(status), tests)
 
 
 def _draw_svg(

@@ -63,7 +63,7 @@ def picture_markdown(report: RunReport) -> str | None:
 
 def lineage_markdown(report: RunReport) -> str | None:
     """Render the lineage diagram as a Markdown image, with its note; None if nothing is drawn."""
-    picture = draw_lineage(report.nodes, report.lineage)
+    picture = draw_lineage(report.nodes, report.lineage, report.reused)
     if picture is None:
         return None
     image = _image("Lineage of the run", picture.svg)

@@ -26,7 +26,7 @@ MAX_CARDS, MAX_SHOWN_ROWS, MAX_SHOWN_BLOCKED = 40, 50, 40
 def html_page(report: RunReport) -> str:
     """Render the page; every name, message, statement and value in it is escaped."""
     css, script = read_packaged_file("report.css"), read_packaged_file("report.js")
-    picture = draw_lineage(report.nodes, report.lineage)
+    picture = draw_lineage(report.nodes, report.lineage, report.reused)
     timeline_svg = draw_timeline(report.nodes, report.lineage)
     passed = [test for test in report.tests if test.status == "pass"]
     titles = {
@@ -93,7 +93,7 @@ def _node_rows(report: RunReport) -> Iterator[Markup]:
         nothing = f'<td class="n">{NOTHING}</td>'
         yield Markup(  # noqa: S704  # each value is escaped
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(kind)}</td><td></td>'
-            f'<td class="s-skipped">reused</td>{nothing * (6 if report.costliest else 4)}'
+            f'<td class="s-reused">reused</td>{nothing * (6 if report.costliest else 4)}'
             f"<td>{escape(owner)}</td>{_reason(report, f'as run {run} left it')}</tr>\n"
         )
 

@@ -106,6 +106,17 @@ def test_of_a_large_run_that_passed_the_folders_are_drawn() -> None:
     assert picture.svg.count("<g>") == 27
 
 
+def test_a_reused_parent_is_drawn_as_reused() -> None:
+    given = facts(10)
+    executed = [node for node in given.results if node.name == "int_crm__entity_2"]
+    parent = given.lineage[executed[0].unique_id].parents[0]
+    for reused, status in (({parent}, "reused"), (set(), "not run")):
+        picture = draw_lineage(executed, given.lineage, reused)
+        assert picture is not None
+        titles = [title.text for title in ET.fromstring(picture.svg).iter(f"{SVG}title")]
+        assert f"{given.lineage[parent].name}: model · {status}" in titles
+
+
 def test_a_run_without_nodes_has_no_picture() -> None:
     assert draw_lineage([], facts(10).lineage) is None
 
