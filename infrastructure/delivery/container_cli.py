@@ -26,10 +26,15 @@ from infrastructure.prefect_resources.deployments.releases import (
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
 from infrastructure.prefect_resources.rollback.verify import run_health_check
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import exits_with_expected_errors, finite
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable
 from prefect_flows.core.names import notify_block
-from prefect_flows.core.prefect_api import block_address, list_notification_blocks, prefect_client
+from prefect_flows.core.prefect_api import (
+    api_changes,
+    block_address,
+    list_notification_blocks,
+    prefect_client,
+)
 from prefect_flows.core.settings import load_settings
 from prefect_flows.notifications.messages import Notice
 from prefect_flows.notifications.recipients import build_sender
@@ -43,7 +48,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 @exits_with_expected_errors
 def faults(
     target: Annotated[str, typer.Argument(help="The target to look at.")],
-    seconds: Annotated[float, typer.Option(help="How long to ask again.")] = 0.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, callback=finite, help="How long to ask again.")
+    ] = 0.0,
     known: Annotated[str, typer.Option(help="JSON list of faults that are not waited for.")] = "[]",
 ) -> None:
     """Print as JSON what the health check finds, asked until no more fails than what is known."""
@@ -144,10 +151,11 @@ def back(
             if each.action is not Action.ORPHANED or _is_named(each, current_names)
         ]
         console.print(plan_table.format_table(steps, prune=True))
-        apply(client, steps, prune=True)
-        if current.version != version:
-            why = f"rolled back from {current.version}"
-            record_release(client, Release(target, version, chosen.image, why, deployments))
+        with api_changes(client):
+            apply(client, steps, prune=True)
+            if current.version != version:
+                why = f"rolled back from {current.version}"
+                record_release(client, Release(target, version, chosen.image, why, deployments))
 
 
 def _is_named(step: Step, names: set[str]) -> bool:

@@ -23,7 +23,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from prefect_flows.core.command_line import exits_with_expected_errors
+from prefect_flows.core.command_line import exits_with_expected_errors, finite
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
 
@@ -173,7 +173,8 @@ def main(
     queue: Annotated[list[str] | None, typer.Option(help="Only these queues.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = DEFAULT_RUN_LIMIT,
     patience: Annotated[
-        float, typer.Option(min=0, help="Seconds that runs may take after a signal.")
+        float,
+        typer.Option(min=0, callback=finite, help="Seconds that runs may take after a signal."),
     ] = PATIENCE_SECONDS,
     healthcheck: Annotated[bool, typer.Option(help="Answer /health on port 8080.")] = False,
 ) -> None:

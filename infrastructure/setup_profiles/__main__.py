@@ -21,7 +21,7 @@ from infrastructure.setup_profiles.desired import build_profile, desired_blocks,
 from infrastructure.setup_profiles.terraform import read_contract
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
-from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.prefect_api import api_changes, prefect_client
 from prefect_flows.core.profiles import Profile, read_profile_name
 from prefect_flows.core.settings import Settings, load_settings
 from prefect_flows.core.temporary_folders import private_folder
@@ -133,7 +133,8 @@ def _setup_blocks(
     steps = ownership.without_others(steps, owned.others)
     console.print(plan_table.format_table(steps, prune=prune))
     if not only_look:
-        apply(client, steps, prune=prune)
+        with api_changes(client):
+            apply(client, steps, prune=prune)
         console.print(plan_table.format_summary("Blocks", steps, prune=prune))
     return has_changes(steps)
 

@@ -1,8 +1,9 @@
-"""A decorator that prints expected errors of a command line and sets its exit code."""
+"""Parts of command lines: expected errors and exit codes, numbers that are finite."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -15,6 +16,17 @@ P = ParamSpec("P")
 
 # Exit code of a command that did its work and found a problem: a difference, a fault, a failure.
 EXIT_FAILED = 1
+
+
+def finite(value: float) -> float:
+    """Check the value of an option: `inf` would be a limit that never applies.
+
+    Raises:
+        typer.BadParameter: the value is not a finite number.
+    """
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
 
 
 def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:

@@ -14,6 +14,11 @@ _IN_QUERY = re.compile(
     r"([?&;](?:password|passwd|pwd|secret|token|api_?key|access_?key|signature|sig)=)[^&;\s]+",
     re.IGNORECASE,
 )
+# A key whose value is a secret: `password`, `DB_PASSWORD`, `crm_api_token`; not `token_count`.
+_SECRET_KEY = re.compile(
+    r"(?:^|[_.-])(?:password|passwd|pwd|secret|token|api_?key|access_?key|private_?key)$",
+    re.IGNORECASE,
+)
 
 
 def redact_url(text: str) -> str:
@@ -35,10 +40,13 @@ def has_password(text: str) -> bool:
 
 
 def find_passwords(value: Any, place: str) -> Iterator[str]:
-    """Yield the dotted path of each URL with a password in a nested value."""
+    """Yield the dotted path of each secret in a nested value: by its key, or in a URL."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from find_passwords(inner, f"{place}.{key}")
+            if _is_secret(key, inner):
+                yield f"{place}.{key}"
+            else:
+                yield from find_passwords(inner, f"{place}.{key}")
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
             yield from find_passwords(inner, f"{place}.{index}")
@@ -47,9 +55,15 @@ def find_passwords(value: Any, place: str) -> Iterator[str]:
 
 
 def redact(value: Any) -> Any:
-    """Return a copy of a nested value with the passwords of its URLs replaced by `***`."""
+    """Return a copy of a nested value with each secret that `find_passwords` finds as `***`."""
     if isinstance(value, Mapping):
-        return {key: redact(inner) for key, inner in value.items()}
+        return {
+            key: HIDDEN if _is_secret(key, inner) else redact(inner) for key, inner in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [redact(inner) for inner in value]
     return redact_url(value) if isinstance(value, str) else value
+
+
+def _is_secret(key: Any, value: Any) -> bool:
+    return isinstance(value, str) and value != "" and bool(_SECRET_KEY.search(str(key)))

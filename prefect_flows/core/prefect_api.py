@@ -10,6 +10,7 @@ from prefect_flows.core.errors import (
     BlockMissing,
     ConfigurationError,
     PrefectUnreachable,
+    after_changes,
     did_you_mean,
 )
 from prefect_flows.core.names import (
@@ -21,6 +22,7 @@ from prefect_flows.core.names import (
     notify_block,
     profile_block,
 )
+from prefect_flows.core.passwords import remove_login
 from prefect_flows.core.profiles import Profile, profile_from_block
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
         PrefectUnreachable: the API does not answer, or refuses a request.
     """
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
@@ -59,22 +60,53 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
         if failure is not None:
             raise PrefectUnreachable(
                 f"The Prefect API does not answer: {type(failure).__name__}: {failure}.",
-                where=f"PREFECT_API_URL={url}",
+                where=f"PREFECT_API_URL={remove_login(url)}",
                 fix=f"start it ({LOCAL_UP_COMMAND}), correct PREFECT_API_URL, "
                 "or run the pipeline with --no-prefect",
             ) from failure
-        try:
+        with api_errors(client):
             yield client
-        except PrefectHTTPStatusError as error:
-            raise PrefectUnreachable(
-                f"The Prefect API refuses: {error.response.status_code} "
-                f"{error.response.reason_phrase} for {error.request.method} {error.request.url}.",
-                where=f"PREFECT_API_URL={url}",
-                fix="401 and 403: set PREFECT_API_AUTH_STRING to the server's user:password, for "
-                "Prefect Cloud PREFECT_API_KEY to a key that may read and write blocks; for the "
-                "local server of this folder, unset both, and PREFECT_API_URL; "
-                "404: correct PREFECT_API_URL, which ends in /api",
-            ) from error
+
+
+@contextmanager
+def api_errors(client: SyncPrefectClient) -> Iterator[None]:
+    """Turn the errors of a client into expected errors.
+
+    Raises:
+        PrefectUnreachable: the API does not answer any more, or refuses a request.
+    """
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        raise PrefectUnreachable(
+            f"The Prefect API refuses: {error.response.status_code} "
+            f"{error.response.reason_phrase} for {error.request.method} {error.request.url}.",
+            where=_where(client),
+            fix="401 and 403: set PREFECT_API_AUTH_STRING to the server's user:password, for "
+            "Prefect Cloud PREFECT_API_KEY to a key that may read and write blocks; for the "
+            "local server of this folder, unset both, and PREFECT_API_URL; "
+            "404: correct PREFECT_API_URL, which ends in /api",
+        ) from error
+    except httpx.TransportError as error:
+        raise PrefectUnreachable(
+            f"The Prefect API does not answer any more: {type(error).__name__}: {error}.",
+            where=_where(client),
+            fix=f"start it ({LOCAL_UP_COMMAND}), and repeat the command, which does what is left",
+        ) from error
+
+
+def _where(client: SyncPrefectClient) -> str:
+    return f"PREFECT_API_URL={remove_login(str(client.api_url))}"
+
+
+@contextmanager
+def api_changes(client: SyncPrefectClient) -> Iterator[None]:
+    """Do the same, for requests that change something: exit code 2 would say that nothing was."""
+    with after_changes(), api_errors(client):
+        yield
 
 
 def read_all(read: Callable[..., list[T]], **filters: Any) -> list[T]:

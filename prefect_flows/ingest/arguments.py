@@ -79,16 +79,16 @@ def refuse_secrets(
                 )
         for place in find_passwords(arguments, name):
             raise _exposed_secret_error(
-                "A URL has a password",
+                "A URL has a password, or a name says that its value is a secret",
                 place,
-                "take the password out of the URL; the source's README names its secrets, such as "
+                "take it out; the source's README names its secrets, such as "
                 "`storage_options` of files__inbox",
             )
     for place in find_passwords(dict(vars or {}), "vars"):
         raise _exposed_secret_error(
-            "A URL has a password",
+            "A URL has a password, or a name says that its value is a secret",
             place,
-            "take the password out, and let the model read it: env_var('DBT_ENV_SECRET_…')",
+            "take it out, and let the model read it: env_var('DBT_ENV_SECRET_…')",
         )
 
 

@@ -14,6 +14,9 @@ from prefect_flows.ingest import source_registry
 from tests.support.project import REPOSITORY
 
 LINES_OF_A_SCREEN = 45
+PR_COMPARE = [
+    "pr", "compare", "--number", "1", "--target", "ci", "--production", "dev", "--output", "c.md",
+]  # fmt: skip
 # Prints what of these was imported, after the output of `millrace`.
 IMPORTED = """
 import sys
@@ -57,6 +60,24 @@ def test_a_command_that_is_not_there_is_answered_with_a_similar_one(
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["health"], "--timeout"),
+        (["rollback", "dev"], "--drain-timeout"),
+        (["rollback", "dev"], "--verify-timeout"),
+        (["worker", "--pool", "local"], "--patience"),
+        (PR_COMPARE, "--seconds"),
+        (PR_COMPARE, "--gigabytes"),
+    ],
+)
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_limit_is_a_finite_number(command: list[str], option: str, value: str) -> None:
+    result = CliRunner().invoke(app, [*command, option, value])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
 
 
 def test_names_are_completed_without_importing_a_command() -> None:

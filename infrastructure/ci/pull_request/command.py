@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.ci.pull_request.names import MAX_NUMBER, get_schema
-from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors, finite
 from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ConfigurationError
 
@@ -27,7 +27,10 @@ NoPrefect = Annotated[
     bool, typer.Option("--no-prefect", help="Without a Prefect API: targets of dbt/profiles.yml.")
 ]
 Wait = Annotated[
-    float, typer.Option(min=0, help="Seconds to wait for another build of the pull request.")
+    float,
+    typer.Option(
+        min=0, callback=finite, help="Seconds to wait for another build of the pull request."
+    ),
 ]
 
 
@@ -88,9 +91,12 @@ def compare(
     target: Target,
     production: Production,
     output: Annotated[Path, typer.Option(help="File that the comment is written to.")],
-    seconds: Annotated[float, typer.Option(min=1, help="Maximum seconds for one query.")] = 120.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, callback=finite, help="Maximum seconds for one query.")
+    ] = 120.0,
     gigabytes: Annotated[
-        float, typer.Option(min=0, help="Maximum gigabytes scanned (BigQuery).")
+        float,
+        typer.Option(min=0, callback=finite, help="Maximum gigabytes scanned (BigQuery)."),
     ] = 10.0,
     wait: Wait = 1800.0,
     no_prefect: NoPrefect = False,

@@ -24,7 +24,7 @@ from infrastructure.operate.health_check.check_result import (
 )
 from infrastructure.operate.health_check.checks import Checks
 from infrastructure.operate.health_check.parallel_checks import run_checks
-from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors, finite
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import TARGET_PATTERN
 from prefect_flows.core.settings import load_settings
@@ -45,7 +45,9 @@ def healthcheck(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document, and nothing else.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that all of it may take.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, callback=finite, help="Seconds that all of it may take.")
+    ] = 60.0,
 ) -> None:
     """Ask API, database, pools, workers, deployments, runs, warehouses and state store.
 

@@ -22,7 +22,7 @@ from infrastructure.prefect_resources.reconcile.plan import apply, has_changes, 
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError, did_you_mean
 from prefect_flows.core.names import SETUP_COMMAND, notify_block
-from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.prefect_api import api_changes, prefect_client
 from prefect_flows.core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def setup_automations(
             shown.add_row("left out", f"target {name}", f"there is no block {notify_block(name)}")
         console.print(shown)
         if not dry_run and not check:
-            apply(client, steps, prune=prune)
+            with api_changes(client):
+                apply(client, steps, prune=prune)
             console.print(plan_table.format_summary("Automations", steps, prune=prune))
     for name in asked.skipped:
         again = f"{COMMAND} --target {name}"

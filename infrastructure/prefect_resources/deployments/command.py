@@ -26,7 +26,7 @@ from infrastructure.prefect_resources.reconcile.resources import Desired
 from infrastructure.version import get_version
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
-from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.prefect_api import api_changes, prefect_client
 from prefect_flows.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def deploy(
         steps = _plan(client, work, target or [], others)
         console.print(plan_table.format_table(steps, prune=prune))
         if not dry_run:
-            _write(client, work, steps, prune=prune)
-            _record(client, work, steps, Release("", version, image, releases.DEPLOYED, []))
+            with api_changes(client):
+                _write(client, work, steps, prune=prune)
+                _record(client, work, steps, Release("", version, image, releases.DEPLOYED, []))
     console.print(_results(work, steps, version, dry_run=dry_run, prune=prune))
     if work.failures:
         for name, faults in work.failures.items():

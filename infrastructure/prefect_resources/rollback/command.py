@@ -22,9 +22,9 @@ from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, apply, plan
 from infrastructure.prefect_resources.rollback.drain import pause_pools, wait_until_idle
 from infrastructure.prefect_resources.rollback.verify import read_heartbeats, verify
-from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
-from prefect_flows.core.errors import ConfigurationError, ServerError, after_changes
-from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors, finite
+from prefect_flows.core.errors import ConfigurationError, ServerError
+from prefect_flows.core.prefect_api import api_changes, prefect_client
 from prefect_flows.core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -51,10 +51,16 @@ def rollback(
         ),
     ] = None,
     drain_timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for runs in the worker's processes.")
+        float,
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="Seconds to wait for runs in the worker's processes.",
+        ),
     ] = 3600.0,
     verify_timeout: Annotated[
-        float, typer.Option(help="Seconds until the health check has to pass.")
+        float,
+        typer.Option(min=0, callback=finite, help="Seconds until the health check has to pass."),
     ] = 180.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -82,8 +88,8 @@ def rollback(
             return
         with pause_pools(client, pools):
             wait_until_idle(client, pools, drain_timeout, console)
-            apply(client, steps, prune=False)
-            with after_changes():
+            with api_changes(client):
+                apply(client, steps, prune=False)
                 _restart(restart, chosen, console)
         watched = pools if restart is not None else []
         before = read_heartbeats(client, watched)

@@ -22,7 +22,7 @@ from infrastructure.prefect_resources.work_pools.work_pool_resources import (
 )
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError
-from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.prefect_api import api_changes, prefect_client
 from prefect_flows.core.settings import load_settings
 
 app = typer.Typer(add_completion=False)
@@ -58,7 +58,8 @@ def setup_work_pools(
                 "pool out with --pool; nothing was changed",
             )
         if not dry_run and not check:
-            apply(client, steps, prune=prune)
+            with api_changes(client):
+                apply(client, steps, prune=prune)
             console.print(plan_table.format_summary("Work pools and queues", steps, prune=prune))
     if check and has_changes(steps):
         raise typer.Exit(EXIT_FAILED)

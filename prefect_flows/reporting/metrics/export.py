@@ -27,10 +27,13 @@ PUSH_SECONDS = 5.0
 def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger) -> None:
     """Write and push the metrics of a target, as configured in the settings."""
     try:
-        registry = build_registry([load_facts(store, target)])
+        facts = load_facts(store, target)
     except StateStoreError as error:
         log.warning("There are no metrics of this run. %s", error)
         return
+    for fault in facts.faults:
+        log.warning("Some metrics are missing. %s", fault)
+    registry = build_registry([facts])
     if settings.metrics_dir is not None:
         file = settings.metrics_dir / f"{JOB}_{target}.prom"
         try:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from prefect_flows.core.errors import CorruptFileError
 from prefect_flows.state.incidents import Kind
 from prefect_flows.state.run_summary import RunSummary
 from prefect_flows.state.runs import RunStatus
@@ -81,6 +82,10 @@ METRICS: Mapping[str, tuple[str, Sequence[str]]] = {
     "millrace_mart_built_timestamp_seconds": ("When a mart was last built.", ("target", "mart")),
     "millrace_mart_rows": ("Rows of a mart when they were last counted.", ("target", "mart")),
     "millrace_open_incidents": ("Incidents that are open, by kind.", ("target", "kind")),
+    "millrace_state_faults": (
+        "Files of the target in the state store that cannot be read; their metrics are missing.",
+        ("target",),
+    ),
 }
 
 
@@ -102,29 +107,46 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """Input for the metrics of a target."""
+    """Input for the metrics of a target.
+
+    Attributes:
+        faults: what cannot be read in the state store.
+    """
 
     known: TargetOverview
     nodes: Sequence[NodeFacts]
+    faults: Sequence[str]
 
 
 def load_facts(store: StateStore, target: str) -> TargetFacts:
     """Load the metrics input of a target from the state store.
 
     Raises:
-        StateStoreError: the store cannot be read, or a file in it is corrupt.
+        StateStoreError: the store cannot be read.
     """
-    known = load_overview(store, target)
-    return TargetFacts(known, _load_nodes(store, target))
+    return _load_facts(store, load_overview(store, target))
 
 
 def load_all_facts(store: StateStore) -> list[TargetFacts]:
     """Load the metrics input of all targets.
 
     Raises:
-        StateStoreError: see `load_facts`; or the store cannot be listed.
+        StateStoreError: the store cannot be read.
     """
-    return [TargetFacts(known, _load_nodes(store, known.target)) for known in load_overviews(store)]
+    return [_load_facts(store, known) for known in load_overviews(store)]
+
+
+def _load_facts(store: StateStore, known: TargetOverview) -> TargetFacts:
+    """Load the last results of a target; corrupt ones are a fault, and the next run replaces them.
+
+    One corrupt file must not hide all other metrics.
+    """
+    try:
+        found = store.load(f"targets/{known.target}/{RUN_RESULTS}", RUN_RESULTS_KIND)
+    except CorruptFileError as error:
+        return TargetFacts(known, [], [*known.faults, str(error)])
+    nodes = [_parse_node(entry) for entry in found.results] if found is not None else []
+    return TargetFacts(known, nodes, known.faults)
 
 
 def build_registry(facts: Iterable[TargetFacts]) -> CollectorRegistry:
@@ -168,6 +190,7 @@ def _add_target(facts: TargetFacts, add: _Add) -> None:
         _add_run(past.last, add)
         _add_tables(past.last, add)
     _add_nodes(target, facts.nodes, add)
+    add("millrace_state_faults", len(facts.faults), target)
 
 
 def _add_run(run: RunSummary, add: _Add) -> None:
@@ -215,11 +238,6 @@ def _add_nodes(target: str, nodes: Sequence[NodeFacts], add: _Add) -> None:
         add("millrace_node_rows", node.rows, *labels)
         add("millrace_node_bytes", node.bytes, *labels)
     add("millrace_nodes_without_series", max(len(nodes) - MAX_SERIES, 0), target)
-
-
-def _load_nodes(store: StateStore, target: str) -> list[NodeFacts]:
-    found = store.load(f"targets/{target}/{RUN_RESULTS}", RUN_RESULTS_KIND)
-    return [_parse_node(entry) for entry in found.results] if found is not None else []
 
 
 def _parse_node(entry: ResultEntry) -> NodeFacts:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,10 @@ FIX = (
     "correct the parameter `url`; for s3:// and gs:// see that this machine's credentials, or the "
     "secret `storage_options`, may list and read there"
 )
+_NOT_READABLE = "the user that loads the inbox may not read it; change its owner or mode"
+_NOT_LISTABLE = (
+    "the user that loads the inbox may not list this folder; change its owner or mode (755)"
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class File:
         name: path below the inbox, with `/` as separator.
         stamp: changes with the content: the store's ETag, else size and time.
         refusal: why the file is not opened; None if it is.
+        is_folder: whether it is a folder that cannot be listed, and may hold files of any table.
     """
 
     name: str
@@ -53,6 +59,7 @@ class File:
     modified_at: datetime
     stamp: str
     refusal: str | None = None
+    is_folder: bool = False
 
     @property
     def is_compressed(self) -> bool:
@@ -105,6 +112,7 @@ class Inbox:
                 raise FileNotFoundError(self._root)
             found = self._fs.find(self._root, detail=True)
             files = [self._to_file(path, info) for path, info in found.items()]
+            files += self._unreadable_folders()
         return sorted(
             (file for file in files if _is_visible(file.name)), key=lambda file: file.name
         )
@@ -113,7 +121,26 @@ class Inbox:
         if not isinstance(self._fs, LocalFileSystem):
             return _build_file(self._root, path, info)
         file = _build_file(self._root, path, _follow_link(path, info))
-        return replace(file, refusal=_find_refusal(Path(path), Path(self._root)))
+        refusal = _find_refusal(Path(path), Path(self._root))
+        if refusal == _NOT_READABLE:
+            # `chmod` changes neither size nor time, and afterwards the file has to be read.
+            return replace(file, refusal=refusal, stamp=f"{file.stamp}-unreadable")
+        return replace(file, refusal=refusal)
+
+    def _unreadable_folders(self) -> list[File]:
+        """Return the local folders that cannot be listed, which fsspec leaves out in silence."""
+        if not isinstance(self._fs, LocalFileSystem):
+            return []
+        failed: list[str] = []
+        deque(os.walk(self._root, onerror=lambda error: failed.append(error.filename)), maxlen=0)
+        return [
+            replace(
+                _build_file(self._root, path, self._fs.info(path)),
+                refusal=_NOT_LISTABLE,
+                is_folder=True,
+            )
+            for path in failed
+        ]
 
     def is_as_listed(self, file: File) -> bool:
         """Return whether a file is unchanged since it was listed; False if it was removed."""
@@ -243,9 +270,19 @@ def _find_refusal(path: Path, root: Path) -> str | None:
         return "it is a link that leads nowhere" if path.is_symlink() else None  # it is gone
     if stat.S_ISDIR(mode):
         return "it is a link to a folder, which is not followed; put the files themselves there"
-    return (
-        None if stat.S_ISREG(mode) else "it is not a regular file, but a pipe, a socket or a device"
-    )
+    if not stat.S_ISREG(mode):
+        return "it is not a regular file, but a pipe, a socket or a device"
+    return _NOT_READABLE if _is_denied(path) else None
+
+
+def _is_denied(path: Path) -> bool:
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _follow_link(path: str, info: Mapping[str, Any]) -> Mapping[str, Any]:

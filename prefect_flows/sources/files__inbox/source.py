@@ -119,6 +119,9 @@ def _group_by_table(files: list[File], tables: Mapping[str, str] | None) -> dict
     """
     naming = dlt.current.source_schema().naming
     grouped: dict[str, list[File]] = {}
+    if folders := [file for file in files if file.is_folder]:
+        grouped[ledger.NO_TABLE] = folders
+        files = [file for file in files if not file.is_folder]
     if tables is None:
         for file in files:
             latin_name = transliterate(file.default_table)

@@ -60,6 +60,11 @@ def kept_in_files(scratch: Scratch) -> list[str]:
             "vars.apis.0",
             "env_var('DBT_ENV_SECRET_",
         ),
+        (
+            ["--vars", json.dumps({"crm": {"Api_Token": PASSWORD}})],
+            "vars.crm.Api_Token",
+            "env_var('DBT_ENV_SECRET_",
+        ),
     ],
 )
 @pytest.mark.parametrize("api", [(), ("--no-prefect",)])
@@ -155,9 +160,13 @@ def test_passwords_of_urls_are_known_and_others_are_not(text: str, shown: str) -
 
 
 def test_what_a_run_was_given_is_stored_without_passwords() -> None:
-    given: dict[str, Any] = {"vars": {"a": [{"b": "s3://key:pw-1@bucket"}], "days": 3}}
+    given: dict[str, Any] = {
+        "vars": {"a": [{"b": "s3://key:pw-1@bucket"}], "token_count": 9, "db_pwd": "pw-1"}
+    }
     header = RunHeader(
         id="1", target="dev", parameters=given, url=None, started_at=datetime.now(UTC)
     )
     assert "pw-1" not in header.model_dump_json()
-    assert header.parameters == {"vars": {"a": [{"b": "s3://key:***@bucket"}], "days": 3}}
+    assert header.parameters == {
+        "vars": {"a": [{"b": "s3://key:***@bucket"}], "token_count": 9, "db_pwd": "***"}
+    }

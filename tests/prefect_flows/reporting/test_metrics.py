@@ -154,9 +154,12 @@ def test_of_a_damaged_file_the_log_speaks(
 ) -> None:
     store.write("targets/dev/run_results.json", b'{"results": [{}]}')
     send_metrics(store, "dev", Settings(metrics_dir=tmp_path), LOG)
-    assert "There are no metrics of this run." in caplog.text
+    assert "Some metrics are missing." in caplog.text
     assert "targets/dev/run_results.json" in caplog.text
-    assert not (tmp_path / "millrace_dev.prom").exists()
+    written = (tmp_path / "millrace_dev.prom").read_text()
+    assert 'millrace_state_faults{target="dev"} 1.0' in written
+    assert 'millrace_run_outcome{outcome="failed",target="dev"} 1.0' in written
+    assert "millrace_node_status" not in written
 
 
 def test_a_textfile_is_written_whole(store: StateStore, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import json
 import os
 import socket
 import zlib
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,6 +49,46 @@ def read(folder: Path, name: str, reader: Callable[[Content, Names], object]) ->
     with pytest.raises(MalformedFile) as malformed:
         reader(inbox.open_content(file, folder), Names(str.lower))
     return malformed.value
+
+
+@contextmanager
+def an_ordinary_user() -> Iterator[None]:
+    """Give up root's right to read everything."""
+    user = os.geteuid()
+    os.seteuid(65534 if user == 0 else user)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_what_may_not_be_read_is_refused_until_it_may_be() -> None:
+    with TemporaryDirectory() as name:
+        # GIVEN files and a folder that only their owner may read
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "good.csv").write_text("id\n1\n")
+        (folder / "bad.csv").write_text("id\n1\n")
+        (folder / "orders").mkdir()
+        (folder / "orders" / "january.csv").write_text("id\n1\n")
+        for path in (folder / "bad.csv", folder / "orders"):
+            path.chmod(0)
+        # WHEN another user lists the inbox
+        with an_ordinary_user():
+            files = {file.name: file for file in Inbox(name).list_files()}
+        # THEN these two are refused, and the other is loaded
+        assert list(files) == ["bad.csv", "good.csv", "orders"]
+        assert files["good.csv"].refusal is None
+        assert "may not read it" in str(files["bad.csv"].refusal)
+        assert "may not list this folder" in str(files["orders"].refusal)
+        # AND they count as new once they may be read
+        (folder / "bad.csv").chmod(0o644)
+        (folder / "orders").chmod(0o755)
+        with an_ordinary_user():
+            later = {file.name: file for file in Inbox(name).list_files()}
+        assert later["bad.csv"].stamp != files["bad.csv"].stamp
+        assert later["good.csv"] == files["good.csv"]
+        assert list(later) == ["bad.csv", "good.csv", "orders/january.csv"]
 
 
 @pytest.mark.sources

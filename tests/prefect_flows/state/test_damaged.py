@@ -86,8 +86,8 @@ def test_an_outbox_too(store: StateStore) -> None:
 def test_a_reader_reports_a_corrupt_file_and_leaves_it_in_place(store: StateStore) -> None:
     for damage in DAMAGES:
         store.write("targets/dev/run_results.json", damage)
-        with pytest.raises(CorruptFileError, match=r"targets/dev/run_results\.json"):
-            load_facts(store, "dev")
+        (fault,) = load_facts(store, "dev").faults
+        assert "targets/dev/run_results.json" in fault
         for name in ("history.json", "incidents.json"):
             store.write(f"targets/dev/{name}", damage)
             (fault,) = load_overview(store, "dev").faults
