@@ -65,9 +65,7 @@ GROUPS: Mapping[str, Mapping[str, Subcommand]] = {
         ),
     },
     "Run": {
-        "run": Subcommand(
-            "prefect_flows.pipeline", "Ingest, run and test the models of a target.", "main"
-        ),
+        "run": Subcommand("prefect_flows.pipeline", "Ingest, run and test the models of a target."),
         "ingest": Subcommand("infrastructure.cli", "Load one source into a target.", "ingest"),
         "publish": Subcommand(
             "prefect_flows.publish.command", "Show what readers see, or the previous version again."

@@ -24,13 +24,14 @@ from prefect.utilities.urls import url_for
 from pydantic import ValidationError
 from rich.console import Console
 
-from prefect_flows.core.command_line import exits_with_expected_errors
-from prefect_flows.core.documents import DocumentError, check_storable, parse_json
+from prefect_flows.core.command_line import CommandWithLists, exits_with_expected_errors
+from prefect_flows.core.documents import DocumentError, check_storable, parse_json_or_yaml
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable, RunCancelled
 from prefect_flows.core.names import PIPELINE, TargetName, run_tag
 from prefect_flows.core.prefect_api import prefect_client, require_target
 from prefect_flows.core.profiles import profile_from_file
-from prefect_flows.core.settings import STAGES, Stage, load_settings
+from prefect_flows.core.settings import PREFIX, STAGES, Stage, load_settings
 from prefect_flows.core.validation_messages import format_faults
 from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest import source_registry
@@ -40,11 +41,12 @@ from prefect_flows.run_parameters import refuse_plaintext_secrets
 from prefect_flows.runtime.base import LocalRuntime
 from prefect_flows.runtime.parameters import Parameters, Strategy
 from prefect_flows.runtime.progress import API_ERRORS
+from prefect_flows.runtime.run_names import name_pipeline_run
 from prefect_flows.runtime.stages import hide_tracebacks_of_expected_errors
 from prefect_flows.state.store import StateStore
 
 
-@flow(name=PIPELINE, flow_run_name="{target}", persist_result=False)
+@flow(name=PIPELINE, flow_run_name=name_pipeline_run, persist_result=False)
 def dbt_full_pipeline(
     target: TargetName = "dev",
     sources: list[str] | None = None,
@@ -122,24 +124,26 @@ def main(
     target: Annotated[str, typer.Option(help="Name of the target.")] = "dev",
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Source to ingest; repeatable. By default all enabled sources."),
+        typer.Option(help="Sources to ingest, one or more. By default all enabled sources."),
     ] = None,
     source_arguments: Annotated[
         str,
-        typer.Option(help="Arguments of sources, as JSON, by source; no secrets."),
+        typer.Option(help="Arguments of sources, as JSON or YAML, by source; no secrets."),
     ] = "{}",
     select: Annotated[
-        list[str] | None, typer.Option(help="Nodes to run, in dbt's syntax; repeatable.")
+        list[str] | None, typer.Option(help="Nodes to run, in dbt's syntax, one or more.")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Nodes to leave out, in dbt's syntax; repeatable.")
+        list[str] | None, typer.Option(help="Nodes to leave out, in dbt's syntax, one or more.")
     ] = None,
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Rebuild incremental models and seeds.")
     ] = False,
-    vars: Annotated[str, typer.Option(help="Variables of the dbt project, as JSON.")] = "{}",
+    vars: Annotated[
+        str, typer.Option(help="Variables of the dbt project, as JSON or YAML.")
+    ] = "{}",
     skip: Annotated[
-        list[str] | None, typer.Option(help=f"Stage to leave out; repeatable: {', '.join(STAGES)}.")
+        list[str] | None, typer.Option(help=f"Stages to leave out: {', '.join(STAGES)}.")
     ] = None,
     strategy: Annotated[
         str, typer.Option(help="run_then_test, or build: a failed test stops what is downstream.")
@@ -163,6 +167,9 @@ def main(
     ] = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Fail immediately if another run holds the target.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log each node that passes, and why it ran.")
     ] = False,
     no_prefect: Annotated[
         bool,
@@ -197,10 +204,11 @@ def main(
         source_registry.require_source(name)
     # Before Prefect stores the parameters with the flow run.
     refuse_plaintext_secrets(parameters)
-    if no_prefect:
-        record = _run_without_prefect(parameters)
-    else:
-        record = _run_with_prefect(parameters, console)
+    with set_variables({f"{PREFIX}VERBOSE": "true"} if verbose else {}):
+        if no_prefect:
+            record = _run_without_prefect(parameters)
+        else:
+            record = _run_with_prefect(parameters, console)
     stage_summaries.print_run(console, record)
 
 
@@ -209,7 +217,7 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
     try:
         check_storable(options)
         for name, text in documents.items():
-            options |= {name: parse_json(text)}
+            options |= {name: parse_json_or_yaml(text)}
         return Parameters.model_validate(options)
     except (ValidationError, DocumentError) as error:
         faults = format_faults(error) if isinstance(error, ValidationError) else f"{name}: {error}"
@@ -264,5 +272,8 @@ def _run_without_prefect(parameters: Parameters) -> dict[str, Any]:
     return run_pipeline(parameters, profile, settings, store, LocalRuntime())
 
 
+app = typer.Typer(add_completion=False)
+app.command(cls=CommandWithLists)(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

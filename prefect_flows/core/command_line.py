@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from prefect_flows.core.errors import MillraceError
 
@@ -42,3 +43,27 @@ def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(error.exit_code) from error
 
     return wrapped
+
+
+class CommandWithLists(TyperCommand):
+    """A command whose repeatable options also take several values, as dbt's: `--select a b`.
+
+    Only for commands without arguments, which could not be told from values.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each of its values."""
+        lists = {o for p in self.params if getattr(p, "multiple", False) for o in p.opts}
+        spread: list[str] = []
+        option = None
+        for place, arg in enumerate(args):
+            if arg == "--":
+                spread += args[place:]
+                break
+            if arg.startswith("-"):
+                name = arg.partition("=")[0]
+                option = name if name in lists else None
+            elif option is not None and spread[-1] != option:
+                spread.append(option)
+            spread.append(arg)
+        return super().parse_args(ctx, spread)

@@ -85,6 +85,19 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+def parse_json_or_yaml(text: str) -> Any:
+    """Parse a value of a command line, for example of dbt's `--vars`: JSON, or else YAML.
+
+    Raises:
+        DocumentError: see `parse_yaml`.
+    """
+    try:
+        return parse_json(text)
+    except DocumentError:
+        # YAML alone would not do: it reads the number `1e5` of JSON as text.
+        return parse_yaml(text)
+
+
 def parse_yaml(text: str) -> Any:
     """Parse a YAML document; None if it is empty.
 

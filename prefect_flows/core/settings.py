@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     reuse: bool = True
     """Build only what has new data or new code. If false, every run builds and tests all that it
     selects, as with `--no-reuse`."""
+    verbose: bool = False
+    """Log each node that passes, and why it ran. If false, the log has one line for each stage, and
+    one for each node that does not pass."""
     max_parallel_sources: int = Field(default=4, ge=1, le=64)
     """Maximum number of sources that are ingested concurrently. Each needs at least one connection
     to the warehouse."""

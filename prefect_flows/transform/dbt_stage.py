@@ -74,6 +74,7 @@ class DbtStage:
         *,
         narrowed: bool = False,
         reasons: Mapping[str, str] | None = None,
+        verbose: bool = False,
     ) -> None:
         self.session = session
         self.name = name
@@ -94,6 +95,7 @@ class DbtStage:
         self._listeners = listeners
         self._narrowed = narrowed
         self._reasons = reasons or {}
+        self._verbose = verbose
         # Node id → dbt's own result object.
         self._dbt_results: dict[str, Any] = {}
 
@@ -112,7 +114,7 @@ class DbtStage:
                 len(self.selected),
             )
         self.attempts += 1
-        node_log = NodeLog(log, self._compiled_path, self._reasons)
+        node_log = NodeLog(log, self._compiled_path, self._reasons, verbose=self._verbose)
         outcome, ephemeral = self._run(only, [*self._listeners, node_log])
         if outcome.exception is not None:
             raise self._aborted(outcome.exception) from outcome.exception

@@ -1,36 +1,49 @@
-"""Logs one line for each finished node, similar to dbt's command line."""
+"""Logs what failed or warned in a stage, and one line for the whole stage."""
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prefect_flows.core.formatting import one_line
+from prefect_flows.core.formatting import format_duration, one_line
 from prefect_flows.core.logger import Logger
 from prefect_flows.transform.results import SKIPPED, NodeResult
 
 
 class NodeLog:
-    """A listener that logs results: passed as info, warned and skipped as warning, failed as error.
+    """A listener that logs failed nodes as errors, warned and skipped ones as warnings.
 
     Args:
         log: the log of the stage.
         compiled: returns the path of a node's compiled SQL, or None.
         reasons: node id → why the run executes it.
+        verbose: log nodes that pass as info, not only for debugging.
     """
 
     def __init__(
-        self, log: Logger, compiled: Callable[[str], str | None], reasons: Mapping[str, str]
+        self,
+        log: Logger,
+        compiled: Callable[[str], str | None],
+        reasons: Mapping[str, str],
+        *,
+        verbose: bool,
     ) -> None:
         self._log = log
         self._compiled = compiled
         self._reasons = reasons
+        self._log_passed = log.info if verbose else log.debug
         self._total = 0
         self._done = 0
+        self._statuses: Counter[str] = Counter()
+        self._started = time.monotonic()
 
     def stage_started(self, name: str, total: int) -> None:  # noqa: ARG002
         """Start counting from one."""
         self._total, self._done = total, 0
+        self._statuses.clear()
+        self._started = time.monotonic()
 
     def node_started(self, *_: Any) -> None:
         """Do nothing: only finished nodes are logged."""
@@ -39,7 +52,8 @@ class NodeLog:
         """Log one line per node; failures with the path of their compiled SQL."""
         for result in results:
             self._done += 1
-            log = self._log.info
+            self._statuses[result.status] += 1
+            log = self._log_passed
             if result.failed:
                 log = self._log.error
             elif result.status in ("warn", SKIPPED):
@@ -63,4 +77,7 @@ class NodeLog:
         self._log.warning("dbt: %s", text)
 
     def stage_finished(self, name: str) -> None:
-        """Do nothing: the stage's record is logged elsewhere."""
+        """Log one line for the stage, for example `dbt-test: 140 pass, 1 warn in 3.1 s`."""
+        counts = ", ".join(f"{n:,} {status}" for status, n in self._statuses.most_common())
+        elapsed = format_duration(time.monotonic() - self._started)
+        self._log.info("%s: %s in %s", name, counts or "no node ran", elapsed)

@@ -80,6 +80,23 @@ def test_a_limit_is_a_finite_number(command: list[str], option: str, value: str)
     assert f"Invalid value for '{option}'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--select", "a", "b+", "--exclude", "c"], {"select": ["a", "b+"], "exclude": ["c"]}),
+        (["--select=a", "b", "--select", "c"], {"select": ["a", "b", "c"]}),
+        (["--skip", "docs", "test", "--changed"], {"skip": ["docs", "test"], "changed": True}),
+        (["--vars", "{days: 3, at: 1e5}"], {"vars": "{days: 3, at: 1e5}"}),
+    ],
+)
+def test_an_option_of_a_run_takes_several_values_as_in_dbt(
+    given: list[str], read: dict[str, object]
+) -> None:
+    command = load("run", SUBCOMMANDS["run"])
+    parameters = command.make_context("run", list(given)).params
+    assert {name: parameters[name] for name in read} == read
+
+
 def test_names_are_completed_without_importing_a_command() -> None:
     done = run(COMP_WORDS="millrace de", COMP_CWORD="1", _MILLRACE_COMPLETE="complete_bash")
     assert done.stdout.split() == ["deploy", "deliver", "[]"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ WITH_RELATION = frozenset({"model", "seed", "snapshot"})
 
 # BigQuery refreshes a materialized view by itself.
 WITHOUT_ROWS = frozenset({"view", "materialized_view"})
+# The end of the reason of a node that runs because an input of it does.
+IS_BUILT = " is built"
+# The log names at most this many reasons of a run.
+MAX_CAUSES = 5
 
 # The part of a time that names the batch of a microbatch model.
 _BATCH_FORMATS = {"hour": "%Y%m%d%H", "day": "%Y%m%d", "month": "%Y%m", "year": "%Y"}
@@ -53,7 +58,13 @@ class ReusePlan:
     def __str__(self) -> str:
         if not self.reasons:
             return f"Nothing changed: all {len(self.reused):,} nodes are reused."
-        return f"{len(self.reasons):,} nodes run, {len(self.reused):,} are reused."
+        causes = Counter(r for r in self.reasons.values() if not r.endswith(IS_BUILT))
+        named = ", ".join(f"{cause} ({n:,})" for cause, n in causes.most_common(MAX_CAUSES))
+        more = len(causes) - MAX_CAUSES
+        return (
+            f"{len(self.reasons):,} nodes run, {len(self.reused):,} are reused. Because: {named}"
+            f"{f' and {more:,} more reasons' if more > 0 else ''}."
+        )
 
 
 @dataclass(frozen=True)
@@ -260,7 +271,7 @@ def _find_changed_inputs(
         is_source = each in sources.versions
         version = sources.versions[each] if is_source else get_version(states.get(each))
         if each in reasons:
-            yield f"{name} is built"
+            yield f"{name}{IS_BUILT}"
         elif each in sources.loaded:
             yield f"{name} has new data"
         elif version is None:

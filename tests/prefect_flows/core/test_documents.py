@@ -21,7 +21,13 @@ from infrastructure.prefect_resources.deployments import prefect_yaml
 from infrastructure.prefect_resources.work_pools import pools_file
 from infrastructure.setup_profiles import contract, desired, profiles_yml
 from prefect_flows import pipeline
-from prefect_flows.core.documents import DocumentError, parse_json, parse_yaml, read_text
+from prefect_flows.core.documents import (
+    DocumentError,
+    parse_json,
+    parse_json_or_yaml,
+    parse_yaml,
+    read_text,
+)
 from prefect_flows.core.errors import ConfigurationError, MillraceError
 from prefect_flows.core.profiles import read_profile_name
 from prefect_flows.core.settings import load_settings
@@ -85,6 +91,23 @@ def test_each_fault_of_json_is_a_sentence_without_a_value(text: str) -> None:
         parse_json(text)
     assert str(refused.value) == FAULTS_OF_JSON[text]
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"at": 1e5, "tab": "\t"}', {"at": 100_000.0, "tab": "\t"}),
+        ("{days: 3, at: 1e5}", {"days": 3, "at": "1e5"}),
+        ("days: 3", {"days": 3}),
+    ],
+)
+def test_a_value_of_a_command_line_is_json_or_yaml(text: str, value: object) -> None:
+    assert parse_json_or_yaml(text) == value
+
+
+def test_what_neither_reads_is_refused() -> None:
+    with pytest.raises(DocumentError, match="it is not YAML"):
+        parse_json_or_yaml("{")
 
 
 @pytest.mark.parametrize("text", FAULTS_OF_YAML, ids=FAULTS_OF_YAML.values())

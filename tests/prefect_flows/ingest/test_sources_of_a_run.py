@@ -137,7 +137,7 @@ def test_one_that_fails_does_not_hold_up_the_other(
             "ulr: there is no such field",
         ),
         (["--source-arguments", '{"nobody__knows": {}}'], "'nobody__knows' does not exist"),
-        (["--source-arguments", "{"], "source_arguments: not JSON"),
+        (["--source-arguments", "{"], "source_arguments: it is not YAML: line 1"),
     ],
 )
 def test_what_a_source_lacks_is_reported_before_anything_is_changed(

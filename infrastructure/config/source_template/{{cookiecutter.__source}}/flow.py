@@ -12,12 +12,13 @@ from prefect import flow
 
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
+from prefect_flows.runtime.run_names import source_run_name
 from prefect_flows.source_flow import ingest_target
 
 
 @flow(
     name="ingest-{{ cookiecutter.__dashed }}",
-    flow_run_name="{target}",
+    flow_run_name=source_run_name("{{ cookiecutter.__source }}"),
     persist_result=False,
 )
 def {{ cookiecutter.__flow }}(

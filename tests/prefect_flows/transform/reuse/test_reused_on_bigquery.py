@@ -39,7 +39,16 @@ def test_only_what_reads_a_modified_table_is_built(
     client.query("create table reuse.shop.orders as select 1 as id").result()
 
     def run() -> str:
-        options = ["--target", "reuse", "--no-prefect", "--skip", "ingest", "--skip", "docs"]
+        options = [
+            "--target",
+            "reuse",
+            "--no-prefect",
+            "--verbose",
+            "--skip",
+            "ingest",
+            "--skip",
+            "docs",
+        ]
         done = reusing.pipeline(*options, MILLRACE_REUSE="true")
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stderr

@@ -34,7 +34,7 @@ def test_only_what_reads_new_rows_is_built(shop: Shop, tmp_path: Path) -> None:
         arguments = json.dumps({"files__inbox": {"url": str(inbox), "min_age_seconds": 0}})
         load = ["--source", "files__inbox", "--source-arguments", arguments, "--skip", "docs"]
         done = shop.pipeline(
-            "--target", "shop", "--no-prefect", *load, *options, MILLRACE_REUSE="true"
+            "--target", "shop", "--no-prefect", "--verbose", *load, *options, MILLRACE_REUSE="true"
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr

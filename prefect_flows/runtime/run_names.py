@@ -1,0 +1,52 @@
+"""Names of flow runs: what they do, for example `dev · whole` or `dev · ingest nyc__flights`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from prefect.context import FlowRunContext
+
+from prefect_flows.core.formatting import shorten_middle
+from prefect_flows.runtime.parameters import Parameters
+
+# A name that Prefect made up, such as `brave-otter`; any other name was given by a person.
+_MADE_UP = re.compile(r"[a-z]+-[a-z]+")
+_MAX_SELECTION = 60
+
+
+def name_pipeline_run() -> str:
+    """Return the name of the current run of the pipeline; one that was given stays."""
+    return _name(lambda given: describe_run(Parameters.model_validate(given)))
+
+
+def source_run_name(source: str) -> Callable[[], str]:
+    """Return a function that names the current run of a source's flow."""
+    return lambda: _name(lambda given: f"{given['target']} · ingest {source}")
+
+
+def describe_run(parameters: Parameters) -> str:
+    """Describe what a run does: its target, and which part of the project."""
+    if parameters.failed:
+        what = "what failed"
+    elif parameters.select:
+        what = " ".join(parameters.select)
+    elif parameters.sources is not None:
+        what = " ".join(f"source:{name}" for name in parameters.sources)
+    else:
+        what = "whole"
+    if parameters.exclude:
+        what += f" without {' '.join(parameters.exclude)}"
+    if parameters.changed:
+        what += ", changed"
+    if parameters.full_refresh:
+        what += ", full refresh"
+    return f"{parameters.target} · {shorten_middle(what, _MAX_SELECTION)}"
+
+
+def _name(build: Callable[[dict[str, object]], str]) -> str:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("A flow run is named inside of its run.")
+    given = context.flow_run.name
+    return build(context.parameters or {}) if _MADE_UP.fullmatch(given) else given

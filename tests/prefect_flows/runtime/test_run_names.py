@@ -1,0 +1,47 @@
+"""Names of flow runs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prefect.context import FlowRunContext
+
+from prefect_flows.runtime.parameters import Parameters
+from prefect_flows.runtime.run_names import describe_run, name_pipeline_run, source_run_name
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "dev · whole"),
+        ({"target": "prod", "changed": True}, "prod · whole, changed"),
+        ({"select": ["fct_flights+", "tag:daily"]}, "dev · fct_flights+ tag:daily"),
+        ({"sources": ["nyc__flights"]}, "dev · source:nyc__flights"),
+        ({"exclude": ["a"], "full_refresh": True}, "dev · whole without a, full refresh"),
+        ({"failed": True}, "dev · what failed"),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_by_what_it_does(given: dict[str, Any], name: str) -> None:
+    assert describe_run(Parameters(**given)) == name
+
+
+def test_a_long_selection_is_shortened() -> None:
+    assert len(describe_run(Parameters(select=["fct_flights+"] * 50))) < 80
+
+
+@pytest.mark.parametrize(
+    ("given", "pipeline", "source"),
+    [
+        ("brave-otter", "dev · whole", "dev · ingest nyc__flights"),
+        ("backfill of March", "backfill of March", "backfill of March"),
+    ],
+)
+def test_a_name_that_a_person_gave_stays(
+    monkeypatch: pytest.MonkeyPatch, given: str, pipeline: str, source: str
+) -> None:
+    context = SimpleNamespace(flow_run=SimpleNamespace(name=given), parameters={"target": "dev"})
+    monkeypatch.setattr(FlowRunContext, "get", lambda: context)
+    assert name_pipeline_run() == pipeline
+    assert source_run_name("nyc__flights")() == source
