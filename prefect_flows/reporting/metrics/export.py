@@ -31,8 +31,8 @@ def send_metrics(store: StateStore, target: str, settings: Settings, log: Logger
     except StateStoreError as error:
         log.warning("There are no metrics of this run. %s", error)
         return
-    for fault in facts.faults:
-        log.warning("Some metrics are missing. %s", fault)
+    for missing in facts.faults:
+        log.warning("Some metrics are missing. %s", missing)
     registry = build_registry([facts])
     if settings.metrics_dir is not None:
         file = settings.metrics_dir / f"{JOB}_{target}.prom"

@@ -96,7 +96,7 @@ def test_each_fault_of_json_is_a_sentence_without_a_value(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ('{"at": 1e5, "tab": "\t"}', {"at": 100_000.0, "tab": "\t"}),
+        ('{"at": 1e5}', {"at": 100_000.0}),
         ("{days: 3, at: 1e5}", {"days": 3, "at": "1e5"}),
         ("days: 3", {"days": 3}),
     ],
