@@ -9,6 +9,7 @@ import sys
 import typer
 from rich.console import Console
 
+from infrastructure.local import prefect_server
 from infrastructure.local.files import lock_local_dir
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.settings import load_settings
@@ -20,6 +21,9 @@ COMMANDS = (
 )
 NEXT = """\
 What next:
+  uv run millrace report serve               the report of this run, and the page over all targets
+  {ui_url:<41}  the run in Prefect's UI
+  documentation/tutorial.md                  add a source and a model of your own
   cd dbt && uv run dbt build                 work on the models, without Prefect
   uv run millrace run                        run the pipeline again
   uv run millrace pools --pool default-pool  make a work pool
@@ -39,7 +43,9 @@ def quickstart() -> None:
             code = subprocess.run(program, cwd=settings.project_dir, check=False).returncode
             if code != 0:
                 raise typer.Exit(code)
-    console.print(f"\n{NEXT}", highlight=False, soft_wrap=True)
+    server = prefect_server.find_server(settings.local_dir)
+    ui_url = "uv run millrace status" if server is None else server.ui_url
+    console.print(f"\n{NEXT.format(ui_url=ui_url)}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ def test_it_shows_every_step_and_ends_with_a_summary(quickstart: Quickstart) -> 
     assert re.search(r"dbt-test\W+\d+ pass\W", said)
     assert re.search(r"whole run\W+\d+\.\d", said)
     assert "What next:" in said
+    for page in ("uv run millrace report serve", "http://127.0.0.1:", "documentation/tutorial.md"):
+        assert f"\n  {page}" in said
 
 
 def test_the_link_leads_to_the_flow_run(quickstart: Quickstart) -> None:
