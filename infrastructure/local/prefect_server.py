@@ -144,7 +144,8 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
     Args:
         project_dir: folder of `prefect.toml`.
         local_dir: folder of the server's home.
-        port: port to listen on; by default 4200, or a free port if 4200 is taken.
+        port: port to listen on; by default that of the last start, so that links stay valid; else
+            4200, or a free port if that is taken.
 
     Raises:
         ServerError: the port is taken, the server runs on another port, or `prefect.toml` was not
@@ -163,7 +164,9 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
     home = make_writable_folder(_home(local_dir))
     home.chmod(0o700)  # the server's database contains the blocks and their encryption key
     if port is None:
-        port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else _any_free_port()
+        last = read_or_quarantine(_state_file(local_dir), _SERVER, warn)
+        port = DEFAULT_PORT if last is None else last.port
+        port = port if _is_free(port) else _any_free_port()
     elif not _is_free(port):
         raise ServerError(
             f"Port {port} is taken by another program.",
@@ -281,12 +284,11 @@ def stop(project_dir: Path, local_dir: Path) -> bool:
             where=str(_state_file(local_dir)),
             fix=f"kill -9 {process.pid}",
         )
-    _state_file(local_dir).unlink()
     return True
 
 
 def find_server(local_dir: Path) -> PrefectServer | None:
-    """Return the server that was started earlier, if its process is running."""
+    """Return the server that was started last, if its process is running."""
     file = _state_file(local_dir)
     is_there = file.exists()
     server = read_or_quarantine(file, _SERVER, warn)

@@ -140,7 +140,8 @@ def test_the_home_of_the_server_is_private(project: Project) -> None:
 
 @pytest.mark.operations
 def test_down_stops_what_was_started_and_keeps_what_it_held(own_project: Project) -> None:
-    process = psutil.Process(own_project.server["pid"])
+    before = own_project.server
+    process = psutil.Process(before["pid"])
     own_project.query("create table kept as select 42 as answer")
 
     down = local(own_project, "down")
@@ -158,6 +159,7 @@ def test_down_stops_what_was_started_and_keeps_what_it_held(own_project: Project
 
     assert local(own_project, "up").returncode == 0
     assert own_project.query("select answer from kept") == [(42,)]
+    assert own_project.server["port"] == before["port"], "links to the server stay valid"
 
 
 @pytest.mark.nightly
@@ -187,12 +189,12 @@ import pathlib, socket
 from infrastructure.local import prefect_server
 
 folder, local = pathlib.Path("."), pathlib.Path(".local").absolute()
-prefect_server.USUAL_PORT = prefect_server._any_free_port()
+prefect_server.DEFAULT_PORT = prefect_server._any_free_port()
 server = prefect_server.launch(folder, local)
 with socket.create_server((prefect_server.HOST, server.port)):
     prefect_server.psutil.wait_procs([server.process()])
 # By now the port is free again.
-print(prefect_server.wait(server, folder, local).port)
+print(prefect_server.wait_until_healthy(server, folder, local).port)
 """
 
 
