@@ -115,6 +115,8 @@ CHECKS = {
         "infrastructure.ci.check_sources.command", "Check the sources without running them."
     )
 }
+# Other names of subcommands, for those who expect them.
+ALIASES = {"start": "up", "stop": "down"}
 SUBCOMMANDS = {name: each for group in GROUPS.values() for name, each in group.items()}
 
 
@@ -156,6 +158,10 @@ class LazyGroup(TyperGroup):
 
 class MillraceGroup(LazyGroup):
     """The `millrace` command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the subcommand, also by its other name."""
+        return super().resolve_command(ctx, [ALIASES.get(args[0], args[0]), *args[1:]])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Print the subcommands in groups, without importing any."""

@@ -102,6 +102,13 @@ def test_names_are_completed_without_importing_a_command() -> None:
     assert done.stdout.split() == ["deploy", "deliver", "[]"]
 
 
+@pytest.mark.parametrize(("alias", "name"), [("start", "up"), ("stop", "down")])
+def test_servers_are_also_started_and_stopped(alias: str, name: str) -> None:
+    result = CliRunner().invoke(app, [alias, "--help"])
+    assert result.exit_code == 0
+    assert f"millrace {name}" in result.stdout
+
+
 @pytest.mark.parametrize("name", [*SUBCOMMANDS, *CHECKS])
 def test_every_command_is_there(name: str) -> None:
     command = load(name, (SUBCOMMANDS | CHECKS)[name])
