@@ -106,7 +106,7 @@ def test_names_are_completed_without_importing_a_command() -> None:
 def test_servers_are_also_started_and_stopped(alias: str, name: str) -> None:
     result = CliRunner().invoke(app, [alias, "--help"])
     assert result.exit_code == 0
-    assert f"millrace {name}" in result.stdout
+    assert f" {name} [OPTIONS]" in result.stdout
 
 
 @pytest.mark.parametrize("name", [*SUBCOMMANDS, *CHECKS])

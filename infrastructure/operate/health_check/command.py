@@ -107,7 +107,11 @@ def _run_checks(questions: Checks, timeout: float) -> list[Check]:
 def _print(checks: list[Check]) -> None:
     console = Console()
     table = Table("check", "of", "status", "message", "s", title="Health", title_justify="left")
-    table.columns[3].overflow = "fold"
+    # In a narrow terminal, only subjects and messages wrap.
+    for column in (0, 2, 4):
+        table.columns[column].no_wrap = True
+    for column in (1, 3):
+        table.columns[column].overflow = "fold"
     for check in checks:
         status = f"[{COLORS[check.status]}]{check.status}[/]"
         table.add_row(check.name, check.subject, status, check.message, f"{check.seconds:.1f}")
