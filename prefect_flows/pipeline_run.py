@@ -53,7 +53,7 @@ from prefect_flows.state.runs import (
     prune,
 )
 from prefect_flows.state.store import StateStore
-from prefect_flows.state.target_state import DOCS, SOURCES, TargetState
+from prefect_flows.state.target_state import DOCS, REPORT, SOURCES, TargetState
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.node_hashes import CodeHashes, find_changed_nodes
 from prefect_flows.transform.results import NodeResult, descendants
@@ -702,6 +702,11 @@ class _PipelineRun:
         header, report = self.stored.header, None
         try:
             report = self._store_result(ended, failure)
+            if cause is not None and report is not None:
+                from prefect_flows.reporting.run_report.terminal import failure_text
+
+                place = f"{self.stored.store.url}/{self.state.folder}/{REPORT}"
+                cause.details = failure_text(self.record, report, place)
         except StateStoreError as error:
             if ended == "passed":
                 cause = error

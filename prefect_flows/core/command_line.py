@@ -38,8 +38,10 @@ def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except MillraceError as error:
-            text = f"{type(error).__name__}: {error}"
-            Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+            console = Console(stderr=True)
+            for text in (error.details, f"{type(error).__name__}: {error}"):
+                if text is not None:
+                    console.print(text, markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
 
     return wrapped

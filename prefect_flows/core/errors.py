@@ -41,6 +41,7 @@ class MillraceError(Exception):
         retryable: whether a retry may succeed.
         source_errors: name → error of each source that was not ingested because of this error.
         rerun: the command that runs the rest of a failed run; None if no run had started.
+        details: further lines that a command prints before the error; None if there are none.
     """
 
     exit_code: int = 2
@@ -54,6 +55,7 @@ class MillraceError(Exception):
         self.retryable = retryable
         self.source_errors: Mapping[str, MillraceError] = {}
         self.rerun: str | None = None
+        self.details: str | None = None
 
     def after_changes(self) -> None:
         """Change exit code 2 to 1, because something had already been changed."""

@@ -27,6 +27,7 @@ from prefect_flows.transform.results import (
     count_by_status,
     nodes_to_retry,
     order_by_priority,
+    summarize_error,
 )
 from prefect_flows.transform.session import DbtSession, InvocationResult
 
@@ -254,7 +255,7 @@ class DbtStage:
         profile = self.session.profile
         nodes = self._counted()
         skipped = sum(node.status == SKIPPED for node in nodes)
-        message = one_line(first.message or first.status)
+        message = summarize_error(first.message or first.status)
         command = build_command(first, profile.target, publishes=profile.publishes)
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "

@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect_flows.core.formatting import format_duration, one_line
 from prefect_flows.core.logger import Logger
-from prefect_flows.transform.results import SKIPPED, NodeResult
+from prefect_flows.transform.results import SKIPPED, NodeResult, summarize_error
 
 
 class NodeLog:
@@ -66,7 +66,7 @@ class NodeLog:
                 result.status,
                 result.resource_type,
                 result.name,
-                one_line(result.message or ""),
+                (summarize_error if result.failed else one_line)(result.message or ""),
                 result.seconds,
                 f", because {reason}" if (reason := self._reasons.get(result.unique_id)) else "",
                 f"\n  compiled: {path}" if path else "",

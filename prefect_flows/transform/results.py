@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,6 +202,17 @@ def _format_staleness(result: Any) -> str:
 def _utc(time: datetime) -> datetime:
     """Add the time zone to a timestamp of dbt, which is UTC without one."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def summarize_error(message: str) -> str:
+    """Return the line of an error that says what is wrong.
+
+    dbt writes `Database Error in model orders (models/orders.sql)` above it, and Postgres the line
+    of the SQL and a caret below it.
+    """
+    lines = [line for line in message.splitlines() if line.strip()]
+    is_heading = len(lines) > 1 and re.match(r"[A-Z]\w+ Error in ", lines[0])
+    return one_line(lines[1 if is_heading else 0] if lines else "")
 
 
 def display_name(node: Any) -> str:

@@ -101,13 +101,21 @@ def test_a_model_with_a_sql_error_fails_at_once_and_names_it(
 
     assert done.returncode == 1
     assert "StageFailed: dbt-run: 1 of 5 nodes failed, 1 skipped." in done.stderr
-    assert "First cause (code), model broken_table:" in done.stderr
-    assert "division by zero" in done.stderr
+    assert "First cause (code), model broken_table: division by zero\n" in done.stderr
     assert "where: dbt/models/broken_table.sql" in done.stderr
     again = f"cd dbt && uv run dbt run --target {scratch.target} --select scratch.broken_table"
     assert again in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "skipped  model behind" in done.stdout + done.stderr
+    # The words of the database are in the terminal once, with their line breaks.
+    shown = done.stderr[done.stderr.index("Failed (1):\n") :]
+    error = "Database Error in model broken_table (models/broken_table.sql)"
+    lines = f"  model broken_table, code\n    {error}\n      division by zero\n"
+    assert shown.startswith(f"Failed (1):\n{lines}")
+    assert (done.stdout + done.stderr).count("Database Error in model broken_table") == 1
+    assert f"\n    reproduce: {again}" in shown
+    assert "\nSkipped (1): model behind\nReport: " in shown
+    assert Path(shown.partition("Report: ")[2].partition("\n")[0]).is_file()
     # What does not depend on it was built, and nothing else.
     assert scratch.relations() == {"numbers", "doubled", "broken"}
     run = project.last_run(scratch.target)

@@ -25,7 +25,7 @@ def test_an_unknown_target_names_the_block_the_command_and_those_that_exist(
     assert re.search(r"targets that exist: [a-z, -]*\bdev\b[a-z, -]*\)", done.stderr)
     assert "uv run millrace setup --target unheard-of" in done.stderr
     assert "Traceback" not in done.stderr
-    assert project.asked("flow_runs", flow_runs={"name": {"any_": ["unheard-of"]}}) == []
+    assert project.runs("unheard-of") == []
 
 
 def test_a_target_that_is_misspelt_is_guessed_before_a_run_begins(
@@ -36,7 +36,7 @@ def test_a_target_that_is_misspelt_is_guessed_before_a_run_begins(
         assert done.returncode == 2
         assert "Did you mean 'scratch'?" in done.stderr
         assert "Beginning flow run" not in done.stderr
-    assert project.asked("flow_runs", flow_runs={"name": {"any_": ["scrtach"]}}) == []
+    assert project.runs("scrtach") == []
 
 
 def test_a_target_that_is_not_a_name_is_refused_before_a_run_begins(project: Project) -> None:

@@ -141,8 +141,15 @@ class Project:
         assert answer.is_success or answer.status_code == httpx.codes.NOT_FOUND, answer.text
 
     def last_run(self, target: str) -> dict[str, Any]:
-        flow_runs = {"name": {"any_": [target]}}
-        return self.asked("flow_runs", flow_runs=flow_runs, sort="START_TIME_DESC", limit=1)[0]
+        """The flow run of a target that started last."""
+        return self.runs(target)[0]
+
+    def runs(self, target: str) -> list[dict[str, Any]]:
+        """The flow runs of a target, the last one first; their names begin with it."""
+        begin = f"{target} · "
+        named = {"name": {"like_": begin}}
+        found = self.asked("flow_runs", flow_runs=named, sort="START_TIME_DESC")
+        return [run for run in found if run["name"].startswith(begin)]
 
     def set_state(self, run: dict[str, Any], state: str) -> None:
         """Set the state of a flow run, as the UI does when a person cancels it."""

@@ -10,6 +10,7 @@ import pytest
 from prefect_flows.core.markup import code_block, escape_markdown
 from prefect_flows.reporting.run_report.artifact import MAX_BYTES, cards_markdown, picture_markdown
 from prefect_flows.reporting.run_report.build import build_report
+from prefect_flows.reporting.run_report.terminal import failure_text
 from prefect_flows.transform.run_report import FailingRows
 from tests.support.reporting.synthetic import HOSTILE, facts
 
@@ -93,3 +94,14 @@ def test_the_picture_is_an_image_that_fits(nodes: int) -> None:
     assert picture is not None
     assert picture.startswith("![Timeline of the run](data:image/svg+xml;base64,")
     assert len(picture) < 61_000
+
+
+def test_a_terminal_gets_ten_failures_with_line_breaks_and_what_they_skip() -> None:
+    report = build_report(facts(3000))
+    text = failure_text({"target": "dev"}, report, "/state/report.html")
+    card = report.cards[0]
+    assert f"\nFailed ({len(report.cards)}):\n  {card.resource_type} {card.name}, code" in text
+    assert "\n    " + "\n    ".join(str(card.message).splitlines()) + "\n    reproduce: " in text
+    assert text.count("reproduce: ") == min(len(report.cards), 10)
+    assert "\nSkipped (" in text
+    assert " more\nReport: /state/report.html" in text
