@@ -398,8 +398,8 @@ FAULTS = (
         "hash-ignores-variables",
         "A changed variable of the project or the environment counts as unchanged.",
         "prefect_flows/transform/node_hashes.py",
-        '"values": self._read_values(node, _find_reads(code) | read_by_macros),',
-        '"values": None,',
+        "values = self._read_values(node, _find_reads(code) | read_by_macros)",
+        "values: list[tuple[Read, Any]] = []",
         (
             "prefect_flows/transform/test_node_hashes.py"
             "::test_a_change_outside_of_a_node_s_own_text_reaches_it",

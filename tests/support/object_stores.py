@@ -14,6 +14,7 @@ import fsspec
 import httpx
 
 from prefect_flows.core.environment import set_variables
+from tests.support.project import PATIENCE
 
 S3_KEYS = {
     "AWS_ACCESS_KEY_ID": "made-up",
@@ -35,7 +36,7 @@ def s3_bucket(folder: Path) -> Iterator[str]:
         ) as url,
         set_variables(S3_KEYS | {"AWS_ENDPOINT_URL": url}),
     ):
-        httpx.put(f"{url}/bucket").raise_for_status()
+        httpx.put(f"{url}/bucket", timeout=PATIENCE).raise_for_status()
         yield "s3://bucket/millrace"
 
 

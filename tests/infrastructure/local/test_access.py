@@ -37,7 +37,9 @@ def test_nothing_of_the_api_is_for_a_page_of_another_origin_or_another_user(
     project: Project,
 ) -> None:
     # GIVEN every route of the API, which its documentation lists for everybody
-    schema = httpx.get(f"{project.api_url.removesuffix('/api')}/openapi.json").json()
+    schema = httpx.get(
+        f"{project.api_url.removesuffix('/api')}/openapi.json", timeout=PATIENCE
+    ).json()
     routes = [(path, method.upper()) for path, item in schema["paths"].items() for method in item]
     assert len(routes) > 150
 
@@ -75,7 +77,9 @@ def test_a_page_of_another_origin_may_not_ask(project: Project) -> None:
 def test_the_password_without_a_token_changes_nothing(project: Project) -> None:
     user, password = project.auth_string.split(":")
     url = f"{project.api_url}/variables/"
-    forged = httpx.post(url, json={"name": "forged", "value": "1"}, auth=(user, password))
+    forged = httpx.post(
+        url, json={"name": "forged", "value": "1"}, auth=(user, password), timeout=PATIENCE
+    )
     assert forged.status_code == httpx.codes.FORBIDDEN
     assert project.http.get("/variables/name/forged").status_code == httpx.codes.NOT_FOUND
 

@@ -121,7 +121,7 @@ def test_a_useradd_that_fails_or_is_not_there_is_named(
 
 def test_the_ui_calls_its_own_port(project: Project) -> None:
     port = project.server["port"]
-    settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()
+    settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings", timeout=PATIENCE).json()
     assert settings["api_url"] == f"http://127.0.0.1:{port}/api"
     variables = psutil.Process(project.server["pid"]).environ()
     assert variables["PREFECT_UI_URL"] == f"http://127.0.0.1:{port}"
@@ -209,7 +209,7 @@ def test_a_port_that_is_lost_while_the_server_starts_is_exchanged(
         assert done.returncode == 0, done.stderr
         found = done.stdout.strip()
         assert f"127.0.0.1:{found}/api" in (project.folder / "prefect.toml").read_text()
-        assert httpx.get(f"http://127.0.0.1:{found}/api/health").is_success
+        assert httpx.get(f"http://127.0.0.1:{found}/api/health", timeout=PATIENCE).is_success
     finally:
         stop_servers(project)
 

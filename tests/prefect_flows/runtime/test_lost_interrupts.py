@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,14 @@ from prefect_flows.runtime.base import LocalRuntime
 from tests.support.project import PATIENCE, REPOSITORY, Project, Scratch
 
 POLICY = StagePolicy(retries=1, retry_delay_seconds=0, timeout_seconds=PATIENCE)
+
+
+@pytest.fixture(autouse=True)
+def default_ctrl_c() -> Iterator[None]:
+    """Python's own handler of Ctrl-C: a shell starts background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def swallow() -> None:

@@ -13,7 +13,7 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.state.state_url import find_url_fault, without_login
 from prefect_flows.state.store import StateStore
 from tests.support.object_stores import server
-from tests.support.project import Project, Scratch
+from tests.support.project import PATIENCE, Project, Scratch
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_login_of_a_bucket_comes_from_a_block(
         "AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1",
     }  # fmt: skip
     with server(command, tmp_path / "log", "Running on ") as url:
-        httpx.put(f"{url}/bucket").raise_for_status()
+        httpx.put(f"{url}/bucket", timeout=PATIENCE).raise_for_status()
         try:
             assert scratch.run(*block, text='{"key": "made-up"}').returncode == 0
             done = scratch.run_pipeline("--skip", "docs", **no_keys)
@@ -121,5 +121,7 @@ def test_the_login_of_a_bucket_comes_from_a_block(
             named = {"name": {"any_": ["state-store-login"]}}
             (stored,) = project.asked("block_documents", block_documents=named)
             project.http.delete(f"/block_documents/{stored['id']}").raise_for_status()
-        kept = httpx.get(f"{url}/bucket?prefix=millrace/runs/{scratch.target}/").text
+        kept = httpx.get(
+            f"{url}/bucket?prefix=millrace/runs/{scratch.target}/", timeout=PATIENCE
+        ).text
     assert "/run.json" in kept

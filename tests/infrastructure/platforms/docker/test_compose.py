@@ -201,17 +201,24 @@ def test_up_ends_with_all_healthy() -> None:
 
 def test_the_api_asks_who_is_there() -> None:
     url = f"http://127.0.0.1:{PORT}/api"
-    refused = httpx.get(f"{url}/admin/version")
+    refused = httpx.get(f"{url}/admin/version", timeout=PATIENCE)
     assert refused.status_code == 401
     # What a page could send for its reader without asking the server first
-    forged = httpx.post(f"{url}/flows/filter", content="{}", headers={"Content-Type": "text/plain"})
+    forged = httpx.post(
+        f"{url}/flows/filter",
+        content="{}",
+        headers={"Content-Type": "text/plain"},
+        timeout=PATIENCE,
+    )
     assert forged.status_code == 403
     assert api("flows/filter", {}) == []
 
 
 def test_pages_of_other_origins_may_not_call_the_api() -> None:
     def allowed(origin: str) -> str | None:
-        answer = httpx.get(f"http://127.0.0.1:{PORT}/api/health", headers={"Origin": origin})
+        answer = httpx.get(
+            f"http://127.0.0.1:{PORT}/api/health", headers={"Origin": origin}, timeout=PATIENCE
+        )
         return answer.headers.get("Access-Control-Allow-Origin")
 
     assert allowed("https://evil.example") is None
@@ -311,11 +318,11 @@ def test_staging_beside_it() -> None:
     assert set(states(staging, **STAGING).values()) == {"healthy"}
     assert set(states().values()) == {"healthy"}
     port = STAGING["SERVER_PORT"]
-    assert httpx.get(f"http://127.0.0.1:{port}/api/health").json() is True
+    assert httpx.get(f"http://127.0.0.1:{port}/api/health", timeout=PATIENCE).json() is True
     # Its own secrets: the password of one does not open the other.
     user, _, password = (FOLDER / "secrets" / "api-auth-string").read_text().partition(":")
     url = f"http://127.0.0.1:{port}/api/admin/version"
-    assert httpx.get(url, auth=(user, password)).status_code == 401
+    assert httpx.get(url, auth=(user, password), timeout=PATIENCE).status_code == 401
 
 
 def test_no_secret_is_in_what_the_engine_tells() -> None:
