@@ -79,8 +79,8 @@ class Runtime(Protocol):
     def run_stage(self, name: str, policy: StagePolicy, work: Work) -> dict[str, Any]:
         """Run a stage with its retries and timeout, and return its record."""
 
-    def publish(self, key: str, markdown: str) -> None:
-        """Publish a Markdown text with the run."""
+    def publish(self, key: str, markdown: str, description: str | None = None) -> None:
+        """Publish a Markdown text with the run, and what a list of texts says of it."""
 
     def secret(self, block: str) -> Any | None:
         """Return the value of a `Secret` block; None if there is no such block."""
@@ -123,7 +123,7 @@ class LocalRuntime:
         """Run a stage as a plain function."""
         return run_as_function(name, policy, work, self.stop)
 
-    def publish(self, key: str, markdown: str) -> None:
+    def publish(self, key: str, markdown: str, description: str | None = None) -> None:
         """Do nothing: there is no Prefect UI."""
 
     def secret(self, block: str) -> str | None:

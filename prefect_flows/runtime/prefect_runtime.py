@@ -99,7 +99,7 @@ class PrefectRuntime:
             # Only waits after the last stage count towards the limit: dbt needs no API.
             self._patience.reset()
 
-    def publish(self, key: str, markdown: str) -> None:
+    def publish(self, key: str, markdown: str, description: str | None = None) -> None:
         """Create a Markdown artifact of the flow run, if the API answers."""
         now = time.monotonic()
         if now - self._checked_at > HEALTH_CHECK_VALID_SECONDS:
@@ -108,7 +108,7 @@ class PrefectRuntime:
             self.unreported.append(f"artifact {key}: the API does not answer")
             return
         try:
-            create_markdown_artifact(markdown, key=key)
+            create_markdown_artifact(markdown, key=key, description=description)
         except API_ERRORS as error:
             self.unreported.append(f"artifact {key}: {type(error).__name__}: {error}")
 

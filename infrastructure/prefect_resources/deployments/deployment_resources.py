@@ -65,9 +65,19 @@ def build_desired(
             "work_queue_name": work_pool.work_queue_name or deployment.target,
             "job_variables": job_variables,
             "enforce_parameter_schema": deployment.enforce_parameter_schema,
-            "parameter_openapi_schema": flow.parameters,
+            "parameter_openapi_schema": _fix_target(flow.parameters, deployment.target),
         },
     )
+
+
+def _fix_target(schema: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """Return the schema of a flow's parameters with the deployment's target as the only choice.
+
+    A run of another target would go to this one's work queue, and hold neither its tag nor limit.
+    """
+    properties = dict(schema["properties"])
+    properties["target"] = {**properties["target"], "enum": [target], "default": target}
+    return {**schema, "properties": properties}
 
 
 class DeploymentKind:

@@ -34,6 +34,7 @@ _SEVERITY_ORDER = ("failed", "warned", "skipped", "good", "reused", "other")
 _DIAGRAM_STYLE = """
 .mr-graph .box{fill:var(--paper);stroke:var(--line)}.mr-graph .box.is-failed{stroke:var(--failed);
 stroke-width:2.5}.mr-graph .box.is-skipped{stroke-dasharray:4 3;stroke:var(--skipped)}
+.mr-graph .reused{fill:#56b4e9}
 .mr-graph .edge{fill:none;stroke:var(--soft);opacity:.45}
 .mr-graph .edge.is-failed{stroke:var(--failed);opacity:.9}
 .mr-graph .second{font-size:11px;fill:var(--soft)}.mr-graph .badge{font-size:10px;font-weight:600}

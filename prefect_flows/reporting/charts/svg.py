@@ -23,14 +23,14 @@ LEGEND = {
     "other": "not run",
 }
 STYLE = """
-.mr{--ink:#1b1f24;--soft:#5b6570;--line:#d5dae0;--paper:#fff;--good:#009e73;--reused:#56b4e9;--warned:#e69f00;
+.mr{--ink:#1b1f24;--soft:#5b6570;--line:#d5dae0;--paper:#fff;--good:#009e73;--warned:#e69f00;
 --failed:#d55e00;--skipped:#9aa3ad;--other:#c3cad2;--critical:#0b3d91;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 @media(prefers-color-scheme:dark){.mr{--ink:#e6e9ec;--soft:#a3adb8;--line:#3a424b;--paper:#14181d;
---good:#1fb88b;--reused:#56b4e9;--warned:#f0b429;--failed:#f2803a;--skipped:#75808c;--other:#4d5762;
+--good:#1fb88b;--warned:#f0b429;--failed:#f2803a;--skipped:#75808c;--other:#4d5762;
 --critical:#9cc4ff}}
 .mr .good{fill:var(--good)}.mr .warned{fill:var(--warned)}.mr .failed{fill:var(--failed)}
-.mr .reused{fill:var(--reused)}.mr .skipped{fill:var(--skipped)}.mr .other{fill:var(--other)}
+.mr .skipped{fill:var(--skipped)}.mr .other{fill:var(--other)}
 .mr text{fill:var(--ink);font-size:12px}.mr .soft{fill:var(--soft)}.mr .on{fill:#10151a}
 """
 

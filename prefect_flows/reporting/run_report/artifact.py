@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 
 from prefect_flows.core.formatting import format_duration
-from prefect_flows.core.markup import code_block, escape_markdown, markdown_table
+from prefect_flows.core.markup import code_block, escape_inline, escape_markdown, markdown_table
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
 from prefect_flows.reporting.charts.svg import size, slots
 from prefect_flows.reporting.charts.timeline import draw_timeline
@@ -18,6 +18,18 @@ MAX_BYTES = 200_000
 MAX_IMAGE_BYTES = 60_000
 MAX_CARDS_BYTES = 70_000
 MAX_CARDS, MAX_SHOWN_TESTS, MAX_SHOWN_MARTS, MAX_SHOWN_ROWS = 20, 100, 100, 10
+
+
+def headline(report: RunReport) -> str:
+    """Say in a few words how the run ended: `failed: dim_airlines (code) and 2 more`."""
+    if report.cards:
+        first, *others = report.cards
+        more = f" and {len(others):,} more" if others else ""
+        return (
+            f"{report.outcome}: {escape_inline(first.name)} ({first.cause or first.status}){more}"
+        )
+    done = format_statuses(count_by_status(report.nodes)) if report.nodes else "nothing changed"
+    return f"{report.outcome}: {done}" if report.outcome == "passed" else report.outcome
 
 
 def cards_markdown(report: RunReport) -> str:

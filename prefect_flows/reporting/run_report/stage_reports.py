@@ -12,7 +12,7 @@ from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.reporting.run_report import build as reports
 from prefect_flows.reporting.run_report import stage_summaries
-from prefect_flows.reporting.run_report.artifact import cards_markdown
+from prefect_flows.reporting.run_report.artifact import cards_markdown, headline
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.state.run_summary import PublishedData, StageSummary
@@ -66,13 +66,16 @@ class RunReporter:
             self._save_results(record, stages, results, history)
             report = self._build_report(record, results, history, status, failure, plan)
             self._save_page(report)
-            publish(f"{target}-report", cards_markdown(report))
+            publish(f"{target}-report", cards_markdown(report), headline(report))
             record = _with_redacted_messages(record, report)
-        publish(f"{target}-extraction", stage_summaries.extraction(record))
-        publish(f"{target}-load", stage_summaries.load(record))
-        publish(f"{target}-transformation", stage_summaries.transformation(record))
-        publish(f"{target}-validation", stage_summaries.validation(record))
-        publish(f"{target}-run", stage_summaries.run(record, failure))
+        for key, text, about in (
+            ("extraction", stage_summaries.extraction(record), "what was read from the sources"),
+            ("load", stage_summaries.load(record), "what was loaded into the warehouse"),
+            ("transformation", stage_summaries.transformation(record), "seeds, snapshots, models"),
+            ("validation", stage_summaries.validation(record), "freshness and tests"),
+            ("run", stage_summaries.run(record, failure), status),
+        ):
+            publish(f"{target}-{key}", text, about)
         if report is not None and self._runtime.unreported:
             self._save_page(replace(report, unreported=self._runtime.unreported))
         return report

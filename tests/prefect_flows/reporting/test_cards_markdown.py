@@ -8,7 +8,12 @@ from dataclasses import replace
 import pytest
 
 from prefect_flows.core.markup import code_block, escape_markdown
-from prefect_flows.reporting.run_report.artifact import MAX_BYTES, cards_markdown, picture_markdown
+from prefect_flows.reporting.run_report.artifact import (
+    MAX_BYTES,
+    cards_markdown,
+    headline,
+    picture_markdown,
+)
 from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.terminal import failure_text
 from prefect_flows.transform.run_report import FailingRows
@@ -94,6 +99,15 @@ def test_the_picture_is_an_image_that_fits(nodes: int) -> None:
     assert picture is not None
     assert picture.startswith("![Timeline of the run](data:image/svg+xml;base64,")
     assert len(picture) < 61_000
+
+
+def test_a_list_of_artifacts_says_how_the_run_ended() -> None:
+    failed, passed = build_report(facts(10)), build_report(facts(10, failures=False))
+    more = f" and {len(failed.cards) - 1} more"
+    assert headline(failed) == f"failed: {failed.cards[0].name} (code){more}"
+    assert headline(passed).startswith("passed: ")
+    assert headline(replace(passed, nodes=[])) == "passed: nothing changed"
+    assert headline(replace(passed, outcome="cancelled")) == "cancelled"
 
 
 def test_a_terminal_gets_ten_failures_with_line_breaks_and_what_they_skip() -> None:
