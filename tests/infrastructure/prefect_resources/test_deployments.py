@@ -73,6 +73,8 @@ def test_one_a_target_and_prod_at_two(deployed: dict[str, dict[str, Any]]) -> No
     for name, deployment in deployed.items():
         target = name.rsplit("-", 1)[1]
         assert deployment["parameters"]["target"] == target
+        form = deployment["parameter_openapi_schema"]["properties"]["target"]
+        assert (form["enum"], form["default"]) == ([target], target)
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         assert deployment["work_queue_name"] == target
@@ -171,6 +173,13 @@ def test_a_value_that_is_none_is_refused_by_the_api(
     )
     assert refused.status_code == httpx.codes.CONFLICT
     assert "No Target" in refused.text
+
+    # Another target would run in the queue of this one.
+    refused = prepared.http.post(
+        f"/deployments/{deployed['dbt-dev']['id']}/create_flow_run",
+        json={"parameters": {"target": "prod"}},
+    )
+    assert refused.status_code == httpx.codes.CONFLICT
 
     # Nor is there a parameter of this name; the run of it would crash in the worker.
     unknown = prepared.http.post(
