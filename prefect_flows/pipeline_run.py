@@ -759,4 +759,8 @@ class _PipelineRun:
             settings=self.settings,
             log=self.log,
         )
+        if report is not None:
+            from prefect_flows.reporting.open_lineage.send import save_events
+
+            save_events(self.stored, report, self.profile, self.settings, self.log)
         return report

@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     """Folder for metrics that node_exporter's textfile collector reads. None by default."""
     metrics_push_url: HttpUrl | None = None
     """URL of a Pushgateway that gets the metrics. None by default."""
+    openlineage_url: HttpUrl | None = None
+    """URL of an OpenLineage API that gets the events of each run, such as
+    `http://marquez:5000/api/v1`. None by default: they are only in the state store."""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -26,6 +26,8 @@ class LineageNode:
         pii_columns: lower-case names of the columns with `meta.pii`.
         relation: its relation in the warehouse, as dbt quotes it.
         attached_to: for a test, the node that declares it.
+        test_kind: for a generic test, its name in YAML, such as `not_null`.
+        test_column: the column that it tests.
     """
 
     unique_id: str
@@ -38,6 +40,8 @@ class LineageNode:
     pii_columns: frozenset[str]
     relation: str | None
     attached_to: str | None = None
+    test_kind: str | None = None
+    test_column: str | None = None
 
 
 def build_lineage(manifest: Manifest) -> dict[str, LineageNode]:
@@ -134,6 +138,8 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         pii_columns=frozenset(c.name.lower() for c in columns if _meta(c).get("pii")),
         relation=getattr(node, "relation_name", None),
         attached_to=tested_node,
+        test_kind=getattr(getattr(node, "test_metadata", None), "name", None),
+        test_column=getattr(node, "column_name", None),
     )
 
 

@@ -99,6 +99,7 @@ class RunReport:
         costliest: the ten nodes that read most bytes, most first; empty if they are not known.
         regressions: every node that is slower than in earlier runs, worst first.
         marts: name of each mart → its number of rows.
+        loaded: source → table → new rows.
         unreported: one line for each thing that could not be reported to the Prefect API.
         published: what readers see; None if the target does not publish.
         reuse: what the run reused; None if reuse was off, or the run ended before.
@@ -123,6 +124,7 @@ class RunReport:
     costliest: list[NodeResult] = field(default_factory=list)
     tests: list[TestLine] = field(default_factory=list)
     marts: dict[str, int] = field(default_factory=dict)
+    loaded: dict[str, dict[str, int]] = field(default_factory=dict)
     unreported: list[str] = field(default_factory=list)
     published: PublishedData | None = None
     reuse: ReuseSummary | None = None

@@ -83,6 +83,7 @@ class ReportInput:
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
     failing_rows: Mapping[str, FailingRows] = field(default_factory=dict)
     marts: Mapping[str, int] = field(default_factory=dict)
+    loaded: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     flow_run_url: str | None = None
     first_cause: str | None = None
     flags: str = ""
@@ -131,6 +132,7 @@ def build_report(facts: ReportInput) -> RunReport:
         )[:SLOWEST],
         tests=[TestLine(node.name, node.status, node.failures) for node in tests],
         marts=dict(facts.marts),
+        loaded={source: dict(rows) for source, rows in facts.loaded.items()},
         unreported=list(facts.unreported),
         published=facts.published,
         reuse=facts.plan.summarize() if facts.plan else None,

@@ -110,6 +110,7 @@ class RunReporter:
             if status == "failed"
             else {},
             marts=record.get("marts", {}),
+            loaded={name: load["rows"] for name, load in record.get("ingest", {}).items()},
             flow_run_url=self._runtime.url,
             first_cause=None if failed else failure,
             flags=_flags(session.vars),

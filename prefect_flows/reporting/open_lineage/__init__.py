@@ -1,0 +1,1 @@
+"""OpenLineage events of a run: which job read and wrote which tables, and the tests of these."""
