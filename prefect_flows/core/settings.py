@@ -44,7 +44,7 @@ class StagePolicy(BaseModel):
     Only transient failures are retried; see `prefect_flows.core.failure_class`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Prefect accepts at most 50 delays.
     retries: int = Field(ge=0, le=50)
@@ -65,7 +65,7 @@ class StagePolicy(BaseModel):
 class StagePolicies(BaseModel):
     """The policy of each task of the pipeline."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dbt_deps: StagePolicy = StagePolicy(retries=2, retry_delay_seconds=10, timeout_seconds=600)
     """Runs only if the project has a packages.yml or a dependencies.yml."""
@@ -103,7 +103,6 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
         frozen=True,
         extra="ignore",
-        use_attribute_docstrings=True,
     )
 
     project_dir: Path = Path(__file__).resolve().parents[2]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
+from itertools import pairwise
 from typing import Any
 
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
+from pydantic import BaseModel
 
 from infrastructure.ci.reference.markdown import escape_cell
 from infrastructure.setup_profiles import contract
@@ -79,13 +83,32 @@ def _format_default(default: Any) -> str:
 HEADS = ["name", "type", "default", "what it is"]
 
 
+def build_model_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of a model, with the strings below its fields as descriptions.
+
+    Pydantic's `use_attribute_docstrings` does the same, and reads source files whenever the model
+    is imported.
+    """
+    schema = model.model_json_schema()
+    (definition,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)  # noqa: S101
+    for field, below in pairwise(definition.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                schema["properties"][name]["description"] = inspect.cleandoc(text)
+    return schema
+
+
 def build_settings_page() -> str:
     """Generate the page of all settings."""
-    schema = Settings.model_json_schema()
+    schema = build_model_schema(Settings)
     # The default of `project_dir` depends on the machine; stages get their own table.
     schema["properties"]["project_dir"].pop("default")
     stages = schema["properties"].pop("stages")
-    policies = StagePolicies.model_json_schema()["properties"]
+    policies = build_model_schema(StagePolicies)["properties"]
     of_policy = list(StagePolicy.model_fields)
     return "\n\n".join([
         "# Settings",
@@ -103,7 +126,7 @@ def build_settings_page() -> str:
             ["setting", "type", "what it is"],
             [
                 [row[0], row[1], row[3]]
-                for row in build_rows(StagePolicy.model_json_schema(), where=SETTINGS_FILE)
+                for row in build_rows(build_model_schema(StagePolicy), where=SETTINGS_FILE)
             ],
         ),
         markdown_table(
