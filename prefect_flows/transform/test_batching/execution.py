@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from dbt.adapters.factory import get_adapter, get_adapter_package_names
@@ -152,6 +153,26 @@ class _Compiled:
         )
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Tests that run together in one of dbt's threads.
+
+    Attributes:
+        left: id → dbt's runner, of the tests that have no result yet and run in no other thread.
+        pool: dbt's threads.
+        callback: takes dbt's result of a test.
+    """
+
+    left: dict[str, TestRunner]
+    pool: Any
+    callback: Callable[[Any], None]
+
+    def finish(self, result: Any) -> None:
+        """Hand the result of a test to dbt."""
+        self.left.pop(result.node.unique_id, None)
+        self.callback(result)
+
+
 class _Batches:
     """The batches of one invocation of dbt.
 
@@ -191,33 +212,11 @@ class _Batches:
 
     def submit(self, nodes: Sequence[Any], pool: Any, callback: Callable[[Any], None]) -> None:
         """Give tests to dbt's threads in batches."""
-        for batch in self._group(nodes):
-            runners = [self._task.get_runner(node) for node in batch]
-            left = {runner.node.unique_id: runner for runner in runners}
-
-            def finish(result: Any, left: dict[str, Any] = left) -> None:
-                left.pop(result.node.unique_id, None)
-                callback(result)
-
-            def run_apart(
-                runner: Any,
-                left: dict[str, Any] = left,
-                finish: Callable[[Any], None] = finish,
-            ) -> None:
-                del left[runner.node.unique_id]
-                pool.apply_async(self._run_alone, (runner, finish))
-
-            def run_one_by_one(
-                error: BaseException,
-                left: dict[str, Any] = left,
-                run_apart: Callable[[Any], None] = run_apart,
-            ) -> None:
-                # A macro raised what is no error of dbt. dbt's way has an error for its test alone.
-                _LOG.warning("A batch of tests failed and its tests run one by one: %r", error)
-                for runner in list(left.values()):
-                    run_apart(runner)
-
-            pool.apply_async(self._run, (runners, finish, run_apart), error_callback=run_one_by_one)
+        for tests in self._group(nodes):
+            runners: dict[str, Any] = {n.unique_id: self._task.get_runner(n) for n in tests}
+            batch = _Batch(runners, pool, callback)
+            run_one_by_one = partial(self._run_one_by_one, batch)
+            pool.apply_async(self._run, (batch,), error_callback=run_one_by_one)
 
     def _group(self, nodes: Sequence[Any]) -> list[list[Any]]:
         """Divide tests into batches; tests of one relation stay together if they are not many."""
@@ -226,28 +225,21 @@ class _Batches:
             read = node.depends_on.nodes
             only = read[0] if len(read) == 1 else node.unique_id
             units[getattr(node, "attached_node", None) or only].append(node)
-        if self._warehouse == "bigquery":
-            # Each statement is a job: as few as keep all threads busy.
-            size = math.ceil(len(nodes) / self._task.config.threads)
-        else:
-            size = math.ceil(len(nodes) / (BATCHES_PER_THREAD * self._task.config.threads))
-        batches: list[list[Any]] = []
-        packed: list[Any] = []
+        # On BigQuery, each statement is a job: as few as keep all threads busy.
+        per_thread = 1 if self._warehouse == "bigquery" else BATCHES_PER_THREAD
+        size = math.ceil(len(nodes) / (per_thread * self._task.config.threads))
+        long: list[list[Any]] = []
+        short: list[list[Any]] = []
         for unit, tests in units.items():
-            if self._warehouse == "postgres" and self._takes_long(unit):
-                # A statement runs its parts one after the other, and so long ones start first.
-                batches[:0] = [tests[n : n + MAX_TESTS] for n in range(0, len(tests), MAX_TESTS)]
-                continue
-            for n in range(0, len(tests), MAX_TESTS):
-                part = tests[n : n + MAX_TESTS]
-                if packed and len(packed) + len(part) > min(size, MAX_TESTS):
-                    batches.append(packed)
-                    packed = []
-                packed = packed + part
-        return [*batches, packed] if packed else batches
+            parts = [tests[n : n + MAX_TESTS] for n in range(0, len(tests), MAX_TESTS)]
+            (long if self._takes_long(unit) else short).extend(parts)
+        # A statement runs its parts one after the other, and so long ones start first, each alone.
+        return [*long, *_pack(short, min(size, MAX_TESTS))]
 
     def _takes_long(self, unit: str) -> bool:
-        """Return whether tests compute a view: those of the view, or a query of its own."""
+        """Return whether tests compute a view on Postgres: those of the view, or an own query."""
+        if self._warehouse != "postgres":
+            return False
         node = self._manifest.nodes.get(unit)
         if node is None:
             return False
@@ -257,31 +249,40 @@ class _Batches:
             for each in read
         )
 
-    def _run(
-        self,
-        runners: Sequence[TestRunner],
-        finish: Callable[[Any], None],
-        run_apart: Callable[[Any], None],
-    ) -> None:
-        """Compile tests and run them together; called in one of dbt's threads."""
+    def _run(self, batch: _Batch) -> None:
+        """Compile the tests of a batch and run them together; called in one of dbt's threads."""
         compiled = []
+        runners = list(batch.left.values())
         for runner in runners:
             if (test := self._compile(runner)) is None:
-                self._run_alone(runner, finish)
+                self._run_alone(runner, batch.finish)
             elif len(runners) > 1 and self._shares_nothing(test):
-                run_apart(runner)
+                self._run_apart(runner, batch)
             else:
                 compiled.append(test)
         for test in compiled:
             self._started(test.runner.node)
         for part in _split_by_size(compiled):
-            self._execute(part, finish)
+            self._execute(part, batch.finish)
+
+    def _run_apart(self, runner: TestRunner, batch: _Batch) -> None:
+        """Let another thread run a test of a batch."""
+        del batch.left[runner.node.unique_id]
+        batch.pool.apply_async(self._run_alone, (runner, batch.callback))
+
+    def _run_one_by_one(self, batch: _Batch, error: BaseException) -> None:
+        """Run the tests of a batch that have no result yet, because a macro raised.
+
+        It raised what is no error of dbt. dbt's way has an error for its test alone.
+        """
+        _LOG.warning("A batch of tests failed and its tests run one by one: %r", error)
+        for runner in list(batch.left.values()):
+            self._run_apart(runner, batch)
 
     def _shares_nothing(self, test: _Compiled) -> bool:
         """Return whether another thread had better run a test: it computes a view for itself."""
         return (
-            self._warehouse == "postgres"
-            and isinstance(test.runner.node, SingularTestNode)
+            isinstance(test.runner.node, SingularTestNode)
             and self._takes_long(test.runner.node.unique_id)
             and not shares_scan(test.test)
         )
@@ -341,6 +342,17 @@ class _Batches:
             return
         reset_compilation(runner.node)
         finish(self._task.call_runner(runner))
+
+
+def _pack(parts: Sequence[list[Any]], size: int) -> list[list[Any]]:
+    """Join lists until they have so many elements; a longer list stays as it is."""
+    packed: list[list[Any]] = []
+    for part in parts:
+        if packed and len(packed[-1]) + len(part) <= size:
+            packed[-1] = packed[-1] + part
+        else:
+            packed.append(part)
+    return packed
 
 
 def reset_compilation(node: Any) -> None:
