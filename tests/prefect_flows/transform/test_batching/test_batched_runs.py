@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from prefect_flows.transform.test_batching.execution import _share
-from tests.support.project import Scratch
+from tests.support.project import PATIENCE, Scratch, until
 
 RUN = ("--no-prefect", "--skip", "docs")
 
@@ -115,6 +117,67 @@ def test_a_transient_failure_of_a_batch_is_retried(scratch: Scratch) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Attempt 2 runs 1 of 3 nodes." in done.stderr
     assert {result["status"] for result in results(scratch).values()} == {"pass"}
+
+
+@pytest.mark.kills
+def test_a_run_that_stops_within_a_batch_resumes_with_its_tests(scratch: Scratch) -> None:
+    """Verdicts of other batches stay."""
+    seconds = 600
+    scratch.query(
+        f"create table public.waits (seconds int); insert into public.waits values ({seconds})",
+        scratch.database,
+    )
+    tested(scratch, "not_null", "unique")
+    scratch.model("quick", "{{ config(materialized='table') }} select 1 as id")
+    columns = [{"name": "id", "data_tests": ["not_null", "unique"]}]
+    properties = scratch.folder / "dbt" / "models" / "quick.yml"
+    properties.write_text(json.dumps({"models": [{"name": "quick", "columns": columns}]}))
+    sleeping = "select n from {{ ref('numbers') }}, pg_sleep((select seconds from public.waits))"
+    singular(scratch, "sleeps", f"{sleeping} where n < 0")
+
+    process = scratch.start_pipeline(*RUN)
+    try:
+        until(lambda: _is_sleeping(scratch) and "quick" in _journal(scratch))
+        told = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+
+    assert process.returncode == 130, output
+    assert time.monotonic() - told < seconds
+    assert not _is_sleeping(scratch)
+    assert "Traceback" not in output
+    statuses = {name: result["status"] for name, result in results(scratch).items()}
+    assert statuses.pop("not_null_quick_id") == statuses.pop("unique_quick_id") == "pass"
+    assert "pass" not in statuses.values(), statuses
+
+    scratch.query("update public.waits set seconds = 0", scratch.database)
+    again = scratch.run_pipeline(*RUN)
+
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Resuming with 3 of 5 nodes." in again.stderr
+    assert {result["status"] for result in results(scratch).values()} == {"pass"}
+
+
+def _is_sleeping(scratch: Scratch) -> bool:
+    ((count,),) = scratch.query(
+        "select count(*) from pg_stat_activity where state = 'active'"
+        " and query like '%pg_sleep%' and pid <> pg_backend_pid()"
+        " and datname = current_database()",
+        scratch.database,
+    )
+    return bool(count)
+
+
+def _journal(scratch: Scratch) -> str:
+    """Text of the journal of the last run; empty before it."""
+    files = sorted(scratch.local.glob("state/runs/scratch/*/journal.jsonl"))
+    return (
+        "".join(line for line in files[-1].read_text().splitlines() if "test." in line)
+        if files
+        else ""
+    )
 
 
 def test_tests_that_must_run_alone_do(scratch: Scratch) -> None:
