@@ -143,15 +143,6 @@ class PrefectRuntime:
             TargetBusy: another run holds the target, and `wait` is false.
         """
         name = concurrency_limit(target)
-        with get_client(sync_client=True) as client:
-            try:
-                client.read_global_concurrency_limit_by_name(name)
-            except ObjectNotFound as error:
-                raise ConfigurationError(
-                    f"The concurrency limit {name!r} does not exist.",
-                    where=f"the Prefect API at {client.api_url}",
-                    fix=f"{SETUP_COMMAND} --target {target}",
-                ) from error
         with ExitStack() as stack:
             logged_at = -float(WAIT_LOG_SECONDS)
             while True:
@@ -159,6 +150,7 @@ class PrefectRuntime:
                     stack.enter_context(self._slot(name))
                     break
                 except ConcurrencySlotAcquisitionError as error:
+                    self._require_limit(name, target)
                     raise PrefectUnreachable(
                         f"Cannot acquire the lease of target {target!r}: {error}",
                         where=f"concurrency limit {name} of the Prefect API",
@@ -177,6 +169,17 @@ class PrefectRuntime:
                 yield
             finally:
                 self._release_lease(target, stack)
+
+    def _require_limit(self, name: str, target: str) -> None:
+        with get_client(sync_client=True) as client:
+            try:
+                client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound as error:
+                raise ConfigurationError(
+                    f"The concurrency limit {name!r} does not exist.",
+                    where=f"the Prefect API at {client.api_url}",
+                    fix=f"{SETUP_COMMAND} --target {target}",
+                ) from error
 
     def _release_lease(self, target: str, lease: ExitStack) -> None:
         try:
