@@ -6,10 +6,16 @@ uv run millrace run --target dev --select +fct_flights
 from __future__ import annotations
 
 import gc
+import sys
+
+from prefect_flows.transform.dbt_imports import import_dbt
 
 if __name__ == "__main__":
     # Imported objects are never garbage: collections meanwhile take a quarter of the start time.
     gc.disable()
+
+if "dbt.cli" not in sys.modules:
+    import_dbt()
 
 import atexit
 import logging
