@@ -46,6 +46,7 @@ from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.run_parameters import refuse_plaintext_secrets
 from prefect_flows.runtime.base import LocalRuntime
 from prefect_flows.runtime.parameters import Parameters, Strategy
+from prefect_flows.runtime.prefect_patches import patched_prefect
 from prefect_flows.runtime.progress import API_ERRORS
 from prefect_flows.runtime.run_names import name_pipeline_run
 from prefect_flows.runtime.stages import hide_tracebacks_of_expected_errors
@@ -235,6 +236,20 @@ def _parse(documents: dict[str, str], options: dict[str, Any]) -> Parameters:
 
 
 def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any]:
+    with patched_prefect():
+        state = _run_flow(parameters)
+    url = url_for("flow-run", obj_id=state.state_details.flow_run_id)
+    console.print(f"Flow run: {url}", soft_wrap=True)
+    if state.is_cancelled():
+        what, _, rest = (state.message or "").partition("\n")
+        raise RunCancelled(what, where="the stage that ran", fix=rest.rpartition("fix:")[2].strip())
+    result = state.data if isinstance(state.data, BaseException) else state.result()
+    if isinstance(result, BaseException):
+        raise result
+    return dict(result)
+
+
+def _run_flow(parameters: Parameters) -> State[Any]:
     # If the API is down, fail immediately and not after Prefect's retries.
     with prefect_client() as client:
         require_target(client, parameters.target)
@@ -245,7 +260,7 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
             temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
             tags(run_tag(parameters.target)),
         ):
-            state = dbt_full_pipeline(**parameters.model_dump(), return_state=True)
+            return dbt_full_pipeline(**parameters.model_dump(mode="json"), return_state=True)
     except API_ERRORS as error:
         unreachable = PrefectUnreachable(
             f"The run is over, and its end could not be reported: {type(error).__name__}: {error}.",
@@ -255,15 +270,6 @@ def _run_with_prefect(parameters: Parameters, console: Console) -> dict[str, Any
         )
         unreachable.after_changes()
         raise unreachable from error
-    url = url_for("flow-run", obj_id=state.state_details.flow_run_id)
-    console.print(f"Flow run: {url}", soft_wrap=True)
-    if state.is_cancelled():
-        what, _, rest = (state.message or "").partition("\n")
-        raise RunCancelled(what, where="the stage that ran", fix=rest.rpartition("fix:")[2].strip())
-    result = state.data if isinstance(state.data, BaseException) else state.result()
-    if isinstance(result, BaseException):
-        raise result
-    return dict(result)
 
 
 def _run_without_prefect(parameters: Parameters) -> dict[str, Any]:
