@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -38,7 +39,13 @@ from prefect_flows.core.logger import Logger
 from prefect_flows.core.postgres import application_name
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.temporary_folders import private_folder
-from prefect_flows.transform.dbt_patches import find_callers_quickly, patched_dbt
+from prefect_flows.transform.dbt_patches import (
+    collect_garbage_rarely,
+    find_callers_quickly,
+    find_plugins_once,
+    leave_defaults_out_of_schemas,
+    patched_dbt,
+)
 from prefect_flows.transform.event_listener import Recorder, get_warning
 from prefect_flows.transform.exception_capture import OnError, capture_errors
 from prefect_flows.transform.node_callbacks import node_callbacks
@@ -167,6 +174,7 @@ class DbtSession:
     def __enter__(self) -> Self:
         make_folder(self.target_path)
         self._contexts = ExitStack()
+        self._contexts.enter_context(collect_garbage_rarely())
         self._folder = self._contexts.enter_context(private_folder("dbt"))
         self._write_profile(self.profile.dbt_output())
         return self
@@ -210,6 +218,7 @@ class DbtSession:
                     fix=f"correct the file; to reproduce: {self._in_project(['parse'])}",
                 ) from outcome.exception
             (self._manifest,) = outcome.results
+            gc.freeze()
             self._name_connections()
             self._folders = {
                 name: os.path.relpath(package.project_root, self.config.project_root)
@@ -629,7 +638,13 @@ class DbtSession:
             # Python starts this child process for dbt's locks, and it outlives the command. Start
             # it now, before the secrets are in the environment.
             resource_tracker.ensure_running()
-        with _INVOCATION_LOCK, set_variables(self._variables), find_callers_quickly():
+        with (
+            _INVOCATION_LOCK,
+            set_variables(self._variables),
+            find_callers_quickly(),
+            find_plugins_once(),
+            leave_defaults_out_of_schemas(),
+        ):
             returned = runner.invoke([*arguments, *common])
         if returned.exception is not None and not isinstance(returned.exception, Exception):
             # dbtRunner also catches interrupts and the timeouts of tasks; raise them again.
