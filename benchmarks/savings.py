@@ -24,9 +24,13 @@ from rich.table import Table
 SAVINGS = [
     "skip_debug_events",
     "look_up_relations_by_key",
-    "share_jinja_contexts",
+    "look_up_names_quickly",
     "reuse_compiled_templates",
-    "freeze_gc",
+    "build_contexts_lazily",
+    "read_relations_of_tests",
+    "share_empty_table",
+    "leave_defaults_out_of_schemas",
+    "collect_garbage_rarely",
 ]
 VARIANTS = {"dbt as it comes": [], **{name: [name] for name in SAVINGS}, "all": SAVINGS}
 CHILD = """

@@ -52,7 +52,6 @@ def patched_dbt() -> Iterator[None]:
     with (
         skip_debug_events(),
         look_up_relations_by_key(),
-        share_jinja_contexts(),
         look_up_names_quickly(),
         reuse_compiled_templates(),
         build_contexts_lazily(),
@@ -135,34 +134,6 @@ def look_up_relations_by_key() -> Iterator[None]:
         return found[0] if found else None
 
     with patched(BaseAdapter, "get_relation", get_by_key):
-        yield
-
-
-@contextmanager
-def share_jinja_contexts() -> Iterator[None]:
-    """Let Jinja use dbt's context without copying it.
-
-    dbt's context is a `ChainMap` of about seven hundred macros, each wrapped at its lookup. Jinja
-    copies it into a dict for every template and every macro call.
-    """
-    new_context = jinja_runtime.new_context
-
-    def new_context_without_copy(
-        environment: Any,
-        template_name: str | None,
-        blocks: dict[str, Callable[..., Any]],
-        vars: Any = None,
-        shared: bool = False,
-        globals: Any = None,
-        locals: Any = None,
-    ) -> Any:
-        if not isinstance(vars, ChainMap) or shared or locals:
-            return new_context(environment, template_name, blocks, vars, shared, globals, locals)
-        parent = ChainMap(vars, globals) if globals else vars
-        # Only `{% import %}` needs the names of the globals; dbt's templates have no loader for it.
-        return environment.context_class(environment, parent, template_name, blocks)
-
-    with patched(jinja_environment, "new_context", new_context_without_copy):
         yield
 
 
