@@ -4,39 +4,39 @@ The wheel `zetasql` is that analyzer as WebAssembly. It refuses what BigQuery re
 not fit, unknown names and functions, reserved words. The emulator (`emulator.py`) accepts what
 DuckDB accepts. The analyzer also runs queries, on tables in memory.
 
-The wheel's own Python classes copy each message field by field, which takes longer than the
-analysis. This module calls the analyzer with its messages instead.
+`millrace check models` has the analyzer too; this adds rows, scripts and running queries.
 """
 
 from __future__ import annotations
 
-import ctypes
 import datetime as dt
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import wasmtime
-from filelock import FileLock
-from google.protobuf.message import Message
-from zetasql.core import ServerError, wasm_client
-from zetasql.wasi import get_wasm_path
 from zetasql.wasi._pb2.zetasql.local_service import local_service_pb2 as service
-from zetasql.wasi._pb2.zetasql.proto.options_pb2 import LanguageOptionsProto
-from zetasql.wasi._pb2.zetasql.proto.simple_catalog_pb2 import SimpleCatalogProto
-from zetasql.wasi._pb2.zetasql.public.options_pb2 import ERROR_MESSAGE_ONE_LINE, PRODUCT_EXTERNAL
-from zetasql.wasi._pb2.zetasql.public.type_pb2 import TYPE_INT64, TypeKind, TypeProto
+from zetasql.wasi._pb2.zetasql.public.type_pb2 import TypeProto
 from zetasql.wasi._pb2.zetasql.public.value_pb2 import ValueProto
+
+from infrastructure.ci.check_models.zetasql_client import (
+    EPOCH,
+    SqlError,
+    ZetaSqlClient,
+    add_columns,
+    add_table,
+    get_field,
+    get_output,
+    get_type_name,
+    start_client,
+    to_python,
+    unwrap,
+    walk,
+)
 
 TablePath = tuple[str, str, str]
 
-# BigQuery's other names of INT64: https://cloud.google.com/bigquery/docs/reference/standard-sql
-INTEGER_NAMES = ("INT", "SMALLINT", "INTEGER", "BIGINT", "TINYINT", "BYTEINT")
-# What BigQuery's API calls a type, where the analyzer calls it something else.
-API_NAMES = {"INT64": "INTEGER", "DOUBLE": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD"}
 PARTITION_TYPES = {"DATE", "DATETIME", "TIMESTAMP"}
 # How BigQuery's API names the analyzer's statements; all others are written as the analyzer does.
 STATEMENTS = {
@@ -52,11 +52,6 @@ VALUE_FIELDS = {
     str: "string_value",
     dt.datetime: "timestamp_value",
 }
-EPOCH = dt.date(1970, 1, 1)
-
-
-class SqlError(Exception):
-    """The analyzer refuses the SQL; the message is the analyzer's."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class Table:
 
     @property
     def rows(self) -> list[list[Any]]:
-        return [[_to_python(cell) for cell in row.cell] for row in self.content.table_data.row]
+        return [[to_python(cell) for cell in row.cell] for row in self.content.table_data.row]
 
     @property
     def types(self) -> dict[str, str]:
@@ -101,7 +96,7 @@ class Answer:
 class Analyzer:
     """A catalog of tables, and statements that read and make them."""
 
-    def __init__(self, client: wasm_client.WasmClient) -> None:
+    def __init__(self, client: ZetaSqlClient) -> None:
         self._client = client
         self._lock = threading.RLock()
         self._tables: dict[TablePath, Table] = {}
@@ -109,21 +104,6 @@ class Analyzer:
         self._variables: dict[str, TypeProto] = {}
         # The analyzer's number for the catalog; none while a table is not yet in it.
         self._catalog: int | None = None
-        known = self._call(
-            "GetLanguageOptions",
-            service.LanguageOptionsRequest(maximum_features=True),
-            LanguageOptionsProto,
-        )
-        # PRODUCT_EXTERNAL leaves out types that BigQuery does not have, such as INT32.
-        self._language = LanguageOptionsProto(
-            enabled_language_features=known.enabled_language_features,
-            product_mode=PRODUCT_EXTERNAL,
-        )
-        self._options = {
-            "language_options": self._language,
-            "default_timezone": "UTC",
-            "error_message_mode": ERROR_MESSAGE_ONE_LINE,
-        }
 
     @property
     def tables(self) -> dict[TablePath, Table]:
@@ -153,10 +133,10 @@ class Analyzer:
         """
         with self._lock:
             request = service.ParseRequest(
-                sql_statement=sql, options=self._language, allow_script=True
+                sql_statement=sql, options=self._client.language, allow_script=True
             )
-            script = self._call("Parse", request, service.ParseResponse).parsed_script
-            nodes = [_unwrap(found) for found in script.statement_list_node.statement_list]
+            script = self._client.call("Parse", request, service.ParseResponse).parsed_script
+            nodes = [unwrap(found) for found in script.statement_list_node.statement_list]
             if len(nodes) == 1:
                 return self._run(sql, nodes[0])
             try:
@@ -172,13 +152,13 @@ class Analyzer:
         match node.DESCRIPTOR.name:
             case "ASTVariableDeclarationProto":
                 names = [name.id_string for name in node.variable_list.identifier_list]
-                kind = _get_text(script, _unwrap(node.type))
+                kind = _get_text(script, unwrap(node.type))
                 (found,) = self._get_columns(f"select cast(null as {kind}) as x").values()
                 self._variables |= dict.fromkeys(names, found)
                 self._forget_catalog()
             case "ASTAssignmentFromStructProto":
                 names = [name.id_string for name in node.variables.identifier_list]
-                value = _get_text(script, _unwrap(node.struct_expression))
+                value = _get_text(script, unwrap(node.struct_expression))
                 (struct,) = self._get_columns(f"select {value} as x").values()
                 found = [get_type_name(part.field_type) for part in struct.struct_type.field]
                 expected = [get_type_name(self._variables[name]) for name in names]
@@ -203,12 +183,12 @@ class Analyzer:
         statement = STATEMENTS.get(name, name)
         if statement in ("CREATE_TABLE_AS_SELECT", "CREATE_VIEW"):
             _check_partition(resolved)
-            result = self._evaluate(script, _get(node, "query"))
-            path = _to_path(_get(resolved, "name_path"))
+            result = self._evaluate(script, get_field(node, "query"))
+            path = _to_path(get_field(resolved, "name_path"))
             if statement == "CREATE_VIEW":
                 self._set_table(path, Table(result.columns, result.content, "VIEW"))
             else:
-                columns = {c.name: c.type for c in _get(resolved, "column_definition_list")}
+                columns = {c.name: c.type for c in get_field(resolved, "column_definition_list")}
                 self._set_table(path, Table(columns, result.content))
             return Answer(statement, result, path)
         if name == "ResolvedDropStmtProto":
@@ -216,22 +196,19 @@ class Analyzer:
         return Answer(statement)
 
     def _analyze(self, sql: str) -> Any:
-        request = service.AnalyzeRequest(
-            sql_statement=sql, options=self._options, registered_catalog_id=self._register_catalog()
-        )
-        return _unwrap(self._call("Analyze", request, service.AnalyzeResponse).resolved_statement)
+        return self._client.analyze(sql, self._register_catalog())
 
     def _get_columns(self, sql: str) -> dict[str, TypeProto]:
-        return {c.name: c.column.type for c in self._analyze(sql).output_column_list}
+        return get_output(self._analyze(sql))
 
     def _evaluate(self, script: str, query: Any) -> Table:
         """Check and run a query."""
         request = service.EvaluateQueryRequest(
             sql=_write_flat_names(script, query),
-            options=self._options,
+            options=self._client.options,
             registered_catalog_id=self._register_catalog(),
         )
-        response = self._call("EvaluateQuery", request, service.EvaluateQueryResponse)
+        response = self._client.call("EvaluateQuery", request, service.EvaluateQueryResponse)
         return Table({c.name: c.type for c in response.prepared.columns}, response.content)
 
     def _set_table(self, path: TablePath, table: Table) -> None:
@@ -240,7 +217,7 @@ class Analyzer:
 
     def _forget_catalog(self) -> None:
         if self._catalog is not None:
-            self._call("UnregisterCatalog", service.UnregisterRequest(registered_id=self._catalog))
+            self._client.unregister(self._catalog)
         self._catalog = None
 
     def _register_catalog(self) -> int:
@@ -251,38 +228,19 @@ class Analyzer:
         """
         if self._catalog is not None:
             return self._catalog
-        request = service.RegisterCatalogRequest()
+        request = self._client.new_catalog()
         root = request.simple_catalog
-        root.name = "root"
-        root.builtin_function_options.language_options.CopyFrom(self._language)
-        for name in INTEGER_NAMES:
-            root.named_type.add(name=name).type.type_kind = TYPE_INT64
         for name, kind in self._variables.items():
             root.constant.add(name_path=[name], type=kind)
-        catalogs: dict[tuple[str, ...], SimpleCatalogProto] = {(): root}
         for path, table in self._tables.items():
-            for parent in (path[:1], path[:2]):
-                if parent not in catalogs:
-                    catalogs[parent] = catalogs[parent[:-1]].catalog.add(name=parent[-1])
-            for catalog, name in (catalogs[path[:2]], path[2]), (root, ".".join(path)):
-                added = catalog.table.add(name=name)
-                for column, kind in table.columns.items():
-                    added.column.add(name=column, type=kind, is_writable_column=True)
+            add_table(root, path, table.columns)
+            add_columns(root.table.add(name=".".join(path)), table.columns)
             content = request.table_content[".".join(path)]
             content.CopyFrom(table.content)
             # Without it, the analyzer takes an empty table for one that it cannot read.
             content.table_data.SetInParent()
-        self._catalog = self._call(
-            "RegisterCatalog", request, service.RegisterResponse
-        ).registered_id
+        self._catalog = self._client.register(request)
         return self._catalog
-
-    def _call(self, name: str, request: Message, *response: type[Message]) -> Any:
-        try:
-            return self._client.call_grpc_func(f"ZetaSqlLocalService_{name}", request, *response)
-        except ServerError as error:
-            # The error's own `message` ends with its first line.
-            raise SqlError(error.raw_error.partition("Message: ")[2]) from error
 
 
 def start_analyzer(cache: Path) -> Analyzer:
@@ -291,62 +249,11 @@ def start_analyzer(cache: Path) -> Analyzer:
     Args:
         cache: folder for the compiled WebAssembly, which spares the next start 20 s.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    settings = cache / "wasmtime.toml"
-
-    def configure() -> wasmtime.Config:
-        config = wasmtime.Config()
-        config.cache = str(settings)
-        return config
-
-    with FileLock(cache / "lock"), mock.patch.object(wasm_client, "Config", configure):
-        settings.write_text(f"[cache]\ndirectory = '{cache.resolve()}'\n")
-        return Analyzer(_Client(str(get_wasm_path())))
-
-
-class _Client(wasm_client.WasmClient):
-    """The wheel's client, without its copying of each message byte by byte."""
-
-    @property
-    def _base(self) -> int:
-        return ctypes.addressof(self.memory.data_ptr().contents)
-
-    def write_bytes(self, ptr: int, data: bytes) -> None:
-        ctypes.memmove(self._base + ptr, data, len(data))
-
-    def read_bytes(self, ptr: int, size: int) -> bytes:
-        return ctypes.string_at(self._base + ptr, size)
-
-
-def _unwrap(message: Any) -> Any:
-    """Return the node in a message that can hold one of many kinds."""
-    while (name := message.WhichOneof("node") if _has(message, "node") else None) is not None:
-        message = getattr(message, name)
-    return message
-
-
-def _has(message: Any, oneof: str) -> bool:
-    return oneof in message.DESCRIPTOR.oneofs_by_name
-
-
-def _get(node: Any, name: str) -> Any:
-    """Return a field of a node or of the kinds that its own kind derives from."""
-    while name not in node.DESCRIPTOR.fields_by_name:
-        node = node.parent
-    return getattr(node, name)
-
-
-def _walk(node: Any) -> Iterator[Any]:
-    """Yield a node and all nodes below it."""
-    yield node
-    for description, value in node.ListFields():
-        if description.message_type is not None:
-            for below in value if isinstance(value, Iterable) else [value]:
-                yield from _walk(below)
+    return Analyzer(start_client(cache))
 
 
 def _get_span(node: Any) -> tuple[int, int]:
-    where = _get(node, "parse_location_range")
+    where = get_field(node, "parse_location_range")
     return where.start, where.end
 
 
@@ -359,7 +266,7 @@ def _write_flat_names(script: str, query: Any) -> str:
     """Write a query with the names that the tables have at the top of the catalog."""
     text = script.encode()
     start, end = _get_span(query)
-    found = {_get_span(n.path_expr): n for n in _walk(query) if _is_table(n)}
+    found = {_get_span(n.path_expr): n for n in walk(query) if _is_table(n)}
     for (first, last), node in sorted(found.items(), reverse=True):
         names = [name.id_string for name in node.path_expr.names]
         # Without an alias, columns are read by the last part of the name.
@@ -378,9 +285,9 @@ def _check_partition(resolved: Any) -> None:
     """Refuse partitions that BigQuery refuses, and for which the analyzer has no rule."""
     if resolved.DESCRIPTOR.name == "ResolvedCreateViewStmtProto":
         return
-    for wrapped in _get(resolved, "partition_by_list"):
-        found = _unwrap(wrapped)
-        kind = get_type_name(_get(found, "type"))
+    for wrapped in get_field(resolved, "partition_by_list"):
+        found = unwrap(wrapped)
+        kind = get_type_name(get_field(found, "type"))
         if kind not in PARTITION_TYPES and "range_bucket" not in str(found):
             raise SqlError(f"PARTITION BY expression must not be of type {kind}")
 
@@ -403,39 +310,6 @@ def _to_value(value: Any) -> ValueProto:
     if type(value) is dt.date:
         return ValueProto(date_value=(value - EPOCH).days)
     return ValueProto(**{VALUE_FIELDS[type(value)]: value})
-
-
-def _to_python(value: ValueProto) -> Any:
-    match value.WhichOneof("value"):
-        case None:
-            return None
-        case "int64_value" | "double_value" | "string_value" | "bool_value" as name:
-            return getattr(value, name)
-        case "date_value":
-            return EPOCH + dt.timedelta(days=value.date_value)
-        case "timestamp_value":
-            return value.timestamp_value.ToDatetime(tzinfo=dt.UTC)
-        case "datetime_value":
-            return _to_datetime(value.datetime_value)
-        case "array_value":
-            return [_to_python(element) for element in value.array_value.element]
-    raise TypeError(value)
-
-
-def _to_datetime(value: ValueProto.Datetime) -> dt.datetime:
-    """Convert a DATETIME, which the analyzer packs into one number."""
-    packed = value.bit_field_datetime_seconds
-    day = packed >> 26, packed >> 22 & 15, packed >> 17 & 31
-    time = packed >> 12 & 31, packed >> 6 & 63, packed & 63
-    return dt.datetime(*day, *time, value.nanos // 1000)  # noqa: DTZ001 a DATETIME has no zone
-
-
-def get_type_name(kind: TypeProto) -> str:
-    """Return the name of a type, as BigQuery's API writes it."""
-    name = TypeKind.Name(kind.type_kind).removeprefix("TYPE_")
-    if name == "ARRAY":
-        return f"ARRAY<{get_type_name(kind.array_type.element_type)}>"
-    return API_NAMES.get(name, name)
 
 
 def to_fields(columns: Mapping[str, TypeProto]) -> Iterator[dict[str, Any]]:

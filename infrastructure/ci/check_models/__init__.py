@@ -1,0 +1,1 @@
+"""Type-check all SQL of the dbt project for Postgres and BigQuery, without a warehouse."""
