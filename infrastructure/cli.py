@@ -113,7 +113,17 @@ GROUPS: Mapping[str, Mapping[str, Subcommand]] = {
 CHECKS = {
     "sources": Subcommand(
         "infrastructure.ci.check_sources.command", "Check the sources without running them."
-    )
+    ),
+    "models": Subcommand(
+        "infrastructure.ci.check_models.command",
+        "Check the SQL of all models and tests for both warehouses.",
+        of_app="models",
+    ),
+    "lineage": Subcommand(
+        "infrastructure.ci.check_models.command",
+        "Show where a column comes from, and what uses it.",
+        of_app="lineage",
+    ),
 }
 # Other names of subcommands, for those who expect them.
 ALIASES = {"start": "up", "stop": "down"}

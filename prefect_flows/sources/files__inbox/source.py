@@ -32,6 +32,8 @@ from prefect_flows.sources.files__inbox.table_loader import Options, TableLoader
 
 # Prefix of dlt's own tables.
 _DLT_PREFIX = "_dlt"
+# `millrace check models` reads it. The files decide what other tables there are.
+DECLARED_TABLES = {ledger.TABLE: ledger.SCHEMA}
 
 
 @dlt.source(

@@ -83,6 +83,8 @@ STAR_HISTORY = Table(
         "open_issues_count": Column("open_issues_count", INTEGER),
     },
 )
+# `millrace check models` reads it.
+DECLARED_TABLES = {table.name: table.schema for table in (REPOSITORIES, STAR_HISTORY)}
 Rows = list[dict[str, Any]]
 
 

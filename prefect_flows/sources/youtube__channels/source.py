@@ -25,6 +25,8 @@ ACCESS = (
     "let the key ask the YouTube Data API v3 (Google Cloud console, APIs & Services), and write "
     "it: uv run millrace secret youtube-channels-api-key-<target>"
 )
+# `millrace check models` reads it.
+DECLARED_TABLES = {table.name: table.schema for table in TABLES}
 
 
 @dlt.source(name="youtube__channels", schema_contract={"columns": "freeze", "data_type": "freeze"})
