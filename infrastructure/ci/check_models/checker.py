@@ -22,6 +22,7 @@ from infrastructure.ci.check_models.compilation import (
 from infrastructure.ci.check_models.engine import Engine, SqlFault
 from infrastructure.ci.check_models.findings import CheckResult, Finding, Place, Unchecked
 from infrastructure.ci.check_models.places import Places
+from infrastructure.ci.check_models.plain_tests import PlainTests
 from infrastructure.ci.check_models.snapshots import wrap_snapshot
 from infrastructure.ci.check_models.source_columns import LOADS, SourceColumns
 
@@ -75,6 +76,7 @@ class Checker:
         self._sources = sources
         self._places = places
         self._columns = ColumnCheck(engine, places, compiler.adapter.Column.translate_type)
+        self._plain_tests = PlainTests(compiler.manifest)
         self._findings: list[Finding] = []
         # Nodes that were not checked, or whose columns are unknown, and why.
         self._reasons: dict[str, str] = {}
@@ -94,13 +96,16 @@ class Checker:
         }.values():
             relation = self._compiler.get_relation(schema).incorporate(path={"identifier": LOADS})
             self._add(relation, self._sources.get_loads())
-        nodes = sort_by_depth(manifest)
+        # dbt switches off a test whose model is switched off.
+        nodes = [node for node in sort_by_depth(manifest) if node.config.enabled]
         tests = _list_tests(nodes)
         for node in nodes:
             self._check_node(node, tests)
         for node in nodes:
             if _is_incremental(node) and node.unique_id not in self._reasons:
                 self._check_incremental(node)
+        for unit_test in manifest.unit_tests:
+            self._unchecked[unit_test] = "unit tests need rows: dbt test runs them"
         warehouse = self._engine.warehouse
         return CheckResult(
             self._findings,
@@ -144,7 +149,7 @@ class Checker:
         kind = str(node.resource_type)
         if kind == "seed":
             self._check_seed(node)
-        elif not self._is_test_of_missing_column(node):
+        elif not (self._is_test_of_missing_column(node) or self._is_plain_test(node)):
             try:
                 compiled = self._compiler.compile(node)
             except NeedsData:
@@ -293,6 +298,13 @@ class Checker:
         return isinstance(node, GenericTestNode) and any(
             _tests(node, name) for name in self._missing.get(node.attached_node or "", ())
         )
+
+    def _is_plain_test(self, node: Any) -> bool:
+        """Return whether a test is right without asking the engine."""
+        relation = self.relations.get(getattr(node, "attached_node", None) or "")
+        if relation is None or not isinstance(node, GenericTestNode):
+            return False
+        return self._plain_tests.is_right(node, self._engine.get_columns(relation))
 
     def _fail(self, node: Any, place: Place, rule: str, message: str, suggestion: str) -> None:
         self._report(node, place, rule, message, suggestion)

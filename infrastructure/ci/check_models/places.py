@@ -57,7 +57,12 @@ class Places:
         return self._place(
             path,
             find_entry(
-                self._dbt_dir / path, name, node.column_name, table, node.test_metadata.name
+                self._dbt_dir / path,
+                name,
+                node.column_name,
+                table,
+                # A name of its own, or else the first test of its kind.
+                (node.name, node.test_metadata.name),
             ),
         )
 
@@ -82,7 +87,7 @@ class Places:
                 node.source_name if is_source else node.name,
                 column,
                 node.name if is_source else None,
-                word,
+                (word,),
             ),
         )
 

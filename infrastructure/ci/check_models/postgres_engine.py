@@ -37,6 +37,7 @@ class PostgresEngine:
         self._connection = connection
         self._type_names: dict[int, str] = {}
         self._types: dict[str, Column] = {}
+        self._columns: dict[str, Columns] = {}
 
     def add(self, relation: Any, columns: Mapping[str, str]) -> None:
         """Create an empty table."""
@@ -57,7 +58,10 @@ class PostgresEngine:
 
     def get_columns(self, relation: Any) -> Columns:
         """Return the columns of a table."""
-        return self._describe(f"select * from {relation} limit 0")  # noqa: S608 (dbt quotes it)
+        name = str(relation)
+        if name not in self._columns:
+            self._columns[name] = self._describe(f"select * from {name} limit 0")  # noqa: S608
+        return self._columns[name]
 
     def resolve_type(self, data_type: str) -> Column:
         """Return a column of a type."""

@@ -15,7 +15,11 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def find_entry(
-    file: Path, name: str, column: str | None = None, table: str | None = None, word: str = ""
+    file: Path,
+    name: str,
+    column: str | None = None,
+    table: str | None = None,
+    words: tuple[str, ...] = (),
 ) -> tuple[int, int]:
     """Return line and column of the entry of a node or of its column, both from 1.
 
@@ -24,7 +28,8 @@ def find_entry(
         name: name of the node, or of the source.
         column: name of the column.
         table: name of the source's table.
-        word: a key or a value in the entry, for example the name of a test; its own position.
+        words: keys or values in the entry, for example the name of a test. The position of the
+            first that is found is returned.
 
     Returns:
         The position of the most exact entry that is found; (1, 1) if there is none.
@@ -39,8 +44,9 @@ def find_entry(
         place, found = _descend(found, "tables", table, place)
     if found is not None and column is not None:
         place, found = _descend(found, "columns", column, place)
-    if found is not None and word:
-        place = _find_word(found, word) or place
+    for word in filter(None, words):
+        if found is not None and (at := _find_word(found, word)) is not None:
+            return at
     return place
 
 

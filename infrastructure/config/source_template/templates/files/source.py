@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
         pa.field("updated_at", TIMESTAMP),
     ]
 )
+# `millrace check models` reads it.
+DECLARED_TABLES = {"items": pa.schema([*SCHEMA, pa.field("_loaded_at", TIMESTAMP)])}
 KEY = ("id",)
 DEPLOYMENTS = "prefect_flows/sources/{{ cookiecutter.__source }}/prefect.yaml"
 
