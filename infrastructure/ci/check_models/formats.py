@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from infrastructure.ci.check_models.findings import RULES, CheckResult, Finding
+from prefect_flows.core.documents import DocumentError, parse_json, read_text
+from prefect_flows.core.errors import ConfigurationError
 
 # https://docs.oasis-open.org/sarif/sarif/v2.1.0/
 SARIF_VERSION = "2.1.0"
@@ -74,6 +76,22 @@ def format_json(result: CheckResult) -> str:
     document = result.to_document()
     del document["lineage"]
     return json.dumps(document, indent=2)
+
+
+def read_result(file: Path) -> CheckResult:
+    """Read a result that was written as JSON.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds something else.
+    """
+    try:
+        return CheckResult.from_document(parse_json(read_text(file)) | {"lineage": {}})
+    except (OSError, DocumentError, TypeError, KeyError) as error:
+        raise ConfigurationError(
+            f"The result of the SQL check cannot be read: {error}.",
+            where=str(file),
+            fix=f"uv run millrace check models --format json > {file}",
+        ) from error
 
 
 def format_sarif(result: CheckResult, version: str) -> str:

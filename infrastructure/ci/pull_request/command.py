@@ -100,20 +100,25 @@ def compare(
     ] = 10.0,
     wait: Wait = 1800.0,
     no_prefect: NoPrefect = False,
+    sql_check: Annotated[
+        Path | None, typer.Option(help="Output of `millrace check models --format json`.")
+    ] = None,
 ) -> None:
     """Compare what was built with production, and write the comment.
 
     Exit code 0, whatever differs; 2: it cannot be compared.
     """
+    from infrastructure.ci.check_models.formats import read_result
     from infrastructure.ci.pull_request.comment import build_comment
     from infrastructure.ci.pull_request.compare import compare, read_manifests
     from infrastructure.ci.pull_request.context import load_context
     from infrastructure.ci.pull_request.warehouse import Limits
 
+    found = None if sql_check is None else read_result(sql_check)
     context = load_context(target, production, prefect=not no_prefect)
     limits = Limits(seconds, round(gigabytes * 1e9))
     build, comparison = compare(number, production, context, limits, wait)
-    text = build_comment(build, comparison, *read_manifests(context, number))
+    text = build_comment(build, comparison, *read_manifests(context, number), sql_check=found)
     try:
         output.write_text(text)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from infrastructure.ci.check_models.findings import CheckResult
 from infrastructure.ci.pull_request.build_record import Build, ChangedNode, Failure
 from infrastructure.ci.pull_request.differences import Comparison, Difference
 from infrastructure.ci.pull_request.formatting import (
@@ -17,6 +18,7 @@ from infrastructure.ci.pull_request.formatting import (
     is_slower,
 )
 from infrastructure.ci.pull_request.lineage_diagram import MINUS, build_mermaid, get_name
+from infrastructure.ci.pull_request.sql_check import format_sql_check
 from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.markup import code_block, markdown_table
 from prefect_flows.core.markup import escape_for_github as escaped
@@ -35,13 +37,25 @@ _ORDER = ("failed", "differs", "unknown", "new", "removed", "same")
 
 
 def build_comment(
-    build: Build, comparison: Comparison, before: Mapping[str, Any], after: Mapping[str, Any]
+    build: Build,
+    comparison: Comparison,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    sql_check: CheckResult | None = None,
 ) -> str:
-    """Format the comment, at most 60,000 bytes."""
+    """Format the comment, at most 60,000 bytes.
+
+    Args:
+        build: what was built.
+        comparison: how it differs from production.
+        before: production's manifest.
+        after: the pull request's manifest.
+        sql_check: what `millrace check models` found; None leaves it out.
+    """
     picture = build_mermaid(build, comparison, before, after)
     text = ""
     for models, failures, rows in LEVELS:
-        parts = _Sections(build, comparison, models, failures, rows)
+        parts = _Sections(build, comparison, models, failures, rows, sql_check)
         text = "\n\n".join([*parts.all(), *_lineage(picture), parts.end()]) + "\n"
         if len(text.encode()) <= MAX_BYTES:
             return text
@@ -52,8 +66,15 @@ class _Sections:
     """The sections of the comment, limited to a number of models, failures and rows."""
 
     def __init__(
-        self, build: Build, comparison: Comparison, models: int, failures: int, rows: int
+        self,
+        build: Build,
+        comparison: Comparison,
+        models: int,
+        failures: int,
+        rows: int,
+        sql_check: CheckResult | None,
     ) -> None:
+        self._sql_check = sql_check
         self._build = build
         self._found = {each.unique_id: each for each in comparison.differences}
         self._comparison = comparison
@@ -76,6 +97,7 @@ class _Sections:
             yield "dbt builds nothing of this:\n\n" + code_block(build.refusal, "text", 2000)
         yield from self._breaks()
         yield from self._failures()
+        yield from self._sql_errors()
         yield from self._models()
         yield from self._columns()
         yield from self._notes()
@@ -166,6 +188,10 @@ class _Sections:
             ]
             shown = markdown_table([escaped(column, 60) for column in rows.columns[:8]], cells)
             yield f"<details><summary>Failing rows</summary>\n\n{shown}\n\n</details>"
+
+    def _sql_errors(self) -> Iterable[str]:
+        if self._sql_check is not None:
+            yield from format_sql_check(self._sql_check, self._most_failures)
 
     def _models(self) -> Iterable[str]:
         if not self._ordered:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infrastructure.ci.check_models.findings import CheckResult, Finding, Place, Unchecked
+from infrastructure.ci.check_models.formats import format_json, read_result
 from infrastructure.ci.pull_request.build_record import Build, ChangedNode, Failure, Rows
 from infrastructure.ci.pull_request.comment import MARKER, build_comment
 from infrastructure.ci.pull_request.differences import Comparison, Difference
 from infrastructure.ci.pull_request.lineage_diagram import MOST_EDGES, MOST_NODES
+from prefect_flows.core.errors import ConfigurationError
 
 # GitHub's limit of a comment.
 LIMIT = 65_536
@@ -141,3 +145,34 @@ def test_nothing_in_a_name_or_a_message_is_markup() -> None:
     # Mermaid's own characters are given by their numbers.
     (box,) = re.findall(r'n0\["(.*)"\]', text)
     assert not set('"<>`[]|@') & set(box.replace("<br/>", ""))
+
+
+def test_errors_of_the_sql_check_are_in_the_comment() -> None:
+    made, comparison, manifest = build([]), Comparison(build="0", differences=[]), EMPTY
+    place = Place("dbt/models/a.sql", 3, 9)
+    message = "column <idd> does not exist"
+    found = Finding(place, "sql", message, "did you mean id?", "model.p.a", ("postgres",))
+    unchecked = Unchecked("source.p.raw.b", "its types are unknown", ("postgres",))
+    check = CheckResult([found] * 40, [unchecked], {"postgres": 3})
+    text = build_comment(made, comparison, EMPTY, manifest, check)
+    assert "### SQL check" in text
+    assert "- `dbt/models/a.sql:3:9` (postgres): column " in text
+    assert "; did you mean id?" in text
+    assert "<idd>" not in text
+    assert "- and 20 more" in text
+    assert "- raw.b: its types are unknown" in text
+
+    text = build_comment(made, comparison, EMPTY, manifest, CheckResult(checked={"postgres": 3}))
+    assert "### SQL check\n\nNo errors in 3 nodes for postgres." in text
+    assert "SQL check" not in build_comment(made, comparison, EMPTY, manifest)
+
+
+def test_a_result_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "check.json"
+    check = CheckResult([], [], {"postgres": 3})
+    file.write_text(format_json(check))
+    assert read_result(file) == check
+    file.write_text("[]")
+    with pytest.raises(ConfigurationError, match=r"(?s)cannot be read.*millrace check") as error:
+        read_result(file)
+    assert error.value.where == str(file)
