@@ -18,7 +18,7 @@ from dbt.clients.jinja import get_rendered
 from dbt.compilation import Compiler
 from dbt.config.runtime import RuntimeConfig
 from dbt.contracts.graph.manifest import Manifest
-from dbt.task.compile import CompileTask
+from dbt.task.build import BuildTask
 from dbt_common.clients import agate_helper, jinja
 from dbt_common.exceptions import DbtBaseException
 from jinja2 import TemplateError
@@ -82,6 +82,8 @@ class _Questions:
     """What the node that is being compiled asked the warehouse."""
 
     needs_data: list[str] = field(default_factory=list)
+    # dbt may wrap the error that says so.
+    needs_warehouse: list[str] = field(default_factory=list)
 
 
 class ProjectCompiler:
@@ -125,11 +127,11 @@ class ProjectCompiler:
             sql = compiled.compiled_code or ""
             has_ctes = bool(compiled.extra_ctes)
             rendered = self._render(node) if has_ctes else sql
-        except NeedsWarehouse:
-            raise
         except TEMPLATE_ERRORS as error:
             if self._questions.needs_data:
                 raise NeedsData(self._questions.needs_data[0]) from error
+            if self._questions.needs_warehouse:
+                raise NeedsWarehouse(self._questions.needs_warehouse[0]) from error
             raise CompileFault(_get_message(error), _get_line(error)) from error
         if self._questions.needs_data:
             raise NeedsData(self._questions.needs_data[0])
@@ -157,6 +159,10 @@ class ProjectCompiler:
         overrides = {name: str(kind) for name, kind in (node.config.column_types or {}).items()}
         table = agate_helper.from_csv(file, text_columns=overrides, delimiter=node.config.delimiter)
         types = [self.adapter.convert_type(table, n) for n in range(len(table.column_names))]
+        if self._engine.warehouse == "bigquery":
+            # A load takes the names of BigQuery's API, such as FLOAT.
+            translate = self.adapter.Column.translate_type
+            overrides = {name: translate(kind) for name, kind in overrides.items()}
         return {
             name: overrides.get(name, kind)
             for name, kind in zip(table.column_names, types, strict=True)
@@ -224,7 +230,16 @@ class ProjectCompiler:
             return "OK", self._to_table(self._run(run, remove_marks(sql)))
 
         def refuse(manager: Any, connection: Any) -> Any:  # noqa: ARG001
-            raise NeedsWarehouse("it asks the warehouse while it is compiled")
+            raise self._need_warehouse("it asks the warehouse while it is compiled")
+
+        def get_columns_in_relation(adapter: Any, relation: Any) -> list[Any]:
+            key = _key(relation.database, relation.schema, relation.identifier)
+            if key not in self._relations:
+                return []
+            return [
+                adapter.Column.create(name, column.type_name)
+                for name, column in self._engine.get_columns(relation).items()
+            ]
 
         def close(manager: Any, connection: Any) -> Any:  # noqa: ARG001
             return connection
@@ -232,6 +247,7 @@ class ProjectCompiler:
         connections = kind.ConnectionManager
         with (
             patched(kind, "execute", execute),
+            patched(kind, "get_columns_in_relation", get_columns_in_relation),
             patched(connections, "open", classmethod(refuse)),
             # dbt opens a connection to close it.
             patched(connections, "close", classmethod(close)),
@@ -243,16 +259,28 @@ class ProjectCompiler:
         try:
             result = run(sql)
         except SqlFault as fault:
-            raise NeedsWarehouse(f"its query fails ({fault.message})") from fault
+            raise self._need_warehouse(
+                f"a query that it runs while it is compiled fails: {fault.message}"
+            ) from fault
         if result.reads_data:
             self._questions.needs_data.append(sql)
         return result
 
+    def _need_warehouse(self, reason: str) -> NeedsWarehouse:
+        self._questions.needs_warehouse.append(reason)
+        return NeedsWarehouse(reason)
+
     def _reads_data(self, sql: str) -> bool:
-        """Return whether a query reads a relation of the project."""
-        return any(identifier in sql for _, _, identifier in self._relations) and not (
-            "information_schema" in sql or "pg_catalog" in sql
-        )
+        """Return whether a query reads a relation of the project, or lists relations.
+
+        The columns of relations are right.
+        """
+        lower = sql.lower()
+        if "information_schema.columns" in lower:
+            return False
+        if "information_schema" in lower or "pg_catalog" in lower:
+            return True
+        return any(identifier in lower for _, _, identifier in self._relations)
 
     @staticmethod
     def _to_table(result: QueryResult) -> Any:
@@ -265,7 +293,7 @@ class _MarkingEnvironment(jinja.MacroFuzzEnvironment):
 
 
 def compile_in_dbt(session: DbtSession, engine: Engine, work: Callable[[ProjectCompiler], T]) -> T:
-    """Run a function inside an invocation of `dbt compile`, with the project's compiler."""
+    """Run a function in place of the nodes of a `dbt build`, with the project's compiler."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -280,8 +308,9 @@ def compile_in_dbt(session: DbtSession, engine: Engine, work: Callable[[ProjectC
             raise
         return []
 
-    with patched(CompileTask, "run", run):
-        outcome = session.invoke(["compile", "--no-populate-cache"])
+    # Not `dbt compile`, for which macros write something else (`flags.WHICH`).
+    with patched(BuildTask, "run", run):
+        outcome = session.invoke(["build", "--no-populate-cache"])
     if errors:
         raise errors[0]
     if outcome.exception is not None:
