@@ -1,1 +1,1 @@
-"""Continuous integration: pull request builds, source checks, the generated reference."""
+"""Continuous integration: pull requests, checks of sources and models, generated reference."""

@@ -105,7 +105,12 @@ class BigQueryEngine:
             response = self._client.call("EvaluateQuery", request, service.EvaluateQueryResponse)
         except SqlError as error:
             raise _to_fault(error, sql) from error
-        rows = [[to_python(cell) for cell in row.cell] for row in response.content.table_data.row]
+        try:
+            rows = [
+                [to_python(cell) for cell in row.cell] for row in response.content.table_data.row
+            ]
+        except TypeError as error:
+            raise SqlFault("its result has a type that is not read here") from error
         return QueryResult(columns, rows)
 
     def get_lineage(self, relations: Mapping[str, Any]) -> dict[str, ColumnOrigins]:

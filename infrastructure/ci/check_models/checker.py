@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dbt.contracts.graph.nodes import GenericTestNode
@@ -14,48 +12,21 @@ from infrastructure.ci.check_models.columns import ColumnCheck, find_missing_col
 from infrastructure.ci.check_models.compilation import (
     Compiled,
     CompileFault,
-    NeedsData,
-    NeedsWarehouse,
     ProjectCompiler,
     sort_by_depth,
 )
 from infrastructure.ci.check_models.engine import Engine, SqlFault
 from infrastructure.ci.check_models.findings import CheckResult, Finding, Place, Unchecked
+from infrastructure.ci.check_models.node_sql import (
+    WrappedSql,
+    find_name,
+    get_misspelt_column,
+    wrap_node,
+)
 from infrastructure.ci.check_models.places import Places
 from infrastructure.ci.check_models.plain_tests import PlainTests
-from infrastructure.ci.check_models.snapshots import wrap_snapshot
 from infrastructure.ci.check_models.source_columns import LOADS, SourceColumns
-
-TEST_PREFIX = "select {} as failures from (\n"
-TEST_SUFFIX = "\n) dbt_internal_test"
-# The name of a column that is not there, in the words of Postgres and of the analyzer.
-MISSPELT = re.compile(
-    r"^column (?:\w+\.)?\"?(\w+)\"? does not exist|^Unrecognized name: (?:\w+\.)?(\w+)|"
-    r"^Name (\w+) not found inside"
-)
-QUERY = re.compile(
-    r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*\(*\s*(?:select|with|values)\b",
-    re.IGNORECASE | re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class _Wrapped:
-    """SQL around the SQL of a node."""
-
-    before: str
-    sql: str
-    after: str
-
-    @property
-    def text(self) -> str:
-        return self.before + self.sql + self.after
-
-    def to_node(self, offset: int | None) -> int | None:
-        """Return an offset in the node's SQL."""
-        if offset is None or not 0 <= offset - len(self.before) <= len(self.sql):
-            return None
-        return offset - len(self.before)
+from infrastructure.ci.check_models.warehouse_answers import NeedsData, NeedsWarehouse
 
 
 class Checker:
@@ -138,7 +109,7 @@ class Checker:
             self._engine.add(relation, columns)
         except SqlFault as fault:
             return f"{relation} cannot be made: {fault.message}"
-        self._compiler.add_relation(relation, "table")
+        self._compiler.answers.add_relation(relation, "table")
         return ""
 
     def _check_node(self, node: Any, tests: Mapping[str, list[Any]]) -> None:
@@ -210,27 +181,15 @@ class Checker:
             self.relations[node.unique_id] = relation
 
     def _check_sql(self, node: Any, kind: str, compiled: Compiled) -> None:
-        sql = compiled.sql
+        wrapped = wrap_node(node, compiled.sql, self._engine.warehouse)
+        if wrapped is None:
+            self._skip(node, "it is not one query")
+            return
         try:
-            if kind == "test":
-                wrapped = _Wrapped(TEST_PREFIX.format(node.config.fail_calc), sql, TEST_SUFFIX)
+            if kind in ("test", "analysis") or node.is_ephemeral_model:
                 self._engine.check(wrapped.text)
-            elif kind == "analysis":
-                wrapped = _Wrapped("", sql.rstrip().rstrip(";"), "")
-                if not QUERY.match(sql) or ";" in wrapped.sql:
-                    self._skip(node, "it is not one query")
-                    return
-                self._engine.check(wrapped.text)
-            elif kind == "snapshot":
-                before, after = wrap_snapshot(node, self._engine.warehouse)
-                wrapped = _Wrapped(before, sql, after)
-                self._create(node, wrapped.text)
-            elif node.is_ephemeral_model:
-                wrapped = _Wrapped("", sql, "")
-                self._engine.check(sql)
             else:
-                wrapped = _Wrapped("", sql, "")
-                self._create(node, sql)
+                self._create(node, wrapped.text)
         except SqlFault as fault:
             self._refuse(node, compiled, wrapped, fault)
 
@@ -238,7 +197,7 @@ class Checker:
         relation = self._compiler.get_relation(node)
         self._engine.create(relation, sql)
         is_view = node.config.materialized == "view"
-        self._compiler.add_relation(relation, "view" if is_view else "table")
+        self._compiler.answers.add_relation(relation, "view" if is_view else "table")
         self.relations[node.unique_id] = relation
 
     def _check_incremental(self, node: Any) -> None:
@@ -257,10 +216,10 @@ class Checker:
             self._engine.check(compiled.sql)
         except SqlFault as fault:
             if not fault.unknown:
-                place = self._find_place(node, compiled, _Wrapped("", compiled.sql, ""), fault)
+                place = self._find_place(node, compiled, WrappedSql("", compiled.sql, ""), fault)
                 self._report(node, place, "sql", fault.message, self._suggest(node, fault))
 
-    def _refuse(self, node: Any, compiled: Compiled, wrapped: _Wrapped, fault: SqlFault) -> None:
+    def _refuse(self, node: Any, compiled: Compiled, wrapped: WrappedSql, fault: SqlFault) -> None:
         if fault.unknown:
             self._skip(node, f"it uses {fault.unknown}, which the project does not declare")
             return
@@ -268,13 +227,13 @@ class Checker:
         self._fail(node, place, "sql", fault.message, self._suggest(node, fault))
 
     def _find_place(
-        self, node: Any, compiled: Compiled, wrapped: _Wrapped, fault: SqlFault
+        self, node: Any, compiled: Compiled, wrapped: WrappedSql, fault: SqlFault
     ) -> Place:
         if isinstance(node, GenericTestNode):
             return self._places.of_node(node)
         offset = wrapped.to_node(fault.offset)
         if offset is None and fault.offset is None:
-            offset = _find_name(fault.message, wrapped.sql)
+            offset = find_name(fault.message, wrapped.sql)
         if offset is None:
             return self._places.of_node(node)
         found = self._compiler.map_positions(node, compiled)(offset)
@@ -312,8 +271,8 @@ class Checker:
 
     def _suggest(self, node: Any, fault: SqlFault) -> str:
         """Return the engine's suggestion, or the most similar column of a parent."""
-        misspelt = MISSPELT.search(fault.message)
-        if fault.suggestion or misspelt is None:
+        misspelt = get_misspelt_column(fault.message)
+        if fault.suggestion or not misspelt:
             return fault.suggestion
         known = {
             name
@@ -321,7 +280,7 @@ class Checker:
             if parent in self.relations
             for name in self._engine.get_columns(self.relations[parent])
         }
-        return self._columns.suggest(next(filter(None, misspelt.groups())), sorted(known))
+        return self._columns.suggest(misspelt, sorted(known))
 
     def _report(self, node: Any, place: Place, rule: str, message: str, suggestion: str) -> None:
         self._findings.append(
@@ -349,12 +308,3 @@ def _is_incremental(node: Any) -> bool:
         and config.materialized == "incremental"
         and config.incremental_strategy != "microbatch"
     )
-
-
-def _find_name(message: str, sql: str) -> int | None:
-    """Return where the SQL has the last name that a message without a position quotes."""
-    for name in reversed(re.findall(r'"([^"]+)"', message)):
-        found = [match.start() for match in re.finditer(rf"\b{re.escape(name)}\b", sql)]
-        if found:
-            return found[-1]
-    return None

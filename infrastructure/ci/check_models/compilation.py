@@ -1,15 +1,14 @@
 """Compile the nodes of the dbt project in graph order, with an engine in the warehouse's place.
 
-What a node asks of the warehouse while it is compiled (`run_query`, `is_incremental`,
-`adapter.get_relation`) is answered by the engine's empty relations.
+`warehouse_answers.py` answers what a node asks the warehouse while it is compiled (`run_query`,
+`is_incremental`, `adapter.get_relation`).
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any, TypeVar
 
@@ -23,13 +22,13 @@ from dbt_common.clients import agate_helper, jinja
 from dbt_common.exceptions import DbtBaseException
 from jinja2 import TemplateError
 
-from infrastructure.ci.check_models.engine import Engine, QueryResult, SqlFault
+from infrastructure.ci.check_models.engine import Engine
 from infrastructure.ci.check_models.template_positions import (
     MarkTemplate,
     align,
     read_marks,
-    remove_marks,
 )
+from infrastructure.ci.check_models.warehouse_answers import WarehouseAnswers
 from prefect_flows.transform.monkeypatch import patched
 from prefect_flows.transform.session import DbtSession
 from prefect_flows.transform.test_batching.execution import reset_compilation
@@ -41,14 +40,6 @@ TEMPLATE_ERRORS = (
     DbtBaseException, TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
     AttributeError,
 )  # fmt: skip
-
-
-class NeedsWarehouse(DbtBaseException):
-    """A node asks the warehouse something that the engine cannot answer."""
-
-
-class NeedsData(Exception):
-    """The text of a node depends on rows, and the relations are empty."""
 
 
 class CompileFault(Exception):
@@ -77,21 +68,13 @@ class Compiled:
     rendered: str
 
 
-@dataclass
-class _Questions:
-    """What the node that is being compiled asked the warehouse."""
-
-    needs_data: list[str] = field(default_factory=list)
-    # dbt may wrap the error that says so.
-    needs_warehouse: list[str] = field(default_factory=list)
-
-
 class ProjectCompiler:
     """Compiles nodes of a project; lives inside an invocation of dbt.
 
     Attributes:
         manifest: the project.
         adapter: dbt's adapter.
+        answers: answers what nodes ask the warehouse.
     """
 
     def __init__(self, manifest: Manifest, config: RuntimeConfig, engine: Engine) -> None:
@@ -100,17 +83,11 @@ class ProjectCompiler:
         self._config = config
         self._compiler = Compiler(config)
         self._engine = engine
-        self._questions = _Questions()
-        # Relations that exist by now: (database, schema, identifier) → kind.
-        self._relations: dict[tuple[str, str, str], str] = {}
+        self.answers = WarehouseAnswers(self.adapter, engine)
 
     def get_relation(self, node: Any) -> Any:
         """Return dbt's relation of a node."""
         return self.adapter.Relation.create_from(self._config, node)
-
-    def add_relation(self, relation: Any, kind: str) -> None:
-        """Let nodes find a relation; kind is `table` or `view`."""
-        self._relations[_key(relation.database, relation.schema, relation.identifier)] = kind
 
     def compile(self, node: Any) -> Compiled:
         """Compile a node.
@@ -121,20 +98,16 @@ class ProjectCompiler:
             CompileFault: it does not compile.
         """
         reset_compilation(node)
-        self._questions = _Questions()
+        self.answers.forget_questions()
         try:
             compiled = self._compiler.compile_node(node, self.manifest, {}, write=False)
             sql = compiled.compiled_code or ""
             has_ctes = bool(compiled.extra_ctes)
             rendered = self._render(node) if has_ctes else sql
         except TEMPLATE_ERRORS as error:
-            if self._questions.needs_data:
-                raise NeedsData(self._questions.needs_data[0]) from error
-            if self._questions.needs_warehouse:
-                raise NeedsWarehouse(self._questions.needs_warehouse[0]) from error
+            self.answers.refuse_unanswered(error)
             raise CompileFault(_get_message(error), _get_line(error)) from error
-        if self._questions.needs_data:
-            raise NeedsData(self._questions.needs_data[0])
+        self.answers.refuse_unanswered()
         return Compiled(sql, rendered)
 
     def map_positions(self, node: Any, compiled: Compiled) -> Callable[[int], int | None]:
@@ -180,113 +153,6 @@ class ProjectCompiler:
         template = environment.from_string(node.raw_code, globals=context)
         return str(jinja.render_template(template, context, node))
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Answer what nodes ask the warehouse while the context is open."""
-        kind = type(self.adapter)
-
-        def get_relation(adapter: Any, database: str, schema: str, identifier: str) -> Any:
-            found = self._relations.get(_key(database, schema, identifier))
-            if found is None:
-                return None
-            return adapter.Relation.create(
-                database=database, schema=schema, identifier=identifier, type=found,
-                quote_policy=adapter.config.quoting,
-            )  # fmt: skip
-
-        run = getattr(self._engine, "run_query", None)
-        answers = self._answer_in_warehouse(kind) if run is None else self._answer(kind, run)
-        with (
-            patched(kind, "get_relation", get_relation),
-            answers,
-            self.adapter.connection_named("check"),
-        ):
-            yield
-
-    @contextmanager
-    def _answer_in_warehouse(self, kind: Any) -> Iterator[None]:
-        """Let dbt ask the scratch database, and notice the queries that read relations."""
-        execute = kind.execute
-
-        def watch(adapter: Any, sql: str, *arguments: Any, **options: Any) -> Any:
-            if self._reads_data(sql):
-                self._questions.needs_data.append(sql)
-            return execute(adapter, remove_marks(sql), *arguments, **options)
-
-        with patched(kind, "execute", watch):
-            yield
-
-    @contextmanager
-    def _answer(self, kind: Any, run: Callable[[str], QueryResult]) -> Iterator[None]:
-        """Let the engine run queries; refuse to open a connection."""
-
-        def execute(
-            adapter: Any,  # noqa: ARG001
-            sql: str,
-            auto_begin: bool = False,  # noqa: ARG001
-            fetch: bool = False,  # noqa: ARG001
-            limit: int | None = None,  # noqa: ARG001
-        ) -> Any:
-            return "OK", self._to_table(self._run(run, remove_marks(sql)))
-
-        def refuse(manager: Any, connection: Any) -> Any:  # noqa: ARG001
-            raise self._need_warehouse("it asks the warehouse while it is compiled")
-
-        def get_columns_in_relation(adapter: Any, relation: Any) -> list[Any]:
-            key = _key(relation.database, relation.schema, relation.identifier)
-            if key not in self._relations:
-                return []
-            return [
-                adapter.Column.create(name, column.type_name)
-                for name, column in self._engine.get_columns(relation).items()
-            ]
-
-        def close(manager: Any, connection: Any) -> Any:  # noqa: ARG001
-            return connection
-
-        connections = kind.ConnectionManager
-        with (
-            patched(kind, "execute", execute),
-            patched(kind, "get_columns_in_relation", get_columns_in_relation),
-            patched(connections, "open", classmethod(refuse)),
-            # dbt opens a connection to close it.
-            patched(connections, "close", classmethod(close)),
-        ):
-            yield
-            self.adapter.cleanup_connections()
-
-    def _run(self, run: Callable[[str], QueryResult], sql: str) -> QueryResult:
-        try:
-            result = run(sql)
-        except SqlFault as fault:
-            raise self._need_warehouse(
-                f"a query that it runs while it is compiled fails: {fault.message}"
-            ) from fault
-        if result.reads_data:
-            self._questions.needs_data.append(sql)
-        return result
-
-    def _need_warehouse(self, reason: str) -> NeedsWarehouse:
-        self._questions.needs_warehouse.append(reason)
-        return NeedsWarehouse(reason)
-
-    def _reads_data(self, sql: str) -> bool:
-        """Return whether a query reads a relation of the project, or lists relations.
-
-        The columns of relations are right.
-        """
-        lower = sql.lower()
-        if "information_schema.columns" in lower:
-            return False
-        if "information_schema" in lower or "pg_catalog" in lower:
-            return True
-        return any(identifier in lower for _, _, identifier in self._relations)
-
-    @staticmethod
-    def _to_table(result: QueryResult) -> Any:
-        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-        return agate_helper.table_from_data_flat(rows, list(result.columns))
-
 
 class _MarkingEnvironment(jinja.MacroFuzzEnvironment):
     """dbt's environment under another type: compiled templates are shared by type."""
@@ -300,7 +166,7 @@ def compile_in_dbt(session: DbtSession, engine: Engine, work: Callable[[ProjectC
     def run(task: Any) -> list[Any]:
         try:
             compiler = ProjectCompiler(task.manifest, task.config, engine)
-            with compiler.answering():
+            with compiler.answers.answering():
                 results.append(work(compiler))
         # dbt would wrap it; it is raised again below.
         except BaseException as error:
@@ -334,13 +200,6 @@ def sort_by_depth(manifest: Manifest) -> list[Any]:
         ordered += [manifest.nodes[unique_id] for unique_id in ready]
         sorter.done(*ready)
     return ordered
-
-
-def _key(database: str | None, schema: str | None, identifier: str | None) -> tuple[str, str, str]:
-    first, second, third = (
-        str(part).strip('"`').lower() for part in (database, schema, identifier)
-    )
-    return first, second, third
 
 
 def _find_insertion(sql: str, rendered: str) -> tuple[int, int]:
