@@ -15,7 +15,6 @@ from infrastructure.ci.check_models.template_positions import (
 
 TEMPLATE = """{#- a comment with {{ braces }}
     of two lines -#}
-{% macro pair(name) %}{{ name }}_a, {{ name }}_b{% endmacro %}
 {% set condition %}where id > 1{% endset %}
 with a as (
     select 1 as {{ 'x' }}  {% if true -%}
@@ -26,7 +25,7 @@ with a as (
 )
 select {{ pair('id') }} from b
 {{ condition }}
-{% raw %}{{ raw }}{% endraw %} end
+{% raw %}{{ raw }}{% endraw %} finally
 """
 
 
@@ -34,7 +33,7 @@ def render(template: str, *, marked: bool) -> str:
     environment = jinja.get_environment()
     if marked:
         environment.add_extension(MarkTemplate)
-    return environment.from_string(template).render({})
+    return environment.from_string(template).render({"pair": lambda name: f"{name}_a, {name}_b"})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +53,7 @@ def render(template: str, *, marked: bool) -> str:
         # Text of a variable points to the text, not to where it is used.
         ("where id", "where id"),
         ("{{ raw }}", "{{ raw }}"),
-        (" end", " end"),
+        (" finally", " finally"),
     ],
 )
 def test_a_position_is_mapped_back(rendered: str, template: str) -> None:
