@@ -183,6 +183,8 @@ def _to_fault(error: SqlError, sql: str) -> SqlFault:
     if (place := PLACE.search(message)) is not None:
         message = message[: place.start()]
         offset = get_offset(sql, int(place[1]), int(place[2]), TAB)
+    # The next lines are the analyzer's reasoning about signatures.
+    message = message.partition("\n")[0]
     suggestion = ""
     if (similar := SUGGESTION.search(message)) is not None:
         suggestion = f"did you mean {similar[1]}?"

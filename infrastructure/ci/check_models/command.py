@@ -57,7 +57,7 @@ def models(
         text = format_json(result)
     else:
         text = format_sarif(result, version("millrace"))
-    Console(soft_wrap=True, markup=False, highlight=False).print(text)
+    Console(soft_wrap=True, markup=False, highlight=False, emoji=False).print(text)
     if result.findings:
         raise typer.Exit(EXIT_FAILED)
 
@@ -77,7 +77,7 @@ def lineage(
         settings.dbt_dir, settings.local_dir, _parse_vars(vars), use_cache=not no_cache
     )
     text = format_lineage(result, column)
-    Console(soft_wrap=True, markup=False, highlight=False).print(text)
+    Console(soft_wrap=True, markup=False, highlight=False, emoji=False).print(text)
 
 
 def _parse_vars(text: str) -> dict[str, Any]:

@@ -154,7 +154,10 @@ def _to_fault(error: psycopg2.Error, before: int, query: str) -> SqlFault:
         offset = None if offset < 0 else len(query)
     hint = detail.message_hint or ""
     perhaps = PERHAPS.search(hint)
-    suggestion = f"did you mean {perhaps[1]}?" if perhaps else hint
+    suggestion = hint
+    if perhaps is not None:
+        column = perhaps[1].replace('"', "")
+        suggestion = f"did you mean {column}?"
     if not suggestion and detail.message_detail:
         suggestion = detail.message_detail
     return SqlFault(message, offset, suggestion, _get_unknown(error, message))
