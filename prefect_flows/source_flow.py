@@ -5,7 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from prefect.context import FlowRunContext
 
 from prefect_flows.core.errors import MillraceError
 from prefect_flows.flow_context import get_flow_context
@@ -15,8 +18,19 @@ from prefect_flows.ingest.source_load import ingest_source
 from prefect_flows.notifications.run_result import RunOutcome, notify_run_result
 from prefect_flows.notifications.startup_failure import notify_on_startup_failure
 from prefect_flows.runtime.parameters import Parameters
+from prefect_flows.runtime.run_names import name_run
 from prefect_flows.runtime.stages import hide_tracebacks_of_expected_errors
 from prefect_flows.runtime.target_lock import target_lock
+
+
+def name_source_run() -> str:
+    """Return the name of the current run of a source's flow; one that was given stays."""
+    context = FlowRunContext.get()
+    if context is None or context.flow is None:
+        raise RuntimeError("A flow run is named inside of its run.")
+    # The module has another name if Prefect loads it from its file.
+    source = Path(context.flow.fn.__code__.co_filename).parent.name
+    return name_run(lambda given: f"{given['target']} · ingest {source}")
 
 
 def ingest_target(source: str, target: str, **arguments: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from prefect.context import FlowRunContext
 
@@ -17,12 +18,7 @@ _MAX_SELECTION = 60
 
 def name_pipeline_run() -> str:
     """Return the name of the current run of the pipeline; one that was given stays."""
-    return _name(lambda given: describe_run(Parameters.model_validate(given)))
-
-
-def source_run_name(source: str) -> Callable[[], str]:
-    """Return a function that names the current run of a source's flow."""
-    return lambda: _name(lambda given: f"{given['target']} · ingest {source}")
+    return name_run(lambda given: describe_run(Parameters.model_validate(given)))
 
 
 def describe_run(parameters: Parameters) -> str:
@@ -44,7 +40,8 @@ def describe_run(parameters: Parameters) -> str:
     return f"{parameters.target} · {shorten_middle(what, _MAX_SELECTION)}"
 
 
-def _name(build: Callable[[dict[str, object]], str]) -> str:
+def name_run(build: Callable[[dict[str, Any]], str]) -> str:
+    """Return the name of the current run: the given one, or one built from its parameters."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("A flow run is named inside of its run.")

@@ -13,13 +13,10 @@ from prefect import flow
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
 from prefect_flows.ingest.arguments import refuse_secrets
-from prefect_flows.runtime.run_names import source_run_name
-from prefect_flows.source_flow import ingest_target
+from prefect_flows.source_flow import ingest_target, name_source_run
 
 
-@flow(
-    name="ingest-files-inbox", flow_run_name=source_run_name("files__inbox"), persist_result=False
-)
+@flow(name="ingest-files-inbox", flow_run_name=name_source_run, persist_result=False)
 def ingest_files_inbox(
     target: TargetName = "dev", url: str | None = None,
     tables: dict[str, str] | None = None,

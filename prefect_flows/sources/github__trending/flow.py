@@ -12,15 +12,10 @@ from prefect import flow
 
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
-from prefect_flows.runtime.run_names import source_run_name
-from prefect_flows.source_flow import ingest_target
+from prefect_flows.source_flow import ingest_target, name_source_run
 
 
-@flow(
-    name="ingest-github-trending",
-    flow_run_name=source_run_name("github__trending"),
-    persist_result=False,
-)
+@flow(name="ingest-github-trending", flow_run_name=name_source_run, persist_result=False)
 def ingest_github_trending(
     target: TargetName = "dev",
     language: str | None = "Python",

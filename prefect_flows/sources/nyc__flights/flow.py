@@ -12,13 +12,10 @@ from prefect import flow
 
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
-from prefect_flows.runtime.run_names import source_run_name
-from prefect_flows.source_flow import ingest_target
+from prefect_flows.source_flow import ingest_target, name_source_run
 
 
-@flow(
-    name="ingest-nyc-flights", flow_run_name=source_run_name("nyc__flights"), persist_result=False
-)
+@flow(name="ingest-nyc-flights", flow_run_name=name_source_run, persist_result=False)
 def ingest_nyc_flights(target: TargetName = "dev", full_refresh: bool = False) -> dict[str, Any]:
     """Load a year of flights out of New York City into `raw_nyc__flights`.
 

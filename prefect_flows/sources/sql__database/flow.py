@@ -12,14 +12,11 @@ from prefect import flow
 
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
-from prefect_flows.runtime.run_names import source_run_name
-from prefect_flows.source_flow import ingest_target
+from prefect_flows.source_flow import ingest_target, name_source_run
 from prefect_flows.sources.sql__database.table_config import parse_tables
 
 
-@flow(
-    name="ingest-sql-database", flow_run_name=source_run_name("sql__database"), persist_result=False
-)
+@flow(name="ingest-sql-database", flow_run_name=name_source_run, persist_result=False)
 def ingest_sql_database(
     tables: dict[str, dict[str, Any] | None],
     target: TargetName = "dev",

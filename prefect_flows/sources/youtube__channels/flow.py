@@ -12,15 +12,10 @@ from prefect import flow
 
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
-from prefect_flows.runtime.run_names import source_run_name
-from prefect_flows.source_flow import ingest_target
+from prefect_flows.source_flow import ingest_target, name_source_run
 
 
-@flow(
-    name="ingest-youtube-channels",
-    flow_run_name=source_run_name("youtube__channels"),
-    persist_result=False,
-)
+@flow(name="ingest-youtube-channels", flow_run_name=name_source_run, persist_result=False)
 def ingest_youtube_channels(
     channels: list[str],
     target: TargetName = "dev",

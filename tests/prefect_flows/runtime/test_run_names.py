@@ -9,7 +9,9 @@ import pytest
 from prefect.context import FlowRunContext
 
 from prefect_flows.runtime.parameters import Parameters
-from prefect_flows.runtime.run_names import describe_run, name_pipeline_run, source_run_name
+from prefect_flows.runtime.run_names import describe_run, name_pipeline_run
+from prefect_flows.source_flow import name_source_run
+from prefect_flows.sources.nyc__flights.flow import ingest_nyc_flights
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,9 @@ def test_a_long_selection_is_shortened() -> None:
 def test_a_name_that_a_person_gave_stays(
     monkeypatch: pytest.MonkeyPatch, given: str, pipeline: str, source: str
 ) -> None:
-    context = SimpleNamespace(flow_run=SimpleNamespace(name=given), parameters={"target": "dev"})
+    context = SimpleNamespace(
+        flow=ingest_nyc_flights, flow_run=SimpleNamespace(name=given), parameters={"target": "dev"}
+    )
     monkeypatch.setattr(FlowRunContext, "get", lambda: context)
     assert name_pipeline_run() == pipeline
-    assert source_run_name("nyc__flights")() == source
+    assert name_source_run() == source

@@ -12,13 +12,12 @@ from prefect import flow
 
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.names import TargetName
-from prefect_flows.runtime.run_names import source_run_name
-from prefect_flows.source_flow import ingest_target
+from prefect_flows.source_flow import ingest_target, name_source_run
 
 
 @flow(
     name="ingest-{{ cookiecutter.__dashed }}",
-    flow_run_name=source_run_name("{{ cookiecutter.__source }}"),
+    flow_run_name=name_source_run,
     persist_result=False,
 )
 def {{ cookiecutter.__flow }}(
