@@ -129,22 +129,16 @@ def test_every_request_is_the_machine_s(
 def test_batches_need_a_fifth_of_the_jobs(
     run: subprocess.CompletedProcess[str], emulated: Project, bigquery: BigQuery
 ) -> None:
-    """All tests of the project, with and without batches; the bytes are those of the stand-in."""
+    """All tests of the project, with and without batches; the stand-in counts no bytes of them."""
     others = ("ingest", "freshness", "seed", "snapshot", "run", "docs")
     arguments = [argument for stage in others for argument in ("--skip", stage)]
-    jobs, read = {}, {}
+    jobs: dict[str, int] = {}
     for batched in ("true", "false"):
         bigquery.proxy.clear()
         done = emulated.pipeline("--target", TARGET, *arguments, MILLRACE_BATCH_TESTS=batched)
         assert done.returncode == 0, done.stdout + done.stderr
         jobs[batched] = len(bigquery.proxy.jobs())
-        results = emulated.local / "state" / "targets" / TARGET / "run_results.json"
-        responses = [
-            result["adapter_response"] for result in json.loads(results.read_text())["results"]
-        ]
-        read[batched] = sum(response.get("bytes_processed") or 0 for response in responses)
-    assert jobs["true"] * 5 <= jobs["false"], (jobs, read)
-    assert read["true"] <= read["false"], (jobs, read)
+    assert jobs["true"] * 5 <= jobs["false"], jobs
 
 
 def test_a_pull_request_of_these_models_is_compared_with_them(
