@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mashumaro.config import BaseConfig
@@ -22,7 +24,7 @@ def import_dbt() -> None:
     Such a function replaces itself with the real one at its first call. Until then, the functions
     of all classes are equal, and all classes can share those of the first one.
     """
-    with patched(BaseConfig, "lazy_compilation", True):
+    with patched(BaseConfig, "lazy_compilation", True), _keep_log_handlers():
         from dbt_common.dataclass_schema import dbtMashConfig
 
         packer = share_functions(compile_mixin_packer, dbtMashConfig)
@@ -32,6 +34,21 @@ def import_dbt() -> None:
             patched(dict_mixin, compile_mixin_unpacker.__name__, unpacker),
         ):
             import dbt.cli.main  # noqa: F401
+
+
+@contextmanager
+def _keep_log_handlers() -> Iterator[None]:
+    """Remove the log handlers that an import adds.
+
+    The tracker that dbt imports configures the root logger. Prefect would take that for the user's
+    own configuration, and not add its handler.
+    """
+    before = list(logging.root.handlers)
+    try:
+        yield
+    finally:
+        for handler in [each for each in logging.root.handlers if each not in before]:
+            logging.root.removeHandler(handler)
 
 
 def share_functions(compile_mixin: Callable[..., None], usual: type) -> Callable[..., None]:

@@ -50,3 +50,15 @@ def test_classes_get_the_functions_that_mashumaro_generates_for_each() -> None:
     )
     assert len(usual) > 300
     assert usual == quick
+
+
+def test_the_log_of_a_command_has_the_format_of_prefect() -> None:
+    """Imported in the order of a command, unlike in the process of the tests."""
+    program = (
+        "import logging, prefect_flows.pipeline;"
+        "print(*(type(handler).__name__ for handler in logging.root.handlers))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["PrefectConsoleHandler"]
