@@ -27,12 +27,12 @@ def describe_run(parameters: Parameters) -> str:
         what = "what failed"
     elif parameters.select:
         what = " ".join(parameters.select)
-    elif parameters.sources is not None:
-        what = " ".join(f"source:{name}" for name in parameters.sources)
     else:
         what = "whole"
     if parameters.exclude:
         what += f" without {' '.join(parameters.exclude)}"
+    if parameters.sources is not None:
+        what += f", loads {' '.join(parameters.sources) or 'nothing'}"
     if parameters.changed:
         what += ", changed"
     if parameters.full_refresh:

@@ -20,7 +20,7 @@ from prefect_flows.sources.nyc__flights.flow import ingest_nyc_flights
         ({}, "dev · whole"),
         ({"target": "prod", "changed": True}, "prod · whole, changed"),
         ({"select": ["fct_flights+", "tag:daily"]}, "dev · fct_flights+ tag:daily"),
-        ({"sources": ["nyc__flights"]}, "dev · source:nyc__flights"),
+        ({"sources": ["nyc__flights"]}, "dev · whole, loads nyc__flights"),
         ({"exclude": ["a"], "full_refresh": True}, "dev · whole without a, full refresh"),
         ({"failed": True}, "dev · what failed"),
     ],
