@@ -80,6 +80,7 @@ def test_what_stays_in_the_store_and_what_a_fresh_machine_takes_from_it(scratch:
     (run,) = (scratch.local / "state" / "runs" / scratch.target).iterdir()
     assert {file.name for file in run.iterdir()} == {
         "run.json", "journal.jsonl", "run_results.json", "dbt.log", "report.html", "summary.json",
+        "openlineage.ndjson",
     }  # fmt: skip
     header = json.loads((run / "run.json").read_text())
     assert header["ended"] == "passed"
