@@ -32,12 +32,11 @@ from rich.console import Console
 
 from prefect_flows.core.command_line import CommandWithLists, exits_with_expected_errors
 from prefect_flows.core.documents import DocumentError, check_storable, parse_json_or_yaml
-from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import ConfigurationError, PrefectUnreachable, RunCancelled
 from prefect_flows.core.names import PIPELINE, TargetName, run_tag
 from prefect_flows.core.prefect_api import prefect_client, require_target
 from prefect_flows.core.profiles import profile_from_file
-from prefect_flows.core.settings import PREFIX, STAGES, Stage, load_settings
+from prefect_flows.core.settings import STAGES, Stage, load_settings
 from prefect_flows.core.validation_messages import format_faults
 from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest import source_registry
@@ -70,6 +69,7 @@ def dbt_full_pipeline(
     resume: bool = True,
     failed: bool = False,
     wait: bool = True,
+    verbose: bool = False,
 ) -> dict[str, Any] | State[Any]:
     """Ingest the sources, then run and test the dbt models of a target.
 
@@ -93,6 +93,7 @@ def dbt_full_pipeline(
         failed: Run what failed or was skipped in the target's last run, with the parameters of that
             run. Other parameters than those of that run are refused.
         wait: Wait for another run of the target; fail immediately if false.
+        verbose: Log each node that passes, and why it ran.
 
     Returns:
         A plain record: the target, and what each stage did. A cancelled run returns its state.
@@ -116,6 +117,7 @@ def dbt_full_pipeline(
         resume=resume,
         failed=failed,
         wait=wait,
+        verbose=verbose,
     )
     context = get_flow_context(parameters)
     try:
@@ -205,17 +207,17 @@ def main(
             "resume": not no_resume,
             "failed": failed,
             "wait": not no_wait,
+            "verbose": verbose,
         },
     )
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
         source_registry.require_source(name)
     # Before Prefect stores the parameters with the flow run.
     refuse_plaintext_secrets(parameters)
-    with set_variables({f"{PREFIX}VERBOSE": "true"} if verbose else {}):
-        if no_prefect:
-            record = _run_without_prefect(parameters)
-        else:
-            record = _run_with_prefect(parameters, console)
+    if no_prefect:
+        record = _run_without_prefect(parameters)
+    else:
+        record = _run_with_prefect(parameters, console)
     stage_summaries.print_run(console, record)
 
 

@@ -579,7 +579,7 @@ class _PipelineRun:
             or bool(after_models)
             or stage == "freshness",
             reasons=self.plan.reasons if self.plan else None,
-            verbose=self.settings.verbose,
+            verbose=parameters.verbose or self.settings.verbose,
         )
         self.stages.append(dbt)
         before = self.done.records.get(name)

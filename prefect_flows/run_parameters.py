@@ -65,7 +65,9 @@ def load_failed_parameters(parameters: Parameters, store: StateStore, log: Logge
             where=f"{store.url}/{failed.folder}/run.json",
             fix=f"leave that out: {pipeline_command(target, '--failed')}",
         )
-    return previous.model_copy(update={"failed": True, "wait": parameters.wait})
+    return previous.model_copy(
+        update={"failed": True, "wait": parameters.wait, "verbose": parameters.verbose}
+    )
 
 
 def pipeline_command(target: str, *options: str) -> str:

@@ -67,10 +67,11 @@ class Parameters(BaseModel):
     resume: bool = True
     failed: bool = False
     wait: bool = True
+    verbose: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Return the parameters that must be equal for one run to resume another."""
-        return self.model_dump(mode="json", exclude={"resume", "failed", "wait"})
+        return self.model_dump(mode="json", exclude={"resume", "failed", "wait", "verbose"})
 
     @property
     def is_full_run(self) -> bool:

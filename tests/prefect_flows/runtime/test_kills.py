@@ -93,6 +93,7 @@ def started(scratch: Scratch, folder: Path, *arguments: str) -> Iterator[subproc
         MILLRACE_PROJECT_DIR=str(folder),
         PYTHONPATH=str(folder),
         MILLRACE_STATE_URL=str(scratch.folder / "state"),
+        MILLRACE_VERBOSE="true",
     )
     try:
         yield process

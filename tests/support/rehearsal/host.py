@@ -162,7 +162,7 @@ class Host:
     def running(self, run: str) -> None:
         """Wait until a run is in the middle of its work."""
         deadline = time.monotonic() + PATIENCE
-        while not any("source" in line.lower() or " of " in line for line in self.said(run)):
+        while not any(" rows" in line or line.startswith("dbt-") for line in self.said(run)):
             assert time.monotonic() < deadline, "\n".join(self.said(run))
             time.sleep(0.5)
 

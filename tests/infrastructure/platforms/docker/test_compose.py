@@ -263,7 +263,7 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
         "--pool",
         "docker-pool",
     )
-    killed = start_run()
+    killed = start_run(verbose=True)
     deadline = time.monotonic() + PATIENCE
     # In the tests: every model is there, and there is something left to do.
     while not any(line.startswith("20 of ") and " test " in line for line in logs_of(killed)):
@@ -274,7 +274,7 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
     ).split()  # fmt: skip
     docker("kill", container)
     assert ended(killed)["state_type"] == "CRASHED"
-    said = completed(start_run())
+    said = completed(start_run(verbose=True))
     (resumed,) = (line for line in said if line.startswith("Resuming run"))
     assert killed in resumed
     # No model is built again.
