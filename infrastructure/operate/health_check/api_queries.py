@@ -15,7 +15,7 @@ from infrastructure.operate.health_check.facts import (
     Server,
     Target,
 )
-from prefect_flows.core.names import PIPELINE, concurrency_limit
+from prefect_flows.core.names import PIPELINE, concurrency_limit, run_tag
 from prefect_flows.core.prefect_api import prefect_client, read_all, read_or_none
 
 if TYPE_CHECKING:
@@ -114,10 +114,9 @@ def _target(
                 last[0] if last else None,
             )
         )
-    # A flow run gets the target's name when it starts, however it was started. A run that has not
-    # started yet is found by its deployment.
-    by_name = {"name": {"any_": [name]}}
-    ended = _read_runs(client, by_name, ENDED_STATES, "END_TIME_DESC", 1, PIPELINE)
+    # Runs of the command line and of deployments have the tag of their target.
+    by_tag = {"tags": {"all_": [run_tag(name)]}}
+    ended = _read_runs(client, by_tag, ENDED_STATES, "END_TIME_DESC", 1, PIPELINE)
     ended += [d.last for d in deployed if d.is_pipeline and d.last is not None]
     holders = _count_lease_holders(client, name)
     unfinished = _read_unfinished(client, name, deployments, now)
@@ -129,7 +128,7 @@ def _target(
         name,
         deployed,
         max(ended, key=_get_end_time, default=None),
-        _read_runs(client, by_name, ["COMPLETED"], "END_TIME_DESC", USUAL_RUNS, PIPELINE),
+        _read_runs(client, by_tag, ["COMPLETED"], "END_TIME_DESC", USUAL_RUNS, PIPELINE),
         unfinished,
         holders,
     )
@@ -141,7 +140,9 @@ def _read_unfinished(
     deployments: Sequence[DeploymentResponse],
     now: datetime,
 ) -> list[FlowRun]:
-    ways: list[tuple[dict[str, Any], str | None]] = [({"name": {"any_": [name]}}, PIPELINE)]
+    ways: list[tuple[dict[str, Any], str | None]] = [
+        ({"tags": {"all_": [run_tag(name)]}}, PIPELINE)
+    ]
     if deployments:
         ways.append(({"deployment_id": {"any_": [str(d.id) for d in deployments]}}, None))
     found = {
