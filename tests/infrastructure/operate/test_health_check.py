@@ -65,7 +65,7 @@ def pipeline(): ...
 
 with get_client(sync_client=True) as client:
     state = State(type=StateType(sys.argv[1]))
-    print(client.create_flow_run(pipeline, name="dev", state=state).id)
+    print(client.create_flow_run(pipeline, name="dev", state=state, tags=["millrace:dev"]).id)
 """
 
 
