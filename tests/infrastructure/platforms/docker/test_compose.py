@@ -263,7 +263,8 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
         "--pool",
         "docker-pool",
     )
-    killed = start_run(verbose=True)
+    # Without reuse, since nothing changed after the first run.
+    killed = start_run(verbose=True, reuse=False)
     deadline = time.monotonic() + PATIENCE
     # In the tests: every model is there, and there is something left to do.
     while not any(line.startswith("20 of ") and " test " in line for line in logs_of(killed)):
@@ -274,7 +275,7 @@ def test_a_killed_container_and_the_run_that_goes_on() -> None:
     ).split()  # fmt: skip
     docker("kill", container)
     assert ended(killed)["state_type"] == "CRASHED"
-    said = completed(start_run(verbose=True))
+    said = completed(start_run(verbose=True, reuse=False))
     (resumed,) = (line for line in said if line.startswith("Resuming run"))
     assert killed in resumed
     # No model is built again.
