@@ -170,7 +170,8 @@ def test_the_job_of_a_hook_is_cancelled(faulty: Project, bigquery: BigQuery) -> 
     text = project_file.read_text()
     project_file.write_text(f'{text}on-run-end: ["select 1 as hooked"]\n')
     proxy = bigquery.proxy
-    hook = proxy.fault(Fault(INSERTED + ".*select 1 as hooked", delay=10))
+    # Long enough for a busy machine: the cancellation comes while the request waits.
+    hook = proxy.fault(Fault(INSERTED + ".*select 1 as hooked", delay=30))
     command = (sys.executable, "prefect_flows/pipeline.py", "--no-prefect", "--no-resume")
     process = subprocess.Popen(
         [*command, "--target", TARGET, "--skip", "ingest", "--select", "numbers"],
