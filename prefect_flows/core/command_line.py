@@ -50,7 +50,7 @@ def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
 class CommandWithLists(TyperCommand):
     """A command whose repeatable options also take several values, as dbt's: `--select a b`.
 
-    Only for commands without arguments, which could not be told from values.
+    Only for commands without arguments: these would look like further values.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

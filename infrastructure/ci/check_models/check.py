@@ -11,11 +11,14 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from infrastructure.ci.check_models.findings import (
     WAREHOUSES,
@@ -24,8 +27,8 @@ from infrastructure.ci.check_models.findings import (
     Warehouse,
     merge_results,
 )
-from infrastructure.local.files import lock_local_dir, write_local
-from prefect_flows.core.documents import DocumentError, parse_json
+from infrastructure.local.files import lock_local_dir, warn, write_local
+from prefect_flows.core.files import read_or_quarantine
 from prefect_flows.ingest import source_registry
 
 ROOT = Path(__file__).parents[3]
@@ -102,6 +105,15 @@ def _say_missing(warehouse: Warehouse) -> Unchecked:
     return Unchecked("every node", f"{what} is not installed: {command}", (warehouse,))
 
 
+@dataclass(frozen=True)
+class _Cached:
+    """A result in the cache; `variables` are the environment variables that the project reads."""
+
+    key: str
+    variables: Sequence[str]
+    result: CheckResult
+
+
 class ResultCache:
     """The result of the last check, and a hash of everything that it depends on.
 
@@ -121,15 +133,10 @@ class ResultCache:
 
     def read(self) -> CheckResult | None:
         """Return the last result; None if there is none, or something changed since."""
-        if not self._file.exists():
+        cached = read_or_quarantine(self._file, TypeAdapter(_Cached), warn)
+        if cached is None or cached.key != self._get_key(cached.variables):
             return None
-        try:
-            document = parse_json(self._file.read_text(encoding="utf-8"))
-        except DocumentError:
-            return None
-        if document["key"] != self._get_key(document["variables"]):
-            return None
-        return CheckResult.from_document(document["result"])
+        return cached.result
 
     def write(self, result: CheckResult, variables: Collection[str]) -> None:
         """Keep a result.
@@ -138,12 +145,8 @@ class ResultCache:
             result: the result.
             variables: environment variables that the project reads.
         """
-        document = {
-            "key": self._get_key(variables),
-            "variables": sorted(variables),
-            "result": result.to_document(),
-        }
-        write_local(self._file, json.dumps(document))
+        cached = _Cached(self._get_key(variables), sorted(variables), result)
+        write_local(self._file, json.dumps(asdict(cached)))
 
     def _get_key(self, variables: Iterable[str]) -> str:
         digest = hashlib.sha256()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -11,9 +11,8 @@ from rich.console import Console
 from infrastructure.ci.check_models.check import check_project
 from infrastructure.ci.check_models.findings import WAREHOUSES, Warehouse
 from infrastructure.ci.check_models.formats import format_json, format_sarif, format_text
+from infrastructure.ci.dbt_vars import parse_vars
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
-from prefect_flows.core.documents import DocumentError, parse_json
-from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import load_settings
 from prefect_flows.ingest.source_registry import DISABLED_VARIABLE
 
@@ -47,7 +46,7 @@ def models(
     result = check_project(
         settings.dbt_dir,
         settings.local_dir,
-        _parse_vars(vars),
+        {DISABLED_VARIABLE: []} | parse_vars(vars),
         WAREHOUSES if warehouse is None else (warehouse,),
         use_cache=not no_cache,
     )
@@ -74,23 +73,10 @@ def lineage(
 
     settings = load_settings()
     result = check_project(
-        settings.dbt_dir, settings.local_dir, _parse_vars(vars), use_cache=not no_cache
+        settings.dbt_dir,
+        settings.local_dir,
+        {DISABLED_VARIABLE: []} | parse_vars(vars),
+        use_cache=not no_cache,
     )
     text = format_lineage(result, column)
     Console(soft_wrap=True, markup=False, highlight=False, emoji=False).print(text)
-
-
-def _parse_vars(text: str) -> dict[str, Any]:
-    try:
-        variables = parse_json(text)
-    except DocumentError as error:
-        variables, reason = None, str(error)
-    else:
-        reason = "it is not an object"
-    if not isinstance(variables, dict):
-        raise ConfigurationError(
-            f"Not variables as JSON: {reason}.",
-            where="--vars",
-            fix=f"""write an object: --vars '{{"{DISABLED_VARIABLE}": []}}'""",
-        )
-    return {DISABLED_VARIABLE: []} | variables

@@ -161,24 +161,16 @@ class _MarkingEnvironment(jinja.MacroFuzzEnvironment):
 def compile_in_dbt(session: DbtSession, engine: Engine, work: Callable[[ProjectCompiler], T]) -> T:
     """Run a function in place of the nodes of a `dbt build`, with the project's compiler."""
     results: list[T] = []
-    errors: list[BaseException] = []
 
     def run(task: Any) -> list[Any]:
-        try:
-            compiler = ProjectCompiler(task.manifest, task.config, engine)
-            with compiler.answers.answering():
-                results.append(work(compiler))
-        # dbt would wrap it; it is raised again below.
-        except BaseException as error:
-            errors.append(error)
-            raise
+        compiler = ProjectCompiler(task.manifest, task.config, engine)
+        with compiler.answers.answering():
+            results.append(work(compiler))
         return []
 
     # Not `dbt compile`, for which macros write something else (`flags.WHICH`).
     with patched(BuildTask, "run", run):
         outcome = session.invoke(["build", "--no-populate-cache"])
-    if errors:
-        raise errors[0]
     if outcome.exception is not None:
         raise outcome.exception
     (result,) = results

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 Warehouse = Literal["postgres", "bigquery"]
 WAREHOUSES: tuple[Warehouse, ...] = ("postgres", "bigquery")
@@ -85,26 +87,14 @@ class CheckResult:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> CheckResult:
-        """Build a result from `to_document`, also from its JSON."""
-        return cls(
-            [
-                Finding(**(each | _tuples(each) | {"place": Place(**each["place"])}))
-                for each in document["findings"]
-            ],
-            [Unchecked(**(each | _tuples(each))) for each in document["unchecked"]],
-            document["checked"],
-            {
-                node: {
-                    column: [(parent, name) for parent, name in origins]
-                    for column, origins in columns.items()
-                }
-                for node, columns in document["lineage"].items()
-            },
-        )
+        """Build a result from `to_document`, also from its JSON.
 
-
-def _tuples(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {"warehouses": tuple(document["warehouses"])}
+        Raises:
+            KeyError: the document lacks a field.
+            ValidationError: a field has another structure.
+        """
+        found = {each.name: document[each.name] for each in fields(cls)}
+        return TypeAdapter(cls).validate_python(found)
 
 
 def merge_results(results: Iterable[CheckResult]) -> CheckResult:

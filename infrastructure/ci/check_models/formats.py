@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from infrastructure.ci.check_models.findings import RULES, CheckResult, Finding
 from prefect_flows.core.documents import DocumentError, parse_json, read_text
 from prefect_flows.core.errors import ConfigurationError
@@ -86,7 +88,7 @@ def read_result(file: Path) -> CheckResult:
     """
     try:
         return CheckResult.from_document(parse_json(read_text(file)) | {"lineage": {}})
-    except (OSError, DocumentError, TypeError, KeyError) as error:
+    except (OSError, DocumentError, TypeError, KeyError, ValidationError) as error:
         raise ConfigurationError(
             f"The result of the SQL check cannot be read: {error}.",
             where=str(file),

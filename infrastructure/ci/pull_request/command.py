@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from infrastructure.ci.dbt_vars import parse_vars
 from infrastructure.ci.pull_request.names import MAX_NUMBER, get_schema
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors, finite
-from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ConfigurationError
 
 app = typer.Typer(add_completion=False)
@@ -71,7 +71,7 @@ def build(
 
     context = load_context(target, production, prefect=not no_prefect)
     request = BuildRequest(
-        number, production, repository, _json(vars), wait, with_rows=not without_rows
+        number, production, repository, parse_vars(vars), wait, with_rows=not without_rows
     )
     record = build(request, context)
     console = Console()
@@ -189,19 +189,3 @@ def sweep(
         found = sweep(context, repository, github.open_pull_requests, dry_run=dry_run)
     for schema, result in found.items():
         Console().print(f"{schema}: {result}", highlight=False, soft_wrap=True)
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        variables = parse_json(text)
-    except DocumentError as error:
-        variables, reason = None, str(error)
-    else:
-        reason = "it is not an object"
-    if not isinstance(variables, dict):
-        raise ConfigurationError(
-            f"Not variables as JSON: {reason}.",
-            where="--vars",
-            fix="""write an object: --vars '{"disabled_sources": []}'""",
-        )
-    return variables

@@ -157,5 +157,6 @@ def test_nothing_is_checked_again_until_something_changes(
     monkeypatch.setenv("A_VARIABLE", "set")
     assert [run(), run()] == [3, 3]
     assert [run(one=1), run(one=1)] == [4, 4]
-    (tmp_path / "check" / "result.json").write_text("not JSON")
-    assert run(one=1) == 5
+    for number, damage in enumerate(("not JSON", "{}", '{"key": "", "variables": 1}'), 5):
+        (tmp_path / "check" / "result.json").write_text(damage)
+        assert run(one=1) == number

@@ -138,14 +138,14 @@ def test_a_run_that_stops_within_a_batch_resumes_with_its_tests(scratch: Scratch
     process = scratch.start_pipeline(*RUN)
     try:
         until(lambda: _is_sleeping(scratch) and "quick" in _journal(scratch))
-        told = time.monotonic()
+        stopped_at = time.monotonic()
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
 
     assert process.returncode == 130, output
-    assert time.monotonic() - told < seconds
+    assert time.monotonic() - stopped_at < seconds
     assert not _is_sleeping(scratch)
     assert "Traceback" not in output
     statuses = {name: result["status"] for name, result in results(scratch).items()}
