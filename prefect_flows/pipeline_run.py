@@ -686,14 +686,16 @@ class _PipelineRun:
             return
         started = time.monotonic()
 
-        def work(_log: Any) -> dict[str, Any]:
-            self.session.generate_docs()
-            return {}
+        def work(log: Logger) -> dict[str, Any]:
+            relations = self.session.generate_docs()
+            log.info("dbt-docs: documented the columns of %d relations.", relations)
+            return {"relations": relations}
 
-        self.runtime.run_stage("dbt-docs", self.settings.stages.dbt_docs, work)
+        self.record["docs"] = self.runtime.run_stage(
+            "dbt-docs", self.settings.stages.dbt_docs, work
+        ) | {"seconds": round(time.monotonic() - started, 2)}
         self.state.save("catalog.json")
         self.state.save("static_index.html", DOCS)
-        self.record["docs"] = {"seconds": round(time.monotonic() - started, 2)}
 
     def _finish(self, ended: RunStatus, failure: str | None, cause: MillraceError | None) -> None:
         """Store the result and notify; an error of the state store never hides the run's own."""
@@ -735,7 +737,9 @@ class _PipelineRun:
             # Imported here, so that the import does not delay the first model.
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 
-            reporter = RunReporter(self.session, self.stored, self.state, self.runtime)
+            reporter = RunReporter(
+                self.session, self.stored, self.state, self.runtime, self.settings
+            )
             report = reporter.report(self.record, self.stages, ended, failure, self.plan)
         finally:
             # Record the end of the run even if the report fails; otherwise it counts as killed.

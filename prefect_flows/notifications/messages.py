@@ -76,9 +76,9 @@ def build_incident_notice(
         last_lines.append(published)
     if changes.ongoing:
         last_lines.append(f"ongoing: {len(changes.ongoing)}")
-    if first.command:
-        command_label = "reproduce" if first.node else "fix"
-        last_lines.append(f"{command_label}: {one_line(first.command, MAX_COMMAND_LENGTH)}")
+    for label, advice in (("reproduce", first.command), ("fix", first.fix)):
+        if advice:
+            last_lines.append(f"{label}: {one_line(advice, MAX_COMMAND_LENGTH)}")
     if url:
         last_lines.append(f"run: {url}")
     short_lines = [_short_line(incident, preferences) for incident in others]

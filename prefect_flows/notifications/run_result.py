@@ -251,7 +251,7 @@ def _error_fields(error: MillraceError) -> dict[str, str]:
     return {
         "cause": one_line(f"{error.what} ({error.where})", MAX_CAUSE_LENGTH),
         "cause_class": "system" if is_infrastructure else "configuration",
-        "command": one_line(error.fix, MAX_CAUSE_LENGTH),
+        "fix": one_line(error.fix, MAX_CAUSE_LENGTH),
     }
 
 

@@ -82,6 +82,9 @@ class Runtime(Protocol):
     def publish(self, key: str, markdown: str, description: str | None = None) -> None:
         """Publish a Markdown text with the run, and what a list of texts says of it."""
 
+    def deployment(self) -> str | None:
+        """Return the name of the deployment that started the run, if one did and it is known."""
+
     def secret(self, block: str) -> Any | None:
         """Return the value of a `Secret` block; None if there is no such block."""
 
@@ -125,6 +128,10 @@ class LocalRuntime:
 
     def publish(self, key: str, markdown: str, description: str | None = None) -> None:
         """Do nothing: there is no Prefect UI."""
+
+    def deployment(self) -> str | None:
+        """Return None: no deployment started the run."""
+        return None
 
     def secret(self, block: str) -> str | None:
         """Return the variable that replaces the block; None if it is not set or empty."""

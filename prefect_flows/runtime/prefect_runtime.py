@@ -64,6 +64,7 @@ class PrefectRuntime:
         self.unreported: list[str] = []
         self.preferences: NotificationPreferences | None = preferences
         self._flow_run_id: UUID = flow_run.id
+        self._deployment_id: UUID | None = flow_run.deployment_id
         self._target = target
         self._patience = patience
         self._checked_at, self._is_healthy = -float(HEALTH_CHECK_VALID_SECONDS), False
@@ -111,6 +112,17 @@ class PrefectRuntime:
             create_markdown_artifact(markdown, key=key, description=description)
         except API_ERRORS as error:
             self.unreported.append(f"artifact {key}: {type(error).__name__}: {error}")
+
+    def deployment(self) -> str | None:
+        """Return the name of the deployment, if one started the run and the API answers."""
+        if self._deployment_id is None or not is_api_healthy():
+            return None
+        try:
+            with get_client(sync_client=True) as client:
+                return client.read_deployment(self._deployment_id).name
+        except (*API_ERRORS, ObjectNotFound) as error:
+            self.unreported.append(f"name of the deployment: {type(error).__name__}")
+            return None
 
     def secret(self, block: str) -> Any | None:
         """Return the value of a `Secret` block; None if there is no such block."""

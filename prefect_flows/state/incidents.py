@@ -42,6 +42,7 @@ class Incident(BaseModel):
         runs: number of runs that saw it.
         url: URL of the last flow run that saw it; None without Prefect.
         command: the command that reproduces it; None if there is none.
+        fix: what fixes it, in words and commands; None if that is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -59,6 +60,7 @@ class Incident(BaseModel):
     runs: int = 1
     url: str | None = None
     command: str | None = None
+    fix: str | None = None
 
 
 _LIST = TypeAdapter(list[Incident])

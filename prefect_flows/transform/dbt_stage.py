@@ -55,6 +55,7 @@ class DbtStage:
         attempts: number of attempts so far.
         seconds: wall time of all attempts.
         results: node id → its last result.
+        earlier: node id → its results at attempts before the last one.
         documents: node id → entry of dbt's `run_results.json`.
         fixes: node id → what fixes its failure, if the error tells it.
         returned: what dbt's command returned at the last attempt.
@@ -87,6 +88,7 @@ class DbtStage:
         self.attempts = 0
         self.seconds = 0.0
         self.results: dict[str, NodeResult] = {i: done[i] for i in self.selected if i in done}
+        self.earlier: dict[str, list[NodeResult]] = {}
         self.documents: dict[str, dict[str, Any]] = {}
         self.fixes: dict[str, str] = {}
         self.returned: Any = None
@@ -172,7 +174,7 @@ class DbtStage:
         finally:
             recorder.close()
             self.seconds += time.monotonic() - started
-            self.results |= recorder.results
+            self._keep_results(recorder.results)
             for listener in listeners:
                 listener.stage_finished(self.name)
         self.returned = outcome.returned
@@ -185,6 +187,12 @@ class DbtStage:
             if self.command != ["source", "freshness"]:
                 self.documents[unique_id] = process_run_result(result).to_dict(omit_none=False)
         return outcome, list(recorder.failed_ephemeral.values())
+
+    def _keep_results(self, results: Mapping[str, NodeResult]) -> None:
+        for unique_id in results:
+            if (replaced := self.results.get(unique_id)) is not None and replaced.attempts:
+                self.earlier.setdefault(unique_id, []).append(replaced)
+        self.results |= results
 
     def _keep_batches(self, unique_id: str, batches: BatchResults | None) -> None:
         """Remember which batches failed for the next attempt; if none succeeded, all run again."""

@@ -16,6 +16,15 @@ EVERY_COLUMN = "*"
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column that YAML declares; `data_type` and `description` are empty if YAML lacks them."""
+
+    name: str
+    data_type: str
+    description: str
+
+
+@dataclass(frozen=True)
 class LineageNode:
     """A node of the project.
 
@@ -28,6 +37,9 @@ class LineageNode:
         attached_to: for a test, the node that declares it.
         test_kind: for a generic test, its name in YAML, such as `not_null`.
         test_column: the column that it tests.
+        tags: its tags.
+        columns: the columns that YAML declares, in its order.
+        keys: names of the columns of its primary key, as constraints, `unique_key` or tests say.
     """
 
     unique_id: str
@@ -42,6 +54,9 @@ class LineageNode:
     attached_to: str | None = None
     test_kind: str | None = None
     test_column: str | None = None
+    tags: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def build_lineage(manifest: Manifest) -> dict[str, LineageNode]:
@@ -121,7 +136,7 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         owner = _contact(node.owner)
     if owner is None and group is not None and group in groups:
         owner = _contact(groups[group].owner)
-    columns = getattr(node, "columns", {}).values()
+    columns = list(getattr(node, "columns", {}).values())
     # Seeds have no `depends_on.nodes`.
     parents = tuple(dict.fromkeys(getattr(getattr(node, "depends_on", None), "nodes", ())))
     tested_node = getattr(node, "attached_node", None)
@@ -140,7 +155,18 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         attached_to=tested_node,
         test_kind=getattr(getattr(node, "test_metadata", None), "name", None),
         test_column=getattr(node, "column_name", None),
+        tags=tuple(getattr(node, "tags", ())),
+        columns=tuple(Column(c.name, c.data_type or "", c.description or "") for c in columns),
+        keys=_keys(node),
     )
+
+
+def _keys(node: Any) -> tuple[str, ...]:
+    """Return the columns of `unique_key`, or else those that dbt infers as primary key."""
+    unique_key = getattr(node.config, "unique_key", None)
+    if isinstance(unique_key, str):
+        unique_key = [unique_key]
+    return tuple(unique_key or getattr(node, "primary_key", None) or ())
 
 
 def _meta(resource: Any) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.state.run_summary import PublishedData, ReuseSummary, StageSummary
@@ -78,6 +80,7 @@ class TestLine:
 
     Attributes:
         failures: rows that it returned.
+        unique_id: dbt's id of the test.
     """
 
     __test__ = False  # pytest would collect it because of its name
@@ -85,6 +88,28 @@ class TestLine:
     name: str
     status: str
     failures: int | None
+    unique_id: str = ""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run was asked to do, where it ran, and what is stored beside its report.
+
+    Attributes:
+        parameters: the parameters that differ from their default value.
+        host: name of the machine; None if it is not known.
+        commit: commit of the code, with `-dirty` if files differ from it; None if it is not known.
+        deployment: name of the Prefect deployment; None if none started the run.
+        previous: name of the folder of the run before it that has a report.
+        has_docs: whether the state store has dbt's documentation of the target.
+    """
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    host: str | None = None
+    commit: str | None = None
+    deployment: str | None = None
+    previous: str | None = None
+    has_docs: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +130,10 @@ class RunReport:
         reuse: what the run reused; None if reuse was off, or the run ended before.
         reasons: node id → why the run executes it; empty without reuse.
         reused: id of each reused node → id of the run that executed it.
+        context: what the run was asked to do, and where it ran.
+        attempts: node id → one line for each attempt, in order; empty if nothing was executed.
+        durations: node id → its seconds in earlier runs, oldest first.
+        compiled: node id → its compiled SQL.
     """
 
     target: str
@@ -130,6 +159,10 @@ class RunReport:
     reuse: ReuseSummary | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     reused: dict[str, str] = field(default_factory=dict)
+    context: RunContext = field(default_factory=RunContext)
+    attempts: dict[str, list[str]] = field(default_factory=dict)
+    durations: dict[str, list[float]] = field(default_factory=dict)
+    compiled: dict[str, str] = field(default_factory=dict)
 
     @property
     def completed_at(self) -> datetime:

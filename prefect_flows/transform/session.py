@@ -536,8 +536,11 @@ class DbtSession:
         table = result.agate_table
         return list(table.column_names), [tuple(row.values()) for row in table.rows]
 
-    def generate_docs(self) -> None:
+    def generate_docs(self) -> int:
         """Run `dbt docs generate`: write `manifest.json`, `catalog.json` and `static_index.html`.
+
+        Returns:
+            The number of relations in the catalog.
 
         Raises:
             DbtBaseException: dbt aborted.
@@ -559,6 +562,7 @@ class DbtSession:
                 record={},
                 retryable=False,
             )
+        return len(outcome.returned.nodes) + len(outcome.returned.sources)
 
     def invoke(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import PurePosixPath
 from statistics import median_low
 
@@ -27,6 +28,8 @@ from prefect_flows.transform.lineage import (
 from prefect_flows.transform.results import SKIPPED, NodeResult
 
 MAX_BOXES = 60
+# In a small picture, whose boxes can be read at the width of a page.
+MAX_NEAR_BOXES = 12
 BOX_WIDTH, BOX_HEIGHT = 190, 40
 GAP_X, GAP_Y, MARGIN, TOP = 56, 12, 12, 40
 _TITLE_LENGTH = 25
@@ -43,12 +46,17 @@ stroke-width:2.5}.mr-graph .box.is-skipped{stroke-dasharray:4 3;stroke:var(--ski
 
 @dataclass(frozen=True)
 class _Box:
-    """A box for one node, or for all nodes of a folder."""
+    """A box for one node, or for all nodes of a folder.
+
+    Attributes:
+        unique_id: id of its node, by which the page shows details; None for a folder.
+    """
 
     title: str
     second: str
     group: str
     tests: Counter[str]
+    unique_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,32 @@ def draw_lineage(
     shown_ids = set(shown)
     parents = {i: sorted(nearest(edges, i, shown_ids)) for i in shown}
     return Diagram(_draw_svg({i: boxes[i] for i in shown}, parents, note), note)
+
+
+def draw_neighborhood(
+    nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode], unique_id: str
+) -> Diagram | None:
+    """Draw the nodes around one, at most 12 boxes: what it reads, and what reads it.
+
+    Around a test, these are the nodes around the one that it tests. None if the node is unknown.
+    """
+    node = lineage.get(unique_id)
+    if node is not None and node.resource_type in TESTS:
+        node = lineage.get(node.attached_to or next(iter(node.parents), ""))
+    if node is None:
+        return None
+    results = {each.unique_id: each for each in nodes}
+    tests = _tests_by_node(results, lineage)
+    drawn = {i: each for i, each in lineage.items() if each.resource_type not in TESTS}
+    above = reach(get_parents(drawn), [node.unique_id])
+    below = reach(get_children(drawn), [node.unique_id])
+    # Nearest first, in turn on both sides, so that neither fills the picture.
+    turns = (i for pair in zip_longest(above, below) for i in pair if i is not None and i in drawn)
+    shown = [node.unique_id, *islice(turns, MAX_NEAR_BOXES - 1)]
+    boxes = {i: _build_box(drawn[i], results.get(i), tests[i], is_reused=False) for i in shown}
+    parents = {i: [p for p in drawn[i].parents if p in boxes] for i in shown}
+    note = f"What {node.name} reads, and what reads it."
+    return Diagram(_draw_svg(boxes, parents, note), note)
 
 
 def _nodes_of_run(
@@ -227,7 +261,7 @@ def _build_box(
     second = f"{node.resource_type} · {status}{duration}"
     if result is None and node.resource_type in {"source", "exposure"}:
         second = node.resource_type
-    return _Box(node.name, second, get_group(status), tests)
+    return _Box(node.name, second, get_group(status), tests, node.unique_id)
 
 
 def _draw_svg(
@@ -236,10 +270,10 @@ def _draw_svg(
     note: str,
     layers: Mapping[str, int] | None = None,
 ) -> str:
-    places = compute_layout(list(boxes), parents, layers)
+    layout = compute_layout(list(boxes), parents, layers)
+    places = layout.nodes
     width = 2 * MARGIN + (max(p.layer for p in places.values()) + 1) * (BOX_WIDTH + GAP_X) - GAP_X
-    rows = max(place.row for place in places.values()) + 1
-    height = round(TOP + rows * (BOX_HEIGHT + GAP_Y) + MARGIN)
+    height = round(TOP + layout.rows * (BOX_HEIGHT + GAP_Y) + MARGIN)
     width = max(width, 420)
     described = Counter(box.group for box in boxes.values())
     status_counts = ", ".join(f"{count} {LEGEND[group]}" for group, count in described.items())
@@ -249,10 +283,12 @@ def _draw_svg(
         'aria-labelledby="mr-graph-t mr-graph-d"><title id="mr-graph-t">Lineage of the run</title>'
         f'<desc id="mr-graph-d">{text(note)} {text(status_counts)}.</desc>'
         f"<style>{STYLE}{_DIAGRAM_STYLE}</style>",
-        *_draw_legend(described),
+        *_draw_legend({*described, *(group for box in boxes.values() for group in box.tests)}),
     ]
     for child, above in parents.items():
-        parts += [_draw_edge(places[p], places[child], boxes[p], boxes[child]) for p in above]
+        for parent in above:
+            route = [places[parent], *layout.get_bends(parent, child), places[child]]
+            parts.append(_draw_edge(route, boxes[parent], boxes[child]))
     parts += [_draw_box(box, places[i]) for i, box in boxes.items()]
     return "".join([*parts, "</svg>"])
 
@@ -269,15 +305,22 @@ def _draw_legend(groups: Iterable[str]) -> list[str]:
     return parts
 
 
-def _draw_edge(start: Place, end: Place, parent: _Box, child: _Box) -> str:
-    x1, y1 = _left(start) + BOX_WIDTH, _top(start) + BOX_HEIGHT / 2
-    x2, y2 = _left(end), _top(end) + BOX_HEIGHT / 2
-    bend = max((x2 - x1) / 2, 20)
+def _draw_edge(route: Sequence[Place], parent: _Box, child: _Box) -> str:
+    """Draw a line from box to box, straight through the columns of the boxes between them."""
+    x, y = _left(route[0]) + BOX_WIDTH, _middle(route[0])
+    path = f"M{x} {y:.0f}"
+    for number, place in enumerate(route[1:], start=1):
+        following, height = _left(place), _middle(place)
+        bend = max((following - x) / 2, 20)
+        path += (
+            f"C{x + bend:.0f} {y:.0f} {following - bend:.0f} {height:.0f} {following} {height:.0f}"
+        )
+        x, y = following, height
+        if number < len(route) - 1:
+            x += BOX_WIDTH
+            path += f"H{x}"
     failed = parent.group == "failed" and child.group in {"skipped", "other"}
-    return (
-        f'<path class="edge{" is-failed" if failed else ""}" d="M{x1} {y1:.0f}C{x1 + bend:.0f} '
-        f'{y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2} {y2:.0f}"/>'
-    )
+    return f'<path class="edge{" is-failed" if failed else ""}" d="{path}"/>'
 
 
 def _draw_box(box: _Box, place: Place) -> str:
@@ -298,8 +341,9 @@ def _draw_box(box: _Box, place: Place) -> str:
             f'x="{left + BOX_WIDTH - badge_width:.0f}" y="{top + 4:.0f}">{text(label)}</text>'
         )
     title_text = text(shorten_middle(box.title, _TITLE_LENGTH))
+    node = f' data-node="{text(box.unique_id)}"' if box.unique_id else ""
     return (
-        f'<g><title>{text(title)}</title><rect class="box is-{box.group}" x="{left}" '
+        f'<g{node}><title>{text(title)}</title><rect class="box is-{box.group}" x="{left}" '
         f'y="{top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>'
         f'<rect class="{box.group}" x="{left}" y="{top:.0f}" width="6" height="{BOX_HEIGHT}" '
         f'rx="2"/><text x="{left + 13}" y="{top + 18:.0f}">{title_text}'
@@ -314,3 +358,7 @@ def _left(place: Place) -> int:
 
 def _top(place: Place) -> float:
     return TOP + place.row * (BOX_HEIGHT + GAP_Y)
+
+
+def _middle(place: Place) -> float:
+    return _top(place) + BOX_HEIGHT / 2

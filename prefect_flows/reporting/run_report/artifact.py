@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from prefect_flows.core.formatting import format_duration
 from prefect_flows.core.markup import code_block, escape_inline, escape_markdown, markdown_table
-from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
+from prefect_flows.reporting.charts.lineage_diagram import draw_lineage, draw_neighborhood
 from prefect_flows.reporting.charts.svg import size, slots
 from prefect_flows.reporting.charts.timeline import draw_timeline
 from prefect_flows.state.run_summary import StageSummary
@@ -35,7 +35,7 @@ def headline(report: RunReport) -> str:
 def cards_markdown(report: RunReport) -> str:
     """Render the run as one page of Markdown, at most 200 kB in UTF-8."""
     parts = [
-        f"# {escape_markdown(report.project_name)} on {escape_markdown(report.target)}: "
+        f"# {escape_markdown(report.project_name or 'Run')} on {escape_markdown(report.target)}: "
         f"{report.outcome}",
         f"Began {report.started_at:%Y-%m-%d %H:%M:%S} UTC, took {format_duration(report.seconds)}. "
         f"Run {escape_markdown(report.run_id, 80)}.",
@@ -76,6 +76,10 @@ def picture_markdown(report: RunReport) -> str | None:
 def lineage_markdown(report: RunReport) -> str | None:
     """Render the lineage diagram as a Markdown image, with its note; None if nothing is drawn."""
     picture = draw_lineage(report.nodes, report.lineage, report.reused)
+    if report.cards:
+        # The whole graph, at the width of Prefect's page, is too small to read.
+        near = draw_neighborhood(report.nodes, report.lineage, report.cards[0].unique_id)
+        picture = near or picture
     if picture is None:
         return None
     image = _image("Lineage of the run", picture.svg)

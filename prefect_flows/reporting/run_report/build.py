@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -30,6 +31,7 @@ from prefect_flows.transform.reuse.plan import ReusePlan
 from prefect_flows.transform.run_report import (
     FailingRows,
     FailureCard,
+    RunContext,
     RunReport,
     TestLine,
 )
@@ -67,6 +69,7 @@ class ReportInput:
         flags: further flags that a command needs to reproduce a failure, for example `--vars …`.
         first_cause: what ended the run, if no failed node explains it.
         plan: why nodes run or are reused; None if reuse was off, or the run ended before.
+        earlier: node id → results of its attempts before the last one.
     """
 
     target: str
@@ -90,6 +93,8 @@ class ReportInput:
     unreported: Sequence[str] = ()
     published: PublishedData | None = None
     plan: ReusePlan | None = None
+    context: RunContext = field(default_factory=RunContext)
+    earlier: Mapping[str, Sequence[NodeResult]] = field(default_factory=dict)
 
 
 def build_report(facts: ReportInput) -> RunReport:
@@ -97,13 +102,14 @@ def build_report(facts: ReportInput) -> RunReport:
     sql = {i: compiled.sql for i, compiled in facts.compiled.items() if compiled.sql}
     # Messages about a success do not come from the database, and hold no values.
     not_successful = [node.unique_id for node in facts.results if get_group(node.status) != "good"]
-    personal = _nodes_near_personal_data(facts.lineage, not_successful)
-    nodes = [
-        replace(node, message=redact_message(node.message, sql.get(node.unique_id)))
-        if node.message and node.unique_id in personal
-        else node
-        for node in facts.results
-    ]
+    personal = _nodes_near_personal_data(facts.lineage, [*not_successful, *facts.earlier])
+
+    def redacted(node: NodeResult) -> NodeResult:
+        if not node.message or node.unique_id not in personal:
+            return node
+        return replace(node, message=redact_message(node.message, sql.get(node.unique_id)))
+
+    nodes = [redacted(node) for node in facts.results]
     children = get_children(facts.lineage)
     by_id = {node.unique_id: node for node in nodes}
     cards = [_build_card(node, facts, children, by_id) for node in _worst_first(nodes)]
@@ -130,7 +136,7 @@ def build_report(facts: ReportInput) -> RunReport:
         costliest=sorted(
             (node for node in nodes if node.bytes), key=lambda node: node.bytes or 0, reverse=True
         )[:SLOWEST],
-        tests=[TestLine(node.name, node.status, node.failures) for node in tests],
+        tests=[TestLine(node.name, node.status, node.failures, node.unique_id) for node in tests],
         marts=dict(facts.marts),
         loaded={source: dict(rows) for source, rows in facts.loaded.items()},
         unreported=list(facts.unreported),
@@ -138,7 +144,35 @@ def build_report(facts: ReportInput) -> RunReport:
         reuse=facts.plan.summarize() if facts.plan else None,
         reasons=dict(facts.plan.reasons) if facts.plan else {},
         reused={i: state.run for i, state in facts.plan.reused.items()} if facts.plan else {},
+        context=facts.context,
+        attempts={
+            node.unique_id: [
+                _attempt_line(each)
+                for each in (*map(redacted, facts.earlier.get(node.unique_id, ())), node)
+            ]
+            for node in nodes
+            if node.completed_at is not None
+        },
+        durations=_list_durations(facts.history),
+        compiled=sql,
     )
+
+
+def _attempt_line(node: NodeResult) -> str:
+    """Format one attempt: when it ended, how, after how long, and dbt's message."""
+    at = f"{node.completed_at:%H:%M:%S} " if node.completed_at else ""
+    line = f"{at}attempt {node.attempts}: {node.status} in {node.seconds:.2f} s"
+    if node.cause is not None:
+        line += f" ({node.cause})"
+    return f"{line}: {node.message.strip()}" if node.message else line
+
+
+def _list_durations(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    durations: dict[str, list[float]] = defaultdict(list)
+    for run in history:
+        for unique_id, seconds in run.items():
+            durations[unique_id].append(seconds)
+    return dict(durations)
 
 
 def find_personal_columns_near(
@@ -160,15 +194,19 @@ def failing_rows(
     sql: str,
     dialect: str,
     pii: frozenset[str],
+    keys: Collection[str] = (),
 ) -> FailingRows:
     """Return the rows of a failed test without columns that may hold personal data.
 
     Args:
-        sql: compiled SQL of the test.
+        sql: the query that returned them.
         pii: result of `personal_columns_near` for the test.
+        keys: names of the key columns of what it tests; these come first.
     """
     hidden = hidden_columns(sql, dialect, columns, pii)
     shown = [place for place, column in enumerate(columns) if column not in hidden]
+    names = {key.lower() for key in keys}
+    shown.sort(key=lambda place: columns[place].lower() not in names)
     return FailingRows(
         columns=tuple(columns[place] for place in shown),
         rows=[

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -15,22 +17,30 @@ from prefect_flows.reporting.charts.critical_path import find_critical_path
 from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
 from prefect_flows.reporting.charts.svg import NOTHING, get_group, size, slots
 from prefect_flows.reporting.charts.timeline import draw_timeline
+from prefect_flows.reporting.run_report.node_details import pack_details
 from prefect_flows.reporting.templates import number, read_packaged_file, templates
+from prefect_flows.transform.lineage import LineageNode
 from prefect_flows.transform.results import count_by_status
 from prefect_flows.transform.run_report import NodeTiming, RunReport
 
 # Limits that keep the page small when hundreds of nodes fail.
 MAX_CARDS, MAX_SHOWN_ROWS, MAX_SHOWN_BLOCKED = 40, 50, 40
+# Between the tags of a row, for its script; no tag contains it.
+TAG_SEPARATOR = "\x1f"
 
 
-def html_page(report: RunReport) -> str:
-    """Render the page; every name, message, statement and value in it is escaped."""
+def html_page(report: RunReport, root: str = "../..") -> str:
+    """Render the page; every name, message, statement and value in it is escaped.
+
+    Args:
+        root: the path from the page's folder to the root of the state store.
+    """
     css, script = read_packaged_file("report.css"), read_packaged_file("report.js")
     picture = draw_lineage(report.nodes, report.lineage, report.reused)
     timeline_svg = draw_timeline(report.nodes, report.lineage)
     passed = [test for test in report.tests if test.status == "pass"]
     titles = {
-        "summary": "Summary",
+        "summary": "Summary" if report.stages else "",
         "failures": "Failures" if report.cards else "",
         "timeline": "Timeline" if timeline_svg else "",
         "lineage": "Lineage" if picture else "",
@@ -45,7 +55,11 @@ def html_page(report: RunReport) -> str:
         .get_template("report.html.jinja")
         .render(
             report=report,
+            title=f"{report.project_name or 'Run'} on {report.target}",
+            root=root,
+            details=pack_details(report),
             times=_format_slowdown,
+            as_text=_format_parameter,
             css=Markup(css),  # noqa: S704  # files of this package
             script=Markup(script),  # noqa: S704
             script_hash=_script_hash(script),
@@ -78,7 +92,7 @@ def _node_rows(report: RunReport) -> Iterator[Markup]:
             else ""
         )
         yield Markup(  # noqa: S704  # each value is escaped or a number
-            f'<tr><th scope="row">{escape(node.name)}</th><td>{escape(node.resource_type)}</td>'
+            f"{_row_start(node.unique_id, node.name, known)}<td>{escape(node.resource_type)}</td>"
             f"<td>{escape(node.stage)}</td>"
             f'<td class="s-{get_group(node.status)}">{escape(status)}</td>'
             f'<td class="n">{node.seconds:.2f}{"*" if node.is_shared else ""}</td>'
@@ -92,14 +106,24 @@ def _node_rows(report: RunReport) -> Iterator[Markup]:
         owner = known.owner if known and known.owner else ""
         nothing = f'<td class="n">{NOTHING}</td>'
         yield Markup(  # noqa: S704  # each value is escaped
-            f'<tr><th scope="row">{escape(name)}</th><td>{escape(kind)}</td><td></td>'
+            f"{_row_start(unique_id, name, known)}<td>{escape(kind)}</td><td></td>"
             f'<td class="s-reused">reused</td>{nothing * (6 if report.costliest else 4)}'
             f"<td>{escape(owner)}</td>{_reason(report, f'as run {run} left it')}</tr>\n"
         )
 
 
+def _row_start(unique_id: str, name: str, known: LineageNode | None) -> str:
+    tags = TAG_SEPARATOR.join(known.tags) if known else ""
+    tags = f' data-tags="{escape(tags)}"' if tags else ""
+    return f'<tr{tags}><th scope="row" data-node="{escape(unique_id)}">{escape(name)}</th>'
+
+
 def _reason(report: RunReport, text: str) -> str:
     return f"<td>{escape(text)}</td>" if report.reuse else ""
+
+
+def _format_parameter(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _script_hash(script: str) -> str:

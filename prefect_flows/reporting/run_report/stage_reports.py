@@ -10,20 +10,24 @@ from typing import Any
 
 from dbt_common.exceptions import DbtBaseException
 
+from prefect_flows.core.code_version import get_code_version
+from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.run_report import build as reports
 from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.reporting.run_report.artifact import cards_markdown, headline
 from prefect_flows.reporting.run_report.html_page import html_page
+from prefect_flows.reporting.run_report.key_columns import with_key_columns
 from prefect_flows.runtime.base import Runtime
-from prefect_flows.state.run_summary import PublishedData, StageSummary
+from prefect_flows.runtime.parameters import Parameters
+from prefect_flows.state.run_summary import PublishedData, StageSummary, load_history
 from prefect_flows.state.runs import Run, RunStatus
-from prefect_flows.state.target_state import REPORT, RUN_RESULTS, TargetState
+from prefect_flows.state.target_state import DOCS, REPORT, RUN_RESULTS, TargetState
 from prefect_flows.transform.artifacts import run_results
 from prefect_flows.transform.dbt_stage import DbtStage
 from prefect_flows.transform.lineage import LineageNode, build_lineage
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.reuse.plan import ReusePlan
-from prefect_flows.transform.run_report import FailingRows, RunReport
+from prefect_flows.transform.run_report import FailingRows, RunContext, RunReport
 from prefect_flows.transform.session import DbtSession
 
 # Number of failed tests whose rows are fetched, and of rows of each.
@@ -35,9 +39,15 @@ class RunReporter:
     """Saves and publishes the report of a run."""
 
     def __init__(
-        self, session: DbtSession, stored: Run, state: TargetState, runtime: Runtime
+        self,
+        session: DbtSession,
+        stored: Run,
+        state: TargetState,
+        runtime: Runtime,
+        settings: Settings,
     ) -> None:
         self._session = session
+        self._settings = settings
         self._stored = stored
         self._state = state
         self._runtime = runtime
@@ -53,21 +63,27 @@ class RunReporter:
         """Save results and report in the state store, and publish them as Prefect artifacts.
 
         Returns:
-            The report; None if the run ended before the dbt project was parsed.
+            The report; None if the run ended before the dbt project was parsed. Then only a page
+            with the cause is saved.
         """
         target = self._session.profile.target
         publish = self._runtime.publish
         results = [result for stage in stages for result in stage.results.values()]
+        earlier = {i: each for stage in stages for i, each in stage.earlier.items()}
         if self._stored.journal.failure is not None:
             self._runtime.log.warning("%s", self._stored.journal.failure)
         report = None
         if self._session.is_parsed:
             history = self._state.timings(self._runtime.log.warning)
             self._save_results(record, stages, results, history)
-            report = self._build_report(record, results, history, status, failure, plan)
+            report = self._build_report(record, results, earlier, history, status, failure, plan)
             self._save_page(report)
             publish(f"{target}-report", cards_markdown(report), headline(report))
             record = _with_redacted_messages(record, report)
+        else:
+            refused = self._build_refused_report(record, status, failure)
+            self._save_page(refused)
+            publish(f"{target}-report", cards_markdown(refused), headline(refused))
         for key, text, about in (
             ("extraction", stage_summaries.extraction(record), "what was read from the sources"),
             ("load", stage_summaries.load(record), "what was loaded into the warehouse"),
@@ -84,6 +100,7 @@ class RunReporter:
         self,
         record: Mapping[str, Any],
         results: Sequence[NodeResult],
+        earlier: Mapping[str, Sequence[NodeResult]],
         history: list[dict[str, float]],
         status: RunStatus,
         failure: str | None,
@@ -92,7 +109,7 @@ class RunReporter:
         session = self._session
         lineage = build_lineage(session.manifest)
         failed = [result.unique_id for result in results if result.failed]
-        compiled = reports.get_compiled(session.manifest) if failed else {}
+        compiled = reports.get_compiled(session.manifest)
         facts = reports.ReportInput(
             target=session.profile.target,
             run_id=self._stored.header.id,
@@ -117,13 +134,48 @@ class RunReporter:
             unreported=self._runtime.unreported,
             published=_published_data(record),
             plan=plan,
+            context=self._context(),
+            earlier=earlier,
         )
         return reports.build_report(facts)
 
+    def _build_refused_report(
+        self, record: Mapping[str, Any], status: RunStatus, failure: str | None
+    ) -> RunReport:
+        return RunReport(
+            target=self._session.profile.target,
+            run_id=self._stored.header.id,
+            flow_run_url=self._runtime.url,
+            project_name="",
+            outcome=status,
+            first_cause=failure,
+            started_at=self._stored.header.started_at,
+            seconds=record["seconds"],
+            unreported=self._runtime.unreported,
+            context=self._context(),
+        )
+
+    def _context(self) -> RunContext:
+        header, store = self._stored.header, self._stored.store
+        usual = Parameters().identity() | {"target": header.target}
+        history = load_history(store, header.target, self._runtime.log.warning)
+        earlier = [run.folder for run in history.runs if run.has_report] if history else []
+        return RunContext(
+            parameters={
+                name: value for name, value in header.parameters.items() if value != usual.get(name)
+            },
+            host=header.host,
+            commit=get_code_version(self._settings),
+            deployment=self._runtime.deployment(),
+            previous=earlier[-1] if earlier else None,
+            has_docs=DOCS in store.names(self._state.folder),
+        )
+
     def _save_page(self, report: RunReport) -> None:
-        page = html_page(report).encode()
+        store = self._stored.store
         for folder in (self._stored.folder, self._state.folder):
-            self._stored.store.write(f"{folder}/{REPORT}", page)
+            root = "/".join([".."] * (folder.count("/") + 1))
+            store.write(f"{folder}/{REPORT}", html_page(report, root).encode())
 
     def _save_results(
         self,
@@ -167,7 +219,10 @@ def fetch_failing_rows(
     dialect = session.profile.warehouse
     personal = reports.find_personal_columns_near(lineage, failed, compiled, dialect)
     for unique_id in failed:
-        sql = compiled[unique_id].sql or ""
+        test = lineage[unique_id]
+        tested = lineage.get(test.attached_to or next(iter(test.parents), ""))
+        keys = tested.keys if tested else ()
+        sql = with_key_columns(compiled[unique_id].sql or "", dialect, keys)
         try:
             columns, rows = session.first_rows(sql, MAX_FETCHED_ROWS)
         except DbtBaseException as error:
@@ -175,7 +230,7 @@ def fetch_failing_rows(
             yield unique_id, FailingRows((), [], note=note)
             continue
         pii = personal.get(unique_id, frozenset())
-        yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii)
+        yield unique_id, reports.failing_rows(columns, rows, sql, dialect, pii, keys)
 
 
 def _with_redacted_messages(record: Mapping[str, Any], report: RunReport) -> dict[str, Any]:
@@ -225,7 +280,9 @@ def _stage_lines(record: Mapping[str, Any]) -> Iterator[StageSummary]:
         published = {"published": len(publish["models"])} if publish["models"] else {}
         yield StageSummary(stage="publish", statuses=published, seconds=publish["seconds"])
     if "docs" in record:
-        yield StageSummary(stage="dbt-docs", seconds=record["docs"]["seconds"])
+        docs = record["docs"]
+        documented = {"documented": docs["relations"]}
+        yield StageSummary(stage="dbt-docs", statuses=documented, seconds=docs["seconds"])
 
 
 def _published_data(record: Mapping[str, Any]) -> PublishedData | None:

@@ -141,7 +141,9 @@ def _stage_lines(record: Record) -> list[tuple[str, str, str]]:
         what = f"{len(publish['models'])} models shown to readers{blocked}"
         lines.append(("publish", what, f"{publish['seconds']:.1f}"))
     if "docs" in record:
-        lines.append(("dbt-docs", "catalog and page", f"{record['docs']['seconds']:.1f}"))
+        docs = record["docs"]
+        what = f"{docs['relations']:,} relations documented"
+        lines.append(("dbt-docs", what, f"{docs['seconds']:.1f}"))
     if "seconds" in record:
         lines.append(("whole run", "", f"{record['seconds']:.1f}"))
     return lines

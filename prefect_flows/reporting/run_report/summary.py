@@ -70,7 +70,6 @@ def run_summary(
         outcome=status,
         first_cause=None if status == "passed" else _shorten_cause(cause),
         whole=whole,
-        has_report=report is not None,
         statuses=count_by_status(nodes),
         tests=_count_tests(nodes),
         # Extracted rows are loaded, and count once.

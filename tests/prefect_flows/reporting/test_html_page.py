@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import json
 import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from prefect_flows.reporting.run_report.build import build_report
 from prefect_flows.reporting.run_report.html_page import html_page
 from prefect_flows.state.run_summary import PublishedData, StageSummary
-from prefect_flows.transform.run_report import FailingRows, TestLine
+from prefect_flows.transform.run_report import FailingRows, RunContext, TestLine
 from tests.support.reporting.synthetic import HOSTILE, facts
 
 VOID = {"meta", "link", "input", "br"}
@@ -62,8 +65,11 @@ def test_the_page_is_whole_and_loads_nothing(nodes: int, failures: bool) -> None
         assert "style" not in attributes
     targets = [attributes.get("href") or "" for attributes in page.all("a")]
     assert all(t.removeprefix("#") in ids for t in targets if t.startswith("#"))
-    assert {t for t in targets if not t.startswith("#")} <= {
-        "http://127.0.0.1:4200/runs/flow-run/1"
+    assert {t for t in targets if not t.startswith("#")} == {
+        "http://127.0.0.1:4200/runs/flow-run/1",
+        "../../index.html",
+        "../../runs/dev/20261119T060000.000000-0189/report.html",
+        "../../targets/dev/docs.html",
     }
 
 
@@ -97,11 +103,50 @@ def test_text_of_users_is_text_everywhere() -> None:
     )  # fmt: skip
     text = html_page(report)
     page = Page(text)
-    assert len(page.all("script")) == 1
+    assert [script.get("id") for script in page.all("script")] == ["details", None]
+    assert page.all("script")[0]["type"] == "application/gzip", "data, which no browser runs"
     assert page.all("img") == []
     assert "javascript:&" not in " ".join(a.get("href") or "" for a in page.all("a"))
     assert "javascript:" not in text.split("<main")[0]
     assert "{{ 7 * 7 }}" in text, "no text is a template"
+
+
+def _details(text: str) -> dict[str, dict[str, Any]]:
+    (packed,) = re.findall(r'<script type="application/gzip" id="details">(.*?)</script>', text)
+    details: dict[str, dict[str, Any]] = json.loads(gzip.decompress(base64.b64decode(packed)))
+    return details
+
+
+def test_the_panel_of_a_node_holds_all_that_is_known_of_it() -> None:
+    report = build_report(facts(10))
+    details = _details(html_page(report))
+    assert set(details) == set(report.lineage)
+    failed = details["model.p.int_crm__entity_2"]
+    assert failed["status"] == "error"
+    assert failed["command"].startswith("cd dbt && uv run dbt run --target dev --select p.int")
+    assert failed["tags"] == ["layer_int", "nightly"]
+    assert failed["columns"] == [["id", "bigint", "Key of the entity."], ["email", "text", ""]]
+    blocked = [(details[i]["type"], details[i].get("status")) for i in failed["blocks"]]
+    assert blocked == [("test", "skipped"), ("exposure", None)]
+    assert {status for _, status in failed["tests"]} == {"skipped"}
+    assert len(failed["durations"]) == 4
+    assert "select * from relation" in failed["sql"]
+    retried = next(d for d in details.values() if len(d["log"]) == 2)
+    assert "attempt 1: error" in retried["log"][0]
+    assert "deadlock detected" in retried["log"][0]
+    assert "attempt 2: success" in retried["log"][1]
+
+
+def test_the_header_says_what_ran_where_and_from_which_commit() -> None:
+    text = html_page(build_report(facts(10)), root="../../..")
+    for part in (
+        "select: [&#34;fct_flights+&#34;]", "0123456789ab-dirty", "<dd>worker-1</dd>",
+        'href="../../../index.html"', 'href="../../../targets/dev/docs.html"',
+    ):  # fmt: skip
+        assert part in text, part
+    plain = html_page(replace(build_report(facts(10)), context=RunContext()))
+    assert "the whole project, with the default parameters" in plain
+    assert "Previous run" not in plain
 
 
 def test_what_a_reader_looks_for_is_there() -> None:

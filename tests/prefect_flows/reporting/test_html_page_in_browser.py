@@ -79,3 +79,80 @@ def test_the_table_of_all_nodes_filters_and_sorts_by_keyboard(browser: Any, tmp_
     assert seconds == sorted(seconds, reverse=True)
     assert page.locator("#all-nodes th[aria-sort=descending]").count() == 1
     page.close()
+
+
+def test_filters_narrow_the_table_by_owner_stage_and_tag(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(html_page(build_report(facts(60))))
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.locator("section[aria-labelledby=nodes] summary").click()
+    shown = page.locator("#all-nodes tbody tr:visible")
+    assert shown.count() == 60
+    page.select_option("#filter-stage", "dbt-run")
+    assert shown.count() == 24
+    page.select_option("#filter-tag", "layer_fct")
+    assert {name[:4] for name in shown.locator("th").all_inner_texts()} == {"fct_"}
+    page.select_option("#filter-owner", "ann@example.org")
+    assert shown.count() == 8
+    page.close()
+
+
+def test_the_panel_of_a_node_opens_from_table_lineage_and_card(
+    browser: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(html_page(build_report(facts(60))))
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(file.as_uri())
+    title = page.locator("#panel-title")
+    page.locator("#failure-1-t button").click()
+    page.wait_for_selector("#panel[open] dl")
+    assert "not_null_stg_crm__entity_7" in title.inner_text()
+    assert "Got 12 results" in page.inner_text("#panel-body")
+    page.locator("#panel-body ul button", has_text="stg_crm__entity_7").first.click()
+    page.wait_for_function(
+        "document.getElementById('panel-title').textContent === 'model stg_crm__entity_7'"
+    )
+    for part in ("Tests", "Is read by", "Seconds in the last 5 runs", "Columns", "bigint"):
+        assert part in page.inner_text("#panel-body")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.keyboard.press("Escape")
+    assert page.locator("#panel[open]").count() == 0
+    assert page.evaluate("document.activeElement.closest('#failure-1-t') !== null"), "focus is back"
+    box = page.locator("#lineage-picture g[data-node='model.p.int_crm__entity_8']")
+    box.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#panel[open]")
+    page.wait_for_function(
+        "document.getElementById('panel-title').textContent === 'model int_crm__entity_8'"
+    )
+    page.click("#panel-close")
+    page.close()
+
+
+def test_the_lineage_starts_at_the_first_failure_and_can_be_searched_and_scaled(
+    browser: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(html_page(build_report(facts(1000))))
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(file.as_uri())
+    picture = page.locator("#lineage-picture")
+    in_sight = """(box) => {
+      const [inner, outer] = [box, document.getElementById("lineage-picture")].map(
+        (each) => each.getBoundingClientRect());
+      return inner.left >= outer.left && inner.right <= outer.right && inner.top >= outer.top
+        && inner.bottom <= outer.bottom; }"""
+    assert picture.locator("rect.box.is-failed").first.evaluate(in_sight)
+    name = picture.locator("g[data-node]").last.get_attribute("data-node")
+    page.fill("#lineage-search", name.removeprefix("model.p.").removeprefix("exposure.p."))
+    assert picture.locator("g.is-found").first.evaluate(in_sight)
+    assert "boxes" in page.inner_text("#lineage-count")
+    width = picture.locator("svg").evaluate("(svg) => svg.width.baseVal.value")
+    page.get_by_role("button", name="Larger").click()
+    wider = picture.locator("svg").evaluate("(svg) => svg.width.baseVal.value")
+    assert wider == pytest.approx(width * 1.25)
+    page.get_by_role("button", name="Fit").click()
+    assert picture.evaluate("(e) => e.scrollWidth <= e.clientWidth + 8")
+    page.close()

@@ -90,7 +90,7 @@ def test_every_link_leads_somewhere(store: StateStore, tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     links = [a["href"] or "" for a in parsed.all("a")]
     local = [link for link in links if not link.startswith(("#", "http://"))]
-    assert len(local) == 4, "three runs' reports, and the target's"
+    assert len(local) == 5, "four runs' reports, one of a refused run, and the target's"
     assert all((tmp_path / "store" / link).is_file() for link in local)
     assert all(link.removeprefix("#") in ids for link in links if link.startswith("#"))
     assert "removed" in text

@@ -133,6 +133,15 @@ def test_axe_finds_nothing_serious_on_the_report(
         assert serious(page) == []
 
 
+def test_axe_finds_nothing_serious_in_the_panel(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(html_page(build_report(facts(60))))
+    with shown(browser, file, 360, "dark") as page:
+        page.locator("#failure-1-t [data-node] button").click()
+        page.wait_for_selector("#panel[open] dl")
+        assert serious(page) == []
+
+
 def test_axe_is_asked_in_earnest(browser: Any, tmp_path: Path) -> None:
     file = tmp_path / "bad.html"
     file.write_text("<title>a</title><img src='data:,'><a href='#x'></a>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 
 from prefect_flows.reporting.charts.critical_path import find_critical_path
 from prefect_flows.reporting.charts.graph_layout import compute_layout
-from prefect_flows.reporting.charts.lineage_diagram import draw_lineage
+from prefect_flows.reporting.charts.lineage_diagram import draw_lineage, draw_neighborhood
 from prefect_flows.reporting.charts.timeline import draw_timeline
 from tests.support.reporting.synthetic import HOSTILE, facts
 
@@ -92,7 +93,7 @@ def test_of_a_large_run_that_failed_only_the_failures_are_drawn(nodes: int) -> N
     picture = draw_lineage(given.results, given.lineage)
     assert picture is not None
     assert "left out" in picture.note
-    assert picture.svg.count("<g>") <= 60
+    assert 12 < picture.svg.count("<g ") <= 60
     assert "is-failed" in picture.svg
     assert "is-skipped" in picture.svg
     assert len(picture.svg) < 60_000
@@ -122,7 +123,48 @@ def test_a_run_without_nodes_has_no_picture() -> None:
 
 
 def test_parents_stand_left_and_lines_do_not_cross_without_need() -> None:
-    places = compute_layout(["a", "b", "c", "d"], {"c": ["b"], "d": ["a"]})
+    places = compute_layout(["a", "b", "c", "d"], {"c": ["b"], "d": ["a"]}).nodes
     assert places["a"].layer < places["d"].layer
     assert (places["a"].row < places["b"].row) == (places["d"].row < places["c"].row)
-    assert compute_layout(["a", "b"], {"a": ["b"], "b": ["a"]}), "a circle ends"
+    assert compute_layout(["a", "b"], {"a": ["b"], "b": ["a"]}).nodes, "a circle ends"
+
+
+@pytest.mark.parametrize("nodes", [60, 1000])
+def test_no_line_runs_behind_a_box(nodes: int) -> None:
+    given = facts(nodes)
+    picture = draw_lineage(given.results, given.lineage)
+    assert picture is not None
+    root = ET.fromstring(picture.svg)
+    boxes = [
+        (float(box.attrib["x"]), float(box.attrib["y"]), float(box.attrib["width"]))
+        for box in root.iter(f"{SVG}rect")
+        if box.attrib["class"].startswith("box")
+    ]
+    straight = []  # the parts of lines that cross a column of boxes: from, to, height
+    for path in root.iter(f"{SVG}path"):
+        for left, height, right in re.findall(r"([\d.]+) ([\d.]+)H([\d.]+)", path.attrib["d"]):
+            straight.append((float(left), float(right), float(height)))
+    assert straight, "some lines are longer than from one column to the next"
+    behind = [
+        (line, box)
+        for line in straight
+        for box in boxes
+        if line[0] < box[0] + box[2] and line[1] > box[0] and box[1] < line[2] < box[1] + 40
+    ]
+    assert behind == []
+    # A curve stays in the gap between two columns.
+    for path in root.iter(f"{SVG}path"):
+        points = re.findall(r"C[\d.]+ [\d.]+ [\d.]+ [\d.]+ ([\d.]+) [\d.]+", path.attrib["d"])
+        starts = re.findall(r"(?:M|H)([\d.]+)", path.attrib["d"])
+        assert all(0 < float(e) - float(s) <= 56 for s, e in zip(starts, points, strict=True))
+
+
+def test_the_neighborhood_of_a_failure_is_small() -> None:
+    given = facts(1000)
+    failed = next(n for n in given.results if n.failed and n.resource_type == "test")
+    picture = draw_neighborhood(given.results, given.lineage, failed.unique_id)
+    assert picture is not None
+    assert 1 < picture.svg.count("<g ") <= 12
+    tested = given.lineage[given.lineage[failed.unique_id].parents[0]].name
+    assert tested in picture.note
+    assert draw_neighborhood(given.results, given.lineage, "model.p.gone") is None

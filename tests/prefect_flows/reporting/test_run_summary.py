@@ -97,7 +97,7 @@ def test_a_run_that_never_parsed_keeps_what_was_known(store: StateStore) -> None
     keep_made_up_run(store, None, number=1, failure=failure)
     found = kept(store)
     assert found.last.first_cause == "Model a is wrong."
-    assert not found.last.has_report
+    assert found.last.has_report, "the page of a refused run holds its cause"
     assert (
         found.last.marts
         == RunSummary.model_validate_json(

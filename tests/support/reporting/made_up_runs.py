@@ -81,7 +81,9 @@ def keep_made_up_run(
     )  # fmt: skip
     run = Run(store, header)
     run.begin(None, [])
-    if report is not None:
+    if report is None:
+        store.write(f"{run.folder}/report.html", b"It was refused.")
+    else:
         if seconds is not None:
             report = replace(report, seconds=seconds)
         report = replace(report, target=target, started_at=started, outcome=outcome)

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from prefect_flows.core.failure_class import FailureClass
 from prefect_flows.reporting.run_report.build import Compiled, ReportInput, failing_rows
 from prefect_flows.state.run_summary import StageSummary
-from prefect_flows.transform.lineage import LineageNode
+from prefect_flows.transform.lineage import Column, LineageNode
 from prefect_flows.transform.results import NodeResult, count_by_status
+from prefect_flows.transform.run_report import RunContext
 
 START = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
 HOSTILE = "<script>alert('x')</script>"
@@ -75,7 +76,18 @@ def facts(nodes: int, *, failures: bool = True, threads: int = 4, seed: int = 7)
         failing_rows=rows,
         marts={"fct_flights": 336_776, "dim_planes": 3_322},
         flow_run_url="http://127.0.0.1:4200/runs/flow-run/1",
-    )
+        context=RunContext(
+            parameters={"select": ["fct_flights+"]}, host="worker-1", commit="0123456789ab-dirty",
+            deployment="dev", previous="20261119T060000.000000-0189", has_docs=True,
+        ),
+        earlier={
+            result.unique_id: [
+                replace(result, attempts=1, status="error", message="deadlock detected")
+            ]
+            for result in results
+            if result.attempts == 2
+        },
+    )  # fmt: skip
 
 
 def _lineage(models: int, nodes: int, chance: random.Random) -> dict[str, LineageNode]:
@@ -114,7 +126,11 @@ def _node(
     name = unique_id.rsplit(".", maxsplit=1)[-1]
     path = f"models/{folder}/{name}.sql"
     owner = "ann@example.org" if kind == "model" else None
-    return LineageNode(unique_id, name, kind, path, parents, owner, None, frozenset(), None, about)
+    node = LineageNode(unique_id, name, kind, path, parents, owner, None, frozenset(), None, about)
+    if kind != "model":
+        return node
+    columns = (Column("id", "bigint", "Key of the entity."), Column("email", "text", ""))
+    return replace(node, tags=(f"layer_{folder[:3]}", "nightly"), columns=columns, keys=("id",))
 
 
 def _results(
@@ -162,7 +178,7 @@ def _results(
         free[thread] = ended[node.unique_id] = began + timedelta(seconds=seconds)
         results.append(
             NodeResult(**common, status=status, message=message, seconds=seconds,
-                       failures=failing, cause=cause,
+                       failures=failing, cause=cause, attempts=2 if len(results) == 3 else 1,
                        response={} if is_test else {"rows_affected": 1000},
                        started_at=began, completed_at=free[thread],
                        thread=f"Thread-{thread + (10 if is_test else 1)}")
