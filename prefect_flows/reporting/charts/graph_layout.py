@@ -58,7 +58,8 @@ def compute_layout(
     Args:
         layers: layer by node, to override the longest path.
     """
-    layer: dict[_Item, int] = {**(layers or compute_layers(nodes, parents))}
+    given = layers or compute_layers(nodes, parents)
+    layer: dict[_Item, int] = {node: given[node] for node in given}
     children: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         for parent in parents.get(node, ()):
