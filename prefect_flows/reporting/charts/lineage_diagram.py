@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import PurePosixPath
 from statistics import median_low
 
@@ -28,7 +28,7 @@ from prefect_flows.transform.lineage import (
 from prefect_flows.transform.results import SKIPPED, NodeResult
 
 MAX_BOXES = 60
-# In a small picture, whose boxes can be read at the width of a page.
+# In a small picture, whose boxes can be read at the width of Prefect's page.
 MAX_NEAR_BOXES = 12
 BOX_WIDTH, BOX_HEIGHT = 190, 40
 GAP_X, GAP_Y, MARGIN, TOP = 56, 12, 12, 40
@@ -111,11 +111,14 @@ def draw_lineage(
 
 
 def draw_neighborhood(
-    nodes: Sequence[NodeResult], lineage: Mapping[str, LineageNode], unique_id: str
+    nodes: Sequence[NodeResult],
+    lineage: Mapping[str, LineageNode],
+    unique_id: str,
+    reused: Collection[str] = frozenset(),
 ) -> Diagram | None:
-    """Draw the nodes around one, at most 12 boxes: what it reads, and what reads it.
+    """Draw a node, what it reads, and what reads it: at most 12 boxes in three columns.
 
-    Around a test, these are the nodes around the one that it tests. None if the node is unknown.
+    For a test, the node that it tests. None if the node is unknown.
     """
     node = lineage.get(unique_id)
     if node is not None and node.resource_type in TESTS:
@@ -125,14 +128,17 @@ def draw_neighborhood(
     results = {each.unique_id: each for each in nodes}
     tests = _tests_by_node(results, lineage)
     drawn = {i: each for i, each in lineage.items() if each.resource_type not in TESTS}
-    above = reach(get_parents(drawn), [node.unique_id])
-    below = reach(get_children(drawn), [node.unique_id])
-    # Nearest first, in turn on both sides, so that neither fills the picture.
-    turns = (i for pair in zip_longest(above, below) for i in pair if i is not None and i in drawn)
-    shown = [node.unique_id, *islice(turns, MAX_NEAR_BOXES - 1)]
-    boxes = {i: _build_box(drawn[i], results.get(i), tests[i], is_reused=False) for i in shown}
+    below = get_children(drawn)[node.unique_id]
+    # In turn on both sides, so that neither fills the picture.
+    near = [i for pair in zip_longest(node.parents, below) for i in pair if i in drawn]
+    shown = [node.unique_id, *near[: MAX_NEAR_BOXES - 1]]
+    boxes = {
+        i: _build_box(drawn[i], results.get(i), tests[i], is_reused=i in reused) for i in shown
+    }
     parents = {i: [p for p in drawn[i].parents if p in boxes] for i in shown}
     note = f"What {node.name} reads, and what reads it."
+    if len(near) >= MAX_NEAR_BOXES:
+        note += f" {len(near) - MAX_NEAR_BOXES + 1:,} more are left out."
     return Diagram(_draw_svg(boxes, parents, note), note)
 
 

@@ -78,7 +78,8 @@ def lineage_markdown(report: RunReport) -> str | None:
     picture = draw_lineage(report.nodes, report.lineage, report.reused)
     if report.cards:
         # The whole graph, at the width of Prefect's page, is too small to read.
-        near = draw_neighborhood(report.nodes, report.lineage, report.cards[0].unique_id)
+        first = report.cards[0].unique_id
+        near = draw_neighborhood(report.nodes, report.lineage, first, report.reused)
         picture = near or picture
     if picture is None:
         return None
