@@ -22,7 +22,8 @@ import typer
 from rich.console import Console
 
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
-from infrastructure.version import format_version, get_source_image, git
+from infrastructure.source_images import get_source_image
+from prefect_flows.core.code_version import format_version, git
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import load_settings

@@ -18,7 +18,7 @@ from infrastructure.delivery.kubectl import build_kubectl
 from infrastructure.delivery.manifests import build
 from infrastructure.delivery.on_host.delivery import DELIVERED, REFUSED, ROLLED_BACK
 from infrastructure.delivery.prefect_calls import ClusterRequest
-from infrastructure.version import get_version
+from prefect_flows.core.code_version import get_version
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import TARGET_PATTERN

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from infrastructure.delivery.connection import LOST, Connection, RemoteCommandError
 from infrastructure.delivery.host_program import build_program
-from infrastructure.version import get_version
+from prefect_flows.core.code_version import get_version
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 

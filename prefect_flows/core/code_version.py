@@ -1,34 +1,53 @@
-"""Which version of the project's code runs."""
+"""Version of the project's code: its git commit."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+from pathlib import Path
 
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
-# `git describe` compares every tracked file with its commit.
-GIT_SECONDS = 10
+DIRTY = "-dirty"
+SHORT_COMMIT_LENGTH = 12
 
 
-def get_code_version(settings: Settings) -> str | None:
-    """Return the commit of the code, with `-dirty` after it if files differ from it.
+def format_version(commit: str, *, dirty: bool) -> str:
+    """Return the short commit, with `-dirty` if files differ from it."""
+    return commit[:SHORT_COMMIT_LENGTH] + DIRTY * dirty
 
-    Returns:
-        `settings.version` if it is set; else what git says about the project's folder; None if the
-        folder is not the top of a git repository, or git cannot read it.
+
+def get_version(settings: Settings) -> str:
+    """Return the version of the project's folder.
+
+    An image has no git clone; it has its version in `MILLRACE_VERSION`.
+
+    Raises:
+        ConfigurationError: neither is available.
     """
     if settings.version is not None:
         return settings.version
-    git = shutil.which("git")
-    if git is None or not (settings.project_dir / ".git").exists():
-        return None
-    command = [git, "-C", str(settings.project_dir), "describe", "--always", "--dirty"]
-    command += ["--abbrev=12", "--exclude=*"]
+    commit = git(settings.project_dir, "rev-parse", "HEAD")
+    return format_version(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder and return its output.
+
+    Raises:
+        ConfigurationError: the folder is not a clone, or git is not installed.
+    """
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
         )
-    except subprocess.TimeoutExpired:
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+        said = done.stderr.strip()
+    except OSError as error:
+        done, said = None, str(error)
+    if done is None or done.returncode != 0:
+        raise ConfigurationError(
+            f"The version of the code is not known: {said}.",
+            where=str(folder),
+            fix="work in a git clone, or set MILLRACE_VERSION to the commit",
+        )
+    return done.stdout.strip()

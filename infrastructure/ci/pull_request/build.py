@@ -33,7 +33,7 @@ from infrastructure.ci.pull_request.names import (
 )
 from infrastructure.ci.pull_request.warehouse import Limits
 from infrastructure.ci.pull_request.warehouse_choice import get_warehouse
-from infrastructure.version import get_version
+from prefect_flows.core.code_version import get_version
 from prefect_flows.core.errors import CorruptFileError, RunCancelled, StageFailed, after_changes
 from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import StagePolicy

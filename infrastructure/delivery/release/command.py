@@ -12,7 +12,7 @@ from rich.console import Console
 
 from infrastructure.delivery.release import changelog
 from infrastructure.delivery.release.version import Part, Version, parse, read_version, set_version
-from infrastructure.version import git
+from prefect_flows.core.code_version import git
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import load_settings

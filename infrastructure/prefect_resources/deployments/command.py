@@ -23,7 +23,7 @@ from infrastructure.prefect_resources.ownership import load_projects
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
 from infrastructure.prefect_resources.reconcile.resources import Desired
-from infrastructure.version import get_version
+from prefect_flows.core.code_version import get_version
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.prefect_api import api_changes, prefect_client

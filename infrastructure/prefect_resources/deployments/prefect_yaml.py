@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from infrastructure.prefect_resources.work_pools.pools_file import Env
-from infrastructure.version import get_source_image
+from infrastructure.source_images import get_source_image
 from prefect_flows.core.documents import DocumentError, parse_yaml_with_nodes, read_text
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.names import TargetName

@@ -10,7 +10,8 @@ from typing import Any
 
 from dbt_common.exceptions import DbtBaseException
 
-from prefect_flows.core.code_version import get_code_version
+from prefect_flows.core.code_version import get_version
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.run_report import build as reports
 from prefect_flows.reporting.run_report import stage_summaries
@@ -165,7 +166,7 @@ class RunReporter:
                 name: value for name, value in header.parameters.items() if value != usual.get(name)
             },
             host=header.host,
-            commit=get_code_version(self._settings),
+            commit=_find_version(self._settings),
             deployment=self._runtime.deployment(),
             previous=earlier[-1] if earlier else None,
             has_docs=DOCS in store.names(self._state.folder),
@@ -200,6 +201,14 @@ class RunReporter:
         if seconds:
             self._state.add_timings(history, seconds)
         self._stored.store.put(self._session.log_dir / "dbt.log", f"{self._stored.folder}/dbt.log")
+
+
+def _find_version(settings: Settings) -> str | None:
+    """Return the commit of the code; None in a folder that is no clone, which also has reports."""
+    try:
+        return get_version(settings)
+    except ConfigurationError:
+        return None
 
 
 def fetch_failing_rows(

@@ -181,7 +181,7 @@ FIX_POOL = "write docker-pool or k3s-pool"
         (SOURCE, "import dlt\n", "import dlt\nfrom pendulum import now\n",
          "it imports pendulum, and no dependency of the source or the project brings it; "
          "uv add --package millrace-nyc-flights pendulum"),
-        (SOURCE, "import hashlib\n", "import hashlib\nfrom infrastructure import version\n",
+        (SOURCE, "import hashlib\n", "import hashlib\nfrom infrastructure import source_images\n",
          "it imports infrastructure, which is not installed where runs go; "
          "move what both need to prefect_flows"),
         (SOURCE, "import dlt\n", "import dlt\nfrom prefect_flows.sources import nyc__ferries\n",

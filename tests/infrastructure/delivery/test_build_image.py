@@ -20,7 +20,7 @@ from infrastructure.delivery.build_image import (
     require_reproducible,
 )
 from infrastructure.platforms.docker.parse_project import build_profiles
-from infrastructure.version import get_source_image
+from infrastructure.source_images import get_source_image
 from prefect_flows.core.errors import ConfigurationError
 from tests.support.project import REPOSITORY
 

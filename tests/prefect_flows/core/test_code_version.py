@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from prefect_flows.core.code_version import get_code_version
+import pytest
+
+from prefect_flows.core.code_version import get_version
+from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
 
@@ -19,18 +22,17 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def test_a_clone_has_its_commit_and_says_if_files_differ(tmp_path: Path) -> None:
     settings = Settings(project_dir=tmp_path, version=None)
-    assert get_code_version(settings) is None, "not a repository"
+    with pytest.raises(ConfigurationError, match="not a git repository"):
+        get_version(settings)
     _git(tmp_path, "init", "--quiet")
-    assert get_code_version(settings) is None, "without a commit"
+    with pytest.raises(ConfigurationError, match="The version of the code is not known"):
+        get_version(settings)
     (tmp_path / "model.sql").write_text("select 1")
     _git(tmp_path, "add", ".")
     _git(tmp_path, "commit", "--quiet", "--message", "Add a model")
     _git(tmp_path, "tag", "v1")
     commit = _git(tmp_path, "rev-parse", "HEAD")
-    assert get_code_version(settings) == commit[:12]
+    assert get_version(settings) == commit[:12]
     (tmp_path / "model.sql").write_text("select 2")
-    assert get_code_version(settings) == f"{commit[:12]}-dirty"
-    assert get_code_version(Settings(project_dir=tmp_path, version="abc")) == "abc"
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    assert get_code_version(Settings(project_dir=inside, version=None)) is None
+    assert get_version(settings) == f"{commit[:12]}-dirty"
+    assert get_version(Settings(project_dir=tmp_path, version="abc")) == "abc"
