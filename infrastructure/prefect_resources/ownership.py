@@ -7,11 +7,10 @@ local file lasts.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infrastructure.local.files import make_writable_folder, write_local
@@ -22,70 +21,25 @@ from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.prefect_api import read_or_none, read_state_url
 from prefect_flows.core.profiles import Profile, profile_from_block
-from prefect_flows.core.settings import Settings
+from prefect_flows.core.projects import OWNER_FIELD, Projects, read_project_ids
 from prefect_flows.state.state_url import without_login
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-OWNER_FIELD = "project"
 # Profile fields that identify where a target's tables are.
 LOCATION_FIELDS = ("type", "host", "port", "dbname", "project", "schema")
 
 
-@dataclass(frozen=True)
-class Projects:
-    """The projects that this clone belongs to: none before its first setup.
-
-    Attributes:
-        file: file with the ids.
-        ids: ids of the projects, the clone's own first.
-        is_from_setting: whether the setting names the project; the file is then not written.
-    """
-
-    file: Path
-    ids: Sequence[str] = ()
-    is_from_setting: bool = False
-
-    def belongs_to_another(self, mark: str | None) -> bool:
-        """Return whether a marker is another project's. A clone without a project joins any."""
-        return bool(mark and self.ids and mark not in self.ids)
-
-    def save(self, *ids: str) -> None:
-        """Add ids to the clone's file."""
-        if self.is_from_setting:
-            return
-        existing = _ids_in(self.file)
-        new = [each for each in ids if each not in existing]
-        if new:
-            make_writable_folder(self.file.parent)
-            write_local(self.file, "\n".join([*existing, *new]) + "\n")
-
-
-def _ids_in(file: Path) -> list[str]:
-    """Read the ids in the clone's file.
-
-    Raises:
-        ConfigurationError: the file is corrupt, so setup cannot know which targets it owns.
-    """
-    ids = file.read_bytes().decode(errors="replace").split() if file.exists() else []
-    if any(re.fullmatch(r"[\w.-]+", each) is None for each in ids):
-        raise ConfigurationError(
-            "The file that names this clone's projects is damaged.",
-            where=str(file),
-            fix=f"move it away (mv {file} {file}.damaged) and run setup again: it joins the "
-            "project of the targets that it finds at the same place; or name it: MILLRACE_PROJECT",
-        )
-    return ids
-
-
-def load_projects(settings: Settings) -> Projects:
-    """Return the projects in the setting and the clone's file."""
-    file = settings.local_dir / "projects"
-    ids = _ids_in(file)
-    if settings.project is None:
-        return Projects(file, ids)
-    return Projects(file, [settings.project, *ids], is_from_setting=True)
+def save_projects(projects: Projects, ids: Iterable[str]) -> None:
+    """Add ids to the clone's file, unless a setting names the project."""
+    if projects.is_from_setting:
+        return
+    existing = read_project_ids(projects.file)
+    new = [each for each in ids if each not in existing]
+    if new:
+        make_writable_folder(projects.file.parent)
+        write_local(projects.file, "\n".join([*existing, *new]) + "\n")
 
 
 def read_owners(client: SyncPrefectClient) -> dict[str, str | None]:
@@ -157,6 +111,7 @@ def claim(
     others -= {profile.target for profile in profiles}
     if others and not take_over:
         _refuse_other_store(client, blocks, others)
+        _refuse_other_login(client, blocks, others)
     return Ownership(
         [
             replace(block, data=dict(block.data) | {OWNER_FIELD: marked[block.name]})
@@ -194,6 +149,27 @@ def without_others(steps: Iterable[Step], others: Iterable[str]) -> list[Step]:
         if step.action is not Action.ORPHANED
         or not (step.name in needed or step.name.startswith(notify_prefixes))
     ]
+
+
+def _refuse_other_login(
+    client: SyncPrefectClient, blocks: Iterable[Desired], others: Iterable[str]
+) -> None:
+    """Raise an error if the Google login that targets of other projects share would change."""
+    shared = names.gcp_credentials_block()
+    for block in blocks:
+        if block.name != shared:
+            continue
+        stored = read_or_none(
+            partial(client.read_block_document_by_name, include_secrets=True), shared, block.kind
+        )
+        if stored is not None and any(stored.data.get(k) != v for k, v in block.data.items()):
+            raise ConfigurationError(
+                f"Targets of another project ({', '.join(sorted(others))}) use the block "
+                f"{shared!r}, and setup would replace its login with this project's.",
+                where=f"block {shared} at {client.api_url}",
+                fix="use a Prefect server of your own; or give two of your BigQuery targets "
+                "different keys in Terraform, so that each target has a block of its own",
+            )
 
 
 def _get_place(output: Mapping[str, Any]) -> dict[str, Any]:

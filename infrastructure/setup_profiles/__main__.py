@@ -23,6 +23,7 @@ from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_err
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.core.prefect_api import api_changes, prefect_client
 from prefect_flows.core.profiles import Profile, read_profile_name
+from prefect_flows.core.projects import load_projects
 from prefect_flows.core.settings import Settings, load_settings
 from prefect_flows.core.temporary_folders import private_folder
 
@@ -85,10 +86,10 @@ def setup_profiles(
     if not profiles_only:
         keep = every_block if target is None else None
         with prefect_client() as client:
-            projects = ownership.load_projects(settings)
+            projects = load_projects(settings)
             owned = ownership.claim(client, projects, chosen, profiles, take_over=take_over)
             if not only_look:
-                projects.save(*owned.projects)
+                ownership.save_projects(projects, owned.projects)
             drift |= _setup_blocks(console, client, owned, keep, prune=prune, only_look=only_look)
     if text is not None:
         drift |= _setup_file(console, settings.profiles_file, text, only_look=only_look)

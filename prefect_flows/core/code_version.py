@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,6 +31,42 @@ def get_version(settings: Settings) -> str:
         return settings.version
     commit = git(settings.project_dir, "rev-parse", "HEAD")
     return format_version(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
+
+
+def refuse_missing_version(settings: Settings, version: str | None) -> None:
+    """Refuse to run a deployment of a commit that this clone does not have.
+
+    A clone that is ahead of the deployment runs it: its history has the commit. An image runs the
+    version that it was built from.
+
+    Args:
+        settings: the settings, with the project's folder.
+        version: version of the deployment; None for a run without one.
+
+    Raises:
+        ConfigurationError: the commit is not in the history of the checked-out one.
+    """
+    if version is None or settings.version is not None or not _has_history(settings.project_dir):
+        return
+    commit = version.removesuffix(DIRTY)
+    if re.fullmatch(r"[0-9a-f]{7,40}", commit) is None:
+        return  # a name that was given with MILLRACE_VERSION
+    command = ["git", "-C", str(settings.project_dir), "merge-base", "--is-ancestor", commit]
+    if subprocess.run([*command, "HEAD"], capture_output=True, check=False).returncode != 0:
+        raise ConfigurationError(
+            f"The deployment was made from the commit {commit}, which the code of this worker does "
+            "not have.",
+            where=str(settings.project_dir),
+            fix="update the worker's folder (git pull), or deploy the version that it has: uv run "
+            "millrace deploy",
+        )
+
+
+def _has_history(folder: Path) -> bool:
+    """Return whether the folder is a clone whose history is whole."""
+    git_folder = folder / ".git"
+    is_whole = git_folder.exists() and not (git_folder / "shallow").exists()
+    return is_whole and shutil.which("git") is not None
 
 
 def git(folder: Path, *arguments: str) -> str:

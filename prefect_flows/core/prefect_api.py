@@ -24,6 +24,7 @@ from prefect_flows.core.names import (
 )
 from prefect_flows.core.passwords import remove_login
 from prefect_flows.core.profiles import Profile, profile_from_block
+from prefect_flows.core.projects import OWNER_FIELD, Projects
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -129,12 +130,19 @@ def read_or_none(read: Callable[..., T], *arguments: Any, **options: Any) -> T |
         return None
 
 
-def load_profile(client: SyncPrefectClient, target: str) -> Profile:
+def load_profile(
+    client: SyncPrefectClient, target: str, projects: Projects | None = None
+) -> Profile:
     """Load the profile of a target from its blocks, including secrets.
+
+    Args:
+        client: client of the Prefect API.
+        target: name of the target.
+        projects: projects of this clone, which then refuses the targets of others.
 
     Raises:
         BlockMissing: setup has not been run for this target; the message lists existing targets.
-        ConfigurationError: the block is not valid.
+        ConfigurationError: the block is not valid, or another project made the target.
     """
     from prefect.exceptions import ObjectNotFound
 
@@ -144,6 +152,16 @@ def load_profile(client: SyncPrefectClient, target: str) -> Profile:
         document = client.read_block_document_by_name(name, PROFILE_TYPE, include_secrets=True)
     except ObjectNotFound as error:
         raise _block_missing(client, target) from error
+    mark = document.data.get(OWNER_FIELD)
+    if projects is not None and projects.belongs_to_another(mark):
+        raise ConfigurationError(
+            f"Another project ({mark}) made the target {target!r}, and this folder has the code of "
+            f"{projects.ids[0]}.",
+            where=f"block {name} at {client.api_url}; {projects.file}",
+            fix="start the run in a clone of that project, and give the workers of each project a "
+            "work pool of their own (documentation/several_teams.md); if this clone belongs to "
+            f"that project: MILLRACE_PROJECT={mark} in .env",
+        )
     try:
         return profile_from_block(document.data)
     except (KeyError, TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from prefect_flows.core.names import SETUP_COMMAND
 from prefect_flows.core.postgres import connect
 from prefect_flows.core.prefect_api import load_profile, prefect_client
 from prefect_flows.core.profiles import Profile, profile_from_file
+from prefect_flows.core.projects import load_projects
 from prefect_flows.core.settings import load_settings
 from prefect_flows.publish.postgres.warehouse import PostgresPublisher
 from prefect_flows.publish.publisher import PublishedState, Publisher
@@ -79,7 +80,8 @@ def _load_target(target: str, *, no_prefect: bool) -> tuple[Profile, StateStore]
         profile = profile_from_file(settings.profiles_file, target)
         return profile, StateStore(settings.state_url or settings.default_state_url)
     with prefect_client() as client:
-        return load_profile(client, target), configured_store(settings, client)
+        profile = load_profile(client, target, load_projects(settings))
+        return profile, configured_store(settings, client)
 
 
 def _open_publisher(profile: Profile) -> Publisher:

@@ -48,7 +48,11 @@ HEALTH_CHECK_VALID_SECONDS = 5
 
 
 class PrefectRuntime:
-    """The runtime of the flow run that creates it."""
+    """The runtime of the flow run that creates it.
+
+    Attributes:
+        deployment_version: version of the deployment that started the run; None without one.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class PrefectRuntime:
         self.unreported: list[str] = []
         self.preferences: NotificationPreferences | None = preferences
         self._flow_run_id: UUID = flow_run.id
+        self.deployment_version: str | None = flow_run.deployment_version
         self._deployment_id: UUID | None = flow_run.deployment_id
         self._target = target
         self._patience = patience

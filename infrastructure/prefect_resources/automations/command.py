@@ -16,13 +16,13 @@ from infrastructure.prefect_resources.automations.automations_file import (
 )
 from infrastructure.prefect_resources.automations.desired_automations import COMMAND, get_desired
 from infrastructure.prefect_resources.deployments import preflight
-from infrastructure.prefect_resources.ownership import load_projects
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import apply, has_changes, plan
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError, did_you_mean
 from prefect_flows.core.names import SETUP_COMMAND, notify_block
 from prefect_flows.core.prefect_api import api_changes, prefect_client
+from prefect_flows.core.projects import load_projects
 from prefect_flows.core.settings import load_settings
 
 if TYPE_CHECKING:

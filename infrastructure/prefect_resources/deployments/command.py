@@ -19,7 +19,6 @@ from infrastructure.prefect_resources.deployments.deployment_resources import (
 from infrastructure.prefect_resources.deployments.flow_schema import load_schemas
 from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
 from infrastructure.prefect_resources.deployments.releases import Release
-from infrastructure.prefect_resources.ownership import load_projects
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Action, Step, apply, plan
 from infrastructure.prefect_resources.reconcile.resources import Desired
@@ -27,6 +26,7 @@ from prefect_flows.core.code_version import get_version
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.prefect_api import api_changes, prefect_client
+from prefect_flows.core.projects import load_projects
 from prefect_flows.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:

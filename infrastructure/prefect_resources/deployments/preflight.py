@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infrastructure.prefect_resources.deployments.prefect_yaml import Deployment
-from infrastructure.prefect_resources.ownership import Projects, read_owners
+from infrastructure.prefect_resources.ownership import read_owners
 from infrastructure.prefect_resources.work_pools.block_references import (
     find_missing_blocks,
     find_references,
 )
 from prefect_flows.core import names
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.projects import Projects
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

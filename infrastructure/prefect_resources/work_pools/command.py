@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,11 +20,16 @@ from infrastructure.prefect_resources.work_pools.work_pool_resources import (
     POOL,
     build_desired,
     kinds,
+    read_owner,
 )
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import BlockMissing, ConfigurationError
 from prefect_flows.core.prefect_api import api_changes, prefect_client
+from prefect_flows.core.projects import Projects, load_projects
 from prefect_flows.core.settings import load_settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 app = typer.Typer(add_completion=False)
 
@@ -41,9 +47,10 @@ def setup_work_pools(
 ) -> None:
     """Create or update the work pools of pools.yaml, their job templates and queues."""
     console = Console()
-    pools = read_pools(load_settings(), file, pool)
-    desired = build_desired(pools)
+    settings = load_settings()
+    pools = read_pools(settings, file, pool)
     with prefect_client() as client:
+        desired = build_desired(pools, _find_owners(client, pools, load_projects(settings)))
         steps = plan(client, kinds(pools), desired, all_desired=desired)
         console.print(plan_table.format_table(steps, prune=prune))
         _refuse_other_kinds(steps)
@@ -63,6 +70,32 @@ def setup_work_pools(
             console.print(plan_table.format_summary("Work pools and queues", steps, prune=prune))
     if check and has_changes(steps):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _find_owners(
+    client: SyncPrefectClient, pools: Iterable[str], projects: Projects
+) -> dict[str, str]:
+    """Return the project of each pool: the one that made it, or else this clone's.
+
+    Raises:
+        ConfigurationError: another project made one of them.
+    """
+    owners = {}
+    for name in pools:
+        owner = read_owner(client, name)
+        if projects.belongs_to_another(owner):
+            raise ConfigurationError(
+                f"Another project ({owner}) made the work pool {name!r}. Its runs would get this "
+                "project's settings.",
+                where=f"work pool {name} at {client.api_url}",
+                fix=f"give yours another name in {POOLS_FILE.name} and prefect.yaml "
+                "(documentation/several_teams.md); to use that pool as it is, deploy and leave "
+                "`pools` out; if this clone belongs to that project: "
+                f"MILLRACE_PROJECT={owner} in .env",
+            )
+        if owner or projects.ids:
+            owners[name] = owner or projects.ids[0]
+    return owners
 
 
 def _refuse_other_kinds(steps: list[Step]) -> None:

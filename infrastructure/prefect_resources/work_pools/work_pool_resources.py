@@ -20,12 +20,19 @@ QUEUE = "work-queue"
 TEMPLATE = "base_job_template"
 # Separates a pool's name from its queue's; neither may contain it.
 SLASH = "/"
+# In the description of a pool, before the id of the project that made it.
+OWNER_TEXT = " Made by project "
 # Prefect creates it with each work pool.
 DEFAULT_QUEUE = "default"
 
 
-def build_desired(pools: Mapping[str, Pool]) -> list[Desired]:
-    """Return the desired state of every work pool, each followed by its queues by priority."""
+def build_desired(pools: Mapping[str, Pool], owners: Mapping[str, str]) -> list[Desired]:
+    """Return the desired state of every work pool, each followed by its queues by priority.
+
+    Args:
+        pools: the pools of the file.
+        owners: name of a pool → id of its project, which its description names.
+    """
     desired = []
     for name, pool in pools.items():
         desired.append(
@@ -34,7 +41,8 @@ def build_desired(pools: Mapping[str, Pool]) -> list[Desired]:
                 name,
                 {
                     "type": pool.kind,
-                    "description": pool.description,
+                    "description": pool.description
+                    + (f"{OWNER_TEXT}{owners[name]}." if name in owners else ""),
                     "concurrency_limit": pool.concurrency_limit,
                     TEMPLATE: build_template(name, pool),
                 },
@@ -50,6 +58,13 @@ def build_desired(pools: Mapping[str, Pool]) -> list[Desired]:
             for queue_name, queue in by_priority
         ]
     return desired
+
+
+def read_owner(client: SyncPrefectClient, name: str) -> str | None:
+    """Return the project that made a work pool; None if there is none, or it does not say."""
+    pool = read_or_none(client.read_work_pool, name)
+    found = (pool.description or "" if pool is not None else "").partition(OWNER_TEXT)[2]
+    return found.removesuffix(".") or None
 
 
 class PoolKind:

@@ -189,7 +189,7 @@ def test_a_pool_of_another_type_is_refused(other_project: Project, tmp_path: Pat
 def test_a_file_that_is_wrong(tmp_path: Path, pool: dict[str, Any], said: str) -> None:
     settings = Settings(project_dir=tmp_path)
     with pytest.raises(ConfigurationError) as error:
-        build_desired(read_pools(settings, pools_file(tmp_path, **pool)))
+        build_desired(read_pools(settings, pools_file(tmp_path, **pool)), {})
     assert said in str(error.value)
     assert "made-up-9" not in str(error.value)
 

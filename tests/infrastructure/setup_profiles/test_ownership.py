@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.infrastructure.setup_profiles.test_contract import POSTGRES
+from tests.infrastructure.setup_profiles.test_contract import BIGQUERY, POSTGRES
 from tests.support.project import REPOSITORY, SCRATCH_DBT, Project, neighbour
 
 HERE, ELSEWHERE = POSTGRES | {"host": "here"}, POSTGRES | {"host": "elsewhere"}
@@ -103,6 +103,25 @@ def test_a_target_of_another_project_is_not_taken_over(
     assert taken.returncode == 0, taken.stdout + taken.stderr
     assert host(other_project) == "elsewhere"
     assert first.set_up(targets={"dev": HERE}).returncode == 2
+
+
+@pytest.mark.operations
+def test_the_google_login_of_another_project_is_not_replaced(
+    other_project: Project, clone: Callable[[str], Clone]
+) -> None:
+    assert clone("first").set_up(targets={"shop": BIGQUERY}).returncode == 0
+    before = blocks(other_project)
+    second = clone("second")
+    same = second.set_up("--dry-run", targets={"ads": BIGQUERY | {"dataset": "ads"}})
+    assert same.returncode == 0, same.stderr
+
+    refused = second.set_up(targets={"ads": BIGQUERY | {"project": "another"}})
+
+    assert refused.returncode == 2
+    assert "(shop) use the block 'gcp-credentials', and setup would replace its login" in (
+        refused.stderr
+    )
+    assert blocks(other_project) == before
 
 
 def test_a_clone_of_the_same_project_joins_it(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_flows.core.code_version import get_version
+from prefect_flows.core.code_version import get_version, refuse_missing_version
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
@@ -36,3 +36,27 @@ def test_a_clone_has_its_commit_and_says_if_files_differ(tmp_path: Path) -> None
     (tmp_path / "model.sql").write_text("select 2")
     assert get_version(settings) == f"{commit[:12]}-dirty"
     assert get_version(Settings(project_dir=tmp_path, version="abc")) == "abc"
+
+
+def test_a_clone_runs_deployments_of_its_own_history_only(tmp_path: Path) -> None:
+    settings = Settings(project_dir=tmp_path, version=None)
+    refuse_missing_version(settings, "0123456789ab")  # no clone: nothing is known
+    _git(tmp_path, "init", "--quiet")
+    commits = []
+    for number in range(2):
+        (tmp_path / "model.sql").write_text(f"select {number}")
+        _git(tmp_path, "add", ".")
+        _git(tmp_path, "commit", "--quiet", "--message", f"Change {number}")
+        commits.append(_git(tmp_path, "rev-parse", "HEAD")[:12])
+    first, second = commits
+    for version in (None, first, second, f"{second}-dirty", "v1.2.3", "--all"):
+        refuse_missing_version(settings, version)
+    _git(tmp_path, "checkout", "--quiet", first)
+    refuse_missing_version(settings, first)
+    for missing in (second, "0123456789ab", f"{second}-dirty"):
+        with pytest.raises(ConfigurationError, match="which the code of this worker does not have"):
+            refuse_missing_version(settings, missing)
+    refuse_missing_version(Settings(project_dir=tmp_path, version="image"), second)
+    _git(tmp_path, "checkout", "--quiet", "--detach", second)
+    (tmp_path / ".git" / "shallow").write_text("")
+    refuse_missing_version(settings, "0123456789ab")  # its history is not whole
