@@ -27,25 +27,27 @@ _POSTGRES_STATES = """
         class.relkind::text,
         concat_ws(
             ' ',
-            class.oid,
-            class.relfilenode,
             -- Changes when a view is replaced.
             (select rule.xmin from pg_rewrite as rule
              where rule.ev_class = class.oid and rule.rulename = '_RETURN'),
-            coalesce(
-                (select
-                     sum(
-                         pg_stat_get_tuples_inserted(part.relid)
-                         + pg_stat_get_tuples_updated(part.relid)
-                         + pg_stat_get_tuples_deleted(part.relid)
-                     )
-                     || ' ' || string_agg(part.relid::oid::text, ',' order by part.relid)
-                 from pg_partition_tree(class.oid) as part
-                 where class.relkind = 'p'),
-                (pg_stat_get_tuples_inserted(class.oid)
-                 + pg_stat_get_tuples_updated(class.oid)
-                 + pg_stat_get_tuples_deleted(class.oid))::text
-            ),
+            -- A published table holds its rows in a child, a partitioned one in its partitions.
+            (select
+                 sum(
+                     pg_stat_get_tuples_inserted(part.oid)
+                     + pg_stat_get_tuples_updated(part.oid)
+                     + pg_stat_get_tuples_deleted(part.oid)
+                 )
+                 || ' ' || string_agg(
+                     concat(part.oid, ':', part.relfilenode), ',' order by part.oid
+                 )
+             from (
+                 select class.oid
+                 union
+                 select inhrelid from pg_inherits where inhparent = class.oid
+                 union
+                 select relid from pg_partition_tree(class.oid) where class.relkind = 'p'
+             ) as family
+             join pg_class as part on part.oid = family.oid),
             -- A crash of the server resets all counts.
             (select stats_reset from pg_stat_database where datname = current_database())
         )

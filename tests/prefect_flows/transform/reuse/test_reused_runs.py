@@ -84,3 +84,11 @@ def test_only_what_reads_new_rows_is_built(shop: Shop, tmp_path: Path) -> None:
     assert ">reused</td>" in report
     assert "Nothing changed: all 10 nodes are reused." in run()
     assert "reused" not in run("--no-reuse")
+
+    # WHEN somebody deletes rows of a published mart, which is the parent of the table with its rows
+    shop.ask("delete from shop.fct_refunds")
+    log = run()
+
+    # THEN it is built again
+    assert "fct_refunds" in log
+    assert shop.ask("select amount from shop.fct_refunds") == [(5,)]
