@@ -19,6 +19,7 @@ if "dbt.cli" not in sys.modules:
 
 import atexit
 import logging
+from datetime import date
 from typing import Annotated, Any
 
 import typer
@@ -42,7 +43,7 @@ from prefect_flows.flow_context import get_flow_context
 from prefect_flows.ingest import source_registry
 from prefect_flows.pipeline_run import run_pipeline
 from prefect_flows.reporting.run_report import stage_summaries
-from prefect_flows.run_parameters import refuse_plaintext_secrets
+from prefect_flows.run_parameters import check_parameters, refuse_plaintext_secrets
 from prefect_flows.runtime.base import LocalRuntime
 from prefect_flows.runtime.parameters import Parameters, Strategy
 from prefect_flows.runtime.prefect_patches import patched_prefect
@@ -61,6 +62,8 @@ def dbt_full_pipeline(
     select: list[str] = [],  # noqa: B006
     exclude: list[str] = [],  # noqa: B006
     full_refresh: bool = False,
+    from_date: date | None = None,
+    to_date: date | None = None,
     vars: dict[str, Any] = {},  # noqa: B006
     skip: list[Stage] = [],  # noqa: B006
     strategy: Strategy = "run_then_test",
@@ -82,6 +85,9 @@ def dbt_full_pipeline(
         select: Nodes to run, in dbt's selection syntax. Everything when not given.
         exclude: Nodes to leave out, in dbt's selection syntax.
         full_refresh: Rebuild incremental models and seeds from nothing.
+        from_date: First day of a backfill, in UTC: sources that can load single days load these
+            days again, and microbatch models replace their batches. Needs `to_date`.
+        to_date: Last day of a backfill, included.
         vars: Variables of the dbt project.
         skip: Stages to leave out: ingest, freshness, seed, snapshot, run, test, docs.
         strategy: run_then_test runs all models, then all tests; build goes through the project
@@ -109,6 +115,8 @@ def dbt_full_pipeline(
         select=select,
         exclude=exclude,
         full_refresh=full_refresh,
+        from_date=from_date,
+        to_date=to_date,
         vars=vars,
         skip=skip,
         strategy=strategy,
@@ -148,6 +156,13 @@ def main(
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Rebuild incremental models and seeds.")
     ] = False,
+    from_date: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DATE", help="First day to load and build again, in UTC."),
+    ] = None,
+    to_date: Annotated[
+        str | None, typer.Option("--to", metavar="DATE", help="Last day of it, included.")
+    ] = None,
     vars: Annotated[
         str, typer.Option(help="Variables of the dbt project, as JSON or YAML.")
     ] = "{}",
@@ -200,6 +215,8 @@ def main(
             "select": select or [],
             "exclude": exclude or [],
             "full_refresh": full_refresh,
+            "from_date": from_date,
+            "to_date": to_date,
             "skip": skip or [],
             "strategy": strategy,
             "changed": changed,
@@ -212,6 +229,7 @@ def main(
     )
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
         source_registry.require_source(name)
+    check_parameters(parameters)
     # Before Prefect stores the parameters with the flow run.
     refuse_plaintext_secrets(parameters)
     if no_prefect:

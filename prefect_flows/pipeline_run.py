@@ -28,6 +28,7 @@ from prefect_flows.publish.models import DEFAULT_GROUP
 from prefect_flows.publish.publication import Publication
 from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.run_parameters import (
+    check_parameters,
     choose_sources,
     load_failed_parameters,
     pipeline_command,
@@ -37,6 +38,7 @@ from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
     BUILD_RESOURCE_TYPES,
     DBT_STAGES,
+    EVENT_TIME_STAGES,
     FRESHNESS,
     FULL_REFRESH_STAGES,
     RUN_WITH_SNAPSHOTS,
@@ -55,6 +57,7 @@ from prefect_flows.state.runs import (
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import DOCS, REPORT, SOURCES, TargetState
 from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.microbatch import find_microbatch_models
 from prefect_flows.transform.node_hashes import CodeHashes, find_changed_nodes
 from prefect_flows.transform.results import NodeResult, descendants
 from prefect_flows.transform.resume import ResumeState, load_resume_state, node_entry, stage_entry
@@ -91,6 +94,7 @@ def run_pipeline(
     try:
         with runtime.stopping(), ExitStack() as contexts:
             with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
+                check_parameters(parameters)
                 refuse_plaintext_secrets(parameters)
                 chosen = choose_sources(parameters, settings)
                 contexts.enter_context(target_lock(parameters, store, runtime))
@@ -285,6 +289,8 @@ class _PipelineRun:
         rebuild = None
         if parameters.full_refresh:
             rebuild = "full_refresh is set"
+        elif parameters.window is not None:
+            rebuild = f"the run builds {parameters.window} again"
         elif not (parameters.reuse and self.settings.reuse):
             rebuild = REUSE_IS_OFF
         resumed = self.done.records.get(SOURCE_VERSIONS)
@@ -440,7 +446,11 @@ class _PipelineRun:
 
         return {
             name: build_source_arguments(
-                name, self.parameters.target, given.get(name, {}), self.runtime.secret
+                name,
+                self.parameters.target,
+                given.get(name, {}),
+                self.runtime.secret,
+                self.parameters.window,
             )
             for name in self.sources
         }
@@ -518,6 +528,15 @@ class _PipelineRun:
         remaining = {name: given for name, given in arguments.items() if name not in records}
         if not remaining:
             return
+        if self.parameters.window is not None:
+            for name, given in remaining.items():
+                self.log.info(
+                    "Source %s %s.",
+                    name,
+                    f"loads {self.parameters.window} again"
+                    if source_registry.WINDOW in given
+                    else "cannot load single days, and is loaded as always",
+                )
         from prefect_flows.ingest.run_sources import ingest_sources
 
         def save_record(name: str, record: dict[str, Any]) -> None:
@@ -554,9 +573,7 @@ class _PipelineRun:
             self.record[stage] = {"skipped": "as asked" if requested else self._why_empty(types)}
             return
         name = f"dbt-{stage}"
-        flags = (
-            ["--full-refresh"] if parameters.full_refresh and stage in FULL_REFRESH_STAGES else []
-        )
+        flags = self._flags(stage)
         if stage == "build":
             flags += [f for t in sorted(left_out) for f in ("--exclude-resource-type", t)]
         if selection.deferred_to is not None and stage != "freshness":
@@ -598,6 +615,16 @@ class _PipelineRun:
                 self.state.save(SOURCES)
         self._examine(dbt)
         self.stored.journal.add([stage_entry(name, self.record[stage])])
+
+    def _flags(self, stage: str) -> list[str]:
+        """Return dbt's flags for the parameters of the run."""
+        parameters, flags = self.parameters, []
+        if parameters.full_refresh and stage in FULL_REFRESH_STAGES:
+            flags.append("--full-refresh")
+        if parameters.window is not None and stage in EVENT_TIME_STAGES:
+            flags += ["--event-time-start", str(parameters.window.first)]
+            flags += ["--event-time-end", str(parameters.window.end)]
+        return flags
 
     def _examine(self, stage: DbtStage) -> None:
         if self.tracker is not None:
@@ -732,8 +759,12 @@ class _PipelineRun:
                 if ended == "passed" and self.parameters.is_full_run and not self.left_out:
                     self.state.save_last_good(self.code.all(), self.code.variables)
                 if self.tracker is not None and ended in ("passed", "failed"):
-                    blocked = () if self.publication is None else self.publication.unpublished
-                    self.tracker.finish(self._results(), blocked)
+                    incomplete: set[str] = set()
+                    if self.publication is not None:
+                        incomplete |= set(self.publication.unpublished)
+                    if self.parameters.window is not None:
+                        incomplete |= find_microbatch_models(self.session.manifest)
+                    self.tracker.finish(self._results(), incomplete)
             # Imported here, so that the import does not delay the first model.
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +16,36 @@ from prefect_flows.ingest import source_registry
 from prefect_flows.runtime.parameters import Parameters
 from prefect_flows.state.runs import find_failed_run, runs_folder
 from prefect_flows.state.store import StateStore
+
+
+def check_parameters(parameters: Parameters) -> None:
+    """Refuse parameters that contradict one another.
+
+    Raises:
+        ConfigurationError: the dates of a backfill are not two days in order, or come with
+            `full_refresh`.
+    """
+    first, last = parameters.from_date, parameters.to_date
+    today = datetime.now(UTC).date()
+    if first is None and last is None:
+        return
+    if first is None or last is None:
+        fault = f"`--{'to' if first is None else 'from'}` is given without the other date"
+    elif first > last:
+        fault = f"`--from {first}` is after `--to {last}`"
+    elif last > today:
+        fault = f"`--to {last}` is in the future, today is {today} in UTC"
+    elif parameters.full_refresh:
+        fault = "`--full-refresh` would leave only the rows of these days in microbatch models"
+    else:
+        return
+    days = [min(day, today) for day in (first, last) if day is not None]
+    example = ("--from", str(min(days)), "--to", str(max(days)))
+    raise ConfigurationError(
+        f"The backfill is not possible: {fault}.",
+        where="the parameters of the run, `from_date` and `to_date`",
+        fix=f"give the first and the last day: {pipeline_command(parameters.target, *example)}",
+    )
 
 
 def refuse_plaintext_secrets(parameters: Parameters) -> None:

@@ -17,6 +17,7 @@ from dlt.common.configuration.specs.base_configuration import is_secret_hint
 from dlt.extract import DltSource
 from pydantic import ConfigDict, ValidationError, create_model
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.documents import DocumentError, check_storable
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import secret_block, secret_block_variable
@@ -113,12 +114,17 @@ def _hints(function: Callable[..., DltSource]) -> dict[str, Any]:
 
 
 def build_source_arguments(
-    name: str, target: str, given: Mapping[str, Any], secrets: Secrets
+    name: str,
+    target: str,
+    given: Mapping[str, Any],
+    secrets: Secrets,
+    window: DateWindow | None = None,
 ) -> dict[str, Any]:
     """Validate the arguments of a source for a target and add its secrets.
 
     Args:
         given: arguments of the run; they override those configured for the target.
+        window: the days of a backfill, for a source that can load single days.
 
     Raises:
         ConfigurationError: an argument is unknown, missing, of the wrong type or a secret, or the
@@ -126,7 +132,8 @@ def build_source_arguments(
     """
     function = source_function(name)
     hints = _hints(function)
-    parameters = inspect.signature(function).parameters
+    signature = inspect.signature(function).parameters
+    parameters = {p: value for p, value in signature.items() if p != source_registry.WINDOW}
     secret_parameters = {p for p in parameters if is_secret_hint(hints.get(p, Any))}
     arguments = source_registry.configured_arguments(name, target) | dict(given)
     refuse_secrets({name: arguments}, target)
@@ -181,4 +188,6 @@ def build_source_arguments(
             fix="correct them in that file, or for one run of the pipeline: "
             f"--source-arguments '{{\"{name}\": {{…}}}}'",
         ) from None  # the original error may contain a secret
+    if window is not None and source_registry.WINDOW in signature:
+        arguments[source_registry.WINDOW] = window
     return arguments

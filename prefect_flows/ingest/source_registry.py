@@ -13,6 +13,9 @@ from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 
 PACKAGE = "prefect_flows.sources"
+# The parameter of a source function that can load single days again. It gets a `DateWindow` from
+# the dates of the run, and cannot be given as an argument.
+WINDOW = "window"
 FOLDER = Path(__file__).parents[1] / "sources"
 
 

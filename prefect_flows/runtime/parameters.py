@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.names import TargetName
 from prefect_flows.core.settings import Stage
 
@@ -44,8 +46,9 @@ STAGE_RESOURCE_TYPES: dict[Stage, tuple[str, ...]] = {
     "test": ("test", "unit_test"),
 }
 
-# Stages that accept `--full-refresh`.
+# Stages that accept `--full-refresh`, and those that accept `--event-time-start` and `…-end`.
 FULL_REFRESH_STAGES = frozenset({"seed", "run", "build"})
+EVENT_TIME_STAGES = frozenset({"run", "build"})
 
 
 class Parameters(BaseModel):
@@ -59,6 +62,8 @@ class Parameters(BaseModel):
     select: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
     full_refresh: bool = False
+    from_date: date | None = None
+    to_date: date | None = None
     vars: dict[str, Any] = Field(default_factory=dict)
     skip: list[Stage] = Field(default_factory=list)
     strategy: Strategy = "run_then_test"
@@ -74,7 +79,14 @@ class Parameters(BaseModel):
         return self.model_dump(mode="json", exclude={"resume", "failed", "wait", "verbose"})
 
     @property
+    def window(self) -> DateWindow | None:
+        """The days that the run loads and builds again; None if it is no backfill."""
+        if self.from_date is None or self.to_date is None:
+            return None
+        return DateWindow(self.from_date, self.to_date)
+
+    @property
     def is_full_run(self) -> bool:
         """Whether the run builds and tests the whole dbt project."""
         built = {"seed", "snapshot", "run", "test"}
-        return not (self.select or self.exclude or built & set(self.skip))
+        return not (self.select or self.exclude or built & set(self.skip) or self.window)

@@ -37,6 +37,8 @@ def describe_run(parameters: Parameters) -> str:
         what += ", changed"
     if parameters.full_refresh:
         what += ", full refresh"
+    if parameters.window is not None:
+        what += f", {parameters.window}"
     return f"{parameters.target} · {shorten_middle(what, _MAX_SELECTION)}"
 
 

@@ -1,13 +1,25 @@
-"""Retries of microbatch models: runs only the batches that failed."""
+"""Microbatch models: which models they are, and retries that run only the batches that failed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from dbt.artifacts.schemas.batch_results import BatchResults
 from dbt.contracts.graph.manifest import Manifest
 from dbt.contracts.graph.nodes import ModelNode
+
+
+def is_microbatch(node: Any) -> bool:
+    """Return whether dbt builds a node in batches of time."""
+    config = getattr(node, "config", None)
+    return bool(getattr(config, "incremental_strategy", None) == "microbatch")
+
+
+def find_microbatch_models(manifest: Manifest) -> set[str]:
+    """Return the ids of the microbatch models."""
+    return {i for i, node in manifest.nodes.items() if is_microbatch(node)}
 
 
 @contextmanager

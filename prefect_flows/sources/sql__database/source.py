@@ -14,7 +14,9 @@ from typing import Any
 import dlt
 from dlt.extract import DltResource
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.ingest.rest.transport import run_logger
 from prefect_flows.ingest.source_load import has_loaded
 from prefect_flows.sources.sql__database.copy_export import can_copy, copy_rows
 from prefect_flows.sources.sql__database.readers.base import JSON, Column, IncrementalCursor, Reader
@@ -33,6 +35,7 @@ def sql__database(
     tables: dict[str, TableConfig | None],
     schema_name: str | None = None,
     rows_at_once: int = 50_000,
+    window: DateWindow | None = None,
 ) -> list[DltResource]:
     """Tables and queries of a database.
 
@@ -41,6 +44,8 @@ def sql__database(
         tables: what to read, by name of the table here; None for the source table of that name.
         schema_name: schema of the source; by default that of the database.
         rows_at_once: rows per batch, for databases other than Postgres.
+        window: days that are read again in tables with a key and a cursor of dates or timestamps.
+            Other tables are read as always.
 
     Raises:
         ConfigurationError: a table or column does not exist, or a required key is missing.
@@ -60,7 +65,7 @@ def sql__database(
                 for column, source_column in columns.items()
             }
         _validate(name, validated, columns, key)
-        resources.append(_rows_resource(reader, name, validated, columns, key))
+        resources.append(_rows_resource(reader, name, validated, columns, key, window))
         if validated.deletes:
             resources.append(_present_keys_resource(reader, name, validated, columns, key))
     return resources
@@ -135,10 +140,26 @@ def _validate(
 
 
 def _rows_resource(
-    reader: Reader, name: str, config: TableConfig, columns: Mapping[str, Column], key: list[str]
+    reader: Reader,
+    name: str,
+    config: TableConfig,
+    columns: Mapping[str, Column],
+    key: list[str],
+    window: DateWindow | None,
 ) -> DltResource:
     incremental: dlt.sources.incremental[Any] | None = None
-    if config.cursor is not None:
+    days: IncrementalCursor | None = None
+    if window is not None and config.cursor is not None:
+        if key and columns[config.cursor].days is not None:
+            days = IncrementalCursor.from_window(config.cursor, columns[config.cursor], window)
+        else:
+            run_logger().info(
+                "%s: cannot read single days, and is read as always: that needs a key, and a "
+                "cursor of dates or timestamps.",
+                name,
+            )
+    # Without the incremental, a load of single days leaves the position of the last load as it is.
+    if config.cursor is not None and days is None:
         incremental = dlt.sources.incremental(
             _json_path(config.cursor),
             lag=config.lag_seconds,
@@ -156,7 +177,7 @@ def _rows_resource(
         # The first load has nothing to replace: its rows are appended, and deleted if the load does
         # not complete.
         disposition: Any = disposition_after_first if has_loaded(name) else "append"
-        since = None
+        since = days
         if incremental is not None and incremental.last_value is not None:
             since = IncrementalCursor(
                 str(config.cursor), incremental.last_value, is_inclusive=bool(key)

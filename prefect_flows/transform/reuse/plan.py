@@ -13,6 +13,7 @@ from dbt.contracts.graph.manifest import Manifest
 
 from prefect_flows.state.node_states import NodeState
 from prefect_flows.state.run_summary import ReuseSummary
+from prefect_flows.transform.microbatch import is_microbatch
 from prefect_flows.transform.node_hashes import CodeHashes
 from prefect_flows.transform.results import descendants, display_name
 
@@ -247,10 +248,9 @@ def get_version(state: NodeState | None) -> str | None:
 
 
 def _has_new_batch(node: Any, state: NodeState) -> bool:
-    config: Any = getattr(node, "config", None)
-    if getattr(config, "incremental_strategy", None) != "microbatch" or state.ended_at is None:
+    if not is_microbatch(node) or state.ended_at is None:
         return False
-    batch = _BATCH_FORMATS[str(config.batch_size)]
+    batch = _BATCH_FORMATS[str(node.config.batch_size)]
     return datetime.now(UTC).strftime(batch) != state.ended_at.strftime(batch)
 
 

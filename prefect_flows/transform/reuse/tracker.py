@@ -144,13 +144,13 @@ class NodeTracker:
                     else self._find_always(unique_id)
                 )
 
-    def finish(self, results: Mapping[str, NodeResult], unpublished: Collection[str]) -> None:
+    def finish(self, results: Mapping[str, NodeResult], incomplete: Collection[str]) -> None:
         """Save the states of the nodes that the run has executed.
 
         Args:
             results: node id → result.
-            unpublished: ids of the models that were built but not published. They have no state,
-                so that the next run builds and publishes them.
+            incomplete: ids of the models that were built but not published, or only for some days.
+                They have no state, so that the next run builds and publishes them.
 
         Raises:
             StateStoreError: the store cannot be written.
@@ -158,7 +158,7 @@ class NodeTracker:
         executed = {
             i: result
             for i, result in results.items()
-            if i in self.plan.reasons and i not in unpublished
+            if i in self.plan.reasons and i not in incomplete
         }
         before = self._states
         kept = {

@@ -23,6 +23,8 @@ from prefect_flows.sources.nyc__flights.flow import ingest_nyc_flights
         ({"sources": ["nyc__flights"]}, "dev · whole, loads nyc__flights"),
         ({"exclude": ["a"], "full_refresh": True}, "dev · whole without a, full refresh"),
         ({"failed": True}, "dev · what failed"),
+        ({"from_date": "2013-03-01", "to_date": "2013-03-31"},
+         "dev · whole, 2013-03-01 to 2013-03-31"),
     ],
 )  # fmt: skip
 def test_a_run_is_named_by_what_it_does(given: dict[str, Any], name: str) -> None:

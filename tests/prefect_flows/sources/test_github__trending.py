@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.source_load import LoadRecord, ingest
 from prefect_flows.sources.github__trending.source import Search
@@ -125,6 +126,21 @@ def test_stars_are_kept_for_each_day(postgres: Warehouse, api: GitHub, load: Loa
         (ANVIL, day(1), 980), (ANVIL, TODAY, 985), (FLUME, day(1), 455), (FLUME, TODAY, 460),
         (BIG, day(1), 4210), (BIG, TODAY, 4215),
     ]  # fmt: skip
+
+
+def test_repositories_of_the_days_of_a_backfill(
+    postgres: Warehouse, api: GitHub, load: Load
+) -> None:
+    load()
+    for repository in api.repositories:
+        repository["description"] = "changed"
+    done = load(window=DateWindow(day(6), day(3)))
+    assert done.rows == {"repositories": 2, "star_history": 0}
+    assert f"created:{day(6)}T00:00:00Z..{day(3)}T23:59:59Z" in api.asked[-1].query["q"]
+    changed = f"select repo_id from {RAW}.repositories where description = 'changed' order by 1"
+    assert postgres.query(changed) == [(ANVIL,), (FLUME,)]
+    # What the backfill did not look at is still known to the next load.
+    assert load().rows == {"repositories": 1, "star_history": 0}
 
 
 @pytest.mark.sources

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.errors import IngestionError, WarehouseUnreachable
 from prefect_flows.core.profiles import Profile
 from prefect_flows.ingest import source_registry
@@ -138,6 +141,28 @@ def test_rows_that_came_late_are_refused_until_all_is_loaded_again(files, load, 
     # AND a full load takes it
     assert load(full_refresh=True).rows["flights"] == 51_955
     assert load().rows["flights"] == 0
+
+
+def test_days_are_loaded_again_and_the_next_load_goes_on(project, files, load) -> None:
+    # GIVEN loaded flights, of which somebody corrects two, and flights of a later month
+    load()
+    text = read_flights(files)
+    for month in (1, 2):
+        text = re.sub(rf"\n2013,{month},3,\d+,", rf"\n2013,{month},3,9999,", text, count=1)
+    write_flights(files, text + (files.parent / "march.csv").read_text())
+    days = DateWindow(date(2013, 1, 2), date(2013, 1, 4))
+    # WHEN the days of one of them are loaded again
+    again = load(window=days)
+    # THEN its flights are replaced, and nothing else
+    counted = f"select count(*) from {SCHEMA}.flights where time_hour >= '2013-01-02Z' and "
+    assert project.query(f"{counted} time_hour < '2013-01-05Z'", DATABASE) == [
+        (again.rows["flights"],)
+    ]
+    assert sum(again.rows.values()) == again.rows["flights"] < 3_000
+    corrected = f"select month from {SCHEMA}.flights where dep_time = 9999"
+    assert project.query(corrected, DATABASE) == [(1,)]
+    # AND the next load loads the new month
+    assert load().rows["flights"] == 28_834
 
 
 def test_a_changed_small_file_replaces_its_table_alone(project, files, load) -> None:

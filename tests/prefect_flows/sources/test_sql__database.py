@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import signal
 import sqlite3
 import time
@@ -18,6 +19,7 @@ import pytest
 from dlt.common.exceptions import SignalReceivedException
 from dlt.common.runtime import signals
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.ingest.destinations.target import configure_dlt, postgres_url
 from prefect_flows.ingest.source_load import LoadRecord, SourceLoad, ingest
@@ -295,6 +297,42 @@ def test_a_cursor_reads_only_what_is_new_and_merges_it(shop, dump, rows) -> None
     assert rows("events where id = 5", "body") == [("changed",)]
     assert rows("events where id = 102", "body") == [("late",)]
     assert dump(events=asked).rows == {"events": 2}, "id 5, which is the newest, and id 101"
+
+
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date"])
+def test_days_are_read_again_and_the_next_load_goes_on(
+    target, shop, url, rows, caplog, kind: str
+) -> None:
+    # GIVEN rows of ten days, without key of which one table is, and one with a cursor of numbers
+    columns = (
+        f"select i as id, (timestamp '2024-01-01' + i * interval '1 day')::{kind} as at, 1 as v"
+    )
+    for table in ("keyed", "keyless", "numbered"):
+        shop(f"create table {table} as {columns} from generate_series(0, 9) i")
+        shop(f"alter table {table} alter at set not null")
+    config = {
+        "keyed": {"cursor": "at", "key": ["id"]}, "keyless": {"cursor": "at"},
+        "numbered": {"cursor": "id", "key": ["id"]},
+    }  # fmt: skip
+
+    def load(**given: Any) -> LoadRecord:
+        return ingest("sql__database", target.profile, url=url, tables=config, **given)
+
+    load()
+    # WHEN all rows are changed, and three days are read again
+    for table in config:
+        shop(f"update {table} set v = 2")
+    caplog.set_level(logging.INFO)
+    again = load(window=DateWindow(dt.date(2024, 1, 3), dt.date(2024, 1, 5)))
+    # THEN a table with a key and a cursor of time has these days, the others are read as always
+    assert again.rows == {"keyed": 3, "keyless": 0, "numbered": 1}
+    assert rows("keyed where v = 2 order by 1", "id") == [(2,), (3,), (4,)]
+    assert [r.args for r in caplog.records if "read single days" in r.msg] == [
+        ("keyless",), ("numbered",),
+    ]  # fmt: skip
+    # AND the next load goes on from the newest row
+    assert load().rows == {"keyed": 1, "keyless": 0, "numbered": 1}
+    assert rows("keyed", "count(*)") == [(10,)]
 
 
 CURSORS = {  # type → values of two loads, the second one above the first in the type's own order
@@ -680,6 +718,29 @@ def test_another_databases_cursors_lose_no_row(
 
     found = {t: sorted(rows(t, "id")) for table in tables for t in (table, f"q{table}")}
     assert found == {t: [(1,), (2,)] for t in found}
+
+
+def test_days_of_another_database_are_read_again(
+    target: Warehouse, tmp_path: Path, shop: Any, rows: Callable[..., list]
+) -> None:
+    file = tmp_path / "shop.db"
+    with closing(sqlite3.connect(file)) as connection:
+        for kind in ("date", "timestamp"):
+            connection.execute(f"create table of_{kind} (id integer primary key, at {kind}, v int)")
+            time = "" if kind == "date" else " 00:00:00"
+            moments = [(n, f"2024-01-0{n}{time}") for n in range(1, 8)]
+            connection.executemany(f"insert into of_{kind} values (?, ?, 1)", moments)
+        connection.commit()
+        tables = {"of_date": {"cursor": "at"}, "of_timestamp": {"cursor": "at"}}
+        source = {"url": f"sqlite:///{file}", "tables": tables}
+        ingest("sql__database", target.profile, **source)
+        for table in tables:
+            connection.execute(f"update {table} set v = 2")
+        connection.commit()
+        days = DateWindow(dt.date(2024, 1, 3), dt.date(2024, 1, 5))
+        ingest("sql__database", target.profile, **source, window=days)
+    for table in tables:
+        assert rows(f"{table} where v = 2 order by 1", "id") == [(3,), (4,), (5,)]
 
 
 def generated(shop: Callable[[str], list], rows: int) -> None:

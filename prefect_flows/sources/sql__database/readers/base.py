@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import psycopg2
 import pyarrow as pa
 import sqlalchemy
 from sqlalchemy import exc
 
+from prefect_flows.core.date_window import DateWindow
 from prefect_flows.core.errors import ConfigurationError, IngestionError
 from prefect_flows.core.failure_class import FailureClass, classify
 from prefect_flows.sources.sql__database.table_config import TableConfig
@@ -31,6 +32,7 @@ class Column:
         hints: dlt hints, where the Arrow type does not say everything.
         arrow: type to cast its values to; None to keep them.
         required: whether it belongs to the key, and is never null.
+        days: how days are compared with it; None if its values are no dates or timestamps.
         ordered: expression that a cursor is compared by, in the source's SQL, with the same order
             as in Arrow and Python; None if there is none.
     """
@@ -40,21 +42,31 @@ class Column:
     arrow: pa.DataType | None = None
     required: bool = False
     ordered: str | None = None
+    days: Literal["as dates", "as moments"] | None = None
 
 
 @dataclass(frozen=True)
 class IncrementalCursor:
-    """Position where the last load ended.
+    """Position where the last load ended, or the days to read again.
 
     Attributes:
         cursor: column whose values only grow.
-        value: its highest value so far.
+        value: its highest value so far, or the begin of the days.
         is_inclusive: whether to read rows with exactly this value again.
+        end: the end of the days, not included; None to read all rows from `value` on.
     """
 
     cursor: str
     value: Any
     is_inclusive: bool
+    end: Any | None = None
+
+    @classmethod
+    def from_window(cls, name: str, column: Column, window: DateWindow) -> IncrementalCursor:
+        """Build the cursor of a column of dates or timestamps for the days of a backfill."""
+        moments = column.days == "as moments"
+        begin, end = window.moments() if moments else (window.first, window.end)
+        return cls(name, begin, is_inclusive=True, end=end)
 
 
 class Reader(Protocol):
@@ -144,6 +156,8 @@ def build_select(
         str(columns[since.cursor].ordered)
     )
     value = sqlalchemy.literal(since.value)
+    if since.end is not None:
+        return select.where(place >= value, place < sqlalchemy.literal(since.end))
     return select.where((place >= value if since.is_inclusive else place > value) | place.is_(None))
 
 

@@ -50,6 +50,8 @@ COLLATION_BY_ORDERED_TYPE = dict.fromkeys(
     ),
     "",
 ) | dict.fromkeys(("text", "varchar", "name"), ' collate "C"')  # fmt: skip
+# A moment is a literal with a time zone, which Postgres ignores for the first two.
+TIME_TYPES = frozenset({"date", "timestamp", "timestamptz"})
 # dlt derives no precision from Arrow's int64, so its contract would not see a column get wider.
 INT64_HINTS = {"data_type": "bigint", "precision": 64}
 # Tables with fewer pages (of 8 kB) are not read in parts.
@@ -83,6 +85,7 @@ class PostgresReader:
                         column.name, *types[column.type_code], column.precision, column.scale
                     ),
                     ordered=_order_expression(column.name, *types[column.type_code]),
+                    days="as moments" if types[column.type_code][0] in TIME_TYPES else None,
                 )
                 for column in described
             }

@@ -24,6 +24,7 @@ from prefect_flows.sources.sql__database.table_config import TableConfig
 
 # dlt names of the types that every database orders like Arrow and Python.
 ORDERED_TYPES = frozenset({"bigint", "decimal", "date", "timestamp"})
+TIME_TYPES = frozenset({"date", "timestamp"})
 
 
 class SqlAlchemyReader:
@@ -62,6 +63,8 @@ class SqlAlchemyReader:
                         quote(column),
                         {k: v for k, v in hints.items() if k != "name"},
                         ordered=self._order_expression(column, hints.get("data_type")),
+                        # SQLite compares texts: `2013-03-01` is not after `2013-03-01 00:00:00`.
+                        days="as dates" if hints.get("data_type") in TIME_TYPES else None,
                     )
                     for column, hints in table_to_columns(table, "full_with_precision").items()
                 }
