@@ -64,6 +64,8 @@ def dbt_full_pipeline(
     full_refresh: bool = False,
     from_date: date | None = None,
     to_date: date | None = None,
+    empty: bool = False,
+    sample: str | None = None,
     vars: dict[str, Any] = {},  # noqa: B006
     skip: list[Stage] = [],  # noqa: B006
     strategy: Strategy = "run_then_test",
@@ -88,6 +90,10 @@ def dbt_full_pipeline(
         from_date: First day of a backfill, in UTC: sources that can load single days load these
             days again, and microbatch models replace their batches. Needs `to_date`.
         to_date: Last day of a backfill, included.
+        empty: For development: build with no rows of the inputs (dbt's `--empty`). Refused for
+            production targets.
+        sample: For development: build with the rows of a time, for example `3 days` (dbt's
+            `--sample`). Refused for production targets.
         vars: Variables of the dbt project.
         skip: Stages to leave out: ingest, freshness, seed, snapshot, run, test, docs.
         strategy: run_then_test runs all models, then all tests; build goes through the project
@@ -117,6 +123,8 @@ def dbt_full_pipeline(
         full_refresh=full_refresh,
         from_date=from_date,
         to_date=to_date,
+        empty=empty,
+        sample=sample,
         vars=vars,
         skip=skip,
         strategy=strategy,
@@ -162,6 +170,15 @@ def main(
     ] = None,
     to_date: Annotated[
         str | None, typer.Option("--to", metavar="DATE", help="Last day of it, included.")
+    ] = None,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="For development: build with no rows of the inputs.")
+    ] = False,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="For development: build with rows of a time, such as '3 days'."
+        ),
     ] = None,
     vars: Annotated[
         str, typer.Option(help="Variables of the dbt project, as JSON or YAML.")
@@ -217,6 +234,8 @@ def main(
             "full_refresh": full_refresh,
             "from_date": from_date,
             "to_date": to_date,
+            "empty": empty,
+            "sample": sample,
             "skip": skip or [],
             "strategy": strategy,
             "changed": changed,

@@ -32,16 +32,19 @@ from prefect_flows.run_parameters import (
     choose_sources,
     load_failed_parameters,
     pipeline_command,
+    refuse_on_production,
     refuse_plaintext_secrets,
 )
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import (
     BUILD_RESOURCE_TYPES,
     DBT_STAGES,
+    EMPTY_STAGES,
     EVENT_TIME_STAGES,
     FRESHNESS,
     FULL_REFRESH_STAGES,
     RUN_WITH_SNAPSHOTS,
+    SAMPLE_STAGES,
     STAGE_RESOURCE_TYPES,
     Parameters,
 )
@@ -95,6 +98,7 @@ def run_pipeline(
         with runtime.stopping(), ExitStack() as contexts:
             with notify_on_startup_failure(parameters, store, runtime, settings.notify_seconds):
                 check_parameters(parameters)
+                refuse_on_production(parameters, profile, settings)
                 refuse_plaintext_secrets(parameters)
                 chosen = choose_sources(parameters, settings)
                 contexts.enter_context(target_lock(parameters, store, runtime))
@@ -291,6 +295,8 @@ class _PipelineRun:
             rebuild = "full_refresh is set"
         elif parameters.window is not None:
             rebuild = f"the run builds {parameters.window} again"
+        elif parameters.is_development:
+            rebuild = "the run builds from no rows, or from a sample"
         elif not (parameters.reuse and self.settings.reuse):
             rebuild = REUSE_IS_OFF
         resumed = self.done.records.get(SOURCE_VERSIONS)
@@ -624,6 +630,10 @@ class _PipelineRun:
         if parameters.window is not None and stage in EVENT_TIME_STAGES:
             flags += ["--event-time-start", str(parameters.window.first)]
             flags += ["--event-time-end", str(parameters.window.end)]
+        if parameters.empty and stage in EMPTY_STAGES:
+            flags.append("--empty")
+        if parameters.sample is not None and stage in SAMPLE_STAGES:
+            flags.append(f"--sample={parameters.sample}")
         return flags
 
     def _examine(self, stage: DbtStage) -> None:
@@ -743,12 +753,16 @@ class _PipelineRun:
             self.log.error("%s", error)  # noqa: TRY400 # an expected error, without traceback
         finally:
             outcome: RunStatus = "failed" if ended == "passed" and report is None else ended
-            notify_run_result(
-                RunOutcome(header.target, header.started_at, outcome, cause, self.record, report),
-                self.stored.store,
-                self.runtime,
-                self.settings.notify_seconds,
-            )
+            # A test that passes without rows resolves no incident.
+            if not self.parameters.is_development:
+                notify_run_result(
+                    RunOutcome(
+                        header.target, header.started_at, outcome, cause, self.record, report
+                    ),
+                    self.stored.store,
+                    self.runtime,
+                    self.settings.notify_seconds,
+                )
 
     def _store_result(self, ended: RunStatus, failure: str | None) -> RunReport | None:
         """Write the report, the summary and the state for the next run; return the report."""
@@ -758,7 +772,12 @@ class _PipelineRun:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.is_full_run and not self.left_out:
                     self.state.save_last_good(self.code.all(), self.code.variables)
-                if self.tracker is not None and ended in ("passed", "failed"):
+                if (
+                    self.tracker is not None
+                    and ended in ("passed", "failed")
+                    # Without a state, the nodes count as unfinished: the next run builds them.
+                    and not self.parameters.is_development
+                ):
                     incomplete: set[str] = set()
                     if self.publication is not None:
                         incomplete |= set(self.publication.unpublished)

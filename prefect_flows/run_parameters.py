@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.formatting import one_line
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.passwords import find_passwords
+from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.runtime.parameters import Parameters
 from prefect_flows.state.runs import find_failed_run, runs_folder
 from prefect_flows.state.store import StateStore
 
+_RUN_PARAMETERS = "the parameters of the run"
+
 
 def check_parameters(parameters: Parameters) -> None:
-    """Refuse parameters that contradict one another.
+    """Refuse parameters that are not valid, or contradict one another.
 
     Raises:
-        ConfigurationError: the dates of a backfill are not two days in order, or come with
-            `full_refresh`.
+        ConfigurationError: the dates of a backfill are not two days in order or come with
+            `full_refresh`, the sample is not a time, or two of dates, empty and sample are given.
     """
     first, last = parameters.from_date, parameters.to_date
+    dates = [day for day in (first, last) if day is not None]
+    if bool(dates) + parameters.empty + (parameters.sample is not None) > 1:
+        raise ConfigurationError(
+            "A backfill, `--empty` and `--sample` exclude one another.",
+            where=_RUN_PARAMETERS,
+            fix=f"give one of them: {pipeline_command(parameters.target, '--sample', '3 days')}",
+        )
+    if parameters.sample is not None:
+        _check_sample(parameters.sample, parameters.target)
+    if dates:
+        _check_dates(parameters, dates)
+
+
+def _check_dates(parameters: Parameters, dates: Sequence[date]) -> None:
+    first, last = parameters.from_date, parameters.to_date
     today = datetime.now(UTC).date()
-    if first is None and last is None:
-        return
     if first is None or last is None:
         fault = f"`--{'to' if first is None else 'from'}` is given without the other date"
     elif first > last:
@@ -39,12 +57,53 @@ def check_parameters(parameters: Parameters) -> None:
         fault = "`--full-refresh` would leave only the rows of these days in microbatch models"
     else:
         return
-    days = [min(day, today) for day in (first, last) if day is not None]
+    days = [min(day, today) for day in dates]
     example = ("--from", str(min(days)), "--to", str(max(days)))
     raise ConfigurationError(
         f"The backfill is not possible: {fault}.",
-        where="the parameters of the run, `from_date` and `to_date`",
+        where=f"{_RUN_PARAMETERS}, `from_date` and `to_date`",
         fix=f"give the first and the last day: {pipeline_command(parameters.target, *example)}",
+    )
+
+
+def _check_sample(sample: str, target: str) -> None:
+    import click
+    from dbt.cli.option_types import SampleType
+
+    try:
+        SampleType().convert(sample, click.Option(["--sample"]), None)
+    except click.BadParameter as error:
+        raise ConfigurationError(
+            f"The sample {sample!r} is not a time: {one_line(error.message)}",
+            where=f"{_RUN_PARAMETERS}, `sample`",
+            fix=f"give a number of hours, days, months or years before now: "
+            f"{pipeline_command(target, '--sample', '3 days')}; or begin and end: "
+            "--sample \"{start: '2026-11-01', end: '2026-11-02'}\"",
+        ) from error
+
+
+def refuse_on_production(parameters: Parameters, profile: Profile, settings: Settings) -> None:
+    """Refuse runs for development on a target whose tables somebody relies on.
+
+    Raises:
+        ConfigurationError: the run is one, and the target publishes or is a production target.
+    """
+    if not parameters.is_development:
+        return
+    option = "--empty" if parameters.empty else "--sample"
+    named = [name.strip() for name in settings.production_targets.split(",")]
+    if profile.publishes:
+        where = f"`publish = true` of target {parameters.target!r} in Terraform's outputs"
+    elif parameters.target in named:
+        where = f"MILLRACE_PRODUCTION_TARGETS={settings.production_targets}"
+    else:
+        return
+    value = () if parameters.sample is None else (parameters.sample,)
+    raise ConfigurationError(
+        f"`{option}` is for development, and target {parameters.target!r} is for production: its "
+        "tables would lose their rows.",
+        where=where,
+        fix=f"run it on another target: {pipeline_command('dev', option, *value)}",
     )
 
 

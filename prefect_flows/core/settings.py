@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     verbose: bool = False
     """Log each node that passes, and why it ran. If false, the log has one line for each stage, and
     one for each node that does not pass."""
+    production_targets: str = "prod"
+    """Names of targets, separated by commas, that refuse `--empty` and `--sample`. Targets that
+    publish refuse them too."""
     max_parallel_sources: int = Field(default=4, ge=1, le=64)
     """Maximum number of sources that are ingested concurrently. Each needs at least one connection
     to the warehouse."""

@@ -49,6 +49,9 @@ STAGE_RESOURCE_TYPES: dict[Stage, tuple[str, ...]] = {
 # Stages that accept `--full-refresh`, and those that accept `--event-time-start` and `…-end`.
 FULL_REFRESH_STAGES = frozenset({"seed", "run", "build"})
 EVENT_TIME_STAGES = frozenset({"run", "build"})
+# Stages that accept `--empty`, and those that accept `--sample`.
+EMPTY_STAGES = frozenset({"seed", "snapshot", "run", "build"})
+SAMPLE_STAGES = frozenset({"run", "build"})
 
 
 class Parameters(BaseModel):
@@ -64,6 +67,8 @@ class Parameters(BaseModel):
     full_refresh: bool = False
     from_date: date | None = None
     to_date: date | None = None
+    empty: bool = False
+    sample: str | None = None
     vars: dict[str, Any] = Field(default_factory=dict)
     skip: list[Stage] = Field(default_factory=list)
     strategy: Strategy = "run_then_test"
@@ -86,7 +91,13 @@ class Parameters(BaseModel):
         return DateWindow(self.from_date, self.to_date)
 
     @property
+    def is_development(self) -> bool:
+        """Whether the run builds tables without rows, or from a sample: nothing may rely on it."""
+        return self.empty or self.sample is not None
+
+    @property
     def is_full_run(self) -> bool:
         """Whether the run builds and tests the whole dbt project."""
         built = {"seed", "snapshot", "run", "test"}
-        return not (self.select or self.exclude or built & set(self.skip) or self.window)
+        in_part = self.select or self.exclude or built & set(self.skip) or self.window
+        return not (in_part or self.is_development)

@@ -39,6 +39,10 @@ def describe_run(parameters: Parameters) -> str:
         what += ", full refresh"
     if parameters.window is not None:
         what += f", {parameters.window}"
+    if parameters.empty:
+        what += ", empty"
+    if parameters.sample is not None:
+        what += f", sample of {parameters.sample}"
     return f"{parameters.target} · {shorten_middle(what, _MAX_SELECTION)}"
 
 

@@ -125,8 +125,8 @@ def test_the_form_in_the_ui_says_what_each_parameter_is(
     fields = deployed["dbt-dev"]["parameter_openapi_schema"]["properties"]
     assert set(fields) == {
         "target", "sources", "source_arguments", "select", "exclude", "full_refresh",
-        "from_date", "to_date", "vars", "skip", "strategy", "changed", "reuse", "resume", "failed",
-        "wait", "verbose",
+        "from_date", "to_date", "empty", "sample", "vars", "skip", "strategy", "changed", "reuse",
+        "resume", "failed", "wait", "verbose",
     }  # fmt: skip
     for name, field in fields.items():
         assert field.get("description"), f"{name} is not described"

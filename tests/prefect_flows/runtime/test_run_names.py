@@ -25,6 +25,8 @@ from prefect_flows.sources.nyc__flights.flow import ingest_nyc_flights
         ({"failed": True}, "dev · what failed"),
         ({"from_date": "2013-03-01", "to_date": "2013-03-31"},
          "dev · whole, 2013-03-01 to 2013-03-31"),
+        ({"empty": True}, "dev · whole, empty"),
+        ({"select": ["a"], "sample": "3 days"}, "dev · a, sample of 3 days"),
     ],
 )  # fmt: skip
 def test_a_run_is_named_by_what_it_does(given: dict[str, Any], name: str) -> None:
