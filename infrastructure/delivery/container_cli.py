@@ -32,7 +32,7 @@ from prefect_flows.core.names import notify_block
 from prefect_flows.core.prefect_api import (
     api_changes,
     block_address,
-    list_notification_blocks,
+    list_default_blocks,
     prefect_client,
 )
 from prefect_flows.core.settings import load_settings
@@ -84,7 +84,7 @@ def notify(
     try:
         with prefect_client() as client:
             recipients = [
-                block_address(document) for document in list_notification_blocks(client, target)
+                block_address(document) for document in list_default_blocks(client, target)
             ]
     except PrefectUnreachable as error:
         typer.echo(f"Cannot read the notification blocks: {error.what}")

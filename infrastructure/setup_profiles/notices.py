@@ -17,6 +17,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 
 from infrastructure.prefect_resources.reconcile.resources import Desired
@@ -26,6 +27,7 @@ from prefect_flows.core.notification_preferences import (
     DEFAULT_EVENTS,
     Event,
     NotificationPreferences,
+    Route,
 )
 
 # Prefect's slugs of its notification blocks. The server has these without additional packages,
@@ -186,8 +188,28 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+Names = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
+
+
+class ReceiverRoute(Strict):
+    """The only incidents that a receiver gets: those of nodes with one of these labels."""
+
+    owners: Names = ()
+    """Owners (`meta.owner` in dbt)."""
+    groups: Names = ()
+    """Groups of dbt."""
+    tags: Names = ()
+    """Tags of dbt."""
+
+    @model_validator(mode="after")
+    def _routes_something(self) -> ReceiverRoute:
+        if not (self.owners or self.groups or self.tags):
+            raise ValueError("name owners, groups or tags; without a route it gets everything")
+        return self
+
+
 class TargetNotices(Strict):
-    """Receivers, events and mentions of owners of a target; runs read `NotificationPreferences`."""
+    """Receivers, routes, events and mentions of a target; runs read `NotificationPreferences`."""
 
     receivers: Annotated[dict[ReceiverName, Receiver], Field(min_length=1)]
     """Name → receiver; each becomes a block `notify-<target>--<name>`."""
@@ -197,6 +219,21 @@ class TargetNotices(Strict):
     """
     owners: Annotated[dict[Text, Text], Field(default_factory=dict)]
     """`meta.owner` in dbt → how the receivers' chat mentions the owner."""
+    routes: Annotated[dict[ReceiverName, ReceiverRoute], Field(default_factory=dict)]
+    """Name of a receiver → the only incidents that it gets. Receivers without a route get
+    everything; there must be one.
+    """
+
+    @model_validator(mode="after")
+    def _routes_have_receivers(self) -> TargetNotices:
+        unknown = sorted(self.routes.keys() - self.receivers.keys())
+        if unknown:
+            raise ValueError(f"routes.{unknown[0]}: there is no such receiver")
+        if not self.receivers.keys() - self.routes.keys():
+            raise ValueError(
+                "every receiver has a route; leave one without, for what belongs to no node"
+            )
+        return self
 
 
 def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
@@ -206,7 +243,11 @@ def desired_notices(notices: Mapping[str, TargetNotices]) -> list[Desired]:
         for name, receiver in each.receivers.items():
             kind, data = receiver.to_block()
             desired.append(Desired(kind, names.notify_block(target, name), data))
-        preferences = NotificationPreferences(events=each.events, owners=each.owners)
+        preferences = NotificationPreferences(
+            events=each.events,
+            owners=each.owners,
+            routes={name: Route(**route.model_dump()) for name, route in each.routes.items()},
+        )
         desired.append(
             Desired(
                 "variable",

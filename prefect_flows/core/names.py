@@ -54,6 +54,11 @@ def notify_block(target: str, name: str | None = None) -> str:
     return f"notify-{target}" if name is None else f"notify-{target}--{name}"
 
 
+def receiver_name(block: str) -> str:
+    """Return the name of the receiver in the name of a notification block; empty if it has none."""
+    return block.partition("--")[2]
+
+
 def notification_variable(target: str) -> str:
     """Return the name of the Prefect variable with a target's notification preferences."""
     # Prefect allows no dashes in the names of variables.

@@ -21,7 +21,9 @@ from prefect_flows.core.names import (
     concurrency_limit,
     notify_block,
     profile_block,
+    receiver_name,
 )
+from prefect_flows.core.notification_preferences import load_preferences
 from prefect_flows.core.passwords import remove_login
 from prefect_flows.core.profiles import Profile, profile_from_block
 from prefect_flows.core.projects import OWNER_FIELD, Projects
@@ -247,6 +249,17 @@ def list_notification_blocks(client: SyncPrefectClient, target: str) -> list[dic
         ),
         key=lambda document: (document["name"], document["block_type"]["slug"]),
     )
+
+
+def list_default_blocks(client: SyncPrefectClient, target: str) -> list[dict[str, Any]]:
+    """Return the notification blocks of a target whose receivers get everything.
+
+    Raises:
+        ConfigurationError: the notification preferences of the target are not valid.
+    """
+    routes = load_preferences(client, target).routes
+    blocks = list_notification_blocks(client, target)
+    return [block for block in blocks if receiver_name(block["name"]) not in routes]
 
 
 def block_address(document: Mapping[str, Any]) -> str:

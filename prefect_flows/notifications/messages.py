@@ -29,6 +29,7 @@ class Notice(BaseModel):
         at: when it was created, UTC.
         live: parts of the body in which a chat interprets markup: the run's URL and the mentions of
             owners. All other text is data, and is escaped.
+        route: name of the only receiver that gets it; None for those that get everything.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -37,6 +38,7 @@ class Notice(BaseModel):
     body: str
     at: datetime
     live: Sequence[str] = ()
+    route: str | None = None
 
 
 def build_incident_notice(

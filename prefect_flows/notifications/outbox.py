@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -23,7 +23,7 @@ from prefect_flows.state.store import StateStore
 OUTBOX_FILE = "outbox.json"
 # A recipient that is unavailable for long receives the newest ones, and the number of the others.
 MAX_WAITING = 20
-# Stands for all recipients while the Prefect API, which lists them, does not answer.
+# Stands for the recipients of a notification while the Prefect API does not answer.
 ALL_RECIPIENTS = "*"
 
 Send = Callable[[str, Notice], str | None]
@@ -76,22 +76,29 @@ class Outbox(BaseModel):
         """
         store.write(f"targets/{target}/{OUTBOX_FILE}", self.model_dump_json(indent=1).encode())
 
-    def add(self, notices: Sequence[Notice], receivers: Sequence[str] | None) -> None:
+    def add(
+        self, notices: Sequence[Notice], receivers: Mapping[str | None, Sequence[str]] | None
+    ) -> None:
         """Add notifications.
 
         Args:
-            receivers: current recipients; None if they could not be read. Notifications for
-                recipients that no longer exist are dropped.
+            receivers: route of a notification → its current recipients; None if they could not be
+                read. Notifications for recipients that no longer exist are dropped.
         """
-        if receivers is None:
-            unsent = {ALL_RECIPIENTS: "the Prefect API does not answer"}
-        else:
-            unsent = dict.fromkeys(receivers, "not tried yet")
+        unread = {ALL_RECIPIENTS: "the Prefect API does not answer"}
+
+        def address(notice: Notice) -> dict[str, str]:
+            if receivers is None:
+                return dict(unread)
+            return dict.fromkeys(receivers.get(notice.route, ()), "not tried yet")
+
+        if receivers is not None:
+            existing = {name for names in receivers.values() for name in names}
             for waiting in self.waiting:
                 if ALL_RECIPIENTS in waiting.unsent:
-                    waiting.unsent = dict(unsent)
-                waiting.unsent = {n: why for n, why in waiting.unsent.items() if n in unsent}
-        self.waiting += [PendingNotice(notice=notice, unsent=dict(unsent)) for notice in notices]
+                    waiting.unsent = address(waiting.notice)
+                waiting.unsent = {n: why for n, why in waiting.unsent.items() if n in existing}
+        self.waiting += [PendingNotice(notice=each, unsent=address(each)) for each in notices]
         self.waiting = [waiting for waiting in self.waiting if waiting.unsent]
         self.given_up += max(0, len(self.waiting) - MAX_WAITING)
         self.waiting = self.waiting[-MAX_WAITING:]

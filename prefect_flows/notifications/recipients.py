@@ -19,6 +19,8 @@ from prefect_flows.core.markup import (
     escape_for_teams,
     fit_message,
 )
+from prefect_flows.core.names import receiver_name
+from prefect_flows.core.notification_preferences import Route
 from prefect_flows.notifications.messages import Notice
 
 # Shorter values of a block are not masked: they are not secrets, and occur in ordinary messages.
@@ -33,6 +35,17 @@ _ESCAPES: Mapping[str, Escape] = {
 }
 # Discord accepts 2,000 for title and text together.
 MAX_CHAT_CHARACTERS = 1_990
+
+
+def group_by_route(
+    addresses: Iterable[str], routes: Mapping[str, Route]
+) -> dict[str | None, list[str]]:
+    """Return route → blocks of its receiver; None → blocks of the receivers that get everything."""
+    grouped: dict[str | None, list[str]] = {}
+    for address in addresses:
+        name = receiver_name(address)
+        grouped.setdefault(name if name in routes else None, []).append(address)
+    return grouped
 
 
 def build_sender(receivers: Iterable[str]) -> Callable[[str, Notice], str | None]:

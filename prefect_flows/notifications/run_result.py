@@ -13,7 +13,7 @@ from prefect_flows.core.notification_preferences import NotificationPreferences
 from prefect_flows.notifications import messages
 from prefect_flows.notifications.messages import Notice
 from prefect_flows.notifications.outbox import Outbox
-from prefect_flows.notifications.recipients import build_sender
+from prefect_flows.notifications.recipients import build_sender, group_by_route
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.state.incidents import (
     Incident,
@@ -25,7 +25,6 @@ from prefect_flows.state.incidents import (
 from prefect_flows.state.runs import RunStatus
 from prefect_flows.state.store import StateStore
 from prefect_flows.transform.repro_command import build_command
-from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import RunReport
 
 WARN_STATUS = "warn"
@@ -84,7 +83,10 @@ class _Notifier:
             notices = _build_notices(self.run, changes, preferences, self.runtime.url)
             if notices or outbox.waiting:
                 receivers = self._read_recipients()
-                outbox.add(notices, receivers)
+                outbox.add(
+                    notices,
+                    None if receivers is None else group_by_route(receivers, preferences.routes),
+                )
         # The outbox first: a run killed between the two notifies twice rather than not at all.
         self._save_outbox(outbox)
         if changes.open != before:
@@ -147,7 +149,7 @@ def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
             cause=one_line(card.message or card.status, MAX_CAUSE_LENGTH),
             cause_class=card.cause,
             node=card.unique_id,
-            owner=card.owner,
+            **_labels(report, card.unique_id),
             blocked=len(card.blocked),
             command=card.command,
             **timestamps,
@@ -160,7 +162,7 @@ def _find_incidents(run: RunOutcome, url: str | None) -> Iterator[Incident]:
                 name=f"{node.resource_type} {node.name}",
                 cause=one_line(node.message or node.status, MAX_CAUSE_LENGTH),
                 node=node.unique_id,
-                owner=_owner(report, node) if report is not None else None,
+                **_labels(report, node.unique_id),
                 command=build_command(
                     node, run.target, publishes=report is not None and report.published is not None
                 ),
@@ -215,13 +217,13 @@ def _build_notices(
     url: str | None,
 ) -> list[Notice]:
     report, target = run.report, run.target
-    cards = {card.unique_id: card for card in report.cards} if report is not None else {}
-    published = report.published if report is not None else None
-    readers = published.sentence(report.run_id) if report and published else None
-    found = [messages.build_incident_notice(target, changes, preferences, cards, url, readers)]
-    if "recovery" in preferences.events:
-        over = [incident for incident in changes.resolved if incident.kind in preferences.events]
-        found.append(messages.build_recovery_notice(target, over, len(changes.open), url))
+    found = _build_incident_notices(run, changes, preferences, url)
+    for name, route in preferences.routes.items():
+        routed = changes.filter(lambda i, r=route: r.matches(i.owner, i.group, i.tags))  # type: ignore[misc]
+        found += [
+            notice.model_copy(update={"route": name})
+            for notice in _build_incident_notices(run, routed, preferences, url)
+        ]
     loads = run.record.get("ingest", {})
     if "success" in preferences.events and run.outcome == "passed":
         rows = [sum(load["rows"].values()) for load in loads.values()]
@@ -242,7 +244,26 @@ def _build_notices(
             for node in (report.nodes if report is not None else ())
             if node.attempts > 1 and not node.resumed
         ]
-        found.append(messages.build_retry_notice(target, retried, url))
+        retries = messages.build_retry_notice(target, retried, url)
+        found += [retries] if retries is not None else []
+    return found
+
+
+def _build_incident_notices(
+    run: RunOutcome,
+    changes: IncidentChanges,
+    preferences: NotificationPreferences,
+    url: str | None,
+) -> list[Notice]:
+    """Build the messages for new and for resolved incidents."""
+    report, target = run.report, run.target
+    cards = {card.unique_id: card for card in report.cards} if report is not None else {}
+    published = report.published if report is not None else None
+    readers = published.sentence(report.run_id) if report and published else None
+    found = [messages.build_incident_notice(target, changes, preferences, cards, url, readers)]
+    if "recovery" in preferences.events:
+        over = [incident for incident in changes.resolved if incident.kind in preferences.events]
+        found.append(messages.build_recovery_notice(target, over, len(changes.open), url))
     return [notice for notice in found if notice is not None]
 
 
@@ -259,9 +280,14 @@ def _source_incident_id(source: str) -> str:
     return f"source {source}"
 
 
-def _owner(report: RunReport, node: NodeResult) -> str | None:
-    node_lineage = report.lineage.get(node.unique_id)
-    if node_lineage is None or node_lineage.owner is not None:
-        return node_lineage.owner if node_lineage is not None else None
-    tested_node = report.lineage.get(node_lineage.attached_to or "")
-    return tested_node.owner if tested_node is not None else None
+def _labels(report: RunReport | None, unique_id: str) -> dict[str, Any]:
+    """Return owner, group and tags of a node; a test has those of the node that it tests, too."""
+    lineage = report.lineage if report is not None else {}
+    own = lineage.get(unique_id)
+    tested = lineage.get(own.attached_to or "") if own is not None else None
+    found = [node for node in (own, tested) if node is not None]
+    return {
+        "owner": next((node.owner for node in found if node.owner is not None), None),
+        "group": next((node.group for node in found if node.group is not None), None),
+        "tags": tuple(dict.fromkeys(tag for node in found for tag in node.tags)),
+    }

@@ -9,7 +9,7 @@ a run passes the same check. A run that sees an open incident again adds to its 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -36,6 +36,8 @@ class Incident(BaseModel):
             None for a warning.
         node: dbt's unique id; None if the problem has no node.
         owner: `meta.owner` of the node, or of the node that a test checks.
+        group: group of the same.
+        tags: tags of both.
         blocked: number of nodes and exposures downstream.
         first_at: when the first run that saw it started, UTC.
         last_at: when the last run that saw it started, UTC.
@@ -54,6 +56,8 @@ class Incident(BaseModel):
     cause_class: str | None = None
     node: str | None = None
     owner: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
     blocked: int = 0
     first_at: datetime
     last_at: datetime
@@ -86,6 +90,15 @@ class IncidentChanges:
     def open(self) -> list[Incident]:
         """All incidents that are open after the run."""
         return [*self.unchecked, *self.ongoing, *self.new]
+
+    def filter(self, wanted: Callable[[Incident], bool]) -> IncidentChanges:
+        """Return the same of some incidents only."""
+        return IncidentChanges(
+            *(
+                list(filter(wanted, incidents))
+                for incidents in (self.new, self.ongoing, self.resolved, self.unchecked)
+            )
+        )
 
 
 def compare_incidents(

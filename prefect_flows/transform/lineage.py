@@ -155,7 +155,7 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         attached_to=tested_node,
         test_kind=getattr(getattr(node, "test_metadata", None), "name", None),
         test_column=getattr(node, "column_name", None),
-        tags=tuple(getattr(node, "tags", ())),
+        tags=tuple(getattr(node, "tags", None) or getattr(config, "tags", None) or ()),
         columns=tuple(Column(c.name, c.data_type or "", c.description or "") for c in columns),
         keys=_keys(node),
     )

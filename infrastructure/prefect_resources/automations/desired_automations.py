@@ -15,7 +15,7 @@ from infrastructure.prefect_resources.automations.triggers import (
 )
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core.names import PIPELINE, run_tag
-from prefect_flows.core.prefect_api import block_address, list_notification_blocks
+from prefect_flows.core.prefect_api import block_address, list_default_blocks
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -43,8 +43,7 @@ def get_desired(
     desired = DesiredAutomations()
     for name in targets:
         blocks = {
-            block_address(block): UUID(block["id"])
-            for block in list_notification_blocks(client, name)
+            block_address(block): UUID(block["id"]) for block in list_default_blocks(client, name)
         }
         if not blocks:
             desired.skipped.append(name)

@@ -126,6 +126,8 @@ variable "notices" {
                  email                  server, port (587), security (starttls, ssl, none), user, password, sender, recipients
       events     events that are sent: failure, recovery, warning, stale, success, retry; the first four when not given
       owners     `meta.owner` of dbt => how the chat mentions them
+      routes     receiver's name => owners, groups or tags of dbt: it is notified only of their nodes. A
+                 receiver without a route is notified of everything; there must be one.
   EOT
   type = map(object({
     receivers = map(object({
@@ -142,6 +144,11 @@ variable "notices" {
     }))
     events = optional(list(string))
     owners = optional(map(string))
+    routes = optional(map(object({
+      owners = optional(list(string))
+      groups = optional(list(string))
+      tags   = optional(list(string))
+    })))
   }))
   default   = {}
   sensitive = true

@@ -174,7 +174,9 @@ def test_recipients_become_blocks_and_a_variable() -> None:
     }  # fmt: skip
     contract = parsed(
         dbt_targets={"blue-2": POSTGRES},
-        dbt_target_notices={"blue-2": NOTICES | {"receivers": receivers}},
+        dbt_target_notices={
+            "blue-2": NOTICES | {"receivers": receivers, "routes": {"chat": {"owners": ["shop"]}}}
+        },
     )
     assert "madeUpSecret" not in repr(contract)
     wanted = {each.name: each for each in desired_notices(contract.notices)}
@@ -191,6 +193,7 @@ def test_recipients_become_blocks_and_a_variable() -> None:
     assert parse_qs(mail.query)["to"] == ["a@example.com,b@example.com"]
     assert wanted["millrace_notices_blue_2"].data["value"] == {
         "events": ["failure", "success"], "owners": {},
+        "routes": {"chat": {"owners": ["shop"], "groups": [], "tags": []}},
     }  # fmt: skip
 
 
@@ -212,6 +215,13 @@ def test_recipients_become_blocks_and_a_variable() -> None:
          "dbt_target_notices.dev.receivers.a.url: not an address"),
         ({"receivers": {"a": {"type": "email", "server": "s", "sender": "a@b", "recipients": []}}},
          "dbt_target_notices.dev.receivers.a.recipients: must have at least 1"),
+        ({"routes": {"tema": {"owners": ["shop"]}}},
+         "dbt_target_notices.dev: routes.tema: there is no such receiver"),
+        ({"routes": {"team": {"owners": ["shop"]}, "hook": {"tags": ["daily"]}}},
+         "dbt_target_notices.dev: every receiver has a route; leave one without"),
+        ({"routes": {"team": {}}}, "dbt_target_notices.dev.routes.team: name owners, groups or"),
+        ({"routes": {"team": {"owner": ["shop"]}}},
+         "dbt_target_notices.dev.routes.team: there is no such field"),
     ],
 )  # fmt: skip
 def test_faults_of_notices_have_their_path_and_no_secret(

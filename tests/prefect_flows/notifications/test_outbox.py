@@ -30,7 +30,7 @@ def test_one_that_hangs_and_one_that_refuses_do_not_hold_up_the_third() -> None:
         return None
 
     outbox = Outbox()
-    outbox.add([notice("a"), notice("b")], ["hangs", "refuses", "good"])
+    outbox.add([notice("a"), notice("b")], {None: ["hangs", "refuses", "good"]})
     started = time.monotonic()
     left = outbox.deliver(send, seconds=0.5)
     assert time.monotonic() - started < 30
@@ -44,12 +44,12 @@ def test_one_that_hangs_and_one_that_refuses_do_not_hold_up_the_third() -> None:
 def test_what_waits_is_kept_and_sent_in_order_saying_that_it_is_late(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
     outbox = Outbox()
-    outbox.add([notice("old", 90)], ["team"])
+    outbox.add([notice("old", 90)], {None: ["team"]})
     outbox.deliver(lambda *_: "away", seconds=5)
     outbox.save(store, "dev")
 
     again = Outbox.read(store, "dev")
-    again.add([notice("new")], ["team"])
+    again.add([notice("new")], {None: ["team"]})
     bodies: list[str] = []
 
     def send(_receiver: str, notice: Notice) -> None:
@@ -65,20 +65,30 @@ def test_a_notice_is_sent_once_its_recipients_can_be_read() -> None:
     outbox = Outbox()
     outbox.add([notice("a")], None)
     assert len(outbox.waiting) == 1
-    outbox.add([], ["team"])
+    outbox.add([], {None: ["team"]})
     assert [set(waiting.unsent) for waiting in outbox.waiting] == [{"team"}]
+
+
+def test_a_routed_notice_waits_for_its_own_recipient_alone() -> None:
+    routed = notice("a").model_copy(update={"route": "shop"})
+    outbox = Outbox()
+    outbox.add([routed], None)
+    outbox.add([routed, notice("b")], {None: ["team"], "shop": ["its own"]})
+    assert [set(waiting.unsent) for waiting in outbox.waiting] == [
+        {"its own"}, {"its own"}, {"team"},
+    ]  # fmt: skip
 
 
 def test_a_removed_recipient_is_not_waited_for() -> None:
     outbox = Outbox()
-    outbox.add([notice("a")], ["gone"])
-    outbox.add([], ["team"])
+    outbox.add([notice("a")], {None: ["gone"]})
+    outbox.add([], {None: ["team"]})
     assert outbox.waiting == []
 
 
 def test_the_newest_are_kept_and_the_others_counted() -> None:
     outbox = Outbox()
-    outbox.add([notice(str(i), 90) for i in range(MAX_WAITING + 5)], ["team"])
+    outbox.add([notice(str(i), 90) for i in range(MAX_WAITING + 5)], {None: ["team"]})
     assert (len(outbox.waiting), outbox.given_up) == (MAX_WAITING, 5)
     assert outbox.waiting[0].notice.subject == "5"
     bodies: list[str] = []

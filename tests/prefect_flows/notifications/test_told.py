@@ -123,6 +123,34 @@ def test_owners_are_notified_once_and_on_recovery(
 
 
 @pytest.mark.operations
+def test_a_failure_goes_to_the_receivers_of_its_owner_and_tags(
+    project: Project, notified: Scratch, told: Receivers
+) -> None:
+    # GIVEN a chat for the nodes of an owner, and one for those with a tag
+    routes = {"discord": {"owners": ["shop"]}, "hook": {"tags": ["finance"]}}
+    done = setup(notified, {"receivers": told.contract(), "routes": routes})
+    assert done.returncode == 0, done.stdout + done.stderr
+    notified.model("second", TABLE + "select 1 / 0 as id")
+    notified.properties(models=[{"name": "second", "config": {"meta": {"owner": "shop"}}}])
+    notified.model("first", TABLE + "{{ config(tags=['finance']) }} select 1 / 0 as id")
+    # WHEN two nodes fail
+    assert run(notified, told).returncode == 1
+    # THEN each of the two chats is told of its own, and the others of both
+    (discord,), (hook,) = told.of("discord.com"), told.of("hooks.example.com")
+    assert "model second failed" in texts_of(discord)
+    assert "first" not in texts_of(discord)
+    assert hook.document["subject"] == "Millrace: scratch: model first failed"
+    (slack,) = told.of("hooks.slack.com")
+    assert "and 1 more" in texts_of(slack)
+    # AND the delivery of a new version is told to the others only
+    told.forget()
+    done = notified.run("-m", "infrastructure.delivery.container_cli", "notify", "scratch", "done",
+                        text="delivered", **told.environment)  # fmt: skip
+    assert "sent through notify-scratch--team" in done.stdout
+    assert told.of("discord.com") == told.of("hooks.example.com") == []
+
+
+@pytest.mark.operations
 def test_one_that_hangs_one_that_refuses_and_one_that_is_away(
     notified: Scratch, told: Receivers
 ) -> None:

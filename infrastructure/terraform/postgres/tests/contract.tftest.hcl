@@ -87,6 +87,7 @@ run "passes_on_who_is_told" {
           mail = { type = "email", server = "smtp.example.com", sender = "a@example.com", recipients = ["b@example.com"] }
         }
         events = ["failure", "success"]
+        routes = { mail = { owners = ["shop"], tags = ["daily"] } }
       }
     }
   }
@@ -99,6 +100,11 @@ run "passes_on_who_is_told" {
   assert {
     condition     = output.dbt_target_notices.prod.events == tolist(["failure", "success"])
     error_message = "Events are passed on."
+  }
+
+  assert {
+    condition     = output.dbt_target_notices.prod.routes.mail.owners == tolist(["shop"])
+    error_message = "Routes are passed on."
   }
 }
 
