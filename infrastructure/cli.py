@@ -88,6 +88,9 @@ GROUPS: Mapping[str, Mapping[str, Subcommand]] = {
         "health": Subcommand(
             "infrastructure.operate.health_check.command", "Check the whole installation."
         ),
+        "deadlines": Subcommand(
+            "infrastructure.operate.deadlines", "Notify owners of deadlines that are missed."
+        ),
         "rollback": Subcommand(
             f"{RESOURCES}.rollback.command", "Go back to an earlier release of a target."
         ),

@@ -60,6 +60,7 @@ from prefect_flows.state.runs import (
 from prefect_flows.state.store import StateStore
 from prefect_flows.state.target_state import DOCS, REPORT, SOURCES, TargetState
 from prefect_flows.transform.dbt_stage import DbtStage
+from prefect_flows.transform.deadlines import find_complete, read_deadlines, update_deadlines
 from prefect_flows.transform.microbatch import find_microbatch_models
 from prefect_flows.transform.node_hashes import CodeHashes, find_changed_nodes
 from prefect_flows.transform.results import NodeResult, descendants
@@ -138,6 +139,7 @@ class _PipelineRun:
         tracker: decides which nodes are reused; None before the sources are loaded.
         left_out: sources that are excluded because they were never loaded.
         plan: why nodes run or are reused; None if reuse is off.
+        deadlines: ids of the nodes with a deadline → their deadline.
         whole: whether the run covers the whole project.
     """
 
@@ -165,6 +167,7 @@ class _PipelineRun:
         self.tracker: NodeTracker | None = None
         self.left_out: list[str] = []
         self.plan: ReusePlan | None = None
+        self.deadlines: Mapping[str, str] = {}
         self.whole = parameters.is_full_run and not parameters.changed
         self._started = time.monotonic()
         target_path = settings.target_path(parameters.target)
@@ -239,6 +242,7 @@ class _PipelineRun:
         self._connect(session)
         # Before the selection, because compiling changes nodes.
         self.code = CodeHashes(session.manifest, session.config)
+        self.deadlines = read_deadlines(session)
         selection = self._selection()
         selected = session.selected(selection)
         if session.unmatched:
@@ -764,6 +768,32 @@ class _PipelineRun:
                     self.settings.notify_seconds,
                 )
 
+    def _save_node_states(self) -> None:
+        """Save what the next run reuses, and which nodes with a deadline are complete.
+
+        After a run for development, the nodes stay unfinished: the next run builds them.
+        """
+        if self.tracker is None:
+            return
+        unpublished = set() if self.publication is None else self.publication.unpublished
+        manifest, results = self.session.manifest, self._results()
+        if self.parameters.window is None:
+            self.tracker.finish(results, unpublished)
+        else:
+            self.tracker.finish(results, unpublished | find_microbatch_models(manifest))
+            return
+        complete = find_complete(
+            self.deadlines, manifest, results, self.tracker.plan.reused, unpublished
+        )
+        update_deadlines(
+            self.stored.store,
+            self.parameters.target,
+            manifest,
+            self.deadlines,
+            complete,
+            self.log.warning,
+        )
+
     def _store_result(self, ended: RunStatus, failure: str | None) -> RunReport | None:
         """Write the report, the summary and the state for the next run; return the report."""
         try:
@@ -772,18 +802,8 @@ class _PipelineRun:
                     self.session.write_manifest()
                 if ended == "passed" and self.parameters.is_full_run and not self.left_out:
                     self.state.save_last_good(self.code.all(), self.code.variables)
-                if (
-                    self.tracker is not None
-                    and ended in ("passed", "failed")
-                    # Without a state, the nodes count as unfinished: the next run builds them.
-                    and not self.parameters.is_development
-                ):
-                    incomplete: set[str] = set()
-                    if self.publication is not None:
-                        incomplete |= set(self.publication.unpublished)
-                    if self.parameters.window is not None:
-                        incomplete |= find_microbatch_models(self.session.manifest)
-                    self.tracker.finish(self._results(), incomplete)
+                if ended in ("passed", "failed") and not self.parameters.is_development:
+                    self._save_node_states()
             # Imported here, so that the import does not delay the first model.
             from prefect_flows.reporting.run_report.stage_reports import RunReporter
 

@@ -1,1 +1,1 @@
-"""Operate an installation: health check and backup."""
+"""Operate an installation: health check, deadlines and backup."""

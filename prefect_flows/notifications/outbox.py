@@ -57,24 +57,27 @@ class Outbox(BaseModel):
     given_up: int = 0
 
     @classmethod
-    def read(cls, store: StateStore, target: str, warn: Warn | None = None) -> Outbox:
+    def read(
+        cls, store: StateStore, target: str, warn: Warn | None = None, file: str = OUTBOX_FILE
+    ) -> Outbox:
         """Load the outbox of a target.
 
         Args:
             warn: see `StateStore.load`.
+            file: name of its file.
 
         Raises:
             StateStoreError: the store cannot be read, or the file is corrupt.
         """
-        return store.load(f"targets/{target}/{OUTBOX_FILE}", TypeAdapter(cls), warn) or cls()
+        return store.load(f"targets/{target}/{file}", TypeAdapter(cls), warn) or cls()
 
-    def save(self, store: StateStore, target: str) -> None:
+    def save(self, store: StateStore, target: str, file: str = OUTBOX_FILE) -> None:
         """Save the outbox in the state store.
 
         Raises:
             StateStoreError: the store cannot be written.
         """
-        store.write(f"targets/{target}/{OUTBOX_FILE}", self.model_dump_json(indent=1).encode())
+        store.write(f"targets/{target}/{file}", self.model_dump_json(indent=1).encode())
 
     def add(
         self, notices: Sequence[Notice], receivers: Mapping[str | None, Sequence[str]] | None

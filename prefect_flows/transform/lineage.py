@@ -131,7 +131,7 @@ def personal_columns(lineage: Mapping[str, LineageNode], unique_id: str) -> froz
 def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
     config = node.config
     group = getattr(config, "group", None) or getattr(node, "group", None)
-    owner = _meta(node).get("owner")
+    owner = get_meta(node).get("owner")
     if owner is None and str(node.resource_type) == "exposure":
         owner = _contact(node.owner)
     if owner is None and group is not None and group in groups:
@@ -150,7 +150,7 @@ def _lineage_node(node: Any, groups: Mapping[str, Any]) -> LineageNode:
         parents=parents,
         owner=None if owner is None else str(owner),
         group=group,
-        pii_columns=frozenset(c.name.lower() for c in columns if _meta(c).get("pii")),
+        pii_columns=frozenset(c.name.lower() for c in columns if get_meta(c).get("pii")),
         relation=getattr(node, "relation_name", None),
         attached_to=tested_node,
         test_kind=getattr(getattr(node, "test_metadata", None), "name", None),
@@ -169,7 +169,7 @@ def _keys(node: Any) -> tuple[str, ...]:
     return tuple(unique_key or getattr(node, "primary_key", None) or ())
 
 
-def _meta(resource: Any) -> dict[str, Any]:
+def get_meta(resource: Any) -> dict[str, Any]:
     """Return the `meta` of a node or column; `config.meta` overrides `meta`."""
     config = getattr(resource, "config", None)
     return {**(getattr(resource, "meta", None) or {}), **(getattr(config, "meta", None) or {})}

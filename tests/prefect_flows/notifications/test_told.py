@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,53 @@ def test_a_failure_goes_to_the_receivers_of_its_owner_and_tags(
                         text="delivered", **told.environment)  # fmt: skip
     assert "sent through notify-scratch--team" in done.stdout
     assert told.of("discord.com") == told.of("hooks.example.com") == []
+
+
+@pytest.mark.operations
+def test_a_missed_deadline_is_told_to_its_owner_without_a_run(
+    notified: Scratch, told: Receivers
+) -> None:
+    # GIVEN a model with a deadline, which a run completed two days ago
+    setup(notified, {"receivers": told.contract(), "routes": {"hook": {"owners": ["shop"]}}})
+    notified.model("first", "select 1 as id")
+    meta = {"meta": {"owner": "shop", "deadline": "00:00 UTC"}}
+    notified.properties(models=[{"name": "first", "config": meta}])
+
+    def check() -> tuple[int, str]:
+        command = ("-m", "infrastructure.cli", "deadlines", "scratch")
+        done = notified.run(*command, **told.environment, MILLRACE_NOTIFY_SECONDS=str(SECONDS))
+        return done.returncode, done.stdout + done.stderr
+
+    assert check() == (0, "No model and no exposure has a deadline.\n")
+    assert run(notified, told, "--skip", "docs").returncode == 0
+    status, table = check()
+    assert (status, "met" in table) == (0, True)
+    file = notified.local / "state" / "targets" / "scratch" / "deadlines.json"
+    ((node, known),) = json.loads(file.read_text()).items()
+    past = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    file.write_text(json.dumps({node: known | {"seen_at": past, "complete_at": past}}))
+    told.forget()
+    # WHEN the deadlines are checked twice
+    status, table = check()
+    assert (status, "missed" in table, "model first" in table) == (1, True, True)
+    assert check()[0] == 1
+    # THEN its owner is told once, and nobody else
+    (one,) = told.of("hooks.example.com")
+    assert one.document["subject"] == "Millrace: scratch: model first is stale"
+    assert "It missed its deadline 00:00 UTC of " in one.document["body"]
+    assert "fix: uv run millrace run --target scratch" in one.document["body"]
+    assert len(told.told) == 1
+    assert told.mails == []
+    # AND when a run has completed it
+    told.forget()
+    assert run(notified, told, "--skip", "docs").returncode == 0
+    assert check()[0] == 0
+    (one,) = told.told
+    assert one.document["subject"] == "Millrace: scratch: model first recovered"
+    # AND a target that does not exist is named
+    done = notified.run("-m", "infrastructure.cli", "deadlines", "scrtach")
+    assert done.returncode == 2
+    assert "Did you mean 'scratch'?" in done.stderr
 
 
 @pytest.mark.operations
