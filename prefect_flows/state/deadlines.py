@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, field_validator
 
 from prefect_flows.core.files import Warn
 from prefect_flows.state.store import StateStore
@@ -76,6 +76,12 @@ class DeadlineState(BaseModel):
     tags: tuple[str, ...] = ()
     seen_at: datetime
     complete_at: datetime | None = None
+
+    @field_validator("deadline")
+    @classmethod
+    def _is_one(cls, text: str) -> str:
+        Deadline.parse(text)
+        return text
 
     def find_missed(self, now: datetime) -> datetime | None:
         """Return the last deadline if the node was not complete on its day; None if it was.

@@ -264,7 +264,12 @@ class DbtStage:
         nodes = self._counted()
         skipped = sum(node.status == SKIPPED for node in nodes)
         message = summarize_error(first.message or first.status)
-        command = build_command(first, profile.target, publishes=profile.publishes)
+        command = build_command(
+            first,
+            profile.target,
+            publishes=profile.publishes,
+            model_flags=[flag for flag in self.flags if flag.startswith(("--empty", "--sample="))],
+        )
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import PurePath
 
@@ -21,7 +22,12 @@ COMMANDS = {
 
 
 def build_command(
-    node: NodeResult, target: str, flags: str = "", *, publishes: bool = False
+    node: NodeResult,
+    target: str,
+    flags: str = "",
+    *,
+    publishes: bool = False,
+    model_flags: Sequence[str] = (),
 ) -> str:
     """Return the command that runs only this node; for a hook, the command of its stage.
 
@@ -33,7 +39,10 @@ def build_command(
         target: name of the target.
         flags: further flags that the failure depends on, for example `--vars …`.
         publishes: whether the target publishes.
+        model_flags: further flags of models, for example `--empty`; tests do not take them.
     """
+    if node.resource_type == "model":
+        flags = " ".join([*map(shlex.quote, model_flags), *([flags] if flags else [])])
     if publishes and node.resource_type != "source":
         return f"uv run millrace run --target {shlex.quote(target)} --failed"
     command = COMMANDS.get(node.resource_type) or node.stage.removeprefix("dbt-")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from prefect_flows.core.errors import ProjectError
+from prefect_flows.core.errors import CorruptFileError, ProjectError
 from prefect_flows.core.notification_preferences import NotificationPreferences, Route
 from prefect_flows.notifications import missed_deadlines
 from prefect_flows.notifications.messages import Notice
@@ -110,6 +112,14 @@ def test_when_a_deadline_is_missed(
         complete_at=None if complete is None else at(complete),
     )  # fmt: skip
     assert (state.find_missed(at(now)) is not None) == is_missed
+
+
+def test_a_deadline_that_was_damaged_is_named(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    state = {"name": "model fct", "deadline": "noon", "seen_at": "2026-12-01T00:00:00Z"}
+    store.write("targets/dev/deadlines.json", json.dumps({"model.p.fct": state}).encode())
+    with pytest.raises(CorruptFileError, match="'noon' is not a time and a time zone"):
+        load_deadlines(store, "dev")
 
 
 def test_runs_complete_nodes_and_owners_learn_of_missed_deadlines(

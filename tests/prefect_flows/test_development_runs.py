@@ -107,6 +107,8 @@ def test_nothing_relies_on_a_run_without_rows(unpublished: Shop) -> None:
         return [shop.ask(f"select count(*) from shop.{name}")[0][0] for name in relations]
 
     # dbt puts a name of its own behind each input that it leaves the rows out of.
+    failed = run("--empty", "--select", "+agg_orders", status=1)
+    assert "--select shop.marts.agg_orders,file:agg_orders.sql --empty\n" in failed
     shop.write(**{"models/marts/agg_orders.sql": AGGREGATE})
 
     # GIVEN a good run, and one in which a test fails

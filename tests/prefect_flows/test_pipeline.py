@@ -50,13 +50,17 @@ def test_stages_are_tasks_and_summaries_are_artifacts(project: Project, scratch:
 def test_policies_and_what_no_selector_matches_are_seen(project: Project, scratch: Scratch) -> None:
     done = scratch.run_pipeline(
         *("--select", "numbers no_such_model", "--exclude", "tag:no_such_tag"),
+        *("--from", "2026-01-01", "--to", "2026-01-02"),
         MILLRACE_STAGES__DBT_RUN__RETRIES="5",
     )
 
     # A selector that matches nothing beside one that matches is part of the result.
     assert done.returncode == 0, done.stdout + done.stderr
     assert scratch.relations() == {"numbers"}
-    run = project.artifacts(project.last_run(scratch.target))[f"{scratch.target}-run"]
+    last = project.last_run(scratch.target)
+    assert last["name"].endswith(", 2026-01-01 to 2026-01-02")
+    assert last["parameters"]["to_date"] == "2026-01-02"
+    run = project.artifacts(last)[f"{scratch.target}-run"]
     for name in ("no_such_model", "tag:no_such_tag"):
         assert f"nothing matches {name} " in done.stdout
         assert f"| selection | nothing matches {name} |" in run

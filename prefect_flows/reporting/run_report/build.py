@@ -67,6 +67,7 @@ class ReportInput:
             these, all that they read counts as personal data if some of it is.
         failing_rows: rows of failed tests by node id, built by `failing_rows`.
         flags: further flags that a command needs to reproduce a failure, for example `--vars …`.
+        model_flags: the same for models only, for example `--empty`.
         first_cause: what ended the run, if no failed node explains it.
         plan: why nodes run or are reused; None if reuse was off, or the run ended before.
         earlier: node id → results of its attempts before the last one.
@@ -90,6 +91,7 @@ class ReportInput:
     flow_run_url: str | None = None
     first_cause: str | None = None
     flags: str = ""
+    model_flags: Sequence[str] = ()
     unreported: Sequence[str] = ()
     published: PublishedData | None = None
     plan: ReusePlan | None = None
@@ -243,7 +245,11 @@ def _build_card(
         failing_rows=facts.failing_rows.get(node.unique_id),
         blocked=_blocked(node, facts.lineage, children, by_id),
         command=build_command(
-            node, facts.target, facts.flags, publishes=facts.published is not None
+            node,
+            facts.target,
+            facts.flags,
+            publishes=facts.published is not None,
+            model_flags=facts.model_flags,
         ),
     )
 

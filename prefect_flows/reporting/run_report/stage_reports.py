@@ -132,6 +132,7 @@ class RunReporter:
             flow_run_url=self._runtime.url,
             first_cause=None if failed else failure,
             flags=_flags(session.vars),
+            model_flags=_model_flags(self._stored.header.parameters),
             unreported=self._runtime.unreported,
             published=_published_data(record),
             plan=plan,
@@ -301,3 +302,11 @@ def _published_data(record: Mapping[str, Any]) -> PublishedData | None:
 
 def _flags(vars: Mapping[str, Any]) -> str:
     return f"--vars {shlex.quote(json.dumps(dict(vars)))}" if vars else ""
+
+
+def _model_flags(parameters: Mapping[str, Any]) -> list[str]:
+    sample = parameters.get("sample")
+    return [
+        *(["--empty"] if parameters.get("empty") else []),
+        *([] if sample is None else [f"--sample={sample}"]),
+    ]
