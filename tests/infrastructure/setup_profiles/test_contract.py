@@ -175,7 +175,8 @@ def test_recipients_become_blocks_and_a_variable() -> None:
     contract = parsed(
         dbt_targets={"blue-2": POSTGRES},
         dbt_target_notices={
-            "blue-2": NOTICES | {"receivers": receivers, "routes": {"chat": {"owners": ["shop"]}}}
+            "blue-2": NOTICES
+            | {"receivers": receivers, "routes": {"chat": {"owners": ["shop"], "groups": None}}}
         },
     )
     assert "madeUpSecret" not in repr(contract)
