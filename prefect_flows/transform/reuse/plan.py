@@ -142,7 +142,8 @@ def plan_reuse(
         manifest: the parsed project.
         code: hashes of the nodes now.
         states: node id → its last execution.
-        relations: node id → state of its relation now; None if it is missing.
+        relations: node id → state of its relation now, of selected nodes and of what they read;
+            None if it is missing.
         sources: the rows of the sources now.
         done: ids of the nodes that the resumed run has executed.
         inputs: what the nodes read.
@@ -161,7 +162,7 @@ def plan_reuse(
             continue
         found = chain(
             _find_reasons(unique_id, node, code, state, relations),
-            _find_changed_inputs(node, inputs, state, states, sources, reasons, nodes),
+            _find_changed_inputs(node, inputs, state, states, relations, sources, reasons, nodes),
             ["code upstream of it changed"] if code.get(unique_id) != state.code else [],
         )
         reason = next(found, None)
@@ -259,6 +260,7 @@ def _find_changed_inputs(
     inputs: Inputs,
     state: NodeState,
     states: Mapping[str, NodeState],
+    relations: Mapping[str, str | None],
     sources: SourceVersions,
     reasons: Mapping[str, str],
     nodes: Mapping[str, Any],
@@ -281,6 +283,9 @@ def _find_changed_inputs(
             yield f"it did not read {name} before"
         elif version != state.inputs[each]:
             yield f"{name} has changed"
+        elif each in states and relations.get(each, states[each].relation) != states[each].relation:
+            # It is not selected; a selected one is built again.
+            yield f"{name} is missing or was changed outside the pipeline"
     if not state.inputs.keys() <= set(inputs.get(node.unique_id)):
         yield "it reads fewer nodes than before"
 

@@ -88,7 +88,7 @@ class NodeTracker:
         manifest = self._session.manifest
         inputs = dict.fromkeys(each for i in selected for each in self._inputs.get(i))
         read = [i for i in inputs if i in manifest.sources]
-        known = [] if rebuild else [i for i in selected if i in self._states]
+        known = [] if rebuild else [i for i in (*selected, *inputs) if i in self._states]
         relations = self._read_relations([*read, *known])
         sources = SourceVersions(
             {i: relations[i] or freshness.get(i) for i in read},

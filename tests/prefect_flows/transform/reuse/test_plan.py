@@ -232,6 +232,16 @@ def test_an_input_that_is_not_selected(parsed: Parsed) -> None:
     }
 
 
+@pytest.mark.parametrize("relation", [None, "another"])
+def test_an_input_that_is_not_selected_and_was_changed_by_hand(
+    parsed: Parsed, relation: str | None
+) -> None:
+    relations = {i: state.relation for i, state in parsed.states.items()}
+    relations[parsed.ids["rates"]] = relation
+    executed = parsed.executed(selected=[parsed.ids["built"]], relations=relations)
+    assert executed == {"built": "rates is missing or was changed outside the pipeline"}
+
+
 def test_new_rows_behind_a_view_that_is_not_selected(parsed: Parsed) -> None:
     changed = replace(parsed.sources, versions={ORDERS: "2 rows"})
     assert parsed.executed(sources=changed, selected=[parsed.ids["built"]]) == {
