@@ -71,6 +71,11 @@ def build_lineage(manifest: Manifest) -> dict[str, LineageNode]:
     return {node.unique_id: _lineage_node(node, groups) for node in found}
 
 
+def get_checksums(manifest: Manifest) -> dict[str, str]:
+    """Return node id → dbt's hash of its file."""
+    return {node.unique_id: node.checksum.checksum for node in manifest.nodes.values()}
+
+
 def get_children(lineage: Mapping[str, LineageNode]) -> dict[str, list[str]]:
     """Build node id → ids of its children."""
     children: dict[str, list[str]] = {unique_id: [] for unique_id in lineage}

@@ -32,8 +32,6 @@ from tests.support.project import NOT_IN_A_CLONE, REPOSITORY, Project
 
 pytestmark = pytest.mark.bigquery
 
-# The compiled analyzer; git ignores the folder.
-CACHE = REPOSITORY / ".local" / "zetasql"
 DATASET = "analyzed"
 TEST_CONFIGS = ("fail_calc", "warn_if", "error_if", "limit")
 NUMBERS = (PROJECT, "samples", "numbers")
@@ -43,7 +41,7 @@ API_TYPES = {"bigint": "INTEGER", "int64": "INTEGER", "float64": "FLOAT"}
 
 @pytest.fixture(scope="module")
 def analyzer() -> Analyzer:
-    analyzer = start_analyzer(CACHE)
+    analyzer = start_analyzer()
     columns = {"number": "int64", "word": "string", "day": "date", "instant": "timestamp"}
     analyzer.add_table(NUMBERS, columns, [[1, "one", None, None]])
     load_sample(analyzer)

@@ -12,8 +12,8 @@ from infrastructure.ci.check_models.engine import Column, Columns, QueryResult, 
 from infrastructure.ci.check_models.findings import ColumnOrigins, Warehouse
 from infrastructure.ci.check_models.resolved_lineage import Origin, get_origins
 from infrastructure.ci.check_models.template_positions import get_offset
+from infrastructure.ci.check_models.wasm_service import SqlError
 from infrastructure.ci.check_models.zetasql_client import (
-    SqlError,
     ZetaSqlClient,
     add_columns,
     add_table,

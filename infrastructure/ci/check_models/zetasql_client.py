@@ -1,31 +1,20 @@
 """Google's SQL analyzer (ZetaSQL) in this process: start it, send it messages, read its trees.
 
-The wheel `zetasql` is the analyzer as WebAssembly, which `wasmtime` runs. The wheel's own Python
-classes copy each message field by field, which takes longer than the analysis. This module calls
-the analyzer with its protobuf messages instead.
-
-The wheel is the extra `millrace[check]`: import this module only where it is needed.
+The wheel `zetasql` is the extra `millrace[check]`: import this module only where it is needed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import wasmtime
-from filelock import FileLock
-from google.protobuf.message import Message
-from zetasql.core import ServerError, wasm_client
-from zetasql.wasi import get_wasm_path
 from zetasql.wasi._pb2.zetasql.local_service import local_service_pb2 as service
 from zetasql.wasi._pb2.zetasql.proto.options_pb2 import LanguageOptionsProto
 from zetasql.wasi._pb2.zetasql.public.options_pb2 import ERROR_MESSAGE_ONE_LINE, PRODUCT_EXTERNAL
 from zetasql.wasi._pb2.zetasql.public.type_pb2 import TYPE_INT64, TypeKind
 
-from prefect_flows.transform.monkeypatch import patched
+from infrastructure.ci.check_models.wasm_service import WasmService
 
 # BigQuery's other names of INT64: https://cloud.google.com/bigquery/docs/reference/standard-sql
 INTEGER_NAMES = ("INT", "SMALLINT", "INTEGER", "BIGINT", "TINYINT", "BYTEINT")
@@ -37,15 +26,11 @@ SQL_NAMES = {"DOUBLE": "FLOAT64"}
 EPOCH = dt.date(1970, 1, 1)
 
 
-class SqlError(Exception):
-    """The analyzer refuses the SQL; the message is the analyzer's."""
-
-
-class ZetaSqlClient:
+class ZetaSqlClient(WasmService):
     """The analyzer with BigQuery's options."""
 
-    def __init__(self, client: wasm_client.WasmClient) -> None:
-        self._client = client
+    def __init__(self) -> None:
+        super().__init__()
         known = self.call(
             "GetLanguageOptions",
             service.LanguageOptionsRequest(maximum_features=True),
@@ -61,18 +46,6 @@ class ZetaSqlClient:
             "default_timezone": "UTC",
             "error_message_mode": ERROR_MESSAGE_ONE_LINE,
         }
-
-    def call(self, name: str, request: Message, *response: type[Message]) -> Any:
-        """Call a method of the analyzer's service.
-
-        Raises:
-            SqlError: the analyzer refuses the SQL.
-        """
-        try:
-            return self._client.call_grpc_func(f"ZetaSqlLocalService_{name}", request, *response)
-        except ServerError as error:
-            # The error's own `message` ends with its first line.
-            raise SqlError(error.raw_error.partition("Message: ")[2]) from error
 
     def analyze(self, sql: str, catalog: int) -> Any:
         """Resolve a statement against a registered catalog.
@@ -103,39 +76,6 @@ class ZetaSqlClient:
     def unregister(self, catalog: int) -> None:
         """Let the analyzer forget a catalog."""
         self.call("UnregisterCatalog", service.UnregisterRequest(registered_id=catalog))
-
-
-def start_client(cache: Path) -> ZetaSqlClient:
-    """Start the analyzer.
-
-    Args:
-        cache: folder for the compiled WebAssembly, which spares the next start 20 s.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    settings = cache / "wasmtime.toml"
-
-    def configure() -> wasmtime.Config:
-        config = wasmtime.Config()
-        config.cache = str(settings)
-        return config
-
-    with FileLock(cache / "lock"), patched(wasm_client, "Config", configure):
-        settings.write_text(f"[cache]\ndirectory = '{cache.resolve()}'\n")
-        return ZetaSqlClient(_Client(str(get_wasm_path())))
-
-
-class _Client(wasm_client.WasmClient):  # type: ignore[misc] # it ships no types
-    """The wheel's client, without its copying of each message byte by byte."""
-
-    @property
-    def _base(self) -> int:
-        return ctypes.addressof(self.memory.data_ptr().contents)
-
-    def write_bytes(self, ptr: int, data: bytes) -> None:
-        ctypes.memmove(self._base + ptr, data, len(data))
-
-    def read_bytes(self, ptr: int, size: int) -> bytes:
-        return ctypes.string_at(self._base + ptr, size)
 
 
 def add_table(root: Any, path: tuple[str, ...], columns: Mapping[str, Any]) -> None:

@@ -13,23 +13,21 @@ import datetime as dt
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from zetasql.wasi._pb2.zetasql.local_service import local_service_pb2 as service
 from zetasql.wasi._pb2.zetasql.public.type_pb2 import TypeProto
 from zetasql.wasi._pb2.zetasql.public.value_pb2 import ValueProto
 
+from infrastructure.ci.check_models.wasm_service import SqlError
 from infrastructure.ci.check_models.zetasql_client import (
     EPOCH,
-    SqlError,
     ZetaSqlClient,
     add_columns,
     add_table,
     get_field,
     get_output,
     get_type_name,
-    start_client,
     to_python,
     unwrap,
     walk,
@@ -243,13 +241,9 @@ class Analyzer:
         return self._catalog
 
 
-def start_analyzer(cache: Path) -> Analyzer:
-    """Start an analyzer with an empty catalog.
-
-    Args:
-        cache: folder for the compiled WebAssembly, which spares the next start 20 s.
-    """
-    return Analyzer(start_client(cache))
+def start_analyzer() -> Analyzer:
+    """Start an analyzer with an empty catalog."""
+    return Analyzer(ZetaSqlClient())
 
 
 def _get_span(node: Any) -> tuple[int, int]:
