@@ -1,4 +1,4 @@
-"""Limits how long Prefect's client retries while its API is down, and logs what a run waits for.
+"""Limits how long Prefect's client retries while its API is down, and logs that a run waits.
 
 Prefect's client retries each request for a minute and each event for eight seconds, one after the
 other. If the API goes down, that adds up to a quarter of an hour at the end of a run. Here, all
@@ -8,11 +8,10 @@ that, each request is tried once, and events are kept until the API answers.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -22,33 +21,10 @@ from prefect.events import Event
 from prefect.events.clients import RETRYABLE_EXCEPTIONS, PrefectEventsClient
 from prefect.utilities.math import clamped_poisson_interval
 
-from prefect_flows.core.logger import Logger
+from prefect_flows.core.waiting_log import WAIT_LOG_SECONDS, log
 
-WAIT_LOG_SECONDS = 30.0
 # Once the limit is reached, requests fail without being sent for this long after a failed one.
 FAIL_FAST_SECONDS = 1.0
-
-log: Logger = logging.getLogger("millrace")
-
-
-@contextmanager
-def log_while_waiting(what: str, seconds: float, log: Logger = log) -> Iterator[None]:
-    """Log every 30 s what the block in this context waits for, and for how long at most."""
-    over = threading.Event()
-    started = time.monotonic()
-
-    def log_progress() -> None:
-        while not over.wait(WAIT_LOG_SECONDS):
-            waited = time.monotonic() - started
-            log.warning("Waiting for %s: %.0f s of at most %.0f s.", what, waited, seconds)
-
-    thread = threading.Thread(target=log_progress, name="millrace-waiting", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 class ApiTimeout(httpx.NetworkError):

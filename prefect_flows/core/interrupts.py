@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from prefect.utilities.timeout import timeout
-
 from prefect_flows.core.errors import MillraceError
 
 INTERRUPT_INTERVAL_SECONDS = 0.5
@@ -73,6 +71,9 @@ def time_limit(seconds: float, error: MillraceError) -> Iterator[None]:
         with _timeout_by_signal(seconds, error):
             yield
         return
+    # Prefect takes a second to import, and only runs have other threads.
+    from prefect.utilities.timeout import timeout
+
     try:
         with timeout(seconds):
             yield

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import dlt
 from dlt.common.exceptions import DltException
@@ -37,7 +37,9 @@ from prefect_flows.ingest.load_errors import translate_dlt_error
 from prefect_flows.ingest.load_state import has_loaded, heartbeat, incomplete_tables
 from prefect_flows.ingest.orphaned_loads import is_complete, remove_orphaned_loads
 from prefect_flows.ingest.rejected_rows import Rejection, collect_rejections, reject
-from prefect_flows.runtime.stages import RunStage
+
+if TYPE_CHECKING:
+    from prefect_flows.runtime.stages import RunStage
 
 __all__ = [
     "LoadRecord",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect_flows.core.bounded_waits import log_while_waiting
 from prefect_flows.core.errors import WarehouseUnreachable
 from prefect_flows.core.failure_class import root_cause
 from prefect_flows.core.formatting import one_line
@@ -13,6 +12,7 @@ from prefect_flows.core.hints import get_hint
 from prefect_flows.core.interrupts import time_limit
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.profiles import Profile
+from prefect_flows.core.waiting_log import log_while_waiting
 
 
 @contextmanager

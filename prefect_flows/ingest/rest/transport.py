@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from prefect import get_run_logger
-from prefect.exceptions import MissingContextError
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError, Timeout
@@ -70,6 +68,10 @@ class ApiError(IngestionError):
 
 def run_logger() -> Logger:
     """Return the logger of the Prefect run, or a standard one outside a run."""
+    # Imported here: `millrace check` reads what a source declares, and needs no Prefect.
+    from prefect import get_run_logger
+    from prefect.exceptions import MissingContextError
+
     try:
         return get_run_logger()
     except MissingContextError:

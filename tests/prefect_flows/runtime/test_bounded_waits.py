@@ -18,7 +18,7 @@ from prefect.events.clients import PrefectEventsClient
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.utilities.math import clamped_poisson_interval
 
-from prefect_flows.core import bounded_waits
+from prefect_flows.core import bounded_waits, waiting_log
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY, SCRATCH_DBT, Project, serving
 
 # Google's client would try for ten minutes, and dbt would let it do so twice.
@@ -68,9 +68,9 @@ def test_a_bigquery_that_does_not_answer_is_reported_in_time(on_bigquery: Projec
 def test_a_wait_is_logged_repeatedly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bounded_waits, "WAIT_LOG_SECONDS", 0.2)
+    monkeypatch.setattr(waiting_log, "WAIT_LOG_SECONDS", 0.2)
 
-    with bounded_waits.log_while_waiting("bigquery nowhere", 120):
+    with waiting_log.log_while_waiting("bigquery nowhere", 120):
         time.sleep(1)
 
     said = [record.getMessage() for record in caplog.records]
