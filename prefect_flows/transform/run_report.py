@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,6 +38,8 @@ class FailureCard:
     Attributes:
         blocked: type and name of nodes that were skipped because of it, and of its exposures.
         command: the command that reproduces the failure.
+        column: for a failed test, its column with its node; empty if its origins are unknown.
+        origins: lines of the tree of columns that it comes from.
     """
 
     unique_id: str
@@ -55,6 +57,8 @@ class FailureCard:
     failing_rows: FailingRows | None
     blocked: list[tuple[str, str]]
     command: str
+    column: str = ""
+    origins: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,8 @@ class RunReport:
         attempts: node id → one line for each attempt, in order; empty if nothing was executed.
         durations: node id → its seconds in earlier runs, oldest first.
         compiled: node id → its compiled SQL.
+        columns: node id → column → the columns, with their nodes, that it comes from; see
+            `reporting/column_lineage.py`.
     """
 
     target: str
@@ -163,6 +169,7 @@ class RunReport:
     attempts: dict[str, list[str]] = field(default_factory=dict)
     durations: dict[str, list[float]] = field(default_factory=dict)
     compiled: dict[str, str] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, Sequence[tuple[str, str]]]] = field(default_factory=dict)
 
     @property
     def completed_at(self) -> datetime:

@@ -30,6 +30,8 @@ from infrastructure.ci.check_models.findings import (
 from infrastructure.local.files import lock_local_dir, warn, write_local
 from prefect_flows.core.files import read_or_quarantine
 from prefect_flows.ingest import source_registry
+from prefect_flows.reporting.column_lineage import FILE as COLUMN_LINEAGE
+from prefect_flows.reporting.column_lineage import dump_column_lineage
 
 ROOT = Path(__file__).parents[3]
 # Code that decides what a check finds.
@@ -97,6 +99,9 @@ def _check(
         else:
             results.append(answer.result)
             variables |= set(answer.variables)
+            if answer.result.lineage:
+                text = dump_column_lineage(answer.result.lineage, answer.checksums)
+                write_local(local_dir / COLUMN_LINEAGE, text)
     return merge_results(results), variables
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from infrastructure.ci.check_models.findings import RULES, CheckResult, Finding
 from prefect_flows.core.documents import DocumentError, parse_json, read_text
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.reporting.column_lineage import get_short_name
 
 # https://docs.oasis-open.org/sarif/sarif/v2.1.0/
 SARIF_VERSION = "2.1.0"
@@ -63,14 +64,6 @@ def _format_unchecked(result: CheckResult) -> Iterator[str]:
         yield f"not checked on {', '.join(warehouses)}: {named}{more}, because {reason}"
     if reasons:
         yield ""
-
-
-def get_short_name(unique_id: str) -> str:
-    """Return a node's name: that of its id without type and package, and a test's hash."""
-    kind, *rest = unique_id.split(".")
-    if kind == "source":
-        return ".".join(rest[1:])
-    return rest[1] if len(rest) > 1 else unique_id
 
 
 def format_json(result: CheckResult) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from infrastructure.ci.check_models.findings import CheckResult
-from infrastructure.ci.check_models.formats import get_short_name
 from prefect_flows.core.errors import ConfigurationError, SelectionError, did_you_mean
-
-# Unique id of a node, and column.
-ColumnKey = tuple[str, str]
+from prefect_flows.reporting.column_lineage import (
+    ColumnKey,
+    draw_columns,
+    format_column,
+    get_short_name,
+)
 
 
 def format_lineage(result: CheckResult, column: str) -> str:
@@ -31,12 +33,16 @@ def format_lineage(result: CheckResult, column: str) -> str:
         )
     start = _find_column(result, column)
     origins, uses = _build_graphs(result)
-    lines = [_format_name(start)]
+    lines = [format_column(start)]
     lines.append("comes from:")
-    lines += list(_draw(start, origins)) or ["  nothing: it reads no column"]
+    lines += _draw(start, origins) or ["  nothing: it reads no column"]
     lines.append("used by:")
-    lines += list(_draw(start, uses)) or ["  no other column"]
+    lines += _draw(start, uses) or ["  no other column"]
     return "\n".join(lines)
+
+
+def _draw(start: ColumnKey, edges: Mapping[ColumnKey, Sequence[ColumnKey]]) -> list[str]:
+    return [f"  {line}" for line in draw_columns(start, edges)]
 
 
 def _find_column(result: CheckResult, column: str) -> ColumnKey:
@@ -87,25 +93,3 @@ def _build_graphs(
                 origins.setdefault((node, column), []).append((parent, name))
                 uses.setdefault((parent, name), []).append((node, column))
     return origins, uses
-
-
-def _draw(start: ColumnKey, edges: Mapping[ColumnKey, Sequence[ColumnKey]]) -> Iterator[str]:
-    """Yield the lines of a tree; a column that was already drawn is not followed again."""
-    seen = {start}
-
-    def draw(column: ColumnKey, depth: int) -> Iterator[str]:
-        for other in edges.get(column, ()):
-            again = other in seen and bool(edges.get(other))
-            yield f"{'  ' * depth}{_format_name(other)}{' (see above)' if again else ''}"
-            if other not in seen:
-                seen.add(other)
-                yield from draw(other, depth + 1)
-
-    yield from draw(start, 1)
-
-
-def _format_name(column: ColumnKey) -> str:
-    node, name = column
-    kind = node.partition(".")[0]
-    shown = "" if kind == "model" else f" ({kind})"
-    return f"{get_short_name(node)}.{name}{shown}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from infrastructure.ci.check_models.findings import CheckResult
-from infrastructure.ci.check_models.formats import get_short_name
 from infrastructure.ci.pull_request.formatting import format_details, format_omitted
 from prefect_flows.core.markup import escape_for_github as escaped
+from prefect_flows.reporting.column_lineage import get_short_name
 
 
 def format_sql_check(check: CheckResult, most: int) -> Iterator[str]:

@@ -167,6 +167,9 @@ def _card(card: FailureCard) -> str:
         facts.append(f"- blocked: {blocked_names}{more}")
     parts += ["\n".join(facts), "Reproduce:", code_block(card.command, "sh", 1000)]
     parts += _rows(card)
+    if card.origins:
+        parts.append(f"{escape_markdown(card.column)} comes from:")
+        parts.append(code_block("\n".join(card.origins), "text", 2000))
     if card.compiled_sql:
         parts += ["Compiled SQL:", code_block(card.compiled_sql, "sql", 2000)]
     return "\n\n".join(parts)

@@ -13,6 +13,7 @@ from dbt_common.exceptions import DbtBaseException
 from prefect_flows.core.code_version import get_version
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
+from prefect_flows.reporting.column_lineage import add_columns, column_lineage
 from prefect_flows.reporting.run_report import build as reports
 from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.reporting.run_report.artifact import cards_markdown, headline
@@ -25,7 +26,7 @@ from prefect_flows.state.runs import Run, RunStatus
 from prefect_flows.state.target_state import DOCS, REPORT, RUN_RESULTS, TargetState
 from prefect_flows.transform.artifacts import run_results
 from prefect_flows.transform.dbt_stage import DbtStage
-from prefect_flows.transform.lineage import LineageNode, build_lineage
+from prefect_flows.transform.lineage import LineageNode, build_lineage, get_checksums
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.reuse.plan import ReusePlan
 from prefect_flows.transform.run_report import FailingRows, RunContext, RunReport
@@ -139,7 +140,10 @@ class RunReporter:
             context=self._context(),
             earlier=earlier,
         )
-        return reports.build_report(facts)
+        report = reports.build_report(facts)
+        checksums = get_checksums(session.manifest)
+        warn = self._runtime.log.warning
+        return add_columns(report, column_lineage(self._settings.local_dir, checksums, warn))
 
     def _build_refused_report(
         self, record: Mapping[str, Any], status: RunStatus, failure: str | None

@@ -48,5 +48,8 @@ def _failure(card: FailureCard) -> str:
     lines = [f"  {', '.join(facts)}"]
     message = truncate_long(card.message or card.status, MAX_MESSAGE_CHARACTERS)
     lines += [f"    {line}" for line in message.splitlines()]
+    if card.origins:
+        lines.append(f"    {card.column} comes from:")
+        lines += [f"      {line}" for line in card.origins]
     lines.append(f"    reproduce: {card.command}")
     return "\n".join(lines)

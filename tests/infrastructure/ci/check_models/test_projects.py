@@ -10,9 +10,10 @@ import pytest
 from infrastructure.ci.check_models import check
 from infrastructure.ci.check_models.check import check_project
 from infrastructure.ci.check_models.findings import CheckResult, Warehouse
-from infrastructure.ci.check_models.formats import format_text, get_short_name
+from infrastructure.ci.check_models.formats import format_text
 from infrastructure.ci.check_models.lineage import format_lineage
 from prefect_flows.core.errors import ConfigurationError, SelectionError
+from prefect_flows.reporting.column_lineage import get_short_name
 from tests.support.conformance.scenarios import EVERY
 from tests.support.project import CONFORMANCE_DBT, NOT_IN_A_CLONE, REPOSITORY
 
@@ -27,13 +28,11 @@ TROUBLES = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, analyzer_cache: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project and the conformance project, each below a folder; one `.local` for both."""
     folder = tmp_path_factory.mktemp("projects")
     for name, source in (("this", REPOSITORY / "dbt"), ("conformance", CONFORMANCE_DBT)):
         shutil.copytree(source, folder / name / "dbt", ignore=NOT_IN_A_CLONE)
-    (folder / ".local").mkdir()
-    (folder / ".local" / "zetasql").symlink_to(analyzer_cache)
     return folder
 
 
