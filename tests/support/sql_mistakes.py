@@ -226,6 +226,57 @@ MISTAKES = [
         'type "bignumber" does not exist',
         "Type not found: bignumber",
     ),
+    # Joins and conditions.
+    both(
+        "join_on_a_missing_column",
+        "select o.id from {{ ref('orders') }} as o\n"
+        "inner join {{ ref('customers') }} as c on o.customer = <P>c.<B>custome\n",
+        "column c.custome does not exist",
+        "Name custome not found inside c",
+        suggests="customer",
+    ),
+    both(
+        "join_using_a_missing_column",
+        "select id from {{ ref('orders') }}\ninner join {{ ref('customers') }} using (<*>note)\n",
+        'column "note" specified in USING clause does not exist in right table',
+        "Column note in USING clause not found on right side of join",
+    ),
+    both(
+        "in_of_types",
+        "select id from {{ ref('orders') }} where customer <*>in (1, 2)\n",
+        "operator does not exist: text = integer",
+        "No matching signature for operator IN",
+    ),
+    both(
+        "aggregate_in_where",
+        "select id from {{ ref('orders') }}\nwhere <*>count(*) > 1\n",
+        "aggregate functions are not allowed in WHERE",
+        "Aggregate function COUNT(*) not allowed in WHERE clause",
+    ),
+    both(
+        "window_in_where",
+        "select id from {{ ref('orders') }}\nwhere <*>row_number() over (order by id) = 1\n",
+        "window functions are not allowed in WHERE",
+        "Analytic function not allowed in WHERE clause",
+    ),
+    both(
+        "position_that_is_not_there",
+        "select id, note from {{ ref('orders') }}\ngroup by 1, 2, <*>3\n",
+        "GROUP BY position 3 is not in select list",
+        "GROUP BY is out of SELECT column number range: 3",
+    ),
+    both(
+        "function_of_other_types",
+        "select <*>lower(id) as name from {{ ref('orders') }}\n",
+        "function lower(integer) does not exist",
+        "No matching signature for function LOWER",
+    ),
+    both(
+        "coalesce_of_types",
+        "select <B>coalesce(id, <P>customer) as x from {{ ref('orders') }}\n",
+        "COALESCE types integer and text cannot be matched",
+        "No matching signature for function COALESCE",
+    ),
     # Syntax and functions.
     both(
         "comma_before_from",
@@ -334,6 +385,18 @@ MISTAKES = [
     columns:
       - {name: id, data_type: integer}
       - {name: <*>total, data_type: integer}
+""",
+    ),
+    both(
+        "contract_of_no_type",
+        "select 1 as id\n",
+        "strng is no type of postgres",
+        "strng is no type of bigquery",
+        yml="""models:
+  - name: contract_of_no_type
+    config: {contract: {enforced: true}}
+    columns:
+      - {name: id, data_type: <*>strng}
 """,
     ),
     both(
