@@ -1110,7 +1110,7 @@ FAULTS = (
         "blocked-mart-is-reused",
         "A mart that was built and not published is reused, and never published.",
         "prefect_flows/transform/reuse/tracker.py",
-        "if i in self.plan.reasons and i not in unpublished",
+        "if i in self.plan.reasons and i not in incomplete",
         "if i in self.plan.reasons",
         (
             "prefect_flows/transform/reuse/test_reused_runs.py::test_only_what_reads_new_rows_is_built",
