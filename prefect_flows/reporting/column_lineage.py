@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
@@ -79,14 +79,6 @@ def column_lineage(
         for node, checked in (found or {}).items()
         if checked.checksum == checksums.get(node)
     }
-
-
-def list_columns(lineage: ColumnLineage, node: str) -> list[dict[str, Any]]:
-    """Return the columns of a node as plain data: `name`, and `from` with node and column."""
-    return [
-        {"name": name, "from": [{"node": parent, "column": column} for parent, column in found]}
-        for name, found in lineage.get(node, {}).items()
-    ]
 
 
 def add_columns(report: RunReport, lineage: ColumnLineage) -> RunReport:

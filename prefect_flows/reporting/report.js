@@ -197,11 +197,15 @@ const make = (tag, text, attributes = {}) => {
     if (!node.columns.length) return [];
     const table = make("table");
     const head = table.createTHead().insertRow();
-    ["Column", "Type", "Description"].forEach((t) => head.append(make("th", t, { scope: "col" })));
+    // Types and origins are there if YAML declares them, and if the models were checked.
+    const titles = ["Column", "Type", "Description", "Comes from"];
+    const shown = titles.map((_, i) => i === 0 || node.columns.some((column) => column[i]));
+    titles.filter((_, i) => shown[i]).forEach((t) => head.append(make("th", t, { scope: "col" })));
     const rows = table.createTBody();
-    node.columns.forEach(([name, type, description]) => {
+    node.columns.forEach(([name, ...others]) => {
       const row = rows.insertRow();
-      row.append(make("th", name, { scope: "row" }), make("td", type), make("td", description));
+      row.append(make("th", name, { scope: "row" }));
+      others.filter((_, i) => shown[i + 1]).forEach((text) => row.append(make("td", text)));
     });
     const scroll = make("div", null, {
       class: "scroll", tabindex: "0", role: "region", "aria-label": "Columns",

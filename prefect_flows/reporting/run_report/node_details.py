@@ -8,7 +8,8 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from prefect_flows.transform.lineage import TESTS, get_children, reach
+from prefect_flows.reporting.column_lineage import format_column
+from prefect_flows.transform.lineage import TESTS, LineageNode, get_children, reach
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import RunReport
 
@@ -51,7 +52,7 @@ def _details(report: RunReport) -> dict[str, dict[str, Any]]:
             "because": report.reasons.get(unique_id),
             "log": [line[:MAX_LINE] for line in report.attempts.get(unique_id, ())],
             "durations": [round(each, 2) for each in report.durations.get(unique_id, ())],
-            "columns": [[c.name, c.data_type, c.description] for c in node.columns],
+            "columns": _columns(report, node),
             "tests": tests[unique_id],
             "reads": [i for i in node.parents if i in report.lineage],
             "feeds": [i for i in below if report.lineage[i].resource_type not in TESTS],
@@ -61,6 +62,25 @@ def _details(report: RunReport) -> dict[str, dict[str, Any]]:
         }
         details[unique_id] = {key: value for key, value in found.items() if value not in (None, "")}
     return details
+
+
+def _columns(report: RunReport, node: LineageNode) -> list[list[Any]]:
+    """Return name, type, description and origins of each column that YAML or the check names."""
+    declared = {column.name.lower(): column for column in node.columns}
+    origins = report.columns.get(node.unique_id, {})
+    names = {column.name.lower(): column.name for column in node.columns}
+    for name in origins:
+        names.setdefault(name.lower(), name)
+    by_name = {name.lower(): found for name, found in origins.items()}
+    return [
+        [
+            name,
+            declared[key].data_type if key in declared else "",
+            declared[key].description if key in declared else "",
+            ", ".join(map(format_column, by_name.get(key, ()))),
+        ]
+        for key, name in names.items()
+    ]
 
 
 def _status(report: RunReport, unique_id: str, result: NodeResult | None) -> str:

@@ -14,7 +14,6 @@ from prefect_flows.reporting.column_lineage import (
     add_columns,
     column_lineage,
     dump_column_lineage,
-    list_columns,
 )
 from prefect_flows.reporting.run_report.artifact import cards_markdown
 from prefect_flows.reporting.run_report.build import build_report
@@ -59,14 +58,6 @@ def test_a_file_that_cannot_be_read_is_reported(local_dir: Path) -> None:
     (local_dir / FILE).mkdir()  # the corrupt one was renamed
     assert column_lineage(local_dir, CHECKSUMS, said.append) == {}
     assert said[1].startswith("The report has no columns: Is a directory.\n  where: ")
-
-
-def test_columns_as_plain_data() -> None:
-    assert list_columns(LINEAGE, STAGING) == [
-        {"name": "delay", "from": [{"node": RAW, "column": "arr_delay"}]},
-        {"name": "id", "from": [{"node": RAW, "column": "id"}]},
-    ]
-    assert list_columns(LINEAGE, "model.p.unknown") == []
 
 
 def report_of_a_test(column: str | None) -> tuple[RunReport, FailureCard]:

@@ -118,14 +118,26 @@ def _details(text: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_panel_of_a_node_holds_all_that_is_known_of_it() -> None:
-    report = build_report(facts(10))
+    report = replace(
+        build_report(facts(10)),
+        columns={
+            "model.p.int_crm__entity_2": {
+                "ID": [("model.p.stg_crm__entity_0", "ID")],
+                "total": [("model.p.stg_crm__entity_0", "a"), ("source.p.raw.s0", "b")],
+            }
+        },
+    )
     details = _details(html_page(report))
     assert set(details) == set(report.lineage)
     failed = details["model.p.int_crm__entity_2"]
     assert failed["status"] == "error"
     assert failed["command"].startswith("cd dbt && uv run dbt run --target dev --select p.int")
     assert failed["tags"] == ["layer_int", "nightly"]
-    assert failed["columns"] == [["id", "bigint", "Key of the entity."], ["email", "text", ""]]
+    assert failed["columns"] == [
+        ["id", "bigint", "Key of the entity.", "stg_crm__entity_0.ID"],
+        ["email", "text", "", ""],
+        ["total", "", "", "stg_crm__entity_0.a, raw.s0.b (source)"],
+    ]
     blocked = [(details[i]["type"], details[i].get("status")) for i in failed["blocks"]]
     assert blocked == [("test", "skipped"), ("exposure", None)]
     assert {status for _, status in failed["tests"]} == {"skipped"}
