@@ -48,7 +48,9 @@ def read_owners(client: SyncPrefectClient) -> dict[str, str | None]:
     # None if setup has never been run.
     blocks = read_or_none(client.read_block_documents_by_type, names.PROFILE_TYPE) or []
     return {
-        str(block.name).removeprefix(prefix): block.data.get(OWNER_FIELD)
+        block.data.get("target") or str(block.name).removeprefix(prefix): block.data.get(
+            OWNER_FIELD
+        )
         for block in blocks
         if str(block.name).startswith(prefix)
     }

@@ -23,9 +23,32 @@ from infrastructure.setup_profiles.notices import TargetNotices
 from infrastructure.setup_profiles.strict import Strict, Text
 from prefect_flows.core.documents import DocumentError, parse_json
 from prefect_flows.core.errors import ContractError
-from prefect_flows.core.names import TargetName
+from prefect_flows.core.names import TargetName, dashed
 from prefect_flows.core.validation_messages import format_fault
 from prefect_flows.state.state_url import find_url_fault, get_url_fix
+
+# Keys of dbt's profile that the contract says in its own way, or that hold a secret.
+RESERVED_OPTIONS = frozenset(
+    {
+        *("type", "host", "port", "user", "pass", "password", "dbname", "database", "schema"),
+        *("threads", "sslmode", "publish", "project", "dataset", "location", "execution_project"),
+        *("priority", "maximum_bytes_billed", "job_execution_timeout_seconds", "api_endpoint"),
+        *("impersonate_service_account", "method", "keyfile", "keyfile_json", "token"),
+        *("refresh_token", "client_id", "client_secret", "application_name"),
+    }
+)
+
+
+def _without_reserved(options: dict[str, Any]) -> dict[str, Any]:
+    if found := sorted(RESERVED_OPTIONS & options.keys()):
+        raise ValueError(
+            f"{', '.join(found)} must not be here: the target's own keys and dbt_target_secrets "
+            "say it"
+        )
+    return options
+
+
+DbtOptions = Annotated[dict[Text, Any], AfterValidator(_without_reserved)]
 
 
 class PostgresTarget(Strict):
@@ -51,6 +74,8 @@ class PostgresTarget(Strict):
     """libpq's `sslmode`; libpq's default if absent."""
     publish: bool | None = None
     """Whether readers see only models whose tests passed; false if absent."""
+    dbt_options: DbtOptions | None = None
+    """Further keys of dbt's profile, unchanged: `search_path`, `role`, …; no secrets."""
 
 
 class BigQueryTarget(Strict):
@@ -80,6 +105,8 @@ class BigQueryTarget(Strict):
     """Endpoint of the API, if it is not Google's, for example an emulator."""
     publish: bool | None = None
     """Whether readers see only models whose tests passed; false if absent."""
+    dbt_options: DbtOptions | None = None
+    """Further keys of dbt's profile, unchanged: `dataproc_region`, `job_retries`, …; no secrets."""
 
 
 Target = Annotated[PostgresTarget | BigQueryTarget, Field(discriminator="type")]
@@ -178,7 +205,7 @@ def parse_contract(text: str | bytes, *, where: str, fix: str) -> Contract:
     if faults:
         raise ContractError(faults, where=where, fix=fix)
     values = {name: _remove_nulls(output["value"]) for name, output in document.items()}
-    faults = _pairing_faults(values) + _notice_faults(values)
+    faults = _pairing_faults(values) + _notice_faults(values) + _name_faults(values)
     try:
         contract = Contract.model_validate(values)
     except ValidationError as error:
@@ -227,6 +254,18 @@ def _notice_faults(values: dict[str, Any]) -> list[str]:
         f"dbt_target_notices.{name}: dbt_targets has no such target"
         for name in notices
         if name not in targets
+    ]
+
+
+def _name_faults(values: dict[str, Any]) -> list[str]:
+    """Return faults for targets whose blocks would have the same names."""
+    targets = values.get("dbt_targets")
+    if not isinstance(targets, dict):
+        return []
+    return [
+        f"dbt_targets.{name}: its blocks would have the names of those of {dashed(name)}"
+        for name in targets
+        if dashed(name) != name and dashed(name) in targets
     ]
 
 

@@ -111,7 +111,7 @@ def _postgres(contract: Contract, name: str, target: PostgresTarget) -> list[Des
                 "type": "postgres",
                 "schema": target.schema_,
                 "threads": target.threads,
-                "extras": _given(target, "sslmode", "publish"),
+                "extras": (target.dbt_options or {}) | _given(target, "sslmode", "publish"),
             },
             {"credentials": names.postgres_credentials_block(name)},
         ),
@@ -127,7 +127,8 @@ def _bigquery_configs(contract: Contract, name: str, target: BigQueryTarget) -> 
             "project": target.project,
             "schema": target.dataset,
             "threads": target.threads,
-            "extras": _given(
+            "extras": (target.dbt_options or {})
+            | _given(
                 target,
                 "location",
                 "execution_project",

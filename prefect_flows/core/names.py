@@ -9,7 +9,7 @@ from pydantic import StringConstraints
 
 Warehouse = Literal["postgres", "bigquery"]
 
-TARGET_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+TARGET_PATTERN = r"^[a-z][a-z0-9]*([-_][a-z0-9]+)*$"
 TargetName = Annotated[str, StringConstraints(pattern=TARGET_PATTERN, max_length=40)]
 
 PROFILE_TYPE = "dbt-cli-profile"
@@ -19,24 +19,32 @@ SETUP_COMMAND = "uv run millrace setup"
 LOCAL_UP_COMMAND = "uv run millrace up"
 
 
+def dashed(target: str) -> str:
+    """Return a target's name for Prefect's blocks and artifacts, whose names have no underscores.
+
+    Setup refuses two targets with the same dashed name.
+    """
+    return target.replace("_", "-")
+
+
 def profile_block(target: str) -> str:
     """Return the name of the `DbtCliProfile` block of a target."""
-    return f"dbt-cli-profile-{target}"
+    return f"dbt-cli-profile-{dashed(target)}"
 
 
 def target_configs_block(warehouse: Warehouse, target: str) -> str:
     """Return the name of the `…TargetConfigs` block of a target."""
-    return f"{warehouse}-target-configs-{target}"
+    return f"{warehouse}-target-configs-{dashed(target)}"
 
 
 def postgres_credentials_block(target: str) -> str:
     """Return the name of the `SqlAlchemyConnector` block of a Postgres target."""
-    return f"postgres-credentials-{target}"
+    return f"postgres-credentials-{dashed(target)}"
 
 
 def gcp_credentials_block(target: str | None = None) -> str:
     """Return the name of the `GcpCredentials` block of a target, or of the shared one."""
-    return "gcp-credentials" if target is None else f"gcp-credentials-{target}"
+    return "gcp-credentials" if target is None else f"gcp-credentials-{dashed(target)}"
 
 
 def secret_block(source: str, parameter: str, target: str) -> str:
@@ -51,7 +59,12 @@ def notify_block(target: str, name: str | None = None) -> str:
         name: tells several blocks of a target apart. It follows two dashes, which no target's name
             contains.
     """
-    return f"notify-{target}" if name is None else f"notify-{target}--{name}"
+    return f"notify-{dashed(target)}" + ("" if name is None else f"--{name}")
+
+
+def artifact(target: str, what: str) -> str:
+    """Return the key of an artifact of a target's runs."""
+    return f"{dashed(target)}-{what}"
 
 
 def receiver_name(block: str) -> str:

@@ -226,7 +226,8 @@ def list_targets(client: SyncPrefectClient) -> list[str]:
     # None if setup has never been run, and so has not registered the block type.
     documents = read_or_none(client.read_block_documents_by_type, PROFILE_TYPE) or []
     return sorted(
-        document.name.removeprefix(prefix)
+        # The name of a block has no underscores.
+        document.data.get("target") or document.name.removeprefix(prefix)
         for document in documents
         if document.name is not None and document.name.startswith(prefix)
     )

@@ -39,8 +39,8 @@ def validation_message(fault: Mapping[str, Any]) -> str:
         return _MESSAGES[kind]
     if kind == "string_pattern_mismatch" and context["pattern"] == TARGET_PATTERN:
         return (
-            "not a valid target name: lowercase letters, digits and single dashes, "
-            "beginning with a letter (it becomes part of a block's name)"
+            "not a valid target name: lowercase letters and digits, with single dashes or "
+            "underscores between them, beginning with a letter (it becomes part of a block's name)"
         )
     if kind == "union_tag_invalid":
         return f"the field {context['discriminator']} must be one of {context['expected_tags']}"

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
-from prefect_flows.core.names import run_tag
+from prefect_flows.core.names import artifact, run_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -168,7 +168,7 @@ class ProgressReporter:
         try:
             if self._artifact is None:
                 created = ArtifactCreate(
-                    key=f"{self._target}-progress",
+                    key=artifact(self._target, "progress"),
                     type="progress",
                     data=percent,
                     description=text,

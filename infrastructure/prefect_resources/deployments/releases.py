@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from infrastructure.prefect_resources.deployments.deployment_resources import DEPLOYMENT
 from infrastructure.prefect_resources.reconcile.resources import Desired
 from prefect_flows.core.markup import markdown_table
+from prefect_flows.core.names import dashed
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -48,7 +49,7 @@ class Release:
 
 def artifact_key(target: str) -> str:
     """Return the artifact key of a target's releases."""
-    return f"releases-{target}"
+    return f"releases-{dashed(target)}"
 
 
 def record_release(client: SyncPrefectClient, release: Release) -> None:

@@ -19,9 +19,9 @@ variable "targets" {
   validation {
     condition = alltrue([
       for name in keys(var.targets) :
-      can(regex("^[a-z][a-z0-9]*(-[a-z0-9]+)*$", name)) && length(name) <= 40
+      can(regex("^[a-z][a-z0-9]*([-_][a-z0-9]+)*$", name)) && length(name) <= 40
     ])
-    error_message = "A target's name is at most 40 lowercase letters, digits and single dashes, beginning with a letter: it becomes part of a block's name."
+    error_message = "A target's name is at most 40 lowercase letters and digits with single dashes or underscores between them, beginning with a letter: it becomes part of a block's name."
   }
 
   validation {

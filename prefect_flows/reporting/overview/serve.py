@@ -24,7 +24,7 @@ from prefect_flows.state.target_overview import load_overviews
 
 HOST = "127.0.0.1"
 HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
-_NAME = r"[a-z0-9-]+"
+_NAME = r"[a-z0-9_-]+"
 # Matches complete paths; the name of a run's folder begins with its time.
 _PAGES = re.compile(
     rf"targets/{_NAME}/(report|docs)\.html|runs/{_NAME}/[0-9]{{8}}T[0-9A-Za-z.-]+/report\.html"

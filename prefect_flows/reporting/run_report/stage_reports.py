@@ -12,6 +12,7 @@ from dbt_common.exceptions import DbtBaseException
 
 from prefect_flows.core.code_version import get_version
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.names import artifact
 from prefect_flows.core.settings import Settings
 from prefect_flows.reporting.column_lineage import add_columns, column_lineage
 from prefect_flows.reporting.run_report import build as reports
@@ -80,12 +81,12 @@ class RunReporter:
             self._save_results(record, stages, results, history)
             report = self._build_report(record, results, earlier, history, status, failure, plan)
             self._save_page(report)
-            publish(f"{target}-report", cards_markdown(report), headline(report))
+            publish(artifact(target, "report"), cards_markdown(report), headline(report))
             record = _with_redacted_messages(record, report)
         else:
             refused = self._build_refused_report(record, status, failure)
             self._save_page(refused)
-            publish(f"{target}-report", cards_markdown(refused), headline(refused))
+            publish(artifact(target, "report"), cards_markdown(refused), headline(refused))
         for key, text, about in (
             ("extraction", stage_summaries.extraction(record), "what was read from the sources"),
             ("load", stage_summaries.load(record), "what was loaded into the warehouse"),
@@ -93,7 +94,7 @@ class RunReporter:
             ("validation", stage_summaries.validation(record), "freshness and tests"),
             ("run", stage_summaries.run(record, failure), status),
         ):
-            publish(f"{target}-{key}", text, about)
+            publish(artifact(target, key), text, about)
         if report is not None and self._runtime.unreported:
             self._save_page(replace(report, unreported=self._runtime.unreported))
         return report

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from infrastructure.setup_profiles.contract import Contract, parse_contract
+from infrastructure.setup_profiles.desired import build_profile, desired_blocks
 from infrastructure.setup_profiles.notices import desired_notices
 from prefect_flows.core.errors import ContractError
 from tests.support.project import REPOSITORY
@@ -124,8 +125,9 @@ def test_every_fault_is_listed_at_once() -> None:
         "dbt_targets.prod.dataset: this field is required",
         "dbt_targets.prod.location: this field is required",
         "dbt_targets.prod.threads: must be greater than 0",
-        "dbt_targets.Prod_1: not a valid target name: lowercase letters, digits and single "
-        "dashes, beginning with a letter (it becomes part of a block's name)",
+        "dbt_targets.Prod_1: not a valid target name: lowercase letters and digits, with single "
+        "dashes or underscores between them, beginning with a letter (it becomes part of a "
+        "block's name)",
         "dbt_targets.old: the field 'type' must be one of 'postgres', 'bigquery'",
         "more: there is no such field",
         "dbt_target_secrets.prod: a target of type bigquery takes service_account_key",
@@ -237,4 +239,29 @@ def test_faults_of_notices_have_their_path_and_no_secret(
 def test_notices_of_no_target() -> None:
     assert faults(dbt_targets={"dev": POSTGRES}, dbt_target_notices={"qa": NOTICES}) == [
         "dbt_target_notices.qa: dbt_targets has no such target"
+    ]
+
+
+def test_further_keys_of_dbt_reach_its_profile_and_a_target_keeps_its_underscores() -> None:
+    target = POSTGRES | {"sslmode": "require", "dbt_options": {"role": "reader", "keepalives": 5}}
+    contract = parsed(dbt_targets={"dev_us": target})
+    blocks = desired_blocks(contract, "shop")
+    assert all("_" not in block.name for block in blocks if block.name.startswith("dbt-cli"))
+    profile = build_profile(blocks, "dev_us")
+    assert (profile.name, profile.target) == ("shop", "dev_us")
+    given = {"role": "reader", "keepalives": 5, "sslmode": "require"}
+    assert given.items() <= profile.dbt_output().items()
+
+
+def test_what_the_contract_says_itself_is_no_further_key() -> None:
+    target = POSTGRES | {"dbt_options": {"password": "made-up-secret", "port": 1}}
+    assert faults(dbt_targets={"dev": target}) == [
+        "dbt_targets.dev.dbt_options: password, port must not be here: the target's own keys and "
+        "dbt_target_secrets say it"
+    ]
+
+
+def test_two_targets_whose_blocks_would_have_one_name_are_refused() -> None:
+    assert faults(dbt_targets={"dev_us": POSTGRES, "dev-us": POSTGRES}) == [
+        "dbt_targets.dev_us: its blocks would have the names of those of dev-us"
     ]
