@@ -36,7 +36,7 @@ RUN uv venv --quiet --python "$(command -v python3)" /opt/venv \
     && chmod 755 /opt/venv/bin/millrace \
     && { /opt/venv/bin/python -m compileall -qq -j 0 "$site_packages" || true; }
 
-COPY prefect.yaml pyproject.toml LICENSE ./
+COPY prefect.yaml millrace.toml pyproject.toml LICENSE ./
 COPY infrastructure infrastructure
 COPY prefect_flows prefect_flows
 COPY dbt dbt

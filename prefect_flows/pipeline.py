@@ -318,7 +318,7 @@ def _run_without_prefect(parameters: Parameters) -> dict[str, Any]:
     log = logging.getLogger("millrace")
     log.setLevel(logging.INFO)
     settings = load_settings()
-    profile = profile_from_file(settings.profiles_file, parameters.target)
+    profile = profile_from_file(settings.profiles_file, parameters.target, settings.dbt_dir)
     store = StateStore(settings.state_url or settings.default_state_url)
     return run_pipeline(parameters, profile, settings, store, LocalRuntime())
 

@@ -24,7 +24,7 @@ from prefect_flows.core.profiles import Profile
 from prefect_flows.core.settings import Settings, StagePolicy
 from prefect_flows.ingest import source_registry
 from prefect_flows.notifications.startup_failure import notify_on_startup_failure
-from prefect_flows.publish.models import DEFAULT_GROUP
+from prefect_flows.publish.models import DEFAULT_GROUP, is_in_folder
 from prefect_flows.publish.publication import Publication
 from prefect_flows.reporting.run_report.live_display import LiveDisplay
 from prefect_flows.run_parameters import (
@@ -262,6 +262,7 @@ class _PipelineRun:
                 self._without_skipped(selected),
                 tests_skipped="test" in parameters.skip,
                 full_refresh=parameters.full_refresh,
+                mart_folders=self.settings.mart_folders,
             )
             self.publication.check()
             self.record["publish"] = {
@@ -699,7 +700,8 @@ class _PipelineRun:
         if "run" in self.parameters.skip:
             return
         nodes = self.session.manifest.nodes
-        marts = [i for i in selected.get("model", []) if "marts" in nodes[i].fqn]
+        folders = self.settings.mart_folders
+        marts = [i for i in selected.get("model", []) if is_in_folder(nodes[i].fqn, folders)]
         if not marts:
             self.record["marts"] = {}
             return

@@ -17,7 +17,7 @@ from prefect_flows.core.settings import load_settings
 COMMANDS = (
     "millrace up",
     "millrace setup",
-    "millrace run --target dev --source nyc__flights",
+    "millrace run --target dev",
 )
 NEXT = """\
 What next:
@@ -33,11 +33,12 @@ What next:
 
 @exits_with_expected_errors
 def quickstart() -> None:
-    """Start both servers, run setup, ingest a year of flights, build and test the models."""
+    """Start both servers, run setup, then ingest the sources, build and test the models."""
     console = Console()
     settings = load_settings()
     with lock_local_dir(settings.local_dir, "quickstart"):
-        for command in COMMANDS:
+        *before, run = COMMANDS
+        for command in (*before, " ".join([run, shlex.join(settings.quickstart_options)]).strip()):
             console.print(f"\n[bold]$ uv run {command}[/bold]", soft_wrap=True)
             program = [sys.executable, "-m", "infrastructure.cli", *shlex.split(command)[1:]]
             code = subprocess.run(program, cwd=settings.project_dir, check=False).returncode

@@ -171,10 +171,15 @@ def read_profile_name(dbt_dir: Path) -> str:
         ) from error
 
 
-def profile_from_file(file: Path, target: str) -> Profile:
+def profile_from_file(file: Path, target: str, dbt_dir: Path | None = None) -> Profile:
     """Load the profile of a target from the `profiles.yml` that setup writes, for `--no-prefect`.
 
     Secrets come from the environment and from the project's `.env`.
+
+    Args:
+        file: the file.
+        target: name of the target.
+        dbt_dir: the dbt project; the folder of the file by default.
 
     Raises:
         ConfigurationError: the file, the target, or a variable that it reads is missing.
@@ -191,7 +196,7 @@ def profile_from_file(file: Path, target: str) -> Profile:
     fix = f"{SETUP_COMMAND} --profiles-only"
     if not file.exists():
         raise ConfigurationError(f"{file.name} does not exist.", where=str(file), fix=fix)
-    name = read_profile_name(file.parent)
+    name = read_profile_name(dbt_dir or file.parent)
     try:
         document = read_profile(str(file.parent))
         raw = document.get(name)

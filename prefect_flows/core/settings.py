@@ -1,15 +1,16 @@
-"""Settings from `MILLRACE_…` variables and `.env`: folders, state store, retries, timeouts.
+"""Settings from `MILLRACE_…` variables, `.env` and `millrace.toml`: folders, retries, timeouts.
 
 Commands and flows load the settings once when they start, never at import. Nested settings use
 `__`: `MILLRACE_STAGES__DBT_RUN__RETRIES=4`. A deployment overrides settings with
-`job_variables.env`.
+`job_variables.env`. `millrace.toml` has what is the same in all clones of the project, in git.
 """
 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,15 +18,25 @@ from pydantic import (
     Field,
     HttpUrl,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from prefect_flows.core.documents import DocumentError, read_text
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.validation_messages import validation_message
 
 PREFIX = "MILLRACE_"
+# Settings that all clones of the project share.
+SHARED_FILE = "millrace.toml"
 
 Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test", "docs"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -117,6 +128,14 @@ class Settings(BaseSettings):
     """Git commit of the code, as `deploy` and images name it. None: the code in this folder."""
     image: str | None = None
     """The image of work pools and deployments. Runs do not use it."""
+    profiles_dir: Path = Field(default_factory=lambda given: given["project_dir"] / "dbt")
+    """Folder of the `profiles.yml` that setup writes, relative to the project. The default is the
+    dbt project; a project with a `profiles.yml` of its own names another folder."""
+    mart_folders: list[str] = ["marts"]
+    """Names of the folders of the dbt project whose models are marts: reports count their rows, and
+    targets that publish show them to readers."""
+    quickstart_options: list[str] = []
+    """Options of the run that `quickstart` starts."""
     parsed_dir: Path | None = None
     """Folder with the partial parse of an image's build, one folder per target. Images set it."""
     stages: StagePolicies = StagePolicies()
@@ -172,6 +191,29 @@ class Settings(BaseSettings):
             raise ValueError("must not be empty; remove the variable to use the default")
         return value
 
+    @field_validator("profiles_dir")
+    @classmethod
+    def _within_project(cls, value: Path, info: ValidationInfo) -> Path:
+        return Path(info.data["project_dir"]) / value if "project_dir" in info.data else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment, then `.env`, then `millrace.toml` beside it."""
+        file = (
+            dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
+        )
+        shared = _read_shared(Path(file).with_name(SHARED_FILE)) if isinstance(file, Path) else {}
+        return (
+            init_settings, env_settings, dotenv_settings, InitSettingsSource(settings_cls, shared)
+        )  # fmt: skip
+
     @property
     def dbt_dir(self) -> Path:
         """The folder of the dbt project."""
@@ -185,7 +227,7 @@ class Settings(BaseSettings):
     @property
     def profiles_file(self) -> Path:
         """The `profiles.yml` that setup writes, for people who run dbt themselves."""
-        return self.dbt_dir / "profiles.yml"
+        return self.profiles_dir / "profiles.yml"
 
     @property
     def default_state_url(self) -> str:
@@ -197,13 +239,32 @@ class Settings(BaseSettings):
         return self.local_dir / "dbt" / target
 
 
+def _read_shared(file: Path) -> dict[str, Any]:
+    """Read `millrace.toml`, which need not exist."""
+    if not file.exists():
+        return {}
+    fix = "correct the file, or get it back from git; documentation/reference/settings.md lists all"
+    try:
+        found = tomllib.loads(read_text(file))
+    except (OSError, DocumentError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(
+            f"{file.name} cannot be read: {error}.", where=str(file), fix=fix
+        ) from error
+    if unknown := sorted(found.keys() - Settings.model_fields.keys()):
+        raise ConfigurationError(
+            f"Unknown settings: {', '.join(unknown)}.", where=str(file), fix=fix
+        )
+    return found
+
+
 def load_settings() -> Settings:
-    """Load the settings from the environment and the project's `.env`.
+    """Load the settings from the environment, the project's `.env` and its `millrace.toml`.
 
     Raises:
         ConfigurationError: a value is invalid, or a `MILLRACE_…` variable is not a setting.
     """
-    where = f"the environment and {Path(os.environ.get(PREFIX + 'PROJECT_DIR', '.')) / '.env'}"
+    folder = Path(os.environ.get(PREFIX + "PROJECT_DIR", "."))
+    where = f"the environment, {folder / '.env'} and {folder / SHARED_FILE}"
     fix = "correct the variables named above; .env.example lists what can be set"
     known = tuple(PREFIX + name.upper() for name in Settings.model_fields)
     unknown = [
@@ -227,7 +288,8 @@ def load_settings() -> Settings:
     except SettingsError as error:
         raise ConfigurationError(
             f"Invalid settings: {PREFIX}STAGES must be a JSON object, or left out for variables "
-            f"{PREFIX}STAGES__….",
+            f"{PREFIX}STAGES__…; {PREFIX}MART_FOLDERS and {PREFIX}QUICKSTART_OPTIONS must be "
+            'JSON lists, such as ["marts"].',
             where=where,
             fix=fix,
         ) from error

@@ -77,7 +77,7 @@ def publish(
 def _load_target(target: str, *, no_prefect: bool) -> tuple[Profile, StateStore]:
     settings = load_settings()
     if no_prefect:
-        profile = profile_from_file(settings.profiles_file, target)
+        profile = profile_from_file(settings.profiles_file, target, settings.dbt_dir)
         return profile, StateStore(settings.state_url or settings.default_state_url)
     with prefect_client() as client:
         profile = load_profile(client, target, load_projects(settings))

@@ -11,8 +11,6 @@ from prefect_flows.transform.results import NodeResult
 
 # The group of all published models that name no group.
 DEFAULT_GROUP = "default"
-# Models with this part in their path are published unless their config says otherwise.
-FOLDER = "marts"
 
 _TYPES = frozenset({"model", "seed", "snapshot"})
 _TESTS = frozenset({"test", "unit_test"})
@@ -57,15 +55,18 @@ class PublishedModel:
         return f"{self.schema}.{self.name}"
 
 
-def get_published_models(nodes: Mapping[str, Any]) -> list[PublishedModel]:
+def get_published_models(
+    nodes: Mapping[str, Any], mart_folders: Collection[str] = ("marts",)
+) -> list[PublishedModel]:
     """Return the published models of a project, sorted by schema and name.
 
-    A model in a folder `marts` is published; `meta: {publish: false}` excludes it, and
+    A model in a folder of marts is published; `meta: {publish: false}` excludes it, and
     `meta: {publish: true}` adds a model, seed or snapshot of another folder.
     `meta: {publish_group: NAME}` puts it into a group of its own.
 
     Args:
         nodes: node id → node of dbt's manifest.
+        mart_folders: names of the folders of marts.
 
     Raises:
         ConfigurationError: a `publish` is not a boolean, or a `publish_group` not a name.
@@ -73,23 +74,29 @@ def get_published_models(nodes: Mapping[str, Any]) -> list[PublishedModel]:
     found = [
         _to_published_model(node, group)
         for node in nodes.values()
-        if str(node.resource_type) in _TYPES and (group := _get_group(node)) is not None
+        if str(node.resource_type) in _TYPES
+        and (group := _get_group(node, mart_folders)) is not None
     ]
     return sorted(found, key=lambda model: model.key)
 
 
-def _get_group(node: Any) -> str | None:
+def _get_group(node: Any, mart_folders: Collection[str]) -> str | None:
     """Return the node's group; None if it is not published."""
     if getattr(node, "is_ephemeral_model", False):
         return None
     meta = node.config.meta
-    is_mart = str(node.resource_type) == "model" and FOLDER in node.fqn[:-1]
+    is_mart = str(node.resource_type) == "model" and is_in_folder(node.fqn, mart_folders)
     publish, group = meta.get("publish", is_mart), meta.get("publish_group", DEFAULT_GROUP)
     if not isinstance(publish, bool):
         raise _config_error(node, f"publish: {publish!r}", "publish is true or false")
     if not isinstance(group, str) or not group:
         raise _config_error(node, f"publish_group: {group!r}", "publish_group is a name")
     return group if publish else None
+
+
+def is_in_folder(fqn: Sequence[str], folders: Collection[str]) -> bool:
+    """Return whether a node is in one of the folders, at any depth, by its dbt `fqn`."""
+    return not set(folders).isdisjoint(fqn[1:-1])
 
 
 def _config_error(node: Any, found: str, wanted: str) -> ConfigurationError:

@@ -48,13 +48,14 @@ class Publication:
         *,
         tests_skipped: bool,
         full_refresh: bool,
+        mart_folders: Collection[str],
     ) -> None:
         self._session = session
         self._run = run
         self._tests_skipped = tests_skipped
         self._full_refresh = full_refresh
         self._manifest = session.manifest
-        self._models = get_published_models(session.manifest.nodes)
+        self._models = get_published_models(session.manifest.nodes, mart_folders)
         self.select(selected)
         self._published: set[str] = set()
         self._publisher = create_publisher(session, self._models)

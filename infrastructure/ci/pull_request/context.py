@@ -83,7 +83,10 @@ def load_context(target: str, production: str | None, *, prefect: bool) -> Conte
             profiles = {name: load_profile(client, name) for name in names}
             store = configured_store(settings, client)
     else:
-        profiles = {name: profile_from_file(settings.profiles_file, name) for name in names}
+        profiles = {
+            name: profile_from_file(settings.profiles_file, name, settings.dbt_dir)
+            for name in names
+        }
         store = StateStore(settings.state_url or settings.default_state_url)
     if production is not None:
         _require_one_warehouse(profiles[target], profiles[production])

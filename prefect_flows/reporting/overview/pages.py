@@ -53,6 +53,7 @@ def save_run(
         before=before,
         freshness=freshness,
         price_per_tib=settings.price_per_tib,
+        mart_folders=settings.mart_folders,
     )
     try:
         save_summary(store, summary)

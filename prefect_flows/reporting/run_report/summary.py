@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -41,6 +41,7 @@ def run_summary(
     before: TargetHistory | None = None,
     freshness: Mapping[str, SourceFreshness] | None = None,
     price_per_tib: float | None = None,
+    mart_folders: Collection[str] = ("marts",),
 ) -> RunSummary:
     """Build the summary of a finished run; sources and marts it did not touch keep their state.
 
@@ -51,6 +52,7 @@ def run_summary(
         failure: what ended the run, if it did not pass.
         freshness: result of `freshness_of` at the end of the run.
         price_per_tib: price of 2**40 billed bytes.
+        mart_folders: names of the folders of marts.
     """
     header = stored.header
     nodes = report.nodes if report else []
@@ -81,7 +83,7 @@ def run_summary(
         reuse=report.reuse if report else None,
         stages=lines,
         sources=_merge_sources(report, before, freshness or {}),
-        marts=_merge_marts(report, before),
+        marts=_merge_marts(report, before, mart_folders),
         published=report.published
         if report is not None
         else before.last.published
@@ -167,7 +169,9 @@ def load_freshness(
     }
 
 
-def _merge_marts(report: RunReport | None, before: TargetHistory | None) -> dict[str, MartState]:
+def _merge_marts(
+    report: RunReport | None, before: TargetHistory | None, mart_folders: Collection[str]
+) -> dict[str, MartState]:
     """Return every mart of the project, with its last build and its last known row count."""
     known = before.last.marts if before else {}
     if report is None:
@@ -178,7 +182,7 @@ def _merge_marts(report: RunReport | None, before: TargetHistory | None) -> dict
         if node.resource_type == "model" and node.status == "success" and node.completed_at
     }
     marts = {}
-    for name in sorted(_mart_names(report.lineage)):
+    for name in sorted(_mart_names(report.lineage, mart_folders)):
         mart = known.get(name, MartState())
         if name in built:
             mart = mart.model_copy(update={"built_at": built[name]})
@@ -189,11 +193,11 @@ def _merge_marts(report: RunReport | None, before: TargetHistory | None) -> dict
     return marts
 
 
-def _mart_names(lineage: Mapping[str, LineageNode]) -> set[str]:
+def _mart_names(lineage: Mapping[str, LineageNode], mart_folders: Collection[str]) -> set[str]:
     return {
         node.name
         for node in lineage.values()
-        if node.resource_type == "model" and "marts" in node.path.split("/")
+        if node.resource_type == "model" and not set(mart_folders).isdisjoint(node.path.split("/"))
     }
 
 

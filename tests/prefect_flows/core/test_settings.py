@@ -93,3 +93,36 @@ def test_a_run_is_kept_with_the_greatest_of_all_values(tmp_path: Path) -> None:
 )
 def test_what_a_variable_gives_that_was_not_set_is_refused(variable: str) -> None:
     assert refused(variable, "")
+
+
+def test_settings_of_all_clones_come_from_a_file_and_variables_override_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "millrace.toml").write_text(
+        'mart_folders = ["reporting"]\nprofiles_dir = ".local"\nkeep_runs = 5\n'
+    )
+    with set_variables({"MILLRACE_PROJECT_DIR": str(tmp_path), "MILLRACE_KEEP_RUNS": "7"}):
+        settings = load_settings()
+    assert (settings.mart_folders, settings.keep_runs) == (["reporting"], 7)
+    assert settings.profiles_file == tmp_path / ".local" / "profiles.yml"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mart_folder = []", "Unknown settings: mart_folder."),
+        ("mart_folders = [", "millrace.toml cannot be read: "),
+        ('keep_runs = "many"', "MILLRACE_KEEP_RUNS: "),
+    ],
+)
+def test_a_file_of_settings_that_is_wrong_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "millrace.toml").write_text(text)
+    with (
+        set_variables({"MILLRACE_PROJECT_DIR": str(tmp_path)}),
+        pytest.raises(ConfigurationError) as error,
+    ):
+        load_settings()
+    assert message in str(error.value)
+    assert "millrace.toml" in error.value.where

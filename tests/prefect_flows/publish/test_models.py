@@ -65,6 +65,12 @@ def test_models_of_a_folder_marts_are_published_and_meta_changes_that() -> None:
     assert published["codes"].is_seed
 
 
+def test_a_project_names_its_own_folders_of_marts() -> None:
+    nodes = [node("fct"), node("revenue", "reporting"), node("reporting", "staging")]
+    published = get_published_models({n.unique_id: n for n in nodes}, ["reporting", "exports"])
+    assert [model.name for model in published] == ["revenue"]
+
+
 @pytest.mark.parametrize(
     ("config", "keeps_rows", "unique_key"),
     [
