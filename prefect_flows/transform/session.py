@@ -476,6 +476,22 @@ class DbtSession:
                     missing[unique_id] = builder
         return missing
 
+    def find_absent_source_tables(self) -> list[str]:
+        """Return the source tables that nodes read and that the warehouse does not have.
+
+        Raises:
+            ProjectError: the project does not parse.
+            WarehouseUnreachable: the warehouse does not answer.
+        """
+        children = self.manifest.child_map
+        read = [source for i, source in self.manifest.sources.items() if children.get(i)]
+        with self._warehouse() as adapter:
+            return sorted(
+                f"{source.schema}.{source.identifier}"
+                for source in read
+                if adapter.get_relation(source.database, source.schema, source.identifier) is None
+            )
+
     def row_counts(self, unique_ids: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
         """Count the rows of relations; return counts and errors of unreadable ones, by name.
 
