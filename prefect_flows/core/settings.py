@@ -32,6 +32,7 @@ from pydantic_settings import (
 
 from prefect_flows.core.documents import DocumentError, read_text
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.names import Warehouse
 from prefect_flows.core.validation_messages import validation_message
 
 PREFIX = "MILLRACE_"
@@ -136,6 +137,8 @@ class Settings(BaseSettings):
     targets that publish show them to readers."""
     quickstart_options: list[str] = []
     """Options of the run that `quickstart` starts."""
+    check_warehouses: list[Warehouse] = ["postgres", "bigquery"]
+    """Warehouses that `check models` checks the SQL for."""
     parsed_dir: Path | None = None
     """Folder with the partial parse of an image's build, one folder per target. Images set it."""
     stages: StagePolicies = StagePolicies()
@@ -286,10 +289,15 @@ def load_settings() -> Settings:
             f"The settings cannot be read: {error}.", where=str(root / ".env"), fix=fix
         ) from error
     except SettingsError as error:
+        # Its text has the field and the source, not the value.
+        field = str(error).partition('field "')[2].partition('"')[0]
+        shape = (
+            f"a JSON object, or left out for variables {PREFIX}STAGES__…"
+            if field == "stages"
+            else 'a JSON list, such as ["a", "b"]'
+        )
         raise ConfigurationError(
-            f"Invalid settings: {PREFIX}STAGES must be a JSON object, or left out for variables "
-            f"{PREFIX}STAGES__…; {PREFIX}MART_FOLDERS and {PREFIX}QUICKSTART_OPTIONS must be "
-            'JSON lists, such as ["marts"].',
+            f"Invalid settings: {PREFIX}{field.upper()} must be {shape}.",
             where=where,
             fix=fix,
         ) from error

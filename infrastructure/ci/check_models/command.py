@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.ci.check_models.check import check_project
-from infrastructure.ci.check_models.findings import WAREHOUSES, Warehouse
+from infrastructure.ci.check_models.findings import Warehouse
 from infrastructure.ci.check_models.formats import format_json, format_sarif, format_text
 from infrastructure.ci.dbt_vars import parse_vars
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
@@ -33,7 +33,8 @@ def main() -> None:
 @exits_with_expected_errors
 def models(
     warehouse: Annotated[
-        Warehouse | None, typer.Option(help="Check for this one only; both by default.")
+        Warehouse | None,
+        typer.Option(help="Check for this one only; by default, see check_warehouses."),
     ] = None,
     format: Annotated[  # the name of the option
         Literal["text", "json", "sarif"], typer.Option(help="How to write the errors.")
@@ -47,7 +48,7 @@ def models(
         settings.dbt_dir,
         settings.local_dir,
         {DISABLED_VARIABLE: []} | parse_vars(vars),
-        WAREHOUSES if warehouse is None else (warehouse,),
+        settings.check_warehouses if warehouse is None else (warehouse,),
         use_cache=not no_cache,
     )
     if format == "text":

@@ -49,9 +49,11 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_everything_is_checked_by_default(checks: Checks) -> None:
-    assert run("models") == (0, "No errors; checked: 1 nodes for postgres.\n")
-    assert checks.calls == [({"disabled_sources": []}, ["postgres", "bigquery"], True)]
+def test_everything_is_checked_by_default(checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for warehouses in (["postgres", "bigquery"], ["bigquery"]):
+        monkeypatch.setenv("MILLRACE_CHECK_WAREHOUSES", json.dumps(warehouses))
+        assert run("models") == (0, "No errors; checked: 1 nodes for postgres.\n")
+        assert checks.calls.pop() == ({"disabled_sources": []}, warehouses, True)
 
 
 def test_options(checks: Checks) -> None:
