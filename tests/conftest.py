@@ -18,6 +18,7 @@ from filelock import FileLock
 from prefect_flows.core.environment import set_variables
 from tests.support import fork_server
 from tests.support.project import (
+    EXAMPLE,
     SCRATCH_DBT,
     Project,
     Quickstart,
@@ -64,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = tempfile.mkdtemp(prefix="millrace-tests-")
     for tier, what in TIERS.items():
         config.addinivalue_line("markers", f"{tier}: {what}")
+    config.addinivalue_line("markers", "example: needs the shipped example")
     # The tests of a few files may need no commands, and then wait for nothing.
     is_worker = hasattr(config, "workerinput")
     if config.args_source is not pytest.Config.ArgsSource.ARGS and not is_worker:
@@ -107,7 +109,12 @@ def pytest_collection_modifyitems(
         tiers = {mark.name for mark in item.iter_markers()} & TIERS.keys()
         asked = asked_tiers or item.path in named
         nightly_asked = "nightly" in asked_tiers or item.nodeid.startswith(named_tests)
-        if (tiers and not asked) or ("nightly" in tiers and not nightly_asked):
+        needs_example = needs_quickstart or item.get_closest_marker("example") is not None
+        if (
+            (tiers and not asked)
+            or ("nightly" in tiers and not nightly_asked)
+            or (needs_example and not EXAMPLE.exists())
+        ):
             left_out.append(item)
         else:
             chosen.append(item)

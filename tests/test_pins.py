@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.support.project import REPOSITORY
+from tests.support.project import EXAMPLE, REPOSITORY
 
 KEEP = "fix: .ci/pins --keep"
 SYNC = "fix: uv sync --all-packages"
@@ -89,7 +89,7 @@ def pyprojects() -> list[Path]:
         file for glob in UV["workspace"]["members"]
         for file in REPOSITORY.glob(f"{glob}/pyproject.toml")
     ]  # fmt: skip
-    assert members, "no source has a pyproject.toml"
+    assert members or not EXAMPLE.exists(), "no source has a pyproject.toml"
     return [REPOSITORY / "pyproject.toml", *members]
 
 

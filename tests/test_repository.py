@@ -16,7 +16,7 @@ from tests.support.project import REPOSITORY
     "module",
     [
         "prefect_flows.pipeline",
-        "prefect_flows.sources.nyc__flights.flow",
+        pytest.param("prefect_flows.sources.nyc__flights.flow", marks=pytest.mark.example),
         "infrastructure.setup_profiles.__main__",
         "infrastructure.local.command",
         "infrastructure.cli",

@@ -177,6 +177,7 @@ def test_a_vulnerable_package_fails_the_audit_and_so_does_a_silent_database(tmp_
     assert not (project / "uv.lock").exists()
 
 
+@pytest.mark.example
 def test_pins_that_cannot_be_written_leave_both_files_as_they_are(tmp_path: Path) -> None:
     project = copy_of_the_project(tmp_path / "millrace").folder
     files = [project / "pyproject.toml", project / "requirements.lock"]

@@ -50,7 +50,11 @@ def test_the_help_fits_one_screen_and_imports_no_command(arguments: list[str]) -
     ("arguments", "said"),
     [
         (["deplo"], "No such command 'deplo'. Did you mean 'deploy'?"),
-        (["ingest", "nyc_flights"], "No such command 'nyc_flights'. Did you mean 'nyc__flights'?"),
+        pytest.param(
+            ["ingest", "nyc_flights"],
+            "No such command 'nyc_flights'. Did you mean 'nyc__flights'?",
+            marks=pytest.mark.example,
+        ),
         (["check", "source"], "No such command 'source'. Did you mean 'sources'?"),
     ],
 )

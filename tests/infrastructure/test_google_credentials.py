@@ -17,6 +17,9 @@ from tests.support.bigquery.emulator import BigQuery
 from tests.support.bigquery.stand_ins import MACHINE_TOKEN, PROJECT
 from tests.support.project import SCRATCH_DBT, Project, neighbour
 
+# Its runs load the source of the example.
+pytestmark = pytest.mark.example
+
 TARGET = "google"
 DBT = f"dbt-google@{PROJECT}.iam.gserviceaccount.com"
 LOADER = f"loader@{PROJECT}.iam.gserviceaccount.com"

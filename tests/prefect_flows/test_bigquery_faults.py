@@ -238,6 +238,7 @@ def flights(bigquery: BigQuery) -> tuple[int, int]:
     return row[0], row[1]
 
 
+@pytest.mark.example
 @pytest.mark.parametrize(
     "fault",
     [

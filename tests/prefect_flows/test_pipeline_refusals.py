@@ -48,6 +48,7 @@ def test_a_target_that_is_not_a_name_is_refused_before_a_run_begins(project: Pro
     assert "Beginning flow run" not in done.stderr
 
 
+@pytest.mark.example
 def test_an_unknown_source_stops_before_anything_is_run(scratch: Scratch) -> None:
     done = scratch.pipeline("--target", scratch.target, "--source", "nyc__fligths")
 
@@ -134,7 +135,7 @@ def point_target_at(scratch: Scratch, **fields: object) -> None:
 def test_a_warehouse_that_is_down_is_reported_before_anything_is_run(scratch: Scratch) -> None:
     point_target_at(scratch, host="127.0.0.1", port=9)
 
-    done = scratch.pipeline("--target", scratch.target, "--source", "nyc__flights")
+    done = scratch.run_pipeline()
 
     assert done.returncode == 2
     assert (
@@ -167,7 +168,7 @@ def test_a_warehouse_that_takes_no_connections_now_is_waited_for(scratch: Scratc
 def test_a_database_that_does_not_exist_is_named(scratch: Scratch) -> None:
     point_target_at(scratch, database="nowhere")
 
-    done = scratch.pipeline("--target", scratch.target, "--source", "nyc__flights")
+    done = scratch.run_pipeline()
 
     assert done.returncode == 2
     assert 'database "nowhere" does not exist' in done.stderr

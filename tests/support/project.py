@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRATCH_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "scratch"
+# The list of the shipped example, which `millrace adopt` removes with all that is in it.
+EXAMPLE = REPOSITORY / "infrastructure" / "config" / "example.yaml"
 CONFORMANCE_DBT = REPOSITORY / "tests" / "support" / "dbt_projects" / "conformance"
 # Seconds after which a wait has failed: enough for a slow machine that does other work too.
 PATIENCE = 600
@@ -202,6 +204,11 @@ def api_client(api_url: str, auth_string: str) -> PrefectHttpxSyncClient:
 def copy_of_the_project(folder: Path, prefect_database: Path | None = None) -> Project:
     """A clone; with a migrated database, its Prefect server starts in half the time."""
     shutil.copytree(REPOSITORY, folder, ignore=NOT_IN_A_CLONE)
+    if not EXAMPLE.exists():
+        # An adopted project and its settings say nothing of the engine.
+        shutil.rmtree(folder / "dbt")
+        shutil.copytree(SCRATCH_DBT, folder / "dbt", ignore=NOT_IN_A_CLONE)
+        (folder / "millrace.toml").unlink()
     project = Project(folder)
     if prefect_database is not None:
         (project.local / "prefect").mkdir(parents=True)

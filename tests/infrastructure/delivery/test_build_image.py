@@ -125,6 +125,7 @@ def test_a_sources_image_stands_on_the_projects() -> None:
     assert line[-1] == "context/prefect_flows/sources/nyc__flights"
 
 
+@pytest.mark.example
 def test_a_source_without_a_dockerfile() -> None:
     with pytest.raises(ConfigurationError) as refused:
         require_dockerfile(REPOSITORY, "nyc__ferries")

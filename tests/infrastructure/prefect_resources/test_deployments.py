@@ -135,6 +135,7 @@ def test_the_form_in_the_ui_says_what_each_parameter_is(
         assert f'"{stage}"' in stages
 
 
+@pytest.mark.example
 @pytest.mark.operations
 def test_a_worker_runs_it_with_the_settings_of_the_deployment(
     prepared: Project, deployed: dict[str, dict[str, Any]]
@@ -288,6 +289,7 @@ def sources_file(prepared: Project) -> Iterator[Path]:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.example
 @pytest.mark.operations
 def test_a_sources_own_image_follows_the_version(
     prepared: Project, deployed: dict[str, dict[str, Any]], sources_file: Path
@@ -453,6 +455,7 @@ def test_a_target_that_no_file_has_is_compared_with_those_that_they_have() -> No
         read_files(Settings(), ["prdo"])
 
 
+@pytest.mark.example
 @pytest.mark.operations
 def test_a_file_that_is_wrong_does_not_keep_the_others_back(
     prepared: Project, deployed: dict[str, dict[str, Any]], edited_file: Path

@@ -114,6 +114,7 @@ def pool(project: Project) -> dict[str, Any]:
     return project.http.get("/work_pools/default-pool").json()
 
 
+@pytest.mark.example
 @pytest.mark.nightly
 def test_a_run_in_progress_ends_well_and_the_version_before_is_back(worker: Worker) -> None:
     # GIVEN a run of the newer version that waits for a transaction which makes the same schema

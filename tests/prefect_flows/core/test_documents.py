@@ -34,7 +34,6 @@ from prefect_flows.core.settings import load_settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.arguments import build_source_arguments
 from prefect_flows.run_parameters import refuse_plaintext_secrets
-from prefect_flows.sources.sql__database import flow as dump_flow
 from tests.support.project import REPOSITORY
 
 DEEP = 5_000
@@ -285,7 +284,24 @@ def read_project(file: Path) -> None:
     read_profile_name(file.parent)
 
 
-SOURCE = (source_registry.FOLDER / "files__inbox" / "prefect.yaml").read_text()
+SOURCE = """
+name: acme__orders
+prefect-version: 3.9.1
+pull: []
+definitions:
+  ingest: &ingest
+    entrypoint: prefect_flows.sources.acme__orders.flow.ingest_acme_orders
+    concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}
+deployments:
+  - <<: *ingest
+    name: acme--orders--dev
+    parameters: {target: dev, days: 3}
+    tags: [source, dev]
+    work_pool: {name: default-pool}
+    schedules: [{cron: 0 1 * * *, timezone: UTC}]
+"""
+# Their documents name sources of the example.
+NEED_EXAMPLE = ("vars", "source_arguments")
 PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
     "outputs": (OUTPUTS, read_outputs),
     "vars": (VARS, read_vars),
@@ -314,7 +330,13 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
 
 
 @pytest.mark.parametrize("examples", [15, pytest.param(3_000, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize(
+    "parser",
+    [
+        pytest.param(each, marks=[pytest.mark.example] if each in NEED_EXAMPLE else [])
+        for each in PARSERS
+    ],
+)
 def test_any_document_is_read_or_refused_with_a_message(
     parser: str, examples: int, tmp_path: Path
 ) -> None:
@@ -377,6 +399,7 @@ def test_settings_that_cannot_be_read_are_named(
     assert ".env" in refused.value.where
 
 
+@pytest.mark.example
 @pytest.mark.parametrize(
     "secret", ["postgresql://u:s3cret\udcff@h/d", "postgresql://u:s3cret\0@h/d"]
 )
@@ -390,17 +413,21 @@ def test_a_secret_that_no_database_takes_is_refused_without_it(secret: str) -> N
     assert "s3cret" not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.example
 def test_a_block_with_an_object_gives_a_source_its_text() -> None:
     found = build_source_arguments("files__inbox", "dev", {"url": "x"}, lambda _: {"key": "a"})
     assert found == {"url": "x", "storage_options": '{"key": "a"}'}
 
 
+@pytest.mark.example
 @pytest.mark.parametrize("tables", ["5", '{"a": 5}', '{"a": 1, "a": 2}', "[" * DEEP])
 def test_invalid_tables_of_a_database_are_reported(
     tables: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from prefect_flows.sources.sql__database.flow import main
+
     app = typer.Typer()
-    app.command()(dump_flow.main)
+    app.command()(main)
     with pytest.raises(SystemExit) as ended:
         app(["--tables", tables, "--target", "dev"])
     assert ended.value.code == 2

@@ -137,6 +137,7 @@ def test_what_a_server_says_when_it_refuses(
     assert postgres_cause(error) is cause
 
 
+@pytest.mark.example
 def test_a_load_that_gets_no_connection_is_tried_again(
     refused: dict[str, Any], tmp_path: Path
 ) -> None:

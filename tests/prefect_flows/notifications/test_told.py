@@ -311,6 +311,7 @@ def test_what_warns_and_what_is_wished_for(
     assert "model first: 2 attempts, then success" in told.told[1].document["body"]
 
 
+@pytest.mark.example
 @pytest.mark.operations
 def test_owners_are_notified_of_a_startup_failure(
     project: Project, notified: Scratch, told: Receivers

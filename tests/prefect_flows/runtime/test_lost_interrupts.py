@@ -182,7 +182,12 @@ def test_a_signal_that_dlt_heard_and_never_looked_for_is_handed_back(
     [
         ("dbt.parser.manifest:ManifestLoader.load", "SIGTERM", ["--no-prefect"]),
         ("dbt.parser.manifest:ManifestLoader.load", "cancelled in Prefect", []),
-        ("dlt.pipeline.pipeline:Pipeline.extract", "cancelled in Prefect", []),
+        pytest.param(
+            "dlt.pipeline.pipeline:Pipeline.extract",
+            "cancelled in Prefect",
+            [],
+            marks=pytest.mark.example,
+        ),
     ],
 )
 def test_the_run_ends_as_if_nothing_had_swallowed_its_interrupt(

@@ -11,7 +11,6 @@ from prefect.context import FlowRunContext
 from prefect_flows.runtime.parameters import Parameters
 from prefect_flows.runtime.run_names import describe_run, name_pipeline_run
 from prefect_flows.source_flow import name_source_run
-from prefect_flows.sources.nyc__flights.flow import ingest_nyc_flights
 
 
 @pytest.mark.parametrize(
@@ -37,6 +36,7 @@ def test_a_long_selection_is_shortened() -> None:
     assert len(describe_run(Parameters(select=["fct_flights+"] * 50))) < 80
 
 
+@pytest.mark.example
 @pytest.mark.parametrize(
     ("given", "pipeline", "source"),
     [
@@ -47,6 +47,8 @@ def test_a_long_selection_is_shortened() -> None:
 def test_a_name_that_a_person_gave_stays(
     monkeypatch: pytest.MonkeyPatch, given: str, pipeline: str, source: str
 ) -> None:
+    from prefect_flows.sources.nyc__flights.flow import ingest_nyc_flights
+
     context = SimpleNamespace(
         flow=ingest_nyc_flights, flow_run=SimpleNamespace(name=given), parameters={"target": "dev"}
     )

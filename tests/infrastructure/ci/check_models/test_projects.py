@@ -52,16 +52,19 @@ def assert_passes(result: CheckResult, warehouse: str) -> None:
     assert result.checked[warehouse] > 200
 
 
+@pytest.mark.example
 @pytest.mark.models
 def test_this_project_passes_on_postgres(folder: Path) -> None:
     assert_passes(check_this(folder, "postgres"), "postgres")
 
 
+@pytest.mark.example
 @pytest.mark.bigquery
 def test_this_project_passes_on_bigquery(this_on_bigquery: CheckResult) -> None:
     assert_passes(this_on_bigquery, "bigquery")
 
 
+@pytest.mark.example
 @pytest.mark.bigquery
 def test_lineage(this_on_bigquery: CheckResult) -> None:
     lines = format_lineage(this_on_bigquery, "fct_flights.is_on_time").splitlines()
@@ -73,6 +76,7 @@ def test_lineage(this_on_bigquery: CheckResult) -> None:
     assert not any("air_time" in line or "tail_number" in line for line in lines)
 
 
+@pytest.mark.example
 @pytest.mark.bigquery
 def test_lineage_of_a_column_of_a_source(this_on_bigquery: CheckResult) -> None:
     text = format_lineage(this_on_bigquery, "nyc__flights.flights.tailnum")
@@ -80,6 +84,7 @@ def test_lineage_of_a_column_of_a_source(this_on_bigquery: CheckResult) -> None:
     assert "fct_flights.plane_key" in text
 
 
+@pytest.mark.example
 @pytest.mark.bigquery
 def test_lineage_of_a_column_that_is_not_there(this_on_bigquery: CheckResult) -> None:
     with pytest.raises(SelectionError, match=r"no column 'is_ontime'.* Did you mean 'is_on_time'"):

@@ -165,6 +165,7 @@ def test_the_image_says_what_it_is() -> None:
     assert image["Config"]["User"] == "10001:10001"
 
 
+@pytest.mark.example
 def test_a_source_has_an_image_of_its_own_in_the_same_version() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "infrastructure.cli", "image", "--source", "nyc__flights",
