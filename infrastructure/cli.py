@@ -49,7 +49,7 @@ GROUPS: Mapping[str, Mapping[str, Subcommand]] = {
     "Start": {
         "quickstart": Subcommand(
             "infrastructure.local.quickstart",
-            "Start both servers, run setup, and build the example.",
+            "Start both servers, run setup, and build the project.",
             "quickstart",
         ),
         "up": Subcommand(
@@ -62,6 +62,9 @@ GROUPS: Mapping[str, Mapping[str, Subcommand]] = {
         ),
         "status": Subcommand(
             "infrastructure.local.command", "Show whether both servers run.", of_app="status"
+        ),
+        "adopt": Subcommand(
+            "infrastructure.adopt.command", "Bring a dbt project in the place of the example."
         ),
     },
     "Run": {

@@ -1,0 +1,2 @@
+select * from {{ ref('customers') }}
+where amount <= 0

@@ -1,0 +1,2 @@
+{{ config(tags=['draft']) }}
+select count(*) as orders from {{ ref('stg_orders') }}
