@@ -91,6 +91,7 @@ def test_the_last_day_is_included() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.example
 def test_only_sources_that_can_load_days_get_them() -> None:
     window = Parameters(**MARCH).window
 
@@ -125,6 +126,7 @@ def test_a_run_that_resumes_has_the_same_dates(tmp_path: Path) -> None:
     assert load_failed_parameters(whole, store, log).window == march.window
 
 
+@pytest.mark.example
 def test_each_kind_of_node(shop: Shop, tmp_path: Path) -> None:
     # GIVEN a run that built version 1 of one event on each of nine days, at the begin of the day
     shop.write(**FILES)
