@@ -608,8 +608,8 @@ FAULTS = (
         "password-in-a-plain-field",
         "The password of a warehouse can be read from a block without asking for secrets.",
         "infrastructure/setup_profiles/desired.py",
-        '                "extras": _given(target, "sslmode", "publish"),\n',
-        '                "extras": _given(target, "sslmode", "publish")\n'
+        '"extras": (target.dbt_options or {}) | _given(target, "sslmode", "publish"),\n',
+        '"extras": _given(target, "sslmode", "publish")\n'
         '                | ({"password": password.get_secret_value()} if password else {}),\n',
         (
             "infrastructure/setup_profiles/test_setup.py"

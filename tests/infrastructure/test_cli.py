@@ -103,7 +103,7 @@ def test_an_option_of_a_run_takes_several_values_as_in_dbt(
 
 def test_names_are_completed_without_importing_a_command() -> None:
     done = run(COMP_WORDS="millrace de", COMP_CWORD="1", _MILLRACE_COMPLETE="complete_bash")
-    assert done.stdout.split() == ["deploy", "deliver", "[]"]
+    assert done.stdout.split() == ["deploy", "deadlines", "deliver", "[]"]
 
 
 @pytest.mark.parametrize(("alias", "name"), [("start", "up"), ("stop", "down")])

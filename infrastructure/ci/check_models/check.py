@@ -85,7 +85,8 @@ def check_project(
 def _check(
     dbt_dir: Path, local_dir: Path, vars: Mapping[str, Any], warehouses: Sequence[Warehouse]
 ) -> tuple[CheckResult, set[str]]:
-    from infrastructure.ci.check_models.worker import Failure, Job, check_warehouse
+    from infrastructure.ci.check_models.jobs import Job
+    from infrastructure.ci.check_models.worker import Failure, check_warehouse
 
     jobs = [Job(name, dbt_dir, local_dir, vars) for name in warehouses]
     if not jobs:

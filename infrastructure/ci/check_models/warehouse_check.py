@@ -12,9 +12,9 @@ from infrastructure.ci.check_models.checker import Checker
 from infrastructure.ci.check_models.compilation import ProjectCompiler, compile_in_dbt
 from infrastructure.ci.check_models.engine import Engine
 from infrastructure.ci.check_models.findings import CheckResult
+from infrastructure.ci.check_models.jobs import Checked, Job
 from infrastructure.ci.check_models.places import Places
 from infrastructure.ci.check_models.source_columns import SourceColumns
-from infrastructure.ci.check_models.worker import Checked, Job
 from prefect_flows.core.errors import ProjectError
 from prefect_flows.core.profiles import Profile, read_profile_name
 from prefect_flows.transform.lineage import get_checksums

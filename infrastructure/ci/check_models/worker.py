@@ -6,29 +6,10 @@ The process that starts the others imports this module, so it imports neither db
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from infrastructure.ci.check_models.findings import CheckResult, Warehouse
+from infrastructure.ci.check_models.jobs import Checked, Job
 from prefect_flows.core.errors import MillraceError
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to check.
-
-    Attributes:
-        dbt_dir: the dbt project.
-        local_dir: folder for the scratch server and the parsed projects.
-        vars: dbt's `--vars`.
-    """
-
-    warehouse: Warehouse
-    dbt_dir: Path
-    local_dir: Path
-    vars: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,20 +24,6 @@ class Failure:
     def raise_again(self) -> None:
         """Raise the error here."""
         raise self.kind(self.what, where=self.where, fix=self.fix)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The result of a check.
-
-    Attributes:
-        variables: environment variables that the project reads.
-        checksums: unique id of a node → dbt's hash of its file.
-    """
-
-    result: CheckResult
-    variables: tuple[str, ...]
-    checksums: Mapping[str, str]
 
 
 def check_warehouse(job: Job) -> Checked | Failure:
