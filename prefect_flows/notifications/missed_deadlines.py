@@ -90,7 +90,7 @@ def _find_missed(
             tags=state.tags,
             first_at=due,
             last_at=now,
-            command=f"uv run millrace run --target {target}",
+            fix=f"uv run millrace run --target {target}",
         )
 
 
