@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from infrastructure.operate.health_check.check_result import Check, Status
 from infrastructure.operate.health_check.evaluate import PREFECT
 from infrastructure.operate.health_check.facts import ApiState, DeploymentState, Target
-from prefect_flows.core.formatting import format_duration
+from prefect_flows.core.formatting import format_duration, one_line
 from prefect_flows.core.names import PIPELINE
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ LEASE_SECONDS = 120
 UNUSUAL_FACTOR = 3
 UNUSUAL_SECONDS = 1800
 FAILED_STATES = ("FAILED", "CRASHED")
+MAX_CAUSE_LENGTH = 300
 
 
 def evaluate_last_run(target: Target, facts: ApiState) -> Iterator[Check]:
@@ -56,10 +57,19 @@ def _evaluate_source(deployed: DeploymentState, last: FlowRun, facts: ApiState) 
 def _evaluate_state(run: FlowRun, subject: str, seen: str) -> Check:
     state = run.state_type.value if run.state_type is not None else ""
     if state in FAILED_STATES:
+        cause = _find_cause(run)
+        seen += f": {cause}" if cause else ""
         return Check("last run", subject, Status.FAILED, seen, f"{PREFECT} flow-run logs {run.id}")
     if state == "CANCELLED":
         return Check("last run", subject, Status.WARNING, seen, f"{PREFECT} flow-run logs {run.id}")
     return Check("last run", subject, Status.OK, seen)
+
+
+def _find_cause(run: FlowRun) -> str:
+    """Return what is wrong, without place and fix, which are in the run's log."""
+    message = (run.state.message or "") if run.state is not None else ""
+    cause = message.removeprefix("Flow run encountered an exception: ")
+    return one_line(cause.partition("\n  where:")[0], MAX_CAUSE_LENGTH)
 
 
 def _describe_end(run: FlowRun, facts: ApiState) -> str:

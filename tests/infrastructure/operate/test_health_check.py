@@ -272,7 +272,10 @@ def test_a_run_that_failed(deployed: Project) -> None:
     done = deployed.pipeline("--target", "dev", "--skip", "ingest", "--select", "no_such_model")
     assert done.returncode != 0
     last = checks(deployed, code=1)["last run", "dev"]
-    assert re.fullmatch(r"Failed [\d.]+ s ago, took [\d.]+ s; no success is known", last["message"])
+    assert re.match(r"Failed [\d.]+ s ago, took [\d.]+ s; no success is known: ", last["message"])
+    assert last["message"].endswith(
+        "SelectionError: The selection matches no node of the dbt project."
+    )
     fixed(deployed, last)
 
 
