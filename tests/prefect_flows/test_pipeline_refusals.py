@@ -84,7 +84,7 @@ def test_a_project_that_does_not_parse_stops_before_anything_is_run(scratch: Scr
     page = (state / "targets" / scratch.target / "report.html").read_text()
     assert "The dbt project does not parse:" in page
     assert "The run ended before its first stage." in page
-    assert f"/targets/{scratch.target}/report.html" in (state / "index.html").read_text()
+    assert f"targets/{scratch.target}/report.html" in (state / "index.html").read_text()
 
 
 @pytest.mark.parametrize("retries", ["many", "-1"])
