@@ -101,8 +101,9 @@ def test_a_good_run_is_on_the_page(three: Three) -> None:
     assert three.done[0].returncode == 0, three.done[0].stdout + three.done[0].stderr
     page = three.pages[0]
     for part in (
-        'class="target is-warned"', "1 open incident", "1 passed", "raw.events", "1 warn", "fct_events",
-        'href="targets/dev/report.html"', 'href="targets/dev/docs.html"', "1 run of dev",
+        'class="target is-warned"', "1 open incident", "1 passed", "raw.events", "1 warn",
+        "fct_events", 'href="targets/dev/report.html"', 'href="targets/dev/docs.html"',
+        "1 run of dev",
     ):  # fmt: skip
         assert part in page, part
 
