@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from prefect_flows.core.settings import Settings
 
 DIRTY = "-dirty"
 SHORT_COMMIT_LENGTH = 12
+# A run asks git too, and must not wait for a slow disk.
+GIT_SECONDS = 30
 
 
 def format_version(commit: str, *, dirty: bool) -> str:
@@ -29,8 +30,11 @@ def get_version(settings: Settings) -> str:
     """
     if settings.version is not None:
         return settings.version
-    commit = git(settings.project_dir, "rev-parse", "HEAD")
-    return format_version(commit, dirty=bool(git(settings.project_dir, "status", "--porcelain")))
+    commit = git(settings.project_dir, "rev-parse", "HEAD", seconds=GIT_SECONDS)
+    # Without the lock with which git would keep what it found: a person may commit meanwhile.
+    status = ["--no-optional-locks", "status", "--porcelain"]
+    changes = git(settings.project_dir, *status, seconds=GIT_SECONDS)
+    return format_version(commit, dirty=bool(changes))
 
 
 def refuse_missing_version(settings: Settings, version: str | None) -> None:
@@ -51,36 +55,51 @@ def refuse_missing_version(settings: Settings, version: str | None) -> None:
     commit = version.removesuffix(DIRTY)
     if re.fullmatch(r"[0-9a-f]{7,40}", commit) is None:
         return  # a name that was given with MILLRACE_VERSION
-    command = ["git", "-C", str(settings.project_dir), "merge-base", "--is-ancestor", commit]
-    if subprocess.run([*command, "HEAD"], capture_output=True, check=False).returncode != 0:
+    is_ancestor = ["merge-base", "--is-ancestor", commit, "HEAD"]
+    try:
+        git(settings.project_dir, *is_ancestor, seconds=GIT_SECONDS)
+    except ConfigurationError as error:
         raise ConfigurationError(
             f"The deployment was made from the commit {commit}, which the code of this worker does "
             "not have.",
             where=str(settings.project_dir),
             fix="update the worker's folder (git pull), or deploy the version that it has: uv run "
             "millrace deploy",
-        )
+        ) from error
 
 
 def _has_history(folder: Path) -> bool:
-    """Return whether the folder is a clone whose history is whole."""
-    git_folder = folder / ".git"
-    is_whole = git_folder.exists() and not (git_folder / "shallow").exists()
-    return is_whole and shutil.which("git") is not None
+    """Return whether the folder is a clone that git can read, and whose history is whole.
+
+    Git reads no clone of another user, for example.
+    """
+    if not (folder / ".git").exists() or (folder / ".git" / "shallow").exists():
+        return False
+    try:
+        git(folder, "rev-parse", "HEAD", seconds=GIT_SECONDS)
+    except ConfigurationError:
+        return False
+    return True
 
 
-def git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str, seconds: float | None = None) -> str:
     """Run git in a folder and return its output.
 
+    Args:
+        folder: the folder.
+        arguments: the command of git.
+        seconds: time limit; none by default.
+
     Raises:
-        ConfigurationError: the folder is not a clone, or git is not installed.
+        ConfigurationError: the folder is not a clone, git is not installed, or takes too long.
     """
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False,
+            timeout=seconds,
+        )  # fmt: skip
         said = done.stderr.strip()
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         done, said = None, str(error)
     if done is None or done.returncode != 0:
         raise ConfigurationError(

@@ -38,7 +38,9 @@ def test_a_clone_has_its_commit_and_says_if_files_differ(tmp_path: Path) -> None
     assert get_version(Settings(project_dir=tmp_path, version="abc")) == "abc"
 
 
-def test_a_clone_runs_deployments_of_its_own_history_only(tmp_path: Path) -> None:
+def test_a_clone_runs_deployments_of_its_own_history_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings(project_dir=tmp_path, version=None)
     refuse_missing_version(settings, "0123456789ab")  # no clone: nothing is known
     _git(tmp_path, "init", "--quiet")
@@ -58,5 +60,11 @@ def test_a_clone_runs_deployments_of_its_own_history_only(tmp_path: Path) -> Non
             refuse_missing_version(settings, missing)
     refuse_missing_version(Settings(project_dir=tmp_path, version="image"), second)
     _git(tmp_path, "checkout", "--quiet", "--detach", second)
+    # What is in a clone of another user cannot be known either.
+    with monkeypatch.context() as patch:
+        patch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        with pytest.raises(ConfigurationError, match="dubious ownership"):
+            get_version(settings)
+        refuse_missing_version(settings, "0123456789ab")
     (tmp_path / ".git" / "shallow").write_text("")
     refuse_missing_version(settings, "0123456789ab")  # its history is not whole
