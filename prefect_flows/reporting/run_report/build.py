@@ -243,7 +243,10 @@ def _build_card(
         compiled_sql=compiled.sql,
         failures=node.failures,
         failing_rows=facts.failing_rows.get(node.unique_id),
-        blocked=_blocked(node, facts.lineage, children, by_id),
+        blocked=[
+            (facts.lineage[i].resource_type, facts.lineage[i].name)
+            for i in find_blocked(node, facts.lineage, children, by_id)
+        ],
         command=build_command(
             node,
             facts.target,
@@ -254,13 +257,13 @@ def _build_card(
     )
 
 
-def _blocked(
+def find_blocked(
     node: NodeResult,
     lineage: Mapping[str, LineageNode],
     children: Mapping[str, list[str]],
     by_id: Mapping[str, NodeResult],
-) -> list[tuple[str, str]]:
-    """Return the nodes skipped because of a failure, and the affected exposures.
+) -> list[str]:
+    """Return the ids of the nodes skipped because of a failure, and of the affected exposures.
 
     A test blocks no node here: its exposures are those downstream of the tested nodes.
     """
@@ -270,7 +273,7 @@ def _blocked(
         starts += lineage[node.unique_id].parents
     downstream = [i for i in reach(children, starts) if i in lineage]
     return [
-        (lineage[i].resource_type, lineage[i].name)
+        i
         for i in downstream
         if lineage[i].resource_type == "exposure"
         or (not is_test and i in by_id and by_id[i].status == SKIPPED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -30,10 +30,16 @@ TAG_SEPARATOR = "\x1f"
 
 
 def html_page(report: RunReport, root: str = "../..") -> str:
-    """Render the page; every name, message, statement and value in it is escaped.
+    """Render the page for one folder; see `html_pages`."""
+    return html_pages(report, [root])[0]
+
+
+def html_pages(report: RunReport, roots: Sequence[str]) -> list[str]:
+    """Render the page for several folders; every name, message and value in it is escaped.
 
     Args:
-        root: the path from the page's folder to the root of the state store.
+        report: the report.
+        roots: the path from each folder to the root of the state store.
     """
     css, script = read_packaged_file("report.css"), read_packaged_file("report.js")
     picture = draw_lineage(report.nodes, report.lineage, report.reused)
@@ -50,34 +56,31 @@ def html_page(report: RunReport, root: str = "../..") -> str:
         "marts": "Marts" if report.marts else "",
         "nodes": "All nodes" if report.nodes or report.reused else "",
     }
-    return (
-        templates()
-        .get_template("report.html.jinja")
-        .render(
-            report=report,
-            title=f"{report.project_name or 'Run'} on {report.target}",
-            root=root,
-            details=pack_details(report),
-            times=_format_slowdown,
-            as_text=_format_parameter,
-            css=Markup(css),  # noqa: S704  # files of this package
-            script=Markup(script),  # noqa: S704
-            script_hash=_script_hash(script),
-            sections=[(anchor, title) for anchor, title in titles.items() if title],
-            totals=count_by_status(report.nodes),
-            cards=report.cards[:MAX_CARDS],
-            more_cards=report.cards[MAX_CARDS:],
-            most_rows=MAX_SHOWN_ROWS,
-            most_blocked=MAX_SHOWN_BLOCKED,
-            timeline=Markup(timeline_svg),  # noqa: S704  # escaped where it is drawn
-            path=find_critical_path(report.nodes, report.lineage),
-            lineage=picture,
-            lineage_svg=Markup(picture.svg) if picture else "",  # noqa: S704  # likewise
-            tests_open=[test for test in report.tests if test.status != "pass"],
-            tests_passed=passed,
-            nodes=list(_node_rows(report)),
-        )
-    )
+    template = templates().get_template("report.html.jinja")
+    values = {
+        "report": report,
+        "title": f"{report.project_name or 'Run'} on {report.target}",
+        "details": pack_details(report),
+        "times": _format_slowdown,
+        "as_text": _format_parameter,
+        "css": Markup(css),  # noqa: S704  # files of this package
+        "script": Markup(script),  # noqa: S704
+        "script_hash": _script_hash(script),
+        "sections": [(anchor, title) for anchor, title in titles.items() if title],
+        "totals": count_by_status(report.nodes),
+        "cards": report.cards[:MAX_CARDS],
+        "more_cards": report.cards[MAX_CARDS:],
+        "most_rows": MAX_SHOWN_ROWS,
+        "most_blocked": MAX_SHOWN_BLOCKED,
+        "timeline": Markup(timeline_svg),  # noqa: S704  # escaped where it is drawn
+        "path": find_critical_path(report.nodes, report.lineage),
+        "lineage": picture,
+        "lineage_svg": Markup(picture.svg) if picture else "",  # noqa: S704  # likewise
+        "tests_open": [test for test in report.tests if test.status != "pass"],
+        "tests_passed": passed,
+        "nodes": list(_node_rows(report)),
+    }
+    return [template.render(values, root=root) for root in roots]
 
 
 def _node_rows(report: RunReport) -> Iterator[Markup]:

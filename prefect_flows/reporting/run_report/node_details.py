@@ -9,7 +9,8 @@ from collections import defaultdict
 from typing import Any
 
 from prefect_flows.reporting.column_lineage import format_column
-from prefect_flows.transform.lineage import TESTS, LineageNode, get_children, reach
+from prefect_flows.reporting.run_report.build import find_blocked
+from prefect_flows.transform.lineage import TESTS, LineageNode, get_children
 from prefect_flows.transform.results import NodeResult
 from prefect_flows.transform.run_report import RunReport
 
@@ -56,7 +57,9 @@ def _details(report: RunReport) -> dict[str, dict[str, Any]]:
             "tests": tests[unique_id],
             "reads": [i for i in node.parents if i in report.lineage],
             "feeds": [i for i in below if report.lineage[i].resource_type not in TESTS],
-            "blocks": _blocked(report, unique_id, children, results),
+            "blocks": find_blocked(result, report.lineage, children, results)[:MAX_BLOCKED]
+            if result and result.failed
+            else [],
             "command": commands.get(unique_id),
             "sql": report.compiled.get(unique_id, "")[:MAX_SQL],
         }
@@ -101,21 +104,3 @@ def _tests_by_node(
             for about in (node.attached_to,) if node.attached_to else node.parents:
                 tests[about].append([unique_id, status])
     return tests
-
-
-def _blocked(
-    report: RunReport,
-    unique_id: str,
-    children: dict[str, list[str]],
-    results: dict[str, NodeResult],
-) -> list[str]:
-    """Return the ids of skipped nodes downstream of a failed one, and of its exposures."""
-    if unique_id not in results or not results[unique_id].failed:
-        return []
-    below = [
-        i
-        for i in reach(children, [unique_id])
-        if (i in results and results[i].status == "skipped")
-        or (i in report.lineage and report.lineage[i].resource_type == "exposure")
-    ]
-    return [i for i in below if i in report.lineage][:MAX_BLOCKED]

@@ -18,7 +18,7 @@ from prefect_flows.reporting.column_lineage import add_columns, column_lineage
 from prefect_flows.reporting.run_report import build as reports
 from prefect_flows.reporting.run_report import stage_summaries
 from prefect_flows.reporting.run_report.artifact import cards_markdown, headline
-from prefect_flows.reporting.run_report.html_page import html_page
+from prefect_flows.reporting.run_report.html_page import html_pages
 from prefect_flows.reporting.run_report.key_columns import with_key_columns
 from prefect_flows.runtime.base import Runtime
 from prefect_flows.runtime.parameters import Parameters
@@ -179,10 +179,10 @@ class RunReporter:
         )
 
     def _save_page(self, report: RunReport) -> None:
-        store = self._stored.store
-        for folder in (self._stored.folder, self._state.folder):
-            root = "/".join([".."] * (folder.count("/") + 1))
-            store.write(f"{folder}/{REPORT}", html_page(report, root).encode())
+        folders = (self._stored.folder, self._state.folder)
+        roots = ["/".join([".."] * (folder.count("/") + 1)) for folder in folders]
+        for folder, page in zip(folders, html_pages(report, roots), strict=True):
+            self._stored.store.write(f"{folder}/{REPORT}", page.encode())
 
     def _save_results(
         self,
