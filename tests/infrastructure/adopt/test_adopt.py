@@ -35,7 +35,7 @@ def adopt(clone: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return clone.run("-m", "infrastructure.cli", "adopt", *arguments, **SECRET)
 
 
-def told(clone: Project, *arguments: str) -> str:
+def output_of_git(clone: Project, *arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments], cwd=clone.folder, check=True, capture_output=True, text=True
     ).stdout
@@ -67,9 +67,9 @@ def test_a_project_that_cannot_be_adopted_changes_nothing(
     assert done.returncode in (1, 2), done.stdout
     assert what in done.stderr, done.stderr
     assert "fix:" in done.stderr
-    assert told(clone, "status", "--porcelain") == ""
-    assert len(told(clone, "log", "--oneline").splitlines()) == 1
-    assert told(clone, "worktree", "list").count("\n") == 1
+    assert output_of_git(clone, "status", "--porcelain") == ""
+    assert len(output_of_git(clone, "log", "--oneline").splitlines()) == 1
+    assert output_of_git(clone, "worktree", "list").count("\n") == 1
 
 
 def test_it_is_proved_replaces_the_example_runs_and_can_be_undone(
@@ -103,10 +103,10 @@ def test_it_is_proved_replaces_the_example_runs_and_can_be_undone(
     assert "made-up-secret" not in done.stdout + done.stderr
 
     # AND one commit has its files as they were, and none of the example
-    assert told(clone, "status", "--porcelain") == ""
-    assert told(clone, "log", "-1", "--format=%s") == "Adopt the dbt project corner_shop\n"
-    assert len(told(clone, "log", "--oneline").splitlines()) == 2
-    kept = {name.removeprefix("dbt/") for name in told(clone, "ls-files", "dbt").split()}
+    assert output_of_git(clone, "status", "--porcelain") == ""
+    assert output_of_git(clone, "log", "-1", "--format=%s") == "Adopt the dbt project corner_shop\n"
+    assert len(output_of_git(clone, "log", "--oneline").splitlines()) == 2
+    kept = {name.removeprefix("dbt/") for name in output_of_git(clone, "ls-files", "dbt").split()}
     assert kept == {str(f.relative_to(FOREIGN_DBT)) for f in FOREIGN_DBT.rglob("*") if f.is_file()}
     for name in kept:
         assert (clone.folder / "dbt" / name).read_bytes() == (FOREIGN_DBT / name).read_bytes()
@@ -138,4 +138,4 @@ def test_it_is_proved_replaces_the_example_runs_and_can_be_undone(
 
     # WHEN the commit is reverted, THEN all is as it was
     git(clone.folder, "revert", "--no-edit", "HEAD")
-    assert told(clone, "diff", "--stat", "HEAD~2") == ""
+    assert output_of_git(clone, "diff", "--stat", "HEAD~2") == ""

@@ -109,7 +109,7 @@ def test_two_teams_share_a_server_from_setup_to_runs(
     names = {each["name"] for each in other_project.asked("deployments")}
     assert {"dbt-shop-dev", "dbt-ads-dev"} <= names, "--prune of the second left the first alone"
 
-    # WHEN a team takes the pool of the other THEN it is told whose it is
+    # WHEN a team takes the pool of the other THEN the error says whose it is
     refused = ads.pools("shop-pool")
     assert refused.returncode == 2
     assert "made the work pool 'shop-pool'" in refused.stderr
