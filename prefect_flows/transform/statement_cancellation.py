@@ -91,10 +91,17 @@ def _cancel_statements(connections: Any) -> None:
 
 
 def _cancel_jobs(connections: Any) -> None:
-    """Cancel the last job of each thread in BigQuery."""
+    """Cancel the last job of each thread in BigQuery.
+
+    A signal interrupts a request of the main thread at once, unlike a statement of libpq. The main
+    thread may have closed its connection by now, but its job runs on. A closed client of Google can
+    still send requests.
+    """
     for thread, connection in list(connections.thread_connections.items()):
+        _process, ident = thread
+        is_main = ident == threading.main_thread().ident
         jobs = connections.jobs_by_thread.get(thread)
-        if jobs and connection.state == ConnectionState.OPEN:
+        if jobs and (is_main or connection.state == ConnectionState.OPEN):
             # The job has not started yet, or BigQuery does not answer.
             with suppress(DbtBaseException), connections.exception_handler("cancel a job"):
                 connection.handle.cancel_job(jobs[-1])
