@@ -1,61 +1,57 @@
-"""Hooks that are at work when the run is told to stop, or when their time is up."""
+"""Which jobs of BigQuery are cancelled. Runs that are cancelled: `test_bigquery_faults`."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import time
+import http.server
+import multiprocessing
+import threading
+from types import SimpleNamespace
 
 import pytest
+from dbt.adapters.bigquery import BigQueryCredentials
+from dbt.adapters.bigquery.connections import BigQueryConnectionManager
+from dbt.adapters.contracts.connection import Connection, ConnectionState
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.bigquery import Client
 
-from tests.support.project import PATIENCE, Scratch, until
-
-# It would write its row at its end.
-SECONDS = 120
-HOOK = f"insert into public.hooked select 1 from pg_sleep({SECONDS})"
+from prefect_flows.transform.statement_cancellation import _cancel_jobs
+from tests.support.project import serving
 
 
-def is_hook_running(scratch: Scratch, process: subprocess.Popen[str]) -> bool:
-    ((count,),) = scratch.query(
-        "select count(*) from pg_stat_activity where state = 'active' and query like '%hooked%'"
-        " and pid <> pg_backend_pid()",
-        scratch.database,
+@pytest.mark.parametrize(
+    ("is_main", "is_closed", "cancelled"),
+    [(True, True, True), (True, False, True), (False, True, False), (False, False, True)],
+)
+def test_jobs_that_may_run_are_cancelled(is_main: bool, is_closed: bool, cancelled: bool) -> None:
+    """dbt may have closed the main thread's connection: the signal interrupts its request."""
+    paths: list[str] = []
+
+    class Google(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            paths.append(self.path.partition("?")[0])
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"job": {"jobReference": {"projectId": "p", "jobId": "hook-2"}}}')
+
+    credentials = BigQueryCredentials(database="p", schema="s", method="oauth")
+    connections = BigQueryConnectionManager(
+        SimpleNamespace(credentials=credentials),
+        multiprocessing.get_context("spawn"),
     )
-    assert process.poll() is None, process.communicate()[0]
-    return bool(count)
-
-
-@pytest.mark.kills
-def test_a_hook_is_cancelled_when_the_run_stops_and_when_its_time_is_up(scratch: Scratch) -> None:
-    scratch.query("create table public.hooked (id int)", scratch.database)
-    project_file = scratch.folder / "dbt" / "dbt_project.yml"
-    text = project_file.read_text()
-    project_file.write_text(f'{text}on-run-end: ["{HOOK}"]\n')
-    process = scratch.start_pipeline("--no-prefect", "--skip", "docs")
-    try:
-        until(lambda: is_hook_running(scratch, process))
-        told = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == 130, output
-    assert time.monotonic() - told < SECONDS
-    assert "RunCancelled: The run was cancelled by SIGTERM" in output
-    assert "Traceback" not in output
-    assert scratch.query("select * from public.hooked", scratch.database) == []
-
-    project_file.write_text(f'{text}on-run-start: ["{HOOK}"]\n')
-    began = time.monotonic()
-    done = scratch.run_pipeline(
-        "--no-prefect",
-        "--skip",
-        "docs",
-        "--no-resume",
-        MILLRACE_STAGES__DBT_RUN__TIMEOUT_SECONDS="3",
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert time.monotonic() - began < SECONDS
-    assert "StageTimedOut: dbt-run did not end within 3 s." in done.stderr
-    assert "Traceback" not in done.stderr
-    assert scratch.query("select * from public.hooked", scratch.database) == []
+    process, ident = connections.get_thread_identifier()
+    assert ident == threading.main_thread().ident
+    thread = (process, ident if is_main else ident + 1)
+    with serving(Google) as url:
+        options = {"api_endpoint": url}
+        client = Client("p", credentials=AnonymousCredentials(), client_options=options)
+        connection = Connection("bigquery", "hook", credentials, ConnectionState.OPEN)
+        connection.handle = client
+        connections.thread_connections[thread] = connection
+        connections.jobs_by_thread[thread] = ["hook-1", "hook-2"]
+        if is_closed:
+            connections.close(connection)
+        _cancel_jobs(connections)
+        client.close()
+    assert paths == ["/bigquery/v2/projects/p/jobs/hook-2/cancel"] * cancelled
