@@ -15,7 +15,7 @@ import pytest
 
 from tests.documentation.test_commands import STORY, shell
 from tests.support.command_blocks import Block, blocks
-from tests.support.project import Project, copy_of_the_project, stop_servers
+from tests.support.project import PATIENCE, Project, copy_of_the_project, stop_servers
 
 pytestmark = pytest.mark.docs
 
@@ -76,7 +76,7 @@ def beside(project: Project, command: str) -> Iterator[None]:
         assert started.poll() is None, f"{command} has ended by itself"
     finally:
         started.send_signal(signal.SIGINT)
-        assert started.wait(60) is not None
+        assert started.wait(PATIENCE) is not None
 
 
 def tell(project: Project, block: Block, until_the_end: ExitStack) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import fsspec
 import httpx
 
 from prefect_flows.core.environment import set_variables
-from tests.support.project import PATIENCE
+from tests.support.project import PATIENCE, until
 
 S3_KEYS = {
     "AWS_ACCESS_KEY_ID": "made-up",
@@ -67,14 +66,13 @@ def server(command: list[str], log: Path, says: str, url: str | None = None) -> 
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        for _ in range(300):
-            lines = [line for line in log.read_text().splitlines() if says in line]
-            if lines:
-                break
+
+        def find_line() -> str | None:
             assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        assert lines, log.read_text()
-        yield url or lines[-1].rpartition(says)[2].strip()
+            return next((line for line in log.read_text().splitlines() if says in line), None)
+
+        line = until(find_line)
+        yield url or line.rpartition(says)[2].strip()
     finally:
         process.terminate()
         process.wait()

@@ -26,6 +26,7 @@ from prefect_flows.publish.postgres import warehouse as publishing
 from prefect_flows.publish.postgres.catalog import PublishedState
 from prefect_flows.publish.postgres.warehouse import PostgresPublisher
 from tests.support.embedded_postgres import Warehouse, empty_database, on
+from tests.support.project import PATIENCE, until
 
 LOG = logging.getLogger("test")
 REFUSED = psycopg2.errors.RaiseException
@@ -626,23 +627,21 @@ def in_background(work: Callable[[], Any]) -> Iterator[list[Any]]:
     try:
         yield result
     finally:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert result, "it did not end"
 
 
 def waits_for_lock(marts: Marts) -> None:
     """Wait until a session waits for a lock."""
-    deadline = time.monotonic() + 30
-    waiting = "select count(*) from pg_locks where not granted"
     with closing(marts.open()) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
-        while time.monotonic() < deadline:
-            cursor.execute(waiting)
-            if cursor.fetchone() != (0,):
-                return
-            time.sleep(0.02)
-    raise AssertionError("nothing waits for a lock")
+
+        def is_waiting() -> bool:
+            cursor.execute("select count(*) from pg_locks where not granted")
+            return cursor.fetchone() != (0,)
+
+        until(is_waiting)
 
 
 # Tables and views that exist before their target publishes.
@@ -1081,13 +1080,6 @@ def test_readers_that_lock_in_another_order_are_never_cancelled(
     assert isinstance(switched[0], float)
     assert read in ([[[(1,)]]], [[[(2,)]]])
     assert marts.read(models[3]) == [(2,)]
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_a_transaction_with_an_old_snapshot_does_not_find_empty_tables(

@@ -43,7 +43,7 @@ class Terminal:
 
     def end(self) -> str:
         self.file.close()
-        self._reader.join(5)
+        self._reader.join()
         os.close(self._main)
         return self._read.decode()
 

@@ -12,7 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.project import PATIENCE, Project, Scratch, copy_of_the_project, stop_servers
+from tests.support.project import (
+    PATIENCE,
+    Project,
+    Scratch,
+    copy_of_the_project,
+    stop_servers,
+    until,
+)
 
 pytestmark = pytest.mark.kills
 
@@ -51,12 +58,11 @@ def statements(scratch: Scratch) -> int:
 
 
 def wait_until(scratch: Scratch, process: subprocess.Popen[str], number: int = 1) -> None:
-    for _ in range(600):
-        if statements(scratch) == number:
-            return
+    def is_running() -> bool:
         assert process.poll() is None, output(scratch)
-        time.sleep(0.1)
-    pytest.fail(output(scratch))
+        return statements(scratch) == number
+
+    until(is_running)
 
 
 def slow(scratch: Scratch) -> None:

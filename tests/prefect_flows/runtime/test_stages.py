@@ -48,7 +48,7 @@ def test_it_stops_the_stage_in_another_thread_too() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(30)
+    thread.join()
     assert "MILLRACE_STAGES__LOAD__TIMEOUT_SECONDS" in str(caught[0])
 
 

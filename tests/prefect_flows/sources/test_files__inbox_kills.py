@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.project import PATIENCE, REPOSITORY
+from tests.support.project import PATIENCE, REPOSITORY, until
 
 pytestmark = pytest.mark.kills
 
@@ -83,11 +83,7 @@ def nothing_is_marked(database) -> Iterator[Callable[[], None]]:
         cursor.execute(f"lock table {SCHEMA}._dlt_loads in share row exclusive mode")
 
         def wait() -> None:
-            for _ in range(600):
-                if database.query("select 1 from pg_locks where not granted"):
-                    return
-                time.sleep(0.05)
-            pytest.fail("nobody came to mark a load")
+            until(lambda: database.query("select 1 from pg_locks where not granted"))
 
         yield wait
         # The server's end of the killed process would go on as soon as it can.
