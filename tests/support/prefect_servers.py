@@ -23,6 +23,8 @@ def server(project: Project, log: Path, **environment: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
+    # As every server of the project has it.
+    environment = {"PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false"} | environment
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
