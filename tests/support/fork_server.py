@@ -114,6 +114,7 @@ def run(
     env: Mapping[str, str],
     input: str | None = None,
     timeout: float | None = None,
+    errors: str = "strict",
     address: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS` to its end, by this process's server or by the one at an address.
@@ -149,14 +150,16 @@ def run(
             connection.settimeout(None)
             _receive(connection, STATUS.size)
             raise subprocess.TimeoutExpired(
-                command, timeout or 0, _text(stdout), _text(stderr)
+                command, timeout or 0, _text(stdout, errors), _text(stderr, errors)
             ) from error
-        return subprocess.CompletedProcess(command, code, _text(stdout), _text(stderr))
+        return subprocess.CompletedProcess(
+            command, code, _text(stdout, errors), _text(stderr, errors)
+        )
 
 
-def _text(file: io.BufferedRandom) -> str:
+def _text(file: io.BufferedRandom, errors: str) -> str:
     file.seek(0)
-    return file.read().decode()
+    return file.read().decode(errors=errors)
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -282,11 +285,13 @@ def _become(request: Request, streams: Sequence[int]) -> None:
 
 def _run_or_fork(address: str, run_really: Callable[..., Any], command: Any, **options: Any) -> Any:
     """`subprocess.run`; a command of Python whose output is captured as text is forked."""
-    usual = {"capture_output": True, "text": True, "check": False}
-    others = options.keys() - usual.keys() - {"cwd", "env", "input", "timeout"}
-    if options.get("stdin") == subprocess.DEVNULL:
-        others -= {"stdin"}
-    is_usual = all(options.get(name) is value for name, value in usual.items())
+    usual = {"capture_output": True, "check": False}
+    others = options.keys() - usual.keys() - {"cwd", "env", "input", "timeout", "errors", "text"}
+    for name, value in (("stdin", subprocess.DEVNULL), ("encoding", "utf-8")):
+        if options.get(name) == value:
+            others -= {name}
+    is_text = options.get("text") or "encoding" in options
+    is_usual = is_text and all(options.get(name) is value for name, value in usual.items())
     if others or not is_usual or command[0] != sys.executable:
         return run_really(command, **options)
     return run(
@@ -295,6 +300,7 @@ def _run_or_fork(address: str, run_really: Callable[..., Any], command: Any, **o
         env=options.get("env") or os.environ,
         input=options.get("input"),
         timeout=options.get("timeout"),
+        errors=options.get("errors") or "strict",
         address=address,
     )
 
