@@ -15,7 +15,8 @@ It works for every worker type, and can be removed when Prefect's own worker wai
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ from rich.console import Console
 from prefect_flows.core.command_line import exits_with_expected_errors, finite
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.transform.monkeypatch import patched
 
 if TYPE_CHECKING:
     from prefect.workers.base import BaseWorker
@@ -38,6 +40,8 @@ PATIENCE_SECONDS = 3600.0
 # How long a run may take after SIGTERM to report to the API.
 SHUTDOWN_GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.5
+# Packages of Prefect with blocks or workers declare themselves as entry points of this group.
+COLLECTIONS = "prefect.collections"
 
 app = typer.Typer(add_completion=False)
 
@@ -161,7 +165,7 @@ def get_worker_class(pool: str, kind: str) -> type[Worker]:
     from prefect.utilities.dispatch import get_registry_for_type
     from prefect.workers.base import BaseWorker
 
-    for package in entry_points(group="prefect.collections", name=f"prefect_{kind}"):
+    for package in entry_points(group=COLLECTIONS, name=f"prefect_{kind}"):
         package.load()
     registered = get_registry_for_type(BaseWorker) or {}
     found = registered.get(kind) or BaseWorker.get_worker_class_from_type(kind)
@@ -172,6 +176,16 @@ def get_worker_class(pool: str, kind: str) -> type[Worker]:
             fix=f"uv pip install prefect-{kind}",
         )
     return found
+
+
+@contextmanager
+def report_integrations_without_import() -> Iterator[None]:
+    """Name the installed packages of Prefect to the API, for which Prefect imports them all."""
+    import prefect.workers.base
+
+    packages = {package.name: package for package in entry_points(group=COLLECTIONS)}
+    with patched(prefect.workers.base, "load_prefect_collections", lambda: packages):
+        yield
 
 
 @app.command()
@@ -193,6 +207,7 @@ def main(
         create_pool_if_not_found=False,
     )  # fmt: skip
     console = Console(soft_wrap=True)
-    anyio.run(
-        lambda: run_worker(worker, patience=patience, healthcheck=healthcheck, console=console)
-    )
+    with report_integrations_without_import():
+        anyio.run(
+            lambda: run_worker(worker, patience=patience, healthcheck=healthcheck, console=console)
+        )
