@@ -33,6 +33,15 @@ def test_up_again_finds_both_running(project: Project) -> None:
     assert local(project, "status").returncode == 0
 
 
+def test_the_server_has_registered_blocks_without_importing_their_packages(
+    project: Project,
+) -> None:
+    types = {found["slug"] for found in project.asked("block_types", limit=200)}
+    assert {"dbt-cli-profile", "gcp-credentials", "sqlalchemy-connector"} <= types
+    # 190 MB; with all packages 560 MB.
+    assert psutil.Process(project.server["pid"]).memory_info().rss < 400e6
+
+
 def test_a_running_server_does_not_move_to_another_port(project: Project) -> None:
     done = local(project, "up", "--port", "1")
     assert done.returncode == 2
