@@ -52,7 +52,11 @@ class Ground:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("postgres", marks=pytest.mark.models), "bigquery"]
+    scope="module",
+    params=[
+        pytest.param("postgres", marks=pytest.mark.models),
+        pytest.param("bigquery", marks=pytest.mark.nightly),
+    ],
 )
 def ground(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

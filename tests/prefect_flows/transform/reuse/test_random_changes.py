@@ -399,7 +399,7 @@ def run_random_changes(shop: Shop, steps: int) -> int:
 @pytest.mark.parametrize(
     ("seed", "steps", "publish"),
     [
-        pytest.param(1, 7, False, marks=pytest.mark.conformance),
+        pytest.param(1, 7, False, marks=pytest.mark.nightly),
         pytest.param(2, 7, True, marks=pytest.mark.conformance),
         *(
             pytest.param(seed, 25, seed % 3 == 0, marks=pytest.mark.nightly)
