@@ -128,8 +128,8 @@ def ten_minutes_pass(project: Project, run: str) -> None:
 def worker(project: Project) -> Iterator[psutil.Process]:
     """A process worker whose heartbeat comes every second; killed at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "default-pool",
-         "--name", "laptop", "--work-queue", "none-of-the-used"],
+        [sys.executable, "-m", "infrastructure.cli", "worker", "--pool", "default-pool",
+         "--name", "laptop", "--queue", "none-of-the-used"],
         cwd=project.folder, env=project.variables(PREFECT_WORKER_HEARTBEAT_SECONDS="1"),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
