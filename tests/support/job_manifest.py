@@ -8,13 +8,14 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 
 def job_manifest(
     api_url: str, auth_string: str, run_id: str, **job_variables: Any
 ) -> dict[str, Any]:
     """The manifest, its references to blocks resolved."""
+    # Its client has 900 modules, which every process of the tests would import to collect them.
+    from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
     async def made() -> dict[str, Any]:
         async with get_client() as client:
