@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from infrastructure.adopt import git
 from infrastructure.adopt.project_files import PROFILES_FILE, ForeignProject
 from infrastructure.setup_profiles.profiles_yml import HEADER
+from prefect_flows.core import git
 from prefect_flows.core.documents import read_text
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.formatting import one_line
@@ -72,16 +72,7 @@ def check_repository(settings: Settings) -> None:
             "(git log -1 --format=%h --diff-filter=D -- infrastructure/config/example.yaml "
             "names the commit)",
         )
-    git.run(
-        root, "var", "GIT_COMMITTER_IDENT",
-        fix="tell git who you are: git config user.name NAME; git config user.email ADDRESS",
-    )  # fmt: skip
-    if changed := git.run(root, "status", "--porcelain"):
-        raise ConfigurationError(
-            f"The repository has uncommitted changes: {' '.join(changed.split())[:300]}.",
-            where=str(root),
-            fix="commit them, or put them away with git stash --include-untracked",
-        )
+    git.refuse_unclean(root)
     profiles = settings.dbt_dir / PROFILES_FILE
     if profiles.exists() and not profiles.read_text(errors="replace").startswith(HEADER):
         raise ConfigurationError(
@@ -123,8 +114,7 @@ def commit(
         git.run(tree, "add", "--all")
         # The project's own files, also those that our .gitignore leaves out.
         git.run(tree, "add", "--force", "--", "dbt")
-        hooks = ["-c", "core.hooksPath=/dev/null"]
-        git.run(tree, *hooks, "commit", "--quiet", "--message", message)
+        git.run(tree, *git.NO_HOOKS, "commit", "--quiet", "--message", message)
         made = git.run(tree, "rev-parse", "--short", "HEAD").strip()
         git.run(root, "merge", "--quiet", "--ff-only", made)
     finally:

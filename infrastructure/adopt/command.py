@@ -15,13 +15,13 @@ from rich.table import Table
 from infrastructure.adopt import change
 from infrastructure.adopt.change import Choices
 from infrastructure.adopt.foreign_profiles import ForeignTargets, read_targets
-from infrastructure.adopt.git import BATCH, is_tracked
 from infrastructure.adopt.project_files import PROFILES_FILE, ForeignProject, open_project
 from infrastructure.local import postgres
 from infrastructure.local.files import lock_local_dir
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import ConfigurationError, ProjectError
+from prefect_flows.core.git import BATCH, is_tracked
 from prefect_flows.core.settings import load_settings
 from prefect_flows.core.temporary_folders import private_folder
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infrastructure.adopt import git
+from prefect_flows.core import git
 from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError
 
@@ -19,7 +19,6 @@ PROFILES_FILE = "profiles.yml"
 # What dbt and Python make, where no git says what belongs to the project.
 MADE = frozenset({"target", "logs", "dbt_packages", "__pycache__", "node_modules", "venv"})
 _URL = re.compile(r"[a-z+]+://|[\w.-]+@[\w.-]+:")
-_LOGIN = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,7 @@ def open_project(origin: str, subfolder: str | None, scratch: Path) -> ForeignPr
                 where=origin,
                 fix="uv run millrace adopt PATH, or a URL such as https://… or git@host:team/repo",
             )
-        if _LOGIN.search(origin):
-            raise ConfigurationError(
-                "The URL has a password in it, which other users of this machine could read.",
-                where=_LOGIN.sub("://…@", origin),
-                fix="leave it out; git asks its credential helper, or uses your SSH key",
-            )
+        git.refuse_password(origin)
         folder = scratch / "clone"
         git.clone(origin, folder)
     folder = (folder / (subfolder or "")).resolve()

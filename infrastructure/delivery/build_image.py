@@ -23,7 +23,8 @@ from rich.console import Console
 
 from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 from infrastructure.source_images import get_source_image
-from prefect_flows.core.code_version import format_version, git
+from prefect_flows.core import git
+from prefect_flows.core.code_version import format_version
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import load_settings
@@ -58,17 +59,18 @@ def read_git_state(folder: Path) -> GitState:
     """Read commit and remote of a folder from git.
 
     Raises:
-        ConfigurationError: the folder is not a clone, or git is not installed.
+        ConfigurationError: git is not installed.
+        GitError: the folder is not a clone.
     """
-    commit = git(folder, "rev-parse", "HEAD")
-    remotes = git(folder, "remote").splitlines()
-    source = git(folder, "remote", "get-url", remotes[0]) if remotes else ""
+    commit = git.run(folder, "rev-parse", "HEAD", fix="build the image in a git clone").strip()
+    remotes = git.run(folder, "remote").splitlines()
+    source = git.run(folder, "remote", "get-url", remotes[0]).strip() if remotes else ""
     return GitState(
         commit,
-        git(folder, "show", "--no-patch", "--format=%cI", "HEAD"),
+        git.run(folder, "show", "--no-patch", "--format=%cI", "HEAD").strip(),
         # The URL of the remote may contain a token, and labels are public.
         _PASSWORD_IN_URL.sub("", source) if "://" in source else "",
-        bool(git(folder, "status", "--porcelain")),
+        bool(git.run(folder, "status", "--porcelain")),
     )
 
 
@@ -162,7 +164,9 @@ def export_context(folder: Path, code: GitState) -> Iterator[Path]:
         archive = Path(temporary, "context.tar")
         context = Path(temporary, "context")
         # `git archive` makes files group-writable by default; use the modes of a checkout.
-        git(folder, "-c", "tar.umask=022", "archive", "--format=tar", f"--output={archive}", "HEAD")
+        git.run(
+            folder, "-c", "tar.umask=022", "archive", "--format=tar", f"--output={archive}", "HEAD"
+        )
         with tarfile.open(archive) as files:
             # Python has the filter since 3.11.4. Extracting without it is safe too: git created the
             # archive, and paths in a commit cannot leave the folder.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
+from prefect_flows.core import git
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import Settings
 
@@ -30,10 +30,10 @@ def get_version(settings: Settings) -> str:
     """
     if settings.version is not None:
         return settings.version
-    commit = git(settings.project_dir, "rev-parse", "HEAD", seconds=GIT_SECONDS)
+    commit = _ask_git(settings.project_dir, "rev-parse", "HEAD")
     # Without the lock with which git would keep what it found: a person may commit meanwhile.
     status = ["--no-optional-locks", "status", "--porcelain"]
-    changes = git(settings.project_dir, *status, seconds=GIT_SECONDS)
+    changes = _ask_git(settings.project_dir, *status)
     return format_version(commit, dirty=bool(changes))
 
 
@@ -57,7 +57,7 @@ def refuse_missing_version(settings: Settings, version: str | None) -> None:
         return  # a name that was given with MILLRACE_VERSION
     is_ancestor = ["merge-base", "--is-ancestor", commit, "HEAD"]
     try:
-        git(settings.project_dir, *is_ancestor, seconds=GIT_SECONDS)
+        _ask_git(settings.project_dir, *is_ancestor)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"The deployment was made from the commit {commit}, which the code of this worker does "
@@ -76,35 +76,23 @@ def _has_history(folder: Path) -> bool:
     if not (folder / ".git").exists() or (folder / ".git" / "shallow").exists():
         return False
     try:
-        git(folder, "rev-parse", "HEAD", seconds=GIT_SECONDS)
+        _ask_git(folder, "rev-parse", "HEAD")
     except ConfigurationError:
         return False
     return True
 
 
-def git(folder: Path, *arguments: str, seconds: float | None = None) -> str:
+def _ask_git(folder: Path, *arguments: str) -> str:
     """Run git in a folder and return its output.
-
-    Args:
-        folder: the folder.
-        arguments: the command of git.
-        seconds: time limit; none by default.
 
     Raises:
         ConfigurationError: the folder is not a clone, git is not installed, or takes too long.
     """
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False,
-            timeout=seconds,
-        )  # fmt: skip
-        said = done.stderr.strip()
-    except (OSError, subprocess.TimeoutExpired) as error:
-        done, said = None, str(error)
-    if done is None or done.returncode != 0:
+        return git.run(folder, *arguments, seconds=GIT_SECONDS).strip()
+    except git.GitError as error:
         raise ConfigurationError(
-            f"The version of the code is not known: {said}.",
+            f"The version of the code is not known: {error.what}.",
             where=str(folder),
             fix="work in a git clone, or set MILLRACE_VERSION to the commit",
-        )
-    return done.stdout.strip()
+        ) from error

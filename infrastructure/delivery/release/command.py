@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from infrastructure.delivery.release import changelog
 from infrastructure.delivery.release.version import Part, Version, parse, read_version, set_version
-from prefect_flows.core.code_version import git
+from prefect_flows.core import git
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.settings import load_settings
@@ -41,7 +40,7 @@ def bump(
     """
     console = Console(highlight=False)
     folder = load_settings().project_dir
-    _refuse_uncommitted(folder)
+    git.refuse_unclean(folder)
     number, log = folder / PYPROJECT, folder / changelog.FILE
     version = read_version(number).next(part)
     _refuse_tagged(folder, version)
@@ -57,17 +56,17 @@ def bump(
         return
     for file, text in after.items():
         file.write_text(text)
-    fault = _run_git(
-        folder, "commit", "--quiet", "--message", f"Release {version}", "--", PYPROJECT, log.name
-    )
-    if fault is not None:
+    message = ["--message", f"Release {version}"]
+    try:
+        git.run(folder, "commit", "--quiet", *message, "--", PYPROJECT, log.name)
+    except git.GitError as error:
         for file, text in before.items():
             file.write_text(text)
         raise ConfigurationError(
-            f"The commit was not made, and the files are as they were: {fault}.",
-            where=f"git commit, in {folder}",
+            f"The commit was not made, and the files are as they were: {error.what}.",
+            where=error.where,
             fix="correct that, and run this command again",
-        )
+        ) from error
     console.print(
         f"Committed. On {BRANCH}, directly or by a pull request:\n  uv run millrace release tag"
     )
@@ -78,8 +77,8 @@ def bump(
 def tag() -> None:
     """Tag the checked-out commit with its version. Nothing is pushed."""
     folder = load_settings().project_dir
-    _refuse_uncommitted(folder)
-    branch = git(folder, "branch", "--show-current")
+    git.refuse_unclean(folder)
+    branch = git.run(folder, "branch", "--show-current").strip()
     if branch != BRANCH:
         raise ConfigurationError(
             f"Releases are tagged on {BRANCH}, and this is {branch or 'no branch'}.",
@@ -90,16 +89,11 @@ def tag() -> None:
     _refuse_tagged(folder, version)
     section = _get_dated_section(folder, version)
     # Git would drop lines that begin with #, such as headings, as comments.
-    fault = _run_git(
+    git.run(
         folder, "tag", "--annotate", "--cleanup=verbatim",
         "--message", f"Release {version}\n\n{section.text}\n", version.tag,
+        fix="correct that, and run this command again",
     )  # fmt: skip
-    if fault is not None:
-        raise ConfigurationError(
-            f"The tag {version.tag} was not made: {fault}.",
-            where=f"git tag, in {folder}",
-            fix="correct that, and run this command again",
-        )
     Console(highlight=False).print(
         f"{version.tag}: tagged. It is released by:\n"
         f"  git push --atomic origin {BRANCH} {version.tag}"
@@ -132,8 +126,8 @@ def check(name: Annotated[str, typer.Argument(help="The tag that is to be releas
             fix="uv run millrace release bump major|minor|patch, then … tag",
         )
     _get_dated_section(folder, version)
-    tagged = git(folder, "rev-parse", f"refs/tags/{name}^{{commit}}")
-    if tagged != git(folder, "rev-parse", "HEAD"):
+    tagged = git.run(folder, "rev-parse", f"refs/tags/{name}^{{commit}}").strip()
+    if tagged != git.run(folder, "rev-parse", "HEAD").strip():
         raise ConfigurationError(
             f"The checked-out commit is not the one of {name}, which is {tagged}.",
             where=str(folder),
@@ -154,28 +148,11 @@ def _get_dated_section(folder: Path, version: Version) -> changelog.Section:
     return section
 
 
-def _refuse_uncommitted(folder: Path) -> None:
-    if git(folder, "status", "--porcelain"):
-        raise ConfigurationError(
-            "Files of this folder differ from their commit.",
-            where="git status",
-            fix="commit them, or put them away with: git stash --include-untracked",
-        )
-
-
 def _refuse_tagged(folder: Path, version: Version) -> None:
-    if git(folder, "tag", "--list", version.tag):
+    if git.run(folder, "tag", "--list", version.tag):
         raise ConfigurationError(
             f"The tag {version.tag} is there already.",
             where=f"git show {version.tag}",
             fix=f"git fetch --tags, and release a later version; a tag that was never pushed: "
             f"git tag --delete {version.tag}",
         )
-
-
-def _run_git(folder: Path, *arguments: str) -> str | None:
-    """Run a git command that changes something; return its error, or None."""
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-    )
-    return None if done.returncode == 0 else (done.stderr or done.stdout).strip().rstrip(".")

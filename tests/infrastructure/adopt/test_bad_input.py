@@ -11,10 +11,10 @@ import yaml
 
 from infrastructure.adopt.change import EXAMPLE, check_repository
 from infrastructure.adopt.foreign_profiles import read_targets
-from infrastructure.adopt.git import GitError
 from infrastructure.adopt.project_files import open_project
 from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.git import GitError
 from prefect_flows.core.settings import Settings
 from tests.support.project import REPOSITORY
 

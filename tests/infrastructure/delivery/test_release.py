@@ -159,8 +159,8 @@ def test_what_is_not_fit_to_be_released(clone: Clone) -> None:
     clone.git("tag", "v0.2.0")
     assert "The tag v0.2.0 is there already." in clone.refused("bump", "minor")
     (clone.folder / "new.txt").write_text("x")
-    assert "Files of this folder differ from their commit." in clone.refused("bump", "major")
-    assert "Files of this folder differ from their commit." in clone.refused("tag")
+    assert "The repository has uncommitted changes: ?? new.txt." in clone.refused("bump", "major")
+    assert "The repository has uncommitted changes: ?? new.txt." in clone.refused("tag")
     clone.commit({"CHANGELOG.md": CHANGELOG.replace("- ", "")})
     assert "The section [Unreleased] says nothing" in clone.refused("bump", "major")
     clone.commit({"CHANGELOG.md": "# Changelog\n"})
@@ -193,7 +193,10 @@ def test_a_commit_that_git_refuses_leaves_the_files_as_they_were(clone: Clone) -
     hook.write_text("#!/bin/sh\necho 'the hook says no' >&2\nexit 1\n")
     hook.chmod(0o755)
     said = clone.refused("bump", "minor")
-    assert "The commit was not made, and the files are as they were: the hook says no." in said
+    assert (
+        "The commit was not made, and the files are as they were: git commit failed: the hook says no."
+        in said
+    )
 
 
 def test_a_section_without_a_day_is_not_released(clone: Clone) -> None:
