@@ -66,6 +66,9 @@ GROUPS: Mapping[str, Mapping[str, Subcommand]] = {
         "adopt": Subcommand(
             "infrastructure.adopt.command", "Bring a dbt project in the place of the example."
         ),
+        "update": Subcommand(
+            "infrastructure.update.command", "Update the engine; your own files stay."
+        ),
     },
     "Run": {
         "run": Subcommand("prefect_flows.pipeline", "Ingest, run and test the models of a target."),

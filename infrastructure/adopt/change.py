@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 import yaml
 
 from infrastructure.adopt.project_files import PROFILES_FILE, ForeignProject
@@ -58,12 +59,7 @@ def check_repository(settings: Settings) -> None:
         GitError: git does not know who commits.
     """
     root = settings.project_dir
-    if not git.is_worktree(root):
-        raise ConfigurationError(
-            "This folder is not a git repository, so the adoption could not be undone.",
-            where=str(root),
-            fix="clone Millrace with git, and adopt the project in the clone",
-        )
+    git.refuse_no_repository(root)
     if not (root / EXAMPLE).exists():
         raise ConfigurationError(
             "A project has been adopted already: the example is gone.",
@@ -137,17 +133,15 @@ def _add_project(tree: Path, scratch: Path, project: ForeignProject) -> None:
 def _edit_configuration(tree: Path, project: ForeignProject, choices: Choices) -> None:
     skip = list(choices.skipped_stages)
     options = [word for stage in skip for word in ("--skip", stage)]
-    lines = [
-        f"mart_folders = {json.dumps(list(choices.mart_folders))}",
-        f"quickstart_options = {json.dumps(options)}",
-        f"check_warehouses = {json.dumps(list(choices.warehouses))}",
-    ]
-    if Path(PROFILES_FILE) in project.files:
-        lines.append("# dbt/profiles.yml is the project's own; setup writes its file there.")
-        lines.append(f'profiles_dir = "{OWN_PROFILES_DIR}"')
     file = tree / SHARED_FILE
-    comment = file.read_text().partition("\n\n")[0]
-    file.write_text(f"{comment}\n\n" + "\n".join(lines) + "\n")
+    shared = tomlkit.parse(file.read_text())
+    shared["mart_folders"] = list(choices.mart_folders)
+    shared["quickstart_options"] = options
+    shared["check_warehouses"] = list(choices.warehouses)
+    if Path(PROFILES_FILE) in project.files:
+        shared.add(tomlkit.comment("dbt/profiles.yml is the project's own."))
+        shared["profiles_dir"] = OWN_PROFILES_DIR
+    file.write_text(tomlkit.dumps(shared))
     if choices.targets:
         outputs = {"dbt_targets": {"sensitive": False, "value": choices.targets}}
         (tree / TARGETS).write_text(json.dumps(outputs, indent=2) + "\n")

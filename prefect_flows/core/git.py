@@ -88,6 +88,20 @@ def refuse_password(url: str) -> None:
         )
 
 
+def refuse_no_repository(folder: Path) -> None:
+    """Refuse a folder without git.
+
+    Raises:
+        ConfigurationError: it belongs to no repository.
+    """
+    if not is_worktree(folder):
+        raise ConfigurationError(
+            "This folder is not a git repository, so a change could not be undone.",
+            where=str(folder),
+            fix="clone Millrace with git, and run the command in the clone",
+        )
+
+
 def refuse_unclean(folder: Path) -> None:
     """Refuse a repository in which a commit cannot be made, or not be undone.
 

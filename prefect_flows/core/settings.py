@@ -139,6 +139,11 @@ class Settings(BaseSettings):
     """Options of the run that `quickstart` starts."""
     check_warehouses: list[Warehouse] = ["postgres", "bigquery"]
     """Warehouses that `check models` checks the SQL for."""
+    engine_url: str | None = None
+    """Git URL of the repository that `update` takes releases of the engine from."""
+    engine_version: str | None = Field(default=None, pattern=r"^\d+\.\d+\.\d+$")
+    """The release of the engine that `update` merged last. `update` writes it into
+    `millrace.toml`."""
     parsed_dir: Path | None = None
     """Folder with the partial parse of an image's build, one folder per target. Images set it."""
     stages: StagePolicies = StagePolicies()

@@ -193,10 +193,8 @@ def test_a_commit_that_git_refuses_leaves_the_files_as_they_were(clone: Clone) -
     hook.write_text("#!/bin/sh\necho 'the hook says no' >&2\nexit 1\n")
     hook.chmod(0o755)
     said = clone.refused("bump", "minor")
-    assert (
-        "The commit was not made, and the files are as they were: git commit failed: the hook says no."
-        in said
-    )
+    assert "The commit was not made, and the files are as they were" in said
+    assert "git commit failed: the hook says no." in said
 
 
 def test_a_section_without_a_day_is_not_released(clone: Clone) -> None:

@@ -1,0 +1,1 @@
+"""`millrace update`: bring a newer release of the engine into a team's repository."""
