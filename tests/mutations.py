@@ -802,6 +802,16 @@ FAULTS = (
         ),
     ),
     Fault(
+        "update-brings-the-example-back",
+        "An update of the engine adds files of the example to a project that replaced it.",
+        "infrastructure/update/merge.py",
+        "        _take(tree, update.head, own_parts)\n",
+        "",
+        (
+            "infrastructure/update/test_update.py::test_an_adopted_clone_gets_the_engine_and_nothing_of_the_example",
+        ),
+    ),
+    Fault(
         "backup-keeps-the-oldest",
         "--keep removes the newest backups and keeps the oldest.",
         "infrastructure/operate/backup/archive.py",

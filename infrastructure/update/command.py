@@ -58,8 +58,8 @@ def update(
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FILE",
-            help="Keep your version of an engine file that both changed; repeatable.",
+            metavar="PATH",
+            help="Keep your version of engine files that both changed; repeatable.",
         ),
     ] = None,
     merge_only: Annotated[
@@ -88,8 +88,8 @@ def update(
             )
         console.print(f"Up to date: {has}")
         return
-    merged = merge_release(chosen, keep or (), dry_run=check)
     console.print(f"{chosen.read_notes()}\n")
+    merged = merge_release(chosen, keep or (), dry_run=check)
     _print_files(console, chosen, merged, in_full=check)
     if check:
         console.print("\nIt merges without a conflict. Nothing was changed.")

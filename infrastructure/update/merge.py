@@ -11,6 +11,7 @@ example would count as that file, renamed. Then these rules apply:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def _worktree(update: Update) -> Iterator[Path]:
         tree = scratch / "worktree"
         # A killed update leaves the entry of a folder that is gone.
         git.run(update.root, "worktree", "prune")
-        git.run(update.root, "worktree", "add", "--quiet", "--detach", str(tree), update.stand_in)
+        add = ["worktree", "add", "--quiet", "--detach", str(tree), update.stand_in]
+        git.run(update.root, *git.NO_HOOKS, *add)
         try:
             yield tree
         finally:
@@ -108,7 +110,7 @@ def _worktree(update: Update) -> Iterator[Path]:
 
 
 def _merge_paths(update: Update, tree: Path) -> None:
-    settings = ["-c", "merge.ff=true", "-c", "rerere.enabled=false"]
+    settings = ["-c", "merge.ff=true", "-c", "rerere.enabled=false", *git.NO_HOOKS]
     try:
         git.run(tree, *settings, "merge", "--quiet", "--squash", "-X", "no-renames", update.ref)
     except git.GitError:
@@ -181,19 +183,18 @@ def _commit(update: Update, tree: Path, kept: Sequence[str]) -> str:
 
 def format_comparison(update: Update, path: str) -> str:
     """Return the command that shows what the release changed in a file."""
-    return f"git diff {update.base[:12]} {update.ref} -- {path}"
+    return f"git diff {update.base[:12]} {update.ref} -- {shlex.quote(path)}"
 
 
 def _conflict_error(update: Update, conflicts: Sequence[str]) -> UpdateConflict:
     listed = "\n".join(f"  - {path}" for path in conflicts)
-    names = " ".join(conflicts)
     return UpdateConflict(
         f"The release {update.version.tag} and this clone changed the same lines of "
         f"{len(conflicts)} file(s) of the engine; nothing was changed:\n{listed}",
         where=str(update.root),
-        fix=f"see what you changed (git diff {update.base[:12]} HEAD -- {names}) and what the "
-        f"release changed ({format_comparison(update, names)}); write the release's lines into "
-        "yours and commit, then update again; or leave a file as it is with --keep FILE",
+        fix=f"see what you changed (git diff {update.base[:12]} HEAD -- FILE) and what the release "
+        f"changed (git diff {update.base[:12]} {update.ref} -- FILE); write the release's lines "
+        "into yours and commit, then update again; or leave a file as it is with --keep FILE",
     )
 
 

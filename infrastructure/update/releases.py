@@ -67,8 +67,8 @@ class Update:
         return "\n\n".join(
             f"## {each.name}\n\n{each.text}"
             for each in sections
-            if each.name != changelog.UNRELEASED
-            and self.base_version < parse(each.name, where=changelog.FILE) <= self.version
+            if (version := _parse_tag(each.name)) is not None
+            and self.base_version < version <= self.version
         )
 
 
