@@ -103,14 +103,12 @@ def _print_files(console: Console, update: Update, merged: Merged, *, in_full: b
     counts = Counter(STATUSES[kind] for kind in engine.values())
     numbers = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
     console.print(f"Files of the engine: {numbers or 'none'}")
-    listed = [("Your files, in which the release's changes are merged:", own)]
-    if in_full:
-        listed.insert(0, ("", engine))
-    for title, files in listed:
-        if files:
-            console.print(title)
-        for path, kind in files.items():
-            console.print(f"  {kind} {path}")
+    for path, kind in engine.items() if in_full else ():
+        console.print(f"  {kind} {path}")
+    if own:
+        console.print("Your files, in which the release's changes are merged:")
+    for path, kind in own.items():
+        console.print(f"  {kind} {path}")
     if merged.kept:
         console.print("Your files, left as they are, although the release changed them too:")
     for path in merged.kept:
@@ -127,6 +125,7 @@ def _finish(console: Console, update: Update, merged: Merged, *, merge_only: boo
         [uv, "sync"],
         [uv, "run", "millrace", "reference"],
     ]
+    commit = "COMMIT"
     if merge_only:
         console.print(f"{made}. What next:")
         for step in steps:
@@ -139,9 +138,10 @@ def _finish(console: Console, update: Update, merged: Merged, *, merge_only: boo
             git.run(update.root, "add", PYPROJECT, LOCK, REFERENCE)
             git.run(update.root, *git.NO_HOOKS, "commit", "--quiet", "--amend", "--no-edit")
         _run(update.root, [uv, "run", "pytest"], undo)
+        commit = git.run(update.root, "rev-parse", "--short", "HEAD").strip()
         console.print(f"{made}, and the tests pass.")
     console.print(f"To undo it before you push: {undo}")
-    console.print("To undo it after you pushed: git revert COMMIT && uv sync")
+    console.print(f"To undo it after you pushed: git revert {commit} && uv sync")
 
 
 def _run(root: Path, command: list[str], undo: str) -> None:

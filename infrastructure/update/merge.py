@@ -51,13 +51,11 @@ class Merged:
         changes: path → A, M or D, for each file that the commit adds, modifies or deletes.
         kept: files of the team that the release changed too, and that are as they were.
         has_own_lock: whether the clone had changed the list of locked packages.
-        commit: the commit; None if none was asked for.
     """
 
     changes: dict[str, str]
     kept: tuple[str, ...]
     has_own_lock: bool
-    commit: str | None
 
 
 def merge_release(update: Update, keep: Sequence[str], *, dry_run: bool) -> Merged:
@@ -91,8 +89,9 @@ def merge_release(update: Update, keep: Sequence[str], *, dry_run: bool) -> Merg
         _record_version(update, tree)
         kept = sorted([*kept, *_find_unmerged_example(update, own_parts)])
         changes = _diff(tree, "--cached", update.head)
-        commit = None if dry_run else _commit(update, tree, kept)
-    return Merged(changes, tuple(kept), has_own_lock, commit)
+        if not dry_run:
+            _commit(update, tree, kept)
+    return Merged(changes, tuple(kept), has_own_lock)
 
 
 @contextmanager
@@ -168,17 +167,16 @@ def _record_version(update: Update, tree: Path) -> None:
     git.run(tree, "add", SHARED_FILE)
 
 
-def _commit(update: Update, tree: Path, kept: Sequence[str]) -> str:
+def _commit(update: Update, tree: Path, kept: Sequence[str]) -> None:
     git.run(tree, "reset", "--quiet", "--soft", update.head)
     message = f"Update the engine to {update.version}\n"
     if kept:
         compare = "".join(f"\n  {format_comparison(update, path)}" for path in kept)
         message += f"\nKept as they were, although the release changed them too:\n{compare}\n"
     git.run(tree, *git.NO_HOOKS, "commit", "--quiet", "--message", message)
-    made = git.run(tree, "rev-parse", "--short", "HEAD").strip()
+    made = git.run(tree, "rev-parse", "HEAD").strip()
     # Files that git ignores, such as .env, are not replaced.
     git.run(update.root, "merge", "--quiet", "--ff-only", "--no-overwrite-ignore", made)
-    return made
 
 
 def format_comparison(update: Update, path: str) -> str:

@@ -164,6 +164,8 @@ def make_clone(upstream: Repository, folder: Path) -> Clone:
     # A colleague's clone of the team's repository has no release of the engine.
     clone.git("remote", "remove", "origin")
     clone.git("tag", "--delete", "v1.0.0", "v1.1.0", "v1.2.0")
+    clone.append("millrace.toml", text=f'engine_url = "file://{upstream.folder}"\n')
+    clone.commit("Name the engine")
     return clone
 
 
@@ -171,7 +173,6 @@ def make_clone(upstream: Repository, folder: Path) -> Clone:
 def clone(upstream: Repository, tmp_path: Path) -> Clone:
     """A clone of a team that keeps the example beside models of its own."""
     found = make_clone(upstream, tmp_path / "clone")
-    found.append("millrace.toml", text=f'engine_url = "file://{upstream.folder}"\n')
     # The release adds a file of the second name.
     found.write({"dbt/models/ours.sql": "select 1 as ours\n", NEW_MODEL: "select 2 as ours\n"})
     found.edit("prefect.yaml", CRON, "cron: 30 5 * * *")
@@ -208,11 +209,10 @@ def test_an_adopted_clone_gets_the_engine_and_nothing_of_the_example(
     upstream: Repository, adopted: Clone
 ) -> None:
     before, release = adopted.blobs(), upstream.blobs("v1.1.0")
-    place = ("--from", f"file://{upstream.folder}")
 
     # WHEN it is only checked, THEN notes and files are shown, and nothing happens
     state = adopted.state()
-    done = adopted.update("--check", *place, "--to", "v1.1.0")
+    done = adopted.update("--check", "--to", "v1.1.0")
     assert done.exit_code == 0, done.output
     assert adopted.state() == state
     for line in (
@@ -226,7 +226,7 @@ def test_an_adopted_clone_gets_the_engine_and_nothing_of_the_example(
     assert "The first" not in done.stdout
 
     # WHEN it is updated, THEN all is in one commit with one parent
-    said = adopted.updated(*place, "--to", "1.1.0")
+    said = adopted.updated("--to", "1.1.0")
     assert adopted.git("log", "-1", "--format=%P %s") == f"{state[0]} Update the engine to 1.1.0"
     after = adopted.blobs()
 
@@ -271,15 +271,15 @@ def test_an_adopted_clone_gets_the_engine_and_nothing_of_the_example(
     assert command in adopted.git("log", "-1", "--format=%b")
 
     # WHEN it is updated again, THEN only what is new since is merged
-    assert "The second" not in adopted.updated(*place)
+    assert "The second" not in adopted.updated()
     changed = adopted.git("diff", "--name-only", "HEAD~").split()
     assert changed == ["CHANGELOG.md", "millrace.toml", ENGINE_FILE]
-    assert "Up to date: this clone has the engine 1.2.0" in adopted.updated(*place)
+    assert "Up to date: this clone has the engine 1.2.0" in adopted.updated()
 
     # WHEN both are reverted, THEN all is as before, and can be updated again
     adopted.git("revert", "--no-edit", "HEAD", "HEAD~")
     assert adopted.blobs() == before
-    adopted.updated(*place)
+    adopted.updated()
     assert adopted.blobs()[ENGINE_FILE] == upstream.blobs("v1.2.0")[ENGINE_FILE]
 
 
