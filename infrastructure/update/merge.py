@@ -70,24 +70,32 @@ def merge_release(update: Update, keep: Sequence[str], *, dry_run: bool) -> Merg
         UpdateConflict: both sides changed an engine file; nothing was changed.
         GitError: git cannot merge; nothing was changed.
     """
-    root = update.root
+    ours = _diff(update.root, update.base, update.head)
+    theirs = _diff(update.root, update.base, update.ref)
+    known = _list_files(update, update.head)
+    own_parts = _find_own_parts(update, known)
+    has_own_lock = LOCK in ours and LOCK in theirs
     with _worktree(update) as tree:
         _merge_paths(update, tree)
-        own_parts = _find_own_parts(update)
         _take(tree, update.head, own_parts)
-        _merge_pyproject_file(update, tree)
-        has_own_lock = not _is_same(update, LOCK)
-        if has_own_lock:
-            _take(tree, update.ref, [LOCK])
-        _take(tree, update.ref, [p for p in _list_unmerged(tree) if is_below(p, [REFERENCE])])
+        if PYPROJECT in ours and PYPROJECT in theirs:
+            _merge_pyproject_file(update, tree)
+        generated = [path for path in _list_unmerged(tree) if is_below(path, [REFERENCE])]
+        _take(tree, update.ref, [*generated, *([LOCK] if has_own_lock else [])])
         unmerged = _list_unmerged(tree)
-        known = _list_files(root, update.head) | _list_files(root, update.ref)
-        kept = [p for p in unmerged if p in known and is_below(p, [*OWN, *keep])]
+        # Where one side has a folder of the other's name, git makes up a name that neither has.
+        kept = [
+            path
+            for path in unmerged
+            if is_below(path, [*OWN, *keep]) and (path in known or path in theirs)
+        ]
         if conflicts := sorted(set(unmerged) - set(kept)):
             raise _conflict_error(update, conflicts)
         _take(tree, update.head, kept)
         _record_version(update, tree)
-        kept = sorted([*kept, *_find_unmerged_example(update, own_parts)])
+        # Of a part that is the clone's own, what the clone has as it was, and the release changed.
+        kept += [path for path in theirs if path in known - set(ours) and is_below(path, own_parts)]
+        kept.sort()
         changes = _diff(tree, "--cached", update.head)
         if not dry_run:
             _commit(update, tree, kept)
@@ -117,36 +125,30 @@ def _merge_paths(update: Update, tree: Path) -> None:
             raise
 
 
-def _find_own_parts(update: Update) -> list[str]:
-    """Return the parts of the example that the clone has not, not whole, or of its own."""
-    root, base = update.root, update.base
-    is_gone = bool(_list_files(root, base, EXAMPLE)) and not _list_files(root, update.head, EXAMPLE)
-    parts = {str(EXAMPLE)}
-    for commit in (base, update.ref):
-        if _list_files(root, commit, EXAMPLE):
-            parts |= set(yaml.safe_load(git.run(root, "show", f"{commit}:{EXAMPLE}")))
+def _find_own_parts(update: Update, known: set[str]) -> list[str]:
+    """Return the parts of the example that the clone has not, not whole, or of its own.
+
+    Args:
+        update: the release and the clone.
+        known: the files of the clone.
+    """
+    example = str(EXAMPLE)
+    before = _list_files(update, update.base)
+    is_gone = example in before and example not in known
+    parts = {example}
+    for commit, files in ((update.base, before), (update.ref, _list_files(update, update.ref))):
+        if example in files:
+            parts |= set(yaml.safe_load(git.run(update.root, "show", f"{commit}:{example}")))
     own = []
     for part in sorted(parts):
-        before, now = _list_files(root, base, part), _list_files(root, update.head, part)
-        if not before <= now or (not before and (is_gone or now)):
+        was = {path for path in before if is_below(path, [part])}
+        has = {path for path in known if is_below(path, [part])}
+        if not was <= has or (not was and (is_gone or has)):
             own.append(part)
     return own
 
 
-def _find_unmerged_example(update: Update, own_parts: Sequence[str]) -> list[str]:
-    """Return files of the example that the clone has as they were, and the release changed."""
-    theirs = _diff(update.root, update.base, update.ref)
-    ours = _diff(update.root, update.base, update.head)
-    return [
-        path
-        for path, kind in theirs.items()
-        if kind != "A" and path not in ours and is_below(path, own_parts)
-    ]
-
-
 def _merge_pyproject_file(update: Update, tree: Path) -> None:
-    if _is_same(update, PYPROJECT):
-        return
     texts = [
         git.run(update.root, "show", f"{commit}:{PYPROJECT}")
         for commit in (update.base, update.head, update.ref)
@@ -202,18 +204,13 @@ def _take(tree: Path, commit: str, paths: Iterable[str]) -> None:
         git.run(tree, "--literal-pathspecs", "reset", "--quiet", commit, "--", *paths)
 
 
-def _is_same(update: Update, path: str) -> bool:
-    """Return whether the clone has a file as the engine that it comes from."""
-    return git.succeeds(update.root, "diff", "--quiet", update.base, update.head, "--", path)
-
-
 def is_below(path: str, folders: Iterable[str]) -> bool:
     """Return whether a path is one of these, or below one of them."""
     return any(Path(path).is_relative_to(folder) for folder in folders)
 
 
-def _list_files(root: Path, commit: str, path: str | Path = ".") -> set[str]:
-    listed = git.run(root, "ls-tree", "-r", "-z", "--name-only", commit, "--", str(path))
+def _list_files(update: Update, commit: str) -> set[str]:
+    listed = git.run(update.root, "ls-tree", "-r", "-z", "--name-only", commit)
     return set(listed.split("\0")) - {""}
 
 

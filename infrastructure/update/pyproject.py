@@ -20,17 +20,19 @@ _LIST = re.compile(r"^(?P<key>[\w-]+) = \[$")
 def merge_pyproject(base: str, ours: str, theirs: str) -> str | None:
     """Merge three texts of the file; return None if both sides changed the same lines.
 
-    The version is that of the clone, if it has one of its own. Pins are those of the release, with
-    those that only the clone has. Dependencies that the clone added are put at the end of their
-    list, since git would find a conflict where both sides add one.
+    The version is that of the clone, if it has one of its own. So are pins that only the clone
+    changed; the others are the release's. Where both sides add a dependency, git finds a conflict:
+    those of the clone are then put at the end of their list.
     """
     pins = _merge_pins(base, ours, theirs)
     versions = [tomllib.loads(text)["project"]["version"] for text in (base, ours, theirs)]
     version = parse(versions[2] if versions[1] == versions[0] else versions[1], where="version")
     base, ours, theirs = (
-        set_version(_PINS.sub(lambda found: pins[found[1]], text), version)
+        set_version(_PINS.sub(lambda found: pins.get(found[1], found[0]), text), version)
         for text in (base, ours, theirs)
     )
+    if (merged := _merge_texts(base, ours, theirs)) is not None:
+        return merged
     added = _find_added(base, ours)
     lines = ours.splitlines(keepends=True)
     numbers = {number for found in added.values() for number in found}
@@ -45,24 +47,28 @@ def merge_pyproject(base: str, ours: str, theirs: str) -> str | None:
     return merged
 
 
-def _merge_pins(base: str, ours: str, theirs: str) -> Mapping[str | None, str]:
-    """Return the block of each kind: the release's, with the pins that only the clone has."""
-    blocks = [{found[1]: found[0] for found in _PINS.finditer(text)} for text in (base, ours)]
+def _merge_pins(*texts: str) -> Mapping[str | None, str]:
+    """Merge the pins of each block, package by package; the release's win."""
+    sides = [{found[1]: found[0] for found in _PINS.finditer(text)} for text in texts]
     merged = {}
-    for found in _PINS.finditer(theirs):
-        first, *pins, last = found[0].splitlines(keepends=True)
-        known = {_name_pin(line) for line in (*pins, *blocks[0].get(found[1], "").splitlines())}
-        own = [
+    for kind, block in sides[2].items():
+        base, ours, theirs = (_read_pins(side.get(kind, "")) for side in sides)
+        pins = [
             line
-            for line in blocks[1].get(found[1], "").splitlines(keepends=True)[1:-1]
-            if _name_pin(line) not in known
+            for name in sorted(ours.keys() | theirs.keys())
+            for line in (ours if theirs.get(name) == base.get(name) else theirs).get(name, ())
         ]
-        merged[found[1]] = "".join([first, *sorted([*pins, *own], key=_name_pin), last])
+        first, *_, last = block.splitlines(keepends=True)
+        merged[kind] = "".join([first, *pins, last])
     return merged
 
 
-def _name_pin(line: str) -> str:
-    return line.strip().partition("==")[0]
+def _read_pins(block: str) -> Mapping[str, list[str]]:
+    """Return name → lines; a package has several if its version depends on the system."""
+    pins: dict[str, list[str]] = defaultdict(list)
+    for line in block.splitlines(keepends=True)[1:-1]:
+        pins[line.partition("==")[0]].append(line)
+    return pins
 
 
 def _read_items(text: str) -> Iterator[tuple[int, str, str]]:

@@ -111,7 +111,7 @@ def fetch_releases(settings: Settings, url: str | None) -> Mapping[Version, str]
             fix='add a line: engine_url = "GIT-URL"; or give it with --from GIT-URL|REMOTE',
         )
     git.refuse_password(url)
-    fetch = ["fetch", "--quiet", "--prune", "--no-tags", url, f"+refs/tags/v*:{REFS}v*"]
+    fetch = ["fetch", "--quiet", "--prune", "--no-tags", "--", url, f"+refs/tags/v*:{REFS}v*"]
     try:
         git.run(root, *git.SLOW, *fetch)
     except git.GitError as error:

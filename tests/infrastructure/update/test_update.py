@@ -20,6 +20,7 @@ from infrastructure.adopt.change import EXAMPLE
 from infrastructure.adopt.project_files import open_project
 from infrastructure.update.command import app
 from infrastructure.update.merge import OWN
+from infrastructure.update.pyproject import merge_pyproject
 from prefect_flows.core.settings import Settings
 from tests.support.project import REPOSITORY, copy_of_the_project
 
@@ -323,6 +324,20 @@ def test_a_plain_merge_between_two_updates_is_seen(upstream: Repository, clone: 
     clone.git("fetch", "--quiet", "--no-tags", str(upstream.folder), "v1.2.0")
     clone.git("merge", "--quiet", "--strategy=ours", "--message", "Merge", "FETCH_HEAD")
     assert "Up to date: this clone has the engine 1.2.0" in clone.updated()
+
+
+def test_pins_are_merged_package_by_package() -> None:
+    def text(*pins: str) -> str:
+        lines = "".join(f'    "{pin}",\n' for pin in pins)
+        return (
+            '[project]\nversion = "1.0.0"\n\n[tool.uv]\nconstraint-dependencies = [\n'
+            f"    # BEGIN pins, which a program writes\n{lines}    # END pins\n]\n"
+        )
+
+    base = text("a==1", "b==1", "c==1", "d==1 ; os_name == 'nt'", "d==2", "e==1")
+    ours = text("a==2", "b==2", "d==1 ; os_name == 'nt'", "d==2", "e==1", "ours==1")
+    theirs = text("a==1", "b==3", "c==1", "d==3", "new==1")
+    assert merge_pyproject(base, ours, theirs) == text("a==2", "b==3", "d==3", "new==1", "ours==1")
 
 
 def test_a_conflict_in_the_engine_changes_nothing_and_can_be_kept(clone: Clone) -> None:
