@@ -28,7 +28,9 @@ from prefect_flows.core.errors import ConfigurationError, MillraceError
 from prefect_flows.core.settings import load_settings
 
 app = typer.Typer(add_completion=False)
-STATUSES = {"A": "new", "M": "changed", "D": "removed"}
+STATUSES = {"A": "new", "D": "removed"}
+# The packages of all sources too: the reference imports their flows.
+SYNC = ("sync", "--all-packages")
 
 
 class UpdateUnfinished(MillraceError):
@@ -100,7 +102,7 @@ def update(
 def _print_files(console: Console, update: Update, merged: Merged, *, in_full: bool) -> None:
     own = {path: kind for path, kind in merged.changes.items() if is_below(path, OWN)}
     engine = {path: kind for path, kind in merged.changes.items() if path not in own}
-    counts = Counter(STATUSES[kind] for kind in engine.values())
+    counts = Counter(STATUSES.get(kind, "changed") for kind in engine.values())
     numbers = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
     console.print(f"Files of the engine: {numbers or 'none'}")
     for path, kind in engine.items() if in_full else ():
@@ -119,10 +121,11 @@ def _finish(console: Console, update: Update, merged: Merged, *, merge_only: boo
     """Install the release's packages, generate what is generated, and run the tests."""
     uv = os.environ.get("UV", "uv")
     made = f"\nUpdated the engine to {update.version} in one commit"
-    undo = f"git reset --hard {update.head[:12]} && uv sync"
+    sync = " ".join(["uv", *SYNC])
+    undo = f"git reset --hard {update.head[:12]} && {sync}"
     steps = [
         *([[".ci/pins", "--keep"]] if merged.has_own_lock else []),
-        [uv, "sync"],
+        [uv, *SYNC],
         [uv, "run", "millrace", "reference"],
     ]
     commit = "COMMIT"
@@ -141,7 +144,7 @@ def _finish(console: Console, update: Update, merged: Merged, *, merge_only: boo
         commit = git.run(update.root, "rev-parse", "--short", "HEAD").strip()
         console.print(f"{made}, and the tests pass.")
     console.print(f"To undo it before you push: {undo}")
-    console.print(f"To undo it after you pushed: git revert {commit} && uv sync")
+    console.print(f"To undo it after you pushed: git revert {commit} && {sync}")
 
 
 def _run(root: Path, command: list[str], undo: str) -> None:

@@ -299,7 +299,7 @@ def test_a_clone_that_keeps_the_example_keeps_its_own_files(
     assert f"  M {SCHEMA_NAMES}\n" in said
 
     # The printed command brings back the tree from before.
-    (undo,) = re.findall(r"before you push: (git reset --hard \w+) && uv sync", said)
+    (undo,) = re.findall(r"before you push: (git reset --hard \w+) && uv sync --all-packages", said)
     clone.git(*undo.split()[1:])
     assert clone.blobs() == before
     assert clone.git("status", "--porcelain") == ""
