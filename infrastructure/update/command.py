@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ from prefect_flows.core.settings import load_settings
 app = typer.Typer(add_completion=False)
 STATUSES = {"A": "new", "D": "removed"}
 # The packages of all sources too: the reference imports their flows.
-SYNC = ("sync", "--all-packages")
+SYNC = ("uv", "sync", "--all-packages")
 
 
 class UpdateUnfinished(MillraceError):
@@ -119,20 +120,19 @@ def _print_files(console: Console, update: Update, merged: Merged, *, in_full: b
 
 def _finish(console: Console, update: Update, merged: Merged, *, merge_only: bool) -> None:
     """Install the release's packages, generate what is generated, and run the tests."""
-    uv = os.environ.get("UV", "uv")
     made = f"\nUpdated the engine to {update.version} in one commit"
-    sync = " ".join(["uv", *SYNC])
+    sync = " ".join(SYNC)
     undo = f"git reset --hard {update.head[:12]} && {sync}"
     steps = [
-        *([[".ci/pins", "--keep"]] if merged.has_own_lock else []),
-        [uv, *SYNC],
-        [uv, "run", "millrace", "reference"],
+        *([(".ci/pins", "--keep")] if merged.has_own_lock else []),
+        SYNC,
+        ("uv", "run", "millrace", "reference"),
     ]
     commit = "COMMIT"
     if merge_only:
         console.print(f"{made}. What next:")
         for step in steps:
-            console.print(f"  {' '.join(['uv', *step[1:]] if step[0] == uv else step)}")
+            console.print(f"  {' '.join(step)}")
         console.print("  git commit --all --amend --no-edit\n  uv run pytest")
     else:
         for step in steps:
@@ -140,15 +140,17 @@ def _finish(console: Console, update: Update, merged: Merged, *, merge_only: boo
         if git.run(update.root, "status", "--porcelain"):
             git.run(update.root, "add", PYPROJECT, LOCK, REFERENCE)
             git.run(update.root, *git.NO_HOOKS, "commit", "--quiet", "--amend", "--no-edit")
-        _run(update.root, [uv, "run", "pytest"], undo)
+        _run(update.root, ("uv", "run", "pytest"), undo)
         commit = git.run(update.root, "rev-parse", "--short", "HEAD").strip()
         console.print(f"{made}, and the tests pass.")
     console.print(f"To undo it before you push: {undo}")
     console.print(f"To undo it after you pushed: git revert {commit} && {sync}")
 
 
-def _run(root: Path, command: list[str], undo: str) -> None:
-    if subprocess.run(command, cwd=root, check=False).returncode != 0:
+def _run(root: Path, command: Sequence[str], undo: str) -> None:
+    # `uv run` says where it is.
+    program = os.environ.get("UV", "uv") if command[0] == "uv" else command[0]
+    if subprocess.run([program, *command[1:]], cwd=root, check=False).returncode != 0:
         raise UpdateUnfinished(
             f"The release is merged, but this failed: {' '.join(command)}.",
             where=str(root),
