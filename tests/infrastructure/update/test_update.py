@@ -206,6 +206,7 @@ def adopted(upstream: Repository, tmp_path: Path) -> Clone:
     return found
 
 
+@pytest.mark.conformance
 def test_an_adopted_clone_gets_the_engine_and_nothing_of_the_example(
     upstream: Repository, adopted: Clone
 ) -> None:
