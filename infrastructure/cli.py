@@ -7,6 +7,7 @@ Each subcommand belongs to a module, which is imported only when the subcommand 
 from __future__ import annotations
 
 import gc
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from prefect_flows.core.errors import did_you_mean
+from prefect_flows.core.command_line import report_error
+from prefect_flows.core.errors import MillraceError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -240,7 +242,12 @@ def _check() -> None:
 
 def main() -> None:
     """Run `millrace`: entry point of the console script."""
-    app(prog_name="millrace")
+    try:
+        app(prog_name="millrace")
+    except MillraceError as error:
+        # Commands report their own; `ingest` finds the sources before it has a command.
+        report_error(error)
+        sys.exit(error.exit_code)
 
 
 def load(name: str, subcommand: Subcommand) -> Any:

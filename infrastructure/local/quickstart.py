@@ -27,7 +27,7 @@ What next:
   uv run millrace report serve               the report of this run, and the page over all targets
   {ui_url:<41}  the run in Prefect's UI
   documentation/tutorial.md                  add a source and a model of your own
-  cd dbt && uv run dbt build                 work on the models, without Prefect
+  {build:<41}  work on the models, without Prefect
   uv run millrace run                        run the pipeline again
   uv run millrace pools --pool default-pool  make a work pool
   uv run millrace deploy dev                 deploy it: documentation/deployments.md
@@ -51,7 +51,9 @@ def quickstart() -> None:
                 raise typer.Exit(code)
     server = prefect_server.find_server(settings.local_dir)
     ui_url = "uv run millrace status" if server is None else server.ui_url
-    console.print(f"\n{NEXT.format(ui_url=ui_url)}", highlight=False, soft_wrap=True)
+    build = f"{settings.enter_dbt_dir}uv run dbt build"
+    hints = NEXT.format(ui_url=ui_url, build=build)
+    console.print(f"\n{hints}", highlight=False, soft_wrap=True)
 
 
 def print_missing_sources(console: Console, settings: Settings, target: str) -> None:

@@ -26,8 +26,10 @@ import typer
 from rich.console import Console
 
 from prefect_flows.core.command_line import exits_with_expected_errors, finite
+from prefect_flows.core.environment import set_variables
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.prefect_api import prefect_client
+from prefect_flows.core.project_folder import VARIABLE, find_project_dir
 from prefect_flows.transform.monkeypatch import patched
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ SHUTDOWN_GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.5
 # Packages of Prefect with blocks or workers declare themselves as entry points of this group.
 COLLECTIONS = "prefect.collections"
+# The type of work pools whose runs are processes of the worker's machine.
+PROCESS = "process"
 
 app = typer.Typer(add_completion=False)
 
@@ -202,12 +206,16 @@ def main(
     healthcheck: Annotated[bool, typer.Option(help="Answer /health on port 8080.")] = False,
 ) -> None:
     """A Prefect worker that lets its runs finish when you stop it."""
-    worker = get_worker_class(pool, get_worker_type(pool))(
+    kind = get_worker_type(pool)
+    worker = get_worker_class(pool, kind)(
         work_pool_name=pool, name=name, work_queues=queue or [], limit=limit,
         create_pool_if_not_found=False,
     )  # fmt: skip
     console = Console(soft_wrap=True)
-    with report_integrations_without_import():
+    # Prefect starts the processes of runs in an empty temporary folder; those of containers have
+    # the environment of their image.
+    project = {VARIABLE: str(find_project_dir())} if kind == PROCESS else {}
+    with set_variables(project), report_integrations_without_import():
         anyio.run(
             lambda: run_worker(worker, patience=patience, healthcheck=healthcheck, console=console)
         )

@@ -23,6 +23,7 @@ from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_err
 from prefect_flows.core.errors import ConfigurationError, WarehouseUnreachable, did_you_mean
 from prefect_flows.core.prefect_api import api_changes, prefect_client
 from prefect_flows.core.profiles import Profile, read_profile_name
+from prefect_flows.core.project_folder import shorten_path
 from prefect_flows.core.projects import load_projects
 from prefect_flows.core.settings import Settings, load_settings
 from prefect_flows.core.temporary_folders import private_folder
@@ -58,13 +59,13 @@ def setup_profiles(
         bool, typer.Option("--take-over", help="Replace targets that another project made.")
     ] = False,
     blocks_only: Annotated[
-        bool, typer.Option("--blocks-only", help="Leave dbt/profiles.yml alone.")
+        bool, typer.Option("--blocks-only", help="Leave profiles.yml alone.")
     ] = False,
     profiles_only: Annotated[
-        bool, typer.Option("--profiles-only", help="Write dbt/profiles.yml; no Prefect API needed.")
+        bool, typer.Option("--profiles-only", help="Write profiles.yml; no Prefect API needed.")
     ] = False,
 ) -> None:
-    """Create or update one dbt-cli-profile-<target> block per target, and dbt/profiles.yml."""
+    """Create or update one dbt-cli-profile-<target> block per target, and profiles.yml."""
     console = Console()
     _refuse_exclusive_options({"--outputs": outputs, "--terraform-dir": terraform_dir})
     _refuse_exclusive_options({"--blocks-only": blocks_only, "--profiles-only": profiles_only})
@@ -92,7 +93,7 @@ def setup_profiles(
                 ownership.save_projects(projects, owned.projects)
             drift |= _setup_blocks(console, client, owned, keep, prune=prune, only_look=only_look)
     if text is not None:
-        drift |= _setup_file(console, settings.profiles_file, text, only_look=only_look)
+        drift |= _setup_file(console, settings, text, only_look=only_look)
     if check and drift:
         raise typer.Exit(EXIT_FAILED)
     if test_connection:
@@ -140,15 +141,16 @@ def _setup_blocks(
     return has_changes(steps)
 
 
-def _setup_file(console: Console, file: Path, text: str, *, only_look: bool) -> bool:
-    """Write dbt/profiles.yml if it differs; return whether it differs."""
+def _setup_file(console: Console, settings: Settings, text: str, *, only_look: bool) -> bool:
+    """Write profiles.yml if it differs; return whether it differs."""
+    file = settings.profiles_file
     differs = not file.exists() or file.read_text(errors="replace") != text
     action = Action.UNCHANGED
     if differs:
         action = Action.UPDATE if file.exists() else Action.CREATE
     if differs and not only_look:
         profiles_yml.write(file, text)
-    console.print(f"{file.parent.name}/{file.name}: {action}")
+    console.print(f"{shorten_path(file, settings.project_dir)}: {action}")
     return differs
 
 

@@ -14,6 +14,7 @@ from infrastructure.setup_profiles.contract import Contract
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.formatting import one_line
 from prefect_flows.core.names import LOCAL_UP_COMMAND
+from prefect_flows.core.project_folder import has_engine
 from prefect_flows.core.settings import Settings
 
 STDIN = "-"
@@ -23,7 +24,7 @@ def read_contract(settings: Settings, outputs: str | None, terraform_dir: Path |
     """Read and validate the outputs.
 
     Without either argument, it reads the outputs of the embedded Postgres if it has been started,
-    otherwise `infrastructure/terraform-outputs.json`.
+    otherwise `terraform-outputs.json`: in a clone that of `infrastructure`, else of the project.
 
     Raises:
         ConfigurationError: there are no outputs, or Terraform fails.
@@ -60,7 +61,8 @@ def _default_file(settings: Settings) -> Path:
     embedded = outputs_file(settings.local_dir)
     if embedded.exists():
         return embedded
-    return settings.project_dir / "infrastructure" / "terraform-outputs.json"
+    folder = "infrastructure" if has_engine(settings.project_dir) else ""
+    return settings.project_dir / folder / "terraform-outputs.json"
 
 
 def _run_terraform(folder: Path) -> str:

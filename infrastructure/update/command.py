@@ -26,6 +26,7 @@ from infrastructure.update.releases import Update, choose_update, fetch_releases
 from prefect_flows.core import git
 from prefect_flows.core.command_line import exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, MillraceError
+from prefect_flows.core.project_folder import require_engine
 from prefect_flows.core.settings import load_settings
 
 app = typer.Typer(add_completion=False)
@@ -76,6 +77,11 @@ def update(
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     settings = load_settings()
+    require_engine(
+        settings.project_dir,
+        "update",
+        "install another version: uv lock --upgrade-package millrace; uv sync",
+    )
     refuse_unready(settings.project_dir)
     chosen = choose_update(settings, fetch_releases(settings, url), to)
     if not chosen.is_newer:

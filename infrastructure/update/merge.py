@@ -26,7 +26,7 @@ from infrastructure.update.pyproject import merge_pyproject
 from infrastructure.update.releases import Update
 from prefect_flows.core import git
 from prefect_flows.core.errors import MillraceError
-from prefect_flows.core.settings import SHARED_FILE
+from prefect_flows.core.project_folder import SHARED_FILE
 from prefect_flows.core.temporary_folders import private_folder
 
 # Files of both sides which the team's version of wins; the README's table and

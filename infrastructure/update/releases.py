@@ -16,7 +16,8 @@ from infrastructure.delivery.release.command import PYPROJECT
 from infrastructure.delivery.release.version import Version, parse
 from prefect_flows.core import git
 from prefect_flows.core.errors import ConfigurationError
-from prefect_flows.core.settings import SHARED_FILE, Settings
+from prefect_flows.core.project_folder import SHARED_FILE
+from prefect_flows.core.settings import Settings
 
 REFS = "refs/millrace/"
 # Each is there while an operation is not finished.

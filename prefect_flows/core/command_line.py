@@ -30,6 +30,14 @@ def finite(value: float) -> float:
     return value
 
 
+def report_error(error: MillraceError) -> None:
+    """Print an expected error to stderr, without a traceback."""
+    console = Console(stderr=True)
+    for text in (error.details, f"{type(error).__name__}: {error}"):
+        if text is not None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Wrap a command: print a `MillraceError` to stderr, no traceback, and exit with its code."""
 
@@ -38,10 +46,7 @@ def exits_with_expected_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except MillraceError as error:
-            console = Console(stderr=True)
-            for text in (error.details, f"{type(error).__name__}: {error}"):
-                if text is not None:
-                    console.print(text, markup=False, highlight=False, soft_wrap=True)
+            report_error(error)
             raise typer.Exit(error.exit_code) from error
 
     return wrapped

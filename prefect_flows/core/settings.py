@@ -33,11 +33,15 @@ from pydantic_settings import (
 from prefect_flows.core.documents import DocumentError, read_text
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.names import Warehouse
+from prefect_flows.core.project_folder import (
+    SHARED_FILE,
+    enter_folder,
+    find_project_dir,
+    has_engine,
+)
 from prefect_flows.core.validation_messages import validation_message
 
 PREFIX = "MILLRACE_"
-# Settings that all clones of the project share.
-SHARED_FILE = "millrace.toml"
 
 Stage = Literal["ingest", "freshness", "seed", "snapshot", "run", "test", "docs"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -117,8 +121,22 @@ class Settings(BaseSettings):
         extra="ignore",
     )
 
-    project_dir: Path = Path(__file__).resolve().parents[2]
-    """Folder of the project, for images in which the code is installed elsewhere."""
+    project_dir: Path = Field(default_factory=find_project_dir)
+    """Folder of the project. The default is the working directory, or its nearest parent, that has
+    a `millrace.toml`; else the clone that the command comes from."""
+    dbt_dir: Path = Path("dbt")
+    """Folder of the dbt project, relative to the project; `.` for the project's own folder."""
+    sources_dir: Path = Field(
+        default_factory=lambda given: _default_folder(given, "prefect_flows/sources", "sources")
+    )
+    """Folder of the sources, relative to the project. The default is `prefect_flows/sources` in a
+    clone, and `sources` if the engine is an installed package."""
+    config_dir: Path = Field(
+        default_factory=lambda given: _default_folder(given, "infrastructure/config", "config")
+    )
+    """Folder of `pools.yaml` and `automations.yaml`, relative to the project. The default is
+    `infrastructure/config` in a clone, and `config` if the engine is an installed package. The
+    engine's own files stand for those that are missing."""
     local_dir: Path = Field(default_factory=lambda given: given["project_dir"] / ".local")
     """Folder for everything that this machine creates: database files, server home, state. The
     default is `.local` in the project; in an image, its volume."""
@@ -129,7 +147,7 @@ class Settings(BaseSettings):
     """Git commit of the code, as `deploy` and images name it. None: the code in this folder."""
     image: str | None = None
     """The image of work pools and deployments. Runs do not use it."""
-    profiles_dir: Path = Field(default_factory=lambda given: given["project_dir"] / "dbt")
+    profiles_dir: Path = Field(default_factory=lambda given: given["dbt_dir"])
     """Folder of the `profiles.yml` that setup writes, relative to the project. The default is the
     dbt project; a project with a `profiles.yml` of its own names another folder."""
     mart_folders: list[str] = ["marts"]
@@ -199,7 +217,7 @@ class Settings(BaseSettings):
             raise ValueError("must not be empty; remove the variable to use the default")
         return value
 
-    @field_validator("profiles_dir")
+    @field_validator("dbt_dir", "sources_dir", "config_dir", "profiles_dir")
     @classmethod
     def _within_project(cls, value: Path, info: ValidationInfo) -> Path:
         return Path(info.data["project_dir"]) / value if "project_dir" in info.data else value
@@ -223,9 +241,9 @@ class Settings(BaseSettings):
         )  # fmt: skip
 
     @property
-    def dbt_dir(self) -> Path:
-        """The folder of the dbt project."""
-        return self.project_dir / "dbt"
+    def enter_dbt_dir(self) -> str:
+        """The beginning of a shell command that runs in the dbt project: `cd dbt && `."""
+        return enter_folder(self.dbt_dir, self.project_dir)
 
     @property
     def dbt_project_file(self) -> Path:
@@ -245,6 +263,11 @@ class Settings(BaseSettings):
     def target_path(self, target: str) -> Path:
         """Return dbt's target path for a target: its artifacts and its partial parse."""
         return self.local_dir / "dbt" / target
+
+
+def _default_folder(given: dict[str, Any], in_clone: str, with_package: str) -> Path:
+    project_dir: Path = given["project_dir"]
+    return project_dir / (in_clone if has_engine(project_dir) else with_package)
 
 
 def _read_shared(file: Path) -> dict[str, Any]:
@@ -269,10 +292,11 @@ def load_settings() -> Settings:
     """Load the settings from the environment, the project's `.env` and its `millrace.toml`.
 
     Raises:
-        ConfigurationError: a value is invalid, or a `MILLRACE_…` variable is not a setting.
+        ConfigurationError: there is no project here, a value is invalid, or a `MILLRACE_…` variable
+            is not a setting.
     """
-    folder = Path(os.environ.get(PREFIX + "PROJECT_DIR", "."))
-    where = f"the environment, {folder / '.env'} and {folder / SHARED_FILE}"
+    root = find_project_dir()
+    where = f"the environment, {root / '.env'} and {root / SHARED_FILE}"
     fix = "correct the variables named above; .env.example lists what can be set"
     known = tuple(PREFIX + name.upper() for name in Settings.model_fields)
     unknown = [
@@ -282,9 +306,6 @@ def load_settings() -> Settings:
         raise ConfigurationError(
             f"Unknown settings: {', '.join(sorted(unknown))}.", where=where, fix=fix
         )
-    root = Path(
-        os.environ.get(PREFIX + "PROJECT_DIR", Settings.model_fields["project_dir"].default)
-    )
     try:
         if (root / ".env").exists():
             read_text(root / ".env")

@@ -51,7 +51,7 @@ def source_function(name: str) -> Callable[..., DltSource]:
         raise ConfigurationError(
             f"Source {name!r} cannot be imported: {error}.",
             where=module,
-            fix="uv sync --all-packages",
+            fix="install what it imports: uv sync --all-packages",
         ) from error
     return function
 
@@ -184,7 +184,8 @@ def build_source_arguments(
         raise ConfigurationError(
             f"The arguments of source {name!r} are wrong: {faults}. It takes: {allowed or 'none'}.",
             where=f"the parameters of {source_registry.deployment_name(name, target)} in "
-            f"{source_registry.FOLDER / name / 'prefect.yaml'}, and those that the run was given",
+            f"{source_registry.get_sources_dir() / name / 'prefect.yaml'}, and those that the run "
+            "was given",
             fix="correct them in that file, or for one run of the pipeline: "
             f"--source-arguments '{{\"{name}\": {{…}}}}'",
         ) from None  # the original error may contain a secret

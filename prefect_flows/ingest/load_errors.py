@@ -10,6 +10,7 @@ from prefect_flows.core.errors import IngestionError, MillraceError, WarehouseUn
 from prefect_flows.core.failure_class import FailureClass, classify, exception_chain, root_cause
 from prefect_flows.core.hints import get_hint
 from prefect_flows.core.profiles import Profile
+from prefect_flows.ingest import source_registry
 
 
 def translate_dlt_error(
@@ -63,7 +64,7 @@ def _contract_fix(error: DataValidationError, source: str) -> str:
         )
     return (
         "fix the source; or, if the change is right, allow it in the "
-        f"schema_contract of prefect_flows/sources/{source}/source.py"
+        f"schema_contract of {source_registry.get_sources_dir() / source / 'source.py'}"
     )
 
 

@@ -11,17 +11,26 @@ from typing import Any
 
 from prefect_flows.core.documents import DocumentError, parse_yaml, read_text
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
+from prefect_flows.core.settings import load_settings
 
 PACKAGE = "prefect_flows.sources"
 # The parameter of a source function that can load single days again. It gets a `DateWindow` from
 # the dates of the run, and cannot be given as an argument.
 WINDOW = "window"
-FOLDER = Path(__file__).parents[1] / "sources"
+
+
+def get_sources_dir() -> Path:
+    """Return the folder of the project's sources.
+
+    Raises:
+        ConfigurationError: there is no project here, or a setting is invalid.
+    """
+    return load_settings().sources_dir
 
 
 def source_names() -> list[str]:
     """List the names of all sources, sorted: every folder with a `source.py`."""
-    return sorted(file.parent.name for file in FOLDER.glob("*/source.py"))
+    return sorted(file.parent.name for file in get_sources_dir().glob("*/source.py"))
 
 
 def dashed_name(name: str) -> str:
@@ -42,7 +51,7 @@ def configured_arguments(name: str, target: str) -> dict[str, Any]:
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    file = FOLDER / name / "prefect.yaml"
+    file = get_sources_dir() / name / "prefect.yaml"
     document = _require_mapping(_read_yaml(file), file) if file.exists() else {}
     for deployment in document.get("deployments") or []:
         parameters = _require_mapping(
@@ -64,11 +73,12 @@ def require_source(name: str) -> None:
     Raises:
         ConfigurationError: the source does not exist.
     """
-    if name not in source_names():
+    names = source_names()
+    if name not in names:
         raise ConfigurationError(
-            f"Source {name!r} does not exist; there are: {', '.join(source_names())}."
-            f"{did_you_mean(name, source_names())}",
-            where=str(FOLDER),
+            f"Source {name!r} does not exist; there are: {', '.join(names) or 'none'}."
+            f"{did_you_mean(name, names)}",
+            where=str(get_sources_dir()),
             fix=f"name one of them, or add the folder {name} with a source.py",
         )
 

@@ -42,7 +42,7 @@ def publish(
     ] = False,
     no_prefect: Annotated[
         bool,
-        typer.Option("--no-prefect", help="Without a Prefect API: the target of dbt/profiles.yml."),
+        typer.Option("--no-prefect", help="Without a Prefect API: the target of profiles.yml."),
     ] = False,
 ) -> None:
     """Show which runs' data readers see; or show them the previous version again.

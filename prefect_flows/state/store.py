@@ -44,6 +44,7 @@ from prefect_flows.core.files import (
     sync_folder,
     write_file,
 )
+from prefect_flows.core.project_folder import get_install_command
 from prefect_flows.state.object_store_errors import object_store_errors
 from prefect_flows.state.state_url import find_url_fault, get_url_fix, without_login
 
@@ -82,7 +83,8 @@ class StateStore:
             raise ConfigurationError(
                 f"The state store cannot be used: {error}.",
                 where=f"state_url {url!r}",
-                fix="write a folder or a URL of a known kind; for s3://: uv sync --extra s3",
+                fix="write a folder or a URL of a known kind; for s3://: "
+                f"{get_install_command('s3')}",
             ) from error
         self._root = str(root).rstrip("/")
 

@@ -273,7 +273,8 @@ class DbtStage:
         return StageFailed(
             f"{self.name}: {len(failed)} of {len(nodes)} nodes failed, {skipped} skipped. "
             f"First cause ({first.cause}), {first.resource_type} {first.name}: {message}",
-            where=f"dbt/{first.path}; compiled in {self.session.target_path / 'compiled'}",
+            where=f"{self.session.show_path(first.path)}; compiled in "
+            f"{self.session.target_path / 'compiled'}",
             fix=f"{self.fixes.get(first.unique_id, 'correct it')}; to reproduce: {command}",
             record=self.record(),
             retryable=bool(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import PurePath
 
+from prefect_flows.core.settings import load_settings
 from prefect_flows.transform.results import NodeResult
 
 # Resource type → dbt command.
@@ -59,7 +60,8 @@ def build_command(
 
 def format_dbt_command(command: str, target: str) -> str:
     """Return the shell command that runs a dbt command for a target, from the project's folder."""
-    return f"cd dbt && uv run dbt {command} --target {shlex.quote(target)}"
+    enter = load_settings().enter_dbt_dir
+    return f"{enter}uv run dbt {command} --target {shlex.quote(target)}"
 
 
 def build_selector(node: NodeResult) -> str:

@@ -38,6 +38,7 @@ from prefect_flows.core.hints import get_hint
 from prefect_flows.core.logger import Logger
 from prefect_flows.core.postgres import application_name
 from prefect_flows.core.profiles import Profile
+from prefect_flows.core.project_folder import enter_folder, find_project_dir, shorten_path
 from prefect_flows.core.temporary_folders import private_folder
 from prefect_flows.transform.dbt_patches import (
     collect_garbage_rarely,
@@ -573,8 +574,9 @@ class DbtSession:
             raise StageFailed(
                 f"dbt's catalog is incomplete: {' '.join(str(faults[0]).split())}.",
                 where=self.profile.address,
-                fix=f"reproduce: cd {self.project_dir.name} && "
-                f"uv run dbt docs generate --target {self.profile.target}; or --skip docs",
+                fix="reproduce: "
+                f"{self._in_project(['docs', 'generate', '--target', self.profile.target])}; "
+                "or --skip docs",
                 record={},
                 retryable=False,
             )
@@ -623,10 +625,14 @@ class DbtSession:
                 manifest=manifest,
             )
 
+    def show_path(self, path: str) -> str:
+        """Return the path of a file of the dbt project, relative to the project's folder."""
+        return str(shorten_path(self.project_dir / path, find_project_dir()))
+
     def _in_project(self, arguments: Sequence[str]) -> str:
         """Return the shell command with which a person runs a dbt command in the project."""
-        folder = shlex.quote(self.project_dir.name)
-        return f"cd {folder} && {shlex.join(['uv', 'run', 'dbt', *arguments])}"
+        enter = enter_folder(self.project_dir, find_project_dir())
+        return f"{enter}{shlex.join(['uv', 'run', 'dbt', *arguments])}"
 
     def _forward_warning(self, event: Any) -> None:
         if self._on_warning is not None and (text := get_warning(event)):

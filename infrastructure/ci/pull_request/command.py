@@ -24,7 +24,7 @@ Repository = Annotated[
     str, typer.Option(envvar="GITHUB_REPOSITORY", help="owner/name of the repository.")
 ]
 NoPrefect = Annotated[
-    bool, typer.Option("--no-prefect", help="Without a Prefect API: targets of dbt/profiles.yml.")
+    bool, typer.Option("--no-prefect", help="Without a Prefect API: targets of profiles.yml.")
 ]
 Wait = Annotated[
     float,

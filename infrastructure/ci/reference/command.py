@@ -10,6 +10,8 @@ from rich.console import Console
 
 from infrastructure.ci.reference import commands, schemas
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
+from prefect_flows.core.project_folder import require_engine
+from prefect_flows.core.settings import load_settings
 
 app = typer.Typer(add_completion=False)
 
@@ -37,6 +39,11 @@ def main(
     ] = False,
 ) -> None:
     """Write the pages of the reference anew."""
+    require_engine(
+        load_settings().project_dir,
+        "reference",
+        "read documentation/reference in the engine's repository",
+    )
     console = Console()
     generated = build_pages()
     existing = set((ROOT / FOLDER).glob("*.md"))

@@ -105,8 +105,7 @@ def build_model_schema(model: type[BaseModel]) -> dict[str, Any]:
 def build_settings_page() -> str:
     """Generate the page of all settings."""
     schema = build_model_schema(Settings)
-    # The default of `project_dir` depends on the machine; stages get their own table.
-    schema["properties"]["project_dir"].pop("default")
+    # They get their own table.
     stages = schema["properties"].pop("stages")
     policies = build_model_schema(StagePolicies)["properties"]
     of_policy = list(StagePolicy.model_fields)

@@ -26,6 +26,24 @@ app = typer.Typer(
 )
 
 
+def _find_folder() -> Path:
+    """Return the project's folder.
+
+    Raises:
+        ConfigurationError: it has no version, or no changelog.
+    """
+    folder = load_settings().project_dir
+    for name in (PYPROJECT, changelog.FILE):
+        if not (folder / name).is_file():
+            raise ConfigurationError(
+                f"There is no {name}: a release has a version and a section of the changelog.",
+                where=str(folder),
+                fix="add it, as documentation/delivery.md describes; a project without releases "
+                "deploys commits: uv run millrace deploy",
+            )
+    return folder
+
+
 @app.command()
 @exits_with_expected_errors
 def bump(
@@ -39,7 +57,7 @@ def bump(
     What was [Unreleased] becomes the section of the version.
     """
     console = Console(highlight=False)
-    folder = load_settings().project_dir
+    folder = _find_folder()
     git.refuse_unclean(folder)
     number, log = folder / PYPROJECT, folder / changelog.FILE
     version = read_version(number).next(part)
@@ -76,7 +94,7 @@ def bump(
 @exits_with_expected_errors
 def tag() -> None:
     """Tag the checked-out commit with its version. Nothing is pushed."""
-    folder = load_settings().project_dir
+    folder = _find_folder()
     git.refuse_unclean(folder)
     branch = git.run(folder, "branch", "--show-current").strip()
     if branch != BRANCH:
@@ -105,9 +123,7 @@ def tag() -> None:
 def notes(version: Annotated[str, typer.Argument(help="MAJOR.MINOR.PATCH, or its tag.")]) -> None:
     """Print what a version changed, as the changelog says it."""
     wanted = parse(version, where="VERSION")
-    section = changelog.get_section(
-        (load_settings().project_dir / changelog.FILE).read_text(), str(wanted)
-    )
+    section = changelog.get_section((_find_folder() / changelog.FILE).read_text(), str(wanted))
     # Raw Markdown, without the console's formatting.
     typer.echo(section.text)
 
@@ -116,7 +132,7 @@ def notes(version: Annotated[str, typer.Argument(help="MAJOR.MINOR.PATCH, or its
 @exits_with_expected_errors
 def check(name: Annotated[str, typer.Argument(help="The tag that is to be released.")]) -> None:
     """Refuse a tag that does not agree with the number, the changelog, or the commit here."""
-    folder = load_settings().project_dir
+    folder = _find_folder()
     version = parse(name, where=f"the tag {name}")
     here = read_version(folder / PYPROJECT)
     if name != version.tag or here != version:

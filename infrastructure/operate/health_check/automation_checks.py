@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 from infrastructure.operate.health_check.check_result import Check, Status
 from infrastructure.prefect_resources.automations.automation_resources import AutomationKind
-from infrastructure.prefect_resources.automations.automations_file import read_automations
+from infrastructure.prefect_resources.automations.automations_file import (
+    AUTOMATIONS_FILE,
+    read_automations,
+)
 from infrastructure.prefect_resources.automations.desired_automations import COMMAND, get_desired
+from infrastructure.prefect_resources.config_files import find_config_file
 from infrastructure.prefect_resources.reconcile.plan import Action, plan
+from prefect_flows.core.settings import load_settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -19,7 +24,7 @@ CHECK = "automations"
 
 def evaluate_automations(client: SyncPrefectClient, targets: Sequence[str]) -> Iterator[Check]:
     """Yield one check for each target that has recipients; skip other targets."""
-    file = read_automations()
+    file = read_automations(find_config_file(load_settings(), AUTOMATIONS_FILE))
     for target in targets:
         asked = get_desired(client, file, [target])
         if asked.skipped:

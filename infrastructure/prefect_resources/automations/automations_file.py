@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from infrastructure.prefect_resources.reconcile.yaml_file import read
 from prefect_flows.core.names import TargetName
 
-AUTOMATIONS_FILE = Path(__file__).parents[2] / "config" / "automations.yaml"
+AUTOMATIONS_FILE = "automations.yaml"
 # Prefect's minimum for proactive triggers.
 MINIMUM_TIME = timedelta(seconds=10)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -85,7 +85,7 @@ class AutomationsFile(_Strict):
         return own is not None and own.missing is not None
 
 
-def read_automations(file: Path = AUTOMATIONS_FILE) -> AutomationsFile:
+def read_automations(file: Path) -> AutomationsFile:
     """Read and validate the file.
 
     Raises:

@@ -15,6 +15,7 @@ from infrastructure.prefect_resources.automations.automations_file import (
     read_automations,
 )
 from infrastructure.prefect_resources.automations.desired_automations import COMMAND, get_desired
+from infrastructure.prefect_resources.config_files import find_config_file
 from infrastructure.prefect_resources.deployments import preflight
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import apply, has_changes, plan
@@ -37,13 +38,16 @@ def setup_automations(
     target: Annotated[
         list[str] | None, typer.Option(help="Only this target; repeatable. All by default.")
     ] = None,
-    file: Annotated[Path, typer.Option(help="The file of automations.")] = AUTOMATIONS_FILE,
+    file: Annotated[
+        Path | None, typer.Option(help="The file of automations; see config_dir for the default.")
+    ] = None,
     dry_run: plan_table.DryRun = False,
     check: plan_table.Check = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned automations.")] = False,
 ) -> None:
     """Create or update the automations that find late, stuck, missing and killed runs."""
     console = Console()
+    file = file or find_config_file(load_settings(), AUTOMATIONS_FILE)
     asked_for = read_automations(file)
     with prefect_client() as client:
         made = preflight.load_existing_resources(client).targets

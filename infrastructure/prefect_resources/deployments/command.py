@@ -26,6 +26,7 @@ from prefect_flows.core.code_version import get_version
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.prefect_api import api_changes, prefect_client
+from prefect_flows.core.project_folder import shorten_path
 from prefect_flows.core.projects import load_projects
 from prefect_flows.core.settings import Settings, load_settings
 
@@ -118,7 +119,7 @@ def _read(settings: Settings, targets: Sequence[str]) -> DeployPlan:
         try:
             valid, invalid = prefect_yaml.read_valid_and_invalid(file)
         except ConfigurationError as error:
-            work.failures[str(file.relative_to(settings.project_dir))] = [str(error)]
+            work.failures[str(shorten_path(file, settings.project_dir))] = [str(error)]
             work.unknown_targets.add(None)
             continue
         known |= {each.target for each in valid}

@@ -32,8 +32,8 @@ from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.names import TargetName
 from prefect_flows.core.settings import Settings
 from prefect_flows.core.validation_messages import format_fault, validation_message
+from prefect_flows.ingest import source_registry
 
-SOURCES = "prefect_flows/sources"
 FILE = "prefect.yaml"
 # Value of `job_variables.image` that means the source's own image, in the deployed version.
 SOURCE_IMAGE = "{{ source_image }}"
@@ -139,7 +139,7 @@ class Deployment(_Strict):
     @property
     def source(self) -> str | None:
         """The source whose flow it runs; None for another flow."""
-        package = SOURCES.replace("/", ".") + "."
+        package = f"{source_registry.PACKAGE}."
         if not self.entrypoint.startswith(package):
             return None
         return self.entrypoint.removeprefix(package).partition(".")[0]
@@ -190,8 +190,8 @@ class DeploymentsFile(BaseModel):
 
 def list_deployment_files(settings: Settings) -> list[Path]:
     """Return the root's file, then those of the sources."""
-    sources = settings.project_dir / SOURCES
-    return [settings.project_dir / FILE, *sorted(sources.glob(f"*/{FILE}"))]
+    sources = settings.sources_dir.glob(f"*/{FILE}")
+    return [settings.project_dir / FILE, *sorted(sources)]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from infrastructure.prefect_resources.config_files import find_config_file
 from infrastructure.prefect_resources.reconcile import plan_table
 from infrastructure.prefect_resources.reconcile.plan import Step, apply, has_changes, plan
 from infrastructure.prefect_resources.work_pools.block_references import (
@@ -40,7 +41,9 @@ def setup_work_pools(
     pool: Annotated[
         list[str] | None, typer.Option(help="Only this pool; repeatable. All by default.")
     ] = None,
-    file: Annotated[Path, typer.Option(help="The file of the pools.")] = POOLS_FILE,
+    file: Annotated[
+        Path | None, typer.Option(help="The file of the pools; see config_dir for the default.")
+    ] = None,
     dry_run: plan_table.DryRun = False,
     check: plan_table.Check = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove orphaned queues.")] = False,
@@ -48,6 +51,7 @@ def setup_work_pools(
     """Create or update the work pools of pools.yaml, their job templates and queues."""
     console = Console()
     settings = load_settings()
+    file = file or find_config_file(settings, POOLS_FILE)
     pools = read_pools(settings, file, pool)
     with prefect_client() as client:
         desired = build_desired(pools, _find_owners(client, pools, load_projects(settings)))
@@ -88,7 +92,7 @@ def _find_owners(
                 f"Another project ({owner}) made the work pool {name!r}. Its runs would get this "
                 "project's settings.",
                 where=f"work pool {name} at {client.api_url}",
-                fix=f"give yours another name in {POOLS_FILE.name} and prefect.yaml "
+                fix=f"give yours another name in {POOLS_FILE} and prefect.yaml "
                 "(documentation/several_teams.md); to use that pool as it is, deploy and leave "
                 "`pools` out; if this clone belongs to that project: "
                 f"MILLRACE_PROJECT={owner} in .env",
@@ -104,6 +108,6 @@ def _refuse_other_kinds(steps: list[Step]) -> None:
             raise ConfigurationError(
                 f"The work pool {step.name!r} is of another type, which Prefect cannot change.",
                 where=f"the Prefect API: {next(c for c in step.changes if c.startswith('type: '))}",
-                fix=f"give the pool another name in {POOLS_FILE.name}, or remove the old one: "
+                fix=f"give the pool another name in {POOLS_FILE}, or remove the old one: "
                 f"uv run prefect work-pool delete {step.name}",
             )

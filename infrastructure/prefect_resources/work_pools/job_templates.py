@@ -12,16 +12,13 @@ from jsonschema import Draft202012Validator
 from infrastructure.prefect_resources.work_pools.block_references import REFERENCE
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, Kind, Pool
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.project_folder import get_install_command
 
-# Kind → module and class of its worker, and the command that installs it.
+# Kind → module and class of its worker, and the extra that installs it.
 WORKERS = {
-    "process": ("prefect.workers.process", "ProcessWorker", "uv sync"),
-    "docker": ("prefect_docker.worker", "DockerWorker", "uv sync"),
-    "kubernetes": (
-        "prefect_kubernetes.worker",
-        "KubernetesWorker",
-        "uv sync --extra kubernetes",
-    ),
+    "process": ("prefect.workers.process", "ProcessWorker", None),
+    "docker": ("prefect_docker.worker", "DockerWorker", None),
+    "kubernetes": ("prefect_kubernetes.worker", "KubernetesWorker", "kubernetes"),
 }
 # pools.yaml sets this job variable under `env`, where secrets are checked for.
 ENV = "env"
@@ -35,15 +32,16 @@ def get_default_template(kind: Kind) -> dict[str, Any]:
     Raises:
         ConfigurationError: the package of the kind's worker is not installed.
     """
-    module, name, install = WORKERS[kind]
+    module, name, extra = WORKERS[kind]
     try:
         worker = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"Prefect's template for {kind} pools comes with {module.split('.')[0]}, which is not "
             "installed.",
-            where=f"kind {kind} in {POOLS_FILE.name}",
-            fix=f"{install}; or leave the pools of that kind out: --pool default-pool",
+            where=f"kind {kind} in {POOLS_FILE}",
+            fix=f"{get_install_command(extra) if extra else 'uv sync'}; or leave the pools of that "
+            "kind out: --pool default-pool",
         ) from error
     return deepcopy(cast("dict[str, Any]", worker.get_default_base_job_template()))
 
@@ -81,7 +79,7 @@ def build_template(name: str, pool: Pool) -> dict[str, Any]:
         listed = "\n".join(f"  - {fault}" for fault in faults)
         raise ConfigurationError(
             f"{len(faults)} fault(s) in the work pool {name!r}:\n{listed}",
-            where=f"{POOLS_FILE.name}: pools.{name}",
+            where=f"{POOLS_FILE}: pools.{name}",
             fix="correct them; prefect work-pool get-default-base-job-template "
             f"--type {pool.kind} shows all that a template has",
         )

@@ -19,13 +19,14 @@ from pydantic import (
     StringConstraints,
 )
 
+from infrastructure.prefect_resources.config_files import find_config_file
 from infrastructure.prefect_resources.reconcile.yaml_file import read
 from infrastructure.prefect_resources.work_pools.block_references import is_reference
 from prefect_flows.core.errors import ConfigurationError
 from prefect_flows.core.passwords import has_password
 from prefect_flows.core.settings import Settings
 
-POOLS_FILE = Path(__file__).parents[2] / "config" / "pools.yaml"
+POOLS_FILE = "pools.yaml"
 Kind = Literal["process", "docker", "kubernetes"]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -94,19 +95,20 @@ class PoolsFile(BaseModel):
 
 
 def read_pools(
-    settings: Settings, file: Path = POOLS_FILE, names: list[str] | None = None
+    settings: Settings, file: Path | None = None, names: list[str] | None = None
 ) -> dict[str, Pool]:
     """Read the work pools, with `env` merged and `${NAME}`, `${NAME:-default}` replaced.
 
     Args:
         settings: settings of the project.
-        file: path of `pools.yaml`.
+        file: path of the file; by default the project's `pools.yaml`, or else the engine's.
         names: pools to read; all if None. Only their variables must be set.
 
     Raises:
         ConfigurationError: the file does not exist or is invalid, it has no such pool, or a
             variable is not set.
     """
+    file = file or find_config_file(settings, POOLS_FILE)
     parsed = read(file, PoolsFile)
     chosen = _select_pools(parsed, names, file)
     variables = _load_variables(settings)
@@ -156,7 +158,7 @@ def _replace_variables(value: Any, variables: Mapping[str, str], where: str) -> 
         if name not in variables and default is None:
             raise ConfigurationError(
                 f"{name} is not set, which the work pool needs.",
-                where=f"{POOLS_FILE.name}: {where}",
+                where=f"{POOLS_FILE}: {where}",
                 fix=f"set {name} in the environment or in .env; "
                 "or leave the pool out: --pool default-pool",
             )

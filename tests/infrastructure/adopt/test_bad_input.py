@@ -27,9 +27,15 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
 
 
+def add_engine(folder: Path) -> None:
+    (folder / "prefect_flows").mkdir(parents=True)
+    (folder / "prefect_flows" / "pipeline.py").touch()
+
+
 def repository(folder: Path, *, example: bool = True) -> Settings:
     (folder / "dbt").mkdir(parents=True)
     (folder / "dbt" / "dbt_project.yml").write_text("name: shop\n")
+    add_engine(folder)
     if example:
         (folder / EXAMPLE).parent.mkdir(parents=True)
         (folder / EXAMPLE).write_text("- dbt\n")
@@ -145,6 +151,9 @@ def test_a_repository_that_cannot_take_the_commit_is_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigurationError, match="A project has been adopted already"):
         check_repository(again)
 
-    (tmp_path / "none").mkdir()
+    add_engine(tmp_path / "none")
     with pytest.raises(ConfigurationError, match="not a git repository"):
         check_repository(Settings(project_dir=tmp_path / "none"))
+
+    with pytest.raises(ConfigurationError, match="works in a clone of Millrace only"):
+        check_repository(Settings(project_dir=tmp_path))

@@ -27,6 +27,7 @@ from infrastructure.prefect_resources.automations.triggers import (
     build_target_findings,
     build_zombie_finding,
 )
+from infrastructure.prefect_resources.config_files import ENGINE_CONFIG_DIR
 from prefect_flows.core.errors import ConfigurationError
 from tests.infrastructure.setup_profiles.test_contract import POSTGRES
 from tests.support.prefect_servers import server
@@ -172,7 +173,7 @@ def anew(stage: Stage) -> Stage:
 
 def file_of(folder: Path, zombies: Any = "10s", **targets: dict[str, Any]) -> Path:
     """The project's own file, with times of a test's size."""
-    document = yaml.safe_load(AUTOMATIONS_FILE.read_text())
+    document = yaml.safe_load((ENGINE_CONFIG_DIR / AUTOMATIONS_FILE).read_text())
     document |= {"server": {"zombies": zombies}, "targets": targets}
     file = folder / "automations.yaml"
     file.write_text(yaml.safe_dump(document))
@@ -368,7 +369,7 @@ def test_a_target_that_setup_has_not_made(stage: Stage) -> None:
     ],
 )
 def test_a_file_that_is_wrong(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
-    document = yaml.safe_load(AUTOMATIONS_FILE.read_text())
+    document = yaml.safe_load((ENGINE_CONFIG_DIR / AUTOMATIONS_FILE).read_text())
     file = tmp_path / "automations.yaml"
     file.write_text(yaml.safe_dump(document | changed))
     with pytest.raises(ConfigurationError) as error:
@@ -400,14 +401,14 @@ def test_a_target_takes_what_it_does_not_change_from_the_defaults(tmp_path: Path
 
 def test_a_name_belongs_to_one_target_and_a_pattern_matches_one_target() -> None:
     """`prod` finds nothing of `prod-eu`: names are compared by tag, whole."""
-    times = read_automations().get_times("prod")
+    times = read_automations(ENGINE_CONFIG_DIR / AUTOMATIONS_FILE).get_times("prod")
     prod = [
         build_desired("prod", each, {})
         for each in build_target_findings("prod", times, scheduled=True)
     ]
     tags = {each.data["trigger"]["match_related"][0]["prefect.resource.id"] for each in prod}
     assert tags == {"prefect.tag.millrace:prod"}
-    after = read_automations().server.zombies
+    after = read_automations(ENGINE_CONFIG_DIR / AUTOMATIONS_FILE).server.zombies
     assert after is not None
     (related,) = build_desired(None, build_zombie_finding(after), {}).data["trigger"][
         "match_related"

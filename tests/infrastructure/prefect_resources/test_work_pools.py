@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infrastructure.prefect_resources.config_files import ENGINE_CONFIG_DIR
 from infrastructure.prefect_resources.work_pools.job_templates import get_default_template, merge
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE, read_pools
 from infrastructure.prefect_resources.work_pools.work_pool_resources import build_desired
@@ -212,7 +213,7 @@ def test_ours_is_laid_over_prefects_own() -> None:
 
 def test_every_default_of_the_file_is_a_variable_of_prefects_template() -> None:
     """The file is made for the installed versions: nothing in it is left without effect."""
-    document = yaml.safe_load(POOLS_FILE.read_text())
+    document = yaml.safe_load((ENGINE_CONFIG_DIR / POOLS_FILE).read_text())
     for pool in document["pools"].values():
         known = get_default_template(pool["kind"])["variables"]["properties"]
         assert set(pool.get("defaults", {})) <= set(known)

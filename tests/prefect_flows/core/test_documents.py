@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from infrastructure.ci.check_sources import folder
 from infrastructure.prefect_resources import secrets
 from infrastructure.prefect_resources.automations import automations_file
+from infrastructure.prefect_resources.config_files import ENGINE_CONFIG_DIR
 from infrastructure.prefect_resources.deployments import prefect_yaml
 from infrastructure.prefect_resources.work_pools import pools_file
 from infrastructure.setup_profiles import contract, desired, profiles_yml
@@ -30,7 +31,7 @@ from prefect_flows.core.documents import (
 )
 from prefect_flows.core.errors import ConfigurationError, MillraceError
 from prefect_flows.core.profiles import read_profile_name
-from prefect_flows.core.settings import load_settings
+from prefect_flows.core.settings import Settings, load_settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.arguments import build_source_arguments
 from prefect_flows.run_parameters import refuse_plaintext_secrets
@@ -127,7 +128,10 @@ def test_each_fault_of_an_encoding_is_a_sentence(data: bytes, tmp_path: Path) ->
 
 
 def test_what_is_right_is_read_as_it_was() -> None:
-    for file in [REPOSITORY / "prefect.yaml", *source_registry.FOLDER.glob("*/prefect.yaml")]:
+    for file in [
+        REPOSITORY / "prefect.yaml",
+        *source_registry.get_sources_dir().glob("*/prefect.yaml"),
+    ]:
         assert parse_yaml(file.read_text()) == yaml.safe_load(file.read_text())
     for text in ('{"a": [1, 2.5, null, true, "ü\\ud83d\\ude00"]}', "[]", '"x"', "{}"):
         assert parse_json(text) == json.loads(text)
@@ -274,7 +278,7 @@ def read_source(file: Path) -> None:
     (file.parent / "a__b").mkdir(exist_ok=True)
     (file.parent / "a__b" / "prefect.yaml").write_bytes(file.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_registry, "FOLDER", file.parent)
+        patch.setenv("MILLRACE_SOURCES_DIR", str(file.parent))
         source_registry.configured_arguments("a__b", "dev")
 
 
@@ -307,11 +311,11 @@ PARSERS: dict[str, tuple[str, Callable[[str, Path], None]]] = {
     "vars": (VARS, read_vars),
     "source_arguments": (ARGUMENTS, read_arguments),
     "pools": (
-        pools_file.POOLS_FILE.read_text(),
+        (ENGINE_CONFIG_DIR / pools_file.POOLS_FILE).read_text(),
         in_file(lambda file: pools_file.read_pools(load_settings(), file)),
     ),
     "automations": (
-        automations_file.AUTOMATIONS_FILE.read_text(),
+        (ENGINE_CONFIG_DIR / automations_file.AUTOMATIONS_FILE).read_text(),
         in_file(automations_file.read_automations),
     ),
     "prefect.yaml": (
@@ -375,7 +379,9 @@ def test_a_source_with_a_binary_file_has_a_fault(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_bytes("name: a".encode("utf-16"))
     with pytest.raises(folder.UnreadableFileError) as refused:
-        folder.Source(tmp_path, "a__b").read_yaml("prefect_flows/sources/a__b/prefect.yaml")
+        folder.Source(Settings(project_dir=tmp_path), "a__b").read_yaml(
+            "prefect_flows/sources/a__b/prefect.yaml"
+        )
     assert "it is UTF-16" in str(refused.value)
 
 

@@ -12,6 +12,7 @@ import yaml
 from infrastructure.ci.check_models.check import check_project
 from infrastructure.ci.check_models.findings import CheckResult, Finding
 from infrastructure.local import postgres
+from prefect_flows.core.environment import set_variables
 from tests.support.bigquery.emulator import BigQuery
 from tests.support.embedded_postgres import empty_database
 from tests.support.project import Project, shared_folder
@@ -29,7 +30,9 @@ ACCEPTED_BY_THE_EMULATOR = {
 
 def check(folder: Path, warehouse: str) -> CheckResult:
     write_project(folder / "dbt")
-    return check_project(folder / "dbt", folder / ".local", {}, (warehouse,))
+    # Places are those of a person's project.
+    with set_variables({"MILLRACE_PROJECT_DIR": str(folder)}):
+        return check_project(folder / "dbt", folder / ".local", {}, (warehouse,))
 
 
 @pytest.fixture(scope="session")
