@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from infrastructure.ci.check_sources import code, deployments, layout, models
 from infrastructure.ci.check_sources.folder import (
@@ -15,6 +14,7 @@ from infrastructure.ci.check_sources.folder import (
     list_disabled_sources,
     list_sources,
 )
+from prefect_flows.core.settings import Settings
 
 Check = Callable[[Source], Iterator[Fault]]
 
@@ -74,13 +74,13 @@ def _faults(check: Check, source: Source) -> Iterator[Fault]:
             yield error.fault
 
 
-def check_across_sources(project: Path) -> Iterator[Fault]:
+def check_across_sources(settings: Settings) -> Iterator[Fault]:
     """Yield the faults that span sources: duplicate packages, unknown switches, missing targets."""
-    known = list_sources(project)
+    known = list_sources(settings)
     yield from models.check_unknown_switches(
-        list_disabled_sources(project), [s.name for s in known]
+        settings, list_disabled_sources(settings), [s.name for s in known]
     )
-    yield from deployments.check_targets(project, known)
+    yield from deployments.check_targets(settings.project_dir, known)
     by_package: dict[str, str] = {}
     for source in known:
         other = by_package.setdefault(source.package, source.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import metadata
 
@@ -13,10 +13,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from infrastructure.ci.check_sources.folder import PACKAGE, Fault, Source
-from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
+from prefect_flows.ingest import source_registry
 
 FLOW_LINES = 60
-SOURCES_PACKAGE = SOURCES.replace("/", ".")
+ENGINE = "millrace"
 # A source must not read these itself: parameters and Secret blocks provide the values.
 FORBIDDEN_READS = ("os.environ", "os.getenv", "Secret.load")
 SECRET_ANNOTATION = re.compile(r"\bTSecret(Str)?Value\b")
@@ -125,21 +125,29 @@ def check_imports(source: Source) -> Iterator[Fault]:
 
     `infrastructure` is not installed where flow runs execute, so it must not be imported either.
     """
-    declared = _list_dependencies(source, PACKAGE) | _list_dependencies(
-        source, source.relative_path(PACKAGE)
-    )
+    files = [PACKAGE, source.relative_path(PACKAGE)]
+    if source.is_in_clone:
+        requirements = [each for file in files for each in _read_requirements(source, file)]
+    else:
+        # A team declares packages where it likes; those of the engine are installed with it.
+        requirements = metadata.requires(ENGINE) or []
+        for file in files:
+            if (source.project / file).is_file():
+                requirements += _read_requirements(source, file)
+    declared = _get_names(requirements)
+    package = f"--package {source.package} " if source.is_in_clone else ""
     reported = set()
     for file in source.modules:
         for module in sorted(set(_list_imports(source.parse_python(file)))):
             top = module.partition(".")[0]
-            other = module.removeprefix(f"{SOURCES_PACKAGE}.").partition(".")[0]
+            other = module.removeprefix(f"{source_registry.PACKAGE}.").partition(".")[0]
             if top == "infrastructure":
                 yield Fault(
                     file,
                     f"it imports {module}, which is not installed where runs go",
                     "move what both need to prefect_flows",
                 )
-            elif module.startswith(f"{SOURCES_PACKAGE}.") and other != source.name:
+            elif module.startswith(f"{source_registry.PACKAGE}.") and other != source.name:
                 yield Fault(
                     file,
                     f"it imports the source {other}",
@@ -153,7 +161,7 @@ def check_imports(source: Source) -> Iterator[Fault]:
                         file,
                         f"it imports {top}, and no dependency of the source or the project "
                         "brings it",
-                        f"uv add --package {source.package} {min(providers)}",
+                        f"uv add {package}{min(providers)}",
                     )
 
 
@@ -175,18 +183,21 @@ def _list_imports(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
-            if node.module == SOURCES_PACKAGE:
+            if node.module == source_registry.PACKAGE:
                 yield from (f"{node.module}.{each.name}" for each in node.names)
             else:
                 yield node.module
 
 
-def _list_dependencies(source: Source, file: str) -> set[str]:
+def _read_requirements(source: Source, file: str) -> list[str]:
     project = source.read_toml(file).get("project", {})
-    requirements = [
+    return [
         *project.get("dependencies", []),
         *(each for some in project.get("optional-dependencies", {}).values() for each in some),
     ]
+
+
+def _get_names(requirements: Iterable[str]) -> set[str]:
     return {
         canonicalize_name(Requirement(each).name)
         for each in requirements

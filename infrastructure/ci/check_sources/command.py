@@ -8,8 +8,7 @@ import typer
 from rich.console import Console
 
 from infrastructure.ci.check_sources.check import CheckResult, check_across_sources, check_source
-from infrastructure.ci.check_sources.folder import NEW_SOURCE_COMMAND, list_sources
-from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
+from infrastructure.ci.check_sources.folder import list_sources, new_source_command
 from prefect_flows.core.command_line import EXIT_FAILED, exits_with_expected_errors
 from prefect_flows.core.errors import ConfigurationError, did_you_mean
 from prefect_flows.core.settings import load_settings
@@ -26,18 +25,19 @@ def check_sources(
 ) -> None:
     """List every fault of the sources' folders, with its file and what fixes it."""
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    project = load_settings().project_dir
-    known = {each.name: each for each in list_sources(project)}
+    settings = load_settings()
+    known = {each.name: each for each in list_sources(settings)}
     unknown = [name for name in source or [] if name not in known]
     if unknown:
         raise ConfigurationError(
-            f"There is no source {', '.join(map(repr, unknown))}; there are: {', '.join(known)}."
+            f"There is no source {', '.join(map(repr, unknown))}; there are: "
+            f"{', '.join(known) or 'none'}."
             f"{did_you_mean(unknown[0], known)}",
-            where=str(project / SOURCES),
-            fix=f"name one of them, or make it: {NEW_SOURCE_COMMAND}",
+            where=str(settings.sources_dir),
+            fix=f"name one of them, or make it: {new_source_command(settings)}",
         )
     results = [check_source(known[name]) for name in source or known]
-    if not source and (shared := list(check_across_sources(project))):
+    if not source and (shared := list(check_across_sources(settings))):
         results.append(CheckResult("all", shared))
     for result in results:
         if not result.faults:

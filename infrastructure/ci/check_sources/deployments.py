@@ -9,16 +9,17 @@ from typing import Any
 
 import yaml
 
-from infrastructure.ci.check_sources.code import SOURCES_PACKAGE, find_flows, list_secret_parameters
+from infrastructure.ci.check_sources.code import find_flows, list_secret_parameters
 from infrastructure.ci.check_sources.folder import Fault, Source
+from infrastructure.prefect_resources.config_files import find_config_file
 from infrastructure.prefect_resources.deployments import prefect_yaml
 from infrastructure.prefect_resources.deployments.prefect_yaml import FILE, Deployment
 from infrastructure.prefect_resources.work_pools.block_references import SECRET, find_references
 from infrastructure.prefect_resources.work_pools.pools_file import POOLS_FILE
 from prefect_flows.core.errors import ConfigurationError
+from prefect_flows.core.project_folder import shorten_path
 from prefect_flows.ingest import source_registry
 
-POOLS_PATH = "infrastructure/config/pools.yaml"
 DEV, PROD, DEV_POOL = "dev", "prod", "default-pool"
 # In these work pools, each run gets its own container, started from a versioned image.
 CONTAINERS = ("docker", "kubernetes")
@@ -94,7 +95,9 @@ def check_targets(project: Path, known: Sequence[Source]) -> Iterator[Fault]:
 
 def check_entrypoints(source: Source) -> Iterator[Fault]:
     """Check that the entrypoint of each deployment is the flow of this source."""
-    expected = [f"{SOURCES_PACKAGE}.{source.name}.flow.{name}" for name in find_flows(source)]
+    expected = [
+        f"{source_registry.PACKAGE}.{source.name}.flow.{name}" for name in find_flows(source)
+    ]
     for each in read_deployments(source) or []:
         if expected and each.entrypoint not in expected:
             yield Fault(
@@ -106,13 +109,15 @@ def check_entrypoints(source: Source) -> Iterator[Fault]:
 
 def check_pools(source: Source) -> Iterator[Fault]:
     """Check that dev uses the process work pool, and every other target a container pool."""
-    pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    pools_file = find_config_file(source.settings, POOLS_FILE)
+    pools_by_name: Mapping[str, Any] = yaml.safe_load(pools_file.read_text())["pools"]
+    pools_path = shorten_path(pools_file, source.project)
     container = [name for name, pool in pools_by_name.items() if pool["kind"] in CONTAINERS]
     for each in read_deployments(source) or []:
         pool = each.work_pool.name
         allowed = [DEV_POOL] if each.target == DEV else container
         if pool not in allowed:
-            known = "" if pool in pools_by_name else f", which {POOLS_PATH} does not have"
+            known = "" if pool in pools_by_name else f", which {pools_path} does not have"
             yield Fault(
                 source.relative_path(FILE),
                 f"{each.name} goes to {pool}{known}",
@@ -125,7 +130,8 @@ def check_secrets(source: Source) -> Iterator[Fault]:
     file = source.relative_path(FILE)
     hidden = list_secret_parameters(source)
     targets = _targets(source.project)
-    pools_by_name: Mapping[str, Any] = yaml.safe_load(POOLS_FILE.read_text())["pools"]
+    pools_file = find_config_file(source.settings, POOLS_FILE)
+    pools_by_name: Mapping[str, Any] = yaml.safe_load(pools_file.read_text())["pools"]
     for each in read_deployments(source) or []:
         for name in sorted(hidden & set(each.parameters)):
             block = (

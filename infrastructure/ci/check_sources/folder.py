@@ -10,19 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from infrastructure.prefect_resources.deployments.prefect_yaml import FILE, SOURCES
+from infrastructure.prefect_resources.deployments.prefect_yaml import FILE
 from prefect_flows.core import documents
 from prefect_flows.core.documents import parse_yaml, read_text
+from prefect_flows.core.project_folder import ENGINE_DIR, has_engine, shorten_path
+from prefect_flows.core.settings import Settings
 from prefect_flows.ingest import source_registry
 from prefect_flows.ingest.source_load import raw_schema
 
 PACKAGE = "pyproject.toml"
-PROJECT = "dbt/dbt_project.yml"
-STAGING = "dbt/models/staging"
-TESTS = "tests/prefect_flows/sources"
-NEW_SOURCE_COMMAND = (
-    "uvx cookiecutter infrastructure/config/source_template --output-dir prefect_flows/sources"
-)
+TEMPLATE = Path("infrastructure/config/source_template")
+REQUIRED = ("__init__.py", "source.py", "flow.py", FILE, PACKAGE, "Dockerfile", "README.md")
+# In a clone, sources are members of the uv workspace, and can have images of their own.
+ONLY_IN_CLONE = (PACKAGE, "Dockerfile")
 
 
 @dataclass(frozen=True, order=True)
@@ -47,24 +47,42 @@ class UnreadableFileError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of `prefect_flows/sources`, and the source's files in other folders.
+    """A folder of sources, and the source's files in other folders.
 
     Attributes:
-        project: the project's folder.
+        settings: settings of the project.
         name: the folder's name.
     """
 
-    project: Path
+    settings: Settings
     name: str
+
+    @property
+    def project(self) -> Path:
+        """The project's folder."""
+        return self.settings.project_dir
+
+    @property
+    def is_in_clone(self) -> bool:
+        """Whether the engine's code is in the project too, so that its image is built there."""
+        return has_engine(self.project)
+
+    @property
+    def folder(self) -> str:
+        """The source's folder, relative to the project."""
+        return self._show(self.settings.sources_dir / self.name)
 
     def relative_path(self, file: str) -> str:
         """Return the path of a file in the source's folder, relative to the project."""
-        return f"{SOURCES}/{self.name}/{file}"
+        return f"{self.folder}/{file}"
+
+    def _show(self, path: Path) -> str:
+        return str(shorten_path(path, self.project))
 
     @property
     def models(self) -> str:
         """Folder of the source's staging models."""
-        return f"{STAGING}/{self.name}"
+        return self._show(self.settings.dbt_dir / "models" / "staging" / self.name)
 
     @property
     def sources_yml(self) -> str:
@@ -78,8 +96,8 @@ class Source:
 
     @property
     def tests(self) -> str:
-        """File with the source's tests."""
-        return f"{TESTS}/test_{self.name}.py"
+        """File with the source's tests, in a clone."""
+        return f"tests/prefect_flows/sources/test_{self.name}.py"
 
     @property
     def package(self) -> str:
@@ -149,29 +167,34 @@ class Source:
     @property
     def modules(self) -> Iterator[str]:
         """Paths of the source's Python files, relative to the project."""
-        folder = self.project / SOURCES / self.name
-        for file in sorted(folder.rglob("*.py")):
-            yield str(file.relative_to(self.project))
+        for file in sorted((self.settings.sources_dir / self.name).rglob("*.py")):
+            yield self._show(file)
 
     @cached_property
     def is_disabled(self) -> bool:
         """Whether `disabled_sources` in `dbt_project.yml` contains this source."""
-        return self.name in list_disabled_sources(self.project)
+        return self.name in list_disabled_sources(self.settings)
 
 
-def list_disabled_sources(project: Path) -> list[str]:
+def list_disabled_sources(settings: Settings) -> list[str]:
     """Return the sources that `dbt_project.yml` disables."""
-    document = parse_yaml(read_text(project / PROJECT))
+    document = parse_yaml(read_text(settings.dbt_project_file))
     return list((document.get("vars") or {}).get("disabled_sources") or [])
 
 
-def list_sources(project: Path) -> list[Source]:
-    """Return a source for every folder of `prefect_flows/sources`, valid or not."""
+def list_sources(settings: Settings) -> list[Source]:
+    """Return a source for every folder in the project's folder of sources, valid or not."""
+    if not settings.sources_dir.is_dir():
+        return []
     return [
-        Source(project, folder.name)
-        for folder in sorted((project / SOURCES).iterdir())
+        Source(settings, folder.name)
+        for folder in sorted(settings.sources_dir.iterdir())
         if folder.is_dir() and folder.name != "__pycache__" and not folder.name.startswith(".")
     ]
 
 
-REQUIRED = ("__init__.py", "source.py", "flow.py", FILE, PACKAGE, "Dockerfile", "README.md")
+def new_source_command(settings: Settings) -> str:
+    """Return the command that makes a source from the template."""
+    template = TEMPLATE if has_engine(settings.project_dir) else ENGINE_DIR / TEMPLATE
+    folder = shorten_path(settings.sources_dir, settings.project_dir)
+    return f"uvx cookiecutter {template} --output-dir {folder}"

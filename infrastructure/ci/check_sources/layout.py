@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from infrastructure.ci.check_sources import models
 from infrastructure.ci.check_sources.code import is_malformed_requirement
 from infrastructure.ci.check_sources.folder import (
-    NEW_SOURCE_COMMAND,
+    ONLY_IN_CLONE,
     PACKAGE,
     REQUIRED,
     Fault,
     Source,
+    new_source_command,
 )
-from infrastructure.prefect_resources.deployments.prefect_yaml import SOURCES
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z0-9]+(_[a-z0-9]+)*")
 # Postgres truncates names to 63 bytes, and `stg_<name>__<table>` must fit.
@@ -24,13 +24,13 @@ USER = "10001:10001"
 
 def check_name(source: Source) -> Iterator[Fault]:
     """Check that the folder is named `<owner>__<name>`."""
-    folder = f"{SOURCES}/{source.name}"
+    folder = source.folder
     if not NAME_PATTERN.fullmatch(source.name):
         yield Fault(
             folder,
             "the folder is not named <owner>__<name> in lowercase letters, digits and single "
             "underscores",
-            f"git mv {folder} {SOURCES}/<owner>__<name>",
+            f"git mv {folder} {folder.removesuffix(source.name)}<owner>__<name>",
         )
     elif len(source.name) > MAX_NAME_LENGTH:
         yield Fault(
@@ -42,19 +42,21 @@ def check_name(source: Source) -> Iterator[Fault]:
 
 def check_files(source: Source) -> Iterator[Fault]:
     """Check that the source has its required files, including tests and dbt models."""
-    required = [source.relative_path(file) for file in REQUIRED]
+    files = [file for file in REQUIRED if source.is_in_clone or file not in ONLY_IN_CLONE]
+    required = [source.relative_path(file) for file in files]
     required += [source.sources_yml]
     required += [] if models.get_any_table(source) else [source.models_yml]
-    required += [source.tests]
+    required += [source.tests] if source.is_in_clone else []
     for file in required:
         if not (source.project / file).is_file():
-            yield Fault(
-                file, "it is missing", f"copy that of another source, or: {NEW_SOURCE_COMMAND}"
-            )
+            command = new_source_command(source.settings)
+            yield Fault(file, "it is missing", f"copy that of another source, or: {command}")
 
 
 def check_package(source: Source) -> Iterator[Fault]:
     """Check that the package is a member of the uv workspace and only adds dependencies."""
+    if not source.is_in_clone:
+        return
     file = source.relative_path(PACKAGE)
     document = source.read_toml(file)
     project, uv = document.get("project", {}), document.get("tool", {}).get("uv", {})
@@ -85,6 +87,8 @@ def check_package(source: Source) -> Iterator[Fault]:
 
 def check_image(source: Source) -> Iterator[Fault]:
     """Check that the Dockerfile extends the project's image and keeps its user."""
+    if not source.is_in_clone:
+        return
     file = source.relative_path("Dockerfile")
     lines = [line.split("#")[0].split() for line in source.read_text(file).splitlines()]
     instructions = {line[0].upper(): line[1:] for line in lines if line}

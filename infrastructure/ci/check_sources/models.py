@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from infrastructure.ci.check_sources.folder import PROJECT, Fault, Source, UnreadableFileError
+from infrastructure.ci.check_sources.folder import Fault, Source, UnreadableFileError
+from prefect_flows.core.project_folder import shorten_path
+from prefect_flows.core.settings import Settings
 
 LOADED_AT = ("loaded_at_field", "loaded_at_query")
 
@@ -107,14 +109,20 @@ def check_switch(source: Source) -> Iterator[Fault]:
     """Check that a disabled source also disables its dbt source and models."""
     if not source.is_disabled:
         return
-    expression = f"{{{{ '{source.name}' not in var('disabled_sources') }}}}"
+    # Without the default, every project has to have the variable.
+    expression = f"{{{{ '{source.name}' not in var('disabled_sources', []) }}}}"
+    allowed = {_normalize(expression), _normalize(expression.replace(", []", ""))}
     fix = f'write enabled: "{expression}" under its config'
     off = [(source.sources_yml, f"the source {source.name}", _find_declaration(source) or {})]
     off += [(source.models_yml, str(each.get("name")), each) for each in _models(source)]
     for file, what, document in off:
         enabled = str((document.get("config") or {}).get("enabled", ""))
-        if "".join(enabled.split()).replace('"', "'") != "".join(expression.split()):
+        if _normalize(enabled) not in allowed:
             yield Fault(file, f"disabled_sources has it, and {what} is enabled all the same", fix)
+
+
+def _normalize(expression: str) -> str:
+    return "".join(expression.split()).replace('"', "'")
 
 
 def _models(source: Source) -> list[Mapping[str, Any]]:
@@ -126,12 +134,12 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
-def check_unknown_switches(off: list[str], names: list[str]) -> Iterator[Fault]:
+def check_unknown_switches(settings: Settings, off: list[str], names: list[str]) -> Iterator[Fault]:
     """Yield a fault for each name in `disabled_sources` that is not a source."""
     for name in off:
         if name not in names:
             yield Fault(
-                PROJECT,
+                str(shorten_path(settings.dbt_project_file, settings.project_dir)),
                 f"disabled_sources has {name}, and there is no such source",
                 "take the name out, or correct it",
             )

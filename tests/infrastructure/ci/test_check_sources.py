@@ -13,6 +13,7 @@ import pytest
 
 from infrastructure.ci.check_sources.check import check_across_sources, check_source
 from infrastructure.ci.check_sources.folder import Source, list_sources
+from prefect_flows.core.settings import Settings
 from tests.support import fork_server
 from tests.support.project import NOT_IN_A_CLONE, REPOSITORY
 
@@ -38,7 +39,8 @@ def project(tmp_path: Path) -> Path:
     for folder in (HERE, STAGING):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=NOT_IN_A_CLONE)
     for file in (
-        "pyproject.toml", "prefect.yaml", "dbt/dbt_project.yml",
+        "pyproject.toml", "prefect.yaml", "prefect_flows/pipeline.py", "dbt/dbt_project.yml",
+        "infrastructure/config/pools.yaml",
         f"tests/prefect_flows/sources/test_{NAME}.py",
     ):  # fmt: skip
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,9 @@ def change(project: Path, file: str, old: str, new: str) -> None:
 
 
 def faults(project: Path, name: str = NAME) -> list[str]:
-    return [str(fault) for fault in check_source(Source(project, name)).faults]
+    return [
+        str(fault) for fault in check_source(Source(Settings(project_dir=project), name)).faults
+    ]
 
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,12 +73,12 @@ def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_source_of_the_project_is_in_order() -> None:
-    found = list_sources(REPOSITORY)
+    found = list_sources(Settings(project_dir=REPOSITORY))
     assert NAME in [source.name for source in found]
     assert {source.name: check_source(source).faults for source in found} == {
         source.name: [] for source in found
     }
-    assert list(check_across_sources(REPOSITORY)) == []
+    assert list(check_across_sources(Settings(project_dir=REPOSITORY))) == []
 
 
 def test_in_order_it_says_one_line_a_source(project: Path) -> None:
@@ -279,19 +283,19 @@ def test_a_target_without_a_deployment(project: Path) -> None:
     # GIVEN a target of the project that no source has: the pipeline loads them
     change(project, "prefect.yaml", "name: dbt-staging", "name: dbt-qa")
     change(project, "prefect.yaml", "parameters: {target: staging}", "parameters: {target: qa}")
-    assert list(check_across_sources(project)) == []
+    assert list(check_across_sources(Settings(project_dir=project))) == []
     # WHEN one source has a deployment for it, THEN those that lack one are named, once
     change(project, DEPLOYMENTS, "name: nyc--flights--staging", "name: nyc--flights--qa")
     change(project, DEPLOYMENTS, "parameters: {target: staging}", "parameters: {target: qa}")
     assert faults(project) == []
-    assert [str(fault) for fault in check_across_sources(project)] == [
+    assert [str(fault) for fault in check_across_sources(Settings(project_dir=project))] == [
         "prefect.yaml: some sources have a deployment for the target qa, and these have none: "
         "acme__one, acme__two; add each to the prefect.yaml of its source: acme--one--qa, "
         "acme--two--qa"
     ]
     for file in others:
         file.write_text((project / DEPLOYMENTS).read_text())
-    assert list(check_across_sources(project)) == []
+    assert list(check_across_sources(Settings(project_dir=project))) == []
 
 
 def test_a_source_of_any_table_has_no_staging_models(project: Path) -> None:
@@ -328,7 +332,8 @@ def switch_off(project: Path, *names: str) -> None:
 def test_a_source_that_is_off(project: Path) -> None:
     switch_off(project, NAME)
     expression = "{{ 'nyc__flights' not in var('disabled_sources') }}"
-    fix = f'write enabled: "{expression}" under its config'
+    with_default = expression.replace("'disabled_sources'", "'disabled_sources', []")
+    fix = f'write enabled: "{with_default}" under its config'
     found = faults(project)
     assert len(found) == 6
     assert found[0] == (
@@ -367,5 +372,5 @@ def renamed(project: Path, name: str) -> None:
 )  # fmt: skip
 def test_between_sources(project: Path, broken: Callable[[Path], object], said: str) -> None:
     broken(project)
-    assert [str(fault) for fault in check_across_sources(project)] == [said]
+    assert [str(fault) for fault in check_across_sources(Settings(project_dir=project))] == [said]
     assert f"all: {said}" in command(project).stdout

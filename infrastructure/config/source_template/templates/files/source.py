@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dlt
@@ -32,7 +33,7 @@ SCHEMA = pa.schema(
 # `millrace check models` reads it.
 DECLARED_TABLES = {"items": pa.schema([*SCHEMA, pa.field("_loaded_at", TIMESTAMP)])}
 KEY = ("id",)
-DEPLOYMENTS = "prefect_flows/sources/{{ cookiecutter.__source }}/prefect.yaml"
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
 
 
 @dlt.source(
