@@ -3,7 +3,9 @@
 module "project" {
   source = "./modules/project"
 
-  folder = "${path.module}/../../.."
+  folder      = "${path.module}/${var.repository.folder}"
+  dbt_dir     = var.repository.dbt_dir
+  sources_dir = var.repository.sources_dir
 }
 
 module "layout" {

@@ -20,6 +20,16 @@ variable "region" {
   default     = "europe-west1"
 }
 
+variable "repository" {
+  description = "Folders of a repository that is not a clone of Millrace: its root, relative to this folder, and its settings dbt_dir and sources_dir."
+  type = object({
+    folder      = optional(string, "../../..")
+    dbt_dir     = optional(string, "dbt")
+    sources_dir = optional(string, "prefect_flows/sources")
+  })
+  default = {}
+}
+
 variable "targets" {
   description = <<-EOT
     Target's name => what it is. All may be left out:

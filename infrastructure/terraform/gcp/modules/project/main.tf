@@ -9,8 +9,20 @@ variable "folder" {
   type        = string
 }
 
+variable "dbt_dir" {
+  description = "Folder of the dbt project, relative to the root."
+  type        = string
+  default     = "dbt"
+}
+
+variable "sources_dir" {
+  description = "Folder of the sources, relative to the root."
+  type        = string
+  default     = "prefect_flows/sources"
+}
+
 locals {
-  dbt = yamldecode(file("${var.folder}/dbt/dbt_project.yml"))
+  dbt = yamldecode(file("${var.folder}/${var.dbt_dir}/dbt_project.yml"))
 
   # Each kind's settings, and those of its folders.
   settings = flatten([
@@ -23,8 +35,8 @@ locals {
 }
 
 output "sources" {
-  description = "The folders of prefect_flows/sources."
-  value       = toset([for file in fileset("${var.folder}/prefect_flows/sources", "*/source.py") : dirname(file)])
+  description = "The folders of the sources."
+  value       = toset([for file in fileset("${var.folder}/${var.sources_dir}", "*/source.py") : dirname(file)])
 }
 
 output "layers" {

@@ -13,3 +13,16 @@ run "reads_this_project" {
     error_message = "Every +schema of dbt_project.yml is a layer."
   }
 }
+
+run "reads_another_folder" {
+  variables {
+    folder      = "../../../../../tests/support/dbt_projects"
+    dbt_dir     = "foreign"
+    sources_dir = "sources"
+  }
+
+  assert {
+    condition     = length(output.sources) == 0 && length(output.layers) > 0
+    error_message = "A project with another layout has no folder of sources here, and layers of its own."
+  }
+}
