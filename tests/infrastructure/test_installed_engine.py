@@ -247,7 +247,7 @@ def test_a_command_works_in_a_folder_of_the_project(team: Team) -> None:
 
 @pytest.mark.nightly
 def test_what_cannot_work_says_so_and_what_to_do(team: Team, tmp_path: Path) -> None:
-    for command in (("image",), ("adopt", "."), ("reference",)):
+    for command in (("image",), ("adopt", "."), ("update",), ("reference",)):
         assert "works in a clone of Millrace only" in team.refused(*command)
     assert "There is no pyproject.toml" in team.refused("release", "notes", "1.0.0")
     for command in (("up",), ("setup",), ("run",), ("ingest", "--help"), ("check", "models")):
