@@ -152,6 +152,12 @@ def no_telemetry() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def prefect_logging() -> None:
+    """Prefect has set up logging: in the middle of a test, it would remove pytest's handler."""
+    import prefect.main  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of a Prefect server with all its migrations; servers start from copies."""
