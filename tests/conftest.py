@@ -40,7 +40,7 @@ TIERS = {
     "bigquery": "a BigQuery emulator and Google's SQL analyzer",
     "browser": "pages in Chromium",
     "ci": "scripts and workflows of continuous integration; their linters need Go",
-    "conformance": "every dbt feature, by dbt's command line and by the pipeline",
+    "conformance": "every dbt feature, by dbt's command line and by the pipeline; longer runs",
     "containers": "image, Compose and pods in a real engine; .ci/containers starts one",
     "delivery": "deliveries to a host and to a cluster",
     "docs": "the commands of the documentation, and its site",

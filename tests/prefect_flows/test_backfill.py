@@ -127,6 +127,7 @@ def test_a_run_that_resumes_has_the_same_dates(tmp_path: Path) -> None:
 
 
 @pytest.mark.example
+@pytest.mark.conformance
 def test_each_kind_of_node(shop: Shop, tmp_path: Path) -> None:
     # GIVEN a run that built version 1 of one event on each of nine days, at the begin of the day
     shop.write(**FILES)

@@ -122,6 +122,7 @@ def test_a_deadline_that_was_damaged_is_named(tmp_path: Path) -> None:
         load_deadlines(store, "dev")
 
 
+@pytest.mark.conformance
 def test_runs_complete_nodes_and_owners_learn_of_missed_deadlines(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_they_are_refused_for_production(
         assert refused.value.fix.endswith(f"uv run millrace run --target dev {option}")
 
 
+@pytest.mark.conformance
 def test_nothing_relies_on_a_run_without_rows(unpublished: Shop) -> None:
     shop = unpublished
     state = shop.local / "state" / "targets" / "shop"

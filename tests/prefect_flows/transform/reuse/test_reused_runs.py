@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.prefect_flows.publish.test_publish_run import Shop, server, shop
 
 __all__ = ["server", "shop"]  # fixtures
@@ -22,6 +24,7 @@ sources:
 ORDERS = "id,customer,amount,run\n1,ann,10,1\n2,bob,20,1\n"
 
 
+@pytest.mark.conformance
 def test_only_what_reads_new_rows_is_built(shop: Shop, tmp_path: Path) -> None:
     # GIVEN two tables that are loaded from files, and marts of both, which are published
     shop.write(**FILES)
