@@ -182,7 +182,7 @@ def launch(project_dir: Path, local_dir: Path, port: int | None = None) -> Prefe
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": server.origins,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # To skip the registration of blocks if they have not changed, it would import all packages
-        # of blocks, dbt and Google's included. That takes 400 MB and two thirds of the start.
+        # of blocks, dbt and Google's included. That takes 400 MB, and half of the start.
         "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         # By default in memory: after a restart of the server, a target would stay locked forever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
