@@ -28,7 +28,8 @@ def find_project_dir() -> Path:
         return Path(given).absolute()
     working = Path.cwd()
     for folder in (working, *working.parents):
-        if (folder / SHARED_FILE).is_file():
+        # False also in a folder that this user cannot read, such as root's.
+        if os.path.isfile(folder / SHARED_FILE):  # noqa: PTH113
             return folder
     if _is_engine_cloned():
         return ENGINE_DIR

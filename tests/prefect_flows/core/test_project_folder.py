@@ -131,3 +131,28 @@ def test_settings_with_a_folder_ignore_the_working_directory(project: Path, tmp_
     settings = Settings(project_dir=tmp_path)
     assert settings.sources_dir == tmp_path / "sources"
     assert settings.local_dir == tmp_path / ".local"
+
+
+# Python 3.12 and newer warn of threads, which the child does not use.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_working_directory_that_this_user_cannot_read_is_no_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `su`, in the folder of another user."""
+    monkeypatch.delenv(project_folder.VARIABLE, raising=False)
+    closed = tmp_path / "closed"
+    (closed / "in").mkdir(parents=True)
+    child = os.fork()
+    if child == 0:
+        found = None
+        try:
+            os.chdir(closed / "in")
+            closed.chmod(0)
+            if os.getuid() == 0:
+                os.setuid(65534)
+            found = find_project_dir()
+        finally:
+            os._exit(found != REPOSITORY)
+    _, status = os.waitpid(child, 0)
+    closed.chmod(0o700)
+    assert status == 0
